@@ -1,8 +1,13 @@
 //! PostgreSQL's own notions. Everything here is pure but the edges: the data directory and the
 //! connection to a server.
 
+mod fields;
 mod lsn;
+mod major;
+mod page_header;
 mod wal_name;
 
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
+pub use major::Major;
+pub use page_header::LongPageHeader;
 pub use wal_name::{SegmentName, WalName};
