@@ -5,9 +5,11 @@ mod fields;
 mod lsn;
 mod major;
 mod page_header;
+mod timeline_history;
 mod wal_name;
 
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
 pub use major::Major;
 pub use page_header::LongPageHeader;
+pub use timeline_history::{Ancestor, TimelineHistory};
 pub use wal_name::{SegmentName, WalName};
