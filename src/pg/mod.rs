@@ -1,6 +1,7 @@
 //! PostgreSQL's own notions. Everything here is pure but the edges: the data directory and the
 //! connection to a server.
 
+mod control_file;
 mod fields;
 mod lsn;
 mod major;
@@ -8,6 +9,7 @@ mod page_header;
 mod timeline_history;
 mod wal_name;
 
+pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
 pub use major::Major;
 pub use page_header::LongPageHeader;
