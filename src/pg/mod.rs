@@ -1,6 +1,7 @@
 //! PostgreSQL's own notions. Everything here is pure but the edges: the data directory and the
 //! connection to a server.
 
+mod backup_label;
 mod control_file;
 mod fields;
 mod lsn;
@@ -9,6 +10,7 @@ mod page_header;
 mod timeline_history;
 mod wal_name;
 
+pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
 pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
 pub use major::Major;
