@@ -10,10 +10,10 @@ mod manifest;
 mod page_header;
 mod relative_path;
 mod timeline_history;
-mod timestamp;
 mod transaction_id;
 mod wal_name;
 mod wal_records;
+mod wal_time;
 
 pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
 pub use control_file::{ClusterState, ControlFile};
@@ -23,7 +23,7 @@ pub use manifest::{ChecksumAlgorithm, FileChecksum, Manifest, ManifestFile, WalR
 pub use page_header::LongPageHeader;
 pub use relative_path::RelativePath;
 pub use timeline_history::{Ancestor, TimelineHistory};
-pub use timestamp::Timestamp;
 pub use transaction_id::TransactionId;
 pub use wal_name::{SegmentName, WalName};
 pub use wal_records::{WalCheck, WalEvent, WalEventKind, WalReader, WalTransaction};
+pub use wal_time::WalTime;

@@ -10,7 +10,7 @@
 use super::record::RecordHeader;
 use super::{WalEventKind, WalTransaction};
 use crate::pg::fields::{u32_at, u64_at};
-use crate::pg::{Major, Timestamp, TransactionId};
+use crate::pg::{Major, TransactionId, WalTime};
 
 /// `XLR_BLOCK_ID_…` (`src/include/access/xlogrecord.h`).
 const DATA_SHORT: u8 = 255;
@@ -76,7 +76,7 @@ pub(super) struct Body {
     has_flags: bool,
     flags: u32,
     transaction: TransactionId,
-    time: Timestamp,
+    time: WalTime,
     /// How much of the record is still to come, in bytes.
     remaining: u64,
     /// How much of that to pass over before the field.
@@ -96,7 +96,7 @@ impl Body {
             has_flags: record.info & 0x80 != 0,
             flags: 0,
             transaction: record.transaction,
-            time: Timestamp(0),
+            time: WalTime(0),
             remaining: record.body_bytes(),
             skip: 0,
             field: Field::BlockId,
@@ -174,7 +174,7 @@ impl Body {
             Field::ShortLength => self.main_data(u64::from(byte)),
             Field::LongLength => self.main_data(u64::from(number)),
             Field::RestorePoint | Field::Time => {
-                self.time = Timestamp(u64_at(&self.buffer, 0).unwrap_or(0).cast_signed());
+                self.time = WalTime(u64_at(&self.buffer, 0).unwrap_or(0).cast_signed());
                 let prepared = matches!(self.tells, Tells::CommitPrepared | Tells::AbortPrepared);
                 match (prepared, self.has_flags) {
                     (false, _) => (0, Field::Rest),

@@ -14,7 +14,7 @@ mod tests;
 use pages::{PageStart, Pages, Piece};
 use record::{PartialHeader, Record, RecordHeader};
 
-use super::{LongPageHeader, Lsn, Timestamp, TransactionId};
+use super::{LongPageHeader, Lsn, TransactionId, WalTime};
 
 /// Records begin at multiples of it (`MAXALIGN`).
 const RECORD_ALIGNMENT: u64 = 8;
@@ -35,7 +35,7 @@ pub struct WalTransaction {
     /// The top-level transaction's id.
     pub id: TransactionId,
     /// When it ended, by the server's clock.
-    pub time: Timestamp,
+    pub time: WalTime,
 }
 
 /// Something that the WAL tells.
@@ -58,7 +58,7 @@ pub enum WalEventKind {
         /// Its name.
         name: String,
         /// When it was made.
-        time: Timestamp,
+        time: WalTime,
     },
     /// A transaction committed.
     Commit(WalTransaction),

@@ -1,7 +1,7 @@
 //! Writes WAL the way PostgreSQL does, record by record, and keeps what a reader has to find in it.
 
 use crate::pg::wal_records::{WalEvent, WalEventKind, WalTransaction};
-use crate::pg::{Lsn, Major, Timestamp, TransactionId};
+use crate::pg::{Lsn, Major, TransactionId, WalTime};
 
 pub(super) const SEGMENT: u64 = 1 << 20;
 pub(super) const PAGE: u64 = 8192;
@@ -206,7 +206,7 @@ impl Writer {
 fn told(spec: &Spec) -> Option<WalEventKind> {
     let ended = |id: &u32, time: &i64| WalTransaction {
         id: TransactionId(*id),
-        time: Timestamp(*time),
+        time: WalTime(*time),
     };
     Some(match spec {
         Spec::Commit(id, time) => WalEventKind::Commit(ended(id, time)),
@@ -215,7 +215,7 @@ fn told(spec: &Spec) -> Option<WalEventKind> {
         Spec::AbortPrepared(id, time, _) => WalEventKind::AbortPrepared(ended(id, time)),
         Spec::RestorePoint(name, time) => WalEventKind::RestorePoint {
             name: name.clone(),
-            time: Timestamp(*time),
+            time: WalTime(*time),
         },
         Spec::Other(..) | Spec::Switch => return None,
     })

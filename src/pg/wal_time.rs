@@ -8,9 +8,9 @@ use chrono::{DateTime, Utc};
 /// Microseconds from 2000-01-01 00:00 UTC, printed as `pg_waldump` does in UTC:
 /// `2026-11-23 13:08:15.123456 UTC`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timestamp(pub i64);
+pub struct WalTime(pub i64);
 
-impl Timestamp {
+impl WalTime {
     /// 2000-01-01 00:00 UTC in seconds from 1970.
     const EPOCH_SECONDS: i64 = 946_684_800;
 
@@ -22,7 +22,7 @@ impl Timestamp {
     }
 }
 
-impl From<DateTime<Utc>> for Timestamp {
+impl From<DateTime<Utc>> for WalTime {
     fn from(moment: DateTime<Utc>) -> Self {
         Self(
             moment
@@ -32,7 +32,7 @@ impl From<DateTime<Utc>> for Timestamp {
     }
 }
 
-impl fmt::Display for Timestamp {
+impl fmt::Display for WalTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.to_utc() {
             Some(moment) => moment.format("%Y-%m-%d %H:%M:%S%.6f UTC").fmt(f),
@@ -50,18 +50,18 @@ mod tests {
     proptest! {
         #[test]
         fn every_moment_leads_there_and_back(micros: i64) {
-            let _ = Timestamp(micros).to_string();
-            if let Some(moment) = Timestamp(micros).to_utc() {
-                prop_assert_eq!(Timestamp::from(moment), Timestamp(micros));
+            let _ = WalTime(micros).to_string();
+            if let Some(moment) = WalTime(micros).to_utc() {
+                prop_assert_eq!(WalTime::from(moment), WalTime(micros));
             }
         }
     }
 
     #[test]
     fn it_counts_from_the_year_2000() {
-        assert_eq!(Timestamp(0).to_string(), "2000-01-01 00:00:00.000000 UTC");
+        assert_eq!(WalTime(0).to_string(), "2000-01-01 00:00:00.000000 UTC");
         assert_eq!(
-            Timestamp(848_754_495_123_456).to_string(),
+            WalTime(848_754_495_123_456).to_string(),
             "2026-11-23 13:08:15.123456 UTC"
         );
     }
