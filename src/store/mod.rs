@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use crate::error::Result;
 
 /// How to reach a store. Every field has a working default.
 #[derive(Debug, Clone)]
