@@ -3,15 +3,15 @@
 //! One concrete [`Store`] outside, a small backend enum inside. Every backend, and the
 //! fault-injecting wrapper, passes the same contract suite (`tests/store_contract.rs`).
 
+mod body;
 mod location;
 
+pub use body::{Body, BodyContent, BodyWriter};
 pub use location::Location;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
-
 
 /// How to reach a store. Every field has a working default.
 #[derive(Debug, Clone)]
@@ -53,29 +53,6 @@ pub enum PutMode {
     Create,
     /// Anything: the object is replaced. Only for the objects `docs/format.md` names as mutable.
     Replace,
-}
-
-/// The bytes of an object to be stored: in memory, or spilled to a file.
-#[derive(Debug)]
-pub struct Body {
-    /// Where the bytes are.
-    pub content: BodyContent,
-    /// SHA-256 of the bytes as they are stored. The store rejects anything else that arrives.
-    pub sha256: [u8; 32],
-}
-
-/// Where the bytes of a [`Body`] are.
-#[derive(Debug)]
-pub enum BodyContent {
-    /// In memory.
-    Memory(Bytes),
-    /// In a file, from its first byte to its last; typically unlinked, so that nothing is left behind.
-    File {
-        /// The open file.
-        file: std::fs::File,
-        /// Its length in bytes.
-        length: u64,
-    },
 }
 
 /// What a listing or a look at one object says.
