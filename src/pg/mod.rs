@@ -3,6 +3,7 @@
 
 mod backup_label;
 mod control_file;
+pub mod data_directory;
 mod fields;
 mod lsn;
 mod major;
