@@ -13,4 +13,5 @@
 mod push;
 mod restore;
 mod sample;
+mod server;
 mod support;
