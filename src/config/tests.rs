@@ -175,3 +175,13 @@ proptest! {
         prop_assert_eq!(parse_duration(&format!("{number}d")), Ok(Duration::from_secs(number * 86_400)));
     }
 }
+
+#[test]
+fn the_documentation_lists_every_setting() {
+    let page = include_str!("../../docs/configuration.md");
+    for setting in SETTINGS {
+        let default = if setting.default.is_empty() { "–".to_owned() } else { format!("`{}`", setting.default) };
+        let row = format!("| `{}` | {default} | {} |\n", setting.key, setting.help);
+        assert!(page.contains(&row), "docs/configuration.md lacks:\n{row}");
+    }
+}

@@ -19,7 +19,8 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::ports::Port;
-use super::{Output, Running, command_as_user, give_to_user, make_dir, scratch, signal, tools, wait_for};
+use super::process::{Output, Running, descendants, signal, start_time};
+use super::{command_as_user, give_to_user, make_dir, scratch, tools, wait_for};
 
 /// The major versions that walship supports.
 pub const MAJORS: [u32; 5] = [14, 15, 16, 17, 18];
@@ -495,39 +496,5 @@ impl Drop for Cluster {
             thread::sleep(Duration::from_millis(10));
         }
         self.kill9();
-    }
-}
-
-/// Every process below `root`, each with its start time, which tells it from a later one of the
-/// same number.
-fn descendants(root: u32) -> Vec<(u32, u64)> {
-    let all: Vec<(u32, u32, u64)> = std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| stat(pid).map(|(parent, started)| (pid, parent, started)))
-        .collect();
-    let mut found = Vec::new();
-    let mut parents = vec![root];
-    while let Some(parent) = parents.pop() {
-        for &(pid, _, started) in all.iter().filter(|(_, of, _)| *of == parent) {
-            found.push((pid, started));
-            parents.push(pid);
-        }
-    }
-    found
-}
-
-fn start_time(pid: u32) -> Option<u64> {
-    stat(pid).map(|(_, started)| started)
-}
-
-/// Parent and start time of a living process (a zombie has ended).
-fn stat(pid: u32) -> Option<(u32, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-    match fields.first()? {
-        &"Z" | &"X" => None,
-        _ => Some((fields.get(1)?.parse().ok()?, fields.get(19)?.parse().ok()?)),
     }
 }

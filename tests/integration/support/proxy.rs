@@ -201,7 +201,7 @@ fn serve(client: &TcpStream, upstream: SocketAddr, state: &Mutex<State>) -> Resu
                     (&mut &*client).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
                 }
                 head.request_body().copy(&mut from_client, &mut std::io::sink())?;
-                let answer = format!("HTTP/1.1 {status} Told So\r\ncontent-length: 0\r\n\r\n");
+                let answer = format!("HTTP/1.1 {status} Fault\r\ncontent-length: 0\r\n\r\n");
                 (&mut &*client).write_all(answer.as_bytes())?;
                 continue;
             }

@@ -8,8 +8,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::command_as_user;
+use super::process::{Output, Running};
 use super::stores::Place;
-use super::{Output, Running, command_as_user};
 
 /// After this long a walship that does not end is killed, and its test fails.
 const PATIENCE: Duration = Duration::from_mins(3);
