@@ -180,7 +180,11 @@ proptest! {
 fn the_documentation_lists_every_setting() {
     let page = include_str!("../../docs/configuration.md");
     for setting in SETTINGS {
-        let default = if setting.default.is_empty() { "–".to_owned() } else { format!("`{}`", setting.default) };
+        let default = if setting.default.is_empty() {
+            "–".to_owned()
+        } else {
+            format!("`{}`", setting.default)
+        };
         let row = format!("| `{}` | {default} | {} |\n", setting.key, setting.help);
         assert!(page.contains(&row), "docs/configuration.md lacks:\n{row}");
     }

@@ -12,7 +12,10 @@ fn push(name: &str) -> [String; 2] {
 }
 
 fn stored(archive: &Place, name: &str) -> PathBuf {
-    archive.path().unwrap().join(format!("wal/{}/{}/{name}.zst", &name[..8], &name[..16]))
+    archive
+        .path()
+        .unwrap()
+        .join(format!("wal/{}/{}/{name}.zst", &name[..8], &name[..16]))
 }
 
 #[test]
@@ -20,8 +23,16 @@ fn a_pushed_segment_reads_back_with_zstd_alone_byte_for_byte() {
     let (data, archive) = (Sample::shared().copy(), Place::directory());
     let name = &Sample::shared().segments[0];
     let output = data.walship(&archive).run(&push(name)).succeeded();
-    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("", ""), "push is silent on success");
-    let decoded = Command::new("zstd").arg("-dc").arg(stored(&archive, name)).output().unwrap();
+    assert_eq!(
+        (output.stdout.as_str(), output.stderr.as_str()),
+        ("", ""),
+        "push is silent on success"
+    );
+    let decoded = Command::new("zstd")
+        .arg("-dc")
+        .arg(stored(&archive, name))
+        .output()
+        .unwrap();
     assert!(decoded.status.success());
     assert_eq!(decoded.stdout, fs::read(data.segment(name)).unwrap());
 }
@@ -37,7 +48,10 @@ fn the_first_push_creates_the_archives_identity_and_later_ones_keep_it() {
     assert_eq!(json["segment_bytes"], SEGMENT);
     assert_eq!(json["conditional_writes"], true);
     data.walship(&archive).run(&push(&segments[1])).succeeded();
-    assert_eq!(fs::read(archive.path().unwrap().join("walship.json")).unwrap(), identity);
+    assert_eq!(
+        fs::read(archive.path().unwrap().join("walship.json")).unwrap(),
+        identity
+    );
 }
 
 #[test]
@@ -48,8 +62,14 @@ fn the_same_content_pushed_again_succeeds_and_changes_nothing() {
     let before = fs::metadata(stored(&archive, name)).unwrap().modified().unwrap();
     data.walship(&archive).run(&push(name)).succeeded();
     // Another level makes other bytes of the same content.
-    data.walship(&archive).env("WALSHIP_PUSH_COMPRESSION_LEVEL", "9").run(&push(name)).succeeded();
-    assert_eq!(fs::metadata(stored(&archive, name)).unwrap().modified().unwrap(), before);
+    data.walship(&archive)
+        .env("WALSHIP_PUSH_COMPRESSION_LEVEL", "9")
+        .run(&push(name))
+        .succeeded();
+    assert_eq!(
+        fs::metadata(stored(&archive, name)).unwrap().modified().unwrap(),
+        before
+    );
 }
 
 #[test]
@@ -76,16 +96,29 @@ fn a_damaged_stored_object_is_reported_and_not_replaced() {
     for damage in [&b""[..], b"not zstd at all"] {
         fs::write(stored(&archive, name), damage).unwrap();
         let output = data.walship(&archive).run(&push(name)).exited(1);
-        assert!(output.stderr.contains("damaged") && output.stderr.contains(name), "{}", output.stderr);
+        assert!(
+            output.stderr.contains("damaged") && output.stderr.contains(name),
+            "{}",
+            output.stderr
+        );
         assert_eq!(fs::read(stored(&archive, name)).unwrap(), damage);
     }
 }
 
 #[test]
 fn another_clusters_segment_is_refused() {
-    let (ours, theirs, archive) = (Sample::shared().copy(), Sample::other().copy(), Place::directory());
-    ours.walship(&archive).run(&push(&Sample::shared().segments[0])).succeeded();
-    let output = theirs.walship(&archive).run(&push(&Sample::other().segments[0])).exited(1);
+    let (ours, theirs, archive) = (
+        Sample::shared().copy(),
+        Sample::other().copy(),
+        Place::directory(),
+    );
+    ours.walship(&archive)
+        .run(&push(&Sample::shared().segments[0]))
+        .succeeded();
+    let output = theirs
+        .walship(&archive)
+        .run(&push(&Sample::other().segments[0]))
+        .exited(1);
     assert!(output.stderr.contains("system identifier"), "{}", output.stderr);
     // A foreign segment in our own data directory is noticed by its page header.
     let name = &Sample::shared().segments[1];
@@ -121,9 +154,21 @@ fn truncated_empty_and_zeroed_segments_are_refused() {
 #[test]
 fn names_that_postgresql_does_not_archive_are_refused() {
     let (data, archive) = (Sample::shared().copy(), Place::directory());
-    for path in ["/etc/passwd", "pg_wal/../global/pg_control", "pg_wal/archive_status", "pg_wal/RECOVERYXLOG", ""] {
+    for path in [
+        "/etc/passwd",
+        "pg_wal/../global/pg_control",
+        "pg_wal/archive_status",
+        "pg_wal/RECOVERYXLOG",
+        "",
+    ] {
         let output = data.walship(&archive).run(&["push", path]).exited(1);
-        assert!(output.stderr.contains("not the name of a file PostgreSQL archives"), "{}", output.stderr);
+        assert!(
+            output
+                .stderr
+                .contains("not the name of a file PostgreSQL archives"),
+            "{}",
+            output.stderr
+        );
     }
     assert_eq!(fs::read_dir(archive.path().unwrap()).unwrap().count(), 0);
 }
@@ -131,13 +176,19 @@ fn names_that_postgresql_does_not_archive_are_refused() {
 #[test]
 fn a_history_or_backup_file_needs_a_data_directory() {
     let (data, archive) = (Sample::shared().copy(), Place::directory());
-    fs::write(data.segment("00000002.history"), "1\t0/3000000\tno recovery target specified\n").unwrap();
+    fs::write(
+        data.segment("00000002.history"),
+        "1\t0/3000000\tno recovery target specified\n",
+    )
+    .unwrap();
     data.walship(&archive).run(&push("00000002.history")).succeeded();
     fs::remove_file(data.file("global/pg_control")).unwrap();
     let output = data.walship(&archive).run(&push("00000002.history")).exited(1);
     assert!(output.stderr.contains("pg_control"), "{}", output.stderr);
     // A segment says whose it is by itself.
-    data.walship(&archive).run(&push(&Sample::shared().segments[0])).succeeded();
+    data.walship(&archive)
+        .run(&push(&Sample::shared().segments[0]))
+        .succeeded();
 }
 
 #[test]
@@ -145,8 +196,16 @@ fn a_history_that_contradicts_its_parents_is_refused() {
     let (data, archive) = (Sample::shared().copy(), Place::directory());
     for (name, content, code) in [
         ("00000002.history", "1\t0/3000000\tfirst\n", 0),
-        ("00000003.history", "1\t0/3000000\tfirst\n\n2\t0/4000000\tsecond\n", 0),
-        ("00000004.history", "1\t0/2000000\tfirst\n\n2\t0/4000000\tsecond\n", 1),
+        (
+            "00000003.history",
+            "1\t0/3000000\tfirst\n\n2\t0/4000000\tsecond\n",
+            0,
+        ),
+        (
+            "00000004.history",
+            "1\t0/2000000\tfirst\n\n2\t0/4000000\tsecond\n",
+            1,
+        ),
         ("00000005.history", "garbage\n", 1),
         // The same name with another content: a second promotion out of sight of the first.
         ("00000002.history", "1\t0/3500000\tother\n", 1),
@@ -169,7 +228,12 @@ fn two_partials_of_one_segment_are_both_kept() {
     }
     let folder = stored(&archive, name).parent().unwrap().to_owned();
     let kept = fs::read_dir(folder).unwrap().filter(|e| {
-        e.as_ref().unwrap().file_name().to_str().unwrap().ends_with(".partial.zst")
+        e.as_ref()
+            .unwrap()
+            .file_name()
+            .to_str()
+            .unwrap()
+            .ends_with(".partial.zst")
     });
     assert_eq!(kept.count(), 2);
 }
@@ -191,7 +255,9 @@ fn an_archive_of_a_newer_format_is_refused() {
     let segments = &Sample::shared().segments;
     data.walship(&archive).run(&push(&segments[0])).succeeded();
     let path = archive.path().unwrap().join("walship.json");
-    let text = fs::read_to_string(&path).unwrap().replace("\"format_version\": 1", "\"format_version\": 2");
+    let text = fs::read_to_string(&path)
+        .unwrap()
+        .replace("\"format_version\": 1", "\"format_version\": 2");
     fs::write(&path, text).unwrap();
     let output = data.walship(&archive).run(&push(&segments[1])).exited(1);
     assert!(output.stderr.contains("format version 2"), "{}", output.stderr);
@@ -204,8 +270,14 @@ fn bad_usage_of_push_is_1_so_that_the_archiver_survives() {
     walship.run(&["push"]).exited(1);
     walship.run(&["push", "a", "b"]).exited(1);
     walship.run(&["push", "--nonsense"]).exited(1);
-    walship.clone().env("WALSHIP_PUSH_TIMEOUT", "soon").run(&["push", "x"]).exited(1);
-    crate::support::walship::Walship::without_archive().run(&["push", "000000010000000000000001"]).exited(1);
+    walship
+        .clone()
+        .env("WALSHIP_PUSH_TIMEOUT", "soon")
+        .run(&["push", "x"])
+        .exited(1);
+    crate::support::walship::Walship::without_archive()
+        .run(&["push", "000000010000000000000001"])
+        .exited(1);
 }
 
 #[test]
@@ -218,8 +290,13 @@ fn a_push_killed_at_any_moment_leaves_nothing_or_everything_and_can_be_repeated(
         running.kill9();
         drop(running);
         if stored(&archive, name).exists() {
-            data.walship(&archive).run(&["restore", name, "pg_wal/RECOVERYXLOG"]).succeeded();
-            assert_eq!(fs::read(data.segment("RECOVERYXLOG")).unwrap(), fs::read(data.segment(name)).unwrap());
+            data.walship(&archive)
+                .run(&["restore", name, "pg_wal/RECOVERYXLOG"])
+                .succeeded();
+            assert_eq!(
+                fs::read(data.segment("RECOVERYXLOG")).unwrap(),
+                fs::read(data.segment(name)).unwrap()
+            );
             fs::remove_file(stored(&archive, name)).unwrap();
         }
     }

@@ -5,28 +5,39 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::sample::{DataDirectory, SEGMENT, Sample};
-use crate::support::Output;
+use crate::support::process::Output;
 use crate::support::stores::Place;
 
 const DESTINATION: &str = "pg_wal/RECOVERYXLOG";
 
 /// A data directory whose archive holds all segments but those of these positions.
 fn archived_except(missing: &[usize]) -> (DataDirectory, Place, &'static [String]) {
-    let (data, archive, segments) = (Sample::shared().copy(), Place::directory(), &Sample::shared().segments);
+    let (data, archive, segments) = (
+        Sample::shared().copy(),
+        Place::directory(),
+        &Sample::shared().segments,
+    );
     for (i, name) in segments.iter().enumerate() {
         if !missing.contains(&i) {
-            data.walship(&archive).run(&["push", &format!("pg_wal/{name}")]).succeeded();
+            data.walship(&archive)
+                .run(&["push", &format!("pg_wal/{name}")])
+                .succeeded();
         }
     }
     (data, archive, segments)
 }
 
 fn restore(data: &DataDirectory, archive: &Place, name: &str) -> Output {
-    data.walship(archive).env("WALSHIP_RESTORE_TIMEOUT", "2s").run(&["restore", name, DESTINATION])
+    data.walship(archive)
+        .env("WALSHIP_RESTORE_TIMEOUT", "2s")
+        .run(&["restore", name, DESTINATION])
 }
 
 fn stored(archive: &Place, name: &str) -> PathBuf {
-    archive.path().unwrap().join(format!("wal/{}/{}/{name}.zst", &name[..8], &name[..16]))
+    archive
+        .path()
+        .unwrap()
+        .join(format!("wal/{}/{}/{name}.zst", &name[..8], &name[..16]))
 }
 
 /// Nothing delivered, and nothing left behind.
@@ -46,15 +57,24 @@ fn a_restored_segment_is_the_pushed_one_and_has_postgresqls_permissions() {
     for name in segments {
         let output = restore(&data, &archive, name).succeeded();
         assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("", ""));
-        assert_eq!(fs::read(data.file(DESTINATION)).unwrap(), fs::read(data.segment(name)).unwrap());
-        assert_eq!(fs::metadata(data.file(DESTINATION)).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::read(data.file(DESTINATION)).unwrap(),
+            fs::read(data.segment(name)).unwrap()
+        );
+        assert_eq!(
+            fs::metadata(data.file(DESTINATION)).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 }
 
 #[test]
 fn the_end_of_the_archive_is_1_in_every_state_of_recovery() {
     let (data, archive, segments) = archived_except(&[]);
-    let next = format!("{:024X}", u128::from_str_radix(segments.last().unwrap(), 16).unwrap() + 1);
+    let next = format!(
+        "{:024X}",
+        u128::from_str_radix(segments.last().unwrap(), 16).unwrap() + 1
+    );
     for signal in ["", "recovery.signal", "standby.signal"] {
         if !signal.is_empty() {
             fs::write(data.file(signal), "").unwrap();
@@ -72,7 +92,11 @@ fn a_hole_is_never_taken_for_the_end_of_the_archive() {
     let (data, archive, segments) = archived_except(&[2]);
     fs::write(data.file("recovery.signal"), "").unwrap();
     let output = restore(&data, &archive, &segments[2]).exited(200);
-    assert!(output.stderr.contains(&segments[2]) && output.stderr.contains(&segments[3]), "{}", output.stderr);
+    assert!(
+        output.stderr.contains(&segments[2]) && output.stderr.contains(&segments[3]),
+        "{}",
+        output.stderr
+    );
     assert_nothing_delivered(&data);
 }
 
@@ -80,11 +104,19 @@ fn a_hole_is_never_taken_for_the_end_of_the_archive() {
 fn a_hole_that_is_filled_in_time_is_delivered() {
     let (data, archive, segments) = archived_except(&[2]);
     fs::write(data.file("recovery.signal"), "").unwrap();
-    let waiting = data.walship(&archive).env("WALSHIP_RESTORE_TIMEOUT", "60s").spawn(&["restore", &segments[2], DESTINATION]);
+    let waiting = data
+        .walship(&archive)
+        .env("WALSHIP_RESTORE_TIMEOUT", "60s")
+        .spawn(&["restore", &segments[2], DESTINATION]);
     std::thread::sleep(Duration::from_millis(300));
-    data.walship(&archive).run(&["push", &format!("pg_wal/{}", segments[2])]).succeeded();
+    data.walship(&archive)
+        .run(&["push", &format!("pg_wal/{}", segments[2])])
+        .succeeded();
     waiting.wait(Duration::from_secs(60)).succeeded();
-    assert_eq!(fs::read(data.file(DESTINATION)).unwrap(), fs::read(data.segment(&segments[2])).unwrap());
+    assert_eq!(
+        fs::read(data.file(DESTINATION)).unwrap(),
+        fs::read(data.segment(&segments[2])).unwrap()
+    );
 }
 
 #[test]
@@ -119,7 +151,11 @@ fn a_mistyped_prefix_or_an_emptied_archive_is_never_taken_for_the_end() {
 fn another_clusters_archive_is_refused() {
     let (_, archive, segments) = archived_except(&[]);
     let other = Sample::other().copy();
-    for name in [segments[0].as_str(), "000000010000000900000000", "00000002.history"] {
+    for name in [
+        segments[0].as_str(),
+        "000000010000000900000000",
+        "00000002.history",
+    ] {
         let output = restore(&other, &archive, name).exited(200);
         assert!(output.stderr.contains("system identifier"), "{}", output.stderr);
     }
@@ -145,7 +181,7 @@ fn every_kind_of_damage_is_noticed_and_nothing_is_delivered() {
     ];
     for at in [0, 4, 20, good.len() / 3, good.len() / 2, trailer] {
         let mut flipped = good.clone();
-        flipped[at] ^= 0x10;
+        flipped[at] ^= 0x08; // 0x10 would meet a bit of the frame header that means nothing
         damages.push(("flipped", flipped));
     }
     for state in ["", "recovery.signal"] {
@@ -170,10 +206,17 @@ fn on_a_standby_every_failure_is_1_with_one_line_unless_it_shall_stop() {
     for name in [segments[1].as_str(), "not-a-wal-file"] {
         let output = restore(&data, &archive, name).exited(1);
         assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
-        let walship = data.walship(&archive).env("WALSHIP_RESTORE_STANDBY_FAILURE", "stop");
+        let walship = data
+            .walship(&archive)
+            .env("WALSHIP_RESTORE_STANDBY_FAILURE", "stop");
         walship.run(&["restore", name, DESTINATION]).exited(200);
     }
-    restore(&data, &archive.with_url("file:///nonexistent/archive"), &segments[0]).exited(1);
+    restore(
+        &data,
+        &archive.with_url("file:///nonexistent/archive"),
+        &segments[0],
+    )
+    .exited(1);
 }
 
 #[test]
@@ -205,7 +248,11 @@ fn an_old_primarys_version_of_the_fork_segment_is_not_delivered_to_a_follower_of
     // Timeline 2 leaves timeline 1 in the middle of the third segment.
     let number = u64::from_str_radix(&segments[2][16..], 16).unwrap();
     let fork = number * SEGMENT as u64 + SEGMENT as u64 / 2;
-    fs::write(data.segment("00000002.history"), format!("1\t0/{fork:X}\tpromoted\n")).unwrap();
+    fs::write(
+        data.segment("00000002.history"),
+        format!("1\t0/{fork:X}\tpromoted\n"),
+    )
+    .unwrap();
     fs::write(data.file("standby.signal"), "").unwrap();
 
     restore(&data, &archive, &segments[1]).succeeded();
@@ -220,15 +267,21 @@ fn an_old_primarys_version_of_the_fork_segment_is_not_delivered_to_a_follower_of
     let mut content = fs::read(data.segment(&segments[2])).unwrap();
     content[SEGMENT - 1] ^= 1; // after the fork they may differ
     fs::write(data.segment(&child), &content).unwrap();
-    data.walship(&archive).run(&["push", "pg_wal/00000002.history"]).succeeded();
-    data.walship(&archive).run(&["push", &format!("pg_wal/{child}")]).succeeded();
+    data.walship(&archive)
+        .run(&["push", "pg_wal/00000002.history"])
+        .succeeded();
+    data.walship(&archive)
+        .run(&["push", &format!("pg_wal/{child}")])
+        .succeeded();
     restore(&data, &archive, &segments[2]).succeeded();
     fs::remove_file(data.file(DESTINATION)).unwrap();
 
     fs::remove_file(stored(&archive, &child)).unwrap();
     content[SEGMENT / 2 - 1] ^= 1; // before the fork they may not
     fs::write(data.segment(&child), &content).unwrap();
-    data.walship(&archive).run(&["push", &format!("pg_wal/{child}")]).succeeded();
+    data.walship(&archive)
+        .run(&["push", &format!("pg_wal/{child}")])
+        .succeeded();
     restore(&data, &archive, &segments[2]).exited(1);
 }
 
@@ -236,12 +289,17 @@ fn an_old_primarys_version_of_the_fork_segment_is_not_delivered_to_a_follower_of
 fn a_killed_restore_leaves_no_destination_and_no_harm() {
     let (data, archive, segments) = archived_except(&[]);
     for microseconds in (0..40).map(|i| i * 700) {
-        let mut running = data.walship(&archive).spawn(&["restore", &segments[0], DESTINATION]);
+        let mut running = data
+            .walship(&archive)
+            .spawn(&["restore", &segments[0], DESTINATION]);
         std::thread::sleep(Duration::from_micros(microseconds));
         running.kill9();
         drop(running);
         if data.file(DESTINATION).exists() {
-            assert_eq!(fs::read(data.file(DESTINATION)).unwrap(), fs::read(data.segment(&segments[0])).unwrap());
+            assert_eq!(
+                fs::read(data.file(DESTINATION)).unwrap(),
+                fs::read(data.segment(&segments[0])).unwrap()
+            );
             fs::remove_file(data.file(DESTINATION)).unwrap();
         }
     }

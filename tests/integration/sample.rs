@@ -40,7 +40,9 @@ impl Sample {
         cluster.start();
         let mut segments: Vec<String> = (0..6)
             .map(|i| {
-                cluster.sql(&format!("create table t{i} as select g, md5(g::text) from generate_series(1, 2000) g"));
+                cluster.sql(&format!(
+                    "create table t{i} as select g, md5(g::text) from generate_series(1, 2000) g"
+                ));
                 cluster.switch_wal()
             })
             .collect();

@@ -56,10 +56,15 @@ fn copy_of(cluster: &Cluster, signal: &str, walship: &Walship) -> (Cluster, temp
     let root = scratch();
     let data = root.path().join("data");
     let data_text = data.to_str().unwrap();
-    cluster.run_program("pg_basebackup", &["-D", data_text, "-X", "none", "-c", "fast"]).succeeded();
+    cluster
+        .run_program("pg_basebackup", &["-D", data_text, "-X", "none", "-c", "fast"])
+        .succeeded();
     let mut copy = Cluster::adopt(cluster.major(), &data);
     copy.set("archive_mode", "off");
-    copy.set("restore_command", &format!("{} restore %f %p", binary().display()));
+    copy.set(
+        "restore_command",
+        &format!("{} restore %f %p", binary().display()),
+    );
     copy.append(signal, "");
     for (name, value) in walship.environment() {
         copy.set_env(name, value);
@@ -76,9 +81,20 @@ fn ten_rows_in_ten_segments(cluster: &Cluster) -> String {
     last
 }
 
-fn archived_history(major: u32) -> (Place, Proxy, Walship, Cluster, (Cluster, tempfile::TempDir), (Cluster, tempfile::TempDir)) {
+fn archived_history(
+    major: u32,
+) -> (
+    Place,
+    Proxy,
+    Walship,
+    Cluster,
+    (Cluster, tempfile::TempDir),
+    (Cluster, tempfile::TempDir),
+) {
     let (place, proxy) = failing_place();
-    let walship = Walship::at(&place).env("WALSHIP_RESTORE_TIMEOUT", "3s").env("WALSHIP_RESTORE_STANDBY_TIMEOUT", "2s");
+    let walship = Walship::at(&place)
+        .env("WALSHIP_RESTORE_TIMEOUT", "3s")
+        .env("WALSHIP_RESTORE_STANDBY_TIMEOUT", "2s");
     let primary = archiving_primary(major, &walship);
     primary.sql("create table t (i int)");
     let recovering = copy_of(&primary, "recovery.signal", &walship);
@@ -100,11 +116,23 @@ fn an_outage_in_the_middle_of_recovery_stops_it_and_a_plain_restart_finishes() {
             proxy.set(fault);
             copy.launch();
             let status: ExitStatus = copy.wait_exit(PATIENCE);
-            assert!(!status.success(), "{major}, {fault:?}: recovery went on through an outage");
+            assert!(
+                !status.success(),
+                "{major}, {fault:?}: recovery went on through an outage"
+            );
             let log = copy.log_since_start();
-            assert!(log.contains("child process exited with exit code 200"), "{major}, {fault:?}: {log}");
-            assert!(!log.contains("archive recovery complete"), "{major}, {fault:?}: {log}");
-            assert!(copy.data_dir().join("recovery.signal").exists(), "{major}, {fault:?}");
+            assert!(
+                log.contains("child process exited with exit code 200"),
+                "{major}, {fault:?}: {log}"
+            );
+            assert!(
+                !log.contains("archive recovery complete"),
+                "{major}, {fault:?}: {log}"
+            );
+            assert!(
+                copy.data_dir().join("recovery.signal").exists(),
+                "{major}, {fault:?}"
+            );
             proxy.set(Fault::Pass);
         }
         copy.start();
@@ -126,7 +154,11 @@ fn a_standby_survives_the_same_outage_and_catches_up() {
         assert!(standby.is_running(), "{major}: {}", standby.log_since_start());
         proxy.set(Fault::Pass);
         standby.wait_until("select count(*) from t", "10", PATIENCE);
-        assert_eq!(standby.sql("select pg_is_in_recovery()"), "t", "{major}: it must not promote itself");
+        assert_eq!(
+            standby.sql("select pg_is_in_recovery()"),
+            "t",
+            "{major}: it must not promote itself"
+        );
     }
 }
 
@@ -139,7 +171,11 @@ fn archiving_fails_visibly_in_an_outage_and_goes_on_by_itself() {
     proxy.set(Fault::Answer(503));
     let segment = primary.switch_wal();
     primary.wait_until("select failed_count > 0 from pg_stat_archiver", "t", PATIENCE);
-    assert!(!primary.log().contains("archiver process"), "the archiver must survive: {}", primary.log());
+    assert!(
+        !primary.log().contains("archiver process"),
+        "the archiver must survive: {}",
+        primary.log()
+    );
     proxy.set(Fault::Pass);
     primary.switch_wal();
     wait_archived(&primary, &segment);
@@ -153,7 +189,12 @@ fn an_ambiguous_put_is_resolved_by_looking() {
     proxy.next("PUT", Fault::DropResponse);
     let segment = primary.switch_wal();
     wait_archived(&primary, &segment);
-    assert_eq!(primary.sql("select failed_count from pg_stat_archiver"), "0", "{}", primary.log());
+    assert_eq!(
+        primary.sql("select failed_count from pg_stat_archiver"),
+        "0",
+        "{}",
+        primary.log()
+    );
 }
 
 #[test]
@@ -167,7 +208,12 @@ fn of_two_primaries_with_one_history_only_one_can_archive() {
     first.stop(Stop::Fast);
     let root = scratch();
     let data = root.path().join("data");
-    let copied = command_as_user("/bin/cp").arg("-a").arg(first.data_dir()).arg(&data).status().unwrap();
+    let copied = command_as_user("/bin/cp")
+        .arg("-a")
+        .arg(first.data_dir())
+        .arg(&data)
+        .status()
+        .unwrap();
     assert!(copied.success());
     let mut second = Cluster::adopt(17, &data);
     for (name, value) in walship.environment() {
@@ -186,7 +232,9 @@ fn of_two_primaries_with_one_history_only_one_can_archive() {
     // The archive still holds the first one's history, whole.
     let stored = crate::support::scratch();
     let path = stored.path().join(&segment);
-    walship.run(&["restore", &segment, path.to_str().unwrap()]).succeeded();
+    walship
+        .run(&["restore", &segment, path.to_str().unwrap()])
+        .succeeded();
     assert_eq!(
         std::fs::read(&path).unwrap(),
         std::fs::read(first.data_dir().join("pg_wal").join(&segment)).unwrap()
