@@ -37,7 +37,10 @@ impl History {
         primary.sql("alter system set wal_compression = on; select pg_reload_conf()");
         let tablespaces = ["ts one", "ts_two"].map(|name| {
             let dir = primary.make_dir(name);
-            primary.sql(&format!("create tablespace \"{name}\" location '{}'", dir.display()));
+            primary.sql(&format!(
+                "create tablespace \"{name}\" location '{}'",
+                dir.display()
+            ));
             dir
         });
         primary.sql(
@@ -97,7 +100,10 @@ impl History {
         let mut all: Vec<String> = vec!["recover".into(), "--pgdata".into(), data.to_str().unwrap().into()];
         for (i, tablespace) in self.tablespaces.iter().enumerate() {
             let new = root.path().join(format!("ts{i}"));
-            all.extend(["--tablespace-mapping".into(), format!("{}={}", tablespace.display(), new.display())]);
+            all.extend([
+                "--tablespace-mapping".into(),
+                format!("{}={}", tablespace.display(), new.display()),
+            ]);
         }
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let output = self.walship.run(&all);
@@ -109,15 +115,22 @@ impl History {
         let copy = self.recover(arguments);
         let output = copy.output.clone().exited(code);
         for part in says {
-            assert!(output.stderr.contains(part), "{arguments:?} should say {part:?}: {}", output.stderr);
+            assert!(
+                output.stderr.contains(part),
+                "{arguments:?} should say {part:?}: {}",
+                output.stderr
+            );
         }
         assert!(!copy.data.exists(), "{arguments:?}: something was written");
     }
 }
 
 fn take_backup(walship: &Walship, cluster: &Cluster) -> String {
-    let output = walship.run(&["basebackup", "-d", &cluster.conninfo(), "--json"]).succeeded();
-    let report: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", output.stdout));
+    let output = walship
+        .run(&["basebackup", "-d", &cluster.conninfo(), "--json"])
+        .succeeded();
+    let report: Value =
+        serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", output.stdout));
     report["id"].as_str().unwrap().to_owned()
 }
 
@@ -135,7 +148,11 @@ impl Copy {
         }
         cluster.start();
         cluster.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
-        Recovered { cluster, output: self.output, _root: self.root }
+        Recovered {
+            cluster,
+            output: self.output,
+            _root: self.root,
+        }
     }
 }
 
@@ -147,7 +164,8 @@ struct Recovered {
 
 impl Recovered {
     fn steps(&self) -> String {
-        self.cluster.sql("select coalesce(string_agg(n::text, ' ' order by n), 'none') from steps")
+        self.cluster
+            .sql("select coalesce(string_agg(n::text, ' ' order by n), 'none') from steps")
     }
 }
 
@@ -158,7 +176,10 @@ fn check_every_target(history: &History) {
         (vec!["--target-lsn", &history.lsn_after_2], "1 2"),
         (vec!["--target-name", "after three"], "1 2 3"),
         (vec!["--target-xid", &history.xid_of_4], "1 2 3 4"),
-        (vec!["--target-xid", &history.xid_of_4, "--target-inclusive", "false"], "1 2 3"),
+        (
+            vec!["--target-xid", &history.xid_of_4, "--target-inclusive", "false"],
+            "1 2 3",
+        ),
         (vec!["--target-immediate"], "none"),
         (vec!["--backup", &history.backup], "1 2 3 4 5"),
     ] {
@@ -184,7 +205,12 @@ fn every_kind_of_target_is_reached_with_tablespaces_and_partitions() {
 fn the_main_job_works_on_every_store() {
     for store in stores::chosen() {
         let history = History::write(18, store.new_place());
-        let copy = history.recovered(&["--target-time", &history.time_after_1, "--target-action", "promote"]);
+        let copy = history.recovered(&[
+            "--target-time",
+            &history.time_after_1,
+            "--target-action",
+            "promote",
+        ]);
         assert_eq!(copy.steps(), "1", "{}", store.name());
     }
 }
@@ -193,7 +219,12 @@ fn the_main_job_works_on_every_store() {
 fn the_main_job_works_on_every_major_version() {
     for major in [15, 16, 17] {
         let history = History::write(major, Place::directory());
-        let copy = history.recovered(&["--target-time", &history.time_after_1, "--target-action", "promote"]);
+        let copy = history.recovered(&[
+            "--target-time",
+            &history.time_after_1,
+            "--target-action",
+            "promote",
+        ]);
         assert_eq!(copy.steps(), "1", "PostgreSQL {major}");
     }
 }
@@ -201,7 +232,11 @@ fn the_main_job_works_on_every_major_version() {
 #[test]
 fn a_target_that_cannot_be_reached_is_refused_before_a_byte_is_written() {
     let history = History::write(17, Place::directory());
-    history.refuse(&["--target-time", &history.before_backup], 2, &["before", &history.backup]);
+    history.refuse(
+        &["--target-time", &history.before_backup],
+        2,
+        &["before", &history.backup],
+    );
     history.refuse(&["--target-time", "2040-01-01 00:00:00+00"], 2, &["future"]);
     history.refuse(&["--target-time", "yesterday-ish"], 2, &["yesterday-ish"]);
     history.refuse(&["--target-lsn", "FF/0"], 2, &["FF/0"]);
@@ -212,7 +247,11 @@ fn a_target_that_cannot_be_reached_is_refused_before_a_byte_is_written() {
     history.refuse(&["--backup", "latest"], 2, &["latest"]);
     history.refuse(&["--target-name", "no such point"], 2, &["no such point"]);
     history.refuse(&["--target-xid", "4000000000"], 2, &["4000000000"]);
-    history.refuse(&["--target-time", &history.time_after_1, "--target-immediate"], 2, &["--target-immediate"]);
+    history.refuse(
+        &["--target-time", &history.time_after_1, "--target-immediate"],
+        2,
+        &["--target-immediate"],
+    );
     history.refuse(&["--tablespace-mapping", "/no/such=/place"], 2, &["/no/such"]);
 }
 
@@ -235,7 +274,8 @@ fn a_hole_is_refused_with_the_last_contiguous_position_and_accepted_on_request()
     // A target before the hole needs no permission.
     let copy = history.recovered(&["--target-lsn", &history.lsn_after_2, "--target-action", "promote"]);
     assert_eq!(copy.steps(), "1 2");
-    let list: Value = serde_json::from_str(&history.walship.run(&["list", "--json"]).succeeded().stdout).unwrap();
+    let list: Value =
+        serde_json::from_str(&history.walship.run(&["list", "--json"]).succeeded().stdout).unwrap();
     assert_eq!(list["wal"][0]["gaps"][0]["first"], missing.as_str());
 }
 
@@ -245,8 +285,14 @@ fn recovery_goes_through_a_promotion_and_can_still_follow_the_old_timeline() {
         let mut history = History::write(major, Place::directory());
         history.primary.stop(Stop::Immediate);
         // The recovered copy takes over, on timeline 2 of the same archive.
-        let mut second =
-            history.recovered(&["--target-lsn", &history.lsn_after_2, "--target-action", "promote", "--archive-mode", "keep"]);
+        let mut second = history.recovered(&[
+            "--target-lsn",
+            &history.lsn_after_2,
+            "--target-action",
+            "promote",
+            "--archive-mode",
+            "keep",
+        ]);
         second.cluster.sql("insert into steps values (22)");
         let segment = second.cluster.switch_wal();
         assert_eq!(&segment[..8], "00000002");
@@ -278,12 +324,32 @@ fn a_copy_of_a_living_source_does_not_archive_into_its_archive() {
                 history.primary.switch_wal();
             }
         });
-        let copy = history.recovered(&["--target-time", &history.time_after_1, "--target-action", "promote"]);
+        let copy = history.recovered(&[
+            "--target-time",
+            &history.time_after_1,
+            "--target-action",
+            "promote",
+        ]);
         traffic.store(false, std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(copy.cluster.sql("show archive_mode"), "off", "{}", copy.output.stdout);
-        assert!(copy.output.stdout.contains("archive_mode"), "{}", copy.output.stdout);
+        assert_eq!(
+            copy.cluster.sql("show archive_mode"),
+            "off",
+            "{}",
+            copy.output.stdout
+        );
+        assert!(
+            copy.output.stdout.contains("archive_mode"),
+            "{}",
+            copy.output.stdout
+        );
     });
-    let copy = history.recovered(&["--target-immediate", "--target-action", "promote", "--archive-mode", "off"]);
+    let copy = history.recovered(&[
+        "--target-immediate",
+        "--target-action",
+        "promote",
+        "--archive-mode",
+        "off",
+    ]);
     assert_eq!(copy.cluster.sql("show archive_mode"), "off");
 }
 
@@ -297,7 +363,10 @@ fn a_backup_of_a_standby_recovers() {
         let root = scratch();
         let data = root.path().join("data");
         primary
-            .run_program("pg_basebackup", &["-D", data.to_str().unwrap(), "-X", "stream", "-c", "fast", "-R"])
+            .run_program(
+                "pg_basebackup",
+                &["-D", data.to_str().unwrap(), "-X", "stream", "-c", "fast", "-R"],
+            )
             .succeeded();
         let mut standby = Cluster::adopt(major, &data);
         standby.set("archive_mode", "off");
@@ -316,9 +385,20 @@ fn a_backup_of_a_standby_recovers() {
         wait_archived(&primary, &segment);
         let copy_root = scratch();
         let copy_data = copy_root.path().join("data");
-        let output = walship.run(&["recover", "--pgdata", copy_data.to_str().unwrap(), "--archive-mode", "off"]);
+        let output = walship.run(&[
+            "recover",
+            "--pgdata",
+            copy_data.to_str().unwrap(),
+            "--archive-mode",
+            "off",
+        ]);
         output.clone().succeeded();
-        let copy = Copy { output, data: copy_data, root: copy_root }.start(major, &walship);
+        let copy = Copy {
+            output,
+            data: copy_data,
+            root: copy_root,
+        }
+        .start(major, &walship);
         assert_eq!(copy.steps(), "1 2", "PostgreSQL {major}");
     }
 }
@@ -330,10 +410,17 @@ fn a_killed_recover_leaves_a_directory_that_postgresql_refuses_to_start() {
     for milliseconds in [5, 20, 40, 60, 80, 100, 130, 160, 200, 250] {
         let root = scratch();
         let data = root.path().join("data");
-        let mut arguments = vec!["recover".to_owned(), "--pgdata".into(), data.to_str().unwrap().into()];
+        let mut arguments = vec![
+            "recover".to_owned(),
+            "--pgdata".into(),
+            data.to_str().unwrap().into(),
+        ];
         for (i, tablespace) in history.tablespaces.iter().enumerate() {
             let new = root.path().join(format!("ts{i}"));
-            arguments.extend(["--tablespace-mapping".into(), format!("{}={}", tablespace.display(), new.display())]);
+            arguments.extend([
+                "--tablespace-mapping".into(),
+                format!("{}={}", tablespace.display(), new.display()),
+            ]);
         }
         let mut running = history.walship.spawn(&arguments);
         std::thread::sleep(Duration::from_millis(milliseconds));
@@ -345,7 +432,10 @@ fn a_killed_recover_leaves_a_directory_that_postgresql_refuses_to_start() {
         }
         killed += 1;
         let mut copy = Cluster::adopt(17, &data);
-        assert!(copy.try_start().is_err(), "a half-restored directory started after {milliseconds} ms");
+        assert!(
+            copy.try_start().is_err(),
+            "a half-restored directory started after {milliseconds} ms"
+        );
         // And walship does not write into it again.
         history.walship.run(&arguments).exited(4);
     }
