@@ -1,7 +1,7 @@
 //! Where archives live: an S3 bucket and prefix, or a directory.
 //!
 //! One concrete [`Store`] outside, a small backend enum inside. Every backend, and the
-//! fault-injecting wrapper, passes the same contract suite (`tests/store_contract.rs`).
+//! fault-injecting wrapper, passes the same contract suite (`tests/integration/store_contract.rs`).
 //!
 //! # What holds on every store
 //! - A put returns only after the object is durable, and is atomic: readers and a crash see the
@@ -18,6 +18,7 @@
 //! - Every call ends within the limits of [`StoreOptions`].
 
 mod backend;
+mod body_writer;
 mod directory;
 mod faults;
 mod key;
@@ -31,12 +32,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use self::backend::{Backend, Cursor};
+pub use self::body_writer::BodyWriter;
 use self::directory::Directory;
 use self::faults::Faulty;
 pub use self::faults::{Fault, FaultKind, Faults, Operation};
 pub use self::location::Location;
 pub use self::object::{Body, BodyContent, Object, ObjectInfo, PutMode};
-pub use self::options::{S3Options, StoreOptions};
+pub use self::options::{Environment, S3Options, StoreOptions};
 use self::s3::S3;
 use crate::error::{Context, Error, ErrorKind, Result};
 
