@@ -15,4 +15,5 @@ mod recovery;
 mod restore;
 mod sample;
 mod server;
+mod store_contract;
 mod support;
