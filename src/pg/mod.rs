@@ -1,8 +1,20 @@
 //! PostgreSQL's own notions. Everything here is pure but the edges: the data directory and the
 //! connection to a server.
 
+mod backup_label;
+mod control_file;
+pub mod data_directory;
+mod fields;
 mod lsn;
+mod major;
+mod page_header;
+mod timeline_history;
 mod wal_name;
 
+pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
+pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
+pub use major::Major;
+pub use page_header::LongPageHeader;
+pub use timeline_history::{Ancestor, TimelineHistory};
 pub use wal_name::{SegmentName, WalName};
