@@ -10,7 +10,9 @@ pub mod data_directory;
 mod fields;
 mod lsn;
 mod major;
+mod manifest;
 mod page_header;
+mod relative_path;
 mod timeline_history;
 mod wal_name;
 
@@ -21,6 +23,8 @@ pub use conninfo::ConnInfo;
 pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
 pub use major::Major;
+pub use manifest::{ChecksumAlgorithm, FileChecksum, Manifest, ManifestFile, WalRange};
 pub use page_header::LongPageHeader;
+pub use relative_path::RelativePath;
 pub use timeline_history::{Ancestor, TimelineHistory};
 pub use wal_name::{SegmentName, WalName};
