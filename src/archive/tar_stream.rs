@@ -34,8 +34,6 @@ pub struct TarScanner {
 pub struct Captured {
     /// The member's path.
     pub path: String,
-    /// When the sender says it was last modified, in seconds since 1970.
-    pub mtime: i64,
     /// Its content.
     pub content: Vec<u8>,
 }
@@ -121,12 +119,6 @@ impl TarScanner {
             }
         }
         Ok(found)
-    }
-
-    /// The captured content of a member so far; whole once the next member began.
-    #[must_use]
-    pub fn captured(&self) -> &[Captured] {
-        &self.captured
     }
 
     /// Ends the stream.
@@ -217,7 +209,6 @@ impl TarScanner {
             }
             self.captured.push(Captured {
                 path: entry.path.clone(),
-                mtime: entry.mtime,
                 content: Vec::new(),
             });
         }
@@ -495,7 +486,6 @@ mod tests {
             };
             assert_eq!(captured.path, "backup_label");
             assert_eq!(captured.content, [7; 1000]);
-            assert_eq!(captured.mtime, 1_700_000_000);
         }
     }
 
