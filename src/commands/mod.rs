@@ -1,5 +1,6 @@
 //! One file for each verb. A command takes values and returns a report; it prints nothing.
 
+pub mod basebackup;
 pub mod identity;
 pub mod progress;
 pub mod push;
