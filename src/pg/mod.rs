@@ -5,7 +5,10 @@ mod base_backup;
 mod connection;
 mod conninfo;
 mod lsn;
+mod tls;
+mod tls_verifier;
 mod wal_name;
+mod x509;
 
 pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, TablespaceHeader};
 pub use connection::{Connection, SystemIdentity, TimelineHistory};
