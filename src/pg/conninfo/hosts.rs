@@ -42,7 +42,7 @@ impl Host {
     }
 
     /// The name a line of the password file has for this server.
-    fn passfile_name(&self) -> String {
+    pub(in crate::pg) fn passfile_name(&self) -> String {
         match &self.endpoint {
             Endpoint::Unix(directory) if is_default(directory) => "localhost".to_owned(),
             Endpoint::Unix(directory) => directory.display().to_string(),
@@ -93,10 +93,10 @@ pub(super) fn read(settings: &Settings) -> Result<Vec<Host>> {
     }
     let mut hosts = Vec::new();
     for index in 0..count {
-        let part = |list: &[&str]| list.get(index).copied().unwrap_or_default().to_owned();
+        let nth = |list: &[&str]| list.get(index).copied().unwrap_or_default().to_owned();
         let port = ports.get(index).or(ports.first()).copied().unwrap_or_default();
         let port = parse_port(port, settings)?;
-        for (name, endpoint) in endpoints(&part(&names), &part(&addresses), settings)? {
+        for (name, endpoint) in endpoints(&nth(&names), &nth(&addresses), settings)? {
             hosts.push(Host {
                 name,
                 endpoint,

@@ -117,12 +117,10 @@ fn parse_hosts<'a>(text: &'a str, settings: &mut Settings) -> Result<&'a str> {
         }
         hosts.push(host);
         ports.push(port);
-        match after.strip_prefix(',') {
+        rest = after;
+        match rest.strip_prefix(',') {
             Some(more) => rest = more,
-            None => {
-                rest = after;
-                break;
-            }
+            None => break,
         }
     }
     set_decoded(settings, "host", &hosts.join(","))?;
@@ -352,7 +350,9 @@ mod tests {
     }
 
     fn encoded(value: &str) -> String {
-        value.bytes().map(|byte| format!("%{byte:02x}")).collect()
+        value
+            .bytes()
+            .fold(String::new(), |text, byte| format!("{text}%{byte:02x}"))
     }
 
     proptest! {
