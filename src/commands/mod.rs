@@ -1,1 +1,8 @@
-//! placeholder
+//! One file for each verb. A command takes values and returns a report; it prints nothing.
+
+pub mod basebackup;
+pub mod identity;
+pub mod progress;
+pub mod push;
+pub mod restore;
+pub mod stored_wal;
