@@ -15,11 +15,14 @@ mod page_header;
 mod relative_path;
 mod timeline_history;
 mod timestamp;
+mod tls;
+mod tls_verifier;
 mod wal_name;
+mod x509;
 
 pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
 pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, TablespaceHeader};
-pub use connection::{Connection, SystemIdentity};
+pub use connection::{Connection, SystemIdentity, TimelineHistoryFile};
 pub use conninfo::ConnInfo;
 pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
