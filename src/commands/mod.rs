@@ -1,3 +1,7 @@
 //! One file for each verb. A command takes values and returns a report; it prints nothing.
 
+pub mod identity;
 pub mod progress;
+pub mod push;
+pub mod restore;
+pub mod stored_wal;

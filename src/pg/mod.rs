@@ -2,7 +2,11 @@
 //! connection to a server.
 
 mod backup_label;
+mod base_backup;
+mod connection;
+mod conninfo;
 mod control_file;
+pub mod data_directory;
 mod fields;
 mod lsn;
 mod major;
@@ -11,6 +15,9 @@ mod timeline_history;
 mod wal_name;
 
 pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
+pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, TablespaceHeader};
+pub use connection::{Connection, SystemIdentity};
+pub use conninfo::ConnInfo;
 pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
 pub use major::Major;

@@ -4,52 +4,9 @@
 use std::fs::File;
 use std::io::Write;
 
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-/// The bytes of an object to be stored.
-#[derive(Debug)]
-pub struct Body {
-    /// Where the bytes are.
-    pub content: BodyContent,
-    /// SHA-256 of the bytes as they are stored. The store rejects anything else that arrives.
-    pub sha256: [u8; 32],
-}
-
-/// Where the bytes of a [`Body`] are.
-#[derive(Debug)]
-pub enum BodyContent {
-    /// In memory.
-    Memory(Bytes),
-    /// In a file, from its first byte to its last; unlinked, so that nothing is left behind.
-    File {
-        /// The open file.
-        file: File,
-        /// Its length in bytes.
-        length: u64,
-    },
-}
-
-impl Body {
-    /// The stored size in bytes.
-    #[must_use]
-    pub fn length(&self) -> u64 {
-        match &self.content {
-            BodyContent::Memory(bytes) => bytes.len() as u64,
-            BodyContent::File { length, .. } => *length,
-        }
-    }
-}
-
-impl From<Vec<u8>> for Body {
-    fn from(bytes: Vec<u8>) -> Self {
-        let sha256 = Sha256::digest(&bytes).into();
-        Self {
-            content: BodyContent::Memory(bytes.into()),
-            sha256,
-        }
-    }
-}
+use super::{Body, BodyContent};
 
 /// Collects a [`Body`].
 #[derive(Debug)]
