@@ -3,5 +3,6 @@
 pub mod identity;
 pub mod progress;
 pub mod push;
+pub mod recover;
 pub mod restore;
 pub mod stored_wal;

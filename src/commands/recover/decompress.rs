@@ -134,7 +134,7 @@ mod tests {
             let expected = object(&stored);
             let at = at.index(stored.len());
             prop_assert_eq!(decompress(&stored[..at], &expected, 64).unwrap_err().kind(), crate::ErrorKind::Corrupt);
-            stored[at] ^= 1 << bit;
+            stored[at] ^= 1u8 << bit;
             prop_assert_eq!(decompress(&stored, &expected, 64).unwrap_err().kind(), crate::ErrorKind::Corrupt);
         }
     }

@@ -106,7 +106,9 @@ fn check_root(root: &Root) -> Result<()> {
         Ok(entries) => entries,
         Err(error) if error.kind() == NotFound => return check_parent(directory),
         Err(error) if error.kind() == NotADirectory => {
-            return Err(Error::conflict(format!("{shown} is there and is not a directory")));
+            return Err(Error::conflict(format!(
+                "{shown} is there and is not a directory"
+            )));
         }
         Err(error) => return Err(Error::io(format!("read the directory {shown}"), error)),
     };
@@ -390,10 +392,7 @@ mod tests {
         let error = destination.undo(failure());
         assert_eq!(error.to_string(), "the reason");
         assert!(!data.exists() && !elsewhere.exists());
-        assert_eq!(
-            (space.read_dir().unwrap().count(), mode(&space)),
-            (0, 0o711)
-        );
+        assert_eq!((space.read_dir().unwrap().count(), mode(&space)), (0, 0o711));
     }
 
     #[test]
@@ -415,12 +414,7 @@ mod tests {
         let layout = layout(&top.path().join("data"), None);
         let _done = Destination::create(&layout, Access::Owner).unwrap();
         std::fs::write(layout.data.join(CONTROL), "x").unwrap();
-        assert!(
-            !check(&layout)
-                .unwrap_err()
-                .to_string()
-                .contains("interrupted")
-        );
+        assert!(!check(&layout).unwrap_err().to_string().contains("interrupted"));
     }
 
     #[test]

@@ -180,7 +180,8 @@ impl<'a> PartWriter<'a> {
                 Some(file) => file.end(),
                 None => self.job.end,
             };
-            let length = usize::try_from(limit - self.position).map_or(bytes.len(), |max| max.min(bytes.len()));
+            let length =
+                usize::try_from(limit - self.position).map_or(bytes.len(), |max| max.min(bytes.len()));
             let (taken, rest) = bytes.split_at(length);
             self.write_within(taken)?;
             bytes = rest;

@@ -185,9 +185,12 @@ pub(super) fn check_apart<'a>(directories: impl Iterator<Item = &'a Path>) -> Re
 
 /// The path without doubled or closing slashes and `.`.
 fn absolute(path: &Path, what: &str) -> Result<PathBuf> {
-    let plain = path
-        .components()
-        .all(|part| matches!(part, Component::RootDir | Component::Normal(_) | Component::CurDir));
+    let plain = path.components().all(|part| {
+        matches!(
+            part,
+            Component::RootDir | Component::Normal(_) | Component::CurDir
+        )
+    });
     if !path.is_absolute() || !plain || path.parent().is_none() {
         return Err(Error::invalid(format!(
             "{what} is {:?}; give an absolute path without \"..\"",

@@ -89,10 +89,7 @@ impl<'a, I: Iterator<Item = Result<IndexEntry>>> Schedule<'a, I> {
     ///
     /// # Errors
     /// What `make` and the index return; `Internal` for an index that was not surveyed.
-    pub fn next_part(
-        &mut self,
-        make: &mut dyn FnMut(&IndexEntry) -> Result<()>,
-    ) -> Result<Option<PartJob>> {
+    pub fn next_part(&mut self, make: &mut dyn FnMut(&IndexEntry) -> Result<()>) -> Result<Option<PartJob>> {
         while let Some(stream) = self.current {
             if let Some(object) = stream.parts.get(self.given) {
                 return self.part(stream, *object, make).map(Some);

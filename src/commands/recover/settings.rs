@@ -167,9 +167,7 @@ fn own_lines(settings: &RecoverySettings) -> String {
         ),
         ("recovery_target_action", settings.action.as_str().to_owned()),
     ];
-    let archiving = settings
-        .archiving_off
-        .then(|| ("archive_mode", "off".to_owned()));
+    let archiving = settings.archiving_off.then(|| ("archive_mode", "off".to_owned()));
     for (name, value) in cleared.chain(target.clone()).chain(always).chain(archiving) {
         // Writing to a String cannot fail.
         let _ = writeln!(lines, "{name} = {}", quote(&value));
@@ -246,7 +244,8 @@ mod tests {
                 let name = format!("\nrecovery_target{} = ", ["", "_time", "_lsn", "_xid", "_name"][at]);
                 let chosen = text.rfind(&name).unwrap();
                 for other in ["", "_time", "_lsn", "_xid", "_name"] {
-                    prop_assert!(text.rfind(&format!("\nrecovery_target{other} = ")).unwrap() <= chosen);
+                    let name = format!("\nrecovery_target{other} = ");
+                    prop_assert!(text.rfind(&name).unwrap() <= chosen);
                 }
             }
         }

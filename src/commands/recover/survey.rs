@@ -129,7 +129,10 @@ impl Cursor<'_> {
         }
         let stream = entry.stream as usize;
         let Some(tar_bytes) = self.record.streams.get(stream).map(|stream| stream.tar_bytes) else {
-            return Err(self.corrupt(&format!("{} is in stream {stream}, which does not exist", entry.path)));
+            return Err(self.corrupt(&format!(
+                "{} is in stream {stream}, which does not exist",
+                entry.path
+            )));
         };
         if stream < self.stream {
             return Err(self.corrupt(&format!("{} is out of order", entry.path)));
@@ -141,7 +144,10 @@ impl Cursor<'_> {
             return Ok(());
         }
         let earliest = self.end.next_multiple_of(TAR_BLOCK_BYTES) + TAR_BLOCK_BYTES;
-        let end = entry.offset.checked_add(entry.size).filter(|end| *end <= tar_bytes);
+        let end = entry
+            .offset
+            .checked_add(entry.size)
+            .filter(|end| *end <= tar_bytes);
         match end {
             Some(end) if entry.kind == EntryKind::File && entry.offset >= earliest => {
                 self.end = end;
@@ -265,7 +271,17 @@ mod tests {
 
     #[test]
     fn a_path_that_leaves_its_directory_is_refused() {
-        for path in ["", "/etc/passwd", "../x", "a/../x", "a/..", "a//b", "a/", ".", "a\0b"] {
+        for path in [
+            "",
+            "/etc/passwd",
+            "../x",
+            "a/../x",
+            "a/..",
+            "a//b",
+            "a/",
+            ".",
+            "a\0b",
+        ] {
             let mut index = good();
             path.clone_into(&mut index[0].path);
             assert_eq!(read(index).unwrap_err().kind(), ErrorKind::Corrupt, "{path:?}");

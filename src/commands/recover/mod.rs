@@ -1,0 +1,19 @@
+//! `walship recover`: restores a backup into an empty directory, ready to recover to a target.
+
+mod decompress;
+mod destination;
+mod extract;
+mod files;
+#[cfg(test)]
+mod fixture;
+mod guc_file;
+mod index;
+mod layout;
+mod schedule;
+mod settings;
+mod space;
+mod survey;
+mod tablespace_map;
+
+pub use layout::TablespaceMapping;
+pub use settings::TargetAction;
