@@ -1,5 +1,6 @@
 //! `walship recover`: restores a backup into an empty directory, ready to recover to a target.
 
+mod configuration;
 mod decompress;
 mod destination;
 mod extract;
@@ -9,9 +10,11 @@ mod fixture;
 mod guc_file;
 mod index;
 mod layout;
+mod restore;
 mod schedule;
 mod settings;
 mod space;
+mod start_command;
 mod survey;
 mod tablespace_map;
 
