@@ -12,6 +12,7 @@ mod lsn;
 mod major;
 mod page_header;
 mod timeline_history;
+mod timestamp;
 mod wal_name;
 
 pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
@@ -23,4 +24,5 @@ pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
 pub use major::Major;
 pub use page_header::LongPageHeader;
 pub use timeline_history::{Ancestor, TimelineHistory};
+pub use timestamp::parse_timestamp;
 pub use wal_name::{SegmentName, WalName};
