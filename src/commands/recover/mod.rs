@@ -17,6 +17,8 @@ mod space;
 mod start_command;
 mod survey;
 mod tablespace_map;
+#[cfg(test)]
+mod tests;
 
 pub use layout::TablespaceMapping;
 pub use settings::TargetAction;
