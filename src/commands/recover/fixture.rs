@@ -122,20 +122,30 @@ pub async fn put(store: &Store, id: &BackupId, object: BackupObject, bytes: Vec<
 
 /// The tar of a data directory in PostgreSQL's order: `backup_label` first, `pg_control` last.
 fn tar_of_data(data: &Path) -> Vec<u8> {
-    tar_of(data, &["backup_label", ".", "global/pg_control"], &[
-        "./backup_label",
-        "./global/pg_control",
-        "./postmaster.pid",
-    ])
+    tar_of(
+        data,
+        &["backup_label", ".", "global/pg_control"],
+        &["./backup_label", "./global/pg_control", "./postmaster.pid"],
+    )
 }
 
 fn tar_of(directory: &Path, members: &[&str], left_out: &[&str]) -> Vec<u8> {
     let mut tar = std::process::Command::new("tar");
     tar.current_dir(directory)
-        .args(["--format=ustar", "--no-wildcards", "--anchored", "-c", "--transform=s,^\\./,,"])
+        .args([
+            "--format=ustar",
+            "--no-wildcards",
+            "--anchored",
+            "-c",
+            "--transform=s,^\\./,,",
+        ])
         .args(left_out.iter().map(|path| format!("--exclude={path}")));
     let output = tar.args(members).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     // The entry of the directory itself, which PostgreSQL does not send, is the first of its members.
     let header_bytes = 512;
     let tar = output.stdout;

@@ -81,7 +81,8 @@ impl Case {
 
     /// The file of an object in the directory store.
     fn object(&self, object: &str) -> PathBuf {
-        self.path("archive").join(format!("backups/{}/{object}", self.record.id))
+        self.path("archive")
+            .join(format!("backups/{}/{object}", self.record.id))
     }
 }
 
@@ -203,9 +204,14 @@ async fn damaged_configuration_files_are_named_and_nothing_is_restored() {
 async fn what_waits_for_its_end_has_no_pg_control() {
     let case = Case::new().await;
     let record = Arc::new(case.record.clone());
-    let restoration = Restoration::prepare(&case.store, record, case.layout()).await.unwrap();
+    let restoration = Restoration::prepare(&case.store, record, case.layout())
+        .await
+        .unwrap();
     assert!(!case.path("data").exists(), "written while preparing");
-    let extracted = restoration.extract(1, &Arc::new(Progress::default())).await.unwrap();
+    let extracted = restoration
+        .extract(1, &Arc::new(Progress::default()))
+        .await
+        .unwrap();
     assert!(!case.path("data").join(CONTROL).exists());
     assert!(case.path("data").join(SET_ASIDE_CONTROL).exists());
     extracted.finish(&settings()).unwrap();
@@ -219,7 +225,9 @@ async fn progress_counts_every_byte_once() {
     let case = Case::new().await;
     let progress = Arc::new(Progress::default());
     let record = Arc::new(case.record.clone());
-    let restoration = Restoration::prepare(&case.store, record, case.layout()).await.unwrap();
+    let restoration = Restoration::prepare(&case.store, record, case.layout())
+        .await
+        .unwrap();
     restoration.extract(2, &progress).await.unwrap();
     let snapshot = progress.snapshot();
     assert_eq!(snapshot.done_bytes, case.record.size_bytes);
