@@ -238,8 +238,8 @@ mod tests {
         let report = stored(&[(&missing, "port = 5433"), (&there, "theirs")])
             .put_back(top.path(), Access::Owner, &mut |path| made.push(path))
             .unwrap();
-        assert_eq!(report.restored, [missing.clone()]);
-        assert_eq!(report.kept, [there.clone()]);
+        assert_eq!(report.restored, std::slice::from_ref(&missing));
+        assert_eq!(report.kept, std::slice::from_ref(&there));
         assert_eq!(made, report.restored);
         assert_eq!(std::fs::read_to_string(&missing).unwrap(), "port = 5433");
         assert_eq!(missing.metadata().unwrap().permissions().mode() & 0o777, 0o640);

@@ -143,7 +143,7 @@ mod tests {
     fn a_frame_that_fills_whole_pieces_comes_back() {
         for pieces in 1..4 {
             let content = vec![3; pieces * PIECE_BYTES];
-            let stored = frames(&[content.clone()]);
+            let stored = frames(std::slice::from_ref(&content));
             let back = decompress(&stored, &object(&stored), stored.len()).unwrap();
             assert!(back == content);
         }

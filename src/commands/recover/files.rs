@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs::{File, FileTimes, Permissions};
 use std::io::ErrorKind::AlreadyExists;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -235,14 +235,14 @@ impl<'a> PartWriter<'a> {
     }
 }
 
-fn make_directory(path: &PathBuf, mode: u32) -> Result<()> {
-    let mode = mode & 0o777;
+fn make_directory(path: &Path, mode: u32) -> Result<()> {
+    let permissions = mode & 0o777;
     let make = || {
-        match std::fs::DirBuilder::new().mode(mode).create(path) {
+        match std::fs::DirBuilder::new().mode(permissions).create(path) {
             Err(error) if error.kind() == AlreadyExists && path.is_dir() => {}
-            made => made?,
+            created => created?,
         }
-        std::fs::set_permissions(path, Permissions::from_mode(mode))
+        std::fs::set_permissions(path, Permissions::from_mode(permissions))
     };
     make().map_err(|error: std::io::Error| {
         Error::io(format!("restore the directory {}", path.display()), error)
@@ -262,16 +262,14 @@ fn set_mtime(file: &File, seconds: i64) -> std::io::Result<()> {
     }
 }
 
-fn writing(path: &std::path::Path, error: std::io::Error) -> Error {
+fn writing(path: &Path, error: std::io::Error) -> Error {
     Error::io(format!("restore {}", path.display()), error)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-    use std::path::Path;
-
     use proptest::prelude::*;
+    use std::os::unix::fs::MetadataExt;
 
     use super::super::fixture;
     use super::*;

@@ -141,12 +141,6 @@ impl Extracted {
         }
     }
 
-    /// Gives up: removes everything, and returns the reason.
-    #[must_use]
-    pub fn undo(self, reason: Error) -> Error {
-        self.destination.undo(reason)
-    }
-
     fn complete(&mut self, settings: &RecoverySettings) -> Result<ConfigurationReport> {
         let data = &self.layout.data;
         let destination = &mut self.destination;
