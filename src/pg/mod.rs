@@ -14,6 +14,7 @@ mod manifest;
 mod page_header;
 mod relative_path;
 mod timeline_history;
+mod timestamp;
 mod wal_name;
 
 pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
@@ -27,4 +28,5 @@ pub use manifest::{ChecksumAlgorithm, FileChecksum, Manifest, ManifestFile, WalR
 pub use page_header::LongPageHeader;
 pub use relative_path::RelativePath;
 pub use timeline_history::{Ancestor, TimelineHistory};
+pub use timestamp::parse_timestamp;
 pub use wal_name::{SegmentName, WalName};
