@@ -15,7 +15,10 @@ mod page_header;
 mod relative_path;
 mod timeline_history;
 mod timestamp;
+mod tls;
+mod tls_verifier;
 mod wal_name;
+mod x509;
 
 pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
 pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, TablespaceHeader};

@@ -1,9 +1,17 @@
 //! `BASE_BACKUP` as a stream of events, in the dialects of PostgreSQL 14 and of 15 to 18.
+//!
+//! What holds: `End` comes only after the server confirmed the whole backup, every archive and the
+//! manifest arrived, and no checksum failed. The backup carries no WAL, and the server does not wait
+//! for its archiver: whoever takes the backup sees to both.
+
+mod command;
+mod stream;
 
 use bytes::Bytes;
 
-use super::{Connection, Lsn, TimelineId};
-use crate::error::{Error, Result};
+use super::{Lsn, TimelineId};
+
+pub use self::stream::BaseBackupStream;
 
 /// What a base backup asks of the server.
 #[derive(Debug, Clone)]
@@ -63,27 +71,4 @@ pub enum Event {
         /// The timeline of that position.
         stop_timeline: TimelineId,
     },
-}
-
-/// A base backup in progress.
-#[derive(Debug)]
-pub struct BaseBackupStream {
-    /// Where recovery from this backup starts.
-    pub start_lsn: Lsn,
-    /// The timeline of that position.
-    pub start_timeline: TimelineId,
-    /// The archives to come: every tablespace, and the data directory last.
-    pub tablespaces: Vec<TablespaceHeader>,
-    _connection: Connection,
-}
-
-impl BaseBackupStream {
-    /// The next event; after `End` there is none, and asking again is an error.
-    ///
-    /// # Errors
-    /// What the server reports, `Corrupt` for page checksum failures among it; `Unavailable` when the
-    /// connection breaks or nothing arrives within the idle timeout.
-    pub async fn next(&mut self) -> Result<Event> {
-        Err(Error::internal("not there yet"))
-    }
 }
