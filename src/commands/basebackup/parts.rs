@@ -272,3 +272,6 @@ fn flatten<T>(joined: std::result::Result<Result<T>, tokio::task::JoinError>) ->
         .unwrap_or_else(|error| Err(Error::internal(format!("{error}; this is a defect in walship"))))
         .context(|| "copy the cluster")
 }
+
+#[cfg(test)]
+mod tests;
