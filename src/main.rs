@@ -10,15 +10,19 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
 use clap::{CommandFactory, Parser};
 use tokio::runtime::Runtime;
+use walship::commands::basebackup::{BasebackupOptions, PartSettings};
+use walship::commands::progress::Progress;
 use walship::commands::push::PushOptions;
 use walship::commands::restore::{RestoreOptions, RestoreReport};
-use walship::commands::{push, restore};
-use walship::config::{Settings, Sources, StandbyFailure};
+use walship::commands::{basebackup, push, restore};
+use walship::config::{ByteSize, Settings, Sources, StandbyFailure, parse_duration};
+use walship::pg::ConnInfo;
 use walship::pg::data_directory::{RecoverySignal, recovery_signal};
 use walship::store::{Store, StoreOptions};
 use walship::{Error, ErrorKind, Result};
@@ -56,7 +60,8 @@ fn run(command: Command, settings: &Settings) -> Result<ExitCode> {
     match command {
         Command::Push(args) => run_push(args, settings),
         Command::Restore(args) => run_restore(args, settings),
-        Command::Basebackup(_) | Command::Recover(_) | Command::List(_) => Err(Error::internal("not yet")),
+        Command::Basebackup(args) => run_basebackup(args, settings),
+        Command::Recover(_) | Command::List(_) => Err(Error::internal("not yet")),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "walship", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -119,6 +124,60 @@ fn run_restore(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCode> 
     }
 }
 
+fn run_basebackup(args: cli::BasebackupArgs, settings: &Settings) -> Result<ExitCode> {
+    let wal_timeout = match args.wal_timeout {
+        Some(text) => parse_duration(&text).map_err(|why| Error::invalid(format!("--wal-timeout: {why}")))?,
+        None => settings.backup.wal_timeout,
+    };
+    let progress = Arc::new(Progress::default());
+    let report = multi_threaded()?.block_on(async {
+        let store = Store::open(&settings.archive()?, &settings.store).await?;
+        if let Some(id) = &args.finish {
+            let id = id.parse()?;
+            let work = basebackup::finish(&id, wal_timeout, &store, &progress);
+            return progress_bar::watch(&progress, work).await;
+        }
+        let options = BasebackupOptions {
+            label: args.label,
+            fast_checkpoint: args.checkpoint == cli::Checkpoint::Fast,
+            max_rate_kib: max_rate_kib(args.max_rate.as_deref(), settings)?,
+            wal_timeout,
+            parts: PartSettings::new(
+                settings.backup.compression_level,
+                settings.backup.concurrency,
+                settings.backup.part_bytes,
+            ),
+        };
+        let server = ConnInfo::resolve(args.dbname.as_deref(), |name| std::env::var(name).ok())?;
+        let work = basebackup::run(&options, &server, &store, &progress);
+        progress_bar::watch(&progress, work).await
+    })?;
+    if args.json {
+        print_json(&report)?;
+    } else {
+        println!("{}", report.id);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn max_rate_kib(flag: Option<&str>, settings: &Settings) -> Result<Option<u32>> {
+    let rate = match flag {
+        Some(text) => Some(
+            text.parse::<ByteSize>()
+                .map_err(|why| Error::invalid(format!("--max-rate: {why}")))?,
+        ),
+        None => settings.backup.max_rate,
+    };
+    Ok(rate.map(|ByteSize(bytes)| u32::try_from(bytes >> 10).unwrap_or(u32::MAX)))
+}
+
+fn print_json<T: serde::Serialize>(report: &T) -> Result<()> {
+    let text = serde_json::to_string_pretty(report)
+        .map_err(|error| Error::internal(format!("write JSON: {error}; this is a defect in walship")))?;
+    println!("{text}");
+    Ok(())
+}
+
 /// Opens the archive's store for a command that must end within `limit`.
 async fn open_within(limit: Duration, settings: &Settings) -> Result<Store> {
     let timeouts = &settings.store;
@@ -148,6 +207,13 @@ async fn within<T>(limit: Duration, command: &str, work: impl Future<Output = Re
 
 fn single_threaded() -> Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("start the runtime", error))
+}
+
+fn multi_threaded() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::io("start the runtime", error))
