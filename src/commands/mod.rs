@@ -4,5 +4,6 @@ pub mod basebackup;
 pub mod identity;
 pub mod progress;
 pub mod push;
+pub mod recover;
 pub mod restore;
 pub mod stored_wal;

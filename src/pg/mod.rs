@@ -22,7 +22,7 @@ mod x509;
 
 pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
 pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, TablespaceHeader};
-pub use connection::{Connection, SystemIdentity};
+pub use connection::{Connection, SystemIdentity, TimelineHistoryFile};
 pub use conninfo::ConnInfo;
 pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};

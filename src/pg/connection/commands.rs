@@ -22,7 +22,7 @@ pub struct SystemIdentity {
 
 /// A timeline's history file as the server keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TimelineHistory {
+pub struct TimelineHistoryFile {
     /// The file's name, such as `00000002.history`.
     pub file_name: String,
     /// The file's bytes.
@@ -62,7 +62,7 @@ impl Connection {
     ///
     /// # Errors
     /// `NotFound` when the server has none; timeline 1 never has.
-    pub async fn timeline_history(&mut self, timeline: TimelineId) -> Result<TimelineHistory> {
+    pub async fn timeline_history(&mut self, timeline: TimelineId) -> Result<TimelineHistoryFile> {
         if timeline == TimelineId::FIRST {
             return Err(Error::new(
                 ErrorKind::NotFound,
@@ -73,7 +73,7 @@ impl Connection {
         let row = self.one_row(&command).await?;
         // The content goes as it is, whatever the encoding of the names in it.
         let content = row.get(1).cloned().flatten();
-        Ok(TimelineHistory {
+        Ok(TimelineHistoryFile {
             file_name: self.field(&row, 0, &command)?,
             content: content.ok_or_else(|| self.garbled(&format!("no content for {command}")))?,
         })

@@ -26,7 +26,7 @@ use self::wire::Wire;
 use super::ConnInfo;
 use crate::error::{Error, Result};
 
-pub use self::commands::{SystemIdentity, TimelineHistory};
+pub use self::commands::{SystemIdentity, TimelineHistoryFile};
 
 /// How long the server may send nothing while it works on a command, unless the caller says.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
