@@ -2,8 +2,10 @@
 
 pub mod backup;
 pub mod codec;
+pub mod file_index;
 pub mod identity;
 pub mod keys;
+pub mod tar_stream;
 
 use serde::Serialize;
 

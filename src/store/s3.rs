@@ -40,6 +40,10 @@ use super::options::StoreOptions;
 use super::{Body, BodyContent, ObjectInfo, PutMode};
 use crate::error::{Error, ErrorKind, Result};
 
+/// More than any time limit leaves room for; the limit ends the attempts. Not the largest number there
+/// is: the SDK sums its backoff over all of them at the start of each call.
+const MAX_ATTEMPTS: u32 = 1000;
+
 /// The first pause of the retry loop (times a random number), and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
@@ -97,7 +101,7 @@ impl S3 {
             .timeout_config(timeouts(options, 0))
             .retry_config(
                 RetryConfig::standard()
-                    .with_max_attempts(u32::MAX)
+                    .with_max_attempts(MAX_ATTEMPTS)
                     .with_initial_backoff(PAUSES.0)
                     .with_max_backoff(PAUSES.1),
             )
