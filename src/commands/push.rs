@@ -216,14 +216,7 @@ impl Source {
             return Ok(());
         };
         let history = TimelineHistory::parse(timeline, &self.content()?)?;
-        let Some(parent) = history.parent().map(|ancestor| ancestor.timeline) else {
-            return Ok(());
-        };
-        match stored_wal::read_history(store, parent, identity.system_identifier).await? {
-            Some(parent) => history.extends(&parent),
-            // Timeline 1 has none, and an archive may have begun on a later timeline.
-            None => Ok(()),
-        }
+        stored_wal::check_parent(store, &history, identity.system_identifier).await
     }
 
     async fn archive_identity(&self, store: &Store, now: DateTime<Utc>) -> Result<Identity> {

@@ -10,6 +10,7 @@ mod claim;
 mod clock;
 mod configuration;
 mod copy;
+mod history;
 mod objects;
 mod parts;
 mod server;
@@ -98,8 +99,9 @@ pub async fn run(
     let begun = Instant::now();
     check(options)?;
     progress.phase("connect");
-    let server = Server::connect(connection).await?;
+    let mut server = Server::connect(connection).await?;
     let identity = archive_of(server.cluster, store).await?;
+    history::ensure(&mut server.connection, server.timeline, &identity, store).await?;
     let id = claim::claim(store, &identity).await?;
     let heartbeat = Heartbeat::start(store, &id).await?;
     let taken = take(options, server, store, &id, progress).await;
