@@ -262,10 +262,12 @@ impl TarScanner {
         })
     }
 
-    /// A member's path without the slash that ends directories' and links' names.
+    /// A member's path without the slash that ends directories' and links' names, and without the
+    /// `./` that begins some (`./pg_wal/archive_status`).
     fn member_path(&self, bytes: &[u8]) -> Result<String> {
         let path = utf8(bytes)?;
         let path = path.strip_suffix('/').unwrap_or(path);
+        let path = path.strip_prefix("./").unwrap_or(path);
         let plain = path
             .split('/')
             .all(|part| !part.is_empty() && part != "." && part != "..");
@@ -502,7 +504,20 @@ mod tests {
 
     #[test]
     fn a_path_that_leaves_its_directory_is_refused() {
-        for path in ["/etc/passwd", "../up", "a/../../b", "a//b", "./a", ".", "", "/"] {
+        for path in [
+            "/etc/passwd",
+            "../up",
+            "a/../../b",
+            "a//b",
+            "a/./b",
+            "././a",
+            "./",
+            "./..",
+            ".//a",
+            ".",
+            "",
+            "/",
+        ] {
             let tar = with_header(|header| {
                 let name = &mut header.as_old_mut().name;
                 name.fill(0);
@@ -511,6 +526,15 @@ mod tests {
             let error = scan(&tar, 512).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{path:?}: {error}");
         }
+    }
+
+    #[test]
+    fn the_dot_before_some_of_postgresqls_paths_is_left_out() {
+        let path = b"./pg_wal/archive_status";
+        // The crate's `set_path` would leave it out as well.
+        let tar = with_header(|header| header.as_old_mut().name[..path.len()].copy_from_slice(path));
+        let (found, _) = scan(&tar, 512).unwrap();
+        assert_eq!(found[0].path, "pg_wal/archive_status");
     }
 
     #[test]

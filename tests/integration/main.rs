@@ -10,6 +10,7 @@
     clippy::must_use_candidate
 )]
 
+mod basebackup;
 mod push;
 mod recovery;
 mod restore;

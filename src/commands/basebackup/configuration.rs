@@ -32,8 +32,16 @@ const ENVIRONMENT: &str = "environment";
 pub(super) struct ConfigurationFiles {
     data_directory: String,
     config_file: String,
-    /// The files the server names: `config_file`, `hba_file`, `ident_file`.
+    outside: Outside,
+}
+
+/// What the data directory does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Outside {
+    /// Of `config_file`, `hba_file` and `ident_file`, those that lie outside.
     named: Vec<PathBuf>,
+    /// The folder of `config_file`, where it is one of them.
+    directory: Option<PathBuf>,
 }
 
 /// Asks the server where its configuration is; `None` where the backup holds it anyway, or where it
@@ -51,24 +59,31 @@ pub(super) async fn find(connection: &mut Connection, system_identifier: u64) ->
 async fn locate(connection: &mut Connection, system_identifier: u64) -> Result<Option<ConfigurationFiles>> {
     let data_directory = connection.show("data_directory").await?;
     let config_file = connection.show("config_file").await?;
-    let mut named = vec![PathBuf::from(&config_file)];
-    for setting in ["hba_file", "ident_file"] {
-        named.push(connection.show(setting).await?.into());
+    let mut outside = Outside::default();
+    for setting in ["config_file", "hba_file", "ident_file"] {
+        let file = PathBuf::from(connection.show(setting).await?);
+        if is_within(&file, Path::new(&data_directory)) {
+            continue;
+        }
+        if setting == "config_file" {
+            outside.directory = file.parent().map(Path::to_owned);
+        }
+        outside.named.push(file);
     }
-    if is_within(Path::new(&config_file), Path::new(&data_directory)) {
+    let Some(first) = outside.named.first() else {
         return Ok(None);
-    }
+    };
     let local = read_control_file(Path::new(&data_directory))?;
     if local.is_none_or(|control| control.system_identifier != system_identifier) {
         return Err(Error::invalid(format!(
-            "{config_file} lies outside the data directory, and the server does not run on this machine"
+            "{} can be read only on the server's own machine, as the user who runs the server",
+            first.display()
         )));
     }
-    named.retain(|file| !is_within(file, Path::new(&data_directory)));
     Ok(Some(ConfigurationFiles {
         data_directory,
         config_file,
-        named,
+        outside,
     }))
 }
 
@@ -94,7 +109,7 @@ pub(super) async fn store(
     store: &Store,
     id: &BackupId,
 ) -> Result<Option<Configuration>> {
-    let packed = pack(&files.named).and_then(|tar| {
+    let packed = pack(&files.outside).and_then(|tar| {
         tar.finish()
             .map_err(|error| Error::io("compress the configuration", error))
     });
@@ -116,21 +131,21 @@ pub(super) async fn store(
 
 type Frame = zstd::stream::write::Encoder<'static, BodyWriter>;
 
-fn pack(named: &[PathBuf]) -> Result<Frame> {
+fn pack(outside: &Outside) -> Result<Frame> {
     let failed = |error| Error::io("pack the configuration", error);
     let mut frame = Frame::new(BodyWriter::new(MEMORY_BYTES), LEVEL).map_err(failed)?;
     frame.include_checksum(true).map_err(failed)?;
     let mut tar = tar::Builder::new(frame);
-    for path in files_of(named)? {
+    for path in files_of(outside)? {
         append(&mut tar, &path)?;
     }
     tar.into_inner().map_err(failed)
 }
 
 /// The named files, and the configuration beside `config_file`, one level deep.
-fn files_of(named: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
-    let mut files: BTreeSet<PathBuf> = named.iter().cloned().collect();
-    let Some(directory) = named.first().and_then(|config_file| config_file.parent()) else {
+fn files_of(outside: &Outside) -> Result<BTreeSet<PathBuf>> {
+    let mut files: BTreeSet<PathBuf> = outside.named.iter().cloned().collect();
+    let Some(directory) = &outside.directory else {
         return Ok(files);
     };
     for path in list(directory)? {
@@ -211,7 +226,11 @@ mod tests {
             fs::write(main.join(path), content).unwrap();
         }
         fs::write(&elsewhere, "d").unwrap();
-        let frame = pack(&[main.join("postgresql.conf"), elsewhere]).unwrap();
+        let outside = Outside {
+            named: vec![main.join("postgresql.conf"), elsewhere],
+            directory: Some(main),
+        };
+        let frame = pack(&outside).unwrap();
         let BodyContent::Memory(bytes) = frame.finish().unwrap().finish().content else {
             panic!("a small body")
         };
@@ -242,6 +261,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("postgresql.conf");
         fs::write(&file, vec![b'#'; (1 << 20) + 1]).unwrap();
-        assert!(pack(&[file]).is_err());
+        let outside = Outside {
+            named: vec![file],
+            directory: None,
+        };
+        assert!(pack(&outside).is_err());
     }
 }

@@ -38,7 +38,23 @@ pub struct PartSettings {
     pub upload_bytes: usize,
 }
 
+/// Large enough that a frame of its own costs next to nothing in size, small enough that one for each
+/// of many threads fits into memory.
+const FRAME_BYTES: usize = 1 << 20;
+
 impl PartSettings {
+    /// Settings whose peak memory is some three times the part size.
+    #[must_use]
+    pub fn new(compression_level: i32, workers: usize, part_bytes: u64) -> Self {
+        Self {
+            compression_level,
+            workers,
+            frame_bytes: FRAME_BYTES,
+            part_bytes,
+            upload_bytes: 2 * part_bytes as usize,
+        }
+    }
+
     /// Peak memory of the pipeline in bytes, at worst: nothing compresses.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {

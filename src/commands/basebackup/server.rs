@@ -36,7 +36,9 @@ impl Server {
                  set wal_level = replica and restart it"
             )));
         }
-        if connection.show("archive_mode").await? == "off" {
+        // A standby's WAL is archived by its primary.
+        let is_standby = connection.parameter("in_hot_standby") == Some("on");
+        if !is_standby && connection.show("archive_mode").await? == "off" {
             tracing::warn!(
                 "the server's archive_mode is off: unless something else archives its WAL, this backup will stay \
                  unfinished. Set archive_mode = on and archive_command = 'walship push %p'"
