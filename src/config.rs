@@ -430,6 +430,7 @@ impl Raw {
                 server_side_encryption: self.optional("s3.server_side_encryption")?,
                 kms_key_id: self.optional("s3.kms_key_id")?,
                 ca_file: self.optional("s3.ca_file")?,
+                ..S3Options::default()
             },
         })
     }

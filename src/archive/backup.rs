@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Sha256Sum;
-use super::keys::{BackupId, Stream};
+use super::keys::{BackupId, BackupObject, Stream};
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, SegmentSize, TimelineId};
 
@@ -28,6 +28,34 @@ pub struct BackupStarted {
     pub host: String,
     /// Its process id there.
     pub process_id: u32,
+}
+
+impl BackupStarted {
+    /// The bytes of `started.json`.
+    ///
+    /// # Errors
+    /// `Internal`, which would be a defect.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        super::to_json(self)
+    }
+}
+
+/// The content of `alive.json`: a running backup's heartbeat. What counts is when the store says it
+/// was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupAlive {
+    /// When it was written, by the writer's clock.
+    pub at: DateTime<Utc>,
+}
+
+impl BackupAlive {
+    /// The bytes of `alive.json`.
+    ///
+    /// # Errors
+    /// `Internal`, which would be a defect.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        super::to_json(self)
+    }
 }
 
 /// The content of `backup.json` (and of `pending.json`, while WAL is awaited).
@@ -126,6 +154,16 @@ pub struct TarStream {
     pub part_bytes: u64,
     /// The parts, in order.
     pub parts: Vec<StoredObject>,
+}
+
+impl TarStream {
+    /// The stream as keys name it.
+    #[must_use]
+    pub fn key(&self) -> Stream {
+        self.tablespace
+            .as_ref()
+            .map_or(Stream::Base, |tablespace| Stream::Tablespace(tablespace.oid))
+    }
 }
 
 /// A tablespace outside the data directory.
@@ -234,16 +272,26 @@ impl BackupRecord {
         super::to_json(self)
     }
 
+    /// Every object of the backup but the records themselves, with what it holds.
+    pub fn objects(&self) -> impl Iterator<Item = (BackupObject, StoredObject)> {
+        let parts = self.streams.iter().flat_map(|stream| {
+            let numbered = (1..).zip(&stream.parts);
+            numbered.map(|(number, part)| (BackupObject::Part(stream.key(), number), *part))
+        });
+        let others = [
+            Some((BackupObject::Files, self.files)),
+            Some((BackupObject::Manifest, self.manifest)),
+            self.configuration
+                .as_ref()
+                .map(|configuration| (BackupObject::Configuration, configuration.object)),
+        ];
+        parts.chain(others.into_iter().flatten())
+    }
+
     /// The stream of an index entry, as keys name it.
     #[must_use]
     pub fn stream_key(&self, stream: usize) -> Option<Stream> {
-        let stream = self.streams.get(stream)?;
-        Some(
-            stream
-                .tablespace
-                .as_ref()
-                .map_or(Stream::Base, |tablespace| Stream::Tablespace(tablespace.oid)),
-        )
+        self.streams.get(stream).map(TarStream::key)
     }
 
     fn check(&self) -> Result<()> {

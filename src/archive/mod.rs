@@ -3,9 +3,11 @@
 pub mod backup;
 pub mod catalogue;
 pub mod codec;
+pub mod file_index;
 pub mod identity;
 pub mod keys;
 pub mod recovery_plan;
+pub mod tar_stream;
 pub mod wal_inventory;
 
 use serde::Serialize;

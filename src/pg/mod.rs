@@ -2,19 +2,34 @@
 //! connection to a server.
 
 mod backup_label;
+mod base_backup;
+mod connection;
+mod conninfo;
 mod control_file;
 pub mod data_directory;
 mod fields;
 mod lsn;
 mod major;
+mod manifest;
 mod page_header;
+mod relative_path;
 mod timeline_history;
+mod timestamp;
+mod tls;
+mod tls_verifier;
 mod wal_name;
+mod x509;
 
 pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
+pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, TablespaceHeader};
+pub use connection::{Connection, SystemIdentity, TimelineHistoryFile};
+pub use conninfo::ConnInfo;
 pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
 pub use major::Major;
+pub use manifest::{ChecksumAlgorithm, FileChecksum, Manifest, ManifestFile, WalRange};
 pub use page_header::LongPageHeader;
+pub use relative_path::RelativePath;
 pub use timeline_history::{Ancestor, TimelineHistory};
+pub use timestamp::parse_timestamp;
 pub use wal_name::{SegmentName, WalName};

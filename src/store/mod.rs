@@ -17,24 +17,41 @@
 //!   reached are errors of other kinds.
 //! - Every call ends within the limits of [`StoreOptions`].
 
+mod backend;
 mod body_writer;
+mod directory;
+mod faults;
+mod key;
 mod location;
 mod object;
 mod options;
+mod s3;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::backend::{Backend, Cursor};
 pub use self::body_writer::BodyWriter;
+use self::directory::Directory;
+use self::faults::Faulty;
+pub use self::faults::{Fault, FaultKind, Faults, Operation};
 pub use self::location::Location;
 pub use self::object::{Body, BodyContent, Object, ObjectInfo, PutMode};
 pub use self::options::{S3Options, StoreOptions};
-use crate::error::Result;
+use self::s3::S3;
+use crate::error::{Context, Error, ErrorKind, Result};
 
 /// The key that [`Store::probe_conditional_writes`] writes, beside `walship.json`. It stays there:
 /// deleting it could make a concurrent probe fail.
 pub const PROBE_KEY: &str = "walship.probe";
+
+/// What the probe's object says to a person who finds it.
+const PROBE_TEXT: &str =
+    "walship writes this to learn whether the store refuses to create what exists; leave it here\n";
+
+/// As many keys as `DeleteObjects` takes.
+const DELETE_BATCH: usize = 1000;
 
 /// A handle to one archive's store; clones share connections.
 #[derive(Debug, Clone)]
@@ -45,17 +62,37 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     location: Location,
+    backend: Backend,
 }
 
 impl Store {
-    /// Prepares access. Nothing is created and, for S3, nothing is sent.
+    /// Prepares access. Nothing is created and the store is not asked anything; credentials are
+    /// looked for at the first call.
     ///
     /// # Errors
-    /// `Invalid` for settings that cannot work; `Denied` if no credentials can be found.
-    #[expect(clippy::unused_async)]
+    /// `Invalid` for settings that cannot work.
     pub async fn open(location: &Location, options: &StoreOptions) -> Result<Self> {
-        let _ = (location, options);
-        todo!()
+        let backend = match location {
+            Location::Directory(path) => Backend::Directory(Directory::new(path.clone(), options)),
+            Location::S3 { bucket, prefix } => Backend::S3(S3::open(bucket, prefix, options).await?),
+        };
+        Ok(Self::over(location.clone(), backend))
+    }
+
+    fn over(location: Location, backend: Backend) -> Self {
+        Self {
+            inner: Arc::new(Inner { location, backend }),
+        }
+    }
+
+    /// The same store, failing as scripted.
+    #[must_use]
+    pub fn with_faults(&self, faults: Faults) -> Self {
+        let inner = Box::new(self.inner.backend.clone());
+        Self::over(
+            self.inner.location.clone(),
+            Backend::Faulty(Faulty { inner, faults }),
+        )
     }
 
     /// The archive's URL.
@@ -76,9 +113,9 @@ impl Store {
     ///
     /// # Errors
     /// `Invalid` if the parent directory does not exist; `Denied` without permission.
-    #[expect(clippy::unused_async)]
     pub async fn create_root(&self) -> Result<()> {
-        todo!()
+        let created = self.inner.backend.create_root().await;
+        created.context(|| format!("prepare {}", self.inner.location))
     }
 
     /// Stores an object.
@@ -88,20 +125,27 @@ impl Store {
     /// an earlier attempt of this same call: compare. `Corrupt` if the bytes that arrived do not
     /// have the body's SHA-256 (nothing is stored). `Unavailable` if the deadline passes; the
     /// object may be there nevertheless.
-    #[expect(clippy::unused_async)]
     pub async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
-        let _ = (key, body, mode);
-        todo!()
+        key::check(key)?;
+        let stored = self.inner.backend.put(key, body, mode).await;
+        stored.context(|| format!("store {}", self.url_of(key)))
     }
 
     /// Begins to read an object.
     ///
     /// # Errors
     /// `NotFound` if the key is proven missing; `Invalid` if the bucket or directory is.
-    #[expect(clippy::unused_async)]
     pub async fn get(&self, key: &str) -> Result<Object> {
-        let _ = key;
-        todo!()
+        key::check(key)?;
+        let url = self.url_of(key);
+        let opened = self.inner.backend.get(key).await;
+        let (info, body) = opened.context(|| format!("read {url}"))?;
+        Ok(Object {
+            info,
+            body,
+            url,
+            received: 0,
+        })
     }
 
     /// Reads a small object whole.
@@ -116,10 +160,10 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::get`], without `NotFound`.
-    #[expect(clippy::unused_async)]
     pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
-        let _ = key;
-        todo!()
+        key::check(key)?;
+        let looked = self.inner.backend.head(key).await;
+        looked.context(|| format!("look at {}", self.url_of(key)))
     }
 
     /// Lists the objects whose keys begin with `prefix` (any string; end it in `/` for a folder)
@@ -129,18 +173,28 @@ impl Store {
     /// that `start_after` means what it says only among keys of the same folder.
     #[must_use]
     pub fn list(&self, prefix: &str, start_after: Option<&str>) -> Listing {
-        let _ = (prefix, start_after);
-        todo!()
+        Listing {
+            store: self.clone(),
+            url: self.url_of(prefix),
+            state: match key::check_prefix(prefix) {
+                Ok(()) => State::Next(self.inner.backend.cursor(prefix, start_after)),
+                Err(error) => State::Refused(error),
+            },
+        }
     }
 
-    /// Deletes objects, durably. Keys that do not exist count as deleted.
+    /// Deletes objects, durably. Keys that do not exist count as deleted. The time limit of one
+    /// call holds for each 1000 keys.
     ///
     /// # Errors
     /// The first failure; which of the other keys are gone is then not known.
-    #[expect(clippy::unused_async)]
     pub async fn delete(&self, keys: &[String]) -> Result<()> {
-        let _ = keys;
-        todo!()
+        keys.iter().try_for_each(|key| key::check(key))?;
+        for batch in keys.chunks(DELETE_BATCH) {
+            let deleted = self.inner.backend.delete(batch).await;
+            deleted.context(|| format!("delete from {}", self.inner.location))?;
+        }
+        Ok(())
     }
 
     /// Whether the store refuses to create a key that exists: creates [`PROBE_KEY`] twice.
@@ -148,22 +202,65 @@ impl Store {
     /// # Errors
     /// As [`Store::put`], without `Conflict`.
     pub async fn probe_conditional_writes(&self) -> Result<bool> {
-        todo!()
+        let body = Body::from_bytes(PROBE_TEXT);
+        // The first refusal is proof enough: the object is there from an earlier probe.
+        for _ in 0..2 {
+            match self.put(PROBE_KEY, &body, PutMode::Create).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Conflict => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
     }
 }
 
 /// A listing in progress.
 #[derive(Debug)]
-pub struct Listing {}
+pub struct Listing {
+    store: Store,
+    url: String,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Next(Cursor),
+    Finished,
+    Refused(Error),
+    /// An error must never be followed by what looks like the end.
+    Failed,
+}
 
 impl Listing {
     /// The next page, never an empty one, or `None` after the last. Keys are relative to the
     /// archive's URL and passed on as they are, whoever wrote them.
     ///
     /// # Errors
-    /// `Invalid` if the bucket or the directory does not exist; otherwise as [`Store::get`].
-    #[expect(clippy::unused_async)]
+    /// `Invalid` if the bucket or the directory does not exist; otherwise as [`Store::get`]. Once
+    /// it failed, a listing does not go on.
     pub async fn next(&mut self) -> Result<Option<Vec<ObjectInfo>>> {
-        todo!()
+        loop {
+            let cursor = match std::mem::replace(&mut self.state, State::Failed) {
+                State::Next(cursor) => cursor,
+                State::Finished => {
+                    self.state = State::Finished;
+                    return Ok(None);
+                }
+                State::Refused(error) => return Err(error),
+                State::Failed => {
+                    return Err(Error::internal(format!(
+                        "the listing of {} failed before",
+                        self.url
+                    )));
+                }
+            };
+            let page = self.store.inner.backend.page(cursor).await;
+            let (page, next) = page.context(|| format!("list {}", self.url))?;
+            self.state = next.map_or(State::Finished, State::Next);
+            if !page.is_empty() {
+                return Ok(Some(page));
+            }
+        }
     }
 }

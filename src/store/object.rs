@@ -4,7 +4,10 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use super::directory::FileBody;
+use super::faults::FaultyBody;
+use super::s3::S3Body;
+use crate::error::{Context, Error, Result};
 
 /// What a put expects to find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +88,21 @@ pub struct Object {
 
 /// Where the pieces come from.
 #[derive(Debug)]
-pub(super) enum ObjectBody {}
+pub(super) enum ObjectBody {
+    File(FileBody),
+    S3(S3Body),
+    Faulty(Box<FaultyBody>),
+}
+
+impl ObjectBody {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self {
+            Self::File(body) => body.next().await,
+            Self::S3(body) => body.next().await,
+            Self::Faulty(body) => body.next().await,
+        }
+    }
+}
 
 impl Object {
     /// The next piece, or `None` after the last. Pieces add up to [`ObjectInfo::size`] exactly.
@@ -94,7 +111,16 @@ impl Object {
     /// `Unavailable` when the bytes stop coming, or end too early. What was delivered before is
     /// then a part of the object; the store does not try again from the middle.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        todo!()
+        let piece = self.body.next().await.context(|| format!("read {}", self.url))?;
+        self.received += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        let ended_early = piece.is_none() && self.received < self.info.size;
+        if ended_early || self.received > self.info.size {
+            return Err(Error::unavailable(format!(
+                "read {}: the store announced {} bytes and sent {}; try again",
+                self.url, self.info.size, self.received
+            )));
+        }
+        Ok(piece)
     }
 
     /// All that is left, in one piece.

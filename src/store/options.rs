@@ -1,5 +1,7 @@
 //! How a store is reached: time limits, and what only S3 knows.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -56,4 +58,43 @@ pub struct S3Options {
     pub kms_key_id: Option<String>,
     /// PEM file of the certificate authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// Where the `AWS_…` variables are looked up.
+    pub environment: Environment,
+}
+
+/// Where environment variables come from: the process, unless a test gives others. Only the
+/// variables that walship reads itself can be given; the AWS chain behind profiles reads the
+/// process's.
+#[derive(Clone, Default)]
+pub struct Environment(Option<BTreeMap<String, String>>);
+
+impl Environment {
+    /// These variables and no others.
+    pub fn of<N: Into<String>, V: Into<String>>(variables: impl IntoIterator<Item = (N, V)>) -> Self {
+        let variables = variables.into_iter();
+        Self(Some(
+            variables
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        ))
+    }
+
+    /// A variable's value, if it is set and not empty.
+    pub(super) fn get(&self, name: &str) -> Option<String> {
+        let value = match &self.0 {
+            Some(given) => given.get(name).cloned(),
+            None => std::env::var(name).ok(),
+        };
+        value.filter(|value| !value.is_empty())
+    }
+}
+
+impl fmt::Debug for Environment {
+    /// Names only: the values hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(given) => f.debug_set().entries(given.keys()).finish(),
+            None => f.write_str("process"),
+        }
+    }
 }

@@ -11,6 +11,7 @@
 )]
 
 mod push;
+mod recovery;
 mod restore;
 mod sample;
 mod server;

@@ -159,7 +159,6 @@ fn names_that_postgresql_does_not_archive_are_refused() {
         "pg_wal/../global/pg_control",
         "pg_wal/archive_status",
         "pg_wal/RECOVERYXLOG",
-        "",
     ] {
         let output = data.walship(&archive).run(&["push", path]).exited(1);
         assert!(
