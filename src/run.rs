@@ -69,6 +69,7 @@ fn restore(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCode> {
         destination: args.destination,
         signal,
         hole_timeout: most_of(limit),
+        accepted_gap: args.accept_gap.as_deref().map(str::parse).transpose()?,
     };
     let result = one_thread()?.block_on(async {
         let store = open_within(limit, settings).await?;
