@@ -10,6 +10,8 @@
     clippy::must_use_candidate
 )]
 
+mod base_backup_stream;
+mod connection;
 mod push;
 mod recovery;
 mod restore;
