@@ -17,7 +17,7 @@ class Bench:
         self.runner, self.cluster, self.programs, self.stores = runner, cluster, programs, stores
         self.options, self.work, self.say = options, work, say
         self.segments = cluster.segments()
-        self.missing = {name: "its program is not found" for name in contestants.NAMES if name not in programs}
+        self.missing = {name: "left out, or its program is not found" for name in contestants.NAMES if name not in programs}
         self.rows = {}
         for folder in ("home", "scripts", "target/global", "target/pg_wal"):
             (work / folder).mkdir(parents=True)

@@ -41,6 +41,7 @@ def command(arguments):
         if flag in kept:
             at = kept.index(flag)
             del kept[at : at + 2]
+    kept = [argument for argument in kept if not argument.startswith("/")]
     return shlex.join(["scripts/bench", *kept])
 
 
@@ -66,16 +67,22 @@ def text(result):
 
 def write_markdown(page, result):
     """Replaces what stands between the page's markers for this kind of result."""
-    kind = "levels" if "levels" in result else "operations"
     lines = [f"- {key}: {'`' + value + '`' if key == 'command' else value}" for key, value in facts(result)]
     for title, head, rows in tables(result):
         lines += ["", f"**{title}**", "", *markdown_rows([head, ["---"] + ["--:"] * (len(head) - 1), *rows])]
+    before, after = marked(page, "levels" in result)
+    page.write_text("\n".join([before, *lines, after]))
+
+
+def marked(page, levels):
+    """The page up to and with the marker that begins the figures, and from the one that ends them."""
+    kind = "levels" if levels else "operations"
     begin, end = f"<!-- bench: {kind} -->", f"<!-- end: {kind} -->"
-    before, found, rest = page.read_text().partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not (found and found_end):
+    before, _, rest = page.read_text().partition(begin) if page.exists() else ("", "", "")
+    after = rest.partition(end)[2]
+    if not after:
         raise Failure(f"{page} has no lines {begin} and {end} to write between")
-    page.write_text("\n".join([before + begin, *lines, end + after]))
+    return before + begin, end + after
 
 
 def markdown_rows(rows):
