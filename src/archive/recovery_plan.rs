@@ -489,8 +489,16 @@ fn check_reach(
 }
 
 fn hole(gap: SegmentRange, reach: &Reach, target: &Target) -> Error {
+    let (missing, held) = (gap.first.timeline(), reach.last.timeline());
+    let other_timeline = if missing == held {
+        String::new()
+    } else {
+        format!(
+            " (timeline {missing} has a history and not its first segment: --target-timeline {held} does without it)"
+        )
+    };
     Error::corrupt(format!(
-        "the archived WAL has a hole before {target} could be reached: {gap} is missing. \
+        "the archived WAL has a hole before {target} could be reached: {gap} is missing{other_timeline}. \
          Without a break it leads to {}, the end of {}. Find the missing WAL (pg_wal of the old servers) and push it, \
          choose a target before the hole, or accept with --end-at-gap that recovery ends there",
         reach.end_lsn, reach.last
