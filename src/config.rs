@@ -1,1 +1,522 @@
-//! placeholder
+//! Settings: flag before environment before file before default, each with its origin.
+//!
+//! [`SETTINGS`] is the whole list. Every setting is a key of the TOML file (`push.timeout` is
+//! `timeout` in `[push]`) and an environment variable (`WALSHIP_PUSH_TIMEOUT`).
+
+mod values;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::store::{Location, S3Options, StoreOptions};
+
+pub use values::{ByteSize, parse_duration};
+
+/// The file that is read when neither `--config` nor `WALSHIP_CONFIG` names one, if it is there.
+pub const DEFAULT_FILE: &str = "/etc/walship/walship.toml";
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Its key in the file, with the table's name in front.
+    pub key: &'static str,
+    /// Its default as it would be written; empty where there is none.
+    pub default: &'static str,
+    /// What it does, in one sentence.
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// The environment variable of this setting.
+    #[must_use]
+    pub fn environment_variable(&self) -> String {
+        format!("WALSHIP_{}", self.key.replace('.', "_").to_uppercase())
+    }
+}
+
+const fn setting(key: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { key, default, help }
+}
+
+/// Every setting there is.
+pub const SETTINGS: &[Setting] = &[
+    setting(
+        "archive",
+        "",
+        "URL of the archive: s3://bucket/prefix or file:///path",
+    ),
+    setting(
+        "log.level",
+        "warn",
+        "what is logged to stderr: error, warn, info, debug or trace",
+    ),
+    setting("log.format", "text", "text, or json for one object on each line"),
+    setting(
+        "push.timeout",
+        "30s",
+        "time after which push gives up and PostgreSQL tries again",
+    ),
+    setting(
+        "push.compression_level",
+        "1",
+        "zstd level of WAL, -7 (fastest) to 19 (smallest)",
+    ),
+    setting(
+        "push.memory",
+        "8MiB",
+        "compressed bytes that push keeps in memory; more goes to an unlinked temporary file",
+    ),
+    setting(
+        "restore.timeout",
+        "60s",
+        "time after which restore gives up in archive recovery, which stops PostgreSQL safely",
+    ),
+    setting(
+        "restore.standby_timeout",
+        "10s",
+        "time after which restore gives up on a standby, which then streams or asks again",
+    ),
+    setting(
+        "restore.standby_failure",
+        "continue",
+        "after a failure a standby goes on (continue) or shuts down (stop)",
+    ),
+    setting(
+        "backup.compression_level",
+        "1",
+        "zstd level of base backups, -7 (fastest) to 19 (smallest)",
+    ),
+    setting(
+        "backup.concurrency",
+        "0",
+        "threads that compress a base backup; 0 means one for each core",
+    ),
+    setting(
+        "backup.part_size",
+        "32MiB",
+        "bytes of tar in one object of a base backup",
+    ),
+    setting(
+        "backup.max_rate",
+        "",
+        "most bytes a second that the server may send for a base backup; none means no limit",
+    ),
+    setting(
+        "backup.wal_timeout",
+        "5m",
+        "time to wait for the WAL that a base backup needs to arrive in the archive",
+    ),
+    setting(
+        "recover.concurrency",
+        "0",
+        "parts of a base backup that are restored at the same time; 0 means one for each core",
+    ),
+    setting(
+        "s3.endpoint",
+        "",
+        "base URL of an S3-compatible server; none means AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else AWS",
+    ),
+    setting(
+        "s3.region",
+        "",
+        "region; none means the AWS environment's or profile's, us-east-1 where there is an endpoint",
+    ),
+    setting(
+        "s3.path_style",
+        "auto",
+        "bucket in the path: true, false, or auto, which means true where there is an endpoint",
+    ),
+    setting(
+        "s3.storage_class",
+        "",
+        "storage class of new objects, such as STANDARD_IA; none means the bucket's default",
+    ),
+    setting(
+        "s3.server_side_encryption",
+        "",
+        "AES256 (SSE-S3) or aws:kms (SSE-KMS); none means the bucket's default",
+    ),
+    setting(
+        "s3.kms_key_id",
+        "",
+        "key for aws:kms; none means the account's default key",
+    ),
+    setting(
+        "s3.ca_file",
+        "",
+        "PEM file of the certificate authorities to trust instead of the system's",
+    ),
+    setting("s3.connect_timeout", "5s", "time to open a connection"),
+    setting(
+        "s3.request_timeout",
+        "20s",
+        "time for one attempt of a request without progress",
+    ),
+    setting(
+        "s3.timeout",
+        "60s",
+        "time for a request with all its retries, in all commands but push and restore",
+    ),
+];
+
+/// Where a setting's value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag of the command line.
+    Flag,
+    /// An environment variable.
+    Environment,
+    /// The configuration file.
+    File,
+    /// Nobody set it.
+    Default,
+}
+
+/// How a standby's failed restore ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StandbyFailure {
+    /// Exit code 1: the standby streams, or asks again.
+    Continue,
+    /// Exit code 200: the standby shuts down.
+    Stop,
+}
+
+/// Format of what is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object on each line.
+    Json,
+}
+
+/// All settings, validated.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    raw: Raw,
+    /// `log.level`.
+    pub log_level: tracing::Level,
+    /// `log.format`.
+    pub log_format: LogFormat,
+    /// `[push]`.
+    pub push: PushSettings,
+    /// `[restore]`.
+    pub restore: RestoreSettings,
+    /// `[backup]`.
+    pub backup: BackupSettings,
+    /// `recover.concurrency`, at least 1.
+    pub recover_concurrency: usize,
+    /// `[s3]`; its `operation_timeout` is `s3.timeout`.
+    pub store: StoreOptions,
+}
+
+/// Settings of `walship push`.
+#[derive(Debug, Clone)]
+pub struct PushSettings {
+    /// `push.timeout`.
+    pub timeout: Duration,
+    /// `push.compression_level`.
+    pub compression_level: i32,
+    /// `push.memory`, in bytes.
+    pub memory_bytes: usize,
+}
+
+/// Settings of `walship restore`.
+#[derive(Debug, Clone)]
+pub struct RestoreSettings {
+    /// `restore.timeout`.
+    pub timeout: Duration,
+    /// `restore.standby_timeout`.
+    pub standby_timeout: Duration,
+    /// `restore.standby_failure`.
+    pub standby_failure: StandbyFailure,
+}
+
+/// Settings of `walship basebackup`.
+#[derive(Debug, Clone)]
+pub struct BackupSettings {
+    /// `backup.compression_level`.
+    pub compression_level: i32,
+    /// `backup.concurrency`, at least 1.
+    pub concurrency: usize,
+    /// `backup.part_size`, in bytes of tar.
+    pub part_bytes: u64,
+    /// `backup.max_rate`, in bytes a second.
+    pub max_rate: Option<ByteSize>,
+    /// `backup.wal_timeout`.
+    pub wal_timeout: Duration,
+}
+
+/// What the command line and the environment say; the file is found through them.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// `--config`.
+    pub config_flag: Option<PathBuf>,
+    /// Settings given as flags, by key.
+    pub flags: Vec<(&'static str, String)>,
+    /// The environment.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// Reads the file, if there is one, and puts all sources together.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the key, the value and where it was set.
+    pub fn load(sources: &Sources) -> Result<Self> {
+        let from_environment = sources
+            .environment
+            .get("WALSHIP_CONFIG")
+            .filter(|path| !path.is_empty());
+        let named = sources
+            .config_flag
+            .clone()
+            .or_else(|| from_environment.map(PathBuf::from));
+        let (path, required) = named.map_or((PathBuf::from(DEFAULT_FILE), false), |path| (path, true));
+        let file = match std::fs::read_to_string(&path) {
+            Ok(text) => Some((path, text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => None,
+            Err(error) => {
+                return Err(Error::invalid(format!(
+                    "read the configuration file {}: {error}",
+                    path.display()
+                )));
+            }
+        };
+        Self::resolve(
+            sources,
+            file.as_ref().map(|(path, text)| (path.as_path(), text.as_str())),
+        )
+    }
+
+    fn resolve(sources: &Sources, file: Option<(&Path, &str)>) -> Result<Self> {
+        let mut raw = Raw {
+            values: BTreeMap::new(),
+            file: None,
+        };
+        if let Some((path, text)) = file {
+            raw.read_file(path, text)?;
+        }
+        for setting in SETTINGS {
+            // An empty variable counts as not set, as for libpq and the AWS tools.
+            if let Some(value) = sources
+                .environment
+                .get(&setting.environment_variable())
+                .filter(|v| !v.is_empty())
+            {
+                raw.values
+                    .insert(setting.key, (value.clone(), Origin::Environment));
+            }
+        }
+        for (key, value) in &sources.flags {
+            raw.values.insert(key, (value.clone(), Origin::Flag));
+        }
+        raw.validate()
+    }
+
+    /// The archive's URL.
+    ///
+    /// # Errors
+    /// `Invalid` where none is set, or it is none.
+    pub fn archive(&self) -> Result<Location> {
+        self.raw.optional("archive")?.ok_or_else(|| {
+            Error::invalid(format!(
+                "no archive is set; give --archive URL, WALSHIP_ARCHIVE, or archive = \"s3://bucket/prefix\" in {DEFAULT_FILE}"
+            ))
+        })
+    }
+
+    /// What another walship process needs to come to the same settings: the file's path, and the
+    /// environment variables for what was not in it. Holds no secrets: no setting is one.
+    #[must_use]
+    pub fn to_reproduce(&self) -> (Option<&Path>, Vec<(String, &str)>) {
+        let set_elsewhere = SETTINGS.iter().filter_map(|setting| {
+            let (value, origin) = self.raw.values.get(setting.key)?;
+            (*origin != Origin::File).then(|| (setting.environment_variable(), value.as_str()))
+        });
+        (self.raw.file.as_deref(), set_elsewhere.collect())
+    }
+}
+
+/// Values as they were written, before validation.
+#[derive(Debug, Clone)]
+struct Raw {
+    values: BTreeMap<&'static str, (String, Origin)>,
+    file: Option<PathBuf>,
+}
+
+impl Raw {
+    fn read_file(&mut self, path: &Path, text: &str) -> Result<()> {
+        let invalid = |what: String| Error::invalid(format!("configuration file {}: {what}", path.display()));
+        let table: toml::Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| invalid(error.message().to_owned()))?;
+        let mut pairs = Vec::new();
+        flatten("", &table, &mut pairs);
+        for (key, value) in pairs {
+            let setting = SETTINGS
+                .iter()
+                .find(|setting| setting.key == key)
+                .ok_or_else(|| {
+                    invalid(format!(
+                        "unknown key \"{key}\"; the nearest known one is \"{}\"",
+                        nearest_key(&key)
+                    ))
+                })?;
+            let value = match value {
+                toml::Value::String(text) => text.clone(),
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Boolean(flag) => flag.to_string(),
+                other => {
+                    return Err(invalid(format!(
+                        "\"{key}\" is {}, where a text or number belongs",
+                        other.type_str()
+                    )));
+                }
+            };
+            self.values.insert(setting.key, (value, Origin::File));
+        }
+        self.file = Some(path.to_owned());
+        Ok(())
+    }
+
+    fn validate(self) -> Result<Settings> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let at_least_one = |number: usize| if number == 0 { cores } else { number };
+        Ok(Settings {
+            log_level: self.required("log.level")?,
+            log_format: self.required("log.format")?,
+            push: PushSettings {
+                timeout: self.duration("push.timeout")?,
+                compression_level: self.level("push.compression_level")?,
+                memory_bytes: self.required::<ByteSize>("push.memory")?.0 as usize,
+            },
+            restore: RestoreSettings {
+                timeout: self.duration("restore.timeout")?,
+                standby_timeout: self.duration("restore.standby_timeout")?,
+                standby_failure: self.required("restore.standby_failure")?,
+            },
+            backup: BackupSettings {
+                compression_level: self.level("backup.compression_level")?,
+                concurrency: at_least_one(self.required("backup.concurrency")?),
+                part_bytes: self.part_size()?,
+                max_rate: self.optional("backup.max_rate")?,
+                wal_timeout: self.duration("backup.wal_timeout")?,
+            },
+            recover_concurrency: at_least_one(self.required("recover.concurrency")?),
+            store: self.store_options()?,
+            raw: self,
+        })
+    }
+
+    fn store_options(&self) -> Result<StoreOptions> {
+        let path_style = match self.text("s3.path_style").as_str() {
+            "auto" => None,
+            _ => Some(self.required("s3.path_style")?),
+        };
+        Ok(StoreOptions {
+            operation_timeout: self.duration("s3.timeout")?,
+            connect_timeout: self.duration("s3.connect_timeout")?,
+            request_timeout: self.duration("s3.request_timeout")?,
+            s3: S3Options {
+                endpoint: self.optional("s3.endpoint")?,
+                region: self.optional("s3.region")?,
+                path_style,
+                storage_class: self.optional("s3.storage_class")?,
+                server_side_encryption: self.optional("s3.server_side_encryption")?,
+                kms_key_id: self.optional("s3.kms_key_id")?,
+                ca_file: self.optional("s3.ca_file")?,
+                ..S3Options::default()
+            },
+        })
+    }
+
+    fn text(&self, key: &str) -> String {
+        match self.values.get(key) {
+            Some((value, _)) => value.clone(),
+            None => SETTINGS
+                .iter()
+                .find(|setting| setting.key == key)
+                .map_or_else(String::new, |s| s.default.to_owned()),
+        }
+    }
+
+    fn required<T: FromStr<Err: fmt::Display>>(&self, key: &'static str) -> Result<T> {
+        self.text(key).parse().map_err(|error| self.invalid(key, error))
+    }
+
+    fn optional<T: FromStr<Err: fmt::Display>>(&self, key: &'static str) -> Result<Option<T>> {
+        if self.text(key).is_empty() {
+            Ok(None)
+        } else {
+            self.required(key).map(Some)
+        }
+    }
+
+    fn duration(&self, key: &'static str) -> Result<Duration> {
+        parse_duration(&self.text(key)).map_err(|error| self.invalid(key, error))
+    }
+
+    fn level(&self, key: &'static str) -> Result<i32> {
+        let level = self.required(key)?;
+        if !(-7..=19).contains(&level) {
+            return Err(self.invalid(key, "zstd levels go from -7 (fastest) to 19 (smallest)"));
+        }
+        Ok(level)
+    }
+
+    fn part_size(&self) -> Result<u64> {
+        let ByteSize(bytes) = self.required("backup.part_size")?;
+        if !((4 << 20)..=(256 << 20)).contains(&bytes) {
+            return Err(self.invalid("backup.part_size", "choose 4MiB to 256MiB"));
+        }
+        Ok(bytes)
+    }
+
+    fn invalid(&self, key: &'static str, why: impl fmt::Display) -> Error {
+        let (value, from) = match self.values.get(key) {
+            Some((value, Origin::Flag)) => (value.as_str(), " of the command line".to_owned()),
+            Some((value, Origin::Environment)) => (value.as_str(), " of the environment".to_owned()),
+            Some((value, Origin::File)) => {
+                let path = self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
+                (value.as_str(), format!(" in {}", path.display()))
+            }
+            Some((value, Origin::Default)) => (value.as_str(), String::new()),
+            None => ("", String::new()),
+        };
+        // A URL with a password in it is refused without repeating it.
+        if key == "archive" || key == "s3.endpoint" {
+            return Error::invalid(format!("setting {key}{from}: {why}"));
+        }
+        Error::invalid(format!("setting {key} = \"{value}\"{from}: {why}"))
+    }
+}
+
+fn flatten<'a>(prefix: &str, table: &'a toml::Table, pairs: &mut Vec<(String, &'a toml::Value)>) {
+    for (key, value) in table {
+        let key = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
+        match value {
+            toml::Value::Table(table) => flatten(&key, table, pairs),
+            _ => pairs.push((key, value)),
+        }
+    }
+}
+
+fn nearest_key(key: &str) -> &'static str {
+    let distance = |setting: &&Setting| strsim::damerau_levenshtein(setting.key, key);
+    SETTINGS
+        .iter()
+        .min_by_key(distance)
+        .map_or("archive", |setting| setting.key)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,82 @@
-//! placeholder
+//! walship's format, as `docs/format.md` specifies it. Pure: no I/O, no clock, no environment.
+
+pub mod backup;
+pub mod catalogue;
+pub mod codec;
+pub mod file_index;
+pub mod identity;
+pub mod keys;
+pub mod recovery_plan;
+pub mod tar_stream;
+pub mod wal_inventory;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// The version of the archive's format that this walship writes, and the newest it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// JSON as walship stores it: indented, one newline at the end, for people who look with `cat`.
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(value)
+        .map_err(|error| Error::internal(format!("write JSON: {error}; this is a defect in walship")))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// A SHA-256, or any bytes, in lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// A SHA-256 as JSON holds it: 64 lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Sha256Sum(pub [u8; 32]);
+
+impl Sha256Sum {
+    /// The hash of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest;
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+}
+
+impl std::fmt::Display for Sha256Sum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl From<Sha256Sum> for String {
+    fn from(sum: Sha256Sum) -> Self {
+        sum.to_string()
+    }
+}
+
+impl TryFrom<String> for Sha256Sum {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        let bad = || Error::corrupt(format!("{text:?} is not a SHA-256 in hexadecimal"));
+        let mut sum = [0; 32];
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(bad());
+        }
+        for (byte, digits) in sum.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| bad())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| bad())?;
+        }
+        Ok(Self(sum))
+    }
+}

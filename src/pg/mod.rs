@@ -2,7 +2,11 @@
 //! connection to a server.
 
 mod backup_label;
+mod base_backup;
+mod connection;
+mod conninfo;
 mod control_file;
+pub mod data_directory;
 mod fields;
 mod lsn;
 mod major;
@@ -10,12 +14,19 @@ mod manifest;
 mod page_header;
 mod relative_path;
 mod timeline_history;
+mod timestamp;
+mod tls;
+mod tls_verifier;
 mod transaction_id;
 mod wal_name;
 mod wal_records;
 mod wal_time;
+mod x509;
 
 pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
+pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, TablespaceHeader};
+pub use connection::{Connection, SystemIdentity, TimelineHistoryFile};
+pub use conninfo::ConnInfo;
 pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
 pub use major::Major;
@@ -23,6 +34,7 @@ pub use manifest::{ChecksumAlgorithm, FileChecksum, Manifest, ManifestFile, WalR
 pub use page_header::LongPageHeader;
 pub use relative_path::RelativePath;
 pub use timeline_history::{Ancestor, TimelineHistory};
+pub use timestamp::parse_timestamp;
 pub use transaction_id::TransactionId;
 pub use wal_name::{SegmentName, WalName};
 pub use wal_records::{WalCheck, WalEvent, WalEventKind, WalReader, WalTransaction};

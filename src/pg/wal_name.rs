@@ -51,6 +51,12 @@ impl SegmentName {
         self.timeline
     }
 
+    /// The segment of the same position on another timeline.
+    #[must_use]
+    pub fn on_timeline(self, timeline: TimelineId) -> Self {
+        Self { timeline, ..self }
+    }
+
     /// The middle eight digits.
     #[must_use]
     pub fn log(self) -> u32 {

@@ -1,91 +1,266 @@
 //! Where archives live: an S3 bucket and prefix, or a directory.
 //!
 //! One concrete [`Store`] outside, a small backend enum inside. Every backend, and the
-//! fault-injecting wrapper, passes the same contract suite (`tests/store_contract.rs`).
+//! fault-injecting wrapper, passes the same contract suite (`tests/integration/store_contract.rs`).
+//!
+//! # What holds on every store
+//! - A put returns only after the object is durable, and is atomic: readers and a crash see the
+//!   whole object or nothing (with [`PutMode::Replace`]: the old one).
+//! - Of any number of writers that create one key, at most one succeeds and its bytes stay; the
+//!   others get `Conflict`. Where the server ignores conditional puts this does not hold, and
+//!   [`Store::probe_conditional_writes`] says so.
+//! - A put that failed with `Unavailable` is *ambiguous*: the object may be there, now or a moment
+//!   later. A create that was sent twice because its first answer got lost is reported as
+//!   `Conflict`, so a caller that gets `Conflict` compares what is there with what it wanted.
+//! - `NotFound` means that the server answered and said that this key does not exist. A bucket or
+//!   directory that does not exist, an answer that is not S3's, and a server that cannot be
+//!   reached are errors of other kinds.
+//! - Every call ends within the limits of [`StoreOptions`].
 
+mod backend;
+mod body_writer;
+mod directory;
+mod faults;
+mod key;
 mod location;
+mod object;
+mod options;
+mod s3;
 
-pub use location::Location;
-
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 
-use crate::error::Result;
+use self::backend::{Backend, Cursor};
+pub use self::body_writer::BodyWriter;
+use self::directory::Directory;
+use self::faults::Faulty;
+pub use self::faults::{Fault, FaultKind, Faults, Operation};
+pub use self::location::Location;
+pub use self::object::{Body, BodyContent, Object, ObjectInfo, PutMode};
+pub use self::options::{Environment, S3Options, StoreOptions};
+use self::s3::S3;
+use crate::error::{Context, Error, ErrorKind, Result};
 
-/// How to reach a store. Every field has a working default.
+/// The key that [`Store::probe_conditional_writes`] writes, beside `walship.json`. It stays there:
+/// deleting it could make a concurrent probe fail.
+pub const PROBE_KEY: &str = "walship.probe";
+
+/// What the probe's object says to a person who finds it.
+const PROBE_TEXT: &str =
+    "walship writes this to learn whether the store refuses to create what exists; leave it here\n";
+
+/// As many keys as `DeleteObjects` takes.
+const DELETE_BATCH: usize = 1000;
+
+/// A handle to one archive's store; clones share connections.
 #[derive(Debug, Clone)]
-pub struct StoreOptions {
-    /// Time for one call of the store with all its retries. Default 60 s.
-    pub operation_timeout: Duration,
-    /// Time to open a connection. Default 5 s.
-    pub connect_timeout: Duration,
-    /// Time for a single attempt, as long as bytes do not flow. Default 20 s.
-    pub request_timeout: Duration,
-    /// Settings that only S3 knows.
-    pub s3: S3Options,
+pub struct Store {
+    inner: Arc<Inner>,
 }
 
-/// Settings of an S3 store beside the standard AWS environment and profiles.
-#[derive(Debug, Clone, Default)]
-pub struct S3Options {
-    /// Base URL of an S3-compatible server. Default: `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, the
-    /// profile's, else AWS itself.
-    pub endpoint: Option<String>,
-    /// Region. Default: the AWS environment's or profile's; `us-east-1` where an endpoint is given.
-    pub region: Option<String>,
-    /// Bucket in the path rather than in the host name. Default: yes where an endpoint is given.
-    pub path_style: Option<bool>,
-    /// Storage class of new objects, such as `STANDARD_IA`. Default: the bucket's.
-    pub storage_class: Option<String>,
-    /// Server-side encryption: `AES256` (SSE-S3) or `aws:kms` (SSE-KMS). Default: the bucket's.
-    pub server_side_encryption: Option<String>,
-    /// Key for SSE-KMS. Default: the account's.
-    pub kms_key_id: Option<String>,
-    /// PEM file of the certificate authorities to trust instead of the system's.
-    pub ca_file: Option<std::path::PathBuf>,
-}
-
-/// What a put expects to find.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PutMode {
-    /// Nothing: the key is created, or the put fails with `Conflict` and changes nothing.
-    Create,
-    /// Anything: the object is replaced. Only for the objects `docs/format.md` names as mutable.
-    Replace,
-}
-
-/// The bytes of an object to be stored: in memory, or spilled to a file.
 #[derive(Debug)]
-pub struct Body {
-    /// Where the bytes are.
-    pub content: BodyContent,
-    /// SHA-256 of the bytes as they are stored. The store rejects anything else that arrives.
-    pub sha256: [u8; 32],
+struct Inner {
+    location: Location,
+    backend: Backend,
 }
 
-/// Where the bytes of a [`Body`] are.
+impl Store {
+    /// Prepares access. Nothing is created and the store is not asked anything; credentials are
+    /// looked for at the first call.
+    ///
+    /// # Errors
+    /// `Invalid` for settings that cannot work.
+    pub async fn open(location: &Location, options: &StoreOptions) -> Result<Self> {
+        let backend = match location {
+            Location::Directory(path) => Backend::Directory(Directory::new(path.clone(), options)),
+            Location::S3 { bucket, prefix } => Backend::S3(S3::open(bucket, prefix, options).await?),
+        };
+        Ok(Self::over(location.clone(), backend))
+    }
+
+    fn over(location: Location, backend: Backend) -> Self {
+        Self {
+            inner: Arc::new(Inner { location, backend }),
+        }
+    }
+
+    /// The same store, failing as scripted.
+    #[must_use]
+    pub fn with_faults(&self, faults: Faults) -> Self {
+        let inner = Box::new(self.inner.backend.clone());
+        Self::over(
+            self.inner.location.clone(),
+            Backend::Faulty(Faulty { inner, faults }),
+        )
+    }
+
+    /// The archive's URL.
+    #[must_use]
+    pub fn location(&self) -> &Location {
+        &self.inner.location
+    }
+
+    /// A key's full URL, for messages.
+    #[must_use]
+    pub fn url_of(&self, key: &str) -> String {
+        format!("{}/{key}", self.inner.location)
+    }
+
+    /// Makes the archive's directory if only the last part of its path is missing; for whoever
+    /// creates an archive. Nothing else creates it: an archive on a file system that is not mounted
+    /// must not come to life on the disk below. Buckets are never created, so on S3 this does nothing.
+    ///
+    /// # Errors
+    /// `Invalid` if the parent directory does not exist; `Denied` without permission.
+    pub async fn create_root(&self) -> Result<()> {
+        let created = self.inner.backend.create_root().await;
+        created.context(|| format!("prepare {}", self.inner.location))
+    }
+
+    /// Stores an object.
+    ///
+    /// # Errors
+    /// `Conflict` if `mode` is [`PutMode::Create`] and the key exists, or may have been created by
+    /// an earlier attempt of this same call: compare. `Corrupt` if the bytes that arrived do not
+    /// have the body's SHA-256 (nothing is stored). `Unavailable` if the deadline passes; the
+    /// object may be there nevertheless.
+    pub async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
+        key::check(key)?;
+        let stored = self.inner.backend.put(key, body, mode).await;
+        stored.context(|| format!("store {}", self.url_of(key)))
+    }
+
+    /// Begins to read an object.
+    ///
+    /// # Errors
+    /// `NotFound` if the key is proven missing; `Invalid` if the bucket or directory is.
+    pub async fn get(&self, key: &str) -> Result<Object> {
+        key::check(key)?;
+        let url = self.url_of(key);
+        let opened = self.inner.backend.get(key).await;
+        let (info, body) = opened.context(|| format!("read {url}"))?;
+        Ok(Object {
+            info,
+            body,
+            url,
+            received: 0,
+        })
+    }
+
+    /// Reads a small object whole.
+    ///
+    /// # Errors
+    /// As [`Store::get`] and [`Object::chunk`]; `Corrupt` if it is larger than `limit` bytes.
+    pub async fn read(&self, key: &str, limit: u64) -> Result<Bytes> {
+        self.get(key).await?.read_to_end(limit).await
+    }
+
+    /// Looks at an object without reading it; `None` if the key is proven missing.
+    ///
+    /// # Errors
+    /// As [`Store::get`], without `NotFound`.
+    pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+        key::check(key)?;
+        let looked = self.inner.backend.head(key).await;
+        looked.context(|| format!("look at {}", self.url_of(key)))
+    }
+
+    /// Lists the objects whose keys begin with `prefix` (any string; end it in `/` for a folder)
+    /// and come after `start_after`, a page at a time. Nothing is sent before [`Listing::next`].
+    ///
+    /// The order is the server's. It is bytewise on most; SeaweedFS puts `a/b` before `a-b`, so
+    /// that `start_after` means what it says only among keys of the same folder.
+    #[must_use]
+    pub fn list(&self, prefix: &str, start_after: Option<&str>) -> Listing {
+        Listing {
+            store: self.clone(),
+            url: self.url_of(prefix),
+            state: match key::check_prefix(prefix) {
+                Ok(()) => State::Next(self.inner.backend.cursor(prefix, start_after)),
+                Err(error) => State::Refused(error),
+            },
+        }
+    }
+
+    /// Deletes objects, durably. Keys that do not exist count as deleted. The time limit of one
+    /// call holds for each 1000 keys.
+    ///
+    /// # Errors
+    /// The first failure; which of the other keys are gone is then not known.
+    pub async fn delete(&self, keys: &[String]) -> Result<()> {
+        keys.iter().try_for_each(|key| key::check(key))?;
+        for batch in keys.chunks(DELETE_BATCH) {
+            let deleted = self.inner.backend.delete(batch).await;
+            deleted.context(|| format!("delete from {}", self.inner.location))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the store refuses to create a key that exists: creates [`PROBE_KEY`] twice.
+    ///
+    /// # Errors
+    /// As [`Store::put`], without `Conflict`.
+    pub async fn probe_conditional_writes(&self) -> Result<bool> {
+        let body = Body::from_bytes(PROBE_TEXT);
+        // The first refusal is proof enough: the object is there from an earlier probe.
+        for _ in 0..2 {
+            match self.put(PROBE_KEY, &body, PutMode::Create).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Conflict => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// A listing in progress.
 #[derive(Debug)]
-pub enum BodyContent {
-    /// In memory.
-    Memory(Bytes),
-    /// In a file, from its first byte to its last; typically unlinked, so that nothing is left behind.
-    File {
-        /// The open file.
-        file: std::fs::File,
-        /// Its length in bytes.
-        length: u64,
-    },
+pub struct Listing {
+    store: Store,
+    url: String,
+    state: State,
 }
 
-/// What a listing or a look at one object says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObjectInfo {
-    /// The key, relative to the archive's URL.
-    pub key: String,
-    /// Stored size in bytes.
-    pub size: u64,
-    /// When the store says it was last written.
-    pub modified: DateTime<Utc>,
+#[derive(Debug)]
+enum State {
+    Next(Cursor),
+    Finished,
+    Refused(Error),
+    /// An error must never be followed by what looks like the end.
+    Failed,
+}
+
+impl Listing {
+    /// The next page, never an empty one, or `None` after the last. Keys are relative to the
+    /// archive's URL and passed on as they are, whoever wrote them.
+    ///
+    /// # Errors
+    /// `Invalid` if the bucket or the directory does not exist; otherwise as [`Store::get`]. Once
+    /// it failed, a listing does not go on.
+    pub async fn next(&mut self) -> Result<Option<Vec<ObjectInfo>>> {
+        loop {
+            let cursor = match std::mem::replace(&mut self.state, State::Failed) {
+                State::Next(cursor) => cursor,
+                State::Finished => {
+                    self.state = State::Finished;
+                    return Ok(None);
+                }
+                State::Refused(error) => return Err(error),
+                State::Failed => {
+                    return Err(Error::internal(format!(
+                        "the listing of {} failed before",
+                        self.url
+                    )));
+                }
+            };
+            let page = self.store.inner.backend.page(cursor).await;
+            let (page, next) = page.context(|| format!("list {}", self.url))?;
+            self.state = next.map_or(State::Finished, State::Next);
+            if !page.is_empty() {
+                return Ok(Some(page));
+            }
+        }
+    }
 }

@@ -1,0 +1,238 @@
+//! The least work that a push, a restore or a compression can be, for `scripts/bench` to measure
+//! walship and its peers against: one thread, no promises, and time taken inside the process.
+//!
+//! ```text
+//! bench_floor put WARM TARGET LEVEL FILE   read, SHA-256, zstd and store FILE, twice
+//! bench_floor get WARM SOURCE FILE         fetch, decompress, SHA-256 and write FILE, twice
+//! bench_floor levels FILE LEVEL...         compress and decompress FILE at each level
+//! ```
+//! `put` and `get` first do the same with WARM, so that the connection and the caches are warm, and
+//! print the wall and CPU time of the second: `{"wall_us": 1, "cpu_us": 1, "stored": 1}`. Targets
+//! and sources are paths or presigned `http://` URLs, all of one server.
+
+#![allow(clippy::print_stdout)]
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+const PIECE_BYTES: usize = 128 << 10;
+
+fn main() -> Outcome<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["put", warm, target, level, file] => {
+            let mut server = Server::of(target)?;
+            put(&mut server, warm, file, level.parse()?)?;
+            let clock = Clock::start()?;
+            let stored = put(&mut server, target, file, level.parse()?)?;
+            clock.print(stored)
+        }
+        ["get", warm, source, file] => {
+            let mut server = Server::of(source)?;
+            get(&mut server, warm, file)?;
+            fs::remove_file(file)?;
+            let clock = Clock::start()?;
+            let stored = get(&mut server, source, file)?;
+            clock.print(stored)
+        }
+        ["levels", file, levels @ ..] => {
+            let content = fs::read(file)?;
+            levels
+                .iter()
+                .try_for_each(|level| measure_level(&content, level.parse()?))
+        }
+        _ => Err("usage: bench_floor put|get|levels ...; see scripts/bench".into()),
+    }
+}
+
+/// Stores the file; returns the stored bytes.
+fn put(server: &mut Server, target: &str, file: &str, level: i32) -> Outcome<u64> {
+    let mut source = File::open(file)?;
+    let size = source.metadata()?.len();
+    let mut hash = Sha256::new();
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level)?;
+    encoder.set_pledged_src_size(Some(size))?;
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let length = source.read(&mut piece)?;
+        let Some(bytes) = piece.get(..length).filter(|bytes| !bytes.is_empty()) else {
+            break;
+        };
+        hash.update(bytes);
+        encoder.write_all(bytes)?;
+    }
+    std::hint::black_box(hash.finalize());
+    let body = encoder.finish()?;
+    server.put(target, &body)?;
+    Ok(body.len() as u64)
+}
+
+/// Fetches into the file; returns the stored bytes. Like what `restore_command` delivers, the file
+/// is not synced.
+fn get(server: &mut Server, source: &str, file: &str) -> Outcome<u64> {
+    let mut destination = File::create(file)?;
+    let (stored, body) = server.get(source)?;
+    let mut decoder = zstd::stream::read::Decoder::new(body)?;
+    let mut hash = Sha256::new();
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let length = decoder.read(&mut piece)?;
+        let Some(bytes) = piece.get(..length).filter(|bytes| !bytes.is_empty()) else {
+            break;
+        };
+        hash.update(bytes);
+        destination.write_all(bytes)?;
+    }
+    std::hint::black_box(hash.finalize());
+    Ok(stored)
+}
+
+/// Prints one line of JSON: bytes, and microseconds of CPU in each direction.
+fn measure_level(content: &[u8], level: i32) -> Outcome<()> {
+    let clock = Clock::start()?;
+    let compressed = zstd::bulk::compress(content, level)?;
+    let compression = clock.cpu_microseconds()?;
+    let clock = Clock::start()?;
+    let back = zstd::bulk::decompress(&compressed, content.len())?;
+    let decompression = clock.cpu_microseconds()?;
+    if back != content {
+        return Err(format!("level {level} does not round-trip").into());
+    }
+    println!(
+        r#"{{"level": {level}, "bytes": {}, "stored": {}, "compress_us": {compression}, "decompress_us": {decompression}}}"#,
+        content.len(),
+        compressed.len()
+    );
+    Ok(())
+}
+
+/// Where objects are stored: a directory, or one keep-alive connection.
+enum Server {
+    Directory,
+    Http(BufReader<TcpStream>),
+}
+
+impl Server {
+    fn of(url: &str) -> Outcome<Self> {
+        let Some((host, _)) = split_url(url) else {
+            return Ok(Self::Directory);
+        };
+        let stream = TcpStream::connect(host)?;
+        stream.set_nodelay(true)?;
+        Ok(Self::Http(BufReader::with_capacity(PIECE_BYTES, stream)))
+    }
+
+    /// Durably, where it is a directory.
+    fn put(&mut self, target: &str, body: &[u8]) -> Outcome<()> {
+        let Self::Http(connection) = self else {
+            let temporary = format!("{target}.tmp");
+            let mut file = File::create_new(&temporary)?;
+            file.write_all(body)?;
+            file.sync_all()?;
+            fs::rename(&temporary, target)?;
+            File::open(Path::new(target).parent().ok_or("no folder")?)?.sync_all()?;
+            return Ok(());
+        };
+        request(connection, "PUT", target, Some(body))?;
+        let length = response(connection)?;
+        io::copy(&mut connection.take(length), &mut io::sink())?;
+        Ok(())
+    }
+
+    fn get(&mut self, source: &str) -> Outcome<(u64, Box<dyn BufRead + '_>)> {
+        let Self::Http(connection) = self else {
+            let file = File::open(source)?;
+            let length = file.metadata()?.len();
+            return Ok((length, Box::new(BufReader::with_capacity(PIECE_BYTES, file))));
+        };
+        request(connection, "GET", source, None)?;
+        let length = response(connection)?;
+        Ok((length, Box::new(connection.take(length))))
+    }
+}
+
+fn request(
+    connection: &mut BufReader<TcpStream>,
+    method: &str,
+    url: &str,
+    body: Option<&[u8]>,
+) -> Outcome<()> {
+    let (host, path) = split_url(url).ok_or("not an http:// URL")?;
+    let length = body.map_or(String::new(), |body| {
+        format!("Content-Length: {}\r\n", body.len())
+    });
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{length}\r\n");
+    connection.get_mut().write_all(head.as_bytes())?;
+    connection.get_mut().write_all(body.unwrap_or_default())?;
+    Ok(())
+}
+
+/// Reads a response's head; returns the length of its body.
+fn response(connection: &mut BufReader<TcpStream>) -> Outcome<u64> {
+    let mut line = String::new();
+    connection.read_line(&mut line)?;
+    if !line.starts_with("HTTP/1.1 200") {
+        return Err(format!("the server says {}", line.trim()).into());
+    }
+    let mut length = 0;
+    loop {
+        line.clear();
+        connection.read_line(&mut line)?;
+        if line.trim().is_empty() {
+            return Ok(length);
+        }
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse()?;
+        }
+    }
+}
+
+/// `http://HOST/PATH` as host and path.
+fn split_url(url: &str) -> Option<(&str, &str)> {
+    let rest = url.strip_prefix("http://")?;
+    Some(rest.split_at(rest.find('/')?))
+}
+
+/// Wall time, and the CPU time of this process's only thread.
+struct Clock {
+    wall: Instant,
+    cpu_nanoseconds: u64,
+}
+
+impl Clock {
+    fn start() -> Outcome<Self> {
+        Ok(Self {
+            cpu_nanoseconds: cpu_nanoseconds()?,
+            wall: Instant::now(),
+        })
+    }
+
+    fn cpu_microseconds(&self) -> Outcome<u64> {
+        Ok((cpu_nanoseconds()? - self.cpu_nanoseconds) / 1000)
+    }
+
+    fn print(&self, stored: u64) -> Outcome<()> {
+        let wall = self.wall.elapsed().as_micros();
+        let cpu = self.cpu_microseconds()?;
+        println!(r#"{{"wall_us": {wall}, "cpu_us": {cpu}, "stored": {stored}}}"#);
+        Ok(())
+    }
+}
+
+/// The first field of `schedstat` (Linux, Documentation/scheduler/sched-stats.rst), which is brought
+/// up to date whenever the scheduler runs.
+fn cpu_nanoseconds() -> Outcome<u64> {
+    std::thread::yield_now();
+    let line = fs::read_to_string("/proc/self/schedstat")?;
+    Ok(line.split(' ').next().ok_or("empty schedstat")?.parse()?)
+}

@@ -1,0 +1,308 @@
+//! The record of a base backup: `backups/<id>/backup.json`, and the index of its files.
+//!
+//! A backup is made of tar streams, one for the data directory and one for each tablespace outside
+//! it. Each stream is cut every `part_bytes` of tar; each part is one object, a sequence of zstd
+//! frames. The index names every member with the offset of its content in its stream, so that parts
+//! can be restored in any order.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::Sha256Sum;
+use super::keys::{BackupId, BackupObject, Stream};
+use crate::error::{Error, Result};
+use crate::pg::{Lsn, SegmentSize, TimelineId};
+
+/// The content of `started.json`: a backup that runs, or was left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupStarted {
+    /// The archive's format version.
+    pub format_version: u32,
+    /// The walship version that writes it.
+    pub walship: String,
+    /// The backup's id.
+    pub id: BackupId,
+    /// When it started, by the writer's clock.
+    pub started_at: DateTime<Utc>,
+    /// Host that runs `walship basebackup`.
+    pub host: String,
+    /// Its process id there.
+    pub process_id: u32,
+}
+
+impl BackupStarted {
+    /// The bytes of `started.json`.
+    ///
+    /// # Errors
+    /// `Internal`, which would be a defect.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        super::to_json(self)
+    }
+}
+
+/// The content of `alive.json`: a running backup's heartbeat. What counts is when the store says it
+/// was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupAlive {
+    /// When it was written, by the writer's clock.
+    pub at: DateTime<Utc>,
+}
+
+impl BackupAlive {
+    /// The bytes of `alive.json`.
+    ///
+    /// # Errors
+    /// `Internal`, which would be a defect.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        super::to_json(self)
+    }
+}
+
+/// The content of `backup.json` (and of `pending.json`, while WAL is awaited).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupRecord {
+    /// The archive's format version.
+    pub format_version: u32,
+    /// The walship version that wrote it.
+    pub walship: String,
+    /// The backup's id.
+    pub id: BackupId,
+    /// The label the user gave.
+    pub label: String,
+    /// How it was taken.
+    pub kind: BackupKind,
+    /// What it was taken from.
+    pub source: BackupSource,
+    /// The cluster's system identifier, in decimal.
+    #[serde(with = "super::identity::decimal")]
+    pub system_identifier: u64,
+    /// The server's version as it names itself, such as `17.11`.
+    pub postgres_version: String,
+    /// The server's major version, such as 17.
+    pub postgres_major: u32,
+    /// The cluster's WAL segment size in bytes.
+    pub segment_bytes: SegmentSize,
+    /// When PostgreSQL began to copy, by the server's clock.
+    pub started_at: DateTime<Utc>,
+    /// When PostgreSQL ended the backup, by the server's clock: no moment before it can be
+    /// recovered from this backup.
+    pub finished_at: DateTime<Utc>,
+    /// Where replay starts: the redo position of the backup's checkpoint.
+    pub start_lsn: Lsn,
+    /// Where the backup becomes consistent: no position before it can be recovered from it.
+    pub stop_lsn: Lsn,
+    /// The timeline at the start.
+    pub start_timeline: TimelineId,
+    /// The timeline at the end; differs only where a standby followed a promotion meanwhile.
+    pub stop_timeline: TimelineId,
+    /// The WAL it cannot be restored without, from PostgreSQL's manifest.
+    pub wal_ranges: Vec<WalRange>,
+    /// Bytes of tar in all streams.
+    pub size_bytes: u64,
+    /// Bytes of all its objects in the store, without `backup.json`.
+    pub stored_bytes: u64,
+    /// The tar streams; the data directory's comes last, as PostgreSQL sends it.
+    pub streams: Vec<TarStream>,
+    /// `files.zst`.
+    pub files: StoredObject,
+    /// `manifest.zst`.
+    pub manifest: StoredObject,
+    /// `configuration.tar.zst`, where configuration files live outside the data directory and could
+    /// be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<Configuration>,
+}
+
+/// How a backup was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackupKind {
+    /// Whole: it needs no other backup.
+    Full,
+}
+
+/// What a backup was taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackupSource {
+    /// A server that accepted writes.
+    Primary,
+    /// A server in recovery.
+    Standby,
+}
+
+/// A stretch of WAL on one timeline, from the first byte needed to the end of the last record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalRange {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// First position needed.
+    pub start_lsn: Lsn,
+    /// Position after the last byte needed.
+    pub end_lsn: Lsn,
+}
+
+/// One tar stream of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TarStream {
+    /// The tablespace it holds; the data directory where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tablespace: Option<Tablespace>,
+    /// Bytes of tar.
+    pub tar_bytes: u64,
+    /// Bytes of tar in each part but the last, which holds the rest.
+    pub part_bytes: u64,
+    /// The parts, in order.
+    pub parts: Vec<StoredObject>,
+}
+
+impl TarStream {
+    /// The stream as keys name it.
+    #[must_use]
+    pub fn key(&self) -> Stream {
+        self.tablespace
+            .as_ref()
+            .map_or(Stream::Base, |tablespace| Stream::Tablespace(tablespace.oid))
+    }
+}
+
+/// A tablespace outside the data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tablespace {
+    /// Its OID, which is also its link's name in `pg_tblspc`.
+    pub oid: u32,
+    /// Where it lived when the backup was taken.
+    pub location: String,
+}
+
+/// An object in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredObject {
+    /// Its size in the store.
+    pub stored_bytes: u64,
+    /// SHA-256 of its bytes in the store, taken before they left the process that made them.
+    pub sha256: Sha256Sum,
+}
+
+/// Configuration files that lived outside the data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// `configuration.tar.zst`; its members' names are absolute paths without the leading slash.
+    pub object: StoredObject,
+    /// The data directory on the server, such as `/var/lib/postgresql/17/main`.
+    pub data_directory: String,
+    /// The server's `config_file`, such as `/etc/postgresql/17/main/postgresql.conf`.
+    pub config_file: String,
+}
+
+/// One line of `files.zst`: a member of a tar stream. Lines stand in the order of the streams, and
+/// within a stream in the order of its members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexEntry {
+    /// Index into [`BackupRecord::streams`].
+    pub stream: u32,
+    /// Path relative to the data directory, or to the tablespace's directory.
+    pub path: String,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time, in seconds since 1970.
+    pub mtime: i64,
+    /// Bytes of content; 0 for anything but a file.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub size: u64,
+    /// Offset of the content's first byte in the tar stream.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub offset: u64,
+    /// Where a link points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// What a member of a tar stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl BackupRecord {
+    /// Reads `backup.json`; `url` names it in messages.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
+    pub fn parse(bytes: &[u8], url: &str) -> Result<Self> {
+        /// The part that every format version shares.
+        #[derive(Deserialize)]
+        struct Version {
+            format_version: u32,
+        }
+        let damaged = |error: serde_json::Error| Error::corrupt(format!("{url} is damaged: {error}"));
+        let Version { format_version } = serde_json::from_slice(bytes).map_err(damaged)?;
+        if format_version > super::FORMAT_VERSION {
+            return Err(Error::invalid(format!(
+                "{url} has format version {format_version}, and this walship reads up to {}; \
+                 install the walship that wrote it, or a later one",
+                super::FORMAT_VERSION
+            )));
+        }
+        let record: Self = serde_json::from_slice(bytes).map_err(damaged)?;
+        record
+            .check()
+            .map_err(|error| error.context(format!("read {url}")))?;
+        Ok(record)
+    }
+
+    /// The bytes of `backup.json`.
+    ///
+    /// # Errors
+    /// `Internal`, which would be a defect.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        super::to_json(self)
+    }
+
+    /// Every object of the backup but the records themselves, with what it holds.
+    pub fn objects(&self) -> impl Iterator<Item = (BackupObject, StoredObject)> {
+        let parts = self.streams.iter().flat_map(|stream| {
+            let numbered = (1..).zip(&stream.parts);
+            numbered.map(|(number, part)| (BackupObject::Part(stream.key(), number), *part))
+        });
+        let others = [
+            Some((BackupObject::Files, self.files)),
+            Some((BackupObject::Manifest, self.manifest)),
+            self.configuration
+                .as_ref()
+                .map(|configuration| (BackupObject::Configuration, configuration.object)),
+        ];
+        parts.chain(others.into_iter().flatten())
+    }
+
+    /// The stream of an index entry, as keys name it.
+    #[must_use]
+    pub fn stream_key(&self, stream: usize) -> Option<Stream> {
+        self.streams.get(stream).map(TarStream::key)
+    }
+
+    fn check(&self) -> Result<()> {
+        let parts_fit = self.streams.iter().all(|stream| {
+            stream.part_bytes > 0 && stream.tar_bytes.div_ceil(stream.part_bytes) == stream.parts.len() as u64
+        });
+        if !parts_fit || self.stop_lsn < self.start_lsn || self.wal_ranges.is_empty() {
+            return Err(Error::corrupt(
+                "its numbers contradict each other; the record is damaged",
+            ));
+        }
+        Ok(())
+    }
+}

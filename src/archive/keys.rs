@@ -1,0 +1,385 @@
+//! Every object key of an archive: the one place where keys are built and parsed.
+//!
+//! Keys are relative to the archive's URL. What parses is spelled in one way only, so a listing can
+//! be trusted to name what walship wrote; anything else in an archive is foreign and left alone.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::pg::{SegmentName, TimelineId, WalName};
+
+/// All WAL objects start with this.
+pub const WAL_PREFIX: &str = "wal/";
+/// All objects of base backups start with this.
+pub const BACKUPS_PREFIX: &str = "backups/";
+
+/// An object of an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// `walship.json`: whose archive this is.
+    Identity,
+    /// A whole WAL segment.
+    Segment(SegmentName),
+    /// The incomplete last segment of a timeline. Two promotions may each make one with different
+    /// content, so the key carries the content's hash.
+    Partial {
+        /// The segment it is the beginning of.
+        segment: SegmentName,
+        /// The first eight bytes of the content's SHA-256, big-endian.
+        sha256_start: u64,
+    },
+    /// A timeline's history file.
+    History(TimelineId),
+    /// A backup history file.
+    BackupHistory {
+        /// The segment in which the backup started.
+        segment: SegmentName,
+        /// Offset of the start position in that segment, in bytes.
+        offset: u32,
+    },
+    /// An object of a base backup.
+    Backup(BackupId, BackupObject),
+}
+
+/// One of the objects a base backup is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum BackupObject {
+    /// `started.json`, the first.
+    Started,
+    /// `alive.json`, the heartbeat; replaced while the backup runs.
+    Alive,
+    /// `backup.json`, the last: the backup exists when this exists.
+    Record,
+    /// `pending.json`: the record of a backup whose WAL has not all arrived yet.
+    Pending,
+    /// PostgreSQL's `backup_manifest`, untouched.
+    Manifest,
+    /// The index of the tar streams' members.
+    Files,
+    /// The configuration files that live outside the data directory.
+    Configuration,
+    /// A part of a tar stream, numbered from 1.
+    Part(Stream, u32),
+}
+
+/// One of the tar streams a base backup is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// The data directory.
+    Base,
+    /// The tablespace with this OID.
+    Tablespace(u32),
+}
+
+impl Key {
+    /// Where a file of `pg_wal` is stored.
+    ///
+    /// # Errors
+    /// `Invalid` for a `.partial`, whose key needs its content's hash: see [`Key::Partial`].
+    pub fn of_wal(name: WalName) -> Result<Self> {
+        match name {
+            WalName::Segment(segment) => Ok(Self::Segment(segment)),
+            WalName::History(timeline) => Ok(Self::History(timeline)),
+            WalName::Backup { segment, offset } => Ok(Self::BackupHistory { segment, offset }),
+            WalName::Partial(_) => Err(Error::invalid(format!(
+                "the key of {name} carries its content's hash"
+            ))),
+        }
+    }
+}
+
+/// All segments of a timeline, and its `.partial` and `.backup` files, start with this.
+#[must_use]
+pub fn timeline_prefix(timeline: TimelineId) -> String {
+    format!("{WAL_PREFIX}{:08X}/", timeline.get())
+}
+
+/// All `.partial` objects of a segment start with this, and so does nothing else but its `.backup`.
+#[must_use]
+pub fn segment_siblings_prefix(segment: SegmentName) -> String {
+    format!("{}{segment}.", log_prefix(segment))
+}
+
+/// All objects of a base backup start with this.
+#[must_use]
+pub fn backup_prefix(id: &BackupId) -> String {
+    format!("{BACKUPS_PREFIX}{id}/")
+}
+
+fn log_prefix(segment: SegmentName) -> String {
+    let timeline = segment.timeline();
+    format!(
+        "{}{:08X}{:08X}/",
+        timeline_prefix(timeline),
+        timeline.get(),
+        segment.log()
+    )
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Identity => f.write_str("walship.json"),
+            Self::Segment(segment) => write!(f, "{}{segment}.zst", log_prefix(*segment)),
+            Self::Partial {
+                segment,
+                sha256_start,
+            } => {
+                write!(
+                    f,
+                    "{}{segment}.{sha256_start:016x}.partial.zst",
+                    log_prefix(*segment)
+                )
+            }
+            Self::History(timeline) => write!(f, "{WAL_PREFIX}{:08X}.history.zst", timeline.get()),
+            Self::BackupHistory { segment, offset } => {
+                write!(f, "{}{segment}.{offset:08X}.backup.zst", log_prefix(*segment))
+            }
+            Self::Backup(id, object) => write!(f, "{}{object}", backup_prefix(id)),
+        }
+    }
+}
+
+impl fmt::Display for BackupObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started => f.write_str("started.json"),
+            Self::Alive => f.write_str("alive.json"),
+            Self::Record => f.write_str("backup.json"),
+            Self::Pending => f.write_str("pending.json"),
+            Self::Manifest => f.write_str("manifest.zst"),
+            Self::Files => f.write_str("files.zst"),
+            Self::Configuration => f.write_str("configuration.tar.zst"),
+            Self::Part(Stream::Base, number) => write!(f, "base/{number:06}.tar.zst"),
+            Self::Part(Stream::Tablespace(oid), number) => write!(f, "{oid}/{number:06}.tar.zst"),
+        }
+    }
+}
+
+impl FromStr for Key {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        // Parse loosely, then accept only the one spelling that prints back the same.
+        parse(text)
+            .filter(|key| key.to_string() == text)
+            .ok_or_else(|| Error::invalid(format!("{text:?} is no key of a walship archive")))
+    }
+}
+
+fn parse(text: &str) -> Option<Key> {
+    if text == "walship.json" {
+        return Some(Key::Identity);
+    }
+    if let Some(rest) = text.strip_prefix(WAL_PREFIX) {
+        return parse_wal(rest.rsplit('/').next()?.strip_suffix(".zst")?);
+    }
+    let (id, object) = text.strip_prefix(BACKUPS_PREFIX)?.split_once('/')?;
+    Some(Key::Backup(id.parse().ok()?, parse_backup_object(object)?))
+}
+
+fn parse_wal(name: &str) -> Option<Key> {
+    if let Some((segment, hash)) = name
+        .strip_suffix(".partial")
+        .and_then(|stem| stem.split_once('.'))
+    {
+        let sha256_start = u64::from_str_radix(hash, 16).ok()?;
+        return Some(Key::Partial {
+            segment: segment.parse().ok()?,
+            sha256_start,
+        });
+    }
+    Key::of_wal(name.parse().ok()?).ok()
+}
+
+fn parse_backup_object(text: &str) -> Option<BackupObject> {
+    Some(match text {
+        "started.json" => BackupObject::Started,
+        "alive.json" => BackupObject::Alive,
+        "backup.json" => BackupObject::Record,
+        "pending.json" => BackupObject::Pending,
+        "manifest.zst" => BackupObject::Manifest,
+        "files.zst" => BackupObject::Files,
+        "configuration.tar.zst" => BackupObject::Configuration,
+        _ => {
+            let (stream, part) = text.split_once('/')?;
+            let stream = match stream {
+                "base" => Stream::Base,
+                oid => Stream::Tablespace(oid.parse().ok()?),
+            };
+            BackupObject::Part(stream, part.strip_suffix(".tar.zst")?.parse().ok()?)
+        }
+    })
+}
+
+/// A base backup's id: the moment it was started, in UTC, to the second: `20261123T041500Z`.
+/// Orders by that moment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct BackupId(String);
+
+const BACKUP_ID_FORMAT: &str = "%Y%m%dT%H%M%SZ";
+
+impl BackupId {
+    /// The id of a backup started at this moment.
+    #[must_use]
+    pub fn at(moment: DateTime<Utc>) -> Self {
+        Self(moment.format(BACKUP_ID_FORMAT).to_string())
+    }
+}
+
+impl fmt::Display for BackupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for BackupId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        NaiveDateTime::parse_from_str(text, BACKUP_ID_FORMAT)
+            .ok()
+            .map(|moment| Self::at(moment.and_utc()))
+            .filter(|id| id.0 == text)
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "{text:?} is not a backup's id; ids look like 20261123T041500Z, see `walship list backups`"
+                ))
+            })
+    }
+}
+
+impl From<BackupId> for String {
+    fn from(id: BackupId) -> Self {
+        id.0
+    }
+}
+
+impl TryFrom<String> for BackupId {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pg::{SegmentNumber, SegmentSize};
+
+    fn any_key() -> impl Strategy<Value = Key> {
+        let segment = (1..u32::MAX, 0..u64::from(u32::MAX)).prop_map(|(timeline, number)| {
+            let timeline = TimelineId::new(timeline).unwrap();
+            SegmentName::new(timeline, SegmentNumber(number), SegmentSize::DEFAULT).unwrap()
+        });
+        let id = (0..4_000_000_000i64)
+            .prop_map(|seconds| BackupId::at(DateTime::from_timestamp(seconds, 0).unwrap()));
+        let object = (0..8, any::<u32>(), any::<u32>()).prop_map(|(kind, oid, number)| match kind {
+            0 => BackupObject::Started,
+            1 => BackupObject::Alive,
+            2 => BackupObject::Record,
+            3 => BackupObject::Manifest,
+            4 => BackupObject::Files,
+            5 => BackupObject::Configuration,
+            6 => BackupObject::Part(Stream::Base, number),
+            _ => BackupObject::Part(Stream::Tablespace(oid), number),
+        });
+        prop_oneof![
+            Just(Key::Identity),
+            segment.clone().prop_map(Key::Segment),
+            (segment.clone(), any::<u64>()).prop_map(|(segment, sha256_start)| Key::Partial {
+                segment,
+                sha256_start
+            }),
+            (1..u32::MAX).prop_map(|timeline| Key::History(TimelineId::new(timeline).unwrap())),
+            (segment, any::<u32>()).prop_map(|(segment, offset)| Key::BackupHistory { segment, offset }),
+            (id, object).prop_map(|(id, object)| Key::Backup(id, object)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_reads_back_as_it_prints(key in any_key()) {
+            prop_assert_eq!(key.to_string().parse::<Key>().unwrap(), key);
+        }
+
+        #[test]
+        fn no_text_makes_the_key_parser_panic(text: String) {
+            let _ = text.parse::<Key>();
+        }
+
+        #[test]
+        fn what_parses_is_spelled_in_one_way_only(
+            text in "(wal|backups)/([0-9A-F]{8}/){0,2}[0-9A-Za-z.]{1,40}"
+        ) {
+            if let Ok(key) = text.parse::<Key>() {
+                prop_assert_eq!(key.to_string(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_spelled_as_the_format_says() {
+        let segment: SegmentName = "00000001000000030000002A".parse().unwrap();
+        let id: BackupId = "20261123T041500Z".parse().unwrap();
+        for (key, text) in [
+            (
+                Key::Segment(segment),
+                "wal/00000001/0000000100000003/00000001000000030000002A.zst",
+            ),
+            (
+                Key::History(TimelineId::new(2).unwrap()),
+                "wal/00000002.history.zst",
+            ),
+            (
+                Key::BackupHistory {
+                    segment,
+                    offset: 0x28,
+                },
+                "wal/00000001/0000000100000003/00000001000000030000002A.00000028.backup.zst",
+            ),
+            (
+                Key::Partial {
+                    segment,
+                    sha256_start: 0xAB,
+                },
+                "wal/00000001/0000000100000003/00000001000000030000002A.00000000000000ab.partial.zst",
+            ),
+            (
+                Key::Backup(id.clone(), BackupObject::Part(Stream::Base, 1)),
+                "backups/20261123T041500Z/base/000001.tar.zst",
+            ),
+            (
+                Key::Backup(id, BackupObject::Part(Stream::Tablespace(16384), 12)),
+                "backups/20261123T041500Z/16384/000012.tar.zst",
+            ),
+        ] {
+            assert_eq!(key.to_string(), text);
+            assert_eq!(text.parse::<Key>().unwrap(), key);
+        }
+    }
+
+    #[test]
+    fn a_segment_in_the_wrong_folder_is_foreign() {
+        for text in [
+            "wal/00000002/0000000100000003/00000001000000030000002A.zst",
+            "wal/00000001/0000000100000004/00000001000000030000002A.zst",
+            "wal/00000001000000030000002A.zst",
+            "wal/00000001/0000000100000003/00000001000000030000002A",
+            "backups/20261123T041500Z/base/1.tar.zst",
+            "backups/20261323T041500Z/backup.json",
+            "backups/../backup.json",
+            "Walship.json",
+        ] {
+            assert!(text.parse::<Key>().is_err(), "{text}");
+        }
+    }
+}

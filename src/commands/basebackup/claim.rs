@@ -1,0 +1,110 @@
+//! A backup's id, taken by creating `started.json`, and the heartbeat that says it still runs.
+
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use tokio::task::JoinHandle;
+
+use super::objects;
+use crate::archive::FORMAT_VERSION;
+use crate::archive::backup::{BackupAlive, BackupStarted};
+use crate::archive::identity::Identity;
+use crate::archive::keys::{BackupId, BackupObject};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::store::{Body, PutMode, Store};
+
+/// Each attempt waits for the next second, so that this many backups would have to start together.
+const ATTEMPTS: u32 = 10;
+const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// Takes the id of a new backup.
+///
+/// # Errors
+/// As [`Store::put`].
+pub(super) async fn claim(store: &Store, identity: &Identity) -> Result<BackupId> {
+    for _ in 0..ATTEMPTS {
+        let started = started_now();
+        if create(store, identity, &started).await? {
+            return Ok(started.id);
+        }
+        let next_second = started.started_at.trunc_subsecs(0) + TimeDelta::seconds(1);
+        tokio::time::sleep((next_second - Utc::now()).to_std().unwrap_or_default()).await;
+    }
+    Err(Error::conflict(format!(
+        "no free id for a backup in {}: {ATTEMPTS} others started in as many seconds; run it again",
+        store.location()
+    )))
+}
+
+fn started_now() -> BackupStarted {
+    let now: DateTime<Utc> = Utc::now();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    BackupStarted {
+        format_version: FORMAT_VERSION,
+        walship: env!("CARGO_PKG_VERSION").to_owned(),
+        id: BackupId::at(now),
+        started_at: now,
+        host,
+        process_id: std::process::id(),
+    }
+}
+
+/// Whether the id is this backup's now.
+async fn create(store: &Store, identity: &Identity, started: &BackupStarted) -> Result<bool> {
+    let key = objects::key(&started.id, BackupObject::Started);
+    // Where the store ignores conditions, looking first is the best there is.
+    if !identity.conditional_writes && store.head(&key).await?.is_some() {
+        return Ok(false);
+    }
+    match objects::create(store, &key, &Body::from_bytes(started.to_json()?)).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::Conflict => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Replaces `alive.json` every half minute until it is stopped or dropped.
+pub(super) struct Heartbeat {
+    task: JoinHandle<()>,
+}
+
+impl Heartbeat {
+    /// Writes the first one, and the others in the background.
+    ///
+    /// # Errors
+    /// As [`Store::put`], for the first one only; a later one that fails is logged.
+    pub(super) async fn start(store: &Store, id: &BackupId) -> Result<Self> {
+        let (store, key) = (store.clone(), objects::key(id, BackupObject::Alive));
+        beat(&store, &key).await?;
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(HEARTBEAT).await;
+                if let Err(error) = beat(&store, &key).await {
+                    tracing::warn!("{error}; the backup goes on");
+                }
+            }
+        });
+        Ok(Self { task })
+    }
+
+    /// Ends it; when this returns no more is written.
+    pub(super) async fn stop(mut self) {
+        self.task.abort();
+        // The only outcome is that it was cancelled.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn beat(store: &Store, key: &str) -> Result<()> {
+    let alive = BackupAlive { at: Utc::now() };
+    store
+        .put(key, &Body::from_bytes(alive.to_json()?), PutMode::Replace)
+        .await
+        .context(|| format!("write {}", store.url_of(key)))
+}

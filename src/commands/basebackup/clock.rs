@@ -1,0 +1,90 @@
+//! The database server's clock, as far as a backup lets it be seen.
+//!
+//! Replication connections have no `now()`. What the server dates while it sends is `backup_label`: its
+//! `mtime` is the second in which it was written, a moment before it arrived.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// Clocks that differ by no more agree: the `mtime` is cut to a second, and the bytes take a moment.
+const TOLERANCE: TimeDelta = TimeDelta::seconds(2);
+
+/// How far the server's clock is from this machine's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct ServerClock {
+    /// What must be added to this machine's time; zero where the clocks agree.
+    ahead: TimeDelta,
+}
+
+impl ServerClock {
+    /// Learns the difference from a file written at `mtime`, in seconds of the server's clock, that
+    /// arrived at `received` by this machine's.
+    pub(super) fn observe(mtime: i64, received: DateTime<Utc>) -> Self {
+        // Rather a second late than early: before the end of a backup nothing can be recovered.
+        let written = DateTime::from_timestamp(mtime, 0).map(|second| second + TimeDelta::seconds(1));
+        let ahead = written.map_or_else(TimeDelta::zero, |written| written - received);
+        Self {
+            ahead: if ahead.abs() <= TOLERANCE {
+                TimeDelta::zero()
+            } else {
+                ahead
+            },
+        }
+    }
+
+    /// The server's time at a moment of this machine's clock.
+    pub(super) fn time_of(self, local: DateTime<Utc>) -> DateTime<Utc> {
+        local + self.ahead
+    }
+
+    /// Says so where the clocks differ.
+    pub(super) fn warn_if_off(self) {
+        if self.ahead != TimeDelta::zero() {
+            tracing::warn!(
+                "the database server's clock is {} s {} this machine's; the backup's times are by the server's. \
+                 Set both clocks by NTP",
+                self.ahead.num_seconds().abs(),
+                if self.ahead > TimeDelta::zero() {
+                    "ahead of"
+                } else {
+                    "behind"
+                }
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(milliseconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(milliseconds).unwrap()
+    }
+
+    #[test]
+    fn clocks_that_agree_are_left_alone() {
+        // The file was written late in its second, or early in it; it arrived up to two seconds later.
+        for received in [1_000_000, 1_000_999, 1_002_900] {
+            let clock = ServerClock::observe(1000, at(received));
+            assert_eq!(clock.time_of(at(5_000_123)), at(5_000_123), "{received}");
+        }
+    }
+
+    #[test]
+    fn a_difference_is_applied_and_never_makes_a_backup_end_too_early() {
+        for (ahead_seconds, received) in [(3600, 1_000_000), (-90, 1_000_900), (5, 1_000_500_i64)] {
+            let true_server_time = received + ahead_seconds * 1000;
+            let clock = ServerClock::observe(true_server_time.div_euclid(1000), at(received));
+            let seen = clock.time_of(at(received)).timestamp_millis();
+            assert!(
+                (true_server_time..=true_server_time + 1000).contains(&seen),
+                "{ahead_seconds}: {seen}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_time_beyond_the_calendar_is_ignored() {
+        assert_eq!(ServerClock::observe(i64::MAX, at(0)), ServerClock::default());
+    }
+}

@@ -1,0 +1,355 @@
+//! `walship basebackup`: takes a base backup over the replication protocol into the archive.
+//!
+//! The order of writing is the promise: `started.json`; parts, configuration, index and manifest;
+//! `pending.json`, when everything is there and checked; `backup.json`, when the WAL is there too. A
+//! backup exists when `backup.json` exists, so one that is killed at any point leaves nothing that
+//! lists as a backup. From `pending.json` on, [`finish`] can complete it; before, it is swept away:
+//! by this command where it fails, by retention where it is killed.
+
+mod claim;
+mod clock;
+mod configuration;
+mod copy;
+mod history;
+mod objects;
+mod parts;
+mod server;
+mod verify;
+mod wal_wait;
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use self::claim::Heartbeat;
+use self::copy::Copied;
+pub use self::parts::PartSettings;
+use self::server::Server;
+use super::identity;
+use super::progress::Progress;
+use crate::archive::FORMAT_VERSION;
+use crate::archive::backup::{BackupKind, BackupRecord, BackupSource, Configuration, WalRange};
+use crate::archive::identity::ClusterIdentity;
+use crate::archive::keys::{BackupId, BackupObject};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::pg::{self, BaseBackupOptions, BaseBackupStream, ConnInfo, Lsn, TimelineId};
+use crate::store::{Body, Store};
+
+/// The largest `backup.json` that is read, in bytes: some 150 for each part.
+pub const RECORD_LIMIT: u64 = 256 << 20;
+/// What `--max-rate` may be, in KiB a second: what PostgreSQL accepts (`MAX_RATE_LOWER` and
+/// `MAX_RATE_UPPER` in `src/include/backup/basebackup.h`).
+pub const MAX_RATE_KIB: std::ops::RangeInclusive<u32> = 32..=1 << 20;
+/// Deleting what a failed backup wrote may take this long.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How a backup is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BasebackupOptions {
+    /// A label for people, of one line.
+    pub label: String,
+    /// Whether the checkpoint at the start is made at once.
+    pub fast_checkpoint: bool,
+    /// The most the server sends, in KiB a second, within [`MAX_RATE_KIB`].
+    pub max_rate_kib: Option<u32>,
+    /// How long to wait for the WAL the backup needs.
+    pub wal_timeout: Duration,
+    /// How tar becomes objects.
+    pub parts: PartSettings,
+}
+
+/// A complete backup.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BasebackupReport {
+    /// Its id.
+    pub id: BackupId,
+    /// The label the user gave.
+    pub label: String,
+    /// Where replay starts.
+    pub start_lsn: Lsn,
+    /// Where it becomes consistent.
+    pub stop_lsn: Lsn,
+    /// The timeline of that position.
+    pub timeline: TimelineId,
+    /// Bytes of tar.
+    pub size_bytes: u64,
+    /// Bytes in the store.
+    pub stored_bytes: u64,
+    /// When PostgreSQL began to copy, by the server's clock.
+    pub started_at: DateTime<Utc>,
+    /// When PostgreSQL ended the backup, by the server's clock.
+    pub finished_at: DateTime<Utc>,
+    /// How long this command took, with waiting for the WAL.
+    pub duration_seconds: f64,
+}
+
+/// Takes a base backup.
+///
+/// # Errors
+/// `Invalid` for options or a server that will not do, or another cluster's archive. `Unfinished`
+/// where everything is stored but the WAL did not arrive in time: [`finish`] completes the backup.
+/// Otherwise as the connection and the store; nothing is listed then.
+pub async fn run(
+    options: &BasebackupOptions,
+    connection: &ConnInfo,
+    store: &Store,
+    progress: &Progress,
+) -> Result<BasebackupReport> {
+    let begun = Instant::now();
+    check(options)?;
+    progress.phase("connect");
+    let mut server = Server::connect(connection).await?;
+    let identity = identity::find_or_create(store, server.cluster, Utc::now()).await?;
+    identity::warn_if_unconditional(&identity, store);
+    history::ensure(&mut server.connection, server.timeline, &identity, store).await?;
+    let id = claim::claim(store, &identity).await?;
+    let heartbeat = Heartbeat::start(store, &id).await?;
+    let taken = take(options, server, store, &id, progress).await;
+    match taken {
+        Ok(record) => {
+            let written = complete(&record, options.wal_timeout, store, progress).await;
+            heartbeat.stop().await;
+            written?;
+            tidy(store, &id).await;
+            Ok(report(record, begun))
+        }
+        Err(error) => {
+            heartbeat.stop().await;
+            discard(store, &id).await;
+            Err(error.context(format!("backup {id} failed and nothing is listed")))
+        }
+    }
+}
+
+/// Completes a backup whose WAL had not arrived in time.
+///
+/// # Errors
+/// `NotFound` where there is no such backup; `Unfinished` where its WAL is still missing; `Corrupt`
+/// where a part is.
+pub async fn finish(
+    id: &BackupId,
+    wal_timeout: Duration,
+    store: &Store,
+    progress: &Progress,
+) -> Result<BasebackupReport> {
+    let begun = Instant::now();
+    let identity = identity::require(store).await?;
+    let (record, done) = match read_record(store, id, BackupObject::Record).await? {
+        Some(record) => (record, true),
+        None => (pending(store, id).await?, false),
+    };
+    identity.check_system_identifier(record.system_identifier, &store.location().to_string())?;
+    if !done {
+        let heartbeat = Heartbeat::start(store, id).await?;
+        let written = complete_pending(&record, wal_timeout, store, progress).await;
+        heartbeat.stop().await;
+        written?;
+    }
+    tidy(store, id).await;
+    Ok(report(record, begun))
+}
+
+fn check(options: &BasebackupOptions) -> Result<()> {
+    let parts = &options.parts;
+    if parts.workers == 0 || parts.frame_bytes == 0 || parts.part_bytes == 0 || parts.upload_bytes == 0 {
+        return Err(Error::invalid(
+            "a backup needs at least one thread, and parts of at least one byte",
+        ));
+    }
+    match options.max_rate_kib {
+        Some(rate) if !MAX_RATE_KIB.contains(&rate) => Err(Error::invalid(format!(
+            "a rate of {rate} KiB a second is out of PostgreSQL's range; give 32kB to 1GB a second"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Copies everything but the WAL; the record of it.
+async fn take(
+    options: &BasebackupOptions,
+    server: Server,
+    store: &Store,
+    id: &BackupId,
+    progress: &Progress,
+) -> Result<BackupRecord> {
+    let configuration = match server.configuration {
+        Some(files) => configuration::store(files, store, id).await?,
+        None => None,
+    };
+    progress.phase("wait for the server's checkpoint");
+    let backup = BaseBackupOptions {
+        fast_checkpoint: options.fast_checkpoint,
+        max_rate_kib: options.max_rate_kib,
+        ..BaseBackupOptions::new(&options.label)
+    };
+    let mut stream = server.connection.base_backup(backup).await?;
+    let began_at = Utc::now();
+    let sizes_kib = stream
+        .tablespaces
+        .iter()
+        .filter_map(|tablespace| tablespace.size_kib);
+    progress.expect(sizes_kib.sum::<u64>() << 10);
+    progress.phase("copy the cluster");
+    let copied = copy::copy(options, &mut stream, store, id, progress).await?;
+    copied.clock.warn_if_off();
+    let basics = Basics {
+        id: id.clone(),
+        label: options.label.clone(),
+        cluster: server.cluster,
+        version: server.version,
+        began_at,
+        configuration,
+    };
+    record(basics, &stream, copied)
+}
+
+/// What is known before the copy.
+struct Basics {
+    id: BackupId,
+    label: String,
+    cluster: ClusterIdentity,
+    version: String,
+    began_at: DateTime<Utc>,
+    configuration: Option<Configuration>,
+}
+
+fn record(basics: Basics, stream: &BaseBackupStream, copied: Copied) -> Result<BackupRecord> {
+    copied.label.check(basics.cluster.segment_size)?;
+    if let Some(other) = copied.manifest.system_identifier
+        && other != basics.cluster.system_identifier
+    {
+        return Err(Error::corrupt(format!(
+            "PostgreSQL's manifest belongs to the cluster with system identifier {other}, the server to {}",
+            basics.cluster.system_identifier
+        )));
+    }
+    let wal_range = |range: &pg::WalRange| WalRange {
+        timeline: range.timeline,
+        start_lsn: range.start,
+        end_lsn: range.end,
+    };
+    let mut record = BackupRecord {
+        format_version: FORMAT_VERSION,
+        walship: env!("CARGO_PKG_VERSION").to_owned(),
+        id: basics.id,
+        label: basics.label,
+        kind: BackupKind::Full,
+        source: match copied.label.source {
+            pg::BackupSource::Primary => BackupSource::Primary,
+            pg::BackupSource::Standby => BackupSource::Standby,
+        },
+        system_identifier: basics.cluster.system_identifier,
+        postgres_version: basics.version,
+        postgres_major: basics.cluster.postgres_major,
+        segment_bytes: basics.cluster.segment_size,
+        started_at: copied.clock.time_of(basics.began_at),
+        finished_at: copied.clock.time_of(copied.ended_at),
+        start_lsn: stream.start_lsn,
+        stop_lsn: copied.stop_lsn,
+        start_timeline: stream.start_timeline,
+        stop_timeline: copied.stop_timeline,
+        wal_ranges: copied.manifest.wal_ranges.iter().map(wal_range).collect(),
+        size_bytes: copied.streams.iter().map(|stream| stream.tar_bytes).sum(),
+        stored_bytes: 0,
+        streams: copied.streams,
+        files: copied.files,
+        manifest: copied.manifest_object,
+        configuration: basics.configuration,
+    };
+    record.stored_bytes = record.objects().map(|(_, object)| object.stored_bytes).sum();
+    Ok(record)
+}
+
+/// From a copy to a backup that is listed. Where it fails, `finish` can go on from what is there.
+async fn complete(
+    record: &BackupRecord,
+    wal_timeout: Duration,
+    store: &Store,
+    progress: &Progress,
+) -> Result<()> {
+    let pending = objects::key(&record.id, BackupObject::Pending);
+    objects::create(store, &pending, &Body::from_bytes(record.to_json()?)).await?;
+    complete_pending(record, wal_timeout, store, progress).await
+}
+
+async fn complete_pending(
+    record: &BackupRecord,
+    wal_timeout: Duration,
+    store: &Store,
+    progress: &Progress,
+) -> Result<()> {
+    progress.phase("check the backup's objects");
+    let id = &record.id;
+    let done = async {
+        objects::check_listed(store, record).await?;
+        wal_wait::wait(record, wal_timeout, store, progress).await?;
+        let key = objects::key(id, BackupObject::Record);
+        objects::create(store, &key, &Body::from_bytes(record.to_json()?)).await
+    };
+    match done.await {
+        Err(error) if error.is_retryable() => Err(error.context(format!(
+            "backup {id} is stored but not listed; run walship basebackup --finish {id} when the archive answers again"
+        ))),
+        result => result,
+    }
+}
+
+/// Deletes what served only while the backup was taken. What stays is no harm.
+async fn tidy(store: &Store, id: &BackupId) {
+    let keys = [BackupObject::Pending, BackupObject::Alive].map(|object| objects::key(id, object));
+    if let Err(error) = store.delete(&keys).await {
+        tracing::debug!("{error}; pending.json or alive.json of backup {id} stay");
+    }
+}
+
+async fn discard(store: &Store, id: &BackupId) {
+    match tokio::time::timeout(DISCARD_TIMEOUT, objects::discard(store, id)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("what was stored of backup {id} stays until retention: {error}"),
+        Err(_) => tracing::warn!("what was stored of backup {id} stays until retention: the archive is slow"),
+    }
+}
+
+async fn pending(store: &Store, id: &BackupId) -> Result<BackupRecord> {
+    let pending = read_record(store, id, BackupObject::Pending).await?;
+    pending.ok_or_else(|| {
+        Error::not_found(format!(
+            "there is no unfinished backup {id} in {}: pending.json is missing. It was never begun there, was \
+             interrupted before all was stored, or was swept away; take a new one",
+            store.location()
+        ))
+    })
+}
+
+async fn read_record(store: &Store, id: &BackupId, object: BackupObject) -> Result<Option<BackupRecord>> {
+    let key = objects::key(id, object);
+    let url = store.url_of(&key);
+    let record = match store.read(&key, RECORD_LIMIT).await {
+        Ok(bytes) => BackupRecord::parse(&bytes, &url)?,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context(|| format!("read {url}")),
+    };
+    if record.id != *id {
+        return Err(Error::corrupt(format!(
+            "{url} is the record of backup {}",
+            record.id
+        )));
+    }
+    Ok(Some(record))
+}
+
+fn report(record: BackupRecord, begun: Instant) -> BasebackupReport {
+    BasebackupReport {
+        id: record.id,
+        label: record.label,
+        start_lsn: record.start_lsn,
+        stop_lsn: record.stop_lsn,
+        timeline: record.stop_timeline,
+        size_bytes: record.size_bytes,
+        stored_bytes: record.stored_bytes,
+        started_at: record.started_at,
+        finished_at: record.finished_at,
+        duration_seconds: begun.elapsed().as_secs_f64(),
+    }
+}

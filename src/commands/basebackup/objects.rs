@@ -1,0 +1,100 @@
+//! Writing a backup's objects, and looking at what is there.
+
+use std::collections::HashMap;
+
+use sha2::{Digest, Sha256};
+
+use crate::archive::Sha256Sum;
+use crate::archive::backup::{BackupRecord, StoredObject};
+use crate::archive::keys::{BackupId, BackupObject, Key, backup_prefix};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::store::{Body, PutMode, Store};
+
+/// The key of a backup's object.
+pub(super) fn key(id: &BackupId, object: BackupObject) -> String {
+    Key::Backup(id.clone(), object).to_string()
+}
+
+/// What the record says of an object with this body.
+pub(super) fn stored(body: &Body) -> StoredObject {
+    StoredObject {
+        stored_bytes: body.length(),
+        sha256: Sha256Sum(body.sha256),
+    }
+}
+
+/// Creates an object. One that is there already counts where its bytes are the same: an earlier
+/// attempt's answer got lost.
+pub(super) async fn create(store: &Store, key: &str, body: &Body) -> Result<()> {
+    match store.put(key, body, PutMode::Create).await {
+        Err(error) if error.kind() == ErrorKind::Conflict => {
+            if hash(store, key).await? == stored(body) {
+                return Ok(());
+            }
+            Err(Error::conflict(format!(
+                "{} is there already with other bytes; another walship writes this backup, or something else \
+                 writes to the archive",
+                store.url_of(key)
+            )))
+        }
+        result => result.context(|| format!("write {}", store.url_of(key))),
+    }
+}
+
+/// Size and hash of an object's bytes.
+async fn hash(store: &Store, key: &str) -> Result<StoredObject> {
+    let mut object = store.get(key).await?;
+    let (mut sha256, mut stored_bytes) = (Sha256::new(), 0);
+    while let Some(chunk) = object.chunk().await? {
+        sha256.update(&chunk);
+        stored_bytes += chunk.len() as u64;
+    }
+    Ok(StoredObject {
+        stored_bytes,
+        sha256: Sha256Sum(sha256.finalize().into()),
+    })
+}
+
+/// Lists a backup's objects and compares their sizes with the record.
+///
+/// # Errors
+/// `Corrupt` where an object is missing or has another size.
+pub(super) async fn check_listed(store: &Store, record: &BackupRecord) -> Result<()> {
+    let mut listed = HashMap::new();
+    let mut listing = store.list(&backup_prefix(&record.id), None);
+    while let Some(page) = listing.next().await.context(|| "list the backup's objects")? {
+        listed.extend(page.into_iter().map(|object| (object.key, object.size)));
+    }
+    for (object, expected) in record.objects() {
+        let key = key(&record.id, object);
+        let what = match listed.get(&key) {
+            Some(size) if *size == expected.stored_bytes => continue,
+            Some(size) => format!("has {size} bytes instead of {}", expected.stored_bytes),
+            None => "is missing".to_owned(),
+        };
+        return Err(Error::corrupt(format!(
+            "{} {what} although it was written; something else deletes or writes in the archive (a lifecycle \
+             rule?). The backup is not listed, take another",
+            store.url_of(&key)
+        )));
+    }
+    Ok(())
+}
+
+/// Deletes what a failed backup wrote, in the reverse order of its writing: `started.json` last, so
+/// that what cannot be deleted is known for what it is. Best effort.
+pub(super) async fn discard(store: &Store, id: &BackupId) -> Result<()> {
+    let mut keys = Vec::new();
+    let mut listing = store.list(&backup_prefix(id), None);
+    while let Some(page) = listing.next().await? {
+        keys.extend(page.into_iter().map(|object| object.key));
+    }
+    let started = key(id, BackupObject::Started);
+    let record = key(id, BackupObject::Record);
+    if keys.contains(&record) {
+        return Ok(());
+    }
+    keys.retain(|key| *key != started);
+    store.delete(&keys).await?;
+    store.delete(&[started]).await
+}

@@ -1,0 +1,293 @@
+//! The pipeline from tar bytes to parts in the store.
+//!
+//! Tar is cut into frames, which worker threads compress; the frames are put together in order into
+//! parts, and each part is one put. One task moves all of it, so the server is read no faster than
+//! the slowest step, and memory is bounded: one frame for each worker and one being filled, one part
+//! being put together, and [`PartSettings::upload_bytes`] of parts on their way.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
+use zstd::bulk::Compressor;
+use zstd::zstd_safe::CParameter;
+
+use super::objects;
+use crate::archive::backup::StoredObject;
+use crate::archive::keys::{BackupId, BackupObject, Stream};
+use crate::error::{Context, Error, Result};
+use crate::store::{Body, BodyContent, Store};
+
+/// Upload permits are counted in this unit, so that any part fits a semaphore's `u32`.
+const PERMIT_BYTES: usize = 1 << 10;
+
+/// How tar becomes parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartSettings {
+    /// zstd level.
+    pub compression_level: i32,
+    /// Threads that compress.
+    pub workers: usize,
+    /// Bytes of tar in a zstd frame.
+    pub frame_bytes: usize,
+    /// Bytes of tar in a part.
+    pub part_bytes: u64,
+    /// Bytes of compressed parts that may be on their way to the store.
+    pub upload_bytes: usize,
+}
+
+/// Large enough that a frame of its own costs next to nothing in size, small enough that one for each
+/// of many threads fits into memory.
+const FRAME_BYTES: usize = 1 << 20;
+
+impl PartSettings {
+    /// Settings whose peak memory is some three times the part size.
+    #[must_use]
+    pub fn new(compression_level: i32, workers: usize, part_bytes: u64) -> Self {
+        Self {
+            compression_level,
+            workers,
+            frame_bytes: FRAME_BYTES,
+            part_bytes,
+            upload_bytes: 2 * part_bytes as usize,
+        }
+    }
+
+    /// Peak memory of the pipeline in bytes, at worst: nothing compresses.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let frames = (self.workers as u64 + 1) * self.frame_bytes as u64 * 2;
+        frames + self.part_bytes + self.upload_bytes as u64
+    }
+}
+
+/// Writes the tar streams of one backup.
+pub(super) struct PartWriter {
+    store: Store,
+    id: BackupId,
+    settings: PartSettings,
+    stream: Stream,
+    /// The frame that is being filled, if a byte of it is there.
+    filling: Option<Frame>,
+    /// Bytes of tar until the present part is full.
+    part_left: u64,
+    /// Frames that are being compressed, in order.
+    compressing: VecDeque<JoinHandle<Result<Frame>>>,
+    /// Frames to be used again: their buffers and compression contexts are already in memory.
+    spare: Vec<Frame>,
+    part: PartBody,
+    /// The finished parts of the present stream.
+    parts: Vec<StoredObject>,
+    uploads: JoinSet<Result<()>>,
+    permits: Arc<Semaphore>,
+}
+
+/// A piece of tar on its way through a worker.
+struct Frame {
+    tar: Vec<u8>,
+    compressed: Vec<u8>,
+    compressor: Compressor<'static>,
+    ends_part: bool,
+}
+
+/// The part that is being put together.
+#[derive(Default)]
+struct PartBody {
+    bytes: Vec<u8>,
+    sha256: Sha256,
+}
+
+impl PartWriter {
+    /// A writer of the backup's parts. Nothing is written yet.
+    pub(super) fn new(store: Store, id: BackupId, settings: PartSettings) -> Self {
+        Self {
+            store,
+            id,
+            settings,
+            stream: Stream::Base,
+            filling: None,
+            part_left: settings.part_bytes,
+            compressing: VecDeque::new(),
+            spare: Vec::new(),
+            part: PartBody::default(),
+            parts: Vec::new(),
+            uploads: JoinSet::new(),
+            permits: Arc::new(Semaphore::new(permits(settings.upload_bytes))),
+        }
+    }
+
+    /// Bytes of tar in each part but a stream's last.
+    pub(super) fn part_bytes(&self) -> u64 {
+        self.settings.part_bytes
+    }
+
+    /// Begins a stream; the one before has ended.
+    pub(super) fn begin(&mut self, stream: Stream) {
+        self.stream = stream;
+        self.part_left = self.settings.part_bytes;
+    }
+
+    /// Adds bytes of tar to the stream.
+    ///
+    /// # Errors
+    /// Of compression, or of an upload that began earlier.
+    pub(super) async fn write(&mut self, mut tar: &[u8]) -> Result<()> {
+        while !tar.is_empty() {
+            let mut frame = match self.filling.take() {
+                Some(frame) => frame,
+                None => self.empty_frame()?,
+            };
+            let room = (self.settings.frame_bytes - frame.tar.len()) as u64;
+            let taken = (tar.len() as u64).min(room).min(self.part_left) as usize;
+            let (now, later) = tar.split_at(taken);
+            frame.tar.extend_from_slice(now);
+            tar = later;
+            self.part_left -= taken as u64;
+            frame.ends_part = self.part_left == 0;
+            if frame.ends_part {
+                self.part_left = self.settings.part_bytes;
+            }
+            if frame.ends_part || frame.tar.len() == self.settings.frame_bytes {
+                self.compress(frame).await?;
+            } else {
+                self.filling = Some(frame);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the stream: its parts, all on their way.
+    ///
+    /// # Errors
+    /// As [`PartWriter::write`].
+    pub(super) async fn end(&mut self) -> Result<Vec<StoredObject>> {
+        if let Some(frame) = self.filling.take() {
+            self.compress(frame).await?;
+        }
+        while !self.compressing.is_empty() {
+            self.collect().await?;
+        }
+        if !self.part.bytes.is_empty() {
+            self.upload().await?;
+        }
+        Ok(std::mem::take(&mut self.parts))
+    }
+
+    /// Waits until every part is in the store.
+    ///
+    /// # Errors
+    /// Of an upload.
+    pub(super) async fn finish(mut self) -> Result<()> {
+        while let Some(uploaded) = self.uploads.join_next().await {
+            flatten(uploaded)?;
+        }
+        Ok(())
+    }
+
+    /// Stops: when this returns no upload is under way, so that none appears after a clean-up. Each
+    /// ends within the store's own limits.
+    pub(super) async fn abandon(mut self) {
+        while self.uploads.join_next().await.is_some() {}
+    }
+
+    fn empty_frame(&mut self) -> Result<Frame> {
+        self.spare.pop().map_or_else(|| Frame::new(&self.settings), Ok)
+    }
+
+    async fn compress(&mut self, frame: Frame) -> Result<()> {
+        while self.compressing.len() >= self.settings.workers {
+            self.collect().await?;
+        }
+        self.compressing
+            .push_back(tokio::task::spawn_blocking(move || frame.compress()));
+        Ok(())
+    }
+
+    /// Waits for the oldest frame and adds it to the part.
+    async fn collect(&mut self) -> Result<()> {
+        let Some(frame) = self.compressing.pop_front() else {
+            return Ok(());
+        };
+        let mut frame = flatten(frame.await)?;
+        self.part.sha256.update(&frame.compressed);
+        self.part.bytes.extend_from_slice(&frame.compressed);
+        frame.tar.clear();
+        frame.compressed.clear();
+        let ends_part = frame.ends_part;
+        self.spare.push(frame);
+        if ends_part {
+            self.upload().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the part on its way, as soon as there is room for it.
+    async fn upload(&mut self) -> Result<()> {
+        let part = std::mem::take(&mut self.part);
+        let body = Body {
+            sha256: part.sha256.finalize().into(),
+            content: BodyContent::Memory(part.bytes.into()),
+        };
+        self.parts.push(objects::stored(&body));
+        let number = u32::try_from(self.parts.len())
+            .map_err(|_| Error::invalid("the backup has too many parts; raise backup.part_size"))?;
+        let key = objects::key(&self.id, BackupObject::Part(self.stream, number));
+        let wanted = permits(body.length() as usize).min(permits(self.settings.upload_bytes));
+        let permit = Arc::clone(&self.permits)
+            .acquire_many_owned(wanted as u32)
+            .await
+            .map_err(|_| Error::internal("the uploads' semaphore was closed; this is a defect in walship"))?;
+        while let Some(uploaded) = self.uploads.try_join_next() {
+            flatten(uploaded)?;
+        }
+        let store = self.store.clone();
+        self.uploads.spawn(async move {
+            let created = objects::create(&store, &key, &body).await;
+            drop(body);
+            drop(permit);
+            created
+        });
+        Ok(())
+    }
+}
+
+impl Frame {
+    fn new(settings: &PartSettings) -> Result<Self> {
+        let compressor = || {
+            let mut compressor = Compressor::new(settings.compression_level)?;
+            compressor.set_parameter(CParameter::ChecksumFlag(true))?;
+            compressor.set_parameter(CParameter::ContentSizeFlag(true))?;
+            Ok(compressor)
+        };
+        Ok(Self {
+            tar: Vec::with_capacity(settings.frame_bytes),
+            compressed: Vec::with_capacity(zstd::zstd_safe::compress_bound(settings.frame_bytes)),
+            compressor: compressor().map_err(|error| Error::io("start compression", error))?,
+            ends_part: false,
+        })
+    }
+
+    fn compress(mut self) -> Result<Self> {
+        self.compressor
+            .compress_to_buffer(&self.tar, &mut self.compressed)
+            .map_err(|error| Error::io("compress", error))?;
+        Ok(self)
+    }
+}
+
+fn permits(bytes: usize) -> usize {
+    bytes
+        .div_ceil(PERMIT_BYTES)
+        .clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize))
+}
+
+fn flatten<T>(joined: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    joined
+        .unwrap_or_else(|error| Err(Error::internal(format!("{error}; this is a defect in walship"))))
+        .context(|| "copy the cluster")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! The server that a backup is taken from: is it one that walship supports, and this archive's?
+
+use super::configuration::{self, ConfigurationFiles};
+use crate::archive::identity::ClusterIdentity;
+use crate::error::{Context, Error, Result};
+use crate::pg::{ConnInfo, Connection, Major, SegmentSize, TimelineId};
+
+/// A connection, and what is known of the server.
+pub(super) struct Server {
+    pub(super) connection: Connection,
+    pub(super) cluster: ClusterIdentity,
+    /// The timeline it writes, or replays.
+    pub(super) timeline: TimelineId,
+    /// As it names itself: `17.11`.
+    pub(super) version: String,
+    /// Configuration that the data directory does not hold.
+    pub(super) configuration: Option<ConfigurationFiles>,
+}
+
+impl Server {
+    /// Connects and checks that a backup can be taken.
+    ///
+    /// # Errors
+    /// As [`Connection::connect`]; `Invalid` for a version or a `wal_level` that will not do.
+    pub(super) async fn connect(info: &ConnInfo) -> Result<Self> {
+        let mut connection = Connection::connect(info).await?;
+        let major = u16::try_from(connection.server_major()).unwrap_or(u16::MAX);
+        let major = Major::new(major)
+            .context(|| "take a base backup")?
+            .number()
+            .into();
+        let system = connection.identify_system().await?;
+        let segment_size = parse_segment_size(&connection.show("wal_segment_size").await?)?;
+        let wal_level = connection.show("wal_level").await?;
+        if !matches!(wal_level.as_str(), "replica" | "logical") {
+            return Err(Error::invalid(format!(
+                "the server's wal_level is {wal_level}, which does not let a backup be recovered; \
+                 set wal_level = replica and restart it"
+            )));
+        }
+        // A standby's WAL is archived by its primary.
+        let is_standby = connection.parameter("in_hot_standby") == Some("on");
+        if !is_standby && connection.show("archive_mode").await? == "off" {
+            tracing::warn!(
+                "the server's archive_mode is off: unless something else archives its WAL, this backup will stay \
+                 unfinished. Set archive_mode = on and archive_command = 'walship push %p'"
+            );
+        }
+        let version = connection.parameter("server_version").unwrap_or_default();
+        let version = version.split_whitespace().next().unwrap_or_default().to_owned();
+        let configuration = configuration::find(&mut connection, system.system_identifier).await;
+        Ok(Self {
+            connection,
+            cluster: ClusterIdentity {
+                system_identifier: system.system_identifier,
+                postgres_major: major,
+                segment_size,
+            },
+            timeline: system.timeline,
+            version,
+            configuration,
+        })
+    }
+}
+
+/// A size as `SHOW wal_segment_size` prints it: the largest unit that divides it, `16MB` or `1GB`.
+fn parse_segment_size(shown: &str) -> Result<SegmentSize> {
+    let bytes = [("MB", 1 << 20), ("GB", 1 << 30), ("kB", 1 << 10), ("B", 1)]
+        .iter()
+        .find_map(|(unit, bytes)| shown.strip_suffix(unit)?.parse::<u32>().ok()?.checked_mul(*bytes));
+    let bytes = bytes.ok_or_else(|| {
+        Error::invalid(format!(
+            "the server says that its wal_segment_size is {shown:?}, which is no size walship knows"
+        ))
+    })?;
+    SegmentSize::new(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_segment_size_is_read_as_postgresql_shows_it() {
+        for shift in 20..=29 {
+            let shown = format!("{}MB", 1 << (shift - 20));
+            assert_eq!(parse_segment_size(&shown).unwrap().bytes(), 1 << shift);
+        }
+        assert_eq!(parse_segment_size("1GB").unwrap().bytes(), 1 << 30);
+        for shown in ["", "16", "MB", "-1MB", "3MB", "4GB", "16 MB"] {
+            assert!(parse_segment_size(shown).is_err(), "{shown}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! `walship push`: stores one file of `pg_wal`.
+//!
+//! What holds when it succeeds: the file is durable in the archive of its own cluster, under its
+//! own name, and what stood there before, if anything, had the same content. A crash at any point
+//! leaves either no object or the whole one; pushing again is safe.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+
+use super::identity;
+use super::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
+use crate::archive::codec::{Trailer, WalEncoder};
+use crate::archive::identity::{ClusterIdentity, Identity};
+use crate::archive::keys::Key;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::pg::data_directory::{cluster_identity, data_directory_of};
+use crate::pg::{BackupHistory, LongPageHeader, TimelineHistory, WalName};
+use crate::store::{Body, BodyWriter, PutMode, Store};
+
+/// Bytes read, hashed and compressed at a time.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// What to push, and how.
+#[derive(Debug, Clone)]
+pub struct PushOptions {
+    /// The file, as PostgreSQL gives it.
+    pub path: PathBuf,
+    /// zstd level.
+    pub compression_level: i32,
+    /// Compressed bytes kept in memory; more goes to an unlinked temporary file.
+    pub memory_bytes: usize,
+}
+
+/// What a push found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PushReport {
+    /// The object was created.
+    Stored,
+    /// It was there already, with the same content.
+    AlreadyStored,
+}
+
+/// Stores one file of `pg_wal`.
+///
+/// # Errors
+/// `Invalid` for a file that does not belong: a foreign name, another cluster, a truncated segment.
+/// `Conflict` where the archive holds different content under this name. `Corrupt` where what it
+/// holds there cannot be read. Otherwise as the store.
+pub async fn run(options: &PushOptions, store: &Store, now: DateTime<Utc>) -> Result<PushReport> {
+    let name = wal_name(&options.path)?;
+    push(name, options, store, now)
+        .await
+        .context(|| format!("push {name}"))
+}
+
+async fn push(name: WalName, options: &PushOptions, store: &Store, now: DateTime<Utc>) -> Result<PushReport> {
+    let source = Source::open(name, &options.path)?;
+    // One thread: reading walship.json makes progress between the pieces that are compressed.
+    let (identity, compressed) = tokio::join!(source.archive_identity(store, now), source.compress(options));
+    let identity = identity?;
+    let (body, trailer) = compressed?;
+    if let WalName::History(_) = name {
+        source.check_history(store, &identity).await?;
+    }
+    let key = match name {
+        WalName::Partial(segment) => Key::Partial {
+            segment,
+            sha256_start: first_eight(&trailer),
+        },
+        _ => Key::of_wal(name)?,
+    };
+    put_or_compare(&key, name, &body, &trailer, store, &identity).await
+}
+
+async fn put_or_compare(
+    key: &Key,
+    name: WalName,
+    body: &Body,
+    trailer: &Trailer,
+    store: &Store,
+    identity: &Identity,
+) -> Result<PushReport> {
+    let key = key.to_string();
+    if !identity.conditional_writes {
+        identity::warn_if_unconditional(identity, store);
+        if store.head(&key).await?.is_some() {
+            return compare(&key, name, trailer, store).await;
+        }
+    }
+    match store.put(&key, body, PutMode::Create).await {
+        Ok(()) => Ok(PushReport::Stored),
+        // There already: from an earlier try of this very push, from a standby that archives too,
+        // or from another primary. Only the content tells.
+        Err(error) if error.kind() == ErrorKind::Conflict => compare(&key, name, trailer, store).await,
+        Err(error) => Err(error),
+    }
+}
+
+async fn compare(key: &str, name: WalName, ours: &Trailer, store: &Store) -> Result<PushReport> {
+    let url = store.url_of(key);
+    let theirs = match stored_wal::verify(store, key, LARGEST_SEGMENT).await {
+        Ok(trailer) => trailer,
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            return Err(error.context(format!(
+                "{url} is there already but damaged; move it away (never delete it unseen) and {name} will be stored again"
+            )));
+        }
+        Err(error) => return Err(error.context(format!("compare with {url}, which is there already"))),
+    };
+    if theirs.sha256 == ours.sha256 && theirs.system_identifier == ours.system_identifier {
+        return Ok(PushReport::AlreadyStored);
+    }
+    Err(Error::conflict(format!(
+        "{url} is there already with other content: stored SHA-256 {}, this file's {}; \
+         another primary of this cluster has archived here. Nothing was changed. Find out which server's history is \
+         the right one (pg_controldata, timelines) and give the other an archive of its own",
+        theirs.sha256, ours.sha256
+    )))
+}
+
+/// A file of `pg_wal`, opened and checked.
+struct Source {
+    name: WalName,
+    path: PathBuf,
+    size: u64,
+    /// From `global/pg_control`; missing only for segments outside a data directory.
+    cluster: Option<ClusterIdentity>,
+    /// The system identifier that goes into the trailer.
+    system_identifier: u64,
+}
+
+impl Source {
+    fn open(name: WalName, path: &Path) -> Result<Self> {
+        let metadata =
+            std::fs::metadata(path).map_err(|error| Error::io(format!("open {}", path.display()), error))?;
+        if !metadata.is_file() {
+            return Err(Error::invalid(format!(
+                "{} is not a regular file",
+                path.display()
+            )));
+        }
+        let cluster = cluster_identity(&data_directory_of(path))?;
+        let mut source = Self {
+            name,
+            path: path.to_owned(),
+            size: metadata.len(),
+            cluster,
+            system_identifier: 0,
+        };
+        source.system_identifier = match name {
+            WalName::Segment(_) | WalName::Partial(_) => source.check_segment()?,
+            WalName::History(_) | WalName::Backup { .. } => source.check_small_file()?,
+        };
+        Ok(source)
+    }
+
+    /// Checks a segment's first page; returns the system identifier in it.
+    fn check_segment(&self) -> Result<u64> {
+        let (WalName::Segment(segment) | WalName::Partial(segment)) = self.name else {
+            return Err(Error::internal("only segments have page headers"));
+        };
+        let mut first_page = Vec::new();
+        self.file()?
+            .take(512)
+            .read_to_end(&mut first_page)
+            .map_err(|error| Error::io(format!("read {}", self.path.display()), error))?;
+        let header = LongPageHeader::parse(&first_page)?;
+        let (system_identifier, size) = match self.cluster {
+            Some(cluster) => (cluster.system_identifier, cluster.segment_size),
+            None => (header.system_identifier, header.segment_size),
+        };
+        header.check(segment, size, system_identifier)?;
+        if self.size != size.bytes() {
+            return Err(Error::invalid(format!(
+                "{} has {} bytes, a whole segment has {}; it is truncated or still being written",
+                self.path.display(),
+                self.size,
+                size.bytes()
+            )));
+        }
+        Ok(system_identifier)
+    }
+
+    /// Checks a `.history` or `.backup` file, which say nothing of their cluster themselves.
+    fn check_small_file(&self) -> Result<u64> {
+        let directory = data_directory_of(&self.path);
+        let cluster = self.cluster.ok_or_else(|| {
+            Error::invalid(format!(
+                "{} is no data directory (it has no global/pg_control), so whose {} is cannot be known; \
+                 give the path as PostgreSQL does with %p",
+                directory.display(),
+                self.name
+            ))
+        })?;
+        if self.size > SMALL_FILE_LIMIT {
+            return Err(Error::invalid(format!(
+                "{} has {} bytes, far too many",
+                self.path.display(),
+                self.size
+            )));
+        }
+        let content = self.content()?;
+        match self.name {
+            WalName::History(timeline) => TimelineHistory::parse(timeline, &content).map(drop)?,
+            _ => BackupHistory::parse(&content)?.check(self.name, cluster.segment_size)?,
+        }
+        Ok(cluster.system_identifier)
+    }
+
+    /// A timeline's history must begin with its parent's, where the archive has that.
+    async fn check_history(&self, store: &Store, identity: &Identity) -> Result<()> {
+        let WalName::History(timeline) = self.name else {
+            return Ok(());
+        };
+        let history = TimelineHistory::parse(timeline, &self.content()?)?;
+        stored_wal::check_parent(store, &history, identity.system_identifier).await
+    }
+
+    async fn archive_identity(&self, store: &Store, now: DateTime<Utc>) -> Result<Identity> {
+        if let Some(cluster) = self.cluster {
+            return identity::find_or_create(store, cluster, now).await;
+        }
+        let identity = identity::require(store).await?;
+        identity.check_system_identifier(self.system_identifier, &store.location().to_string())?;
+        Ok(identity)
+    }
+
+    async fn compress(&self, options: &PushOptions) -> Result<(Body, Trailer)> {
+        let mut file = self.file()?;
+        let output = BodyWriter::new(options.memory_bytes);
+        let mut encoder = WalEncoder::new(output, options.compression_level, self.size)?;
+        let mut piece = vec![0; PIECE_BYTES.min(self.size.max(1) as usize)];
+        let mut left = self.size;
+        while left > 0 {
+            let wanted = left.min(piece.len() as u64) as usize;
+            let piece = piece.get_mut(..wanted).unwrap_or_default();
+            file.read_exact(piece)
+                .map_err(|error| Error::io(format!("read {}", self.path.display()), error))?;
+            encoder.write(piece)?;
+            left -= wanted as u64;
+            tokio::task::yield_now().await;
+        }
+        let (output, trailer) = encoder.finish(self.name, self.system_identifier)?;
+        Ok((output.finish(), trailer))
+    }
+
+    fn content(&self) -> Result<Vec<u8>> {
+        std::fs::read(&self.path).map_err(|error| Error::io(format!("read {}", self.path.display()), error))
+    }
+
+    fn file(&self) -> Result<File> {
+        File::open(&self.path).map_err(|error| Error::io(format!("open {}", self.path.display()), error))
+    }
+}
+
+fn wal_name(path: &Path) -> Result<WalName> {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    name.parse()
+        .map_err(|error: Error| error.context(format!("push {}", path.display())))
+}
+
+fn first_eight(trailer: &Trailer) -> u64 {
+    trailer
+        .sha256
+        .0
+        .iter()
+        .take(8)
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
+}

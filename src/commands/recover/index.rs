@@ -1,0 +1,99 @@
+//! The backup's file index on this machine: fetched whole and verified before any of it is believed,
+//! then read as often as needed.
+//!
+//! Some 10 bytes for each file of the cluster, so it is held in memory up to a limit and in an unlinked
+//! temporary file beyond. Reading it from the store in step with the parts would keep one connection
+//! open and mostly idle for as long as the recovery takes, which servers do not allow.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+
+use crate::archive::Sha256Sum;
+use crate::archive::backup::BackupRecord;
+use crate::archive::file_index::FileIndexReader;
+use crate::archive::keys::{BackupObject, Key};
+use crate::error::{Context, Error, Result};
+use crate::store::{Body, BodyContent, BodyWriter, Store};
+
+use super::extract::damaged;
+
+/// Bytes of the index that are held in memory.
+const MEMORY_LIMIT_BYTES: usize = 8 << 20;
+
+/// A verified `files.zst`.
+#[derive(Debug)]
+pub struct Index {
+    body: Body,
+    /// For messages.
+    pub url: String,
+}
+
+impl Index {
+    /// Fetches the index of a backup.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is not what the record says, `NotFound` where it is missing; as the store
+    /// says.
+    pub async fn fetch(store: &Store, record: &BackupRecord) -> Result<Self> {
+        let key = Key::Backup(record.id.clone(), BackupObject::Files).to_string();
+        let url = store.url_of(&key);
+        let mut object = store.get(&key).await.context(|| format!("read {url}"))?;
+        let mut body = BodyWriter::new(MEMORY_LIMIT_BYTES);
+        while let Some(piece) = object.chunk().await.context(|| format!("read {url}"))? {
+            body.write_all(&piece)
+                .map_err(|error| Error::io("write a temporary file (TMPDIR)", error))?;
+        }
+        let body = body.finish();
+        let sum = Sha256Sum(body.sha256);
+        if body.length() != record.files.stored_bytes || sum != record.files.sha256 {
+            let found = Error::corrupt(format!(
+                "it has {} bytes and SHA-256 {sum}, backup.json says {} bytes and {}",
+                body.length(),
+                record.files.stored_bytes,
+                record.files.sha256
+            ));
+            return Err(damaged(found, &url));
+        }
+        Ok(Self { body, url })
+    }
+
+    /// Its entries, from the first.
+    ///
+    /// # Errors
+    /// `Internal` where there is no memory for it.
+    pub fn entries(&self) -> Result<FileIndexReader<BodyReader<'_>>> {
+        let reader = match &self.body.content {
+            BodyContent::Memory(bytes) => BodyReader::Memory(bytes),
+            BodyContent::File { file, .. } => BodyReader::File { file, position: 0 },
+        };
+        FileIndexReader::new(reader, self.url.as_str())
+    }
+}
+
+/// Reads a body without moving it, so that it can be read again.
+#[derive(Debug)]
+pub enum BodyReader<'a> {
+    /// What is left of it.
+    Memory(&'a [u8]),
+    /// From a position on.
+    File {
+        /// The file.
+        file: &'a File,
+        /// Offset of the next byte.
+        position: u64,
+    },
+}
+
+impl Read for BodyReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Memory(bytes) => bytes.read(buffer),
+            Self::File { file, position } => {
+                let read = file.read_at(buffer, *position)?;
+                *position += read as u64;
+                Ok(read)
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! `walship recover`: restores a backup into an empty directory, ready to recover to a target.
+//!
+//! Everything that can be refused is refused before a byte is written. From then on the data directory
+//! is one that PostgreSQL refuses to start on, until the last step; a failure removes what was made,
+//! and what a kill leaves behind is recognised by the next recovery, which says how to go on.
+//! Nothing is ever written into a directory that is not empty.
+
+mod alive;
+mod configuration;
+mod decompress;
+mod destination;
+mod extract;
+mod files;
+#[cfg(test)]
+mod fixture;
+mod guc_file;
+mod index;
+mod layout;
+mod report;
+mod restore;
+mod restore_command;
+mod schedule;
+mod settings;
+mod space;
+mod start_command;
+mod survey;
+mod tablespace_map;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use self::alive::{NewestWal, sign_of_life};
+use self::layout::Layout;
+use self::report::{RestoredTablespace, next_steps};
+use self::restore::{Extracted, Restoration};
+use self::restore_command::restore_command;
+use self::settings::RecoverySettings;
+use self::start_command::{StartCommand, System, start_command};
+use crate::archive::backup::BackupRecord;
+use crate::archive::catalogue::Catalogue;
+use crate::archive::recovery_plan::{self, Plan, Request, Target};
+use crate::commands::catalogue;
+use crate::commands::progress::Progress;
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+pub use self::configuration::ConfigurationReport;
+pub use self::layout::TablespaceMapping;
+pub use self::report::RecoverReport;
+pub use self::settings::TargetAction;
+
+/// What `walship recover` is asked to do.
+#[derive(Debug, Clone)]
+pub struct RecoverOptions {
+    /// The data directory to make: empty or missing.
+    pub pgdata: PathBuf,
+    /// The target, and which backup and timeline to use for it.
+    pub request: Request,
+    /// What the server does at the target. Default, as in PostgreSQL: pause.
+    pub action: Option<TargetAction>,
+    /// Where tablespaces go that shall not be where they were.
+    pub tablespace_mappings: Vec<TablespaceMapping>,
+    /// Whether the recovered server archives.
+    pub archive_mode: ArchiveMode,
+    /// Parts of the backup that are restored at the same time.
+    pub concurrency: usize,
+    /// This program, and the global flags that it needs to find the archive: the beginning of the
+    /// recovered server's `restore_command`. No secret may be among them.
+    pub walship: Vec<String>,
+    /// `PATH`, in which the programs that start the server are looked for.
+    pub search_path: Option<std::ffi::OsString>,
+}
+
+/// Whether the recovered server archives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ArchiveMode {
+    /// Not where the archive shows that the source is alive.
+    #[default]
+    Auto,
+    /// As its configuration says.
+    Keep,
+    /// Not.
+    Off,
+}
+
+/// Refuses to run as root, who may not start PostgreSQL.
+///
+/// # Errors
+/// `Denied`, with the command to use instead.
+pub fn refuse_root() -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Err(Error::denied(
+            "PostgreSQL does not run as root, and the files it runs on belong to who restores them; run \
+             walship recover as the user who owns the cluster: sudo -u postgres walship recover …",
+        ));
+    }
+    Ok(())
+}
+
+/// Plans and restores.
+///
+/// # Errors
+/// `Invalid`, `NotFound`, `Corrupt` for what cannot be recovered, before anything is written; then as
+/// [`restore`].
+pub async fn run(
+    options: &RecoverOptions,
+    store: &Store,
+    now: DateTime<Utc>,
+    progress: &Arc<Progress>,
+) -> Result<RecoverReport> {
+    progress.phase("read the archive");
+    let catalogue = catalogue::load(store).await?;
+    let plan = recovery_plan::plan(&catalogue, &options.request, now)?;
+    restore(options, plan, &catalogue, store, progress).await
+}
+
+/// Restores what was planned, from the archive that the catalogue describes.
+///
+/// # Errors
+/// `Conflict` and `Invalid` for directories that cannot be used; `Corrupt` and `NotFound` for damaged
+/// and missing objects, named; `Internal` where something cannot be written or there is no room.
+async fn restore(
+    options: &RecoverOptions,
+    plan: Plan,
+    catalogue: &Catalogue,
+    store: &Store,
+    progress: &Arc<Progress>,
+) -> Result<RecoverReport> {
+    let newest = NewestWal::of(&catalogue.wal)?;
+    let action = action_at(&plan.target, options.action)?;
+    let mut settings = settings(options, &plan, action)?;
+    let record = Arc::new(catalogue::read_record(store, &plan.backup.id).await?);
+    let layout = Layout::new(&options.pgdata, &record, &options.tablespace_mappings)?;
+    let restoration = Restoration::prepare(store, Arc::clone(&record), layout.clone()).await?;
+    let mut notes = plan.notes;
+    notes.extend(links_note(restoration.links()));
+    let extracted = restoration.extract(options.concurrency, progress).await?;
+    progress.phase("write settings and sync");
+    let archiving_off = archiving_off(options.archive_mode, store, &newest).await;
+    settings.archiving_off = archiving_off.is_some();
+    let configuration = finish(extracted, settings).await?;
+    notes.extend(configuration.note.clone());
+    let start = start(options, &record, &layout.data, &configuration);
+    notes.extend(start.note);
+    Ok(RecoverReport {
+        backup: plan.backup.id,
+        reason: plan.reason,
+        postgres_version: record.postgres_version.clone(),
+        tablespaces: restored_tablespaces(&layout),
+        pgdata: layout.data,
+        size_bytes: record.size_bytes,
+        next: next_steps(&plan.target, action),
+        target: plan.target,
+        timeline: plan.timeline,
+        action,
+        archiving_off,
+        configuration,
+        notes,
+        start_command: start.command,
+    })
+}
+
+fn settings(options: &RecoverOptions, plan: &Plan, action: Option<TargetAction>) -> Result<RecoverySettings> {
+    let settings = RecoverySettings {
+        restore_command: restore_command(&options.walship, plan.gap.map(|gap| gap.first)),
+        target: plan.target.clone(),
+        inclusive: options.request.inclusive,
+        timeline: plan.timeline,
+        action: action.unwrap_or_default(),
+        archiving_off: false,
+    };
+    settings.check()?;
+    Ok(settings)
+}
+
+/// The action at the target; none without a target, where PostgreSQL would ignore it.
+fn action_at(target: &Target, action: Option<TargetAction>) -> Result<Option<TargetAction>> {
+    match (target, action) {
+        (Target::Latest, None | Some(TargetAction::Promote)) => Ok(None),
+        (Target::Latest, Some(other)) => Err(Error::invalid(format!(
+            "--target-action {} needs a target: without one the server replays all archived WAL and then opens \
+             for writing (to stay readable, give --target-lsn or --target-time)",
+            other.as_str()
+        ))),
+        (_, action) => Ok(Some(action.unwrap_or_default())),
+    }
+}
+
+fn links_note(links: &[String]) -> Option<String> {
+    (!links.is_empty()).then(|| {
+        format!(
+            "the source's data directory had symbolic links, which are not restored (pg_wal is restored as a \
+             plain directory): {}",
+            links.join(", ")
+        )
+    })
+}
+
+/// Why the recovered server must not archive, if it must not.
+async fn archiving_off(mode: ArchiveMode, store: &Store, newest: &NewestWal) -> Option<String> {
+    match mode {
+        ArchiveMode::Keep => None,
+        ArchiveMode::Off => Some("as asked for with --archive-mode off".to_owned()),
+        ArchiveMode::Auto => match sign_of_life(store, newest).await {
+            Ok(None) => None,
+            Ok(Some(sign)) => Some(format!(
+                "the source is alive, for {sign} arrived in the archive meanwhile, and a copy must not archive \
+                 into its source's archive (--archive-mode keep if the copy replaces it)"
+            )),
+            // The safe side: it can be switched on again at any time, history cannot be unmixed.
+            Err(error) => Some(format!(
+                "whether the source is alive could not be seen ({error}); set archive_mode when you know"
+            )),
+        },
+    }
+}
+
+/// Syncing a large backup takes a while, during which the runtime must not stand still.
+async fn finish(extracted: Extracted, settings: RecoverySettings) -> Result<ConfigurationReport> {
+    tokio::task::spawn_blocking(move || extracted.finish(&settings))
+        .await
+        .map_err(|error| {
+            Error::internal(format!(
+                "finish the recovery: {error}; this is a defect in walship"
+            ))
+        })?
+}
+
+fn start(
+    options: &RecoverOptions,
+    record: &BackupRecord,
+    data: &Path,
+    configuration: &ConfigurationReport,
+) -> StartCommand {
+    let system = System::look(record, data, options.search_path.as_deref());
+    let missing = configuration.failed.iter().find(|path| {
+        record
+            .configuration
+            .as_ref()
+            .is_some_and(|stored| Path::new(&stored.config_file) == path.as_path())
+    });
+    start_command(data, &system, missing.map(PathBuf::as_path))
+}
+
+fn restored_tablespaces(layout: &Layout) -> Vec<RestoredTablespace> {
+    layout
+        .tablespaces()
+        .map(|(tablespace, directory)| RestoredTablespace {
+            oid: tablespace.oid,
+            location: tablespace.old.clone(),
+            directory: directory.to_owned(),
+        })
+        .collect()
+}

@@ -1,0 +1,145 @@
+//! What `walship recover` did, and what comes next.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::configuration::ConfigurationReport;
+use super::settings::TargetAction;
+use super::space::size_text;
+use crate::archive::keys::BackupId;
+use crate::archive::recovery_plan::Target;
+use crate::pg::TimelineId;
+
+/// What `walship recover` did, and what comes next.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecoverReport {
+    /// The backup that was restored.
+    pub backup: BackupId,
+    /// Why that one.
+    pub reason: String,
+    /// PostgreSQL's version in it, such as `17.11`.
+    pub postgres_version: String,
+    /// Where.
+    pub pgdata: PathBuf,
+    /// The tablespaces outside the data directory.
+    pub tablespaces: Vec<RestoredTablespace>,
+    /// Bytes of the restored tar streams.
+    pub size_bytes: u64,
+    /// Where recovery will end.
+    #[serde(serialize_with = "as_text")]
+    pub target: Target,
+    /// The timeline it follows.
+    pub timeline: TimelineId,
+    /// What happens at the target; none without one.
+    pub action: Option<TargetAction>,
+    /// Why the recovered server does not archive; none where it archives as configured.
+    pub archiving_off: Option<String>,
+    /// Configuration files outside the data directory.
+    pub configuration: ConfigurationReport,
+    /// What somebody has to know or do.
+    pub notes: Vec<String>,
+    /// The command that starts the server.
+    pub start_command: String,
+    /// How to see that recovery has reached its target, and what to do then.
+    pub next: String,
+}
+
+/// A tablespace that was restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RestoredTablespace {
+    /// Its OID.
+    pub oid: u32,
+    /// Where it was.
+    pub location: PathBuf,
+    /// Where it is.
+    pub directory: PathBuf,
+}
+
+fn as_text<S: serde::Serializer>(target: &Target, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&target_text(target))
+}
+
+/// A target for people.
+#[must_use]
+pub fn target_text(target: &Target) -> String {
+    match target {
+        Target::Latest => "the end of the archived WAL".to_owned(),
+        Target::Immediate => "the end of the backup".to_owned(),
+        Target::Time(time) => format!("time {}", time.format("%Y-%m-%d %H:%M:%S%.f UTC")),
+        Target::Lsn(lsn) => format!("LSN {lsn}"),
+        Target::Xid(xid) => format!("transaction {xid}"),
+        Target::Name(name) => format!("restore point {name:?}"),
+    }
+}
+
+/// How to see that recovery is over, and what to do then.
+#[must_use]
+pub fn next_steps(target: &Target, action: Option<TargetAction>) -> String {
+    let wait = "If the log says \"recovery ended before configured recovery target was reached\", \
+                the archived WAL ends before the target.";
+    match (target, action.unwrap_or_default()) {
+        (Target::Latest, _) => {
+            "The server replays all archived WAL and then opens for writing, on a new timeline: \
+                             SELECT pg_is_in_recovery() is false then."
+                .to_owned()
+        }
+        (_, TargetAction::Pause) => format!(
+            "At the target the server stays readable and waits: SELECT pg_get_wal_replay_pause_state() is \
+             'paused' then. Look at the data; to open it for writing, on a new timeline: SELECT \
+             pg_wal_replay_resume(). For a later target stop it, and recover again. {wait}"
+        ),
+        (_, TargetAction::Promote) => format!(
+            "At the target the server opens for writing, on a new timeline: SELECT pg_is_in_recovery() is \
+             false then. {wait}"
+        ),
+        (_, TargetAction::Shutdown) => format!(
+            "At the target the server shuts down, and its log says so. To go on, remove or change the \
+             recovery_target settings in postgresql.auto.conf. {wait}"
+        ),
+    }
+}
+
+impl fmt::Display for RecoverReport {
+    /// For a person who will start the server next.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "Restored backup {} (PostgreSQL {}, {}) into {}",
+            self.backup,
+            self.postgres_version,
+            size_text(self.size_bytes),
+            self.pgdata.display()
+        )?;
+        writeln!(f, "  {}", self.reason)?;
+        for tablespace in &self.tablespaces {
+            let (old, new) = (tablespace.location.display(), tablespace.directory.display());
+            writeln!(f, "  tablespace {} ({old}) into {new}", tablespace.oid)?;
+        }
+        for path in &self.configuration.restored {
+            writeln!(f, "  put back {}", path.display())?;
+        }
+        for path in &self.configuration.kept {
+            writeln!(f, "  left as it is: {}", path.display())?;
+        }
+        write!(
+            f,
+            "Recovery ends at {}, on timeline {}",
+            target_text(&self.target),
+            self.timeline
+        )?;
+        if let Some(action) = self.action {
+            write!(f, "; then: {}", action.as_str())?;
+        }
+        writeln!(f)?;
+        match &self.archiving_off {
+            Some(reason) => writeln!(f, "Archiving is off (archive_mode = off): {reason}")?,
+            None => writeln!(f, "Archiving is as configured (archive_mode was not touched)")?,
+        }
+        for note in &self.notes {
+            writeln!(f, "Note: {note}")?;
+        }
+        writeln!(f, "\nStart the server:\n  {}\n{}", self.start_command, self.next)
+    }
+}

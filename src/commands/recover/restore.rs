@@ -1,0 +1,248 @@
+//! The restoration itself, in the order that makes it safe to kill: every refusal first; then the
+//! directories with the mark of an unfinished recovery; the files; configuration, `tablespace_map`
+//! and settings; everything synced; and `pg_control`, without which PostgreSQL does not start, last.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::configuration::{ConfigurationReport, StoredConfiguration, write_file};
+use super::destination::{self, Access, CONTROL, Destination, SET_ASIDE_CONTROL};
+use super::extract::{Extraction, Sync, extract};
+use super::index::Index;
+use super::layout::Layout;
+use super::settings::{RecoverySettings, rewrite_auto_conf};
+use super::space::{self, Need};
+use super::survey::{Survey, survey};
+use super::tablespace_map;
+use crate::archive::backup::BackupRecord;
+use crate::commands::progress::Progress;
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// What the server replays into is two segments at least: the one it restores and the one it writes.
+const RESERVED_SEGMENTS: u64 = 2;
+/// The part of the backup's size that is kept free beside it, for the file system's own records.
+const RESERVED_SHARE: u64 = 64;
+
+/// What a server follows instead of recovering to a target, and what a backup may carry.
+const OTHER_SIGNALS: [&str; 2] = ["standby.signal", "recovery.signal"];
+
+/// A restoration of which nothing is written yet, and that nothing known speaks against.
+#[derive(Debug)]
+pub struct Restoration {
+    store: Store,
+    record: Arc<BackupRecord>,
+    layout: Layout,
+    index: Index,
+    survey: Survey,
+    configuration: Option<StoredConfiguration>,
+}
+
+impl Restoration {
+    /// Looks at the destination, fetches what describes the backup, and checks that it fits.
+    ///
+    /// # Errors
+    /// `Conflict` and `Invalid` for a destination that cannot be used, `Internal` where there is no
+    /// room; `Corrupt` and `NotFound` for the backup's index or configuration; as the store says.
+    pub async fn prepare(store: &Store, record: Arc<BackupRecord>, layout: Layout) -> Result<Self> {
+        destination::check(&layout)?;
+        let index = Index::fetch(store, &record).await?;
+        let survey = survey(&record, &index.url, index.entries()?)?;
+        space::check(&needs(&layout, &survey, &record))?;
+        let configuration = StoredConfiguration::fetch(store, &record).await?;
+        Ok(Self {
+            store: store.clone(),
+            record,
+            layout,
+            index,
+            survey,
+            configuration,
+        })
+    }
+
+    /// Symbolic links of the source's data directory that are not restored.
+    pub fn links(&self) -> &[String] {
+        &self.survey.links
+    }
+
+    /// Makes the directories and restores every file into them. On failure everything is as it was.
+    ///
+    /// # Errors
+    /// `Corrupt` and `NotFound`, naming the object; `Internal` where something cannot be written.
+    pub async fn extract(self, concurrency: usize, progress: &Arc<Progress>) -> Result<Extracted> {
+        progress.phase("restore the backup");
+        progress.expect(self.record.size_bytes);
+        let access = self.survey.access;
+        let destination = Destination::create(&self.layout, access)?;
+        let outcome = async {
+            let sync = Sync::open(self.layout.outside().map(|root| root.directory.as_path()))?;
+            extract(Extraction {
+                store: self.store,
+                record: Arc::clone(&self.record),
+                index: self.index,
+                layout: self.layout.clone(),
+                concurrency,
+                progress: Arc::clone(progress),
+            })
+            .await?;
+            Ok(sync)
+        };
+        match outcome.await {
+            Ok(sync) => Ok(Extracted {
+                layout: self.layout,
+                access,
+                destination,
+                sync,
+                configuration: self.configuration,
+            }),
+            Err(error) => Err(destination.undo(error)),
+        }
+    }
+}
+
+/// What each directory takes; the data directory has to hold the first WAL as well.
+fn needs(layout: &Layout, survey: &Survey, record: &BackupRecord) -> Vec<Need> {
+    let roots = layout.roots.iter().zip(&survey.streams);
+    let need = |(root, need): (&super::layout::Root, &super::survey::StreamNeed)| {
+        let wal = match root.tablespace {
+            None => RESERVED_SEGMENTS * record.segment_bytes.bytes(),
+            Some(_) => 0,
+        };
+        Need {
+            directory: root.directory.clone(),
+            bytes: need.bytes + need.bytes / RESERVED_SHARE + wal,
+            files: need.files,
+        }
+    };
+    roots.map(need).collect()
+}
+
+/// Restored files that no server can start on yet.
+#[derive(Debug)]
+pub struct Extracted {
+    layout: Layout,
+    access: Access,
+    destination: Destination,
+    sync: Sync,
+    configuration: Option<StoredConfiguration>,
+}
+
+impl Extracted {
+    /// Writes what the server is told, makes everything durable, and only then lets a server start.
+    /// On failure everything is as it was.
+    ///
+    /// # Errors
+    /// `Internal` where something cannot be written, `Corrupt` for damaged configuration files.
+    pub fn finish(mut self, settings: &RecoverySettings) -> Result<ConfigurationReport> {
+        match self.complete(settings) {
+            Ok(report) => Ok(report),
+            Err(error) => Err(self.destination.undo(error)),
+        }
+    }
+
+    fn complete(&mut self, settings: &RecoverySettings) -> Result<ConfigurationReport> {
+        let data = &self.layout.data;
+        let destination = &mut self.destination;
+        let report = match &self.configuration {
+            Some(stored) => stored.put_back(data, self.access, &mut |path| destination.add_file(path))?,
+            None => ConfigurationReport::default(),
+        };
+        write_tablespace_map(&self.layout, self.access)?;
+        write_settings(data, self.access, settings)?;
+        self.sync.finish()?;
+        release_control(data)?;
+        Ok(report)
+    }
+}
+
+fn write_tablespace_map(layout: &Layout, access: Access) -> Result<()> {
+    let map = tablespace_map::write(
+        layout
+            .tablespaces()
+            .map(|(tablespace, directory)| (tablespace.oid, directory)),
+    );
+    let path = layout.data.join("tablespace_map");
+    if map.is_empty() {
+        return remove_if_there(&path);
+    }
+    write_file(&path, &map, access)
+}
+
+fn write_settings(data: &Path, access: Access, settings: &RecoverySettings) -> Result<()> {
+    let path = data.join("postgresql.auto.conf");
+    let before = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        read => read.map_err(|error| Error::io(format!("read {}", path.display()), error))?,
+    };
+    write_file(&path, &rewrite_auto_conf(&before, settings), access)?;
+    for signal in OTHER_SIGNALS {
+        remove_if_there(&data.join(signal))?;
+    }
+    write_file(&data.join("recovery.signal"), b"", access)
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The last step: everything before it is durable, and after it PostgreSQL starts.
+fn release_control(data: &Path) -> Result<()> {
+    let release = || {
+        std::fs::rename(data.join(SET_ASIDE_CONTROL), data.join(CONTROL))?;
+        File::open(data.join("global"))?.sync_all()
+    };
+    release().map_err(|error: std::io::Error| {
+        Error::io(format!("put {CONTROL} in place in {}", data.display()), error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::settings::TargetAction;
+    use super::*;
+    use crate::archive::recovery_plan::Target;
+    use crate::pg::TimelineId;
+
+    fn settings() -> RecoverySettings {
+        RecoverySettings {
+            restore_command: "walship restore %f %p".to_owned(),
+            target: Target::Latest,
+            inclusive: true,
+            timeline: TimelineId::FIRST,
+            action: TargetAction::Pause,
+            archiving_off: false,
+        }
+    }
+
+    #[test]
+    fn a_standbys_backup_is_recovered_and_not_followed() {
+        let top = tempfile::tempdir().unwrap();
+        let data = top.path();
+        std::fs::write(data.join("standby.signal"), "").unwrap();
+        std::fs::write(data.join("postgresql.auto.conf"), "primary_conninfo = 'x'\n").unwrap();
+        write_settings(data, Access::Group, &settings()).unwrap();
+        assert!(!data.join("standby.signal").exists());
+        for file in ["recovery.signal", "postgresql.auto.conf"] {
+            let mode = data.join(file).metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o640, "{file}");
+        }
+    }
+
+    #[test]
+    fn pg_control_comes_up_only_in_the_end() {
+        let top = tempfile::tempdir().unwrap();
+        std::fs::create_dir(top.path().join("global")).unwrap();
+        assert!(release_control(top.path()).is_err());
+        std::fs::write(top.path().join(SET_ASIDE_CONTROL), "control").unwrap();
+        release_control(top.path()).unwrap();
+        assert_eq!(std::fs::read(top.path().join(CONTROL)).unwrap(), b"control");
+    }
+}

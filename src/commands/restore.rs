@@ -1,0 +1,378 @@
+//! `walship restore`: delivers one verified file, or says why not.
+//!
+//! PostgreSQL takes an exit code of 1 to 125 as "this file is not in the archive" and ends recovery
+//! there, so absence is reported only when it is proven, and everything else is an error. The file
+//! appears under its final name only after its SHA-256, size, name and page header were checked. It
+//! is not fsynced: PostgreSQL does that itself, and asks again after a crash
+//! (`KeepFileRestoredFromArchive`, `xlogarchive.c`, 14 to 18).
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::NamedTempFile;
+use tokio::time::Instant;
+
+use super::identity;
+use super::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
+use crate::archive::identity::Identity;
+use crate::archive::keys::{Key, segment_siblings_prefix, timeline_prefix};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::pg::data_directory::{RecoverySignal, cluster_identity, data_directory_of, newest_history};
+use crate::pg::{LongPageHeader, SegmentName, TimelineHistory, WalName};
+use crate::store::Store;
+
+/// Pause between looks for a segment that should be on its way.
+const HOLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What to deliver, and where.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions {
+    /// The file's name.
+    pub name: String,
+    /// Where to put it.
+    pub destination: PathBuf,
+    /// What the server that asks is doing.
+    pub signal: RecoverySignal,
+    /// Time to wait for a segment that is missing while a later one is there.
+    pub hole_timeout: Duration,
+    /// The first segment of a hole at which recovery may end, as somebody decided with `walship recover
+    /// --end-at-gap`: it counts as absent although later ones are there.
+    pub accepted_gap: Option<SegmentName>,
+}
+
+/// How it ended, where it ended well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestoreReport {
+    /// The file is at its destination, verified.
+    Delivered,
+    /// It is proven that the archive has no such file; the reason is for people.
+    Absent(String),
+}
+
+/// Delivers one file.
+///
+/// # Errors
+/// Any failure that leaves it open whether the archive has the file, or that shows the archive to
+/// be damaged or another cluster's. Nothing stands at the destination then.
+pub async fn run(options: &RestoreOptions, store: &Store) -> Result<RestoreReport> {
+    let name: WalName = options.name.parse()?;
+    let request = Request {
+        name,
+        options,
+        store,
+        started: Instant::now(),
+    };
+    request.run().await.context(|| format!("restore {name}"))
+}
+
+struct Request<'a> {
+    name: WalName,
+    options: &'a RestoreOptions,
+    store: &'a Store,
+    started: Instant,
+}
+
+impl Request<'_> {
+    async fn run(&self) -> Result<RestoreReport> {
+        // Whose archive this is must be known before anything is believed of it, absence above all.
+        let (identity, fetched) = tokio::join!(self.identity(), self.fetch());
+        let identity = identity?;
+        match fetched? {
+            Some(file) => self.deliver(file, &identity).await,
+            None => self.absent(&identity).await,
+        }
+    }
+
+    /// The archive's identity, checked against the data directory that asks.
+    async fn identity(&self) -> Result<Identity> {
+        let identity = identity::require(self.store).await?;
+        if let Some(cluster) = cluster_identity(&data_directory_of(&self.options.destination))? {
+            identity.check(cluster, &self.store.location().to_string())?;
+        }
+        Ok(identity)
+    }
+
+    /// Fetches and decodes the object into a temporary file beside the destination; `None` where
+    /// the store says that there is no such key.
+    async fn fetch(&self) -> Result<Option<Fetched>> {
+        let key = match self.key().await {
+            Ok(key) => key,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut file = temporary_file(&self.options.destination)?;
+        let limit = if matches!(self.name, WalName::Segment(_) | WalName::Partial(_)) {
+            LARGEST_SEGMENT
+        } else {
+            SMALL_FILE_LIMIT
+        };
+        match stored_wal::decode(self.store, &key, limit, file.as_file_mut()).await {
+            Ok(trailer) => Ok(Some(Fetched { file, trailer, key })),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::Corrupt => Err(error.context(format!(
+                "{} is damaged; recover from another copy of the archive, or to a target before it",
+                self.store.url_of(&key)
+            ))),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn key(&self) -> Result<String> {
+        let WalName::Partial(segment) = self.name else {
+            return Ok(Key::of_wal(self.name)?.to_string());
+        };
+        // Its key carries a hash: two promotions may each have left one.
+        let mut found = Vec::new();
+        let mut listing = self.store.list(&segment_siblings_prefix(segment), None);
+        while let Some(page) = listing.next().await? {
+            found.extend(page.into_iter().map(|object| object.key).filter(
+                |key| matches!(key.parse(), Ok(Key::Partial { segment: stored, .. }) if stored == segment),
+            ));
+        }
+        match found.len() {
+            0 | 1 => found.pop().ok_or_else(|| Error::not_found("no such object")),
+            _ => Err(Error::conflict(format!(
+                "the archive holds {} versions of it: {}; choose one and read it with zstd -dc",
+                found.len(),
+                found.join(", ")
+            ))),
+        }
+    }
+
+    /// Gives a decoded file its final name, once it is proven to be what was asked for.
+    async fn deliver(&self, mut fetched: Fetched, identity: &Identity) -> Result<RestoreReport> {
+        let check = |fetched: &mut Fetched| {
+            fetched.trailer.check(self.name, identity.system_identifier)?;
+            fetched.check_header(self.name, identity)
+        };
+        check(&mut fetched).context(|| self.store.url_of(&fetched.key))?;
+        if let WalName::Segment(segment) = self.name
+            && let Some(reason) = self.past_the_fork(segment, &mut fetched, identity).await?
+        {
+            return Ok(RestoreReport::Absent(reason));
+        }
+        let destination = &self.options.destination;
+        fetched
+            .file
+            .persist(destination)
+            .map_err(|error| Error::io(format!("rename to {}", destination.display()), error.error))?;
+        Ok(RestoreReport::Delivered)
+    }
+
+    /// Whether the server follows a timeline that left this segment's timeline in it or before it.
+    /// An old primary may have gone on and archived its own version.
+    async fn past_the_fork(
+        &self,
+        segment: SegmentName,
+        fetched: &mut Fetched,
+        identity: &Identity,
+    ) -> Result<Option<String>> {
+        let directory = data_directory_of(&self.options.destination);
+        let Some(followed) = newest_history(&directory.join("pg_wal"))? else {
+            return Ok(None);
+        };
+        let Some(fork) = followed.end_of(segment.timeline()) else {
+            return Ok(None);
+        };
+        let size = identity.segment_bytes;
+        let start = segment.start(size)?;
+        if fork.0 >= start.0 + size.bytes() {
+            return Ok(None);
+        }
+        let past = format!(
+            "timeline {} ends at {fork}, {segment} lies beyond it",
+            segment.timeline()
+        );
+        if fork <= start {
+            return Ok(Some(past));
+        }
+        let child = child_of(&followed, segment)?;
+        let common = fork.0 - start.0;
+        match self.same_until(fetched, child, common).await? {
+            Some(true) => Ok(None),
+            Some(false) => Ok(Some(format!("{past}: it differs from {child} before the fork"))),
+            None if self.options.signal == RecoverySignal::Standby => {
+                Ok(Some(format!("{past}, and {child} is not in the archive yet")))
+            }
+            None => Err(Error::unavailable(format!(
+                "timeline {} forks off at {fork} within {segment}, and its own {child} is not in the archive (yet); \
+                 recover to timeline {} if that is what you want, or archive {child}",
+                child.timeline(),
+                segment.timeline()
+            ))),
+        }
+    }
+
+    /// Whether the first `common` bytes of `child` are those of the fetched file; `None` where the
+    /// archive has no such segment.
+    async fn same_until(
+        &self,
+        fetched: &mut Fetched,
+        child: SegmentName,
+        common: u64,
+    ) -> Result<Option<bool>> {
+        let mut comparison = Comparison {
+            file: fetched.rewound()?,
+            left: common,
+            same: true,
+        };
+        let key = Key::Segment(child).to_string();
+        match stored_wal::decode(self.store, &key, LARGEST_SEGMENT, &mut comparison).await {
+            Ok(_) => Ok(Some(comparison.same)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.context(format!("compare with {}", self.store.url_of(&key)))),
+        }
+    }
+
+    /// The key is missing. Says so only where that cannot be a hole in the archive.
+    async fn absent(&self, identity: &Identity) -> Result<RestoreReport> {
+        let absent = format!("{} is not in the archive {}", self.name, self.store.location());
+        let accepted = self.options.accepted_gap.map(WalName::Segment) == Some(self.name);
+        if self.options.signal != RecoverySignal::Recovery || accepted {
+            return Ok(RestoreReport::Absent(absent));
+        }
+        loop {
+            let Some(later) = self.witness_of_a_hole().await? else {
+                return Ok(RestoreReport::Absent(absent));
+            };
+            if self.started.elapsed() + HOLE_PAUSE > self.options.hole_timeout {
+                return Err(Error::corrupt(format!(
+                    "{} is missing in the archive {}, and {later} is there: the archive has a hole \
+                     (waited {} s for it to be filled). If it cannot be filled, \
+                     `walship recover --end-at-gap` recovers up to the hole",
+                    self.name,
+                    self.store.location(),
+                    self.started.elapsed().as_secs()
+                )));
+            }
+            // It may be on its way.
+            tokio::time::sleep(HOLE_PAUSE).await;
+            if let Some(file) = self.fetch().await? {
+                return self.deliver(file, identity).await;
+            }
+        }
+    }
+
+    /// An object that could not be in the archive if this one had never been: a later segment of
+    /// the timeline, or any segment of the timeline whose history is asked for.
+    async fn witness_of_a_hole(&self) -> Result<Option<SegmentName>> {
+        let timeline = self.name.timeline();
+        let start_after = match self.name {
+            WalName::Segment(segment) => Some(Key::Segment(segment).to_string()),
+            WalName::History(_) => None,
+            WalName::Partial(_) | WalName::Backup { .. } => return Ok(None),
+        };
+        let mut listing = self
+            .store
+            .list(&timeline_prefix(timeline), start_after.as_deref());
+        while let Some(page) = listing
+            .next()
+            .await
+            .context(|| format!("list the WAL of timeline {timeline}"))?
+        {
+            let later = page
+                .iter()
+                .find_map(|object| match (object.key.parse(), self.name) {
+                    (Ok(Key::Segment(stored)), WalName::Segment(asked)) if stored > asked => Some(stored),
+                    (Ok(Key::Segment(stored)), WalName::History(_)) => Some(stored),
+                    _ => None,
+                });
+            if later.is_some() {
+                return Ok(later);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The version of `segment` on the timeline that the followed history went on with.
+fn child_of(followed: &TimelineHistory, segment: SegmentName) -> Result<SegmentName> {
+    let ancestors = followed.ancestors();
+    let position = ancestors
+        .iter()
+        .position(|ancestor| ancestor.timeline == segment.timeline());
+    let child = position
+        .and_then(|position| ancestors.get(position + 1))
+        .map_or(followed.timeline(), |ancestor| ancestor.timeline);
+    Ok(segment.on_timeline(child))
+}
+
+/// A decoded file that nobody has given its name yet; dropping it removes it.
+struct Fetched {
+    file: NamedTempFile,
+    trailer: crate::archive::codec::Trailer,
+    key: String,
+}
+
+impl Fetched {
+    fn check_header(&mut self, name: WalName, identity: &Identity) -> Result<()> {
+        let (WalName::Segment(segment) | WalName::Partial(segment)) = name else {
+            return Ok(());
+        };
+        if self.trailer.size != identity.segment_bytes.bytes() {
+            return Err(Error::corrupt(format!(
+                "it has {} bytes, a segment of this cluster has {}",
+                self.trailer.size,
+                identity.segment_bytes.bytes()
+            )));
+        }
+        let mut first_page = Vec::new();
+        self.rewound()?
+            .take(512)
+            .read_to_end(&mut first_page)
+            .map_err(|error| Error::io("read the restored file", error))?;
+        LongPageHeader::parse(&first_page)?.check(segment, identity.segment_bytes, identity.system_identifier)
+    }
+
+    fn rewound(&mut self) -> Result<&File> {
+        let file = self.file.as_file_mut();
+        file.seek(SeekFrom::Start(0))
+            .map_err(|error| Error::io("read the restored file", error))?;
+        Ok(file)
+    }
+}
+
+/// Compares what is written to it with the beginning of a file.
+struct Comparison<'a> {
+    file: &'a File,
+    left: u64,
+    same: bool,
+}
+
+impl Write for Comparison<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let compared = self.left.min(bytes.len() as u64) as usize;
+        if compared > 0 {
+            let mut expected = vec![0; compared];
+            self.file.read_exact(&mut expected)?;
+            self.same &= bytes.get(..compared) == Some(&expected);
+            self.left -= compared as u64;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file beside the destination, so that its final name is one rename away. It carries
+/// PostgreSQL's own permissions: 0600, or 0640 where the data directory allows group access.
+fn temporary_file(destination: &Path) -> Result<NamedTempFile> {
+    let directory = match destination.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let create = || -> std::io::Result<NamedTempFile> {
+        let group_access = std::fs::metadata(directory)?.permissions().mode() & 0o050 == 0o050;
+        let mode = if group_access { 0o640 } else { 0o600 };
+        tempfile::Builder::new()
+            .prefix(".walship-")
+            .permissions(std::fs::Permissions::from_mode(mode))
+            .tempfile_in(directory)
+    };
+    create().map_err(|error| Error::io(format!("create a file in {}", directory.display()), error))
+}

@@ -1,0 +1,76 @@
+//! Reading WAL objects back, verified.
+
+use std::io::Write;
+
+use crate::archive::codec::{Trailer, WalDecoder};
+use crate::archive::keys::Key;
+use crate::error::{ErrorKind, Result};
+use crate::pg::{TimelineHistory, TimelineId, WalName};
+use crate::store::Store;
+
+/// The largest WAL segment PostgreSQL knows, in bytes.
+pub const LARGEST_SEGMENT: u64 = 1 << 30;
+/// The largest `.history` or `.backup` file that is read back.
+pub const SMALL_FILE_LIMIT: u64 = 1 << 20;
+
+/// Streams an object's content into `output`, which may be trusted only when this returned the
+/// trailer.
+///
+/// # Errors
+/// `NotFound` where the key is proven missing; `Corrupt` where the object is damaged or holds more
+/// than `limit` bytes; otherwise as the store.
+pub async fn decode(store: &Store, key: &str, limit: u64, output: &mut impl Write) -> Result<Trailer> {
+    let mut object = store.get(key).await?;
+    let mut decoder = WalDecoder::new(limit)?;
+    while let Some(chunk) = object.chunk().await? {
+        decoder.write(&chunk, output)?;
+    }
+    decoder.finish()
+}
+
+/// Verifies an object without keeping its content.
+///
+/// # Errors
+/// As [`decode`].
+pub async fn verify(store: &Store, key: &str, limit: u64) -> Result<Trailer> {
+    decode(store, key, limit, &mut std::io::sink()).await
+}
+
+/// Reads a timeline's history; `None` where it is proven that the archive has none.
+///
+/// # Errors
+/// `Corrupt` where it is damaged or another cluster's; otherwise as the store.
+pub async fn read_history(
+    store: &Store,
+    timeline: TimelineId,
+    system_identifier: u64,
+) -> Result<Option<TimelineHistory>> {
+    let name = WalName::History(timeline);
+    let key = Key::History(timeline).to_string();
+    let mut content = Vec::new();
+    let read = async {
+        let trailer = decode(store, &key, SMALL_FILE_LIMIT, &mut content).await?;
+        trailer.check(name, system_identifier)?;
+        TimelineHistory::parse(timeline, &content)
+    };
+    match read.await {
+        Ok(history) => Ok(Some(history)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.context(format!("read {}", store.url_of(&key)))),
+    }
+}
+
+/// A timeline's history must begin with its parent's, where the archive has that.
+///
+/// # Errors
+/// `Conflict` where they disagree; otherwise as [`read_history`].
+pub async fn check_parent(store: &Store, history: &TimelineHistory, system_identifier: u64) -> Result<()> {
+    let Some(parent) = history.parent().map(|ancestor| ancestor.timeline) else {
+        return Ok(());
+    };
+    match read_history(store, parent, system_identifier).await? {
+        Some(parent) => history.extends(&parent),
+        // Timeline 1 has none, and an archive may have begun on a later timeline.
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,191 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn resolve(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Settings> {
+    let sources = Sources {
+        config_flag: None,
+        flags: flags
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned()))
+            .collect(),
+        environment: environment
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect(),
+    };
+    Settings::resolve(&sources, Some((Path::new("walship.toml"), file)))
+}
+
+#[test]
+fn every_default_is_valid() {
+    let settings = resolve("", &[], &[]).unwrap();
+    assert_eq!(settings.push.timeout, Duration::from_secs(30));
+    assert_eq!(settings.push.memory_bytes, 8 << 20);
+    assert_eq!(settings.restore.standby_failure, StandbyFailure::Continue);
+    assert!(settings.backup.concurrency >= 1 && settings.recover_concurrency >= 1);
+    assert!(
+        settings
+            .archive()
+            .unwrap_err()
+            .to_string()
+            .contains("WALSHIP_ARCHIVE")
+    );
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+    let file = "[push]\ntimeout = \"1s\"";
+    assert_eq!(
+        resolve(file, &[], &[]).unwrap().push.timeout,
+        Duration::from_secs(1)
+    );
+    let environment = [("WALSHIP_PUSH_TIMEOUT", "2s")];
+    assert_eq!(
+        resolve(file, &environment, &[]).unwrap().push.timeout,
+        Duration::from_secs(2)
+    );
+    let flags = [("push.timeout", "3s")];
+    assert_eq!(
+        resolve(file, &environment, &flags).unwrap().push.timeout,
+        Duration::from_secs(3)
+    );
+}
+
+#[test]
+fn every_setting_can_be_set_in_the_file_and_in_the_environment() {
+    for setting in SETTINGS {
+        let value = match setting.default {
+            "" if setting.key == "archive" => "file:///srv/archive",
+            "" if setting.key == "backup.max_rate" => "1MiB",
+            "" => "x",
+            default => default,
+        };
+        let file = format!("{} = \"{value}\"", setting.key);
+        resolve(&file, &[], &[]).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let variable = setting.environment_variable();
+        let settings = resolve("", &[(&variable, value)], &[]).unwrap();
+        assert!(settings.to_reproduce().1.contains(&(variable, value)));
+    }
+}
+
+#[test]
+fn an_unknown_key_is_an_error_that_names_the_nearest() {
+    for (file, nearest) in [
+        ("[push]\ntimout = \"1s\"", "\"push.timeout\""),
+        ("archiv = \"file:///a\"", "\"archive\""),
+        ("[s3]\nendpiont = \"http://localhost\"", "\"s3.endpoint\""),
+    ] {
+        let error = resolve(file, &[], &[]).unwrap_err().to_string();
+        assert!(
+            error.contains("unknown key") && error.contains(nearest),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_bad_value_is_an_error_that_names_key_value_and_origin() {
+    for (file, environment, parts) in [
+        (
+            "push.timeout = \"soon\"",
+            None,
+            ["push.timeout", "soon", "walship.toml"],
+        ),
+        (
+            "push.timeout = \"0s\"",
+            None,
+            ["push.timeout", "0s", "walship.toml"],
+        ),
+        (
+            "push.compression_level = 42",
+            None,
+            ["push.compression_level", "42", "walship.toml"],
+        ),
+        ("push.memory = []", None, ["push.memory", "array", "walship.toml"]),
+        (
+            "backup.part_size = \"1kB\"",
+            None,
+            ["backup.part_size", "1kB", "256MiB"],
+        ),
+        (
+            "",
+            Some(("WALSHIP_LOG_FORMAT", "xml")),
+            ["log.format", "xml", "environment"],
+        ),
+        (
+            "",
+            Some(("WALSHIP_S3_PATH_STYLE", "maybe")),
+            ["s3.path_style", "maybe", "environment"],
+        ),
+    ] {
+        let environment: Vec<_> = environment.into_iter().collect();
+        let error = resolve(file, &environment, &[]).unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "{error} lacks {part}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_an_error() {
+    assert!(
+        resolve("archive = ", &[], &[])
+            .unwrap_err()
+            .to_string()
+            .contains("walship.toml")
+    );
+}
+
+#[test]
+fn sizes_are_powers_of_1024_as_in_postgresql() {
+    for (text, bytes) in [
+        ("0", 0),
+        ("17", 17),
+        ("1kB", 1024),
+        ("8MiB", 8 << 20),
+        ("8MB", 8 << 20),
+        ("1 GiB", 1 << 30),
+    ] {
+        assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+    }
+    for text in [
+        "",
+        "MiB",
+        "-1",
+        "1.5MB",
+        "1XB",
+        "99999999999999999999",
+        "20000000TiB",
+    ] {
+        assert!(text.parse::<ByteSize>().is_err(), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_value_parsers_panic(text: String) {
+        let _ = parse_duration(&text);
+        let _ = text.parse::<ByteSize>();
+    }
+
+    #[test]
+    fn durations_read_as_written(number in 1u64..3000) {
+        prop_assert_eq!(parse_duration(&format!("{number}s")), Ok(Duration::from_secs(number)));
+        prop_assert_eq!(parse_duration(&format!("{number}d")), Ok(Duration::from_secs(number * 86_400)));
+    }
+}
+
+#[test]
+fn the_documentation_lists_every_setting() {
+    let page = include_str!("../../docs/configuration.md");
+    for setting in SETTINGS {
+        let default = if setting.default.is_empty() {
+            "–".to_owned()
+        } else {
+            format!("`{}`", setting.default)
+        };
+        let row = format!("| `{}` | {default} | {} |\n", setting.key, setting.help);
+        assert!(page.contains(&row), "docs/configuration.md lacks:\n{row}");
+    }
+}

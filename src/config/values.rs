@@ -1,0 +1,86 @@
+//! How values are written: durations, sizes and words.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{LogFormat, StandbyFailure};
+
+/// Reads a duration: a whole number and a unit, `ms`, `s`, `m`, `h` or `d`, such as `30s`. At most
+/// 3650 days; zero is refused, for nothing here may wait for no time or for ever.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split_number(text);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => 0,
+    };
+    let milliseconds = number.and_then(|number| number.checked_mul(unit_ms)).unwrap_or(0);
+    if milliseconds == 0 || milliseconds > 3650 * 86_400_000 {
+        return Err(format!(
+            "\"{text}\" is no duration walship can use; write 500ms, 30s, 5m, 2h or 14d"
+        ));
+    }
+    Ok(Duration::from_millis(milliseconds))
+}
+
+/// A number of bytes: `8MiB`, `32MB`, `100kB`. As in PostgreSQL, every unit is a power of 1024.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = split_number(text);
+        let shift = match unit {
+            "" | "B" => Some(0),
+            "k" | "kB" | "KB" | "KiB" => Some(10),
+            "M" | "MB" | "MiB" => Some(20),
+            "G" | "GB" | "GiB" => Some(30),
+            "T" | "TB" | "TiB" => Some(40),
+            _ => None,
+        };
+        let bytes = number
+            .zip(shift)
+            .and_then(|(number, shift)| number.checked_mul(1 << shift));
+        bytes
+            .map(Self)
+            .ok_or_else(|| format!("\"{text}\" is no size; write a number of bytes, or 100kB, 8MiB, 1GiB"))
+    }
+}
+
+fn split_number(text: &str) -> (Option<u64>, &str) {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    (number.parse().ok(), unit.trim_start())
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("choose text or json"),
+        }
+    }
+}
+
+impl FromStr for StandbyFailure {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "continue" => Ok(Self::Continue),
+            "stop" => Ok(Self::Stop),
+            _ => Err("choose continue or stop"),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! A data directory on this machine: whose it is, and in which state of recovery.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{ControlFile, TimelineHistory, WalName};
+use crate::archive::identity::ClusterIdentity;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A running server rewrites `global/pg_control` in place; a reader may meet it half-written
+/// (PostgreSQL's own `get_controlfile` reads again as well).
+const TORN_READ_ATTEMPTS: u32 = 10;
+const TORN_READ_PAUSE: Duration = Duration::from_millis(5);
+
+/// Whether, and as what, the server of a data directory is in recovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecoverySignal {
+    /// `standby.signal`: it follows a primary. PostgreSQL lets it win over `recovery.signal`.
+    Standby,
+    /// `recovery.signal`: it recovers to a target and then ends recovery.
+    Recovery,
+    /// Neither.
+    None,
+}
+
+/// The data directory that a path of `pg_wal` belongs to: `pg_wal/X` belongs to `.`.
+#[must_use]
+pub fn data_directory_of(wal_path: &Path) -> PathBuf {
+    match wal_path.parent().map(|pg_wal| (pg_wal, pg_wal.parent())) {
+        Some((_, Some(parent))) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        Some((pg_wal, _)) if !pg_wal.as_os_str().is_empty() => PathBuf::from("."),
+        _ => PathBuf::from(".."),
+    }
+}
+
+/// Reads `global/pg_control`; `None` where there is none, that is, where this is no data directory.
+///
+/// # Errors
+/// `Corrupt` where it is damaged, `Invalid` where a PostgreSQL wrote it that walship does not know,
+/// `Internal` where it cannot be read.
+pub fn read_control_file(data_directory: &Path) -> Result<Option<ControlFile>> {
+    let path = data_directory.join("global/pg_control");
+    let mut attempt = 1;
+    loop {
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(Error::io(format!("read {}", path.display()), error)),
+        };
+        match ControlFile::parse(&bytes) {
+            Err(error) if error.kind() == ErrorKind::Corrupt && attempt < TORN_READ_ATTEMPTS => {
+                attempt += 1;
+                std::thread::sleep(TORN_READ_PAUSE);
+            }
+            Err(error) => return Err(error.context(format!("read {}", path.display()))),
+            Ok(control_file) => return Ok(Some(control_file)),
+        }
+    }
+}
+
+/// Whose data directory it is; `None` where it is no data directory.
+///
+/// # Errors
+/// As [`read_control_file`].
+pub fn cluster_identity(data_directory: &Path) -> Result<Option<ClusterIdentity>> {
+    Ok(
+        read_control_file(data_directory)?.map(|control_file| ClusterIdentity {
+            system_identifier: control_file.system_identifier,
+            postgres_major: u32::from(control_file.major.number()),
+            segment_size: control_file.segment_size,
+        }),
+    )
+}
+
+/// What the signal files of a data directory say.
+#[must_use]
+pub fn recovery_signal(data_directory: &Path) -> RecoverySignal {
+    if data_directory.join("standby.signal").exists() {
+        RecoverySignal::Standby
+    } else if data_directory.join("recovery.signal").exists() {
+        RecoverySignal::Recovery
+    } else {
+        RecoverySignal::None
+    }
+}
+
+/// The newest timeline history in a `pg_wal` directory, which is the one its server follows.
+///
+/// # Errors
+/// `Corrupt` where that file cannot be understood, `Internal` where it cannot be read.
+pub fn newest_history(pg_wal: &Path) -> Result<Option<TimelineHistory>> {
+    let entries = match std::fs::read_dir(pg_wal) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(Error::io(
+                format!("read the directory {}", pg_wal.display()),
+                error,
+            ));
+        }
+    };
+    let timelines = entries.filter_map(|entry| match entry.ok()?.file_name().to_str()?.parse() {
+        Ok(WalName::History(timeline)) => Some(timeline),
+        _ => None,
+    });
+    let Some(timeline) = timelines.max() else {
+        return Ok(None);
+    };
+    let path = pg_wal.join(WalName::History(timeline).to_string());
+    let content =
+        std::fs::read(&path).map_err(|error| Error::io(format!("read {}", path.display()), error))?;
+    TimelineHistory::parse(timeline, &content)
+        .map(Some)
+        .map_err(|error| error.context(format!("read {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_directory_is_the_parent_of_pg_wal() {
+        for (path, directory) in [
+            ("pg_wal/000000010000000000000001", "."),
+            (
+                "/var/lib/postgresql/17/main/pg_wal/000000010000000000000001",
+                "/var/lib/postgresql/17/main",
+            ),
+            ("./pg_wal/000000010000000000000001", "."),
+            ("../x/pg_wal/000000010000000000000001", "../x"),
+            ("000000010000000000000001", ".."),
+        ] {
+            assert_eq!(data_directory_of(Path::new(path)), Path::new(directory), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_directory_without_pg_control_is_no_data_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(read_control_file(directory.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_standby_signal_wins_over_a_recovery_signal() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(recovery_signal(directory.path()), RecoverySignal::None);
+        std::fs::write(directory.path().join("recovery.signal"), "").unwrap();
+        assert_eq!(recovery_signal(directory.path()), RecoverySignal::Recovery);
+        std::fs::write(directory.path().join("standby.signal"), "").unwrap();
+        assert_eq!(recovery_signal(directory.path()), RecoverySignal::Standby);
+    }
+}

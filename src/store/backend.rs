@@ -1,0 +1,96 @@
+//! What a store can be, and the few calls all of them answer.
+
+use super::directory::{Directory, Walk};
+use super::faults::Faulty;
+use super::object::{ObjectBody, ObjectInfo};
+use super::s3::{Cursor as S3Cursor, S3};
+use super::{Body, PutMode};
+use crate::error::Result;
+
+/// One of the stores. Keys are checked already; errors do not name the key yet.
+#[derive(Debug, Clone)]
+pub(super) enum Backend {
+    Directory(Directory),
+    S3(S3),
+    Faulty(Faulty),
+}
+
+/// Where a listing goes on.
+#[derive(Debug)]
+pub(super) enum Cursor {
+    Walk(Walk),
+    S3(S3Cursor),
+}
+
+impl Backend {
+    pub(super) async fn create_root(&self) -> Result<()> {
+        match self {
+            Self::Directory(directory) => directory.create_root().await,
+            Self::S3(_) => Ok(()),
+            Self::Faulty(faulty) => Box::pin(faulty.inner.create_root()).await,
+        }
+    }
+
+    pub(super) async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
+        match self {
+            Self::Directory(directory) => directory.put(key, body, mode).await,
+            Self::S3(s3) => s3.put(key, body, mode).await,
+            Self::Faulty(faulty) => Box::pin(faulty.put(key, body, mode)).await,
+        }
+    }
+
+    pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, ObjectBody)> {
+        match self {
+            Self::Directory(directory) => directory
+                .get(key)
+                .await
+                .map(|(info, body)| (info, ObjectBody::File(body))),
+            Self::S3(s3) => s3.get(key).await.map(|(info, body)| (info, ObjectBody::S3(body))),
+            Self::Faulty(faulty) => Box::pin(faulty.get(key)).await,
+        }
+    }
+
+    pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+        match self {
+            Self::Directory(directory) => directory.head(key).await,
+            Self::S3(s3) => s3.head(key).await,
+            Self::Faulty(faulty) => Box::pin(faulty.head(key)).await,
+        }
+    }
+
+    /// Where a listing begins; nothing is asked yet.
+    pub(super) fn cursor(&self, prefix: &str, start_after: Option<&str>) -> Cursor {
+        match self {
+            Self::Directory(directory) => Cursor::Walk(directory.walk(prefix, start_after)),
+            Self::S3(_) => Cursor::S3(S3Cursor::new(prefix, start_after)),
+            Self::Faulty(faulty) => faulty.inner.cursor(prefix, start_after),
+        }
+    }
+
+    /// A page, and where the next one begins if there is one. A page may be empty.
+    pub(super) async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
+        match (self, cursor) {
+            (Self::Faulty(faulty), cursor) => Box::pin(faulty.page(cursor)).await,
+            (Self::Directory(directory), Cursor::Walk(walk)) => {
+                let (page, walk) = directory.page(walk).await?;
+                Ok((page, walk.map(Cursor::Walk)))
+            }
+            (Self::S3(s3), Cursor::S3(cursor)) => {
+                let (page, cursor) = s3.page(cursor).await?;
+                Ok((page, cursor.map(Cursor::S3)))
+            }
+            (Self::Directory(_), Cursor::S3(_)) | (Self::S3(_), Cursor::Walk(_)) => Err(
+                crate::Error::internal("a listing changed its store; please report it"),
+            ),
+        }
+    }
+
+    /// Deletes at most [`super::DELETE_BATCH`] objects.
+    pub(super) async fn delete(&self, keys: &[String]) -> Result<()> {
+        match self {
+            Self::Directory(directory) => directory.delete(keys).await,
+            Self::S3(s3) => s3.delete(keys).await,
+            Self::Faulty(faulty) => Box::pin(faulty.delete(keys)).await,
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! A store that fails on demand, for tests and drills: a wrapper over the same backend interface.
+//!
+//! Faults are a script. Each strikes once, at the first call it fits, in the order in which they
+//! were given; with an empty script the wrapped store behaves like the one inside.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::backend::{Backend, Cursor};
+use super::object::{ObjectBody, ObjectInfo};
+use super::{Body, BodyContent, PutMode};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A call of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// `put`.
+    Put,
+    /// `get` and `read`.
+    Get,
+    /// `head`.
+    Head,
+    /// Each page of a listing; it has no key, so only faults for any key fit.
+    List,
+    /// `delete`, if one of the keys fits.
+    Delete,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultKind {
+    /// The call fails with this kind and does nothing.
+    Before(ErrorKind),
+    /// The call does its work and then fails as `Unavailable`: the outcome is not known.
+    After,
+    /// One bit is flipped in what is stored (which the store must refuse) or read.
+    Corrupt,
+    /// The body that is read ends in its middle.
+    Short,
+    /// The call begins after this time.
+    Delay(Duration),
+}
+
+/// A fault that strikes once.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    /// The call it strikes.
+    pub operation: Operation,
+    /// What the key must contain; the empty text fits every key.
+    pub key: String,
+    /// What goes wrong.
+    pub kind: FaultKind,
+}
+
+/// A script of faults, shared between the wrapped store and whoever adds to it.
+#[derive(Debug, Clone, Default)]
+pub struct Faults(Arc<Mutex<Vec<Fault>>>);
+
+impl Faults {
+    /// Adds a fault: it strikes the first call of this sort whose key contains `key`.
+    pub fn add(&self, operation: Operation, key: &str, kind: FaultKind) {
+        let key = key.to_owned();
+        self.lock().push(Fault { operation, key, kind });
+    }
+
+    /// How many have not struck yet.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn take(&self, operation: Operation, keys: &[&str]) -> Option<FaultKind> {
+        let mut faults = self.lock();
+        let fits = |fault: &Fault| {
+            let fitting_key = keys.iter().any(|key| key.contains(&fault.key)) || fault.key.is_empty();
+            fault.operation == operation && fitting_key
+        };
+        let index = faults.iter().position(fits)?;
+        Some(faults.remove(index).kind)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Fault>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The wrapper.
+#[derive(Debug, Clone)]
+pub(super) struct Faulty {
+    pub(super) inner: Box<Backend>,
+    pub(super) faults: Faults,
+}
+
+/// What is left to do around the call itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Nothing,
+    FailAfter,
+    Corrupt,
+    Short,
+}
+
+impl Faulty {
+    pub(super) async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
+        let rest = self.strike(Operation::Put, &[key]).await?;
+        if rest == Rest::Corrupt {
+            return self.inner.put(key, &damaged(body)?, mode).await;
+        }
+        self.inner.put(key, body, mode).await?;
+        finish(rest)
+    }
+
+    pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, ObjectBody)> {
+        let rest = self.strike(Operation::Get, &[key]).await?;
+        let (info, body) = self.inner.get(key).await?;
+        finish(rest)?;
+        let body = match rest {
+            Rest::Nothing | Rest::FailAfter => body,
+            Rest::Corrupt => ObjectBody::Faulty(Box::new(FaultyBody {
+                inner: body,
+                flip: true,
+                left: u64::MAX,
+            })),
+            Rest::Short => ObjectBody::Faulty(Box::new(FaultyBody {
+                inner: body,
+                flip: false,
+                left: info.size / 2,
+            })),
+        };
+        Ok((info, body))
+    }
+
+    pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+        let rest = self.strike(Operation::Head, &[key]).await?;
+        let info = self.inner.head(key).await?;
+        finish(rest).map(|()| info)
+    }
+
+    pub(super) async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
+        let rest = self.strike(Operation::List, &[]).await?;
+        let page = self.inner.page(cursor).await?;
+        finish(rest).map(|()| page)
+    }
+
+    pub(super) async fn delete(&self, keys: &[String]) -> Result<()> {
+        let names: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let rest = self.strike(Operation::Delete, &names).await?;
+        self.inner.delete(keys).await?;
+        finish(rest)
+    }
+
+    async fn strike(&self, operation: Operation, keys: &[&str]) -> Result<Rest> {
+        match self.faults.take(operation, keys) {
+            None => Ok(Rest::Nothing),
+            Some(FaultKind::Before(kind)) => Err(Error::new(kind, "a fault was injected before the call")),
+            Some(FaultKind::After) => Ok(Rest::FailAfter),
+            Some(FaultKind::Corrupt) => Ok(Rest::Corrupt),
+            Some(FaultKind::Short) => Ok(Rest::Short),
+            Some(FaultKind::Delay(time)) => {
+                tokio::time::sleep(time).await;
+                Ok(Rest::Nothing)
+            }
+        }
+    }
+}
+
+fn finish(rest: Rest) -> Result<()> {
+    if rest == Rest::FailAfter {
+        return Err(Error::unavailable("a fault was injected after the call"));
+    }
+    Ok(())
+}
+
+/// The same body with its first bit flipped and the hash it had; an empty one gets a byte.
+fn damaged(body: &Body) -> Result<Body> {
+    let mut bytes = match &body.content {
+        BodyContent::Memory(bytes) => bytes.to_vec(),
+        BodyContent::File { file, length } => {
+            let mut bytes = vec![0; *length as usize];
+            std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, 0)
+                .map_err(|error| Error::io("read the spooled object", error))?;
+            bytes
+        }
+    };
+    match bytes.first_mut() {
+        Some(first) => *first ^= 1,
+        None => bytes.push(0),
+    }
+    let content = BodyContent::Memory(bytes.into());
+    Ok(Body {
+        content,
+        sha256: body.sha256,
+    })
+}
+
+/// A body that is read damaged or cut.
+#[derive(Debug)]
+pub(super) struct FaultyBody {
+    inner: ObjectBody,
+    flip: bool,
+    left: u64,
+}
+
+impl FaultyBody {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        let Some(mut piece) = Box::pin(self.inner.next()).await? else {
+            return Ok(None);
+        };
+        piece.truncate(self.left as usize);
+        self.left -= piece.len() as u64;
+        if piece.is_empty() {
+            return Ok(None);
+        }
+        if std::mem::take(&mut self.flip) {
+            let mut bytes = piece.to_vec();
+            if let Some(first) = bytes.first_mut() {
+                *first ^= 1;
+            }
+            piece = bytes.into();
+        }
+        Ok(Some(piece))
+    }
+}

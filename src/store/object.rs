@@ -1,0 +1,151 @@
+//! What goes into a store and what comes out of it.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
+
+use super::directory::FileBody;
+use super::faults::FaultyBody;
+use super::s3::S3Body;
+use crate::error::{Context, Error, Result};
+
+/// What a put expects to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutMode {
+    /// Nothing: the key is created, or the put fails with `Conflict` and changes nothing.
+    Create,
+    /// Anything: the object is replaced. Only for the objects `docs/format.md` names as mutable.
+    Replace,
+}
+
+/// The bytes of an object to be stored: in memory, or spilled to a file.
+#[derive(Debug)]
+pub struct Body {
+    /// Where the bytes are.
+    pub content: BodyContent,
+    /// SHA-256 of the bytes as they are stored. The store rejects anything else that arrives.
+    pub sha256: [u8; 32],
+}
+
+/// Where the bytes of a [`Body`] are.
+#[derive(Debug)]
+pub enum BodyContent {
+    /// In memory.
+    Memory(Bytes),
+    /// In a file, from its first byte to its last; typically unlinked, so that nothing is left
+    /// behind. It must be readable; its position does not matter and does not change.
+    File {
+        /// The open file.
+        file: std::fs::File,
+        /// Its length in bytes.
+        length: u64,
+    },
+}
+
+impl Body {
+    /// Bytes in memory, with their SHA-256 taken here. For small objects and tests: a body that was
+    /// hashed while it was made is built from its fields.
+    #[must_use]
+    pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        let sha256 = Sha256::digest(&bytes).into();
+        Self {
+            content: BodyContent::Memory(bytes),
+            sha256,
+        }
+    }
+
+    /// The length in bytes.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        match &self.content {
+            BodyContent::Memory(bytes) => bytes.len() as u64,
+            BodyContent::File { length, .. } => *length,
+        }
+    }
+}
+
+/// What a listing or a look at one object says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// The key, relative to the archive's URL.
+    pub key: String,
+    /// Stored size in bytes.
+    pub size: u64,
+    /// When the store says it was last written.
+    pub modified: DateTime<Utc>,
+}
+
+/// An object that is being read, a piece at a time.
+#[derive(Debug)]
+pub struct Object {
+    /// What the store said about it when the reading began.
+    pub info: ObjectInfo,
+    pub(super) body: ObjectBody,
+    pub(super) url: String,
+    pub(super) received: u64,
+}
+
+/// Where the pieces come from.
+#[derive(Debug)]
+pub(super) enum ObjectBody {
+    File(FileBody),
+    S3(S3Body),
+    Faulty(Box<FaultyBody>),
+}
+
+impl ObjectBody {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self {
+            Self::File(body) => body.next().await,
+            Self::S3(body) => body.next().await,
+            Self::Faulty(body) => body.next().await,
+        }
+    }
+}
+
+impl Object {
+    /// The next piece, or `None` after the last. Pieces add up to [`ObjectInfo::size`] exactly.
+    ///
+    /// # Errors
+    /// `Unavailable` when the bytes stop coming, or end too early. What was delivered before is
+    /// then a part of the object; the store does not try again from the middle.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        let piece = self.body.next().await.context(|| format!("read {}", self.url))?;
+        self.received += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        let ended_early = piece.is_none() && self.received < self.info.size;
+        if ended_early || self.received > self.info.size {
+            return Err(Error::unavailable(format!(
+                "read {}: the store announced {} bytes and sent {}; try again",
+                self.url, self.info.size, self.received
+            )));
+        }
+        Ok(piece)
+    }
+
+    /// All that is left, in one piece.
+    ///
+    /// # Errors
+    /// As [`Object::chunk`]; `Corrupt` if the object is larger than `limit` bytes.
+    pub async fn read_to_end(mut self, limit: u64) -> Result<Bytes> {
+        if self.info.size > limit {
+            return Err(Error::corrupt(format!(
+                "{} has {} bytes, and no object of this kind has more than {limit}",
+                self.url, self.info.size
+            )));
+        }
+        let Some(first) = self.chunk().await? else {
+            return Ok(Bytes::new());
+        };
+        let Some(second) = self.chunk().await? else {
+            return Ok(first);
+        };
+        let mut all = Vec::with_capacity(self.info.size as usize);
+        all.extend_from_slice(&first);
+        all.extend_from_slice(&second);
+        while let Some(piece) = self.chunk().await? {
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.into())
+    }
+}

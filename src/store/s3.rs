@@ -1,0 +1,437 @@
+//! The S3 store, and the only file that names `aws_sdk_s3`.
+//!
+//! - **One put, one request**: a known length, the SHA-256 in a header that the server checks,
+//!   and `If-None-Match: *` for a create. No multipart upload, no trailer, no second checksum.
+//! - **One retry loop**, the SDK's, without its budget: the call's deadline bounds it. It takes in
+//!   409, so that a create that met another one looks again.
+//! - **Nothing waits for ever**: connecting, each attempt, the whole call, each piece of a body that
+//!   is read and all of them together have a limit. The SDK's own watch over stalled streams is
+//!   off, for it counts bytes handed to the socket.
+//! - **Checksums of reads are not checked here**: what walship reads carries its own hash.
+
+mod attempts;
+mod connect;
+mod failure;
+
+use std::error::Error as StdError;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::{RetryConfig, RetryPartition, TokenBucket};
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    Builder, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, DateTime as AwsDateTime, Length};
+use aws_sdk_s3::types::{Delete, ObjectIdentifier, ServerSideEncryption, StorageClass};
+use aws_smithy_types::base64;
+use bytes::Bytes;
+use chrono::DateTime;
+use tokio::time::timeout;
+
+use self::attempts::{Attempts, KnownHash, RetryConflicts, chain};
+use self::connect::connect;
+use self::failure::{Answer, Asked, Failure};
+use super::options::StoreOptions;
+use super::{Body, BodyContent, ObjectInfo, PutMode};
+use crate::error::{Error, ErrorKind, Result};
+
+/// More than any time limit leaves room for; the limit ends the attempts. Not the largest number there
+/// is: the SDK sums its backoff over all of them at the start of each call.
+const MAX_ATTEMPTS: u32 = 1000;
+
+/// The first pause of the retry loop (times a random number), and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+
+/// A store in a bucket. Clones share connections.
+#[derive(Debug, Clone)]
+pub(super) struct S3 {
+    client: Client,
+    settings: Arc<Settings>,
+}
+
+#[derive(Debug)]
+struct Settings {
+    bucket: String,
+    /// Empty, or with a slash at its end.
+    prefix: String,
+    endpoint: Option<String>,
+    options: StoreOptions,
+}
+
+/// One call of the store: what it is and how it goes.
+#[derive(Debug)]
+struct Call {
+    permission: &'static str,
+    limit: Duration,
+    attempts: Attempts,
+}
+
+/// Where a listing goes on.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    prefix: String,
+    start_after: Option<String>,
+    token: Option<String>,
+}
+
+impl Cursor {
+    pub(super) fn new(prefix: &str, start_after: Option<&str>) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            start_after: start_after.map(str::to_owned),
+            token: None,
+        }
+    }
+}
+
+impl S3 {
+    pub(super) async fn open(bucket: &str, prefix: &str, options: &StoreOptions) -> Result<Self> {
+        let connection = connect(&options.s3, options.operation_timeout).await?;
+        let unlimited = RetryPartition::custom("walship")
+            .token_bucket(TokenBucket::unlimited())
+            .build();
+        let mut config = Builder::from(&connection.config)
+            .http_client(connection.http_client)
+            .force_path_style(options.s3.path_style.unwrap_or(connection.endpoint.is_some()))
+            .timeout_config(timeouts(options, 0))
+            .retry_config(
+                RetryConfig::standard()
+                    .with_max_attempts(MAX_ATTEMPTS)
+                    .with_initial_backoff(PAUSES.0)
+                    .with_max_backoff(PAUSES.1),
+            )
+            .retry_partition(unlimited)
+            .retry_classifier(RetryConflicts)
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        config.set_endpoint_url(connection.endpoint.clone());
+        let settings = Settings {
+            bucket: bucket.to_owned(),
+            prefix: if prefix.is_empty() {
+                String::new()
+            } else {
+                format!("{prefix}/")
+            },
+            endpoint: connection.endpoint,
+            options: options.clone(),
+        };
+        Ok(Self {
+            client: Client::from_conf(config.build()),
+            settings: Arc::new(settings),
+        })
+    }
+
+    pub(super) async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
+        let settings = &self.settings;
+        let length = body.length();
+        let mut call = self.call("s3:PutObject");
+        call.limit = StoreOptions::with_body(call.limit, length);
+        let s3 = &settings.options.s3;
+        let request = self
+            .client
+            .put_object()
+            .bucket(&settings.bucket)
+            .key(self.full_key(key))
+            .body(stream_of(&body.content).await?)
+            .content_length(length.cast_signed())
+            .checksum_sha256(base64::encode(body.sha256))
+            .set_if_none_match((mode == PutMode::Create).then(|| "*".to_owned()))
+            .set_storage_class(s3.storage_class.as_deref().map(StorageClass::from))
+            .set_server_side_encryption(
+                s3.server_side_encryption
+                    .as_deref()
+                    .map(ServerSideEncryption::from),
+            )
+            .set_ssekms_key_id(s3.kms_key_id.clone());
+        let request = request
+            .customize()
+            .interceptor(call.attempts.clone())
+            .interceptor(KnownHash(hex(&body.sha256)))
+            .config_override(Builder::new().timeout_config(timeouts(&settings.options, length)));
+        self.run(&call, request.send()).await.map(drop)
+    }
+
+    pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, S3Body)> {
+        let call = self.call("s3:GetObject");
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.settings.bucket)
+            .key(self.full_key(key));
+        let request = request.customize().interceptor(call.attempts.clone());
+        let answer = self.run(&call, request.send()).await?;
+        let info = object_info(
+            key.to_owned(),
+            answer.content_length,
+            answer.last_modified.as_ref(),
+        )?;
+        let body = S3Body {
+            stream: answer.body,
+            idle_limit: self.settings.options.request_timeout,
+            patience: StoreOptions::with_body(self.settings.options.operation_timeout, info.size),
+        };
+        Ok((info, body))
+    }
+
+    pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+        let call = self.call("s3:GetObject");
+        let request = self
+            .client
+            .head_object()
+            .bucket(&self.settings.bucket)
+            .key(self.full_key(key));
+        let request = request.customize().interceptor(call.attempts.clone());
+        match self.run(&call, request.send()).await {
+            Ok(answer) => object_info(
+                key.to_owned(),
+                answer.content_length,
+                answer.last_modified.as_ref(),
+            )
+            .map(Some),
+            Err(error) if error.is_retryable() => Err(error),
+            // The answer to HEAD has no body, and so no code that tells a missing key from a missing
+            // bucket; the answer to GET has.
+            Err(_) => match self.get(key).await {
+                Ok((info, _)) => Ok(Some(info)),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    pub(super) async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
+        let call = self.call("s3:ListBucket");
+        let request = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.settings.bucket)
+            .prefix(self.full_key(&cursor.prefix))
+            .set_start_after(cursor.start_after.as_deref().map(|key| self.full_key(key)))
+            .set_continuation_token(cursor.token.clone());
+        let request = request.customize().interceptor(call.attempts.clone());
+        let answer = self.run(&call, request.send()).await?;
+        let mut page = Vec::new();
+        for object in answer.contents.unwrap_or_default() {
+            let key = object.key.unwrap_or_default();
+            let key = key.strip_prefix(&self.settings.prefix).ok_or_else(|| {
+                Error::invalid("the server listed a key outside the archive; check the endpoint")
+            })?;
+            // An empty one is the mark that consoles put where they show a folder.
+            if !key.is_empty() {
+                page.push(object_info(
+                    key.to_owned(),
+                    object.size,
+                    object.last_modified.as_ref(),
+                )?);
+            }
+        }
+        let next = match (answer.is_truncated, answer.next_continuation_token) {
+            (Some(true), None) => {
+                return Err(Error::invalid(
+                    "the server broke off a listing without saying where it goes on",
+                ));
+            }
+            (Some(true), token) => Some(Cursor { token, ..cursor }),
+            _ => None,
+        };
+        Ok((page, next))
+    }
+
+    pub(super) async fn delete(&self, keys: &[String]) -> Result<()> {
+        let call = self.call("s3:DeleteObject");
+        let name = |key: &String| ObjectIdentifier::builder().key(self.full_key(key)).build();
+        let internal = |error| Error::internal(format!("a deletion could not be put into words: {error}"));
+        let names = keys
+            .iter()
+            .map(name)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(internal)?;
+        let what = Delete::builder()
+            .set_objects(Some(names))
+            .quiet(true)
+            .build()
+            .map_err(internal)?;
+        let request = self
+            .client
+            .delete_objects()
+            .bucket(&self.settings.bucket)
+            .delete(what);
+        let request = request.customize().interceptor(call.attempts.clone());
+        let begun = Instant::now();
+        let answer = self.run(&call, request.send()).await?;
+        let missing = |code: &str| code == "NoSuchKey";
+        let mut failed = answer
+            .errors()
+            .iter()
+            .filter(|error| !error.code().is_some_and(missing));
+        let Some(first) = failed.next() else {
+            return Ok(());
+        };
+        let failure = Failure::Answer(Answer {
+            // Each key's error comes as a code only, in an answer with status 200.
+            status: if first.code() == Some("InternalError") {
+                500
+            } else {
+                200
+            },
+            code: first.code().map(str::to_owned),
+            message: first.message().map(str::to_owned),
+            region: None,
+        });
+        let doing = format!(
+            "{} and {} others",
+            first.key().unwrap_or_default(),
+            failed.count()
+        );
+        Err(self.explain(failure, &call, begun.elapsed()).context(doing))
+    }
+
+    fn full_key(&self, key: &str) -> String {
+        format!("{}{key}", self.settings.prefix)
+    }
+
+    fn call(&self, permission: &'static str) -> Call {
+        Call {
+            permission,
+            limit: self.settings.options.operation_timeout,
+            attempts: Attempts::default(),
+        }
+    }
+
+    /// Sends a request, with retries, until the call's limit.
+    async fn run<T, E>(&self, call: &Call, sending: impl Future<Output = Result<T, SdkError<E>>>) -> Result<T>
+    where
+        E: ProvideErrorMetadata + StdError + 'static,
+    {
+        let begun = Instant::now();
+        // On the heap, because the SDK's futures have several kilobytes.
+        let failure = match timeout(call.limit, Box::pin(sending)).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => failure_of(&error),
+            Err(_) => Failure::Deadline,
+        };
+        Err(self.explain(failure, call, begun.elapsed()))
+    }
+
+    fn explain(&self, failure: Failure, call: &Call, elapsed: Duration) -> Error {
+        failure.into_error(&Asked {
+            bucket: &self.settings.bucket,
+            endpoint: self.settings.endpoint.as_deref(),
+            permission: call.permission,
+            attempts: call.attempts.begun(),
+            elapsed,
+            last_failure: call.attempts.last_failure(),
+        })
+    }
+}
+
+/// Limits of one attempt, for a body of this length.
+fn timeouts(options: &StoreOptions, length: u64) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(options.connect_timeout)
+        .operation_attempt_timeout(StoreOptions::with_body(options.request_timeout, length))
+        .build()
+}
+
+/// A body that each attempt can read from its start: a file is opened anew, by its descriptor, for
+/// it may have no name any more.
+async fn stream_of(content: &BodyContent) -> Result<ByteStream> {
+    match content {
+        BodyContent::Memory(bytes) => Ok(ByteStream::from(bytes.clone())),
+        BodyContent::File { file, length } => ByteStream::read_from()
+            .path(format!("/proc/self/fd/{}", file.as_raw_fd()))
+            .length(Length::Exact(*length))
+            .buffer_size(256 << 10)
+            .build()
+            .await
+            .map_err(|error| Error::internal(format!("read the spooled object: {}", chain(&error)))),
+    }
+}
+
+fn object_info(key: String, size: Option<i64>, modified: Option<&AwsDateTime>) -> Result<ObjectInfo> {
+    let modified = modified.and_then(|time| DateTime::from_timestamp(time.secs(), time.subsec_nanos()));
+    match (size.and_then(|size| u64::try_from(size).ok()), modified) {
+        (Some(size), Some(modified)) => Ok(ObjectInfo { key, size, modified }),
+        _ => Err(Error::invalid(
+            "the server's answer lacks the object's size or time; check the endpoint, it may not be S3",
+        )),
+    }
+}
+
+/// What the SDK's error means, in plain values.
+fn failure_of<E>(error: &SdkError<E>) -> Failure
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
+    if let Some(credentials) = find_credentials_error(error) {
+        let why = chain(credentials);
+        return match credentials {
+            CredentialsError::CredentialsNotLoaded(_) => Failure::NoCredentials(why),
+            CredentialsError::ProviderTimedOut(_) => {
+                Failure::NoAnswer(format!("credentials came too late: {why}"))
+            }
+            _ => Failure::BrokenCredentials(why),
+        };
+    }
+    match error {
+        SdkError::ServiceError(answered) => {
+            let (raw, said) = (answered.raw(), answered.err());
+            Failure::Answer(Answer {
+                status: raw.status().as_u16(),
+                code: said.code().map(str::to_owned),
+                message: said.message().map(str::to_owned),
+                region: raw.headers().get("x-amz-bucket-region").map(str::to_owned),
+            })
+        }
+        SdkError::ConstructionFailure(_) => Failure::Request(chain(error)),
+        other => Failure::NoAnswer(chain(other)),
+    }
+}
+
+fn find_credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CredentialsError> {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.filter_map(|cause| cause.downcast_ref()).next()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// A body on its way here.
+#[derive(Debug)]
+pub(super) struct S3Body {
+    stream: ByteStream,
+    idle_limit: Duration,
+    /// What is left of the time for the whole body. Only waiting counts: whoever reads may be slow.
+    patience: Duration,
+}
+
+impl S3Body {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        let begun = Instant::now();
+        let limit = self.idle_limit.min(self.patience);
+        let piece = timeout(limit, self.stream.next()).await;
+        self.patience = self.patience.saturating_sub(begun.elapsed());
+        match piece {
+            Ok(piece) => piece.transpose().map_err(|error| {
+                Error::unavailable(format!("the connection broke in the middle: {}", chain(&error)))
+            }),
+            Err(_) => Err(Error::unavailable(format!(
+                "the server stopped sending in the middle, for {:.1} s",
+                limit.as_secs_f64()
+            ))),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Hooks around each attempt of the SDK's retry loop: what went wrong last, what else to retry,
+//! and the body's hash that need not be computed again.
+
+use std::error::Error as StdError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aws_runtime::auth::PayloadSigningOverride;
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeTransmitInterceptorContextMut, BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
+    InterceptorContext,
+};
+use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
+use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryAction};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::ConfigBag;
+
+/// What happened in one call so far. The deadline ends a call from outside, and then this is all
+/// that is known about why.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Attempts(Arc<Mutex<Log>>);
+
+#[derive(Debug, Default)]
+struct Log {
+    begun: u32,
+    last_failure: Option<String>,
+}
+
+impl Attempts {
+    pub(super) fn begun(&self) -> u32 {
+        self.lock().begun
+    }
+
+    pub(super) fn last_failure(&self) -> Option<String> {
+        self.lock().last_failure.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for Attempts {
+    fn name(&self) -> &'static str {
+        "walship attempts"
+    }
+
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.lock().begun += 1;
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(Err(error)) = context.output_or_error() {
+            let reason = match context.response().map(|response| response.status()) {
+                Some(status) if !status.is_success() => format!("HTTP {}, {}", status.as_u16(), chain(error)),
+                _ => chain(error),
+            };
+            self.lock().last_failure = Some(reason);
+        }
+        Ok(())
+    }
+}
+
+/// Signs with the SHA-256 that is known already instead of reading the body once more. The server
+/// checks it as the payload's and as the object's.
+#[derive(Debug)]
+pub(super) struct KnownHash(pub(super) String);
+
+#[dyn_dispatch_hint]
+impl Intercept for KnownHash {
+    fn name(&self) -> &'static str {
+        "walship known hash"
+    }
+
+    fn modify_before_signing(
+        &self,
+        _: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        config
+            .interceptor_state()
+            .store_put(PayloadSigningOverride::Precomputed(self.0.clone()));
+        Ok(())
+    }
+}
+
+/// Tries again after 409: two conditional puts met (`ConditionalRequestConflict`), and the next
+/// attempt either wins or finds the other's object.
+#[derive(Debug)]
+pub(super) struct RetryConflicts;
+
+impl ClassifyRetry for RetryConflicts {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        match context.response().map(|response| response.status().as_u16()) {
+            Some(409) => RetryAction::transient_error(),
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "walship conflicts"
+    }
+}
+
+/// An error with what caused it, without saying the same thing twice.
+pub(super) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,22 @@
+//! What crosses a process: real PostgreSQL, real object stores, the built binary.
+//!
+//! One binary, so that its tests share the store servers they start.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::must_use_candidate
+)]
+
+mod base_backup_stream;
+mod basebackup;
+mod connection;
+mod push;
+mod recovery;
+mod restore;
+mod sample;
+mod server;
+mod store_contract;
+mod support;

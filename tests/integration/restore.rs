@@ -1,0 +1,315 @@
+//! `walship restore`: what it delivers, and what its exit codes say.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::sample::{DataDirectory, SEGMENT, Sample};
+use crate::support::process::Output;
+use crate::support::stores::Place;
+
+const DESTINATION: &str = "pg_wal/RECOVERYXLOG";
+
+/// A data directory whose archive holds all segments but those of these positions.
+fn archived_except(missing: &[usize]) -> (DataDirectory, Place, &'static [String]) {
+    let (data, archive, segments) = (
+        Sample::shared().copy(),
+        Place::directory(),
+        &Sample::shared().segments,
+    );
+    for (i, name) in segments.iter().enumerate() {
+        if !missing.contains(&i) {
+            data.walship(&archive)
+                .run(&["push", &format!("pg_wal/{name}")])
+                .succeeded();
+        }
+    }
+    (data, archive, segments)
+}
+
+fn restore(data: &DataDirectory, archive: &Place, name: &str) -> Output {
+    data.walship(archive)
+        .env("WALSHIP_RESTORE_TIMEOUT", "2s")
+        .run(&["restore", name, DESTINATION])
+}
+
+fn stored(archive: &Place, name: &str) -> PathBuf {
+    archive
+        .path()
+        .unwrap()
+        .join(format!("wal/{}/{}/{name}.zst", &name[..8], &name[..16]))
+}
+
+/// Nothing delivered, and nothing left behind.
+fn assert_nothing_delivered(data: &DataDirectory) {
+    let left: Vec<_> = fs::read_dir(data.file("pg_wal"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with('0'))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_restored_segment_is_the_pushed_one_and_has_postgresqls_permissions() {
+    use std::os::unix::fs::PermissionsExt;
+    let (data, archive, segments) = archived_except(&[]);
+    for name in segments {
+        let output = restore(&data, &archive, name).succeeded();
+        assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("", ""));
+        assert_eq!(
+            fs::read(data.file(DESTINATION)).unwrap(),
+            fs::read(data.segment(name)).unwrap()
+        );
+        assert_eq!(
+            fs::metadata(data.file(DESTINATION)).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
+}
+
+#[test]
+fn the_end_of_the_archive_is_1_in_every_state_of_recovery() {
+    let (data, archive, segments) = archived_except(&[]);
+    let next = format!(
+        "{:024X}",
+        u128::from_str_radix(segments.last().unwrap(), 16).unwrap() + 1
+    );
+    for signal in ["", "recovery.signal", "standby.signal"] {
+        if !signal.is_empty() {
+            fs::write(data.file(signal), "").unwrap();
+        }
+        for name in [next.as_str(), "00000002.history"] {
+            let output = restore(&data, &archive, name).exited(1);
+            assert_eq!(output.stderr, "", "absence is normal, and silent");
+        }
+        assert_nothing_delivered(&data);
+    }
+}
+
+#[test]
+fn a_hole_is_never_taken_for_the_end_of_the_archive() {
+    let (data, archive, segments) = archived_except(&[2]);
+    fs::write(data.file("recovery.signal"), "").unwrap();
+    let output = restore(&data, &archive, &segments[2]).exited(200);
+    assert!(
+        output.stderr.contains(&segments[2]) && output.stderr.contains(&segments[3]),
+        "{}",
+        output.stderr
+    );
+    assert_nothing_delivered(&data);
+}
+
+#[test]
+fn a_hole_that_is_filled_in_time_is_delivered() {
+    let (data, archive, segments) = archived_except(&[2]);
+    fs::write(data.file("recovery.signal"), "").unwrap();
+    let waiting = data
+        .walship(&archive)
+        .env("WALSHIP_RESTORE_TIMEOUT", "60s")
+        .spawn(&["restore", &segments[2], DESTINATION]);
+    std::thread::sleep(Duration::from_millis(300));
+    data.walship(&archive)
+        .run(&["push", &format!("pg_wal/{}", segments[2])])
+        .succeeded();
+    waiting.wait(Duration::from_secs(60)).succeeded();
+    assert_eq!(
+        fs::read(data.file(DESTINATION)).unwrap(),
+        fs::read(data.segment(&segments[2])).unwrap()
+    );
+}
+
+#[test]
+fn a_missing_history_of_a_timeline_that_has_segments_is_a_hole() {
+    let (data, archive, segments) = archived_except(&[]);
+    let child = segments[3].replacen("00000001", "00000002", 1);
+    fs::create_dir_all(stored(&archive, &child).parent().unwrap()).unwrap();
+    fs::copy(stored(&archive, &segments[3]), stored(&archive, &child)).unwrap();
+    fs::write(data.file("recovery.signal"), "").unwrap();
+    restore(&data, &archive, "00000002.history").exited(200);
+}
+
+#[test]
+fn a_mistyped_prefix_or_an_emptied_archive_is_never_taken_for_the_end() {
+    let (data, archive, segments) = archived_except(&[]);
+    for state in ["", "recovery.signal"] {
+        if !state.is_empty() {
+            fs::write(data.file(state), "").unwrap();
+        }
+        for url in [format!("{}/typo", archive.url), format!("{}-typo", archive.url)] {
+            restore(&data, &archive.with_url(&url), &segments[0]).exited(200);
+            restore(&data, &archive.with_url(&url), "00000009.history").exited(200);
+        }
+    }
+    fs::remove_file(archive.path().unwrap().join("walship.json")).unwrap();
+    restore(&data, &archive, &segments[0]).exited(200);
+    restore(&data, &archive, "000000010000000900000000").exited(200);
+    assert_nothing_delivered(&data);
+}
+
+#[test]
+fn another_clusters_archive_is_refused() {
+    let (_, archive, segments) = archived_except(&[]);
+    let other = Sample::other().copy();
+    for name in [
+        segments[0].as_str(),
+        "000000010000000900000000",
+        "00000002.history",
+    ] {
+        let output = restore(&other, &archive, name).exited(200);
+        assert!(output.stderr.contains("system identifier"), "{}", output.stderr);
+    }
+    assert_nothing_delivered(&other);
+}
+
+#[test]
+fn every_kind_of_damage_is_noticed_and_nothing_is_delivered() {
+    let (data, archive, segments) = archived_except(&[]);
+    let path = stored(&archive, &segments[1]);
+    let good = fs::read(&path).unwrap();
+    let trailer = good.len() - 40;
+    let mut damages: Vec<(&str, Vec<u8>)> = vec![
+        ("empty", Vec::new()),
+        ("truncated", good[..good.len() / 2].to_vec()),
+        ("without its trailer", good[..good.len() - 300].to_vec()),
+        ("one byte short", good[..good.len() - 1].to_vec()),
+        ("one byte long", [&good[..], b"x"].concat()),
+        ("swapped", fs::read(stored(&archive, &segments[0])).unwrap()),
+        ("garbage", vec![b'x'; good.len()]),
+        ("zeros", vec![0; good.len()]),
+        ("twice", [&good[..], &good[..]].concat()),
+    ];
+    for at in [0, 4, 20, good.len() / 3, good.len() / 2, trailer] {
+        let mut flipped = good.clone();
+        flipped[at] ^= 0x08; // 0x10 would meet a bit of the frame header that means nothing
+        damages.push(("flipped", flipped));
+    }
+    for state in ["", "recovery.signal"] {
+        if !state.is_empty() {
+            fs::write(data.file(state), "").unwrap();
+        }
+        for (what, bytes) in &damages {
+            fs::write(&path, bytes).unwrap();
+            let output = restore(&data, &archive, &segments[1]).exited(200);
+            assert!(output.stderr.contains(&segments[1]), "{what}: {}", output.stderr);
+            assert_eq!(output.stderr.lines().count(), 1, "{what}: {}", output.stderr);
+            assert_nothing_delivered(&data);
+        }
+    }
+}
+
+#[test]
+fn on_a_standby_every_failure_is_1_with_one_line_unless_it_shall_stop() {
+    let (data, archive, segments) = archived_except(&[]);
+    fs::write(data.file("standby.signal"), "").unwrap();
+    fs::write(stored(&archive, &segments[1]), "damaged").unwrap();
+    for name in [segments[1].as_str(), "not-a-wal-file"] {
+        let output = restore(&data, &archive, name).exited(1);
+        assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+        let walship = data
+            .walship(&archive)
+            .env("WALSHIP_RESTORE_STANDBY_FAILURE", "stop");
+        walship.run(&["restore", name, DESTINATION]).exited(200);
+    }
+    restore(
+        &data,
+        &archive.with_url("file:///nonexistent/archive"),
+        &segments[0],
+    )
+    .exited(1);
+}
+
+#[test]
+fn bad_usage_of_restore_is_above_125() {
+    let (data, archive, segments) = archived_except(&[]);
+    let walship = data.walship(&archive);
+    for arguments in [
+        &["restore"][..],
+        &["restore", "x"],
+        &["restore", "x", "y", "z"],
+        &["restore", "--nonsense", "x", "y"],
+        &["restore", "../../etc/passwd", "y"],
+        &["restore", &segments[0], "no-such-directory/x"],
+        &["--log-level", "shout", "restore", &segments[0], DESTINATION],
+        &["--config", "/nonexistent", "restore", &segments[0], DESTINATION],
+        &["--archive", "ftp://x", "restore", &segments[0], DESTINATION],
+    ] {
+        walship.run(arguments).exited(200);
+    }
+    crate::support::walship::Walship::without_archive()
+        .in_dir(data.path())
+        .run(&["restore", &segments[0], DESTINATION])
+        .exited(200);
+}
+
+#[test]
+fn an_old_primarys_version_of_the_fork_segment_is_not_delivered_to_a_follower_of_the_child() {
+    let (data, archive, segments) = archived_except(&[]);
+    // Timeline 2 leaves timeline 1 in the middle of the third segment.
+    let number = u64::from_str_radix(&segments[2][16..], 16).unwrap();
+    let fork = number * SEGMENT as u64 + SEGMENT as u64 / 2;
+    fs::write(
+        data.segment("00000002.history"),
+        format!("1\t0/{fork:X}\tpromoted\n"),
+    )
+    .unwrap();
+    fs::write(data.file("standby.signal"), "").unwrap();
+
+    restore(&data, &archive, &segments[1]).succeeded();
+    fs::remove_file(data.file(DESTINATION)).unwrap();
+    // Beyond the fork timeline 1 does not exist for this server; within the fork's segment its
+    // version counts only once it is proven to be the child's up to there.
+    restore(&data, &archive, &segments[3]).exited(1);
+    restore(&data, &archive, &segments[2]).exited(1);
+    assert_nothing_delivered(&data);
+
+    let child = segments[2].replacen("00000001", "00000002", 1);
+    let mut content = fs::read(data.segment(&segments[2])).unwrap();
+    content[SEGMENT - 1] ^= 1; // after the fork they may differ
+    fs::write(data.segment(&child), &content).unwrap();
+    data.walship(&archive)
+        .run(&["push", "pg_wal/00000002.history"])
+        .succeeded();
+    data.walship(&archive)
+        .run(&["push", &format!("pg_wal/{child}")])
+        .succeeded();
+    restore(&data, &archive, &segments[2]).succeeded();
+    fs::remove_file(data.file(DESTINATION)).unwrap();
+
+    fs::remove_file(stored(&archive, &child)).unwrap();
+    content[SEGMENT / 2 - 1] ^= 1; // before the fork they may not
+    fs::write(data.segment(&child), &content).unwrap();
+    data.walship(&archive)
+        .run(&["push", &format!("pg_wal/{child}")])
+        .succeeded();
+    restore(&data, &archive, &segments[2]).exited(1);
+}
+
+#[test]
+fn a_killed_restore_leaves_no_destination_and_no_harm() {
+    let (data, archive, segments) = archived_except(&[]);
+    for microseconds in (0..40).map(|i| i * 700) {
+        let mut running = data
+            .walship(&archive)
+            .spawn(&["restore", &segments[0], DESTINATION]);
+        std::thread::sleep(Duration::from_micros(microseconds));
+        running.kill9();
+        drop(running);
+        if data.file(DESTINATION).exists() {
+            assert_eq!(
+                fs::read(data.file(DESTINATION)).unwrap(),
+                fs::read(data.segment(&segments[0])).unwrap()
+            );
+            fs::remove_file(data.file(DESTINATION)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn waiting_for_a_hole_is_bounded() {
+    let (data, archive, segments) = archived_except(&[1]);
+    fs::write(data.file("recovery.signal"), "").unwrap();
+    let started = Instant::now();
+    restore(&data, &archive, &segments[1]).exited(200);
+    assert!(started.elapsed() < Duration::from_secs(20));
+}

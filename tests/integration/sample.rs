@@ -1,0 +1,94 @@
+//! A real cluster's data directory, stopped, with a few real segments: what `push` and `restore` are
+//! tried on where no running server is needed. Made once for all tests.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use crate::support::postgres::{Cluster, Stop};
+use crate::support::walship::Walship;
+use crate::support::{command_as_user, scratch};
+
+/// Size of the segments, in bytes.
+pub const SEGMENT: usize = 1 << 20;
+
+/// The parts of a stopped cluster that matter to `push` and `restore`.
+pub struct Sample {
+    cluster: Cluster,
+    /// Whole segments of timeline 1, in order: at least five.
+    pub segments: Vec<String>,
+}
+
+impl Sample {
+    /// The sample of PostgreSQL 17.
+    pub fn shared() -> &'static Self {
+        static SAMPLE: OnceLock<Sample> = OnceLock::new();
+        SAMPLE.get_or_init(|| Self::make(17))
+    }
+
+    /// Another cluster of the same version.
+    pub fn other() -> &'static Self {
+        static SAMPLE: OnceLock<Sample> = OnceLock::new();
+        SAMPLE.get_or_init(|| Self::make(17))
+    }
+
+    fn make(major: u32) -> Self {
+        let mut cluster = Cluster::builder(major)
+            .option("archive_mode", "on")
+            // Never succeeds: every segment stays in pg_wal.
+            .option("archive_command", "false")
+            .initdb();
+        cluster.start();
+        let mut segments: Vec<String> = (0..6)
+            .map(|i| {
+                cluster.sql(&format!(
+                    "create table t{i} as select g, md5(g::text) from generate_series(1, 2000) g"
+                ));
+                cluster.switch_wal()
+            })
+            .collect();
+        cluster.stop(Stop::Immediate);
+        segments.sort();
+        segments.dedup();
+        assert!(segments.len() >= 5);
+        Self { cluster, segments }
+    }
+
+    /// A copy of the data directory's `global/pg_control` and `pg_wal`, for a test to change.
+    pub fn copy(&self) -> DataDirectory {
+        let root = scratch();
+        let path = root.path().join("data");
+        let script = format!(
+            "umask 077 && mkdir -p {to}/global {to}/pg_wal && cp {from}/PG_VERSION {to}/ && cp {from}/global/pg_control {to}/global/ && cp {from}/pg_wal/0* {to}/pg_wal/",
+            from = self.cluster.data_dir().display(),
+            to = path.display()
+        );
+        let status = command_as_user("/bin/sh").args(["-c", &script]).status().unwrap();
+        assert!(status.success());
+        DataDirectory { path, _root: root }
+    }
+}
+
+/// What looks like a data directory to `push` and `restore`.
+pub struct DataDirectory {
+    path: PathBuf,
+    _root: tempfile::TempDir,
+}
+
+impl DataDirectory {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub fn segment(&self, name: &str) -> PathBuf {
+        self.path.join("pg_wal").join(name)
+    }
+
+    /// walship as PostgreSQL would run it here.
+    pub fn walship(&self, archive: &crate::support::stores::Place) -> Walship {
+        Walship::at(archive).in_dir(&self.path)
+    }
+}
