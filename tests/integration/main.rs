@@ -12,6 +12,7 @@
 
 mod base_backup_stream;
 mod connection;
+mod false_server;
 mod push;
 mod recovery;
 mod restore;
