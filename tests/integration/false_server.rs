@@ -75,10 +75,13 @@ fn ended() -> Vec<u8> {
     [rows(&[&[Some("0/3000000"), Some("1")]]), message(b'Z', b"I")].concat()
 }
 
-const COPY: (u8, &[u8]) = (b'H', &[0, 0, 0]);
-const DONE: (u8, &[u8]) = (b'c', b"");
+/// A message's tag and body.
+type Part = (u8, &'static [u8]);
 
-fn copy(messages: &[(u8, &[u8])]) -> Vec<u8> {
+const COPY: Part = (b'H', &[0, 0, 0]);
+const DONE: Part = (b'c', b"");
+
+fn copy(messages: &[Part]) -> Vec<u8> {
     messages
         .iter()
         .flat_map(|(tag, body)| message(*tag, body))
@@ -167,9 +170,9 @@ fn a_backup_with_everything_in_order_ends() {
 
 #[test]
 fn a_backup_that_is_not_what_was_announced_is_an_error() {
-    let (space, base): ((u8, &[u8]), (u8, &[u8])) =
-        ((b'd', b"n16384.tar\0/space\0"), (b'd', b"nbase.tar\0\0"));
-    let manifest: (u8, &[u8]) = (b'd', b"m");
+    let space: Part = (b'd', b"n16384.tar\0/space\0");
+    let base: Part = (b'd', b"nbase.tar\0\0");
+    let manifest: Part = (b'd', b"m");
     for typed in [
         vec![],
         vec![COPY, DONE],

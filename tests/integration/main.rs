@@ -19,3 +19,4 @@ mod restore;
 mod sample;
 mod server;
 mod support;
+mod tls;
