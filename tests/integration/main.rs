@@ -13,6 +13,7 @@
 mod base_backup_stream;
 mod basebackup;
 mod connection;
+mod false_server;
 mod push;
 mod recovery;
 mod restore;
@@ -20,3 +21,4 @@ mod sample;
 mod server;
 mod store_contract;
 mod support;
+mod tls;
