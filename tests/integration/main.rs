@@ -17,4 +17,5 @@ mod restore;
 mod sample;
 mod server;
 mod store_contract;
+mod store_faults;
 mod support;

@@ -15,6 +15,8 @@ use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryA
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 
+use super::failure::is_passing;
+
 /// What happened in one call so far. The deadline ends a call from outside, and then this is all
 /// that is known about why.
 #[derive(Debug, Clone, Default)]
@@ -97,21 +99,22 @@ impl Intercept for KnownHash {
     }
 }
 
-/// Tries again after 409: two conditional puts met (`ConditionalRequestConflict`), and the next
-/// attempt either wins or finds the other's object.
+/// Tries again after every answer that walship takes for a passing failure, not only after those
+/// that the SDK knows. After 409 (two conditional puts met) the next attempt either wins or finds
+/// the other's object.
 #[derive(Debug)]
-pub(super) struct RetryConflicts;
+pub(super) struct RetryPassing;
 
-impl ClassifyRetry for RetryConflicts {
+impl ClassifyRetry for RetryPassing {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
         match context.response().map(|response| response.status().as_u16()) {
-            Some(409) => RetryAction::transient_error(),
+            Some(status) if is_passing(status) => RetryAction::transient_error(),
             _ => RetryAction::NoActionIndicated,
         }
     }
 
     fn name(&self) -> &'static str {
-        "walship conflicts"
+        "walship passing failures"
     }
 }
 

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 
+/// Whether an answer with this status may be another one a moment later, whatever else it says.
+pub(super) fn is_passing(status: u16) -> bool {
+    matches!(status, 408 | 409 | 425 | 429 | 500 | 502..=599)
+}
+
 /// Why a call failed, in plain values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -126,7 +131,7 @@ impl Answer {
             (_, "ExpiredToken" | "TokenRefreshRequired" | "InvalidToken" | "RequestTimeTooSkewed")
             | (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AccessDenied")
             | (401 | 403, _) => ErrorKind::Denied,
-            (500.., _) => ErrorKind::Unavailable,
+            (status, _) if is_passing(status) => ErrorKind::Unavailable,
             _ => ErrorKind::Invalid,
         }
     }
