@@ -395,8 +395,8 @@ where
 }
 
 fn find_credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CredentialsError> {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.filter_map(|cause| cause.downcast_ref()).next()
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.find_map(|cause| cause.downcast_ref())
 }
 
 fn hex(bytes: &[u8]) -> String {

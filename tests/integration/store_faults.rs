@@ -168,7 +168,7 @@ async fn an_outage_ends_at_the_deadline(proxy: Proxy, store: Store) {
         }
         let reason = match fault {
             Fault::BlackHole => "timeout",
-            Fault::Refuse => "error",
+            Fault::Refuse => "connection",
             Fault::Answer(503) => "HTTP 503",
             _ => "HTTP 409",
         };

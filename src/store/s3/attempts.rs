@@ -13,6 +13,7 @@ use aws_smithy_runtime_api::client::interceptors::context::{
 use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
 use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryAction};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_runtime_api::http::Response;
 use aws_smithy_types::config_bag::ConfigBag;
 
 use super::failure::is_passing;
@@ -65,8 +66,15 @@ impl Intercept for Attempts {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         if let Some(Err(error)) = context.output_or_error() {
-            let reason = match context.response().map(|response| response.status()) {
-                Some(status) if !status.is_success() => format!("HTTP {}, {}", status.as_u16(), chain(error)),
+            let reason = match context.response().map(Response::status) {
+                Some(status) if !status.is_success() => {
+                    let cause = chain(error);
+                    format!(
+                        "HTTP {}{}{cause}",
+                        status.as_u16(),
+                        if cause.is_empty() { "" } else { " " }
+                    )
+                }
                 _ => chain(error),
             };
             self.lock().last_failure = Some(reason);
@@ -118,16 +126,30 @@ impl ClassifyRetry for RetryPassing {
     }
 }
 
-/// An error with what caused it, without saying the same thing twice.
+/// What the SDK's errors are wrapped in, which says nothing about the cause.
+const WRAPPINGS: [&str; 10] = [
+    "dispatch failure",
+    "service error",
+    "request has timed out",
+    "operation error",
+    "connector error",
+    "unhandled error",
+    "timeout",
+    "other",
+    "io error",
+    "Error",
+];
+
+/// An error with what caused it, without the SDK's wrappings and without saying a thing twice.
 pub(super) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
+    let mut parts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let part = cause.to_string();
+        if !WRAPPINGS.contains(&part.as_str()) && !parts.iter().any(|said| said.contains(&part)) {
+            parts.push(part);
         }
-        source = cause.source();
+        next = cause.source();
     }
-    text
+    parts.join(": ")
 }
