@@ -372,7 +372,7 @@ where
     if let Some(credentials) = find_credentials_error(error) {
         let why = chain(credentials);
         return match credentials {
-            CredentialsError::CredentialsNotLoaded(_) => Failure::NoCredentials(why),
+            CredentialsError::CredentialsNotLoaded(_) => Failure::NoCredentials,
             CredentialsError::ProviderTimedOut(_) => {
                 Failure::NoAnswer(format!("credentials came too late: {why}"))
             }

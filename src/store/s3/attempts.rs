@@ -140,12 +140,13 @@ const WRAPPINGS: [&str; 10] = [
     "Error",
 ];
 
-/// An error with what caused it, without the SDK's wrappings and without saying a thing twice.
+/// An error with what caused it on one line, without the SDK's wrappings and without saying a thing
+/// twice.
 pub(super) fn chain(error: &dyn StdError) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(cause) = next {
-        let part = cause.to_string();
+        let part = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         if !WRAPPINGS.contains(&part.as_str()) && !parts.iter().any(|said| said.contains(&part)) {
             parts.push(part);
         }

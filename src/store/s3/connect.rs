@@ -133,9 +133,12 @@ async fn load(options: &S3Options, endpoint: Option<String>, region: Option<Stri
     let endpoint = endpoint.or_else(|| configured_endpoint(&config));
     if config.region().is_none() {
         if endpoint.is_none() {
-            return Err(Error::invalid(
-                "no AWS region is known; set AWS_REGION, region in [s3], or region in the AWS profile",
-            ));
+            let profile = options.environment.get("AWS_PROFILE");
+            let profile = profile.map(|name| format!(" (is there a profile \"{}\"?)", name.escape_debug()));
+            return Err(Error::invalid(format!(
+                "no AWS region is known{}; set AWS_REGION, region in [s3], or region in the AWS profile",
+                profile.unwrap_or_default()
+            )));
         }
         config = config
             .into_builder()

@@ -30,7 +30,7 @@ pub(super) enum Failure {
     /// The time for the call, with all its retries, is over.
     Deadline,
     /// No credentials are configured.
-    NoCredentials(String),
+    NoCredentials,
     /// Credentials could not be fetched.
     BrokenCredentials(String),
     /// The request could not be made.
@@ -70,12 +70,13 @@ impl Failure {
                 asked.gave_up(last.unwrap_or("there was no answer at all"))
             }
             Self::NoAnswer(why) => asked.gave_up(&why),
-            Self::NoCredentials(why) => Error::denied(format!(
+            Self::NoCredentials => Error::denied(
                 "no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, \
-                 or run where a role gives them ({why})"
-            )),
+                 or run where a role gives them",
+            ),
             Self::BrokenCredentials(why) => Error::denied(format!(
-                "the AWS credentials could not be loaded; correct their source ({why})"
+                "the AWS credentials could not be loaded; correct their source, or set AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY ({why})"
             )),
             Self::Request(why) => Error::invalid(format!(
                 "the request could not be made; check the settings ({why})"
