@@ -75,6 +75,9 @@ pub struct RestoreArgs {
     pub name: String,
     /// Where to put it, as PostgreSQL gives it with %p
     pub destination: PathBuf,
+    /// The first segment of a hole at which recovery may end; recover --end-at-gap writes it
+    #[arg(long, value_name = "SEGMENT")]
+    pub accept_gap: Option<String>,
 }
 
 /// Arguments of `walship basebackup`.

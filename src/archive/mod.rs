@@ -1,11 +1,14 @@
 //! walship's format, as `docs/format.md` specifies it. Pure: no I/O, no clock, no environment.
 
 pub mod backup;
+pub mod catalogue;
 pub mod codec;
 pub mod file_index;
 pub mod identity;
 pub mod keys;
+pub mod recovery_plan;
 pub mod tar_stream;
+pub mod wal_inventory;
 
 use serde::Serialize;
 

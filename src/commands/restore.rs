@@ -38,6 +38,9 @@ pub struct RestoreOptions {
     pub signal: RecoverySignal,
     /// Time to wait for a segment that is missing while a later one is there.
     pub hole_timeout: Duration,
+    /// The first segment of a hole at which recovery may end, as somebody decided with `walship recover
+    /// --end-at-gap`: it counts as absent although later ones are there.
+    pub accepted_gap: Option<SegmentName>,
 }
 
 /// How it ended, where it ended well.
@@ -227,7 +230,8 @@ impl Request<'_> {
     /// The key is missing. Says so only where that cannot be a hole in the archive.
     async fn absent(&self, identity: &Identity) -> Result<RestoreReport> {
         let absent = format!("{} is not in the archive {}", self.name, self.store.location());
-        if self.options.signal != RecoverySignal::Recovery {
+        let accepted = self.options.accepted_gap.map(WalName::Segment) == Some(self.name);
+        if self.options.signal != RecoverySignal::Recovery || accepted {
             return Ok(RestoreReport::Absent(absent));
         }
         loop {

@@ -59,3 +59,18 @@ pub async fn read_history(
         Err(error) => Err(error.context(format!("read {}", store.url_of(&key)))),
     }
 }
+
+/// A timeline's history must begin with its parent's, where the archive has that.
+///
+/// # Errors
+/// `Conflict` where they disagree; otherwise as [`read_history`].
+pub async fn check_parent(store: &Store, history: &TimelineHistory, system_identifier: u64) -> Result<()> {
+    let Some(parent) = history.parent().map(|ancestor| ancestor.timeline) else {
+        return Ok(());
+    };
+    match read_history(store, parent, system_identifier).await? {
+        Some(parent) => history.extends(&parent),
+        // Timeline 1 has none, and an archive may have begun on a later timeline.
+        None => Ok(()),
+    }
+}

@@ -407,3 +407,36 @@ fn what_cannot_work_is_refused_with_a_reason() {
     }
     assert_eq!(keys(&place, "backups"), Vec::<String>::new());
 }
+
+#[test]
+fn a_backup_brings_the_history_that_an_archive_begun_later_lacks() {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let mut cluster = archiving_primary(18, &walship);
+    // A promotion whose history went to another archive.
+    cluster.set("archive_command", "true");
+    cluster.stop(Stop::Fast);
+    cluster.append("standby.signal", "");
+    cluster.start();
+    cluster.sql("select pg_promote()");
+    cluster.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    cluster.sql("checkpoint");
+    let walship_push = format!("{} push %p", crate::support::walship::binary().display());
+    cluster.set("archive_command", &walship_push);
+    cluster.reload();
+    let report = json(
+        &walship
+            .run(&["basebackup", "-d", &cluster.conninfo(), "--json"])
+            .succeeded(),
+    );
+    assert_eq!(report["timeline"], 2);
+    assert!(keys(&place, "wal").contains(&"wal/00000002.history.zst".to_owned()));
+
+    // Where the archive has another history of that timeline, nothing is taken.
+    let history = cluster.data_dir().join("pg_wal/00000002.history");
+    let text = std::fs::read_to_string(&history).unwrap();
+    std::fs::write(&history, text.replace("0/", "1/")).unwrap();
+    let output = walship.run(&["basebackup", "-d", &cluster.conninfo()]).exited(4);
+    assert!(output.stderr.contains("timeline 2"), "{}", output.stderr);
+    assert_eq!(listed(&place), 1);
+}

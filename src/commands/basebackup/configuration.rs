@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::objects;
 use crate::archive::backup::Configuration;
 use crate::archive::keys::{BackupId, BackupObject};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::pg::Connection;
 use crate::pg::data_directory::read_control_file;
 use crate::store::{BodyWriter, Store};
@@ -57,11 +57,11 @@ pub(super) async fn find(connection: &mut Connection, system_identifier: u64) ->
 }
 
 async fn locate(connection: &mut Connection, system_identifier: u64) -> Result<Option<ConfigurationFiles>> {
-    let data_directory = connection.show("data_directory").await?;
-    let config_file = connection.show("config_file").await?;
+    let data_directory = show(connection, "data_directory").await?;
+    let config_file = show(connection, "config_file").await?;
     let mut outside = Outside::default();
     for setting in ["config_file", "hba_file", "ident_file"] {
-        let file = PathBuf::from(connection.show(setting).await?);
+        let file = PathBuf::from(show(connection, setting).await?);
         if is_within(&file, Path::new(&data_directory)) {
             continue;
         }
@@ -87,6 +87,11 @@ async fn locate(connection: &mut Connection, system_identifier: u64) -> Result<O
     }))
 }
 
+async fn show(connection: &mut Connection, setting: &str) -> Result<String> {
+    let shown = connection.show(setting).await;
+    shown.context(|| "where they are may be asked by members of pg_read_all_settings only")
+}
+
 /// By names as the server gives them, and by where they lead.
 fn is_within(file: &Path, directory: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -95,7 +100,7 @@ fn is_within(file: &Path, directory: &Path) -> bool {
 
 fn warn_left_out(error: &Error) {
     tracing::warn!(
-        "the backup goes without the configuration files outside the data directory: {error}; \
+        "the backup goes without configuration files outside the data directory, if there are any: {error}; \
          keep a copy of them elsewhere"
     );
 }

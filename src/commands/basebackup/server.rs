@@ -3,12 +3,14 @@
 use super::configuration::{self, ConfigurationFiles};
 use crate::archive::identity::ClusterIdentity;
 use crate::error::{Context, Error, Result};
-use crate::pg::{ConnInfo, Connection, Major, SegmentSize};
+use crate::pg::{ConnInfo, Connection, Major, SegmentSize, TimelineId};
 
 /// A connection, and what is known of the server.
 pub(super) struct Server {
     pub(super) connection: Connection,
     pub(super) cluster: ClusterIdentity,
+    /// The timeline it writes, or replays.
+    pub(super) timeline: TimelineId,
     /// As it names itself: `17.11`.
     pub(super) version: String,
     /// Configuration that the data directory does not hold.
@@ -54,6 +56,7 @@ impl Server {
                 postgres_major: major,
                 segment_size,
             },
+            timeline: system.timeline,
             version,
             configuration,
         })

@@ -13,7 +13,7 @@ use crate::archive::backup::{BackupRecord, BackupSource, WalRange};
 use crate::archive::keys::Key;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
-use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineId};
+use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
 use crate::store::Store;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -29,7 +29,7 @@ pub(super) async fn wait(
     store: &Store,
     progress: &Progress,
 ) -> Result<()> {
-    let mut needed = Needed::new(&record.wal_ranges, record.segment_bytes)?;
+    let mut needed = Needed::new(&record.wal_ranges, record.stop_timeline, record.segment_bytes)?;
     let deadline = Instant::now() + timeout;
     let mut pause = FIRST_PAUSE;
     loop {
@@ -39,10 +39,12 @@ pub(super) async fn wait(
             Err(error) if error.is_retryable() => Some(error),
             Err(error) => return Err(error.context(format!("look for the WAL of backup {}", record.id))),
         };
-        let Some(missing) = needed.first_missing()? else {
-            return Ok(());
+        let missing = match needed.first_missing()? {
+            Some(segment) => WalName::Segment(segment),
+            None if needed.history_arrived => return Ok(()),
+            None => WalName::History(record.stop_timeline),
         };
-        progress.phase(format!("wait for WAL segment {missing}"));
+        progress.phase(format!("wait for {missing} to be archived"));
         if Instant::now() + pause > deadline {
             return Err(out_of_time(record, missing, timeout, outage));
         }
@@ -51,12 +53,7 @@ pub(super) async fn wait(
     }
 }
 
-fn out_of_time(
-    record: &BackupRecord,
-    missing: SegmentName,
-    timeout: Duration,
-    outage: Option<Error>,
-) -> Error {
+fn out_of_time(record: &BackupRecord, missing: WalName, timeout: Duration, outage: Option<Error>) -> Error {
     let id = &record.id;
     let reason = match (outage, record.source) {
         (Some(error), _) => format!("The archive could not be asked at the end: {error}"),
@@ -68,7 +65,7 @@ fn out_of_time(
             .to_owned(),
     };
     Error::unfinished(format!(
-        "backup {id} is stored but not listed, for WAL segment {missing} did not arrive in the archive within {} s. \
+        "backup {id} is stored but not listed, for {missing} did not arrive in the archive within {} s. \
          {reason}; then run walship basebackup --finish {id}",
         timeout.as_secs()
     ))
@@ -97,6 +94,10 @@ async fn look(needed: &mut Needed, store: &Store) -> Result<()> {
             return Ok(());
         }
     }
+    if !needed.history_arrived {
+        let key = Key::History(needed.stop_timeline).to_string();
+        needed.history_arrived = store.head(&key).await?.is_some();
+    }
     Ok(())
 }
 
@@ -104,17 +105,20 @@ fn in_same_folder(one: SegmentName, other: SegmentName) -> bool {
     (one.timeline(), one.log()) == (other.timeline(), other.log())
 }
 
-/// The segments that are still missing, in order.
+/// The segments that are still missing, in order, and then the history of the timeline on which the
+/// backup ends: PostgreSQL does not recover to a timeline, other than the first, without it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Needed {
     size: SegmentSize,
     /// First and last missing segment of each range that is not complete; the next one to look at
     /// comes last.
     ranges: Vec<(TimelineId, SegmentNumber, SegmentNumber)>,
+    stop_timeline: TimelineId,
+    history_arrived: bool,
 }
 
 impl Needed {
-    fn new(ranges: &[WalRange], size: SegmentSize) -> Result<Self> {
+    fn new(ranges: &[WalRange], stop_timeline: TimelineId, size: SegmentSize) -> Result<Self> {
         if ranges.is_empty() {
             return Err(Error::corrupt("the backup's manifest names no WAL"));
         }
@@ -129,6 +133,8 @@ impl Needed {
         Ok(Self {
             size,
             ranges: ranges.iter().rev().map(segments).collect(),
+            stop_timeline,
+            history_arrived: stop_timeline == TimelineId::FIRST,
         })
     }
 
@@ -179,7 +185,7 @@ mod tests {
     #[test]
     fn every_segment_of_every_range_is_needed_and_none_beyond_the_end() {
         let ranges = [range(1, 0x2F0_0028, 0x400_0000), range(2, 0x400_0000, 0x400_0028)];
-        let mut needed = Needed::new(&ranges, SegmentSize::DEFAULT).unwrap();
+        let mut needed = Needed::new(&ranges, TimelineId::FIRST, SegmentSize::DEFAULT).unwrap();
         assert_eq!(missing(&needed).unwrap(), "000000010000000000000002");
         needed.remove(&names(&["000000010000000000000003"])).unwrap();
         assert_eq!(missing(&needed).unwrap(), "000000010000000000000002");
@@ -192,12 +198,17 @@ mod tests {
 
     #[test]
     fn a_range_without_length_needs_the_segment_it_lies_in() {
-        let needed = Needed::new(&[range(1, 0x300_0000, 0x300_0000)], SegmentSize::DEFAULT).unwrap();
+        let needed = Needed::new(
+            &[range(1, 0x300_0000, 0x300_0000)],
+            TimelineId::FIRST,
+            SegmentSize::DEFAULT,
+        )
+        .unwrap();
         assert_eq!(missing(&needed).unwrap(), "000000010000000000000003");
     }
 
     #[test]
     fn a_backup_that_names_no_wal_is_never_complete() {
-        assert!(Needed::new(&[], SegmentSize::DEFAULT).is_err());
+        assert!(Needed::new(&[], TimelineId::FIRST, SegmentSize::DEFAULT).is_err());
     }
 }

@@ -206,14 +206,15 @@ fn release_control(data: &Path) -> Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::super::settings::{StopAt, TargetAction};
+    use super::super::settings::TargetAction;
     use super::*;
+    use crate::archive::recovery_plan::Target;
     use crate::pg::TimelineId;
 
     fn settings() -> RecoverySettings {
         RecoverySettings {
             restore_command: "walship restore %f %p".to_owned(),
-            stop: StopAt::End,
+            target: Target::Latest,
             inclusive: true,
             timeline: TimelineId::FIRST,
             action: TargetAction::Pause,

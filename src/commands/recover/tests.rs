@@ -11,9 +11,10 @@ use super::destination::{CONTROL, SET_ASIDE_CONTROL};
 use super::fixture;
 use super::layout::Layout;
 use super::restore::Restoration;
-use super::settings::{RecoverySettings, StopAt, TargetAction};
+use super::settings::{RecoverySettings, TargetAction};
 use crate::archive::backup::{BackupRecord, Configuration};
 use crate::archive::keys::BackupObject;
+use crate::archive::recovery_plan::Target;
 use crate::commands::progress::Progress;
 use crate::error::Result;
 use crate::pg::TimelineId;
@@ -89,7 +90,7 @@ impl Case {
 fn settings() -> RecoverySettings {
     RecoverySettings {
         restore_command: "walship restore %f %p".to_owned(),
-        stop: StopAt::End,
+        target: Target::Latest,
         inclusive: true,
         timeline: TimelineId::FIRST,
         action: TargetAction::Pause,
