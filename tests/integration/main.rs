@@ -20,5 +20,6 @@ mod restore;
 mod sample;
 mod server;
 mod store_contract;
+mod store_faults;
 mod support;
 mod tls;
