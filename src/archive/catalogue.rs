@@ -28,7 +28,7 @@ pub struct Catalogue {
     pub unfinished: Vec<Unfinished>,
     /// The WAL.
     pub wal: WalInventory,
-    /// The timelines' histories that could be read.
+    /// The timelines' histories that could be read. Timeline 1's, which has no file, is always there.
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
     /// Those that could not, and why.
     pub unreadable_histories: BTreeMap<TimelineId, String>,

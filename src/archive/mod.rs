@@ -39,6 +39,12 @@ pub fn hex(bytes: &[u8]) -> String {
         })
 }
 
+/// A moment for people, in a form that PostgreSQL and `--target-time` take back.
+#[must_use]
+pub fn time_text(moment: chrono::DateTime<chrono::Utc>) -> String {
+    moment.format("%Y-%m-%d %H:%M:%S%.fZ").to_string()
+}
+
 /// A SHA-256 as JSON holds it: 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
 #[serde(into = "String", try_from = "String")]

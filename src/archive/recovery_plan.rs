@@ -1,10 +1,20 @@
 //! Which backup to restore and which timeline to follow for a recovery target, decided before a byte
 //! is written. What cannot be reached is refused here, with what can be reached instead.
 
+mod base;
+mod end;
+#[cfg(test)]
+mod tests;
+mod timeline;
+
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 
 use super::catalogue::{Backup, Catalogue};
 use super::keys::BackupId;
+use super::time_text;
+use super::timeline_chain::TimelineChain;
 use super::wal_inventory::SegmentRange;
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, SegmentName, TimelineId};
@@ -82,8 +92,9 @@ pub struct Plan {
     pub last_segment: SegmentName,
     /// The position after that segment: what can be replayed ends there at the latest.
     pub end_lsn: Lsn,
-    /// The WAL that is missing after `last_segment`, where more follows: recovery ends there and
-    /// `restore` must be told so, for it takes a hole for an error.
+    /// The WAL that is missing after `last_segment` although there was more: recovery ends there, or
+    /// before. `restore` must be told so, for it takes a hole for an error, and PostgreSQL may read
+    /// ahead of its target.
     pub gap: Option<SegmentRange>,
     /// Why this backup, in one sentence.
     pub reason: String,
@@ -91,12 +102,105 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str("the end of the archived WAL"),
+            Self::Time(time) => f.write_str(&time_text(*time)),
+            Self::Lsn(lsn) => write!(f, "LSN {lsn}"),
+            Self::Xid(xid) => write!(f, "the end of transaction {xid}"),
+            Self::Name(name) => write!(f, "restore point \"{}\"", name.escape_debug()),
+            Self::Immediate => f.write_str("the first consistent moment"),
+        }
+    }
+}
+
+impl Request {
+    /// A recovery to this target, with every default.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            inclusive: true,
+            timeline: None,
+            backup: None,
+            end_at_gap: false,
+            search: Search::NotMade,
+        }
+    }
+}
+
 /// Decides how to reach a target.
 ///
 /// # Errors
 /// `Invalid` for a target that cannot be reached, `NotFound` for a backup or timeline the archive
-/// lacks, `Corrupt` where WAL or a record that is needed is missing or damaged.
+/// lacks, `Unfinished` for a backup whose WAL has not arrived, `Corrupt` where WAL or a record that is
+/// needed is missing or damaged.
 pub fn plan(catalogue: &Catalogue, request: &Request, now: DateTime<Utc>) -> Result<Plan> {
-    let _ = (catalogue, request, now);
-    Err(Error::internal("planning is not there yet"))
+    let Start {
+        backup,
+        chain,
+        mut notes,
+    } = start(catalogue, request, now)?;
+    let end = end::find(catalogue, request, &chain, backup)?;
+    notes.extend(end.notes);
+    Ok(Plan {
+        timeline: chain.timeline(),
+        target: end.target,
+        last_segment: end.last_segment,
+        end_lsn: end.end_lsn,
+        gap: end.gap,
+        reason: base::reason(backup, request),
+        notes,
+        backup: backup.clone(),
+    })
+}
+
+/// Where a recovery starts, and which way it goes.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// The backup.
+    pub backup: &'a Backup,
+    /// The timelines.
+    pub chain: TimelineChain<'a>,
+    notes: Vec<String>,
+}
+
+/// The part of [`plan`] that does not look at the WAL: which backup, which timeline.
+///
+/// # Errors
+/// As [`plan`].
+pub fn start<'a>(catalogue: &'a Catalogue, request: &Request, now: DateTime<Utc>) -> Result<Start<'a>> {
+    refuse_future(request, now)?;
+    let named = request
+        .backup
+        .as_ref()
+        .map(|id| base::named(catalogue, id))
+        .transpose()?;
+    if named.is_none() && catalogue.backups.is_empty() {
+        return Err(base::no_backup(catalogue));
+    }
+    let mut notes = Vec::new();
+    let chain = timeline::follow(catalogue, request, named, &mut notes)?;
+    let backup = match named {
+        Some(backup) => base::check(backup, catalogue, request, &chain)?,
+        None => base::newest(catalogue, request, &chain, &mut notes)?,
+    };
+    let chain = match (&request.target, request.timeline) {
+        // Nothing after the backup's end is replayed, so no later timeline is needed.
+        (Target::Immediate, None) => timeline::chain_of(catalogue, backup.stop_timeline)?,
+        _ => chain,
+    };
+    Ok(Start { backup, chain, notes })
+}
+
+fn refuse_future(request: &Request, now: DateTime<Utc>) -> Result<()> {
+    match request.target {
+        Target::Time(time) if time > now => Err(Error::invalid(format!(
+            "target time {} lies in the future, now it is {}; check the time and its zone",
+            time_text(time),
+            time_text(now)
+        ))),
+        _ => Ok(()),
+    }
 }
