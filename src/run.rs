@@ -9,13 +9,16 @@ use chrono::Utc;
 use clap::CommandFactory;
 use serde::Serialize;
 use tokio::runtime::Runtime;
+use walship::archive::recovery_plan::{Request, Search, Target};
 use walship::commands::basebackup::{self, BasebackupOptions, MAX_RATE_KIB, PartSettings};
+use walship::commands::list::{self, ListPart};
 use walship::commands::progress::Progress;
 use walship::commands::push::{self, PushOptions};
+use walship::commands::recover::{self, ArchiveMode, RecoverOptions, TargetAction};
 use walship::commands::restore::{self, RestoreOptions, RestoreReport};
-use walship::config::{Settings, StandbyFailure};
-use walship::pg::ConnInfo;
+use walship::config::{DEFAULT_FILE, Settings, StandbyFailure};
 use walship::pg::data_directory::{RecoverySignal, recovery_signal};
+use walship::pg::{ConnInfo, parse_timestamp};
 use walship::store::{Store, StoreOptions};
 use walship::{Error, Result};
 
@@ -29,7 +32,8 @@ pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
         Command::Push(args) => push(args, settings),
         Command::Restore(args) => restore(args, settings),
         Command::Basebackup(args) => basebackup(&args, settings),
-        Command::Recover(_) | Command::List(_) => Err(Error::internal("not yet")),
+        Command::Recover(args) => recover(args, settings),
+        Command::List(args) => list(&args, settings),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "walship", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -132,6 +136,130 @@ fn backup_options(args: &cli::BasebackupArgs, settings: &Settings) -> Result<Bas
         wal_timeout: backup.wal_timeout,
         parts: PartSettings::new(backup.compression_level, backup.concurrency, backup.part_bytes),
     })
+}
+
+fn recover(args: cli::RecoverArgs, settings: &Settings) -> Result<ExitCode> {
+    recover::refuse_root()?;
+    let json = args.json;
+    let options = recover_options(args, settings)?;
+    let progress = Arc::new(Progress::default());
+    let report = many_threads()?.block_on(async {
+        let store = Store::open(&settings.archive()?, &settings.store).await?;
+        let work = recover::run(&options, &store, Utc::now(), &progress);
+        progress_bar::watch(&progress, work).await
+    })?;
+    print(&report, json, ToString::to_string)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn recover_options(args: cli::RecoverArgs, settings: &Settings) -> Result<RecoverOptions> {
+    let timeline = match args.target_timeline.as_deref() {
+        None | Some("latest") => None,
+        Some(number) => Some(number.parse()?),
+    };
+    Ok(RecoverOptions {
+        pgdata: args.pgdata,
+        request: Request {
+            target: target(args.target)?,
+            inclusive: args.target_inclusive.unwrap_or(true),
+            timeline,
+            backup: args.backup.as_deref().map(str::parse).transpose()?,
+            end_at_gap: args.end_at_gap,
+            search: Search::NotMade,
+        },
+        action: args.target_action.map(|action| match action {
+            cli::TargetAction::Pause => TargetAction::Pause,
+            cli::TargetAction::Promote => TargetAction::Promote,
+            cli::TargetAction::Shutdown => TargetAction::Shutdown,
+        }),
+        tablespace_mappings: args
+            .tablespace_mapping
+            .iter()
+            .map(|text| text.parse())
+            .collect::<Result<_>>()?,
+        archive_mode: match args.archive_mode {
+            cli::ArchiveMode::Auto => ArchiveMode::Auto,
+            cli::ArchiveMode::Keep => ArchiveMode::Keep,
+            cli::ArchiveMode::Off => ArchiveMode::Off,
+        },
+        concurrency: settings.recover_concurrency,
+        walship: this_walship(settings)?,
+        search_path: std::env::var_os("PATH"),
+    })
+}
+
+fn target(args: cli::TargetArgs) -> Result<Target> {
+    Ok(match args {
+        cli::TargetArgs {
+            target_time: Some(time),
+            ..
+        } => Target::Time(parse_timestamp(&time)?),
+        cli::TargetArgs {
+            target_lsn: Some(lsn),
+            ..
+        } => Target::Lsn(lsn.parse()?),
+        cli::TargetArgs {
+            target_xid: Some(xid),
+            ..
+        } => Target::Xid(transaction_id(&xid)?),
+        cli::TargetArgs {
+            target_name: Some(name),
+            ..
+        } => Target::Name(name),
+        cli::TargetArgs {
+            target_immediate: true,
+            ..
+        } => Target::Immediate,
+        _ => Target::Latest,
+    })
+}
+
+/// Of a 64-bit id, as `pg_current_xact_id()` gives it, the low half counts, as for
+/// `recovery_target_xid` (`check_recovery_target_xid`, `xlogrecovery.c`).
+fn transaction_id(text: &str) -> Result<u32> {
+    text.parse::<u64>().map(|id| id as u32).map_err(|_| {
+        Error::invalid(format!(
+            "\"{text}\" is not a transaction id; give its number in decimal"
+        ))
+    })
+}
+
+/// The words that start this program with the same settings, for the recovered server's
+/// `restore_command`. Settings that were not read from the file travel as environment variables;
+/// none of them is a secret, and credentials stay where they are.
+fn this_walship(settings: &Settings) -> Result<Vec<String>> {
+    let text = |path: &Path| {
+        let path = std::path::absolute(path).map_err(|error| Error::io("find this program", error))?;
+        path.into_os_string()
+            .into_string()
+            .map_err(|path| Error::invalid(format!("{} is no UTF-8 path", path.display())))
+    };
+    let program = std::env::current_exe().map_err(|error| Error::io("find this program", error))?;
+    let (file, variables) = settings.to_reproduce();
+    let mut words = Vec::new();
+    if !variables.is_empty() {
+        words.push("env".to_owned());
+        words.extend(variables.iter().map(|(name, value)| format!("{name}={value}")));
+    }
+    words.push(text(&program)?);
+    if let Some(file) = file.filter(|file| *file != Path::new(DEFAULT_FILE)) {
+        words.extend(["--config".to_owned(), text(file)?]);
+    }
+    Ok(words)
+}
+
+fn list(args: &cli::ListArgs, settings: &Settings) -> Result<ExitCode> {
+    let part = match args.part {
+        None => ListPart::All,
+        Some(cli::ListPart::Backups) => ListPart::Backups,
+        Some(cli::ListPart::Wal) => ListPart::Wal,
+    };
+    let report = one_thread()?.block_on(async {
+        let store = Store::open(&settings.archive()?, &settings.store).await?;
+        list::run(part, &store).await
+    })?;
+    print(&report, args.json, ToString::to_string)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints a report as JSON, or as a person reads it.

@@ -10,7 +10,9 @@
     clippy::must_use_candidate
 )]
 
+mod base_backup_stream;
 mod basebackup;
+mod connection;
 mod push;
 mod recovery;
 mod restore;

@@ -31,6 +31,8 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+
 use self::alive::{NewestWal, sign_of_life};
 use self::layout::Layout;
 use self::report::{RestoredTablespace, next_steps};
@@ -40,19 +42,16 @@ use self::settings::RecoverySettings;
 use self::start_command::{StartCommand, System, start_command};
 use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::Catalogue;
-use crate::archive::keys::{BackupId, BackupObject, Key};
-use crate::archive::recovery_plan::{Plan, Request, Target};
+use crate::archive::recovery_plan::{self, Plan, Request, Target};
+use crate::commands::catalogue;
 use crate::commands::progress::Progress;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::store::Store;
 
 pub use self::configuration::ConfigurationReport;
 pub use self::layout::TablespaceMapping;
 pub use self::report::RecoverReport;
 pub use self::settings::TargetAction;
-
-/// The largest `backup.json`: some 150 bytes for each part.
-const RECORD_LIMIT_BYTES: u64 = 64 << 20;
 
 /// What `walship recover` is asked to do.
 #[derive(Debug, Clone)]
@@ -102,12 +101,29 @@ pub fn refuse_root() -> Result<()> {
     Ok(())
 }
 
+/// Plans and restores.
+///
+/// # Errors
+/// `Invalid`, `NotFound`, `Corrupt` for what cannot be recovered, before anything is written; then as
+/// [`restore`].
+pub async fn run(
+    options: &RecoverOptions,
+    store: &Store,
+    now: DateTime<Utc>,
+    progress: &Arc<Progress>,
+) -> Result<RecoverReport> {
+    progress.phase("read the archive");
+    let catalogue = catalogue::load(store).await?;
+    let plan = recovery_plan::plan(&catalogue, &options.request, now)?;
+    restore(options, plan, &catalogue, store, progress).await
+}
+
 /// Restores what was planned, from the archive that the catalogue describes.
 ///
 /// # Errors
 /// `Conflict` and `Invalid` for directories that cannot be used; `Corrupt` and `NotFound` for damaged
 /// and missing objects, named; `Internal` where something cannot be written or there is no room.
-pub async fn restore(
+async fn restore(
     options: &RecoverOptions,
     plan: Plan,
     catalogue: &Catalogue,
@@ -117,7 +133,7 @@ pub async fn restore(
     let newest = NewestWal::of(&catalogue.wal)?;
     let action = action_at(&plan.target, options.action)?;
     let mut settings = settings(options, &plan, action)?;
-    let record = Arc::new(read_record(store, &plan.backup.id).await?);
+    let record = Arc::new(catalogue::read_record(store, &plan.backup.id).await?);
     let layout = Layout::new(&options.pgdata, &record, &options.tablespace_mappings)?;
     let restoration = Restoration::prepare(store, Arc::clone(&record), layout.clone()).await?;
     let mut notes = plan.notes;
@@ -159,16 +175,6 @@ fn settings(options: &RecoverOptions, plan: &Plan, action: Option<TargetAction>)
     };
     settings.check()?;
     Ok(settings)
-}
-
-async fn read_record(store: &Store, id: &BackupId) -> Result<BackupRecord> {
-    let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
-    let url = store.url_of(&key);
-    let bytes = store
-        .read(&key, RECORD_LIMIT_BYTES)
-        .await
-        .context(|| format!("read {url}"))?;
-    BackupRecord::parse(&bytes, &url)
 }
 
 /// The action at the target; none without a target, where PostgreSQL would ignore it.

@@ -1,0 +1,502 @@
+//! Logging in to real servers: every way of authentication, TLS, and what a refusal tells the user.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use walship::pg::{ConnInfo, Connection, TimelineId};
+use walship::{Error, ErrorKind, Result};
+
+use crate::server::majors;
+use crate::support::postgres::{Cluster, Stop};
+use crate::support::{give_to_user, wait_for};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(work)
+}
+
+pub async fn connect(conninfo: &str) -> Result<Connection> {
+    connect_with(conninfo, &[]).await
+}
+
+async fn connect_with(conninfo: &str, environment: &[(&str, &str)]) -> Result<Connection> {
+    let environment: BTreeMap<_, _> = environment.iter().copied().collect();
+    let info = ConnInfo::resolve(Some(conninfo), |name| {
+        environment.get(name).map(|value| (*value).to_owned())
+    })?;
+    Connection::connect(&info).await
+}
+
+fn refusal(conninfo: &str) -> Error {
+    run(connect(conninfo)).expect_err(conninfo)
+}
+
+fn started(major: u32, options: &[(&str, &str)]) -> Cluster {
+    let mut builder = Cluster::builder(major);
+    for (name, value) in options {
+        builder = builder.option(name, value);
+    }
+    let mut cluster = builder.initdb();
+    cluster.start();
+    cluster
+}
+
+/// Replaces `pg_hba.conf`; the superuser always gets in over the socket, for the test itself.
+fn set_hba(cluster: &Cluster, lines: &str) {
+    let text = format!("local all postgres trust\n{lines}\n");
+    std::fs::write(cluster.data_dir().join("pg_hba.conf"), text).unwrap();
+    reload(cluster);
+}
+
+fn reload(cluster: &Cluster) {
+    let before = cluster.sql("select pg_conf_load_time()");
+    cluster.reload();
+    wait_for("the server to read its settings", PATIENCE, || {
+        (cluster.sql("select pg_conf_load_time()") != before).then_some(())
+    });
+}
+
+fn over_tcp(cluster: &Cluster, more: &str) -> String {
+    format!("host=127.0.0.1 port={} sslmode=disable {more}", cluster.port())
+}
+
+#[test]
+fn the_servers_identity_and_settings_are_read() {
+    for &major in majors() {
+        let cluster = started(major, &[]);
+        let identifier = cluster.sql("select system_identifier from pg_control_system()");
+        for conninfo in [cluster.conninfo(), cluster.tcp_conninfo()] {
+            run(async {
+                let mut connection = connect(&conninfo).await.unwrap();
+                assert_eq!(connection.server_major(), major);
+                assert_eq!(connection.parameter("in_hot_standby"), Some("off"));
+                let system = connection.identify_system().await.unwrap();
+                assert_eq!(system.system_identifier.to_string(), identifier);
+                assert_eq!(system.timeline, TimelineId::FIRST);
+                assert!(system.flush_lsn.0 > 0);
+                // A command that fails leaves the connection usable.
+                let error = connection.show("no_such_setting").await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+                assert!(connection.show("x; SHOW y").await.is_err());
+                assert_eq!(connection.show("wal_segment_size").await.unwrap(), "1MB");
+                connection.close().await;
+            });
+        }
+        let seen = "select count(*) from pg_stat_activity where application_name = 'walship'";
+        let held = run(connect(&cluster.conninfo())).unwrap();
+        assert_eq!(cluster.sql(seen), "1");
+        drop(held);
+    }
+}
+
+#[test]
+fn every_way_to_send_a_password_works_and_a_wrong_one_says_so() {
+    for &major in majors() {
+        let cluster = started(major, &[]);
+        cluster.sql(
+            "set password_encryption = 'md5'; create role m replication login password 'pä ss''w';
+             set password_encryption = 'scram-sha-256'; create role s replication login password 'pä ss''w';",
+        );
+        set_hba(
+            &cluster,
+            "host replication m 127.0.0.1/32 md5\nhost replication s 127.0.0.1/32 scram-sha-256\n\
+             local replication s password",
+        );
+        let socket = format!(
+            "host={} port={} user=s",
+            cluster.socket_dir().display(),
+            cluster.port()
+        );
+        for conninfo in [over_tcp(&cluster, "user=m"), over_tcp(&cluster, "user=s"), socket] {
+            run(connect(&format!("{conninfo} password='pä ss\\'w'"))).unwrap();
+            run(connect_with(&conninfo, &[("PGPASSWORD", "pä ss'w")])).unwrap();
+
+            let error = refusal(&format!("{conninfo} password=S3CRET"));
+            assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+            let text = error.to_string();
+            assert!(
+                text.contains("28P01") && text.contains("PGPASSWORD") && !text.contains("S3CRET"),
+                "{text}"
+            );
+
+            let error = refusal(&conninfo);
+            assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+            assert!(error.to_string().contains(".pgpass"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_line_an_error_suggests_for_pgpass_lets_one_in() {
+    let cluster = started(18, &[]);
+    cluster.sql("create role s replication login password 'p:w'");
+    set_hba(&cluster, "host replication s 127.0.0.1/32 scram-sha-256");
+    let conninfo = over_tcp(&cluster, "user=s");
+    let text = refusal(&conninfo).to_string();
+    let line = text.split('"').nth(1).unwrap().replace("<password>", "p\\:w");
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join(".pgpass");
+    std::fs::write(&path, line).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    run(connect_with(
+        &conninfo,
+        &[("HOME", home.path().to_str().unwrap())],
+    ))
+    .unwrap();
+}
+
+#[test]
+fn the_line_an_error_suggests_for_pg_hba_lets_one_in() {
+    for &major in majors() {
+        let cluster = started(major, &[]);
+        cluster.sql("create role \"Ship\" replication login password 'p'");
+        let socket = format!(
+            "host={} port={} user=Ship",
+            cluster.socket_dir().display(),
+            cluster.port()
+        );
+        for conninfo in [over_tcp(&cluster, "user=Ship"), socket] {
+            let conninfo = format!("{conninfo} password=p");
+            set_hba(&cluster, "");
+            let error = refusal(&conninfo);
+            assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+            let text = error.to_string();
+            let after = text.split("add the line \"").nth(1).expect("a line to add");
+            set_hba(&cluster, after.split("\" to pg_hba.conf").next().unwrap());
+            run(connect(&conninfo)).unwrap_or_else(|error| panic!("{text}\n{error}"));
+        }
+    }
+}
+
+#[test]
+fn a_role_without_replication_is_told_how_to_get_it() {
+    for &major in majors() {
+        let cluster = started(major, &[]);
+        cluster.sql("create role plain login");
+        let error = refusal(&over_tcp(&cluster, "user=plain"));
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        let text = error.to_string();
+        cluster.sql(text.split("run: ").nth(1).expect("a command"));
+        run(connect(&over_tcp(&cluster, "user=plain"))).unwrap();
+    }
+}
+
+#[test]
+fn a_server_without_a_free_walsender_is_worth_another_try() {
+    for &major in majors() {
+        let cluster = started(major, &[("max_wal_senders", "1")]);
+        let held = run(connect(&cluster.conninfo())).unwrap();
+        let error = refusal(&cluster.conninfo());
+        assert!(
+            error.is_retryable() && error.to_string().contains("max_wal_senders"),
+            "{error}"
+        );
+        drop(held);
+        let minimal = started(major, &[("max_wal_senders", "0"), ("wal_level", "minimal")]);
+        let error = refusal(&minimal.conninfo());
+        assert!(error.to_string().contains("wal_level = replica"), "{error}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_ready_is_worth_another_try() {
+    let mut cluster = Cluster::builder(18).option("hot_standby", "off").initdb();
+    cluster.append("standby.signal", "");
+    cluster.launch();
+    let error = wait_for("an answer", PATIENCE, || {
+        let error = run(connect(&cluster.conninfo())).err()?;
+        error.to_string().contains("57P03").then_some(error)
+    });
+    assert!(
+        error.is_retryable() && error.to_string().contains("try again"),
+        "{error}"
+    );
+}
+
+#[test]
+fn hosts_are_tried_in_order_until_one_answers() {
+    let cluster = started(18, &[]);
+    let port = cluster.port();
+    let socket = cluster.socket_dir().display();
+    run(connect(&format!(
+        "host=/nowhere,127.0.0.1 port={port} user=postgres"
+    )))
+    .unwrap();
+    run(connect(&format!(
+        "host=no-such-host.invalid,{socket} port=1,{port} user=postgres"
+    )))
+    .unwrap();
+    let primary = format!("host={socket} port={port} user=postgres");
+    for (target, fits) in [
+        ("any", true),
+        ("primary", true),
+        ("read-write", true),
+        ("prefer-standby", true),
+        ("standby", false),
+        ("read-only", false),
+    ] {
+        let result = run(connect(&format!("{primary} target_session_attrs={target}")));
+        assert_eq!(result.is_ok(), fits, "{target}");
+    }
+    let error = refusal("host=/nowhere,127.0.0.1 port=1 user=x");
+    let text = error.to_string();
+    assert!(
+        error.is_retryable() && text.contains("/nowhere") && text.contains("127.0.0.1:1"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up_in_time() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for mode in ["disable", "require"] {
+        let began = Instant::now();
+        let error = refusal(&format!(
+            "host=127.0.0.1 port={port} sslmode={mode} user=x connect_timeout=1"
+        ));
+        assert!(error.is_retryable(), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_timelines_history_is_fetched() {
+    for &major in majors() {
+        let mut cluster = started(major, &[]);
+        cluster.stop(Stop::Fast);
+        cluster.append("standby.signal", "");
+        cluster.start();
+        cluster.sql("select pg_promote()");
+        run(async {
+            let mut connection = connect(&cluster.conninfo()).await.unwrap();
+            let second = TimelineId::new(2).unwrap();
+            let history = connection.timeline_history(second).await.unwrap();
+            assert_eq!(history.file_name, "00000002.history");
+            let path = cluster.data_dir().join("pg_wal/00000002.history");
+            assert_eq!(history.content, std::fs::read(path).unwrap());
+            for missing in [1, 3] {
+                let missing = TimelineId::new(missing).unwrap();
+                let error = connection.timeline_history(missing).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+            }
+        });
+    }
+}
+
+/// Runs openssl in a folder.
+fn openssl(folder: &Path, arguments: &str) {
+    let output = std::process::Command::new("openssl")
+        .args(arguments.split_whitespace())
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "openssl {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+const KEY: &str = "-nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1";
+
+/// An authority `name.crt` in the folder.
+fn make_authority(folder: &Path, name: &str) {
+    openssl(
+        folder,
+        &format!("req -x509 {KEY} -subj /CN={name} -keyout {name}.key -out {name}.crt"),
+    );
+}
+
+/// A certificate `name.crt` that the authority signed.
+fn make_certificate(folder: &Path, authority: &str, name: &str, common_name: &str, extension: &str) {
+    openssl(
+        folder,
+        &format!("req -new {KEY} -subj /CN={common_name} -keyout {name}.key -out {name}.csr"),
+    );
+    std::fs::write(
+        folder.join("extensions"),
+        format!("basicConstraints=CA:FALSE\n{extension}\n"),
+    )
+    .unwrap();
+    openssl(
+        folder,
+        &format!(
+            "x509 -req -in {name}.csr -CA {authority}.crt -CAkey {authority}.key -CAcreateserial -days 2 \
+             -extfile extensions -out {name}.crt"
+        ),
+    );
+    std::fs::set_permissions(
+        folder.join(format!("{name}.key")),
+        std::fs::Permissions::from_mode(0o600),
+    )
+    .unwrap();
+}
+
+/// Has the server use the certificate `name`.
+fn serve(cluster: &Cluster, folder: &Path, name: &str) {
+    for (from, to) in [
+        (format!("{name}.crt"), "server.crt"),
+        (format!("{name}.key"), "server.key"),
+    ] {
+        let to = cluster.data_dir().join(to);
+        std::fs::copy(folder.join(from), &to).unwrap();
+        std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o600)).unwrap();
+        give_to_user(&to);
+    }
+    std::fs::copy(folder.join("ca.crt"), cluster.data_dir().join("ca.crt")).unwrap();
+    std::fs::set_permissions(
+        cluster.data_dir().join("ca.crt"),
+        std::fs::Permissions::from_mode(0o644),
+    )
+    .unwrap();
+    cluster.set("ssl_ca_file", "ca.crt");
+    cluster.set("ssl", "on");
+    reload(cluster);
+}
+
+struct Encrypted {
+    cluster: Cluster,
+    folder: tempfile::TempDir,
+}
+
+impl Encrypted {
+    /// A server with a certificate for `localhost`, and roles that log in with SCRAM.
+    fn start(major: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        make_authority(folder.path(), "ca");
+        make_authority(folder.path(), "other");
+        make_certificate(
+            folder.path(),
+            "ca",
+            "server",
+            "ignored",
+            "subjectAltName=DNS:localhost",
+        );
+        make_certificate(folder.path(), "ca", "named", "localhost", "");
+        make_certificate(folder.path(), "ca", "client", "c", "");
+        openssl(
+            folder.path(),
+            &format!("req -x509 {KEY} -subj /CN=localhost -keyout self.key -out self.crt"),
+        );
+        let cluster = started(major, &[]);
+        cluster.sql("create role s replication login password 'p'; create role c replication login;");
+        serve(&cluster, folder.path(), "server");
+        set_hba(
+            &cluster,
+            "hostssl replication s samehost scram-sha-256\nhostssl replication c samehost cert",
+        );
+        Self { cluster, folder }
+    }
+
+    fn conninfo(&self, more: &str) -> String {
+        let folder = self.folder.path().display().to_string();
+        let more = more.replace("FOLDER", &folder);
+        format!(
+            "host=localhost hostaddr=127.0.0.1 port={} user=s password=p {more}",
+            self.cluster.port()
+        )
+    }
+
+    #[track_caller]
+    fn accepts(&self, more: &str) {
+        let connection = run(connect(&self.conninfo(more))).unwrap_or_else(|error| panic!("{more}: {error}"));
+        assert!(connection.is_encrypted(), "{more}");
+    }
+
+    #[track_caller]
+    fn refuses(&self, more: &str, because: &str) {
+        let error = run(connect(&self.conninfo(more))).expect_err(more);
+        assert_eq!(error.kind(), ErrorKind::Denied, "{more}: {error}");
+        assert!(error.to_string().contains(because), "{more}: {error}");
+    }
+}
+
+#[test]
+fn tls_verifies_what_sslmode_promises_and_no_more() {
+    for &major in majors() {
+        let server = Encrypted::start(major);
+        server.accepts("sslmode=verify-full sslrootcert=FOLDER/ca.crt");
+        server.accepts("sslmode=verify-ca sslrootcert=FOLDER/ca.crt");
+        server.accepts("sslmode=require");
+        server.accepts("sslmode=require sslrootcert=FOLDER/ca.crt");
+        server.accepts("sslmode=prefer");
+        server.accepts("sslmode=allow");
+        for mode in ["verify-full", "verify-ca", "require"] {
+            server.refuses(
+                &format!("sslmode={mode} sslrootcert=FOLDER/other.crt"),
+                "sslrootcert",
+            );
+        }
+        server.refuses(
+            "host=127.0.0.1 sslmode=verify-full sslrootcert=FOLDER/ca.crt",
+            "another name",
+        );
+        server.accepts("host=127.0.0.1 sslmode=verify-ca sslrootcert=FOLDER/ca.crt");
+        server.refuses("sslmode=disable", "pg_hba.conf");
+
+        serve(&server.cluster, server.folder.path(), "named");
+        server.accepts("sslmode=verify-full sslrootcert=FOLDER/ca.crt");
+        server.refuses(
+            "host=db.example sslmode=verify-full sslrootcert=FOLDER/ca.crt",
+            "another name",
+        );
+
+        serve(&server.cluster, server.folder.path(), "self");
+        server.accepts("sslmode=verify-full sslrootcert=FOLDER/self.crt");
+        server.refuses("sslmode=verify-ca sslrootcert=FOLDER/ca.crt", "TLS");
+        server.refuses(
+            "host=db.example sslmode=verify-full sslrootcert=FOLDER/self.crt",
+            "another name",
+        );
+    }
+}
+
+#[test]
+fn a_login_is_bound_to_the_tls_connection() {
+    for &major in majors() {
+        let server = Encrypted::start(major);
+        server.accepts("sslmode=require channel_binding=require");
+        server.accepts("sslmode=require channel_binding=disable");
+        set_hba(
+            &server.cluster,
+            "host replication s samehost scram-sha-256\nlocal replication s trust",
+        );
+        server.refuses("sslmode=disable channel_binding=require", "channel_binding");
+        let socket = format!("host={} hostaddr=''", server.cluster.socket_dir().display());
+        server.refuses(&format!("{socket} channel_binding=require"), "channel_binding");
+    }
+}
+
+#[test]
+fn a_client_certificate_logs_in_and_its_key_must_be_private() {
+    let server = Encrypted::start(18);
+    let certificate = "sslmode=require user=c sslcert=FOLDER/client.crt sslkey=FOLDER/client.key";
+    server.accepts(certificate);
+    server.refuses("sslmode=require user=c", "certificate");
+    let key = server.folder.path().join("client.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let error = run(connect(&server.conninfo(certificate))).unwrap_err();
+    assert!(error.to_string().contains("chmod 0600"), "{error}");
+}
+
+#[test]
+fn without_tls_on_the_server_prefer_goes_on_and_require_does_not() {
+    let cluster = started(18, &[]);
+    let conninfo = cluster.tcp_conninfo();
+    assert!(
+        !run(connect(&format!("{conninfo} sslmode=prefer")))
+            .unwrap()
+            .is_encrypted()
+    );
+    let error = refusal(&format!("{conninfo} sslmode=require"));
+    assert!(error.to_string().contains("ssl = on"), "{error}");
+}
