@@ -133,8 +133,8 @@ impl Request {
 /// Decides how to reach a target.
 ///
 /// # Errors
-/// `Invalid` for a target that cannot be reached, `NotFound` for a backup or timeline the archive
-/// lacks, `Unfinished` for a backup whose WAL has not arrived, `Corrupt` where WAL or a record that is
+/// `Invalid` for a target that cannot be reached, `NotFound` for a backup the archive lacks,
+/// `Conflict` for histories that disagree, `Unfinished` for a backup whose WAL has not arrived, `Corrupt` where WAL or a record that is
 /// needed is missing or damaged.
 pub fn plan(catalogue: &Catalogue, request: &Request, now: DateTime<Utc>) -> Result<Plan> {
     let Start {

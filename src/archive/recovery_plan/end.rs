@@ -162,25 +162,30 @@ fn at_the_gap(request: &Request, reach: &Reach, hole: &Hole, reached: Reached) -
 }
 
 fn beyond_the_end(request: &Request, reach: &Reach, last_segment: SegmentName) -> Error {
-    match &request.target {
-        Target::Xid(_) | Target::Name(_) => Error::invalid(format!(
-            "{} is not in the archived WAL, which ends at LSN {} ({last_segment})",
-            request.target, reach.end_lsn
-        )),
-        _ => Error::invalid(format!(
-            "{} lies beyond the archived WAL, whose last contiguous position on timeline {} is LSN {} (the end of {last_segment})",
-            request.target,
-            last_segment.timeline(),
-            reach.end_lsn
-        )),
-    }
+    let where_it_is = match &request.target {
+        Target::Xid(_) | Target::Name(_) => "is not in",
+        _ => "lies beyond",
+    };
+    Error::invalid(format!(
+        "{} {where_it_is} the archived WAL, whose last contiguous position on timeline {} is LSN {}, the end of {last_segment}; \
+         if it happened only just now, wait until its segment is archived (SELECT pg_switch_wal())",
+        request.target,
+        last_segment.timeline(),
+        reach.end_lsn
+    ))
 }
 
 fn broken(request: &Request, reach: &Reach, hole: &Hole, last_segment: SegmentName) -> Error {
+    let held = last_segment.timeline();
+    let other_way = if hole.missing.first.timeline() == held {
+        String::new()
+    } else {
+        format!(", follow timeline {held} alone with --target-timeline {held}")
+    };
     Error::corrupt(format!(
-        "the archive has a hole on the way to {}: {} is missing ({}), and the last contiguous position is LSN {} \
-         (the end of {last_segment}). Archive what is missing if a server still has it, choose a target before \
-         it, or accept with --end-at-gap that recovery ends there",
+        "the archived WAL has a hole on the way to {}: {} is missing ({}). Without a break it leads to LSN {}, the end of \
+         {last_segment}. Find the missing WAL (pg_wal of the old servers) and push it, choose a target before the hole\
+         {other_way}, or accept with --end-at-gap that recovery ends there",
         request.target, hole.missing, hole.evidence, reach.end_lsn
     ))
 }

@@ -439,7 +439,7 @@ fn a_timeline_the_archive_lacks_is_named_with_those_it_has() {
     };
     assert_eq!(
         refused(&forked(), &request, &["timeline 3", "1, 2"]),
-        ErrorKind::NotFound
+        ErrorKind::Invalid
     );
 }
 

@@ -96,7 +96,7 @@ fn choose(error: Error, latest: TimelineId) -> Error {
 
 fn unknown(catalogue: &Catalogue, timeline: TimelineId) -> Error {
     let known: Vec<_> = catalogue.timelines().iter().map(TimelineId::to_string).collect();
-    Error::not_found(format!(
+    Error::invalid(format!(
         "timeline {timeline} is not in the archive; it has {}",
         if known.is_empty() {
             "none yet".to_owned()
