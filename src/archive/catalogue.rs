@@ -28,7 +28,7 @@ pub struct Catalogue {
     pub unfinished: Vec<Unfinished>,
     /// The WAL.
     pub wal: WalInventory,
-    /// The timelines' histories that could be read.
+    /// The timelines' histories that could be read. Timeline 1's, which has no file, is always there.
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
     /// Those that could not, and why.
     pub unreadable_histories: BTreeMap<TimelineId, String>,
@@ -154,24 +154,28 @@ impl Catalogue {
     }
 }
 
-/// The first stretch of WAL that a backup needs and the archive lacks.
+/// The first stretch of WAL that a backup needs and the archive lacks. Where the backup went through a
+/// promotion, the segment of the fork is needed on the new timeline only: it may never have been
+/// completed on the old one.
 ///
 /// # Errors
-/// `Corrupt` where the backup's record names a position that has no segment.
+/// `Invalid` where the backup's record names a position that has no segment.
 pub fn missing_wal(backup: &Backup, wal: &WalInventory) -> Result<Option<SegmentRange>> {
     let size = wal.segment_size();
-    for range in &backup.wal_ranges {
+    for (index, range) in backup.wal_ranges.iter().enumerate() {
         let mut next = size.segment_of(range.start_lsn);
-        let last = size.segment_before(range.end_lsn);
-        while next <= last {
+        let mut end = size.segment_before(range.end_lsn).max(next).next();
+        if let Some(child) = backup.wal_ranges.get(index + 1) {
+            end = end.min(size.segment_of(child.start_lsn));
+        }
+        while next < end {
             if let Some(held) = wal.contiguous_from(range.timeline, next) {
                 next = held.next();
                 continue;
             }
-            let end = wal
-                .first_from(range.timeline, next)
-                .map_or(last, |held| SegmentNumber(held.0 - 1).min(last));
-            return SegmentRange::new(range.timeline, next, end, size).map(Some);
+            let later = wal.first_from(range.timeline, next);
+            let last = later.map_or(end, |later| later.min(end)).0 - 1;
+            return SegmentRange::new(range.timeline, next, SegmentNumber(last), size).map(Some);
         }
     }
     Ok(None)
@@ -231,5 +235,147 @@ impl PartCheck {
                 "{missing} of its objects are missing in the store, {first} first"
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::Sha256Sum;
+    use crate::archive::backup::{StoredObject, Tablespace, TarStream};
+    use crate::pg::SegmentSize;
+
+    fn object(stored_bytes: u64) -> StoredObject {
+        StoredObject {
+            stored_bytes,
+            sha256: Sha256Sum([0; 32]),
+        }
+    }
+
+    fn stream(tablespace: Option<u32>, parts: &[u64]) -> TarStream {
+        TarStream {
+            tablespace: tablespace.map(|oid| Tablespace {
+                oid,
+                location: "/ts".to_owned(),
+            }),
+            tar_bytes: parts.len() as u64,
+            part_bytes: 1,
+            parts: parts.iter().map(|bytes| object(*bytes)).collect(),
+        }
+    }
+
+    fn range(timeline: u32, start: u64, end: u64) -> WalRange {
+        WalRange {
+            timeline: TimelineId::new(timeline).unwrap(),
+            start_lsn: Lsn(start),
+            end_lsn: Lsn(end),
+        }
+    }
+
+    fn record(wal_ranges: Vec<WalRange>) -> BackupRecord {
+        BackupRecord {
+            format_version: 1,
+            walship: "0.1.0".to_owned(),
+            id: "20261123T041500Z".parse().unwrap(),
+            label: String::new(),
+            kind: BackupKind::Full,
+            source: BackupSource::Standby,
+            system_identifier: 1,
+            postgres_version: "17.11".to_owned(),
+            postgres_major: 17,
+            segment_bytes: SegmentSize::DEFAULT,
+            started_at: DateTime::UNIX_EPOCH,
+            finished_at: DateTime::UNIX_EPOCH,
+            start_lsn: Lsn(0),
+            stop_lsn: Lsn(0),
+            start_timeline: TimelineId::FIRST,
+            stop_timeline: TimelineId::FIRST,
+            wal_ranges,
+            size_bytes: 0,
+            stored_bytes: 0,
+            streams: vec![stream(Some(16384), &[5]), stream(None, &[6, 7])],
+            files: object(1),
+            manifest: object(2),
+            configuration: None,
+        }
+    }
+
+    fn wal(names: &[&str]) -> WalInventory {
+        let mut wal = WalInventory::new(SegmentSize::DEFAULT);
+        for name in names {
+            let key = super::super::keys::Key::Segment(name.parse().unwrap());
+            wal.add(&key.to_string(), 1);
+        }
+        wal
+    }
+
+    fn missing(ranges: Vec<WalRange>, held: &[&str]) -> Option<String> {
+        let backup = Backup::from(&record(ranges));
+        missing_wal(&backup, &wal(held))
+            .unwrap()
+            .map(|range| range.to_string())
+    }
+
+    const ONE: &str = "000000010000000000000001";
+    const TWO: &str = "000000010000000000000002";
+    const THREE: &str = "000000010000000000000003";
+
+    #[test]
+    fn every_segment_of_a_backups_ranges_must_be_held() {
+        let ranges = || vec![range(1, 0x100_0028, 0x300_0001)];
+        assert_eq!(missing(ranges(), &[ONE, TWO, THREE]), None);
+        assert_eq!(missing(ranges(), &[ONE, TWO]).unwrap(), THREE);
+        assert_eq!(missing(ranges(), &[ONE, THREE]).unwrap(), TWO);
+        assert!(missing(ranges(), &[]).unwrap().contains("(3 segments)"));
+        // Up to a boundary, the segment behind it is not needed.
+        assert_eq!(missing(vec![range(1, 0x100_0028, 0x300_0000)], &[ONE, TWO]), None);
+        assert_eq!(missing(vec![range(1, 0x100_0000, 0x100_0000)], &[]).unwrap(), ONE);
+    }
+
+    #[test]
+    fn the_segment_of_a_fork_is_needed_on_the_child_only() {
+        let ranges = || vec![range(1, 0x100_0028, 0x300_0100), range(2, 0x300_0100, 0x300_0200)];
+        let child = "000000020000000000000003";
+        assert_eq!(missing(ranges(), &[ONE, TWO, child]), None);
+        assert_eq!(missing(ranges(), &[ONE, TWO, THREE]).unwrap(), child);
+    }
+
+    fn check(listed: &[(&str, u64)]) -> Option<String> {
+        let record = record(vec![range(1, 0, 1)]);
+        let mut check = PartCheck::new(&record).unwrap();
+        for (object, bytes) in listed {
+            let key: super::super::keys::Key = format!("backups/{}/{object}", record.id).parse().unwrap();
+            if let super::super::keys::Key::Backup(_, object) = key {
+                check.saw(&object, *bytes);
+            }
+        }
+        check.finish()
+    }
+
+    #[test]
+    fn every_object_of_a_backup_must_be_listed_with_its_size() {
+        let whole = [
+            ("base/000002.tar.zst", 7),
+            ("files.zst", 1),
+            ("16384/000001.tar.zst", 5),
+            ("manifest.zst", 2),
+            ("base/000001.tar.zst", 6),
+            ("base/000003.tar.zst", 9),
+            ("backup.json", 100),
+        ];
+        assert_eq!(check(&whole), None);
+        assert!(
+            check(&whole[1..])
+                .unwrap()
+                .contains("base/000002.tar.zst is missing")
+        );
+        assert!(check(&whole[3..]).unwrap().contains("3 of its objects"));
+        let mut wrong = whole;
+        wrong[2].1 = 4;
+        let reason = check(&wrong).unwrap();
+        assert!(
+            reason.contains("16384/000001.tar.zst has 4 bytes") && reason.contains('5'),
+            "{reason}"
+        );
     }
 }
