@@ -175,7 +175,6 @@ async fn an_outage_ends_at_the_deadline(proxy: Proxy, store: Store) {
         for part in [&proxy.endpoint(), &store.url_of("a"), "attempts in 4.", reason] {
             assert!(text.contains(part), "{fault:?}: {part:?} is missing in: {text}");
         }
-        println!("{fault:?}: {text}");
         listing
             .next()
             .await
