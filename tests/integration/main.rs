@@ -19,5 +19,6 @@ mod restore;
 mod sample;
 mod server;
 mod store_contract;
+mod store_directory;
 mod store_faults;
 mod support;
