@@ -22,6 +22,7 @@ mod restore;
 mod sample;
 mod server;
 mod store_contract;
+mod store_directory;
 mod store_faults;
 mod support;
 mod tls;
