@@ -54,7 +54,7 @@ fn push(args: cli::PushArgs, settings: &Settings) -> Result<ExitCode> {
         memory_bytes: settings.push.memory_bytes,
     };
     let limit = settings.push.timeout;
-    one_thread()?.block_on(async {
+    finish(one_thread()?, async {
         let store = open_within(limit, settings).await?;
         within(limit, "push.timeout", push::run(&options, &store, Utc::now())).await
     })?;
@@ -75,7 +75,7 @@ fn restore(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCode> {
         hole_timeout: most_of(limit),
         accepted_gap: args.accept_gap.as_deref().map(str::parse).transpose()?,
     };
-    let result = one_thread()?.block_on(async {
+    let result = finish(one_thread()?, async {
         let store = open_within(limit, settings).await?;
         within(limit, setting, restore::run(&options, &store)).await
     });
@@ -100,7 +100,7 @@ fn restore(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCode> {
 fn basebackup(args: &cli::BasebackupArgs, settings: &Settings) -> Result<ExitCode> {
     let wal_timeout = settings.backup.wal_timeout;
     let progress = Arc::new(Progress::default());
-    let report = many_threads()?.block_on(async {
+    let report = finish(many_threads()?, async {
         let store = Store::open(&settings.archive()?, &settings.store).await?;
         let work = async {
             if let Some(id) = &args.finish {
@@ -143,7 +143,7 @@ fn recover(args: cli::RecoverArgs, settings: &Settings) -> Result<ExitCode> {
     let json = args.json;
     let options = recover_options(args, settings)?;
     let progress = Arc::new(Progress::default());
-    let report = many_threads()?.block_on(async {
+    let report = finish(many_threads()?, async {
         let store = Store::open(&settings.archive()?, &settings.store).await?;
         let work = recover::run(&options, &store, Utc::now(), &progress);
         progress_bar::watch(&progress, Box::pin(work)).await
@@ -254,7 +254,7 @@ fn list(args: &cli::ListArgs, settings: &Settings) -> Result<ExitCode> {
         Some(cli::ListPart::Backups) => ListPart::Backups,
         Some(cli::ListPart::Wal) => ListPart::Wal,
     };
-    let report = one_thread()?.block_on(async {
+    let report = finish(one_thread()?, async {
         let store = Store::open(&settings.archive()?, &settings.store).await?;
         list::run(part, &store).await
     })?;
@@ -299,6 +299,14 @@ async fn within<T>(limit: Duration, setting: &str, work: impl Future<Output = Re
             limit.as_secs_f64()
         )))
     })
+}
+
+/// Runs the work to its end. A call to the operating system that hangs, on a dead network file system,
+/// is not waited for beyond the work's own time limits.
+fn finish<T>(runtime: Runtime, work: impl Future<Output = T>) -> T {
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
 }
 
 /// For a process that lives for one file.
