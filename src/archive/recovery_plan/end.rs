@@ -11,7 +11,7 @@ use crate::pg::{Lsn, SegmentName, SegmentNumber, TimelineId};
 pub(super) struct End {
     pub(super) target: Target,
     pub(super) last_segment: SegmentName,
-    pub(super) end_lsn: Lsn,
+    pub(super) reached_lsn: Lsn,
     pub(super) gap: Option<SegmentRange>,
     pub(super) notes: Vec<String>,
 }
@@ -52,7 +52,7 @@ pub(super) fn find(
     Ok(End {
         target,
         last_segment,
-        end_lsn: reach.end_lsn,
+        reached_lsn: reach.end_lsn,
         gap: reach.hole.map(|hole| hole.missing),
         notes,
     })
@@ -93,8 +93,7 @@ fn reached(request: &Request, reach: &Reach) -> Reached {
         (Target::Xid(_) | Target::Name(_), Search::Absent) => Reached::No,
         // A search for a moment ends with the archived WAL, which may still grow.
         (Target::Time(_), Search::Absent) if reach.hole.is_some() => Reached::No,
-        (Target::Latest, _) if reach.hole.is_none() => Reached::Yes,
-        (Target::Latest, _) => Reached::No,
+        (Target::Latest, _) => certain(reach.hole.is_none()),
         (Target::Time(_) | Target::Xid(_) | Target::Name(_), _) => Reached::Unknown,
     }
 }
