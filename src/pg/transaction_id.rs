@@ -20,7 +20,8 @@ impl FromStr for TransactionId {
     type Err = Error;
 
     /// Reads a number in decimal. Of a 64-bit id, as `pg_current_xact_id()` gives it, the low half
-    /// counts, as in `recovery_target_xid` (`check_recovery_target_xid`, `xlogrecovery.c`).
+    /// counts, as in `recovery_target_xid` (`check_recovery_target_xid`, `xlogrecovery.c` from PostgreSQL 16,
+    /// `guc.c` before).
     fn from_str(text: &str) -> Result<Self> {
         text.parse::<u64>().map(|id| Self(id as u32)).map_err(|_| {
             Error::invalid(format!(

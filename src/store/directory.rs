@@ -44,7 +44,7 @@ pub(super) const TEMPORARY: &str = ".walship-";
 const PIECE_BYTES: usize = 256 << 10;
 
 /// When a temporary file was left behind by a crash and is not being written.
-const STALE: Duration = Duration::from_secs(24 * 3600);
+const STALE: Duration = Duration::from_hours(24);
 
 /// A store in a directory.
 #[derive(Debug, Clone)]

@@ -170,7 +170,8 @@ impl Store {
     /// and come after `start_after`, a page at a time. Nothing is sent before [`Listing::next`].
     ///
     /// The order is the server's. It is bytewise on most; SeaweedFS puts `a/b` before `a-b`, so
-    /// that `start_after` means what it says only among keys of the same folder.
+    /// that `start_after` means what it says only among keys of the same folder, and it skips a
+    /// folder whose bare name is given (`a` or `a/` instead of a key in it).
     #[must_use]
     pub fn list(&self, prefix: &str, start_after: Option<&str>) -> Listing {
         Listing {

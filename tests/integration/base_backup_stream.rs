@@ -13,7 +13,7 @@ use crate::server::majors;
 use crate::support::postgres::{Cluster, Stop};
 use crate::support::{give_to_user, scratch};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A whole backup in memory.
 #[derive(Default)]

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::{ListReport, ListedBackup, ListedTimeline, ListedUnfinished};
 use crate::archive::backup::BackupKind;
 use crate::archive::catalogue::UnfinishedState;
-use crate::commands::recover::size_text;
+use crate::config::ByteSize;
 
 impl fmt::Display for ListReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,8 +66,8 @@ impl ListReport {
                 backup.stop_lsn.to_string(),
                 backup.timeline.to_string(),
                 backup.postgres_version.clone(),
-                size_text(backup.size_bytes),
-                size_text(backup.stored_bytes),
+                ByteSize(backup.size_bytes).to_string(),
+                ByteSize(backup.stored_bytes).to_string(),
             ]
         });
         write_table(&headings, rows.collect(), f)

@@ -45,10 +45,7 @@ pub(super) async fn plan(
         catalogue,
         progress,
     };
-    let search = finder
-        .search(request, now)
-        .await
-        .context(|| format!("look up {} in the archived WAL", request.target))?;
+    let search = finder.search(request, now).await?;
     let request = Request {
         search,
         ..request.clone()
@@ -113,17 +110,18 @@ impl Finder<'_> {
         backups.retain(|backup| start.chain.can_start_from(backup));
         backups.sort_by_key(|backup| std::cmp::Reverse(backup.stop_lsn));
         match self.record_after(&start, &backups, wanted).await? {
-            Search::Absent if whole => Err(self.absent(&start, &backups)?),
+            Search::Absent if whole => Err(self.absent(request, &start, &backups)?),
             search => Ok(search),
         }
     }
 
-    fn absent(&self, start: &Start<'_>, backups: &[&Backup]) -> Result<Error> {
+    fn absent(&self, request: &Request, start: &Start<'_>, backups: &[&Backup]) -> Result<Error> {
         let first = backups.last().map_or(Lsn(0), |backup| backup.start_lsn);
         let end = start.reach(self.catalogue, start.backup)?.end_lsn;
         Ok(Error::invalid(format!(
-            "it is not there, from the first backup's start at LSN {first} to the last archived position on timeline \
-             {}, {end}; if it happened only just now, wait until its segment is archived (SELECT pg_switch_wal())",
+            "{} is not in the archived WAL, from the first backup's start at LSN {first} to the last contiguous position \
+             on timeline {}, {end}; if it happened only just now, wait until its segment is archived (SELECT pg_switch_wal())",
+            request.target,
             start.chain.timeline()
         )))
     }
@@ -247,7 +245,7 @@ impl Finder<'_> {
                 stored_wal::decode(self.store, &key, identity.segment_bytes.bytes(), &mut feed).await?;
             trailer.check(segment.into(), identity.system_identifier)
         };
-        read.await.context(|| format!("read {url}"))
+        read.await.context(|| format!("look up the target in {url}"))
     }
 }
 

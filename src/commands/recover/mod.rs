@@ -53,7 +53,6 @@ pub use self::configuration::ConfigurationReport;
 pub use self::layout::TablespaceMapping;
 pub use self::report::RecoverReport;
 pub use self::settings::TargetAction;
-pub(crate) use self::space::size_text;
 
 /// What `walship recover` is asked to do.
 #[derive(Debug, Clone)]
@@ -107,7 +106,7 @@ pub fn refuse_root() -> Result<()> {
 ///
 /// # Errors
 /// `Invalid`, `NotFound`, `Corrupt` for what cannot be recovered, before anything is written; then as
-/// [`restore`].
+/// `restore` below.
 pub async fn run(
     options: &RecoverOptions,
     store: &Store,
