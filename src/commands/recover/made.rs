@@ -80,18 +80,6 @@ impl Destination {
         set_mode(directory, access.directory_mode())
     }
 
-    /// Takes the claims back, once everything is restored.
-    ///
-    /// # Errors
-    /// As the operating system says.
-    pub fn release(&self, layout: &Layout) -> Result<()> {
-        layout.tablespaces().try_for_each(|(_, directory)| {
-            let claim = directory.join(CLAIM);
-            std::fs::remove_file(&claim)
-                .map_err(|error| Error::io(format!("remove {}", claim.display()), error))
-        })
-    }
-
     /// Counts a file outside the directories among what a failure removes.
     pub fn add_file(&mut self, path: PathBuf) {
         self.files.push(path);
@@ -140,6 +128,17 @@ fn empty(directory: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Takes the claims back, once everything is restored.
+///
+/// # Errors
+/// As the operating system says.
+pub fn release_claims(layout: &Layout) -> Result<()> {
+    layout.tablespaces().try_for_each(|(_, directory)| {
+        let claim = directory.join(CLAIM);
+        std::fs::remove_file(&claim).map_err(|error| Error::io(format!("remove {}", claim.display()), error))
+    })
 }
 
 /// Makes a directory unless it is there; its mode, if it is.

@@ -11,7 +11,7 @@ use super::destination::{self, Access, CONTROL, SET_ASIDE_CONTROL};
 use super::extract::{Extraction, Sync, extract};
 use super::index::Index;
 use super::layout::Layout;
-use super::made::Destination;
+use super::made::{Destination, release_claims};
 use super::settings::{RecoverySettings, rewrite_auto_conf};
 use super::space::{self, Need};
 use super::survey::{Survey, survey};
@@ -151,7 +151,7 @@ impl Extracted {
         };
         write_tablespace_map(&self.layout, self.access)?;
         write_settings(data, self.access, settings)?;
-        destination.release(&self.layout)?;
+        release_claims(&self.layout)?;
         self.sync.finish()?;
         release_control(data)?;
         Ok(report)
