@@ -1,4 +1,5 @@
 //! The command line: clap definitions, no logic.
+#![allow(clippy::doc_markdown, rustdoc::bare_urls)] // what stands in a comment here is shown by --help as it is
 
 use std::path::PathBuf;
 

@@ -109,7 +109,7 @@ fn basebackup(args: &cli::BasebackupArgs, settings: &Settings) -> Result<ExitCod
             let connection = ConnInfo::resolve(args.dbname.as_deref(), |name| std::env::var(name).ok())?;
             basebackup::run(&backup_options(args, settings)?, &connection, &store, &progress).await
         };
-        progress_bar::watch(&progress, work).await
+        progress_bar::watch(&progress, Box::pin(work)).await
     })?;
     print(&report, args.json, |report| report.id.to_string())?;
     Ok(ExitCode::SUCCESS)
@@ -146,7 +146,7 @@ fn recover(args: cli::RecoverArgs, settings: &Settings) -> Result<ExitCode> {
     let report = many_threads()?.block_on(async {
         let store = Store::open(&settings.archive()?, &settings.store).await?;
         let work = recover::run(&options, &store, Utc::now(), &progress);
-        progress_bar::watch(&progress, work).await
+        progress_bar::watch(&progress, Box::pin(work)).await
     })?;
     print(&report, json, ToString::to_string)?;
     Ok(ExitCode::SUCCESS)

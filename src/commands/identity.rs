@@ -24,7 +24,7 @@ pub async fn find(store: &Store) -> Result<Option<Identity>> {
 /// Reads the archive's identity, and creates it where `cluster` is the first to use the archive.
 ///
 /// # Errors
-/// As [`find`] and [`create`]; `Invalid` where the archive is another cluster's.
+/// As [`find`] and [`Store::put`]; `Invalid` where the archive is another cluster's.
 pub async fn find_or_create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> Result<Identity> {
     // A directory archive begins with its directory. On S3 this sends nothing.
     store.create_root().await?;

@@ -10,6 +10,7 @@ use crate::archive::backup::{BackupKind, BackupSource};
 use crate::archive::catalogue::{Backup, Catalogue, UnfinishedState};
 use crate::archive::keys::BackupId;
 use crate::archive::wal_inventory::SegmentRange;
+use crate::config::ByteSize;
 use crate::error::Result;
 use crate::pg::{Lsn, SegmentName, TimelineId};
 use crate::store::Store;
@@ -222,8 +223,8 @@ impl ListReport {
                 backup.stop_lsn.to_string(),
                 backup.timeline.to_string(),
                 backup.postgres_version.clone(),
-                size(backup.size_bytes),
-                size(backup.stored_bytes),
+                ByteSize(backup.size_bytes).to_string(),
+                ByteSize(backup.stored_bytes).to_string(),
             ]
         });
         write_table(&headings, rows.collect(), f)
@@ -282,40 +283,24 @@ impl ListedUnfinished {
     }
 }
 
-/// Columns as wide as they must be; the last one is not padded.
+/// Columns as wide as they must be, two blanks between them.
 fn write_table(headings: &[&str], rows: Vec<Vec<String>>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let headings: Vec<String> = headings.iter().map(|heading| (*heading).to_owned()).collect();
+    let headings = headings.iter().map(|heading| (*heading).to_owned()).collect();
     let lines: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
     let width = |column: usize| {
         let cells = lines.iter().filter_map(|line| line.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     for line in &lines {
-        let mut text = String::new();
-        for (column, cell) in line.iter().enumerate() {
-            text.push_str(&format!("{cell:<width$}  ", width = width(column)));
-        }
-        writeln!(f, "{}", text.trim_end())?;
+        let cells = line.iter().enumerate();
+        let padded: Vec<_> = cells
+            .map(|(column, cell)| format!("{cell:<width$}", width = width(column)))
+            .collect();
+        writeln!(f, "{}", padded.join("  ").trim_end())?;
     }
     Ok(())
 }
 
 fn time(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S").to_string()
-}
-
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let mut amount = bytes as f64;
-    let mut unit = 0;
-    while amount >= 1024.0 && unit + 1 < UNITS.len() {
-        amount /= 1024.0;
-        unit += 1;
-    }
-    let unit_name = UNITS.get(unit).copied().unwrap_or_default();
-    if unit == 0 {
-        format!("{bytes} B")
-    } else {
-        format!("{amount:.1} {unit_name}")
-    }
 }

@@ -189,7 +189,7 @@ impl Request<'_> {
         if fork <= start {
             return Ok(Some(past));
         }
-        let child = child_of(&followed, segment)?;
+        let child = child_of(&followed, segment);
         let common = fork.0 - start.0;
         match self.same_until(fetched, child, common).await? {
             Some(true) => Ok(None),
@@ -289,7 +289,7 @@ impl Request<'_> {
 }
 
 /// The version of `segment` on the timeline that the followed history went on with.
-fn child_of(followed: &TimelineHistory, segment: SegmentName) -> Result<SegmentName> {
+fn child_of(followed: &TimelineHistory, segment: SegmentName) -> SegmentName {
     let ancestors = followed.ancestors();
     let position = ancestors
         .iter()
@@ -297,7 +297,7 @@ fn child_of(followed: &TimelineHistory, segment: SegmentName) -> Result<SegmentN
     let child = position
         .and_then(|position| ancestors.get(position + 1))
         .map_or(followed.timeline(), |ancestor| ancestor.timeline);
-    Ok(segment.on_timeline(child))
+    segment.on_timeline(child)
 }
 
 /// A decoded file that nobody has given its name yet; dropping it removes it.

@@ -12,7 +12,7 @@ use crate::support::scratch;
 use crate::support::stores::{self, Place};
 use crate::support::walship::Walship;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A primary with two tablespaces, a partitioned table, WAL compression and one base backup, then five
 /// rows in `steps`, each a possible target, all archived.

@@ -93,8 +93,7 @@ fn reached(request: &Request, reach: &Reach) -> Reached {
         (Target::Xid(_) | Target::Name(_), Search::Absent) => Reached::No,
         // A search for a moment ends with the archived WAL, which may still grow.
         (Target::Time(_), Search::Absent) if reach.hole.is_some() => Reached::No,
-        (Target::Latest, _) if reach.hole.is_none() => Reached::Yes,
-        (Target::Latest, _) => Reached::No,
+        (Target::Latest, _) => certain(reach.hole.is_none()),
         (Target::Time(_) | Target::Xid(_) | Target::Name(_), _) => Reached::Unknown,
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn follow<'a>(
                 .into_iter()
                 .max()
                 .unwrap_or(TimelineId::FIRST);
-            chain_of(catalogue, latest).map_err(|error| choose(error, latest))
+            chain_of(catalogue, latest).map_err(|error| choose(&error, latest))
         }
     }
 }
@@ -50,7 +50,7 @@ fn latest_after<'a>(
         if timeline < backup.stop_timeline {
             break;
         }
-        let chain = chain_of(catalogue, timeline).map_err(|error| choose(error, timeline))?;
+        let chain = chain_of(catalogue, timeline).map_err(|error| choose(&error, timeline))?;
         if chain.can_start_from(backup) {
             return Ok(chain);
         }
@@ -84,7 +84,7 @@ pub(super) fn chain_of(catalogue: &Catalogue, timeline: TimelineId) -> Result<Ti
     Ok(TimelineChain::new(history, catalogue.wal.segment_size()))
 }
 
-fn choose(error: Error, latest: TimelineId) -> Error {
+fn choose(error: &Error, latest: TimelineId) -> Error {
     let kind = error.kind();
     Error::new(
         kind,

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -38,28 +39,39 @@ pub struct PartSettings {
     pub upload_bytes: usize,
 }
 
-/// Large enough that a frame of its own costs next to nothing in size, small enough that one for each
-/// of many threads fits into memory.
+/// Large enough that a frame of its own costs next to nothing in size (0.4 % at level 1), small enough
+/// that one for each of many threads fits into memory.
 const FRAME_BYTES: usize = 1 << 20;
+/// What zstd itself needs to compress a frame at a low level, about.
+const COMPRESSOR_BYTES: u64 = 2 << 20;
+/// What a backup's parts and frames may take in memory, where the part size allows it.
+const MEMORY_BYTES: u64 = 160 << 20;
 
 impl PartSettings {
-    /// Settings whose peak memory is some three times the part size.
+    /// Settings for a part size and a number of threads. Up to twice the part size is on its way to
+    /// the store, less where many threads need the memory.
     #[must_use]
     pub fn new(compression_level: i32, workers: usize, part_bytes: u64) -> Self {
-        Self {
+        let mut settings = Self {
             compression_level,
             workers,
             frame_bytes: FRAME_BYTES,
             part_bytes,
-            upload_bytes: 2 * part_bytes as usize,
-        }
+            upload_bytes: 0,
+        };
+        let left = MEMORY_BYTES.saturating_sub(settings.memory_bytes());
+        settings.upload_bytes = left.clamp(part_bytes, 2 * part_bytes) as usize;
+        settings
     }
 
-    /// Peak memory of the pipeline in bytes, at worst: nothing compresses.
+    /// Peak memory of parts and frames in bytes, at worst: where nothing compresses and the store
+    /// is slow.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        let frames = (self.workers as u64 + 1) * self.frame_bytes as u64 * 2;
-        frames + self.part_bytes + self.upload_bytes as u64
+        let frame = 2 * self.frame_bytes as u64 + COMPRESSOR_BYTES;
+        // The part that is being put together, and the buffer kept for the next one.
+        let parts = 2 * self.part_bytes + self.upload_bytes as u64;
+        (self.workers as u64 + 1) * frame + parts
     }
 }
 
@@ -78,9 +90,11 @@ pub(super) struct PartWriter {
     /// Frames to be used again: their buffers and compression contexts are already in memory.
     spare: Vec<Frame>,
     part: PartBody,
+    /// The buffer of a part that has arrived, for the next one: pages that are in memory already.
+    spare_part: Option<BytesMut>,
     /// The finished parts of the present stream.
     parts: Vec<StoredObject>,
-    uploads: JoinSet<Result<()>>,
+    uploads: JoinSet<Result<Option<BytesMut>>>,
     permits: Arc<Semaphore>,
 }
 
@@ -95,7 +109,7 @@ struct Frame {
 /// The part that is being put together.
 #[derive(Default)]
 struct PartBody {
-    bytes: Vec<u8>,
+    bytes: BytesMut,
     sha256: Sha256,
 }
 
@@ -112,6 +126,7 @@ impl PartWriter {
             compressing: VecDeque::new(),
             spare: Vec::new(),
             part: PartBody::default(),
+            spare_part: None,
             parts: Vec::new(),
             uploads: JoinSet::new(),
             permits: Arc::new(Semaphore::new(permits(settings.upload_bytes))),
@@ -228,7 +243,7 @@ impl PartWriter {
         let part = std::mem::take(&mut self.part);
         let body = Body {
             sha256: part.sha256.finalize().into(),
-            content: BodyContent::Memory(part.bytes.into()),
+            content: BodyContent::Memory(part.bytes.freeze()),
         };
         self.parts.push(objects::stored(&body));
         let number = u32::try_from(self.parts.len())
@@ -239,16 +254,17 @@ impl PartWriter {
             .acquire_many_owned(wanted as u32)
             .await
             .map_err(|_| Error::internal("the uploads' semaphore was closed; this is a defect in walship"))?;
-        while let Some(uploaded) = self.uploads.try_join_next() {
-            flatten(uploaded)?;
-        }
         let store = self.store.clone();
         self.uploads.spawn(async move {
             let created = objects::create(&store, &key, &body).await;
-            drop(body);
+            let buffer = reclaim(body);
             drop(permit);
-            created
+            created.map(|()| buffer)
         });
+        while let Some(uploaded) = self.uploads.try_join_next() {
+            self.spare_part = flatten(uploaded)?.or(self.spare_part.take());
+        }
+        self.part.bytes = self.spare_part.take().unwrap_or_default();
         Ok(())
     }
 }
@@ -274,6 +290,17 @@ impl Frame {
             .compress_to_buffer(&self.tar, &mut self.compressed)
             .map_err(|error| Error::io("compress", error))?;
         Ok(self)
+    }
+}
+
+/// The buffer of a part that was put, unless somebody still holds it.
+fn reclaim(body: Body) -> Option<BytesMut> {
+    match body.content {
+        BodyContent::Memory(bytes) => bytes.try_into_mut().ok().map(|mut buffer| {
+            buffer.clear();
+            buffer
+        }),
+        BodyContent::File { .. } => None,
     }
 }
 

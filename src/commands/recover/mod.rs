@@ -108,7 +108,7 @@ pub fn refuse_root() -> Result<()> {
 ///
 /// # Errors
 /// `Invalid`, `NotFound`, `Corrupt` for what cannot be recovered, before anything is written; then as
-/// [`restore`].
+/// `restore` below.
 pub async fn run(
     options: &RecoverOptions,
     store: &Store,

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::configuration::ConfigurationReport;
 use super::settings::TargetAction;
-use super::space::size_text;
 use crate::archive::keys::BackupId;
 use crate::archive::recovery_plan::Target;
+use crate::config::ByteSize;
 use crate::pg::TimelineId;
 
 /// What `walship recover` did, and what comes next.
@@ -109,7 +109,7 @@ impl fmt::Display for RecoverReport {
             "Restored backup {} (PostgreSQL {}, {}) into {}",
             self.backup,
             self.postgres_version,
-            size_text(self.size_bytes),
+            ByteSize(self.size_bytes),
             self.pgdata.display()
         )?;
         writeln!(f, "  {}", self.reason)?;

@@ -132,3 +132,12 @@ async fn a_failed_upload_ends_the_backup() {
     }
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Unavailable);
 }
+
+#[test]
+fn memory_stays_within_bounds_whatever_the_number_of_cores() {
+    for workers in [1, 2, 8, 16] {
+        let settings = PartSettings::new(1, workers, 32 << 20);
+        assert!(settings.memory_bytes() <= 176 << 20, "{workers}: {settings:?}");
+        assert!(settings.upload_bytes as u64 >= settings.part_bytes);
+    }
+}
