@@ -17,6 +17,7 @@ mod basebackup;
 mod connection;
 mod false_server;
 mod push;
+mod recover;
 mod recovery;
 mod restore;
 mod sample;
