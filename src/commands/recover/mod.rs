@@ -12,7 +12,7 @@ mod destination;
 mod extract;
 mod files;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod guc_file;
 mod index;
 mod layout;
