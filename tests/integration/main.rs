@@ -13,6 +13,7 @@
 mod base_backup_stream;
 mod basebackup;
 mod connection;
+mod damage;
 mod false_server;
 mod push;
 mod recovery;
