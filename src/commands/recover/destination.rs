@@ -224,7 +224,7 @@ impl Destination {
                 Some(found.mode() & 0o7777)
             }
             Err(error) if error.kind() == PermissionDenied => {
-                return Err(Error::denied(format!(
+                return Err(Error::internal(format!(
                     "make the directory {shown}: permission denied; make it as root and give it to the user \
                      who runs walship: install -d -m 700 -o {} {}",
                     rustix::process::geteuid().as_raw(),
