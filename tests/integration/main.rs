@@ -10,11 +10,13 @@
     clippy::must_use_candidate
 )]
 
+mod bad_input;
 mod base_backup_stream;
 mod basebackup;
 mod connection;
 mod damage;
 mod false_server;
+mod format;
 mod push;
 mod recovery;
 mod restore;
