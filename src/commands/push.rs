@@ -191,6 +191,8 @@ impl Source {
     fn check_small_file(&self) -> Result<u64> {
         let directory = data_directory_of(&self.path);
         let cluster = self.cluster.ok_or_else(|| {
+            // Not just ".", which tells nobody where PostgreSQL or a person stood.
+            let directory = std::path::absolute(&directory).unwrap_or(directory);
             Error::invalid(format!(
                 "{} is no data directory (it has no global/pg_control), so whose {} is cannot be known; \
                  give the path as PostgreSQL does with %p",

@@ -132,6 +132,10 @@ impl Request<'_> {
                 "{} is damaged; recover from another copy of the archive, or to a target before it",
                 self.store.url_of(&key)
             ))),
+            Err(error) if error.kind() == ErrorKind::Internal => {
+                let destination = self.options.destination.display();
+                Err(error.context(format!("write {destination}")))
+            }
             Err(error) => Err(error),
         }
     }

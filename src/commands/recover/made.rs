@@ -152,7 +152,7 @@ fn create_directory(directory: &Path, access: Access) -> Result<Option<u32>> {
                 .map_err(|error| Error::io(format!("look at {shown}"), error))?;
             Ok(Some(found.mode() & 0o7777))
         }
-        Err(error) if error.kind() == PermissionDenied => Err(Error::denied(format!(
+        Err(error) if error.kind() == PermissionDenied => Err(Error::internal(format!(
             "make the directory {shown}: permission denied; make it as root and give it to the user who runs \
              walship: install -d -m 700 -o {} {}",
             rustix::process::geteuid().as_raw(),
