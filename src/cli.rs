@@ -1,4 +1,5 @@
 //! The command line: clap definitions, no logic.
+#![allow(clippy::doc_markdown, rustdoc::bare_urls)] // what stands in a comment here is shown by --help as it is
 
 use std::path::PathBuf;
 
@@ -75,6 +76,9 @@ pub struct RestoreArgs {
     pub name: String,
     /// Where to put it, as PostgreSQL gives it with %p
     pub destination: PathBuf,
+    /// The first segment of a hole at which recovery may end; recover --end-at-gap writes it
+    #[arg(long, value_name = "SEGMENT")]
+    pub accept_gap: Option<String>,
 }
 
 /// Arguments of `walship basebackup`.

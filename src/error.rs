@@ -107,7 +107,7 @@ impl Error {
         Self::new(ErrorKind::Internal, message)
     }
 
-    /// A local file operation that failed; `doing` names the file ("open pg_wal/0000…").
+    /// A local file operation that failed; `doing` names the file ("open `pg_wal/0000…`").
     /// The kind is [`ErrorKind::Internal`] whatever the operating system said, so that a missing
     /// local file is never mistaken for an object missing from the archive.
     pub fn io(doing: impl Into<String>, error: std::io::Error) -> Self {

@@ -1,33 +1,21 @@
 //! Arguments -> settings -> command -> exit code.
-#![allow(clippy::print_stdout, clippy::print_stderr)] // the one place that prints
+#![allow(clippy::print_stdout, clippy::print_stderr)] // the binary prints, the library does not
 
 mod cli;
 mod exit;
 mod logging;
 mod progress_bar;
+mod run;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
-use chrono::Utc;
-use clap::{CommandFactory, Parser};
-use tokio::runtime::Runtime;
-use walship::commands::basebackup::{BasebackupOptions, PartSettings};
-use walship::commands::progress::Progress;
-use walship::commands::push::PushOptions;
-use walship::commands::restore::{RestoreOptions, RestoreReport};
-use walship::commands::{basebackup, push, restore};
-use walship::config::{ByteSize, Settings, Sources, StandbyFailure, parse_duration};
-use walship::pg::ConnInfo;
-use walship::pg::data_directory::{RecoverySignal, recovery_signal};
-use walship::store::{Store, StoreOptions};
+use clap::Parser;
+use walship::config::{Settings, Sources};
 use walship::{Error, ErrorKind, Result};
 
-use cli::{Cli, Command, GlobalArgs};
+use cli::{Cli, GlobalArgs};
 use exit::Caller;
 
 fn main() -> ExitCode {
@@ -46,8 +34,7 @@ fn main() -> ExitCode {
             };
         }
     };
-    let command = cli.command;
-    match settings(cli.global).and_then(|settings| run(command, &settings)) {
+    match settings(&cli).and_then(|settings| run::command(cli.command, &settings)) {
         Ok(code) => code,
         Err(error) => {
             report(&error);
@@ -56,183 +43,32 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, settings: &Settings) -> Result<ExitCode> {
-    match command {
-        Command::Push(args) => run_push(args, settings),
-        Command::Restore(args) => run_restore(args, settings),
-        Command::Basebackup(args) => run_basebackup(args, settings),
-        Command::Recover(_) | Command::List(_) => Err(Error::internal("not yet")),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "walship", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Man => {
-            let page = clap_mangen::Man::new(Cli::command());
-            page.render(&mut std::io::stdout())
-                .map_err(|error| Error::io("write the manual page", error))?;
-            Ok(ExitCode::SUCCESS)
-        }
-    }
-}
-
-fn run_push(args: cli::PushArgs, settings: &Settings) -> Result<ExitCode> {
-    let options = PushOptions {
-        path: args.path,
-        compression_level: settings.push.compression_level,
-        memory_bytes: settings.push.memory_bytes,
-    };
-    let limit = settings.push.timeout;
-    single_threaded()?.block_on(async {
-        let store = open_within(limit, settings).await?;
-        within(limit, "push", push::run(&options, &store, Utc::now())).await
-    })?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn run_restore(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCode> {
-    // PostgreSQL runs restore_command in the data directory.
-    let signal = recovery_signal(Path::new("."));
-    let limit = match signal {
-        RecoverySignal::Standby => settings.restore.standby_timeout,
-        RecoverySignal::Recovery | RecoverySignal::None => settings.restore.timeout,
-    };
-    let options = RestoreOptions {
-        name: args.name,
-        destination: args.destination,
-        signal,
-        hole_timeout: most_of(limit),
-    };
-    let result = single_threaded()?.block_on(async {
-        let store = open_within(limit, settings).await?;
-        within(limit, "restore", restore::run(&options, &store)).await
-    });
-    match result {
-        Ok(RestoreReport::Delivered) => Ok(ExitCode::SUCCESS),
-        Ok(RestoreReport::Absent(reason)) => {
-            tracing::info!("{reason}");
-            Ok(exit::ABSENT.into())
-        }
-        // A standby outlives the failure: it streams, or asks again in a few seconds.
-        Err(error)
-            if signal == RecoverySignal::Standby
-                && settings.restore.standby_failure == StandbyFailure::Continue =>
-        {
-            report(&error);
-            Ok(exit::ABSENT.into())
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn run_basebackup(args: cli::BasebackupArgs, settings: &Settings) -> Result<ExitCode> {
-    let wal_timeout = match args.wal_timeout {
-        Some(text) => parse_duration(&text).map_err(|why| Error::invalid(format!("--wal-timeout: {why}")))?,
-        None => settings.backup.wal_timeout,
-    };
-    let progress = Arc::new(Progress::default());
-    let report = multi_threaded()?.block_on(async {
-        let store = Store::open(&settings.archive()?, &settings.store).await?;
-        if let Some(id) = &args.finish {
-            let id = id.parse()?;
-            let work = basebackup::finish(&id, wal_timeout, &store, &progress);
-            return progress_bar::watch(&progress, work).await;
-        }
-        let options = BasebackupOptions {
-            label: args.label,
-            fast_checkpoint: args.checkpoint == cli::Checkpoint::Fast,
-            max_rate_kib: max_rate_kib(args.max_rate.as_deref(), settings)?,
-            wal_timeout,
-            parts: PartSettings::new(
-                settings.backup.compression_level,
-                settings.backup.concurrency,
-                settings.backup.part_bytes,
-            ),
-        };
-        let server = ConnInfo::resolve(args.dbname.as_deref(), |name| std::env::var(name).ok())?;
-        let work = basebackup::run(&options, &server, &store, &progress);
-        progress_bar::watch(&progress, work).await
-    })?;
-    if args.json {
-        print_json(&report)?;
-    } else {
-        println!("{}", report.id);
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn max_rate_kib(flag: Option<&str>, settings: &Settings) -> Result<Option<u32>> {
-    let rate = match flag {
-        Some(text) => Some(
-            text.parse::<ByteSize>()
-                .map_err(|why| Error::invalid(format!("--max-rate: {why}")))?,
-        ),
-        None => settings.backup.max_rate,
-    };
-    Ok(rate.map(|ByteSize(bytes)| u32::try_from(bytes >> 10).unwrap_or(u32::MAX)))
-}
-
-fn print_json<T: serde::Serialize>(report: &T) -> Result<()> {
-    let text = serde_json::to_string_pretty(report)
-        .map_err(|error| Error::internal(format!("write JSON: {error}; this is a defect in walship")))?;
-    println!("{text}");
-    Ok(())
-}
-
-/// Opens the archive's store for a command that must end within `limit`.
-async fn open_within(limit: Duration, settings: &Settings) -> Result<Store> {
-    let timeouts = &settings.store;
-    let limit = most_of(limit);
-    let options = StoreOptions {
-        operation_timeout: limit,
-        connect_timeout: timeouts.connect_timeout.min(limit),
-        request_timeout: timeouts.request_timeout.min(limit),
-        ..timeouts.clone()
-    };
-    Store::open(&settings.archive()?, &options).await
-}
-
-/// The store gives up a little earlier than the command, for its message says more.
-fn most_of(limit: Duration) -> Duration {
-    limit.mul_f64(0.9)
-}
-
-async fn within<T>(limit: Duration, command: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        Err(Error::unavailable(format!(
-            "{command}: gave up after {} s without an end in sight; the store is too slow, or the limit too low ({command}.timeout)",
-            limit.as_secs_f64()
-        )))
-    })
-}
-
-fn single_threaded() -> Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::io("start the runtime", error))
-}
-
-fn multi_threaded() -> Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::io("start the runtime", error))
-}
-
-fn settings(global: GlobalArgs) -> Result<Settings> {
-    let flags = [
-        ("archive", global.archive),
-        ("log.level", global.log_level),
-        ("log.format", global.log_format),
+fn settings(cli: &Cli) -> Result<Settings> {
+    let GlobalArgs {
+        config,
+        archive,
+        log_level,
+        log_format,
+    } = &cli.global;
+    let mut flags = vec![
+        ("archive", archive),
+        ("log.level", log_level),
+        ("log.format", log_format),
     ];
+    if let cli::Command::Basebackup(args) = &cli.command {
+        flags.extend([
+            ("backup.max_rate", &args.max_rate),
+            ("backup.wal_timeout", &args.wal_timeout),
+        ]);
+    }
     let environment: BTreeMap<_, _> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let settings = Settings::load(&Sources {
-        config_flag: global.config,
+        config_flag: config.clone(),
         flags: flags
             .into_iter()
-            .filter_map(|(key, value)| Some((key, value?)))
+            .filter_map(|(key, value)| Some((key, value.clone()?)))
             .collect(),
         environment,
     })?;

@@ -133,8 +133,9 @@ class Cluster:
         self.sql("select pg_switch_wal()")
         transactions = 0
         while transactions == 0 or len(self.segments()) < segments + 1:
-            self._run("pgbench", "-n", "-M", "prepared", "-f", self.scripts / "traffic.sql", "-D", f"orders={self.orders}",
-                      "-c", "1", "-t", str(TRANSACTIONS_PER_SEGMENT), f"--random-seed={transactions + 1}")  # fmt: skip
+            self._run("pgbench", "-n", "-M", "prepared", "-f", self.scripts / "traffic.sql", "-c", "1",
+                      "-D", f"orders={self.orders}", "-t", TRANSACTIONS_PER_SEGMENT,
+                      f"--random-seed={transactions + 1}")  # fmt: skip
             transactions += TRANSACTIONS_PER_SEGMENT
         self.archive_with("/bin/true")
         first, *rest = self.segments()
@@ -151,11 +152,8 @@ class Cluster:
         self._run("pg_ctl", "-D", self.data, "-w", "-t", "300", "-l", self.folder / "log", "start", capture=False)
 
     def _running(self):
-        try:
-            os.kill(self._postmaster(), 0)
-            return True
-        except (OSError, ValueError, IndexError):
-            return False
+        status = [f"{self.programs}/bin/pg_ctl", "-D", self.data, "status"]
+        return subprocess.run(status, env=self.environment, capture_output=True).returncode == 0
 
     def _postmaster(self):
         return int((self.data / "postmaster.pid").read_text().split()[0])

@@ -17,13 +17,18 @@ NAMES = ["walship", "pgbackrest", "wal-g", "walrus"]
 class Contestant:
     """One program on one store. `archive` names the archive that the next command works on."""
 
-    codec = "zstd"
+    implementation = "zstd"
     version_arguments = ["--version"]
 
     def __init__(self, program, store, cluster, level, work):
         self.program, self.store, self.cluster, self.level = str(program), store, cluster, level
         self.home = work
+        self.label = self.name
         self.archive = None
+
+    @property
+    def codec(self):
+        return f"{self.implementation}, level {self.level}"
 
     def version(self):
         environment = plain_environment(self.home)
@@ -36,10 +41,10 @@ class Contestant:
         server = {key: self.cluster.environment[key] for key in ("PGHOST", "PGPORT", "PGUSER", "PGDATABASE")}
         return plain_environment(self.home) | server | self.settings(operation, directory)
 
-    def begin(self, archive):
+    def begin(self, purpose):
         """Makes an empty archive and works on that one from now on."""
-        self.archive = archive
-        self.store.make(archive)
+        self.archive = f"{self.label}-{purpose}".replace(" ", "-")
+        self.store.make(self.archive)
 
     def prepare(self, run):
         """What this program needs before its first push or backup."""
@@ -58,7 +63,8 @@ class Walship(Contestant):
     name = "walship"
 
     def settings(self, operation, directory):
-        settings = {"WALSHIP_PUSH_COMPRESSION_LEVEL": str(self.level), "WALSHIP_BACKUP_COMPRESSION_LEVEL": str(self.level)}
+        level = str(self.level)
+        settings = {"WALSHIP_PUSH_COMPRESSION_LEVEL": level, "WALSHIP_BACKUP_COMPRESSION_LEVEL": level}
         if isinstance(self.store, stores.S3Store):
             url = f"s3://{stores.BUCKET}/{self.archive}"
             return settings | s3_credentials(self.store) | {
@@ -84,7 +90,8 @@ class Pgbackrest(Contestant):
 
     def settings(self, operation, directory):
         settings = {
-            "PG1_PATH": directory, "PG1_SOCKET_PATH": self.cluster.folder, "PG1_PORT": 5432, "PG1_USER": "postgres",
+            "PG1_PATH": directory, "PG1_USER": "postgres",
+            "PG1_SOCKET_PATH": self.cluster.folder, "PG1_PORT": 5432,
             "STANZA": "bench", "COMPRESS_TYPE": "zst", "COMPRESS_LEVEL": self.level, "PROCESS_MAX": os.cpu_count(),
             "START_FAST": "y", "LOG_LEVEL_FILE": "off", "LOG_LEVEL_CONSOLE": "error", "LOG_LEVEL_STDERR": "off",
             "LOCK_PATH": self.home / "lock", "SPOOL_PATH": self.home / "spool", "CONFIG": "/dev/null",
@@ -93,7 +100,8 @@ class Pgbackrest(Contestant):
         if isinstance(self.store, stores.S3Store):
             settings |= {
                 "REPO1_TYPE": "s3", "REPO1_PATH": f"/{self.archive}", "REPO1_S3_BUCKET": stores.BUCKET,
-                "REPO1_S3_ENDPOINT": self.store.endpoint, "REPO1_S3_REGION": self.store.region, "REPO1_S3_URI_STYLE": "path",
+                "REPO1_S3_ENDPOINT": self.store.endpoint, "REPO1_S3_REGION": self.store.region,
+                "REPO1_S3_URI_STYLE": "path",
                 "REPO1_S3_KEY": self.store.access_key, "REPO1_S3_KEY_SECRET": self.store.secret_key,
             }  # fmt: skip
         else:
@@ -149,7 +157,7 @@ class Walrus(Contestant):
 class Walg(Walrus):
     name = "wal-g"
     # Its zstd is another implementation, with four levels of its own.
-    codec = "zstd (Go), level fastest"
+    codec = "zstd in Go, fastest"
 
     def settings(self, operation, directory):
         settings = super().settings(operation, directory)
@@ -162,6 +170,16 @@ def enter(name, *arguments):
     if name not in kinds:
         raise Failure(f"unknown contestant {name}; there are {', '.join(NAMES)}")
     return kinds[name](*arguments)
+
+
+def field(programs, store, cluster, level, home):
+    """Everyone whose program was found. Against wal-g, which stores less than others at its fastest,
+    walship runs at the next level too."""
+    entered = [enter(name, programs[name], store, cluster, level, home) for name in NAMES if name in programs]
+    if {"walship", "wal-g"} <= programs.keys():
+        entered.append(enter("walship", programs["walship"], store, cluster, level + 1 or 1, home))
+        entered[-1].label = f"walship at level {entered[-1].level}"
+    return entered
 
 
 def plain_environment(home):

@@ -14,6 +14,7 @@ import time
 
 PR_SET_CHILD_SUBREAPER = 36
 LIMIT_SECONDS = 900
+SEGMENT_LIMIT_SECONDS = 120
 
 
 class Failure(Exception):
@@ -46,8 +47,8 @@ class Runner:
             bufsize=0,
         )
 
-    def run(self, arguments, environment, directory, check=True):
-        """Runs one command; returns its cost. Fails with the command's own last words."""
+    def run(self, arguments, environment, directory, limit=LIMIT_SECONDS):
+        """Runs one command; returns its cost. Fails with the command's own last words, or after `limit` seconds."""
         program = shutil.which(str(arguments[0]), path=environment["PATH"])
         if program is None:
             raise Failure(f"{arguments[0]} is not found")
@@ -61,18 +62,22 @@ class Runner:
         self.launcher.stdin.write(("\0".join(fields) + "\n").encode())
         process = int(self._answer(LIMIT_SECONDS))
         try:
-            status, wall, user, system, memory = map(float, self._answer(LIMIT_SECONDS).split())
-        except Failure:
+            answer = self._answer(limit)
+        except BaseException:
+            # Nothing that was started here stays; its answer is not the next one's.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process, 9)
+            self._answer(LIMIT_SECONDS)
             raise
+        status, wall, user, system, memory = map(float, answer.split())
         cost = Cost(wall=wall, cpu=user + system, memory=int(memory) << 10)
         for usage in self._left_behind(process):
             cost.cpu += usage.ru_utime + usage.ru_stime
             cost.memory = max(cost.memory, usage.ru_maxrss << 10)
-        if check and status:
+        if status:
             words = self.output.read_text(errors="replace").strip().splitlines()
-            raise Failure(f"{' '.join(map(str, arguments))} ended with {int(status)}: {' / '.join(words[-3:])}")
+            command = " ".join([pathlib.Path(program).name, *map(str, arguments[1:])])
+            raise Failure(f"{command} ended with {int(status)}: {' / '.join(words[-3:])}")
         return cost
 
     def _answer(self, seconds):

@@ -6,7 +6,7 @@ import os
 import shutil
 
 import contestants
-from measure import Cost, Failure, timed_sync
+from measure import SEGMENT_LIMIT_SECONDS, Cost, Failure, timed_sync
 
 FLOOR = "floor"
 SPAWN = "/bin/true"
@@ -17,7 +17,7 @@ class Bench:
         self.runner, self.cluster, self.programs, self.stores = runner, cluster, programs, stores
         self.options, self.work, self.say = options, work, say
         self.segments = cluster.segments()
-        self.missing = {name: "its program is not found" for name in contestants.NAMES if name not in programs}
+        self.missing = {name: "left out, or its program is not found" for name in contestants.NAMES if name not in programs}
         self.rows = {}
         for folder in ("home", "scripts", "target/global", "target/pg_wal"):
             (work / folder).mkdir(parents=True)
@@ -26,7 +26,7 @@ class Bench:
         shutil.copy(cluster.folder / "source/global/pg_control", work / "target/global")
 
     def measure(self, wanted):
-        """All rows: operation, store, who, codec, level, and the cost of each run."""
+        """All rows: operation, store, who, codec, and the cost of each run."""
         for store in self.stores:
             if {"push", "restore"} & set(wanted):
                 self.say(f"{store.name}: {self.options.runs} segments pushed and restored by each")
@@ -35,20 +35,17 @@ class Bench:
                 self.say(f"{store.name}: {self.options.backup_runs} base backups taken and restored by each")
                 self._rounds(store, self.options.backup_runs, lambda _: None, self._floor_backup, self._backup)
         return [
-            {"operation": operation, "store": store, "who": who, "codec": codec, "level": self.options.level,
-             "runs": [vars(cost) for cost in costs]}
+            {"operation": operation, "store": store, "who": who, "codec": codec, "runs": [vars(cost) for cost in costs]}
             for (operation, store, who, codec), costs in self.rows.items()
             if operation in wanted or who == SPAWN
         ]  # fmt: skip
 
     def versions(self):
-        entered = {name: self._enter(name, self.stores[0]) for name in self.programs if name in contestants.NAMES}
-        return {name: contestant.version() for name, contestant in entered.items()}
+        return {contestant.name: contestant.version() for contestant in self._field(self.stores[0])}
 
     def _rounds(self, store, rounds, begin, floor, operation):
         """Everyone once in each round, whoever began the last round now being last."""
-        entered = [self._enter(name, store) for name in self.programs if name in contestants.NAMES]
-        entered = [one for one in entered if self._attempt(one, begin, one)]
+        entered = [one for one in self._field(store) if self._attempt(one, begin, one)]
         for number in range(rounds):
             floor(store, number)
             for one in list(entered):
@@ -56,15 +53,15 @@ class Bench:
                     entered.remove(one)
             entered = entered[1:] + entered[:1]
 
-    def _enter(self, name, store):
-        return contestants.enter(name, self.programs[name], store, self.cluster, self.options.level, self.work / "home")
+    def _field(self, store):
+        return contestants.field(self.programs, store, self.cluster, self.options.level, self.work / "home")
 
     def _attempt(self, contestant, action, *arguments):
         try:
             action(*arguments)
             return True
         except Failure as failure:
-            where = f"{contestant.name} on {contestant.store.name}"
+            where = f"{contestant.label} on {contestant.store.name}"
             self.missing[where] = str(failure)
             self.say(f"NOT MEASURED from here on: {where}: {failure}")
             return False
@@ -72,7 +69,7 @@ class Bench:
     # --- one segment ---
 
     def _begin_segments(self, contestant):
-        contestant.begin(f"{contestant.name}-wal")
+        contestant.begin("wal")
         self._prepare(contestant, self.cluster.folder / "source")
         self._segment(contestant, -1)
 
@@ -84,17 +81,19 @@ class Bench:
         before = contestant.store.bytes(contestant.archive)
         os.sync()
         environment = contestant.environment("push", source)
-        cost = self.runner.run(contestant.push(f"pg_wal/{segment}"), environment, source)
+        cost = self.runner.run(contestant.push(f"pg_wal/{segment}"), environment, source, SEGMENT_LIMIT_SECONDS)
         cost.stored = contestant.store.bytes(contestant.archive) - before
         os.sync()
         target = self.work / "target"
         environment = contestant.environment("restore", target)
-        back = self.runner.run(contestant.restore(segment, "pg_wal/RECOVERYXLOG"), environment, target)
+        command = contestant.restore(segment, "pg_wal/RECOVERYXLOG")
+        back = self.runner.run(command, environment, target, SEGMENT_LIMIT_SECONDS)
+        back.stored = cost.stored
         compare(source / "pg_wal" / segment, delivered)
         delivered.unlink()
         if number >= 0:
-            self._record("push", contestant.store, contestant.name, contestant.codec, cost)
-            self._record("restore", contestant.store, contestant.name, contestant.codec, back)
+            self._record("push", contestant.store, contestant.label, contestant.codec, cost)
+            self._record("restore", contestant.store, contestant.label, contestant.codec, back)
 
     def _floor_segment(self, store, number):
         """Spawning nothing, and the work of a minimal client on a warm connection."""
@@ -107,10 +106,10 @@ class Bench:
         puts = [store.target("PUT", "floor-wal", name) for name in names]
         # `put` stores the same file twice; the second time counts.
         cost = self._client("put", *puts, self.options.level, segment)
-        self._record("push", store, FLOOR, "zstd", cost)
+        self._record("push", store, FLOOR, "", cost)
         gets = [store.target("GET", "floor-wal", name) for name in names]
         delivered = self.work / "target/pg_wal/RECOVERYXLOG"
-        self._record("restore", store, FLOOR, "zstd", self._client("get", *gets, delivered))
+        self._record("restore", store, FLOOR, "", self._client("get", *gets, delivered))
         compare(segment, delivered)
         delivered.unlink()
 
@@ -124,7 +123,7 @@ class Bench:
     # --- a base backup ---
 
     def _backup(self, contestant, number):
-        contestant.begin(f"{contestant.name}-backup{number}")
+        contestant.begin(f"backup{number}")
         try:
             self._prepare(contestant, self.cluster.data)
             self.cluster.archive_with(contestant.script_to_push(self.work / "scripts"))
@@ -134,10 +133,11 @@ class Bench:
             cost.stored = contestant.store.bytes(contestant.archive) - before
         finally:
             self.cluster.archive_with("/bin/true")
-        self._record("backup", contestant.store, contestant.name, contestant.codec, cost)
+        self._record("backup", contestant.store, contestant.label, contestant.codec, cost)
         environment = contestant.environment("recover", self.work / "restored")
         back = self._recover(contestant.recover(self.work / "restored"), environment)
-        self._record("recover", contestant.store, contestant.name, contestant.codec, back)
+        back.stored = cost.stored
+        self._record("recover", contestant.store, contestant.label, contestant.codec, back)
         contestant.store.remove(contestant.archive)
 
     def _floor_backup(self, store, _number):
@@ -153,10 +153,12 @@ class Bench:
         )
         cost = self._observed(["bash", "-c", pipe], plain | connection, self.work)
         cost.stored = backup.stat().st_size
-        self._record("backup", store, FLOOR, "zstd", cost)
+        self._record("backup", store, FLOOR, "", cost)
         restored = self.work / "restored"
         pipe = f"set -o pipefail; mkdir {restored}; zstd -dcq {backup} | tar -x -C {restored} && sync -f {restored}"
-        self._record("recover", store, FLOOR, "zstd", self._recover(["bash", "-c", pipe], plain))
+        back = self._recover(["bash", "-c", pipe], plain)
+        back.stored = cost.stored
+        self._record("recover", store, FLOOR, "", back)
         backup.unlink()
 
     def _observed(self, command, environment, directory):

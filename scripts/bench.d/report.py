@@ -23,9 +23,8 @@ HEAD = ["", "wall, median", "range", "CPU", "server's CPU", "peak memory", "stor
 def machine(options, postgres, arguments):
     """What the figures depend on."""
     model = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
-    version = subprocess.run(
-        [f"{postgres}/bin/postgres", "--version"], capture_output=True, text=True, env={"LD_LIBRARY_PATH": f"{postgres}/lib"}
-    )
+    libraries = {"LD_LIBRARY_PATH": f"{postgres}/lib"}
+    version = subprocess.run([f"{postgres}/bin/postgres", "--version"], capture_output=True, text=True, env=libraries)
     return {
         "date": datetime.date.today().isoformat(),
         "command": command(arguments),
@@ -42,6 +41,7 @@ def command(arguments):
         if flag in kept:
             at = kept.index(flag)
             del kept[at : at + 2]
+    kept = [argument for argument in kept if not argument.startswith("/")]
     return shlex.join(["scripts/bench", *kept])
 
 
@@ -67,16 +67,22 @@ def text(result):
 
 def write_markdown(page, result):
     """Replaces what stands between the page's markers for this kind of result."""
-    kind = "levels" if "levels" in result else "operations"
     lines = [f"- {key}: {'`' + value + '`' if key == 'command' else value}" for key, value in facts(result)]
     for title, head, rows in tables(result):
         lines += ["", f"**{title}**", "", *markdown_rows([head, ["---"] + ["--:"] * (len(head) - 1), *rows])]
+    before, after = marked(page, "levels" in result)
+    page.write_text("\n".join([before, *lines, after]))
+
+
+def marked(page, levels):
+    """The page up to and with the marker that begins the figures, and from the one that ends them."""
+    kind = "levels" if levels else "operations"
     begin, end = f"<!-- bench: {kind} -->", f"<!-- end: {kind} -->"
-    before, found, rest = page.read_text().partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not (found and found_end):
+    before, _, rest = page.read_text().partition(begin) if page.exists() else ("", "", "")
+    after = rest.partition(end)[2]
+    if not after:
         raise Failure(f"{page} has no lines {begin} and {end} to write between")
-    page.write_text("\n".join([before + begin, *lines, end + after]))
+    return before + begin, end + after
 
 
 def markdown_rows(rows):
@@ -105,10 +111,10 @@ def tables(result):
 
 def level_table(levels):
     head = ["data", "level", "ratio", "MB compressed in 1 s of CPU", "decompressed"]
-    rows = [
-        [row["data"], str(row["level"]), f"{row['ratio']:.2f}", f"{row['compress_mb_s']:.0f}", f"{row['decompress_mb_s']:.0f}"]
-        for row in levels
-    ]
+    rows = []
+    for row in levels:
+        speeds = (f"{row[direction]:.0f}" for direction in ("compress_mb_s", "decompress_mb_s"))
+        rows.append([row["data"], str(row["level"]), f"{row['ratio']:.2f}", *speeds])
     return "zstd levels", head, rows
 
 
@@ -118,12 +124,12 @@ def operation_rows(rows, spawn):
     spawned_cpu = median_of(spawn[0], "cpu") if spawned else 0
     by_name = {row["who"]: row for row in rows}
     floor = median_of(by_name[FLOOR], "wall") + spawned
-    ours = by_name.get("walship")
-    for who, row in sorted(by_name.items(), key=lambda item: (item[0] == FLOOR, item[0] != "walship")):
+    ours = [row for row in rows if is_walship(row["who"])]
+    for who, row in sorted(by_name.items(), key=lambda item: (item[0] == FLOOR, not is_walship(item[0]))):
         wall, is_floor = median_of(row, "wall"), who == FLOOR
         walls = [run["wall"] + (spawned if is_floor else 0) for run in row["runs"]]
         server = median_of(row, "server_cpu")
-        label = who if row["codec"] == "zstd" else f"{who} ({row['codec']})"
+        label = f"{who} ({row['codec']})" if "fastest" in row["codec"] else who
         yield [
             f"floor (of which /bin/true {seconds(spawned)})" if is_floor and spawned else label,
             seconds(floor if is_floor else wall),
@@ -133,16 +139,25 @@ def operation_rows(rows, spawn):
             "" if is_floor else f"{median_of(row, 'memory') / 2**20:.1f} MiB",
             f"{median_of(row, 'stored') / 2**20:.2f} MiB" if median_of(row, "stored") else "",
             "1.00" if is_floor else f"{wall / floor:.2f}",
-            advantage(ours, row) if ours and who not in (FLOOR, "walship") else "",
+            advantage(ours, row) if ours and not (is_floor or is_walship(who)) else "",
         ]
+
+
+def is_walship(who):
+    return who.startswith("walship")
 
 
 def advantage(ours, theirs):
     """How many times faster walship is, in wall time and in CPU; see the rule in docs/benchmarks.md."""
-    wall = median_of(theirs, "wall") / median_of(ours, "wall")
-    cpu = total_cpu(theirs) / total_cpu(ours)
-    fair = ours["codec"] == theirs["codec"] or median_of(ours, "stored") <= median_of(theirs, "stored")
-    return f"{wall:.2f}x wall, {cpu:.2f}x CPU" + ("" if fair else " (stores less)")
+    fair = [
+        row for row in ours if row["codec"] == theirs["codec"] or median_of(row, "stored") <= median_of(theirs, "stored")
+    ]
+    chosen = (fair or ours)[0]
+    wall = median_of(theirs, "wall") / median_of(chosen, "wall")
+    cpu = total_cpu(theirs) / total_cpu(chosen)
+    against = chosen["who"].removeprefix("walship").strip()
+    note = "stores less" if not fair else against
+    return f"{wall:.2f}x wall, {cpu:.2f}x CPU" + (f" ({note})" if note else "")
 
 
 def total_cpu(row):

@@ -1,11 +1,15 @@
 //! walship's format, as `docs/format.md` specifies it. Pure: no I/O, no clock, no environment.
 
 pub mod backup;
+pub mod catalogue;
 pub mod codec;
 pub mod file_index;
 pub mod identity;
 pub mod keys;
+pub mod recovery_plan;
 pub mod tar_stream;
+pub mod timeline_chain;
+pub mod wal_inventory;
 
 use serde::Serialize;
 
@@ -33,6 +37,12 @@ pub fn hex(bytes: &[u8]) -> String {
             let _ = write!(text, "{byte:02x}");
             text
         })
+}
+
+/// A moment for people, in a form that PostgreSQL and `--target-time` take back.
+#[must_use]
+pub fn time_text(moment: chrono::DateTime<chrono::Utc>) -> String {
+    moment.format("%Y-%m-%d %H:%M:%S%.fZ").to_string()
 }
 
 /// A SHA-256 as JSON holds it: 64 lower-case hexadecimal digits.

@@ -17,8 +17,23 @@ pub async fn find(store: &Store) -> Result<Option<Identity>> {
     match store.read(&key, IDENTITY_LIMIT).await {
         Ok(bytes) => Identity::parse(&bytes, &url).map(Some),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.context(format!("read {url}"))),
+        Err(error) => Err(error),
     }
+}
+
+/// Reads the archive's identity, and creates it where `cluster` is the first to use the archive.
+///
+/// # Errors
+/// As [`find`] and [`Store::put`]; `Invalid` where the archive is another cluster's.
+pub async fn find_or_create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> Result<Identity> {
+    // A directory archive begins with its directory. On S3 this sends nothing.
+    store.create_root().await?;
+    let identity = match find(store).await? {
+        Some(identity) => identity,
+        None => create(store, cluster, now).await?,
+    };
+    identity.check(cluster, &store.location().to_string())?;
+    Ok(identity)
 }
 
 /// Reads the identity of an archive that must be there.
@@ -41,9 +56,8 @@ pub async fn require(store: &Store) -> Result<Identity> {
 /// # Errors
 /// `Invalid` where objects are there already, whose identity is then lost; otherwise as
 /// [`Store::put`].
-pub async fn create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> Result<Identity> {
+async fn create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> Result<Identity> {
     refuse_orphans(store).await?;
-    store.create_root().await?;
     let conditional_writes = store
         .probe_conditional_writes()
         .await
@@ -73,11 +87,7 @@ pub fn warn_if_unconditional(identity: &Identity, store: &Store) {
 
 async fn refuse_orphans(store: &Store) -> Result<()> {
     for prefix in [WAL_PREFIX, BACKUPS_PREFIX] {
-        let first_page = match store.list(prefix, None).next().await {
-            // A directory that does not exist yet holds nothing; putting into it will tell.
-            Err(error) if error.kind() == ErrorKind::Invalid => None,
-            page => page.context(|| format!("list {}", store.url_of(prefix)))?,
-        };
+        let first_page = store.list(prefix, None).next().await?;
         if let Some(object) = first_page.and_then(|page| page.into_iter().next()) {
             return Err(Error::invalid(format!(
                 "{} holds {} but no walship.json, so whose archive it is cannot be known; \

@@ -1,7 +1,9 @@
 //! One file for each verb. A command takes values and returns a report; it prints nothing.
 
 pub mod basebackup;
+pub mod catalogue;
 pub mod identity;
+pub mod list;
 pub mod progress;
 pub mod push;
 pub mod recover;

@@ -220,23 +220,11 @@ impl Source {
     }
 
     async fn archive_identity(&self, store: &Store, now: DateTime<Utc>) -> Result<Identity> {
-        let identity = match (identity::find(store).await?, self.cluster) {
-            (Some(identity), _) => identity,
-            (None, Some(cluster)) => identity::create(store, cluster, now).await?,
-            (None, None) => {
-                return Err(Error::invalid(format!(
-                    "there is no archive at {} yet, and {} is not in a data directory that could start one",
-                    store.location(),
-                    self.path.display()
-                )));
-            }
-        };
-        match self.cluster {
-            Some(cluster) => identity.check(cluster, &store.location().to_string())?,
-            None => {
-                identity.check_system_identifier(self.system_identifier, &store.location().to_string())?
-            }
+        if let Some(cluster) = self.cluster {
+            return identity::find_or_create(store, cluster, now).await;
         }
+        let identity = identity::require(store).await?;
+        identity.check_system_identifier(self.system_identifier, &store.location().to_string())?;
         Ok(identity)
     }
 

@@ -38,6 +38,9 @@ pub struct RestoreOptions {
     pub signal: RecoverySignal,
     /// Time to wait for a segment that is missing while a later one is there.
     pub hole_timeout: Duration,
+    /// The first segment of a hole at which recovery may end, as somebody decided with `walship recover
+    /// --end-at-gap`: it counts as absent although later ones are there.
+    pub accepted_gap: Option<SegmentName>,
 }
 
 /// How it ended, where it ended well.
@@ -186,7 +189,7 @@ impl Request<'_> {
         if fork <= start {
             return Ok(Some(past));
         }
-        let child = child_of(&followed, segment)?;
+        let child = child_of(&followed, segment);
         let common = fork.0 - start.0;
         match self.same_until(fetched, child, common).await? {
             Some(true) => Ok(None),
@@ -227,7 +230,8 @@ impl Request<'_> {
     /// The key is missing. Says so only where that cannot be a hole in the archive.
     async fn absent(&self, identity: &Identity) -> Result<RestoreReport> {
         let absent = format!("{} is not in the archive {}", self.name, self.store.location());
-        if self.options.signal != RecoverySignal::Recovery {
+        let accepted = self.options.accepted_gap.map(WalName::Segment) == Some(self.name);
+        if self.options.signal != RecoverySignal::Recovery || accepted {
             return Ok(RestoreReport::Absent(absent));
         }
         loop {
@@ -285,7 +289,7 @@ impl Request<'_> {
 }
 
 /// The version of `segment` on the timeline that the followed history went on with.
-fn child_of(followed: &TimelineHistory, segment: SegmentName) -> Result<SegmentName> {
+fn child_of(followed: &TimelineHistory, segment: SegmentName) -> SegmentName {
     let ancestors = followed.ancestors();
     let position = ancestors
         .iter()
@@ -293,7 +297,7 @@ fn child_of(followed: &TimelineHistory, segment: SegmentName) -> Result<SegmentN
     let child = position
         .and_then(|position| ancestors.get(position + 1))
         .map_or(followed.timeline(), |ancestor| ancestor.timeline);
-    Ok(segment.on_timeline(child))
+    segment.on_timeline(child)
 }
 
 /// A decoded file that nobody has given its name yet; dropping it removes it.

@@ -189,3 +189,17 @@ fn the_documentation_lists_every_setting() {
         assert!(page.contains(&row), "docs/configuration.md lacks:\n{row}");
     }
 }
+
+#[test]
+fn a_size_is_readable() {
+    for (bytes, text) in [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        ((1 << 20) - 1, "1023.9 KiB"),
+        (24 << 30, "24.0 GiB"),
+        (u64::MAX, "16777215.9 TiB"),
+    ] {
+        assert_eq!(ByteSize(bytes).to_string(), text);
+    }
+}

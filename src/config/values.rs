@@ -1,5 +1,6 @@
 //! How values are written: durations, sizes and words.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -52,6 +53,21 @@ impl FromStr for ByteSize {
         bytes
             .map(Self)
             .ok_or_else(|| format!("\"{text}\" is no size; write a number of bytes, or 100kB, 8MiB, 1GiB"))
+    }
+}
+
+impl fmt::Display for ByteSize {
+    /// For people: with one tenth, rounded down.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        match units.iter().find(|(_, shift)| self.0 >> shift > 0) {
+            Some((unit, shift)) => {
+                // In u128, where no size overflows.
+                let tenths = (u128::from(self.0) * 10) >> shift;
+                f.pad(&format!("{}.{} {unit}", tenths / 10, tenths % 10))
+            }
+            None => f.pad(&format!("{} B", self.0)),
+        }
     }
 }
 

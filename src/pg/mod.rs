@@ -17,7 +17,10 @@ mod timeline_history;
 mod timestamp;
 mod tls;
 mod tls_verifier;
+mod transaction_id;
 mod wal_name;
+mod wal_records;
+mod wal_time;
 mod x509;
 
 pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
@@ -32,4 +35,7 @@ pub use page_header::LongPageHeader;
 pub use relative_path::RelativePath;
 pub use timeline_history::{Ancestor, TimelineHistory};
 pub use timestamp::parse_timestamp;
+pub use transaction_id::TransactionId;
 pub use wal_name::{SegmentName, WalName};
+pub use wal_records::{WalCheck, WalEvent, WalEventKind, WalReader, WalTransaction};
+pub use wal_time::WalTime;

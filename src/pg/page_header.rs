@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 pub(super) const FIRST_IS_CONTINUATION: u16 = 0x0001;
 /// The header is a long one (`XLP_LONG_HEADER`): each segment's first page has it.
 pub(super) const LONG_HEADER: u16 = 0x0002;
+/// The page replaces a record that a crash left unfinished (`XLP_FIRST_IS_OVERWRITE_CONTRECORD`).
+pub(super) const FIRST_IS_OVERWRITE: u16 = 0x0008;
 /// Every flag there is (`XLP_ALL_FLAGS`).
 pub(super) const ALL_FLAGS: u16 = 0x000F;
 

@@ -228,6 +228,16 @@ mod tests {
         assert_eq!(read.parent().unwrap().reason, "before 2026-11-23 12:00:00.5+00");
     }
 
+    /// Written by PostgreSQL 17 for a recovery with `recovery_target_timeline = 2` to a restore point
+    /// that was older than timeline 2.
+    #[test]
+    fn a_recovery_to_before_its_timeline_began_leaves_every_ancestor_there() {
+        let content = "1\t0/9834D8\tat restore point \"B\"\n\n2\t0/71F160\tat restore point \"A\"\n";
+        let read = parse(3, content).unwrap();
+        assert_eq!(read.end_of(timeline(1)), Some(Lsn(0x71_F160)));
+        assert_eq!(read.end_of(timeline(2)), Some(Lsn(0x71_F160)));
+    }
+
     #[test]
     fn what_is_no_history_is_corrupt() {
         for content in [
@@ -266,6 +276,10 @@ mod tests {
                 "{content}"
             );
         }
+        let forgetful = parse(3, "1\t0/5000000\ta\n").unwrap();
+        let child = parse(4, "1\t0/5000000\ta\n2\t0/6000000\tb\n3\t0/7000000\tc\n").unwrap();
+        assert!(child.extends(&parent).is_ok());
+        assert_eq!(child.extends(&forgetful).unwrap_err().kind(), ErrorKind::Conflict);
         let stranger = parse(4, "1\t0/5000000\ta\n").unwrap();
         assert_eq!(stranger.extends(&parent).unwrap_err().kind(), ErrorKind::Invalid);
     }

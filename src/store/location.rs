@@ -140,3 +140,90 @@ impl fmt::Display for Location {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_location_prints_as_it_is_read(text in "(s3://[a-z.]{1,4}|file://)(/[ a-c.%é-]{1,4}){0,4}/?") {
+            if let Ok(location) = text.parse::<Location>() {
+                let printed = location.to_string();
+                prop_assert_eq!(&printed, text.strip_suffix('/').unwrap_or(&text));
+                prop_assert_eq!(printed.parse::<Location>().unwrap(), location);
+            }
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text: String, scheme in "(s3|file)://") {
+            let _ = text.parse::<Location>();
+            let _ = format!("{scheme}{text}").parse::<Location>();
+        }
+    }
+
+    #[test]
+    fn urls_are_read() {
+        let s3 = |bucket: &str, prefix: &str| Location::S3 {
+            bucket: bucket.into(),
+            prefix: prefix.into(),
+        };
+        assert_eq!("s3://b".parse::<Location>().unwrap(), s3("b", ""));
+        assert_eq!("s3://b/".parse::<Location>().unwrap(), s3("b", ""));
+        assert_eq!(
+            "s3://my.bucket-1/a/b c/".parse::<Location>().unwrap(),
+            s3("my.bucket-1", "a/b c")
+        );
+        let directory = Location::Directory("/srv/archive".into());
+        assert_eq!("file:///srv/archive".parse::<Location>().unwrap(), directory);
+        assert_eq!(Location::directory(Path::new("/srv/archive")).unwrap(), directory);
+    }
+
+    #[test]
+    fn what_is_no_archive_is_refused_with_a_reason() {
+        for (url, reason) in [
+            ("", "scheme"),
+            ("/srv/archive", "scheme"),
+            ("s3:bucket", "scheme"),
+            ("https://host/bucket", "cannot begin with \"https://\""),
+            ("S3://bucket", "cannot begin"),
+            ("s3://", "names no bucket"),
+            ("s3:///prefix", "names no bucket"),
+            ("s3://host:9000/bucket", "is no bucket's name"),
+            ("s3://b/a//c", "empty part"),
+            ("s3://b/a//", "empty part"),
+            ("s3://b/../c", "\"..\""),
+            ("s3://b/a/./c", "\"..\""),
+            ("s3://b/a?region=x", "query"),
+            ("s3://b/a#x", "fragment"),
+            ("s3://b/a\n", "control"),
+            ("file://", "must be absolute"),
+            ("file:///", "root directory"),
+            ("file://srv/archive", "must be absolute"),
+            ("file://./archive", "must be absolute"),
+            ("file:///srv/../archive", "\"..\""),
+            ("file:///srv//archive", "empty part"),
+        ] {
+            let error = url.parse::<Location>().expect_err(url).to_string();
+            assert!(error.contains(reason), "{url}: {error}");
+        }
+        assert!(Location::directory(Path::new("srv/archive")).is_err());
+        assert!(Location::directory(Path::new("/srv/../archive")).is_err());
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_not_repeated() {
+        for url in [
+            "s3://key:hunter2@bucket/prefix",
+            "https://key:hunter2@host/bucket",
+            "s3://bucket/key:hunter2@x",
+            "hunter2",
+            "file://key:hunter2@host/path",
+        ] {
+            let error = url.parse::<Location>().expect_err(url);
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
+    }
+}

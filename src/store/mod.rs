@@ -1,7 +1,7 @@
 //! Where archives live: an S3 bucket and prefix, or a directory.
 //!
 //! One concrete [`Store`] outside, a small backend enum inside. Every backend, and the
-//! fault-injecting wrapper, passes the same contract suite (`tests/store_contract.rs`).
+//! fault-injecting wrapper, passes the same contract suite (`tests/integration/store_contract.rs`).
 //!
 //! # What holds on every store
 //! - A put returns only after the object is durable, and is atomic: readers and a crash see the
@@ -38,7 +38,7 @@ use self::faults::Faulty;
 pub use self::faults::{Fault, FaultKind, Faults, Operation};
 pub use self::location::Location;
 pub use self::object::{Body, BodyContent, Object, ObjectInfo, PutMode};
-pub use self::options::{S3Options, StoreOptions};
+pub use self::options::{Environment, S3Options, StoreOptions};
 use self::s3::S3;
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -170,7 +170,8 @@ impl Store {
     /// and come after `start_after`, a page at a time. Nothing is sent before [`Listing::next`].
     ///
     /// The order is the server's. It is bytewise on most; SeaweedFS puts `a/b` before `a-b`, so
-    /// that `start_after` means what it says only among keys of the same folder.
+    /// that `start_after` means what it says only among keys of the same folder, and it skips a
+    /// folder whose bare name is given (`a` or `a/` instead of a key in it).
     #[must_use]
     pub fn list(&self, prefix: &str, start_after: Option<&str>) -> Listing {
         Listing {

@@ -24,7 +24,7 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
-            operation_timeout: Duration::from_secs(60),
+            operation_timeout: Duration::from_mins(1),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(20),
             s3: S3Options::default(),

@@ -3,7 +3,7 @@
 //! - **One put, one request**: a known length, the SHA-256 in a header that the server checks,
 //!   and `If-None-Match: *` for a create. No multipart upload, no trailer, no second checksum.
 //! - **One retry loop**, the SDK's, without its budget: the call's deadline bounds it. It takes in
-//!   409, so that a create that met another one looks again.
+//!   409, so that a create that met another one looks again, and every other passing failure.
 //! - **Nothing waits for ever**: connecting, each attempt, the whole call, each piece of a body that
 //!   is read and all of them together have a limit. The SDK's own watch over stalled streams is
 //!   off, for it counts bytes handed to the socket.
@@ -33,7 +33,7 @@ use bytes::Bytes;
 use chrono::DateTime;
 use tokio::time::timeout;
 
-use self::attempts::{Attempts, KnownHash, RetryConflicts, chain};
+use self::attempts::{Attempts, KnownHash, RetryPassing, chain};
 use self::connect::connect;
 use self::failure::{Answer, Asked, Failure};
 use super::options::StoreOptions;
@@ -106,7 +106,7 @@ impl S3 {
                     .with_max_backoff(PAUSES.1),
             )
             .retry_partition(unlimited)
-            .retry_classifier(RetryConflicts)
+            .retry_classifier(RetryPassing)
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
@@ -372,7 +372,7 @@ where
     if let Some(credentials) = find_credentials_error(error) {
         let why = chain(credentials);
         return match credentials {
-            CredentialsError::CredentialsNotLoaded(_) => Failure::NoCredentials(why),
+            CredentialsError::CredentialsNotLoaded(_) => Failure::NoCredentials,
             CredentialsError::ProviderTimedOut(_) => {
                 Failure::NoAnswer(format!("credentials came too late: {why}"))
             }
@@ -395,8 +395,8 @@ where
 }
 
 fn find_credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CredentialsError> {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.filter_map(|cause| cause.downcast_ref()).next()
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.find_map(|cause| cause.downcast_ref())
 }
 
 fn hex(bytes: &[u8]) -> String {

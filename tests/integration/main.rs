@@ -7,13 +7,23 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::print_stderr,
-    clippy::must_use_candidate
+    clippy::must_use_candidate,
+    clippy::case_sensitive_file_extension_comparisons,
+    clippy::large_stack_arrays
 )]
 
+mod base_backup_stream;
 mod basebackup;
+mod connection;
+mod false_server;
 mod push;
+mod recover;
 mod recovery;
 mod restore;
 mod sample;
 mod server;
+mod store_contract;
+mod store_directory;
+mod store_faults;
 mod support;
+mod tls;

@@ -112,7 +112,7 @@ fn a_hole_that_is_filled_in_time_is_delivered() {
     data.walship(&archive)
         .run(&["push", &format!("pg_wal/{}", segments[2])])
         .succeeded();
-    waiting.wait(Duration::from_secs(60)).succeeded();
+    waiting.wait(Duration::from_mins(1)).succeeded();
     assert_eq!(
         fs::read(data.file(DESTINATION)).unwrap(),
         fs::read(data.segment(&segments[2])).unwrap()

@@ -30,7 +30,7 @@ use super::identity;
 use super::progress::Progress;
 use crate::archive::FORMAT_VERSION;
 use crate::archive::backup::{BackupKind, BackupRecord, BackupSource, Configuration, WalRange};
-use crate::archive::identity::{ClusterIdentity, Identity};
+use crate::archive::identity::ClusterIdentity;
 use crate::archive::keys::{BackupId, BackupObject};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::{self, BaseBackupOptions, BaseBackupStream, ConnInfo, Lsn, TimelineId};
@@ -100,7 +100,8 @@ pub async fn run(
     check(options)?;
     progress.phase("connect");
     let mut server = Server::connect(connection).await?;
-    let identity = archive_of(server.cluster, store).await?;
+    let identity = identity::find_or_create(store, server.cluster, Utc::now()).await?;
+    identity::warn_if_unconditional(&identity, store);
     history::ensure(&mut server.connection, server.timeline, &identity, store).await?;
     let id = claim::claim(store, &identity).await?;
     let heartbeat = Heartbeat::start(store, &id).await?;
@@ -162,17 +163,6 @@ fn check(options: &BasebackupOptions) -> Result<()> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// The identity of the cluster's archive, created where it is empty.
-async fn archive_of(cluster: ClusterIdentity, store: &Store) -> Result<Identity> {
-    let identity = match identity::find(store).await? {
-        Some(identity) => identity,
-        None => identity::create(store, cluster, Utc::now()).await?,
-    };
-    identity.check(cluster, &store.location().to_string())?;
-    identity::warn_if_unconditional(&identity, store);
-    Ok(identity)
 }
 
 /// Copies everything but the WAL; the record of it.

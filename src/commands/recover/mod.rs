@@ -11,15 +11,20 @@ mod decompress;
 mod destination;
 mod extract;
 mod files;
+mod find_record;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod guc_file;
 mod index;
 mod layout;
+mod made;
+mod part_writer;
 mod report;
 mod restore;
+mod restore_command;
 mod schedule;
 mod settings;
+mod shell;
 mod space;
 mod start_command;
 mod survey;
@@ -30,40 +35,46 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::alive::{NewestSegments, sign_of_life};
+use chrono::{DateTime, Utc};
+
+use self::alive::{NewestWal, sign_of_life};
 use self::layout::Layout;
 use self::report::{RestoredTablespace, next_steps};
 use self::restore::{Extracted, Restoration};
+use self::restore_command::restore_command;
 use self::settings::RecoverySettings;
-use self::start_command::{System, start_command};
+use self::start_command::{StartCommand, System, start_command};
 use crate::archive::backup::BackupRecord;
+use crate::archive::catalogue::Catalogue;
+use crate::archive::recovery_plan::{Plan, Request, Target};
+use crate::commands::catalogue;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
-use crate::pg::TimelineId;
 use crate::store::Store;
 
 pub use self::configuration::ConfigurationReport;
 pub use self::layout::TablespaceMapping;
 pub use self::report::RecoverReport;
-pub use self::settings::{StopAt, TargetAction};
+pub use self::settings::TargetAction;
 
-/// What `walship recover` is asked to do, beside which backup and which target.
+/// What `walship recover` is asked to do.
 #[derive(Debug, Clone)]
 pub struct RecoverOptions {
     /// The data directory to make: empty or missing.
     pub pgdata: PathBuf,
-    /// Where tablespaces go that shall not be where they were.
-    pub tablespace_mappings: Vec<TablespaceMapping>,
-    /// Whether the target itself is still replayed. Default, as in PostgreSQL: yes.
-    pub inclusive: bool,
+    /// The target, and which backup and timeline to use for it.
+    pub request: Request,
     /// What the server does at the target. Default, as in PostgreSQL: pause.
     pub action: Option<TargetAction>,
+    /// Where tablespaces go that shall not be where they were.
+    pub tablespace_mappings: Vec<TablespaceMapping>,
     /// Whether the recovered server archives.
     pub archive_mode: ArchiveMode,
     /// Parts of the backup that are restored at the same time.
     pub concurrency: usize,
-    /// The `restore_command` of the recovered server.
-    pub restore_command: String,
+    /// This program, and the global flags that it needs to find the archive: the beginning of the
+    /// recovered server's `restore_command`. No secret may be among them.
+    pub walship: Vec<String>,
     /// `PATH`, in which the programs that start the server are looked for.
     pub search_path: Option<std::ffi::OsString>,
 }
@@ -80,21 +91,6 @@ pub enum ArchiveMode {
     Off,
 }
 
-/// What was decided before anything is written.
-#[derive(Debug, Clone)]
-pub struct Decided {
-    /// The backup.
-    pub record: Arc<BackupRecord>,
-    /// Where recovery ends.
-    pub stop: StopAt,
-    /// The timeline to follow.
-    pub timeline: TimelineId,
-    /// The newest WAL when the command started.
-    pub newest: NewestSegments,
-    /// What the plan has to say to the user.
-    pub notes: Vec<String>,
-}
-
 /// Refuses to run as root, who may not start PostgreSQL.
 ///
 /// # Errors
@@ -109,50 +105,61 @@ pub fn refuse_root() -> Result<()> {
     Ok(())
 }
 
-/// Restores what was decided.
+/// Plans and restores.
+///
+/// # Errors
+/// `Invalid`, `NotFound`, `Corrupt` for what cannot be recovered, before anything is written; then as
+/// `restore` below.
+pub async fn run(
+    options: &RecoverOptions,
+    store: &Store,
+    now: DateTime<Utc>,
+    progress: &Arc<Progress>,
+) -> Result<RecoverReport> {
+    progress.phase("read the archive");
+    let catalogue = catalogue::load(store).await?;
+    let plan = find_record::plan(store, &catalogue, &options.request, now, progress).await?;
+    restore(options, plan, &catalogue, store, progress).await
+}
+
+/// Restores what was planned, from the archive that the catalogue describes.
 ///
 /// # Errors
 /// `Conflict` and `Invalid` for directories that cannot be used; `Corrupt` and `NotFound` for damaged
 /// and missing objects, named; `Internal` where something cannot be written or there is no room.
-pub async fn restore(
+async fn restore(
     options: &RecoverOptions,
-    decided: Decided,
+    plan: Plan,
+    catalogue: &Catalogue,
     store: &Store,
     progress: &Arc<Progress>,
 ) -> Result<RecoverReport> {
-    let action = action_at(&decided.stop, options.action)?;
-    let mut settings = RecoverySettings {
-        restore_command: options.restore_command.clone(),
-        stop: decided.stop.clone(),
-        inclusive: options.inclusive,
-        timeline: decided.timeline,
-        action: action.unwrap_or_default(),
-        archiving_off: false,
-    };
-    settings.check()?;
-    let layout = Layout::new(&options.pgdata, &decided.record, &options.tablespace_mappings)?;
-    let restoration = Restoration::prepare(store, Arc::clone(&decided.record), layout.clone()).await?;
-    let mut notes = decided.notes;
-    if !restoration.links().is_empty() {
-        notes.push(links_note(restoration.links()));
-    }
+    let newest = NewestWal::of(&catalogue.wal)?;
+    let action = action_at(&plan.target, options.action)?;
+    let mut settings = settings(options, &plan, action)?;
+    let record = Arc::new(catalogue::read_record(store, &plan.backup.id).await?);
+    let layout = Layout::new(&options.pgdata, &record, &options.tablespace_mappings)?;
+    let restoration = Restoration::prepare(store, Arc::clone(&record), layout.clone()).await?;
+    let mut notes = plan.notes;
+    notes.extend(links_note(restoration.links()));
     let extracted = restoration.extract(options.concurrency, progress).await?;
     progress.phase("write settings and sync");
-    let archiving_off = archiving_off(options.archive_mode, store, &decided.newest).await;
+    let archiving_off = archiving_off(options.archive_mode, store, &newest).await;
     settings.archiving_off = archiving_off.is_some();
     let configuration = finish(extracted, settings).await?;
     notes.extend(configuration.note.clone());
-    let start = start(options, &decided.record, &layout.data, &configuration);
+    let start = start(options, &record, &layout.data, &configuration);
     notes.extend(start.note);
     Ok(RecoverReport {
-        backup: decided.record.id.clone(),
-        postgres_version: decided.record.postgres_version.clone(),
+        backup: plan.backup.id,
+        reason: plan.reason,
+        postgres_version: record.postgres_version.clone(),
         tablespaces: restored_tablespaces(&layout),
         pgdata: layout.data,
-        size_bytes: decided.record.size_bytes,
-        next: next_steps(&decided.stop, action),
-        target: decided.stop,
-        timeline: decided.timeline,
+        size_bytes: record.size_bytes,
+        next: next_steps(&plan.target, action),
+        target: plan.target,
+        timeline: plan.timeline,
         action,
         archiving_off,
         configuration,
@@ -161,11 +168,24 @@ pub async fn restore(
     })
 }
 
+fn settings(options: &RecoverOptions, plan: &Plan, action: Option<TargetAction>) -> Result<RecoverySettings> {
+    let settings = RecoverySettings {
+        restore_command: restore_command(&options.walship, plan.gap.map(|gap| gap.first)),
+        target: plan.target.clone(),
+        inclusive: options.request.inclusive,
+        timeline: plan.timeline,
+        action: action.unwrap_or_default(),
+        archiving_off: false,
+    };
+    settings.check()?;
+    Ok(settings)
+}
+
 /// The action at the target; none without a target, where PostgreSQL would ignore it.
-fn action_at(stop: &StopAt, action: Option<TargetAction>) -> Result<Option<TargetAction>> {
-    match (stop, action) {
-        (StopAt::End, None | Some(TargetAction::Promote)) => Ok(None),
-        (StopAt::End, Some(other)) => Err(Error::invalid(format!(
+fn action_at(target: &Target, action: Option<TargetAction>) -> Result<Option<TargetAction>> {
+    match (target, action) {
+        (Target::Latest, None | Some(TargetAction::Promote)) => Ok(None),
+        (Target::Latest, Some(other)) => Err(Error::invalid(format!(
             "--target-action {} needs a target: without one the server replays all archived WAL and then opens \
              for writing (to stay readable, give --target-lsn or --target-time)",
             other.as_str()
@@ -174,16 +194,18 @@ fn action_at(stop: &StopAt, action: Option<TargetAction>) -> Result<Option<Targe
     }
 }
 
-fn links_note(links: &[String]) -> String {
-    format!(
-        "the source's data directory had symbolic links, which are not restored (pg_wal is restored as a plain \
-         directory): {}",
-        links.join(", ")
-    )
+fn links_note(links: &[String]) -> Option<String> {
+    (!links.is_empty()).then(|| {
+        format!(
+            "the source's data directory had symbolic links, which are not restored (pg_wal is restored as a \
+             plain directory): {}",
+            links.join(", ")
+        )
+    })
 }
 
 /// Why the recovered server must not archive, if it must not.
-async fn archiving_off(mode: ArchiveMode, store: &Store, newest: &NewestSegments) -> Option<String> {
+async fn archiving_off(mode: ArchiveMode, store: &Store, newest: &NewestWal) -> Option<String> {
     match mode {
         ArchiveMode::Keep => None,
         ArchiveMode::Off => Some("as asked for with --archive-mode off".to_owned()),
@@ -217,7 +239,7 @@ fn start(
     record: &BackupRecord,
     data: &Path,
     configuration: &ConfigurationReport,
-) -> start_command::StartCommand {
+) -> StartCommand {
     let system = System::look(record, data, options.search_path.as_deref());
     let missing = configuration.failed.iter().find(|path| {
         record

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::configuration::ConfigurationReport;
-use super::settings::{StopAt, TargetAction};
-use super::space::size_text;
+use super::settings::TargetAction;
 use crate::archive::keys::BackupId;
+use crate::archive::recovery_plan::Target;
+use crate::config::ByteSize;
 use crate::pg::TimelineId;
 
 /// What `walship recover` did, and what comes next.
@@ -16,6 +17,8 @@ use crate::pg::TimelineId;
 pub struct RecoverReport {
     /// The backup that was restored.
     pub backup: BackupId,
+    /// Why that one.
+    pub reason: String,
     /// PostgreSQL's version in it, such as `17.11`.
     pub postgres_version: String,
     /// Where.
@@ -26,7 +29,7 @@ pub struct RecoverReport {
     pub size_bytes: u64,
     /// Where recovery will end.
     #[serde(serialize_with = "as_text")]
-    pub target: StopAt,
+    pub target: Target,
     /// The timeline it follows.
     pub timeline: TimelineId,
     /// What happens at the target; none without one.
@@ -54,30 +57,30 @@ pub struct RestoredTablespace {
     pub directory: PathBuf,
 }
 
-fn as_text<S: serde::Serializer>(target: &StopAt, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(target)
+fn as_text<S: serde::Serializer>(target: &Target, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&target_text(target))
 }
 
-impl fmt::Display for StopAt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::End => f.write_str("the end of the archived WAL"),
-            Self::Immediate => f.write_str("the end of the backup"),
-            Self::Time(time) => write!(f, "time {}", time.format("%Y-%m-%d %H:%M:%S%.f UTC")),
-            Self::Lsn(lsn) => write!(f, "LSN {lsn}"),
-            Self::Xid(xid) => write!(f, "transaction {xid}"),
-            Self::Name(name) => write!(f, "restore point \"{}\"", name.escape_debug()),
-        }
+/// A target for people.
+#[must_use]
+pub fn target_text(target: &Target) -> String {
+    match target {
+        Target::Latest => "the end of the archived WAL".to_owned(),
+        Target::Immediate => "the end of the backup".to_owned(),
+        Target::Time(time) => format!("time {}", time.format("%Y-%m-%d %H:%M:%S%.f UTC")),
+        Target::Lsn(lsn) => format!("LSN {lsn}"),
+        Target::Xid(xid) => format!("transaction {xid}"),
+        Target::Name(name) => format!("restore point {name:?}"),
     }
 }
 
 /// How to see that recovery is over, and what to do then.
 #[must_use]
-pub fn next_steps(target: &StopAt, action: Option<TargetAction>) -> String {
+pub fn next_steps(target: &Target, action: Option<TargetAction>) -> String {
     let wait = "If the log says \"recovery ended before configured recovery target was reached\", \
                 the archived WAL ends before the target.";
     match (target, action.unwrap_or_default()) {
-        (StopAt::End, _) => {
+        (Target::Latest, _) => {
             "The server replays all archived WAL and then opens for writing, on a new timeline: \
                              SELECT pg_is_in_recovery() is false then."
                 .to_owned()
@@ -106,9 +109,10 @@ impl fmt::Display for RecoverReport {
             "Restored backup {} (PostgreSQL {}, {}) into {}",
             self.backup,
             self.postgres_version,
-            size_text(self.size_bytes),
+            ByteSize(self.size_bytes),
             self.pgdata.display()
         )?;
+        writeln!(f, "  {}", self.reason)?;
         for tablespace in &self.tablespaces {
             let (old, new) = (tablespace.location.display(), tablespace.directory.display());
             writeln!(f, "  tablespace {} ({old}) into {new}", tablespace.oid)?;
@@ -122,7 +126,8 @@ impl fmt::Display for RecoverReport {
         write!(
             f,
             "Recovery ends at {}, on timeline {}",
-            self.target, self.timeline
+            target_text(&self.target),
+            self.timeline
         )?;
         if let Some(action) = self.action {
             write!(f, "; then: {}", action.as_str())?;

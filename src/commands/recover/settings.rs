@@ -12,8 +12,9 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 
 use super::guc_file::{quote, setting_name};
+use crate::archive::recovery_plan::Target;
 use crate::error::{Error, Result};
-use crate::pg::{Lsn, TimelineId};
+use crate::pg::TimelineId;
 
 /// The settings of the source that a recovered copy must not follow, each with the value that
 /// switches it off. Every `recovery_target…` is among them.
@@ -41,7 +42,7 @@ pub struct RecoverySettings {
     /// The command that delivers one file of the archive.
     pub restore_command: String,
     /// Where recovery ends.
-    pub stop: StopAt,
+    pub target: Target,
     /// Whether the target itself is still replayed.
     pub inclusive: bool,
     /// The timeline to follow.
@@ -50,23 +51,6 @@ pub struct RecoverySettings {
     pub action: TargetAction,
     /// Whether `archive_mode` is switched off.
     pub archiving_off: bool,
-}
-
-/// Where recovery ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StopAt {
-    /// Where the archived WAL ends.
-    End,
-    /// As soon as the backup is consistent.
-    Immediate,
-    /// The last transaction that committed by then.
-    Time(DateTime<Utc>),
-    /// A position.
-    Lsn(Lsn),
-    /// A transaction's end.
-    Xid(u32),
-    /// A restore point.
-    Name(String),
 }
 
 /// `recovery_target_action`.
@@ -103,7 +87,7 @@ impl RecoverySettings {
         if self.restore_command.is_empty() || self.restore_command.contains('\0') {
             return Err(Error::invalid("the restore_command is empty or has a NUL in it"));
         }
-        if let StopAt::Name(name) = &self.stop
+        if let Target::Name(name) = &self.target
             && (name.is_empty() || name.len() > NAME_LIMIT || name.contains('\0'))
         {
             return Err(Error::invalid(format!(
@@ -141,18 +125,18 @@ fn is_replaced(name: &[u8], settings: &RecoverySettings) -> bool {
 
 /// walship's part of the file.
 fn own_lines(settings: &RecoverySettings) -> String {
-    let mut target: Vec<(&str, String)> = vec![("restore_command", settings.restore_command.clone())];
-    target.extend(match &settings.stop {
-        StopAt::End => None,
-        StopAt::Immediate => Some(("recovery_target", "immediate".to_owned())),
-        StopAt::Time(time) => Some(("recovery_target_time", time_text(*time))),
-        StopAt::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
-        StopAt::Xid(xid) => Some(("recovery_target_xid", xid.to_string())),
-        StopAt::Name(name) => Some(("recovery_target_name", name.clone())),
+    let mut chosen: Vec<(&str, String)> = vec![("restore_command", settings.restore_command.clone())];
+    chosen.extend(match &settings.target {
+        Target::Latest => None,
+        Target::Immediate => Some(("recovery_target", "immediate".to_owned())),
+        Target::Time(time) => Some(("recovery_target_time", time_text(*time))),
+        Target::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
+        Target::Xid(xid) => Some(("recovery_target_xid", xid.to_string())),
+        Target::Name(name) => Some(("recovery_target_name", name.clone())),
     });
     let cleared = CLEARED
         .iter()
-        .filter(|(name, _)| !target.iter().any(|(set, _)| set == name))
+        .filter(|(name, _)| !chosen.iter().any(|(set, _)| set == name))
         .map(|(name, value)| (*name, (*value).to_owned()));
 
     let mut lines = String::from(
@@ -168,7 +152,7 @@ fn own_lines(settings: &RecoverySettings) -> String {
         ("recovery_target_action", settings.action.as_str().to_owned()),
     ];
     let archiving = settings.archiving_off.then(|| ("archive_mode", "off".to_owned()));
-    for (name, value) in cleared.chain(target.clone()).chain(always).chain(archiving) {
+    for (name, value) in cleared.chain(chosen.clone()).chain(always).chain(archiving) {
         // Writing to a String cannot fail.
         let _ = writeln!(lines, "{name} = {}", quote(&value));
     }
@@ -187,11 +171,12 @@ mod tests {
 
     use super::super::guc_file::value_of;
     use super::*;
+    use crate::pg::Lsn;
 
-    fn settings(stop: StopAt) -> RecoverySettings {
+    fn settings(target: Target) -> RecoverySettings {
         RecoverySettings {
             restore_command: "walship restore %f %p".to_owned(),
-            stop,
+            target,
             inclusive: true,
             timeline: TimelineId::new(3).unwrap(),
             action: TargetAction::Pause,
@@ -203,36 +188,36 @@ mod tests {
         String::from_utf8(value_of(file, name).unwrap()).unwrap()
     }
 
-    fn any_stop() -> impl Strategy<Value = StopAt> {
+    fn any_target() -> impl Strategy<Value = Target> {
         prop_oneof![
-            Just(StopAt::End),
-            Just(StopAt::Immediate),
+            Just(Target::Latest),
+            Just(Target::Immediate),
             (0..4_000_000_000_000_000i64)
-                .prop_map(|micros| StopAt::Time(DateTime::from_timestamp_micros(micros).unwrap())),
-            any::<u64>().prop_map(|position| StopAt::Lsn(Lsn(position))),
-            any::<u32>().prop_map(StopAt::Xid),
-            "[^\0]{1,15}".prop_map(StopAt::Name),
+                .prop_map(|micros| Target::Time(DateTime::from_timestamp_micros(micros).unwrap())),
+            any::<u64>().prop_map(|position| Target::Lsn(Lsn(position))),
+            any::<u32>().prop_map(Target::Xid),
+            "[^\0]{1,15}".prop_map(Target::Name),
         ]
     }
 
     proptest! {
         #[test]
         fn exactly_the_chosen_target_is_set_and_it_comes_last(
-            stop in any_stop(), restore_command in "[^\0]{1,60}", before in "[ -~\n]{0,200}"
+            target in any_target(), restore_command in "[^\0]{1,60}", before in "[ -~\n]{0,200}"
         ) {
-            let settings = RecoverySettings { restore_command, ..settings(stop) };
+            let settings = RecoverySettings { restore_command, ..settings(target) };
             prop_assert!(settings.check().is_ok());
             let before = format!("{before}\nrecovery_target_xid = '5'\nrecovery_target_time = 'x'");
             let file = rewrite_auto_conf(before.as_bytes(), &settings);
             prop_assert_eq!(&value(&file, "restore_command"), &settings.restore_command);
             let targets = ["", "_time", "_lsn", "_xid", "_name"].map(|end| value(&file, &format!("recovery_target{end}")));
-            let expected = match &settings.stop {
-                StopAt::End => None,
-                StopAt::Immediate => Some((0, "immediate".to_owned())),
-                StopAt::Time(time) => Some((1, time_text(*time))),
-                StopAt::Lsn(lsn) => Some((2, lsn.to_string())),
-                StopAt::Xid(xid) => Some((3, xid.to_string())),
-                StopAt::Name(name) => Some((4, name.clone())),
+            let expected = match &settings.target {
+                Target::Latest => None,
+                Target::Immediate => Some((0, "immediate".to_owned())),
+                Target::Time(time) => Some((1, time_text(*time))),
+                Target::Lsn(lsn) => Some((2, lsn.to_string())),
+                Target::Xid(xid) => Some((3, xid.to_string())),
+                Target::Name(name) => Some((4, name.clone())),
             };
             for (index, found) in targets.iter().enumerate() {
                 let wanted = expected.as_ref().filter(|(at, _)| *at == index).map_or("", |(_, value)| value);
@@ -253,7 +238,7 @@ mod tests {
         #[test]
         fn every_other_line_stays_as_it_is(lines in proptest::collection::vec("work_mem[ -~]{0,20}|#[ -~]{0,20}", 0..6)) {
             let before = lines.iter().fold(String::new(), |text, line| text + line + "\n");
-            let file = rewrite_auto_conf(before.as_bytes(), &settings(StopAt::End));
+            let file = rewrite_auto_conf(before.as_bytes(), &settings(Target::Latest));
             prop_assert!(file.starts_with(before.as_bytes()));
         }
     }
@@ -263,7 +248,7 @@ mod tests {
         let before = b"primary_conninfo = 'host=primary password=secret'\n\
             Primary_Slot_Name='s'\n  recovery_target_timeline = 'latest'\n\
             recovery_end_command = 'rm'\narchive_cleanup_command = 'rm'\nshared_buffers = 1GB\narchive_mode = on";
-        let file = rewrite_auto_conf(before, &settings(StopAt::End));
+        let file = rewrite_auto_conf(before, &settings(Target::Latest));
         let text = String::from_utf8(file.clone()).unwrap();
         assert!(
             !text.contains("secret") && !text.contains("'s'") && !text.contains("rm"),
@@ -282,7 +267,7 @@ mod tests {
     fn archiving_is_switched_off_where_asked_whatever_the_source_had() {
         let off = RecoverySettings {
             archiving_off: true,
-            ..settings(StopAt::End)
+            ..settings(Target::Latest)
         };
         let file = rewrite_auto_conf(b"archive_mode = always\n", &off);
         assert_eq!(value(&file, "archive_mode"), "off");
@@ -292,7 +277,7 @@ mod tests {
     #[test]
     fn a_time_carries_its_zone_and_its_microseconds() {
         let time = DateTime::parse_from_rfc3339("2026-11-23T05:15:00.123456+01:00").unwrap();
-        let file = rewrite_auto_conf(b"", &settings(StopAt::Time(time.to_utc())));
+        let file = rewrite_auto_conf(b"", &settings(Target::Time(time.to_utc())));
         assert_eq!(
             value(&file, "recovery_target_time"),
             "2026-11-23 04:15:00.123456+00"
@@ -302,7 +287,7 @@ mod tests {
     #[test]
     fn a_name_that_no_restore_point_has_is_refused() {
         for name in ["", &"x".repeat(64), "a\0b"] {
-            assert!(settings(StopAt::Name(name.to_owned())).check().is_err());
+            assert!(settings(Target::Name(name.to_owned())).check().is_err());
         }
     }
 }

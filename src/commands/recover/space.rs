@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::destination::nearest_existing;
+use crate::config::ByteSize;
 use crate::error::{Error, Result};
 
 /// What is going to be written below a directory.
@@ -69,8 +70,8 @@ fn compare(need: &Need, free: Free) -> Result<()> {
         return Err(Error::internal(format!(
             "the file system of {shown} has {} free, and restoring this backup there takes {}; make room, or \
              choose another place (--pgdata, --tablespace-mapping)",
-            size_text(free.bytes),
-            size_text(need.bytes)
+            ByteSize(free.bytes),
+            ByteSize(need.bytes)
         )));
     }
     match free.files {
@@ -80,20 +81,6 @@ fn compare(need: &Need, free: Free) -> Result<()> {
             need.files
         ))),
         _ => Ok(()),
-    }
-}
-
-/// A size for people; `23.4 GiB`.
-#[must_use]
-pub fn size_text(bytes: u64) -> String {
-    let units = [("GiB", 30), ("MiB", 20), ("kiB", 10)];
-    match units.iter().find(|(_, shift)| bytes >> shift > 0) {
-        Some((unit, shift)) => {
-            // Tenths, rounded down: in u128, where no size overflows.
-            let tenths = (u128::from(bytes) * 10) >> shift;
-            format!("{}.{} {unit}", tenths / 10, tenths % 10)
-        }
-        None => format!("{bytes} bytes"),
     }
 }
 
@@ -134,18 +121,5 @@ mod tests {
         };
         assert!(check(&[half("a")]).is_ok());
         assert!(check(&[half("a"), half("b/c")]).is_err());
-    }
-
-    #[test]
-    fn sizes_read_well() {
-        for (bytes, text) in [
-            (0, "0 bytes"),
-            (1023, "1023 bytes"),
-            (1536, "1.5 kiB"),
-            ((1 << 20) - 1, "1023.9 kiB"),
-            (24 << 30, "24.0 GiB"),
-        ] {
-            assert_eq!(size_text(bytes), text);
-        }
     }
 }

@@ -10,6 +10,7 @@ mod passfile;
 mod service;
 mod settings;
 mod string;
+mod uri;
 
 use std::fmt;
 use std::path::PathBuf;

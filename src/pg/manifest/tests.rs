@@ -214,10 +214,19 @@ fn an_outer_object_that_postgresql_never_writes_is_refused() {
     ] {
         assert_eq!(kind(signed(&content.replace(from, to))), expected, "{to}");
     }
+    let late_version = content.replace(
+        "\"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": 7711352554232050139,",
+        "\"System-Identifier\": 7711352554232050139,\n\"PostgreSQL-Backup-Manifest-Version\": 2,",
+    );
+    assert_ne!(late_version, content);
+    assert_eq!(kind(signed(&late_version)), ErrorKind::Corrupt);
     let version_1 = content
         .replace("Version\": 2", "Version\": 1")
         .replace("\"System-Identifier\": 7711352554232050139,\n", "");
-    assert_eq!(read(signed(&version_1)).unwrap().0.system_identifier, None);
+    let signed_1 = signed(&version_1);
+    assert_eq!(read(&signed_1).unwrap().0.system_identifier, None);
+    let unsigned_key = signed_1.replace("\"}\n", "\", \"System-Identifier\": 1}\n");
+    assert_eq!(kind(unsigned_key), ErrorKind::Corrupt);
 }
 
 #[test]

@@ -48,9 +48,9 @@ impl Walk {
             check_root(&self.root)?;
             let folder = self
                 .prefix
-                .rfind('/')
-                .map_or("", |slash| self.prefix.split_at(slash + 1).0);
-            self.enter(&folder.to_owned())?;
+                .rsplit_once('/')
+                .map_or(String::new(), |(folder, _)| format!("{folder}/"));
+            self.enter(&folder)?;
         }
         let mut page = Vec::new();
         while page.len() < PAGE {

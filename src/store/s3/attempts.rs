@@ -13,7 +13,10 @@ use aws_smithy_runtime_api::client::interceptors::context::{
 use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
 use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryAction};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_runtime_api::http::Response;
 use aws_smithy_types::config_bag::ConfigBag;
+
+use super::failure::is_passing;
 
 /// What happened in one call so far. The deadline ends a call from outside, and then this is all
 /// that is known about why.
@@ -63,8 +66,15 @@ impl Intercept for Attempts {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         if let Some(Err(error)) = context.output_or_error() {
-            let reason = match context.response().map(|response| response.status()) {
-                Some(status) if !status.is_success() => format!("HTTP {}, {}", status.as_u16(), chain(error)),
+            let reason = match context.response().map(Response::status) {
+                Some(status) if !status.is_success() => {
+                    let cause = chain(error);
+                    format!(
+                        "HTTP {}{}{cause}",
+                        status.as_u16(),
+                        if cause.is_empty() { "" } else { " " }
+                    )
+                }
                 _ => chain(error),
             };
             self.lock().last_failure = Some(reason);
@@ -97,34 +107,50 @@ impl Intercept for KnownHash {
     }
 }
 
-/// Tries again after 409: two conditional puts met (`ConditionalRequestConflict`), and the next
-/// attempt either wins or finds the other's object.
+/// Tries again after every answer that walship takes for a passing failure, not only after those
+/// that the SDK knows. After 409 (two conditional puts met) the next attempt either wins or finds
+/// the other's object.
 #[derive(Debug)]
-pub(super) struct RetryConflicts;
+pub(super) struct RetryPassing;
 
-impl ClassifyRetry for RetryConflicts {
+impl ClassifyRetry for RetryPassing {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
         match context.response().map(|response| response.status().as_u16()) {
-            Some(409) => RetryAction::transient_error(),
+            Some(status) if is_passing(status) => RetryAction::transient_error(),
             _ => RetryAction::NoActionIndicated,
         }
     }
 
     fn name(&self) -> &'static str {
-        "walship conflicts"
+        "walship passing failures"
     }
 }
 
-/// An error with what caused it, without saying the same thing twice.
+/// What the SDK's errors are wrapped in, which says nothing about the cause.
+const WRAPPINGS: [&str; 10] = [
+    "dispatch failure",
+    "service error",
+    "request has timed out",
+    "operation error",
+    "connector error",
+    "unhandled error",
+    "timeout",
+    "other",
+    "io error",
+    "Error",
+];
+
+/// An error with what caused it on one line, without the SDK's wrappings and without saying a thing
+/// twice.
 pub(super) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
+    let mut parts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let part = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        if !WRAPPINGS.contains(&part.as_str()) && !parts.iter().any(|said| said.contains(&part)) {
+            parts.push(part);
         }
-        source = cause.source();
+        next = cause.source();
     }
-    text
+    parts.join(": ")
 }

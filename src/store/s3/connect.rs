@@ -133,9 +133,12 @@ async fn load(options: &S3Options, endpoint: Option<String>, region: Option<Stri
     let endpoint = endpoint.or_else(|| configured_endpoint(&config));
     if config.region().is_none() {
         if endpoint.is_none() {
-            return Err(Error::invalid(
-                "no AWS region is known; set AWS_REGION, region in [s3], or region in the AWS profile",
-            ));
+            let profile = options.environment.get("AWS_PROFILE");
+            let profile = profile.map(|name| format!(" (is there a profile \"{}\"?)", name.escape_debug()));
+            return Err(Error::invalid(format!(
+                "no AWS region is known{}; set AWS_REGION, region in [s3], or region in the AWS profile",
+                profile.unwrap_or_default()
+            )));
         }
         config = config
             .into_builder()
@@ -208,4 +211,114 @@ fn https_client(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
         .tls_provider(Provider::rustls(CryptoMode::Ring))
         .tls_context(context)
         .build_https())
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::provider::ProvideCredentials;
+
+    use super::*;
+
+    const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+
+    fn connected(options: &S3Options) -> Result<Connection> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(connect(options, Duration::from_secs(10)))
+    }
+
+    fn with(variables: &[(&str, &str)]) -> S3Options {
+        let variables = KEYS.iter().chain(variables).map(|(name, value)| (*name, *value));
+        S3Options {
+            environment: Environment::of(variables),
+            ..S3Options::default()
+        }
+    }
+
+    fn region(connection: &Connection) -> String {
+        connection.config.region().unwrap().to_string()
+    }
+
+    #[test]
+    fn the_endpoint_is_the_settings_before_the_services_before_the_general() {
+        let mut options = with(&[
+            ("AWS_ENDPOINT_URL", "http://c"),
+            ("AWS_ENDPOINT_URL_S3", "http://b"),
+        ]);
+        assert_eq!(connected(&options).unwrap().endpoint.as_deref(), Some("http://b"));
+        options.endpoint = Some("http://a".into());
+        assert_eq!(connected(&options).unwrap().endpoint.as_deref(), Some("http://a"));
+        let options = with(&[("AWS_ENDPOINT_URL", "http://c"), ("AWS_ENDPOINT_URL_S3", "")]);
+        assert_eq!(connected(&options).unwrap().endpoint.as_deref(), Some("http://c"));
+    }
+
+    #[test]
+    fn the_region_of_another_server_may_be_left_out() {
+        let mut options = with(&[("AWS_ENDPOINT_URL", "http://c")]);
+        assert_eq!(region(&connected(&options).unwrap()), "us-east-1");
+        options = with(&[
+            ("AWS_ENDPOINT_URL", "http://c"),
+            ("AWS_DEFAULT_REGION", "x"),
+            ("AWS_REGION", "y"),
+        ]);
+        assert_eq!(region(&connected(&options).unwrap()), "y");
+        options.region = Some("z".into());
+        assert_eq!(region(&connected(&options).unwrap()), "z");
+    }
+
+    #[test]
+    fn keys_in_the_environment_are_taken_by_hand_unless_more_is_asked_for() {
+        let given = |variables: &[(&str, &str)]| plain_keys(&with(variables).environment);
+        assert_eq!(given(&[]).unwrap().access_key_id(), "key");
+        assert_eq!(
+            given(&[("AWS_SESSION_TOKEN", "token")]).unwrap().session_token(),
+            Some("token")
+        );
+        assert!(given(&[("AWS_PROFILE", "other")]).is_none());
+        assert!(given(&[("AWS_USE_FIPS_ENDPOINT", "true")]).is_none());
+        assert!(plain_keys(&Environment::of([KEYS[0]])).is_none());
+        let connection = connected(&with(&[("AWS_REGION", "eu-west-1")])).unwrap();
+        let provider = connection.config.credentials_provider().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let credentials = runtime.block_on(provider.provide_credentials()).unwrap();
+        assert_eq!(credentials.access_key_id(), "key");
+        assert_eq!(connection.endpoint, None);
+    }
+
+    #[test]
+    fn an_endpoint_that_is_none_is_refused_and_never_repeated_with_a_password() {
+        for endpoint in [
+            "localhost:9000",
+            "ftp://host",
+            "http://",
+            "http://key:secret@host",
+            "http://host?x",
+        ] {
+            let options = S3Options {
+                endpoint: Some(endpoint.into()),
+                ..with(&[])
+            };
+            let error = connected(&options).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Invalid);
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_ca_file_must_hold_a_certificate() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "no certificate").unwrap();
+        for path in [file.path(), Path::new("/nowhere/ca.pem")] {
+            let ca_file = Some(path.to_owned());
+            let options = S3Options {
+                endpoint: Some("https://host".into()),
+                ca_file,
+                ..with(&[])
+            };
+            let error = connected(&options).unwrap_err();
+            assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        }
+    }
 }

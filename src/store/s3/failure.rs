@@ -4,6 +4,22 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
 
+/// Whether an answer with this status may be another one a moment later, whatever else it says.
+pub(super) fn is_passing(status: u16) -> bool {
+    matches!(status, 408 | 409 | 425 | 429 | 500 | 502..=599)
+}
+
+/// Codes of refusals, which come with status 400 too, and with 200 for a key among many.
+const DENIALS: [&str; 7] = [
+    "AccessDenied",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+];
+
 /// Why a call failed, in plain values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -14,7 +30,7 @@ pub(super) enum Failure {
     /// The time for the call, with all its retries, is over.
     Deadline,
     /// No credentials are configured.
-    NoCredentials(String),
+    NoCredentials,
     /// Credentials could not be fetched.
     BrokenCredentials(String),
     /// The request could not be made.
@@ -54,12 +70,13 @@ impl Failure {
                 asked.gave_up(last.unwrap_or("there was no answer at all"))
             }
             Self::NoAnswer(why) => asked.gave_up(&why),
-            Self::NoCredentials(why) => Error::denied(format!(
+            Self::NoCredentials => Error::denied(
                 "no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, \
-                 or run where a role gives them ({why})"
-            )),
+                 or run where a role gives them",
+            ),
             Self::BrokenCredentials(why) => Error::denied(format!(
-                "the AWS credentials could not be loaded; correct their source ({why})"
+                "the AWS credentials could not be loaded; correct their source, or set AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY ({why})"
             )),
             Self::Request(why) => Error::invalid(format!(
                 "the request could not be made; check the settings ({why})"
@@ -123,10 +140,9 @@ impl Answer {
             | (408 | 409 | 425 | 429, _) => ErrorKind::Unavailable,
             (_, "NoSuchBucket" | "InvalidObjectState" | "NotImplemented") => ErrorKind::Invalid,
             _ if self.is_elsewhere() => ErrorKind::Invalid,
-            (_, "ExpiredToken" | "TokenRefreshRequired" | "InvalidToken" | "RequestTimeTooSkewed")
-            | (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AccessDenied")
-            | (401 | 403, _) => ErrorKind::Denied,
-            (500.., _) => ErrorKind::Unavailable,
+            (401 | 403, _) => ErrorKind::Denied,
+            (_, code) if DENIALS.contains(&code) => ErrorKind::Denied,
+            (status, _) if is_passing(status) => ErrorKind::Unavailable,
             _ => ErrorKind::Invalid,
         }
     }
@@ -203,5 +219,122 @@ impl Asked<'_> {
             "gave up on {server} after {attempts} in {:.1} s; the last one: {why}{hint}",
             self.elapsed.as_secs_f64()
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> Asked<'static> {
+        Asked {
+            bucket: "vault",
+            endpoint: None,
+            permission: "s3:GetObject",
+            attempts: 3,
+            elapsed: Duration::from_millis(1500),
+            last_failure: None,
+        }
+    }
+
+    fn answer(status: u16, code: &str) -> Error {
+        let code = (!code.is_empty()).then(|| code.to_owned());
+        Failure::Answer(Answer {
+            status,
+            code,
+            message: Some("words".into()),
+            region: None,
+        })
+        .into_error(&asked())
+    }
+
+    #[test]
+    fn only_a_missing_key_is_not_found() {
+        assert_eq!(answer(404, "NoSuchKey").kind(), ErrorKind::NotFound);
+        for (status, code) in [
+            (404, ""),
+            (404, "NotFound"),
+            (404, "NoSuchBucket"),
+            (410, ""),
+            (400, ""),
+        ] {
+            assert_eq!(answer(status, code).kind(), ErrorKind::Invalid, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn every_answer_has_its_kind() {
+        use ErrorKind::{Conflict, Corrupt, Denied, Invalid, Unavailable};
+        for (status, code, kind) in [
+            (412, "", Conflict),
+            (412, "PreconditionFailed", Conflict),
+            (409, "ConditionalRequestConflict", Unavailable),
+            (400, "BadDigest", Corrupt),
+            (400, "XAmzContentSHA256Mismatch", Corrupt),
+            (403, "", Denied),
+            (401, "", Denied),
+            (400, "ExpiredToken", Denied),
+            (200, "AccessDenied", Denied),
+            (403, "InvalidObjectState", Invalid),
+            (400, "RequestTimeout", Unavailable),
+            (503, "SlowDown", Unavailable),
+            (429, "", Unavailable),
+            (599, "", Unavailable),
+            (501, "NotImplemented", Invalid),
+            (501, "", Invalid),
+            (301, "PermanentRedirect", Invalid),
+            (400, "AuthorizationHeaderMalformed", Invalid),
+            (400, "InvalidStorageClass", Invalid),
+        ] {
+            assert_eq!(answer(status, code).kind(), kind, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn a_message_says_what_to_do() {
+        for (status, code, hint) in [
+            (404, "NoSuchBucket", "the bucket vault does not exist"),
+            (403, "AccessDenied", "s3:ListBucket"),
+            (403, "SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"),
+            (403, "InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"),
+            (403, "RequestTimeTooSkewed", "clock"),
+            (400, "ExpiredToken", "get a new one"),
+            (301, "PermanentRedirect", "AWS_REGION"),
+            (404, "", "check the endpoint"),
+            (
+                503,
+                "SlowDown",
+                "gave up on AWS after 3 attempts in 1.5 s; the last one: HTTP 503 SlowDown: words",
+            ),
+        ] {
+            let text = answer(status, code).to_string();
+            assert!(text.contains(hint), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_elsewhere_names_its_region() {
+        let answer = Answer {
+            status: 301,
+            region: Some("eu-west-1".into()),
+            ..Answer::default()
+        };
+        let error = Failure::Answer(answer).into_error(&asked());
+        assert!(error.to_string().ends_with("set AWS_REGION=eu-west-1"), "{error}");
+    }
+
+    #[test]
+    fn the_deadline_names_the_last_cause() {
+        let failed = Asked {
+            last_failure: Some("connection refused".into()),
+            ..asked()
+        };
+        let text = Failure::Deadline.into_error(&failed).to_string();
+        assert_eq!(
+            text,
+            "gave up on AWS after 3 attempts in 1.5 s; the last one: connection refused"
+        );
+        let text = Failure::Deadline.into_error(&asked()).to_string();
+        assert!(text.contains("there was no answer at all"), "{text}");
     }
 }

@@ -1,0 +1,204 @@
+//! How far the archived WAL leads from a backup, and whether the target lies within that.
+
+use super::{Request, Search, Target};
+use crate::archive::catalogue::{Backup, Catalogue};
+use crate::archive::timeline_chain::{Hole, Reach, TimelineChain};
+use crate::archive::wal_inventory::SegmentRange;
+use crate::error::{Error, Result};
+use crate::pg::{Lsn, SegmentName, SegmentNumber, TimelineId};
+
+/// Where the recovery ends.
+pub(super) struct End {
+    pub(super) target: Target,
+    pub(super) last_segment: SegmentName,
+    pub(super) reached_lsn: Lsn,
+    pub(super) gap: Option<SegmentRange>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Whether the unbroken WAL leads to the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reached {
+    Yes,
+    No,
+    Unknown,
+}
+
+/// Checks the target against the WAL that follows the backup.
+pub(super) fn find(
+    catalogue: &Catalogue,
+    request: &Request,
+    chain: &TimelineChain<'_>,
+    backup: &Backup,
+) -> Result<End> {
+    let reach = reach(catalogue, chain, backup)?;
+    let last_segment = match reach.last_segment {
+        Some(segment) if reach.end_lsn >= backup.stop_lsn => segment,
+        _ => return Err(never_consistent(backup, &reach, chain)),
+    };
+    let reached = reached(request, &reach);
+    let (target, notes) = match (&reach.hole, reached) {
+        (_, Reached::Yes) => (
+            request.target.clone(),
+            in_the_last_segment(catalogue, request, &reach, last_segment),
+        ),
+        (None, Reached::Unknown) => (request.target.clone(), open_end(request, &reach, last_segment)),
+        (None, Reached::No) => return Err(beyond_the_end(request, &reach, last_segment)),
+        (Some(hole), _) if !request.end_at_gap => {
+            return Err(broken(request, &reach, hole, last_segment));
+        }
+        (Some(hole), reached) => at_the_gap(request, &reach, hole, reached),
+    };
+    Ok(End {
+        target,
+        last_segment,
+        reached_lsn: reach.end_lsn,
+        gap: reach.hole.map(|hole| hole.missing),
+        notes,
+    })
+}
+
+/// How far the archived WAL leads from a backup.
+pub(super) fn reach(catalogue: &Catalogue, chain: &TimelineChain<'_>, backup: &Backup) -> Result<Reach> {
+    let known = known_until(catalogue, chain.timeline());
+    chain.reach(&catalogue.wal, backup.start_lsn, known)
+}
+
+/// The last segment of a timeline of which something else in the archive tells: a backup's record,
+/// or a timeline that branched off later. An archive that lost the end of its WAL is recognised so.
+fn known_until(catalogue: &Catalogue, timeline: TimelineId) -> Option<SegmentNumber> {
+    let size = catalogue.wal.segment_size();
+    let backups = catalogue
+        .readable()
+        .flat_map(|backup| &backup.wal_ranges)
+        .filter(|range| range.timeline == timeline && range.end_lsn > range.start_lsn)
+        .map(|range| size.segment_before(range.end_lsn));
+    // The segment of the fork itself need never have been completed.
+    let forks = catalogue
+        .histories
+        .values()
+        .filter_map(|history| history.end_of(timeline))
+        .filter_map(|fork| size.segment_of(fork).0.checked_sub(1).map(SegmentNumber));
+    backups.chain(forks).max()
+}
+
+fn reached(request: &Request, reach: &Reach) -> Reached {
+    let certain = |yes| if yes { Reached::Yes } else { Reached::No };
+    match (&request.target, &request.search) {
+        (Target::Immediate, _) => Reached::Yes,
+        (Target::Lsn(lsn), _) => certain(*lsn < reach.end_lsn),
+        (Target::Time(_) | Target::Xid(_) | Target::Name(_), Search::Found(record)) => {
+            certain(record.end_lsn <= reach.end_lsn)
+        }
+        (Target::Xid(_) | Target::Name(_), Search::Absent) => Reached::No,
+        // A search for a moment ends with the archived WAL, which may still grow.
+        (Target::Time(_), Search::Absent) if reach.hole.is_some() => Reached::No,
+        (Target::Latest, _) => certain(reach.hole.is_none()),
+        (Target::Time(_) | Target::Xid(_) | Target::Name(_), _) => Reached::Unknown,
+    }
+}
+
+/// PostgreSQL stops at the first record that begins at or after the position. In the last segment
+/// there may be none.
+fn in_the_last_segment(
+    catalogue: &Catalogue,
+    request: &Request,
+    reach: &Reach,
+    last_segment: SegmentName,
+) -> Vec<String> {
+    match request.target {
+        Target::Lsn(lsn)
+            if lsn.0
+                >= reach
+                    .end_lsn
+                    .0
+                    .saturating_sub(catalogue.wal.segment_size().bytes()) =>
+        {
+            vec![format!(
+                "{lsn} lies in the last archived segment, {last_segment}. Should no record begin there or after it, \
+             PostgreSQL says \"recovery ended before configured recovery target was reached\""
+            )]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What can be said of a target that nobody looked up.
+fn open_end(request: &Request, reach: &Reach, last_segment: SegmentName) -> Vec<String> {
+    let end = reach.end_lsn;
+    let why = match request.target {
+        Target::Time(_) => format!(
+            "the latest moment that can be reached is not known yet: the archived WAL ends at LSN {end} ({last_segment}), \
+             and only replaying it shows whether it holds a commit after the target"
+        ),
+        _ => format!(
+            "it was not looked up whether {} follows the end of the backup, in the WAL up to LSN {end}",
+            request.target
+        ),
+    };
+    vec![format!(
+        "{why}. If not, PostgreSQL says \"recovery ended before configured recovery target was reached\""
+    )]
+}
+
+/// The user accepts that recovery ends at the hole.
+fn at_the_gap(request: &Request, reach: &Reach, hole: &Hole, reached: Reached) -> (Target, Vec<String>) {
+    let ends = format!(
+        "recovery ends at LSN {}, where {} is missing in the archive ({})",
+        reach.end_lsn, hole.missing, hole.evidence
+    );
+    match (&request.target, reached) {
+        (Target::Latest, _) => (Target::Latest, vec![ends]),
+        (target, Reached::No) => (Target::Latest, vec![format!("{ends}, before {target}")]),
+        (target, _) => {
+            let note = format!(
+                "{ends}, at the latest. If that is before {target}, PostgreSQL says \"recovery ended before configured \
+                 recovery target was reached\": then recover with --end-at-gap and without a target"
+            );
+            (target.clone(), vec![note])
+        }
+    }
+}
+
+fn beyond_the_end(request: &Request, reach: &Reach, last_segment: SegmentName) -> Error {
+    let where_it_is = match &request.target {
+        Target::Xid(_) | Target::Name(_) => "is not in",
+        _ => "lies beyond",
+    };
+    Error::invalid(format!(
+        "{} {where_it_is} the archived WAL, whose last contiguous position on timeline {} is LSN {}, the end of {last_segment}; \
+         if it happened only just now, wait until its segment is archived (SELECT pg_switch_wal())",
+        request.target,
+        last_segment.timeline(),
+        reach.end_lsn
+    ))
+}
+
+fn broken(request: &Request, reach: &Reach, hole: &Hole, last_segment: SegmentName) -> Error {
+    let held = last_segment.timeline();
+    let other_way = if hole.missing.first.timeline() == held {
+        String::new()
+    } else {
+        format!(", follow timeline {held} alone with --target-timeline {held}")
+    };
+    Error::corrupt(format!(
+        "the archived WAL has a hole on the way to {}: {} is missing ({}). Without a break it leads to LSN {}, the end of \
+         {last_segment}. Find the missing WAL (pg_wal of the old servers) and push it, choose a target before the hole\
+         {other_way}, or accept with --end-at-gap that recovery ends there",
+        request.target, hole.missing, hole.evidence, reach.end_lsn
+    ))
+}
+
+fn never_consistent(backup: &Backup, reach: &Reach, chain: &TimelineChain<'_>) -> Error {
+    let missing = reach.hole.as_ref().map_or_else(String::new, |hole| {
+        format!(": {} is missing ({})", hole.missing, hole.evidence)
+    });
+    Error::corrupt(format!(
+        "along timeline {} backup {} cannot become consistent, for its WAL ends at LSN {}, before its end at {}{missing}; \
+         archive what is missing if a server still has it, or follow another timeline with --target-timeline",
+        chain.timeline(),
+        backup.id,
+        reach.end_lsn,
+        backup.stop_lsn
+    ))
+}

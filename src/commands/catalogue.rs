@@ -1,0 +1,297 @@
+//! Reading what an archive holds: listings of `backups/` and `wal/`, and the small objects that say
+//! what the large ones are.
+//!
+//! Backups are listed before the WAL, so that what a backup needs that ends meanwhile is listed as
+//! well. A backup that is deleted meanwhile is left out. Memory grows with the number of backups
+//! and of gaps in the WAL, not with that of objects.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use tokio::task::JoinSet;
+
+use super::basebackup::RECORD_LIMIT;
+use super::{identity, stored_wal};
+use crate::archive::backup::BackupRecord;
+use crate::archive::catalogue::{
+    Backup, Catalogue, PartCheck, Unfinished, UnfinishedState, Unrestorable, missing_wal,
+};
+use crate::archive::identity::Identity;
+use crate::archive::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, WAL_PREFIX, backup_prefix};
+use crate::archive::wal_inventory::WalInventory;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::pg::{TimelineHistory, TimelineId};
+use crate::store::Store;
+
+/// Backups, or histories, that are looked at the same time.
+const PARALLEL: usize = 8;
+
+/// Reads what the archive holds.
+///
+/// # Errors
+/// As [`identity::require`] and the store. A damaged backup or history is no error but noted; one
+/// that cannot be read because of an outage is.
+pub async fn load(store: &Store) -> Result<Catalogue> {
+    let identity = identity::require(store).await?;
+    let (recorded, unfinished) = survey_backups(store).await?;
+    let (records, wal) = tokio::try_join!(
+        gather(
+            recorded
+                .into_iter()
+                .map(|id| read_backup(store.clone(), id, identity.clone()))
+        ),
+        wal(store, &identity)
+    )?;
+    let (histories, unreadable_histories) = histories(store, &wal, &identity).await?;
+    let mut catalogue = Catalogue {
+        identity,
+        backups: Vec::new(),
+        unrestorable: Vec::new(),
+        unfinished,
+        wal,
+        histories,
+        unreadable_histories,
+    };
+    for found in records.into_iter().flatten() {
+        judge(found, &mut catalogue)?;
+    }
+    catalogue.backups.sort_by(|one, other| one.id.cmp(&other.id));
+    catalogue.unrestorable.sort_by(|one, other| one.id.cmp(&other.id));
+    Ok(catalogue)
+}
+
+/// Lists the archive's WAL.
+///
+/// # Errors
+/// As [`Store::list`].
+pub async fn wal(store: &Store, identity: &Identity) -> Result<WalInventory> {
+    let mut wal = WalInventory::new(identity.segment_bytes);
+    let mut listing = store.list(WAL_PREFIX, None);
+    while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
+        for object in &page {
+            wal.add(&object.key, object.size);
+        }
+    }
+    Ok(wal)
+}
+
+/// Reads a backup's record.
+///
+/// # Errors
+/// As the store and [`BackupRecord::parse`].
+pub async fn read_record(store: &Store, id: &BackupId) -> Result<BackupRecord> {
+    let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
+    let url = store.url_of(&key);
+    let bytes = store
+        .read(&key, RECORD_LIMIT)
+        .await
+        .context(|| format!("read {url}"))?;
+    BackupRecord::parse(&bytes, &url)
+}
+
+/// What a listing shows of one backup.
+struct Survey {
+    has_record: bool,
+    is_pending: bool,
+    is_started: bool,
+    last_sign: DateTime<Utc>,
+}
+
+impl Survey {
+    fn state(&self) -> UnfinishedState {
+        if self.is_pending {
+            UnfinishedState::WaitingForWal
+        } else if self.is_started {
+            UnfinishedState::Started
+        } else {
+            UnfinishedState::Remains
+        }
+    }
+}
+
+/// The backups with a record, and those without.
+async fn survey_backups(store: &Store) -> Result<(Vec<BackupId>, Vec<Unfinished>)> {
+    let mut seen = BTreeMap::new();
+    let mut listing = store.list(BACKUPS_PREFIX, None);
+    while let Some(page) = listing.next().await.context(|| "list the backups")? {
+        for object in page {
+            let Ok(Key::Backup(id, kind)) = object.key.parse() else {
+                continue;
+            };
+            let survey = seen.entry(id).or_insert(Survey {
+                has_record: false,
+                is_pending: false,
+                is_started: false,
+                last_sign: object.modified,
+            });
+            survey.has_record |= kind == BackupObject::Record;
+            survey.is_pending |= kind == BackupObject::Pending;
+            survey.is_started |= kind == BackupObject::Started;
+            survey.last_sign = survey.last_sign.max(object.modified);
+        }
+    }
+    let (recorded, unfinished): (Vec<_>, Vec<_>) =
+        seen.into_iter().partition(|(_, survey)| survey.has_record);
+    let unfinished = unfinished.into_iter().map(|(id, survey)| Unfinished {
+        id,
+        state: survey.state(),
+        last_sign: survey.last_sign,
+    });
+    Ok((
+        recorded.into_iter().map(|(id, _)| id).collect(),
+        unfinished.collect(),
+    ))
+}
+
+/// What a backup's record and a listing of its objects say.
+struct FoundBackup {
+    id: BackupId,
+    backup: Option<Backup>,
+    wrong: Option<String>,
+}
+
+/// Reads a backup's record and looks for its objects; `None` where it was deleted meanwhile.
+async fn read_backup(store: Store, id: BackupId, identity: Identity) -> Result<Option<FoundBackup>> {
+    let record = match read_record(&store, &id).await {
+        Ok(record) => record,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        // Damaged, or written by a newer walship.
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+            return Ok(Some(FoundBackup {
+                id,
+                backup: None,
+                wrong: Some(error.to_string()),
+            }));
+        }
+        Err(error) => return Err(error),
+    };
+    if let Some(wrong) = misplaced(&record, &id, &identity) {
+        return Ok(Some(FoundBackup {
+            id,
+            backup: None,
+            wrong: Some(wrong),
+        }));
+    }
+    Ok(Some(FoundBackup {
+        backup: Some(Backup::from(&record)),
+        wrong: missing_object(&store, &record).await?,
+        id,
+    }))
+}
+
+/// Whether a record is another backup's, or another cluster's.
+fn misplaced(record: &BackupRecord, id: &BackupId, identity: &Identity) -> Option<String> {
+    if record.id != *id {
+        return Some(format!("its backup.json is the record of backup {}", record.id));
+    }
+    if record.system_identifier != identity.system_identifier {
+        return Some(format!(
+            "it is of the cluster with system identifier {}, the archive of {}",
+            record.system_identifier, identity.system_identifier
+        ));
+    }
+    (record.segment_bytes != identity.segment_bytes).then(|| {
+        format!(
+            "its cluster has WAL segments of {} MiB, the archive's of {} MiB",
+            record.segment_bytes.bytes() >> 20,
+            identity.segment_bytes.bytes() >> 20
+        )
+    })
+}
+
+async fn missing_object(store: &Store, record: &BackupRecord) -> Result<Option<String>> {
+    let mut check = PartCheck::new(record)?;
+    let mut listing = store.list(&backup_prefix(&record.id), None);
+    while let Some(page) = listing
+        .next()
+        .await
+        .context(|| format!("list backup {}", record.id))?
+    {
+        for object in &page {
+            if let Ok(Key::Backup(_, kind)) = object.key.parse() {
+                check.saw(&kind, object.size);
+            }
+        }
+    }
+    Ok(check.finish())
+}
+
+/// Files a backup under those that can be restored, or not.
+fn judge(found: FoundBackup, catalogue: &mut Catalogue) -> Result<()> {
+    let FoundBackup { id, backup, wrong } = found;
+    let missing = match (&backup, &wrong) {
+        (Some(backup), None) => missing_wal(backup, &catalogue.wal)?,
+        _ => None,
+    };
+    let wrong = wrong
+        .or_else(|| missing.map(|range| format!("WAL that it needs is missing in the archive: {range}")));
+    match (backup, wrong) {
+        (Some(backup), None) => catalogue.backups.push(backup),
+        (backup, reason) => catalogue.unrestorable.push(Unrestorable {
+            id,
+            reason: reason.unwrap_or_default(),
+            backup,
+        }),
+    }
+    Ok(())
+}
+
+type Histories = (
+    BTreeMap<TimelineId, TimelineHistory>,
+    BTreeMap<TimelineId, String>,
+);
+
+/// The histories that can be read, and why the others cannot.
+async fn histories(store: &Store, wal: &WalInventory, identity: &Identity) -> Result<Histories> {
+    let system_identifier = identity.system_identifier;
+    let reads = wal.histories().map(|timeline| {
+        let store = store.clone();
+        async move {
+            match stored_wal::read_history(&store, timeline, system_identifier).await {
+                Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
+                read => Ok((timeline, read)),
+            }
+        }
+    });
+    let mut readable = BTreeMap::from([(TimelineId::FIRST, TimelineHistory::root(TimelineId::FIRST))]);
+    let mut unreadable = BTreeMap::new();
+    for (timeline, read) in gather(reads).await? {
+        let reason = match read {
+            Ok(Some(history)) => {
+                readable.insert(timeline, history);
+                continue;
+            }
+            // Nothing of walship deletes one.
+            Ok(None) => "it vanished while the archive was read".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        unreadable.insert(timeline, reason);
+    }
+    Ok((readable, unreadable))
+}
+
+/// Runs the jobs, a few at a time; their results come in any order.
+async fn gather<T, F>(jobs: impl Iterator<Item = F>) -> Result<Vec<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let mut running = JoinSet::new();
+    let mut results = Vec::new();
+    let mut jobs = jobs.fuse();
+    loop {
+        while running.len() < PARALLEL
+            && let Some(job) = jobs.next()
+        {
+            running.spawn(job);
+        }
+        let Some(ended) = running.join_next().await else {
+            return Ok(results);
+        };
+        results
+            .push(ended.map_err(|error| Error::internal(format!("{error}; this is a defect in walship")))??);
+    }
+}

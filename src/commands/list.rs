@@ -1,0 +1,201 @@
+//! `walship list`: the backups, and the WAL of each timeline with its gaps.
+
+#[cfg(test)]
+mod tests;
+mod text;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::{catalogue, identity};
+use crate::archive::backup::{BackupKind, BackupSource};
+use crate::archive::catalogue::{Backup, Catalogue, UnfinishedState};
+use crate::archive::keys::BackupId;
+use crate::archive::wal_inventory::{SegmentRange, WalInventory};
+use crate::error::Result;
+use crate::pg::{Lsn, SegmentName, TimelineId};
+use crate::store::Store;
+
+/// What an archive holds, for people and for programs. A part that was not asked for is absent.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListReport {
+    /// The backups that can be restored, oldest first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backups: Option<Vec<ListedBackup>>,
+    /// The backups with a record that cannot be restored as they are, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unrestorable: Option<Vec<ListedUnrestorable>>,
+    /// Backups that run, wait for their WAL, or were left behind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<Vec<ListedUnfinished>>,
+    /// The WAL, a timeline each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wal: Option<Vec<ListedTimeline>>,
+    /// Timelines that have begun and of which the archive has no segment yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub timelines_without_wal: Vec<TimelineId>,
+    /// What a person should know beside: objects that are no use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    #[serde(skip)]
+    url: String,
+}
+
+/// A backup that can be restored.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)] // the fields of `backup.json`: docs/format.md
+pub struct ListedBackup {
+    pub id: BackupId,
+    pub label: String,
+    pub kind: BackupKind,
+    pub source: BackupSource,
+    pub started_at: DateTime<Utc>,
+    pub finished_at: DateTime<Utc>,
+    pub start_lsn: Lsn,
+    pub stop_lsn: Lsn,
+    /// The timeline on which it became consistent.
+    pub timeline: TimelineId,
+    pub postgres_version: String,
+    pub size_bytes: u64,
+    pub stored_bytes: u64,
+}
+
+/// A backup that cannot be restored as it is.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListedUnrestorable {
+    /// Its id.
+    pub id: BackupId,
+    /// Why.
+    pub reason: String,
+}
+
+/// A backup without a record.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListedUnfinished {
+    /// Its id.
+    pub id: BackupId,
+    /// How far it came.
+    pub state: UnfinishedState,
+    /// When the store last saw a sign of it.
+    pub last_sign: DateTime<Utc>,
+}
+
+/// The WAL of one timeline.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListedTimeline {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The first segment held.
+    pub first: SegmentName,
+    /// The last segment held.
+    pub last: SegmentName,
+    /// How many are held.
+    pub segments: u64,
+    /// What is missing between the first and the last.
+    pub gaps: Vec<SegmentRange>,
+    /// How many `.partial` files a promotion left.
+    pub partials: u64,
+}
+
+/// Which part of the list is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListPart {
+    /// Everything.
+    All,
+    /// The backups.
+    Backups,
+    /// The WAL.
+    Wal,
+}
+
+/// Reads what the archive holds.
+///
+/// # Errors
+/// As [`catalogue::load`].
+pub async fn run(part: ListPart, store: &Store) -> Result<ListReport> {
+    let mut report = ListReport {
+        backups: None,
+        unrestorable: None,
+        unfinished: None,
+        wal: None,
+        timelines_without_wal: Vec::new(),
+        notes: Vec::new(),
+        url: store.location().to_string(),
+    };
+    if part == ListPart::Wal {
+        let identity = identity::require(store).await?;
+        report.add_wal(&catalogue::wal(store, &identity).await?);
+        return Ok(report);
+    }
+    let catalogue = catalogue::load(store).await?;
+    report.add_backups(&catalogue);
+    if part == ListPart::All {
+        report.add_wal(&catalogue.wal);
+    }
+    Ok(report)
+}
+
+impl ListReport {
+    fn add_backups(&mut self, catalogue: &Catalogue) {
+        self.backups = Some(catalogue.backups.iter().map(listed).collect());
+        let unrestorable = catalogue.unrestorable.iter().map(|entry| ListedUnrestorable {
+            id: entry.id.clone(),
+            reason: entry.reason.clone(),
+        });
+        self.unrestorable = Some(unrestorable.collect());
+        let unfinished = catalogue.unfinished.iter().map(|entry| ListedUnfinished {
+            id: entry.id.clone(),
+            state: entry.state,
+            last_sign: entry.last_sign,
+        });
+        self.unfinished = Some(unfinished.collect());
+    }
+
+    fn add_wal(&mut self, wal: &WalInventory) {
+        let timelines = wal.timelines().filter_map(|timeline| {
+            let span = wal.span(timeline)?;
+            Some(ListedTimeline {
+                timeline,
+                first: span.first,
+                last: span.last,
+                segments: span.segments,
+                gaps: wal.gaps(timeline).collect(),
+                partials: wal.partials(timeline),
+            })
+        });
+        self.wal = Some(timelines.collect());
+        self.timelines_without_wal = wal
+            .timelines()
+            .filter(|timeline| wal.newest(*timeline).is_none())
+            .collect();
+        if wal.empty() > 0 {
+            self.notes.push(format!(
+                "empty objects below wal/, which count as missing: {}",
+                wal.empty()
+            ));
+        }
+        if wal.foreign() > 0 {
+            self.notes.push(format!(
+                "objects below wal/ that are not walship's: {}",
+                wal.foreign()
+            ));
+        }
+    }
+}
+
+fn listed(backup: &Backup) -> ListedBackup {
+    ListedBackup {
+        id: backup.id.clone(),
+        label: backup.label.clone(),
+        kind: backup.kind,
+        source: backup.source,
+        started_at: backup.started_at,
+        finished_at: backup.finished_at,
+        start_lsn: backup.start_lsn,
+        stop_lsn: backup.stop_lsn,
+        timeline: backup.stop_timeline,
+        postgres_version: backup.postgres_version.clone(),
+        size_bytes: backup.size_bytes,
+        stored_bytes: backup.stored_bytes,
+    }
+}

@@ -1,0 +1,47 @@
+//! The `restore_command` of the recovered server.
+
+use std::fmt::Write as _;
+
+use super::shell::shell_word;
+use crate::pg::SegmentName;
+
+/// `walship` (the program, and the global flags it needs to find the archive) as `restore_command`;
+/// `gap` is the first segment of a hole at which recovery may end.
+///
+/// No secret may be among the words: the command is written to a file and seen in `ps`. PostgreSQL
+/// replaces `%f`, `%p` and `%r`, and takes `%%` for `%` (`replace_percent_placeholders`,
+/// `BuildRestoreCommand` before 16).
+#[must_use]
+pub fn restore_command(walship: &[String], gap: Option<SegmentName>) -> String {
+    let mut command = String::new();
+    for word in walship {
+        command.push_str(&shell_word(word).replace('%', "%%"));
+        command.push(' ');
+    }
+    command.push_str("restore ");
+    if let Some(gap) = gap {
+        // Writing to a String cannot fail.
+        let _ = write!(command, "--accept-gap {gap} ");
+    }
+    command.push_str("%f %p");
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shell_and_postgresql_give_each_word_back_as_it_was() {
+        let walship = ["/usr/bin/walship", "--archive", "file:///a b/100%"].map(str::to_owned);
+        assert_eq!(
+            restore_command(&walship, None),
+            "/usr/bin/walship --archive 'file:///a b/100%%' restore %f %p"
+        );
+        let gap = "000000010000000000000007".parse().unwrap();
+        assert_eq!(
+            restore_command(&["walship".to_owned()], Some(gap)),
+            "walship restore --accept-gap 000000010000000000000007 %f %p"
+        );
+    }
+}

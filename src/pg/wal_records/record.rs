@@ -1,0 +1,156 @@
+//! One WAL record on its way through the reader (`XLogRecord`, `src/include/access/xlogrecord.h`, the
+//! same in PostgreSQL 14 to 18).
+
+use super::body::Body;
+use super::{WalCheck, WalEventKind};
+use crate::pg::fields::{u32_at, u64_at};
+use crate::pg::{Lsn, Major, TransactionId};
+
+/// The fixed part of a record, with which it starts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RecordHeader {
+    /// The size of the whole record.
+    pub(super) total_bytes: u32,
+    pub(super) transaction: TransactionId,
+    /// The position of the record before.
+    pub(super) previous: Lsn,
+    /// The upper four bits are the resource manager's.
+    pub(super) info: u8,
+    pub(super) resource_manager: u8,
+    /// CRC-32C of the body, and then of the header as far as [`RecordHeader::CRC_OFFSET`].
+    crc: u32,
+    before_crc: [u8; Self::CRC_OFFSET],
+}
+
+impl RecordHeader {
+    /// Its size in bytes (`SizeOfXLogRecord`).
+    pub(super) const SIZE_BYTES: usize = 24;
+    const CRC_OFFSET: usize = 20;
+
+    fn parse(bytes: &[u8; Self::SIZE_BYTES]) -> Option<Self> {
+        Some(Self {
+            total_bytes: u32_at(bytes, 0)?,
+            transaction: TransactionId(u32_at(bytes, 4)?),
+            previous: Lsn(u64_at(bytes, 8)?),
+            info: *bytes.get(16)?,
+            resource_manager: *bytes.get(17)?,
+            crc: u32_at(bytes, Self::CRC_OFFSET)?,
+            before_crc: *bytes.first_chunk()?,
+        })
+    }
+
+    /// The size of what follows the header, in bytes.
+    pub(super) fn body_bytes(&self) -> u64 {
+        u64::from(self.total_bytes).saturating_sub(Self::SIZE_BYTES as u64)
+    }
+}
+
+/// A header of which some bytes are still to come.
+pub(super) struct PartialHeader {
+    start: Lsn,
+    bytes: [u8; RecordHeader::SIZE_BYTES],
+    got: usize,
+}
+
+impl PartialHeader {
+    /// The header of the record that starts here.
+    pub(super) fn new(start: Lsn) -> Self {
+        Self {
+            start,
+            bytes: [0; RecordHeader::SIZE_BYTES],
+            got: 0,
+        }
+    }
+
+    pub(super) fn start(&self) -> Lsn {
+        self.start
+    }
+
+    /// How much of the header is still to come, in bytes.
+    pub(super) fn missing(&self) -> u64 {
+        (RecordHeader::SIZE_BYTES - self.got) as u64
+    }
+
+    /// How much of the whole record is still to come, in bytes. The length itself is never split
+    /// between pages, for records begin at multiples of eight.
+    pub(super) fn remaining(&self) -> u64 {
+        let total = u32_at(&self.bytes, 0).unwrap_or(0);
+        u64::from(total).saturating_sub(self.got as u64)
+    }
+
+    /// Takes at most the missing bytes; yields the header when it has them all.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Option<RecordHeader> {
+        self.bytes
+            .get_mut(self.got..self.got + bytes.len())?
+            .copy_from_slice(bytes);
+        self.got += bytes.len();
+        if self.got < RecordHeader::SIZE_BYTES {
+            return None;
+        }
+        RecordHeader::parse(&self.bytes)
+    }
+}
+
+/// A record whose header was read.
+pub(super) struct Record {
+    start: Lsn,
+    header: RecordHeader,
+    remaining: u64,
+    crc: u32,
+    /// Only for a record that tells something, which few do.
+    body: Option<Box<Body>>,
+}
+
+impl Record {
+    pub(super) fn new(start: Lsn, header: RecordHeader, major: Major) -> Self {
+        Self {
+            start,
+            header,
+            remaining: header.body_bytes(),
+            crc: 0,
+            body: Body::of(&header, major).map(Box::new),
+        }
+    }
+
+    pub(super) fn start(&self) -> Lsn {
+        self.start
+    }
+
+    /// How much of it is still to come, in bytes.
+    pub(super) fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    /// Whether the rest of the segment is unused after it (`XLOG_SWITCH`).
+    pub(super) fn is_switch(&self) -> bool {
+        self.header.resource_manager == 0 && self.header.info & 0xF0 == 0x40
+    }
+
+    /// Takes at most the remaining bytes.
+    pub(super) fn take(&mut self, bytes: &[u8], check: WalCheck) {
+        self.remaining = self.remaining.saturating_sub(bytes.len() as u64);
+        if check == WalCheck::Crc {
+            self.crc = crc32c::crc32c_append(self.crc, bytes);
+        }
+        if let Some(body) = &mut self.body {
+            body.take(bytes);
+        }
+    }
+
+    /// What the complete record tells, if anything.
+    pub(super) fn finish(self, check: WalCheck) -> Result<Option<WalEventKind>, String> {
+        let start = self.start;
+        if check == WalCheck::Crc
+            && crc32c::crc32c_append(self.crc, &self.header.before_crc) != self.header.crc
+        {
+            return Err(format!("the record at {start} does not match its CRC"));
+        }
+        let Some(body) = self.body else {
+            return Ok(None);
+        };
+        match body.finish() {
+            Some(kind) => Ok(Some(kind)),
+            None => Err(format!("the record at {start} is not one that PostgreSQL writes")),
+        }
+    }
+}

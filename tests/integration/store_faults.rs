@@ -1,0 +1,429 @@
+//! What a store does when the network or the server fails: each case ends in
+//! bounded time and with the right kind of error. On S3 through a proxy that fails on demand, in
+//! front of each server, and against sockets that misbehave; on a directory with damaged trees.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use walship::ErrorKind;
+use walship::store::{Body, FaultKind, Faults, Location, Operation, PutMode, Store, StoreOptions};
+
+use crate::store_contract::{block_on, noise, options, spilled};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::stores::{Kind, Place, TestStore, chosen};
+
+/// Limits short enough for a test, and different enough to tell which one struck.
+fn hasty(place: &Place) -> StoreOptions {
+    StoreOptions {
+        operation_timeout: Duration::from_secs(4),
+        connect_timeout: Duration::from_millis(700),
+        request_timeout: Duration::from_millis(1500),
+        ..options(place)
+    }
+}
+
+pub async fn open(place: &Place) -> Store {
+    let location: Location = place.url.parse().unwrap();
+    Store::open(&location, &hasty(place)).await.unwrap()
+}
+
+fn behind_proxy(kind: Kind, test: impl AsyncFnOnce(Proxy, Store)) {
+    let kind = TestStore::Server(kind);
+    if !chosen().contains(&kind) {
+        return;
+    }
+    let place = kind.new_place();
+    let proxy = Proxy::start(place.endpoint().unwrap());
+    block_on(async {
+        let store = open(&place.with_env("AWS_ENDPOINT_URL", &proxy.endpoint())).await;
+        test(proxy, store).await;
+    });
+}
+
+macro_rules! on_each_server {
+    ($($name:ident)*) => { $(
+        mod $name {
+            use super::{Kind, behind_proxy};
+
+            #[test]
+            fn localstack() {
+                behind_proxy(Kind::LocalStack, super::$name);
+            }
+
+            #[test]
+            fn seaweedfs() {
+                behind_proxy(Kind::SeaweedFs, super::$name);
+            }
+
+            #[test]
+            fn minio() {
+                behind_proxy(Kind::MinIo, super::$name);
+            }
+        }
+    )* };
+}
+
+on_each_server! {
+    every_call_costs_one_request
+    a_passing_failure_is_ridden_out
+    an_outage_ends_at_the_deadline
+    a_put_whose_answer_got_lost_is_told_as_a_conflict
+    a_body_that_breaks_off_is_unavailable
+    an_answer_that_proves_nothing_is_not_absence
+}
+
+async fn every_call_costs_one_request(proxy: Proxy, store: Store) {
+    let body = Body::from_bytes(noise(100_000));
+    store.put("a", &body, PutMode::Create).await.unwrap();
+    store
+        .put("b", &spilled(&noise(100_000)), PutMode::Create)
+        .await
+        .unwrap();
+    store.put("a", &body, PutMode::Create).await.unwrap_err();
+    assert_eq!((proxy.count("PUT"), proxy.requests().len()), (3, 3));
+    store.read("a", 1 << 20).await.unwrap();
+    store.head("a").await.unwrap().unwrap();
+    assert_eq!((proxy.count("GET"), proxy.count("HEAD")), (1, 1));
+    store.list("", None).next().await.unwrap().unwrap();
+    store.delete(&["a".into(), "b".into()]).await.unwrap();
+    assert_eq!(proxy.requests().len(), 7);
+}
+
+async fn a_passing_failure_is_ridden_out(proxy: Proxy, store: Store) {
+    for fault in [
+        Fault::Answer(500),
+        Fault::Answer(503),
+        Fault::Answer(429),
+        Fault::Refuse,
+    ] {
+        proxy.forget();
+        for method in ["PUT", "PUT", "GET", "HEAD"] {
+            proxy.next(method, fault);
+        }
+        let body = Body::from_bytes(noise(100_000));
+        store.put("a", &body, PutMode::Replace).await.unwrap();
+        assert_eq!(store.read("a", 1 << 20).await.unwrap(), noise(100_000));
+        assert_eq!(store.head("a").await.unwrap().unwrap().size, 100_000);
+        assert_eq!(
+            (proxy.count("PUT"), proxy.count("GET"), proxy.count("HEAD")),
+            (3, 2, 2),
+            "{fault:?}"
+        );
+    }
+    // Two conditional puts met: the next attempt looks again.
+    proxy.next("PUT", Fault::Answer(409));
+    store
+        .put("b", &Body::from_bytes("x"), PutMode::Create)
+        .await
+        .unwrap();
+    proxy.next("PUT", Fault::Answer(409));
+    let second = store
+        .put("b", &Body::from_bytes("x"), PutMode::Create)
+        .await
+        .unwrap_err();
+    assert_eq!(second.kind(), ErrorKind::Conflict, "{second}");
+    // The file is read from its start by each attempt.
+    proxy.next("PUT", Fault::Answer(500));
+    store
+        .put("c", &spilled(&noise(700_000)), PutMode::Create)
+        .await
+        .unwrap();
+    assert_eq!(store.read("c", 1 << 20).await.unwrap(), noise(700_000));
+}
+
+async fn an_outage_ends_at_the_deadline(proxy: Proxy, store: Store) {
+    for fault in [
+        Fault::BlackHole,
+        Fault::Refuse,
+        Fault::Answer(503),
+        Fault::Answer(409),
+    ] {
+        proxy.set(fault);
+        proxy.forget();
+        let (body, keys) = (Body::from_bytes("x"), ["a".to_owned()]);
+        let mut listing = store.list("", None);
+        let begun = Instant::now();
+        let (put, got, seen, page, deleted) = tokio::join!(
+            store.put("a", &body, PutMode::Create),
+            store.get("a"),
+            store.head("a"),
+            listing.next(),
+            store.delete(&keys)
+        );
+        let taken = begun.elapsed().as_secs_f64();
+        assert!((3.9..5.0).contains(&taken), "{fault:?}: {taken} s");
+        let text = put.as_ref().unwrap_err().to_string();
+        let errors = [
+            put.unwrap_err(),
+            got.unwrap_err(),
+            seen.unwrap_err(),
+            page.unwrap_err(),
+            deleted.unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        }
+        let reason = match fault {
+            Fault::BlackHole => "timeout",
+            Fault::Refuse => "connection",
+            Fault::Answer(503) => "HTTP 503",
+            _ => "HTTP 409",
+        };
+        for part in [&proxy.endpoint(), &store.url_of("a"), "attempts in 4.", reason] {
+            assert!(text.contains(part), "{fault:?}: {part:?} is missing in: {text}");
+        }
+        listing
+            .next()
+            .await
+            .expect_err("a listing that failed does not end well");
+    }
+    proxy.set(Fault::Pass);
+    store
+        .put("a", &Body::from_bytes("x"), PutMode::Create)
+        .await
+        .unwrap();
+}
+
+async fn a_put_whose_answer_got_lost_is_told_as_a_conflict(proxy: Proxy, store: Store) {
+    let body = Body::from_bytes(noise(50_000));
+    proxy.next("PUT", Fault::DropResponse);
+    let error = store.put("a", &body, PutMode::Create).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(store.read("a", 1 << 20).await.unwrap(), noise(50_000));
+    proxy.next("PUT", Fault::DropResponse);
+    store
+        .put("a", &Body::from_bytes("new"), PutMode::Replace)
+        .await
+        .unwrap();
+    assert_eq!(store.read("a", 1 << 20).await.unwrap(), "new");
+}
+
+async fn a_body_that_breaks_off_is_unavailable(proxy: Proxy, store: Store) {
+    store
+        .put("a", &Body::from_bytes(noise(3 << 20)), PutMode::Create)
+        .await
+        .unwrap();
+    for after in [1 << 10, 1 << 20] {
+        proxy.next("GET", Fault::CutAfter(after));
+        let mut object = store.get("a").await.unwrap();
+        let mut received = Vec::new();
+        let error = loop {
+            match object.chunk().await {
+                Ok(piece) => received.extend(piece.expect("no end before the end")),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains(&store.url_of("a")), "{error}");
+        assert!(received.len() < after as usize && noise(3 << 20).starts_with(&received));
+    }
+    assert_eq!(store.read("a", 4 << 20).await.unwrap(), noise(3 << 20));
+}
+
+async fn an_answer_that_proves_nothing_is_not_absence(proxy: Proxy, store: Store) {
+    for (status, kind) in [
+        (404, ErrorKind::Invalid),
+        (403, ErrorKind::Denied),
+        (400, ErrorKind::Invalid),
+    ] {
+        for method in ["GET", "HEAD", "GET"] {
+            proxy.next(method, Fault::Answer(status));
+        }
+        let error = store.get("a").await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        if status == 403 {
+            assert!(error.to_string().contains("s3:ListBucket"), "{error}");
+        }
+        let error = store.head("a").await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+}
+
+// Sockets that misbehave; no server is needed.
+
+fn at_socket(address: SocketAddr) -> Place {
+    let place = Place::directory().with_url("s3://bucket/archive");
+    let endpoint = format!("http://{address}");
+    place
+        .with_env("AWS_ENDPOINT_URL", &endpoint)
+        .with_env("AWS_ACCESS_KEY_ID", "key")
+        .with_env("AWS_SECRET_ACCESS_KEY", "the-secret")
+}
+
+/// A port that takes no more connections and refuses none: its queue is full.
+fn port_that_never_accepts() -> (TcpListener, Vec<TcpStream>) {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::STREAM,
+        None,
+    )
+    .unwrap();
+    rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    rustix::net::listen(&socket, 0).unwrap();
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        waiting.push(stream);
+    }
+    (listener, waiting)
+}
+
+#[test]
+fn a_connection_that_is_never_made_ends_at_the_deadline() {
+    let (listener, _waiting) = port_that_never_accepts();
+    block_on(async {
+        let store = open(&at_socket(listener.local_addr().unwrap())).await;
+        let begun = Instant::now();
+        let error = store.get("a").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!((3.9..5.0).contains(&begun.elapsed().as_secs_f64()), "{error}");
+        assert!(error.to_string().contains("connect"), "{error}");
+    });
+}
+
+#[test]
+fn an_upload_that_nobody_reads_ends_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    block_on(async {
+        let store = open(&at_socket(listener.local_addr().unwrap())).await;
+        let begun = Instant::now();
+        // Each MiB adds a second to the limit; the kernel takes some of it, and nobody the rest.
+        let error = store
+            .put("a", &Body::from_bytes(noise(8 << 20)), PutMode::Create)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!((11.9..13.0).contains(&begun.elapsed().as_secs_f64()), "{error}");
+    });
+}
+
+/// Answers each request with the head of a response for 1 MiB, and then as `body` does.
+fn server_of(body: fn(&mut TcpStream)) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 8192]);
+                let head = "HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\nLast-Modified: Mon, 23 Nov 2026 12:00:00 GMT\r\n\r\n";
+                let _ = stream.write_all(head.as_bytes());
+                body(&mut stream);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_body_that_stops_flowing_ends_in_time() {
+    let address = server_of(|stream| {
+        let _ = stream.write_all(&[1; 1000]);
+        thread::sleep(Duration::from_mins(1));
+    });
+    read_fails_within(address, 1.4..2.5);
+}
+
+#[test]
+fn a_body_that_trickles_ends_in_time() {
+    let address = server_of(|stream| {
+        while stream.write_all(&[1]).is_ok() {
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    // The time for a call, and a second for the one MiB.
+    read_fails_within(address, 4.9..6.0);
+}
+
+fn read_fails_within(address: SocketAddr, expected: std::ops::Range<f64>) {
+    block_on(async {
+        let store = open(&at_socket(address)).await;
+        let begun = Instant::now();
+        let error = store.read("a", 2 << 20).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        let taken = begun.elapsed().as_secs_f64();
+        assert!(expected.contains(&taken), "{taken} s: {error}");
+    });
+}
+
+#[test]
+fn no_secret_is_printed() {
+    block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = at_socket(listener.local_addr().unwrap());
+        drop(listener);
+        let store = open(&place).await;
+        let error = store.get("a").await.unwrap_err();
+        for text in [
+            format!("{store:?}"),
+            format!("{:?}", hasty(&place)),
+            format!("{error} {error:?}"),
+        ] {
+            assert!(!text.contains("the-secret"), "{text}");
+        }
+        let with_password = place.with_env("AWS_ENDPOINT_URL", "http://user:the-secret@127.0.0.1:1");
+        let error = Store::open(&place.url.parse().unwrap(), &hasty(&with_password))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(!error.to_string().contains("the-secret"), "{error}");
+    });
+}
+
+// The fault wrapper does what its script says.
+
+#[test]
+fn scripted_faults_strike_once_and_in_order() {
+    block_on(async {
+        let place = Place::directory();
+        let faults = Faults::default();
+        let store = open(&place).await.with_faults(faults.clone());
+        let body = Body::from_bytes(noise(600_000));
+
+        faults.add(Operation::Put, "wal/", FaultKind::Before(ErrorKind::Denied));
+        faults.add(Operation::Put, "", FaultKind::After);
+        faults.add(Operation::Put, "other", FaultKind::Corrupt);
+        let kinds = [
+            ("wal/a", Some(ErrorKind::Denied)),
+            ("wal/a", Some(ErrorKind::Unavailable)),
+            ("wal/a", Some(ErrorKind::Conflict)),
+            ("other", Some(ErrorKind::Corrupt)),
+            ("other", None),
+        ];
+        for (key, kind) in kinds {
+            let result = store.put(key, &body, PutMode::Create).await;
+            assert_eq!(result.err().map(|error| error.kind()), kind, "{key}");
+        }
+
+        faults.add(Operation::Get, "", FaultKind::Short);
+        assert_eq!(
+            store.read("other", 1 << 20).await.unwrap_err().kind(),
+            ErrorKind::Unavailable
+        );
+        faults.add(Operation::Get, "", FaultKind::Corrupt);
+        let damaged = store.read("other", 1 << 20).await.unwrap();
+        assert_eq!(
+            (damaged[0] ^ 1, &damaged[1..]),
+            (noise(1)[0], &noise(600_000)[1..])
+        );
+        assert_eq!(store.read("other", 1 << 20).await.unwrap(), noise(600_000));
+
+        faults.add(Operation::Delete, "b", FaultKind::After);
+        faults.add(Operation::List, "", FaultKind::Before(ErrorKind::Unavailable));
+        faults.add(Operation::Head, "", FaultKind::Delay(Duration::from_millis(200)));
+        store.delete(&["a".into(), "b".into()]).await.unwrap_err();
+        let mut listing = store.list("", None);
+        listing.next().await.unwrap_err();
+        listing
+            .next()
+            .await
+            .expect_err("a listing that failed does not end well");
+        let begun = Instant::now();
+        store.head("other").await.unwrap().unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(200));
+        assert_eq!(faults.left(), 0);
+    });
+}
