@@ -61,6 +61,16 @@ fn noise(length: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(length).collect()
 }
 
+fn decompress(path: &Path) -> Vec<u8> {
+    let output = std::process::Command::new("zstd")
+        .arg("-dc")
+        .arg(path)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}: {output:?}", path.display());
+    output.stdout
+}
+
 /// Unpacks a stored backup as its format promises: with `cat`, `zstd` and `tar`.
 fn unpack(place: &Place, id: &str, streams: &Value, data: &Path) {
     let backup = place.path().unwrap().join("backups").join(id);
@@ -75,7 +85,7 @@ fn unpack(place: &Place, id: &str, streams: &Value, data: &Path) {
         give_to_user(&to);
         let line = format!(
             "cat {}/*.tar.zst | zstd -dc | tar x -C {}",
-            backup.join(&folder).display(),
+            backup.join(folder).display(),
             to.display()
         );
         let output = command_as_user("/bin/bash")
@@ -146,12 +156,16 @@ fn a_backup_unpacks_with_zstd_and_tar_to_what_pg_verifybackup_accepts() {
         );
         let label = std::fs::read_to_string(data.join("backup_label")).unwrap();
         assert!(label.contains(&format!("LABEL: {LABEL}\n")), "{label}");
-        let manifest = std::process::Command::new("zstd")
-            .args(["-dc", backup.join("manifest.zst").to_str().unwrap()])
-            .output()
-            .unwrap();
+        // The last member is global/pg_control; two zero blocks follow.
+        let index = decompress(&backup.join("files.zst"));
+        let last = index.split(|byte| *byte == b'\n').rev().nth(1).unwrap();
+        let last: Value = serde_json::from_slice(last).unwrap();
+        assert_eq!(last["path"], "global/pg_control");
+        let end = last["offset"].as_u64().unwrap() + last["size"].as_u64().unwrap();
+        assert_eq!(record["streams"][2]["tar_bytes"], end + 1024);
+
         let manifest_path = root.path().join("manifest");
-        std::fs::write(&manifest_path, manifest.stdout).unwrap();
+        std::fs::write(&manifest_path, decompress(&backup.join("manifest.zst"))).unwrap();
         let [manifest, data] = [&manifest_path, &data].map(|path| path.to_str().unwrap());
         primary
             .run_program("pg_verifybackup", &["-n", "-m", manifest, data])
