@@ -259,14 +259,16 @@ async fn histories(store: &Store, wal: &WalInventory, identity: &Identity) -> Re
     let mut readable = BTreeMap::from([(TimelineId::FIRST, TimelineHistory::root(TimelineId::FIRST))]);
     let mut unreadable = BTreeMap::new();
     for (timeline, read) in gather(reads).await? {
-        match read {
-            Ok(Some(history)) => drop(readable.insert(timeline, history)),
-            // Nothing of walship deletes one.
-            Ok(None) => {
-                drop(unreadable.insert(timeline, "it vanished while the archive was read".to_owned()))
+        let reason = match read {
+            Ok(Some(history)) => {
+                readable.insert(timeline, history);
+                continue;
             }
-            Err(error) => drop(unreadable.insert(timeline, error.to_string())),
-        }
+            // Nothing of walship deletes one.
+            Ok(None) => "it vanished while the archive was read".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        unreadable.insert(timeline, reason);
     }
     Ok((readable, unreadable))
 }
