@@ -501,7 +501,7 @@ fn a_sound_part_with_other_content_is_refused() {
 fn a_damaged_segment_is_never_delivered() {
     every_damage("segment", |original, case, damage, what| {
         let (output, delivered) = case.restore(&original.segment);
-        assert_eq!(delivered, None, "{what}");
+        assert!(delivered.is_none(), "{what}");
         refused(&output, 200, &original.segment, what);
         one_line(&output, what);
         let recovered = recover_is_right_or_refuses(case, original, what);
@@ -540,7 +540,7 @@ fn postgresql_stops_at_a_damaged_segment() {
 fn a_damaged_history_is_never_taken_for_absence() {
     every_damage("history", |original, case, damage, what| {
         let (output, delivered) = case.restore("00000003.history");
-        assert_eq!(delivered, None, "{what}");
+        assert!(delivered.is_none(), "{what}");
         refused(&output, 200, "00000003.history", what);
         one_line(&output, what);
         // The backup can be restored, to another timeline.
@@ -561,7 +561,7 @@ fn without_a_sound_identity_nothing_is_said_to_be_there_or_absent() {
         );
         for name in [&original.segment, &missing] {
             let (output, delivered) = case.restore(name);
-            assert_eq!(delivered, None, "{what}, {name}");
+            assert!(delivered.is_none(), "{what}, {name}");
             if damage == Damage::Swap && *name == missing {
                 continue; // its own cluster's archive may well have no such segment
             }
