@@ -99,8 +99,8 @@ impl Original {
 
     /// The objects to damage: what they are, their keys, and another object of the same kind.
     fn objects(&self) -> Vec<(&'static str, String, String)> {
-        let of = |name: &str| (self.key(&self.backup, name), self.key(&self.other_backup, name));
-        let tablespace = fs::read_dir(self.archive.join(self.key(&self.backup, "")))
+        let of = |name: &str| (Self::key(&self.backup, name), Self::key(&self.other_backup, name));
+        let tablespace = fs::read_dir(self.archive.join(Self::key(&self.backup, "")))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .find(|name| name.bytes().all(|b| b.is_ascii_digit()))
@@ -130,7 +130,7 @@ impl Original {
             .collect()
     }
 
-    fn key(&self, backup: &str, name: &str) -> String {
+    fn key(backup: &str, name: &str) -> String {
         format!("backups/{backup}/{name}")
     }
 }
@@ -410,7 +410,7 @@ fn a_damaged_record_is_no_backup() {
 #[test]
 fn no_bit_of_a_record_leads_to_wrong_data() {
     let original = Original::shared();
-    let key = original.key(&original.backup, "backup.json");
+    let key = Original::key(&original.backup, "backup.json");
     let record = fs::read(original.archive.join(&key)).unwrap();
     let case = Case::of(original);
     let mut refusals = 0;
@@ -469,7 +469,7 @@ fn a_sound_part_with_other_content_is_refused() {
     let case = Case::of(original);
     let part = case
         .archive
-        .join(original.key(&original.backup, "base/000001.tar.zst"));
+        .join(Original::key(&original.backup, "base/000001.tar.zst"));
     let script = format!(
         "zstd -dc '{part}' | sed 's/max_connections = 100/max_connections = 999/' | zstd -1 --check -c >'{part}.new' \
          && mv '{part}.new' '{part}'",
@@ -483,7 +483,7 @@ fn a_sound_part_with_other_content_is_refused() {
             .success()
     );
     // Even where the record states the new size.
-    let key = original.key(&original.backup, "backup.json");
+    let key = Original::key(&original.backup, "backup.json");
     let mut record = json(&fs::read(case.archive.join(&key)).unwrap());
     let streams = record["streams"].as_array_mut().unwrap();
     let base = streams
