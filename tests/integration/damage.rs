@@ -99,8 +99,8 @@ impl Original {
 
     /// The objects to damage: what they are, their keys, and another object of the same kind.
     fn objects(&self) -> Vec<(&'static str, String, String)> {
-        let of = |name: &str| (self.key(&self.backup, name), self.key(&self.other_backup, name));
-        let tablespace = fs::read_dir(self.archive.join(self.key(&self.backup, "")))
+        let of = |name: &str| (Self::key(&self.backup, name), Self::key(&self.other_backup, name));
+        let tablespace = fs::read_dir(self.archive.join(Self::key(&self.backup, "")))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .find(|name| name.bytes().all(|b| b.is_ascii_digit()))
@@ -130,7 +130,7 @@ impl Original {
             .collect()
     }
 
-    fn key(&self, backup: &str, name: &str) -> String {
+    fn key(backup: &str, name: &str) -> String {
         format!("backups/{backup}/{name}")
     }
 }
@@ -410,7 +410,7 @@ fn a_damaged_record_is_no_backup() {
 #[test]
 fn no_bit_of_a_record_leads_to_wrong_data() {
     let original = Original::shared();
-    let key = original.key(&original.backup, "backup.json");
+    let key = Original::key(&original.backup, "backup.json");
     let record = fs::read(original.archive.join(&key)).unwrap();
     let case = Case::of(original);
     let mut refusals = 0;
@@ -469,7 +469,7 @@ fn a_sound_part_with_other_content_is_refused() {
     let case = Case::of(original);
     let part = case
         .archive
-        .join(original.key(&original.backup, "base/000001.tar.zst"));
+        .join(Original::key(&original.backup, "base/000001.tar.zst"));
     let script = format!(
         "zstd -dc '{part}' | sed 's/max_connections = 100/max_connections = 999/' | zstd -1 --check -c >'{part}.new' \
          && mv '{part}.new' '{part}'",
@@ -483,7 +483,7 @@ fn a_sound_part_with_other_content_is_refused() {
             .success()
     );
     // Even where the record states the new size.
-    let key = original.key(&original.backup, "backup.json");
+    let key = Original::key(&original.backup, "backup.json");
     let mut record = json(&fs::read(case.archive.join(&key)).unwrap());
     let streams = record["streams"].as_array_mut().unwrap();
     let base = streams
@@ -501,7 +501,7 @@ fn a_sound_part_with_other_content_is_refused() {
 fn a_damaged_segment_is_never_delivered() {
     every_damage("segment", |original, case, damage, what| {
         let (output, delivered) = case.restore(&original.segment);
-        assert_eq!(delivered, None, "{what}");
+        assert!(delivered.is_none(), "{what}");
         refused(&output, 200, &original.segment, what);
         one_line(&output, what);
         let recovered = recover_is_right_or_refuses(case, original, what);
@@ -540,7 +540,7 @@ fn postgresql_stops_at_a_damaged_segment() {
 fn a_damaged_history_is_never_taken_for_absence() {
     every_damage("history", |original, case, damage, what| {
         let (output, delivered) = case.restore("00000003.history");
-        assert_eq!(delivered, None, "{what}");
+        assert!(delivered.is_none(), "{what}");
         refused(&output, 200, "00000003.history", what);
         one_line(&output, what);
         // The backup can be restored, to another timeline.
@@ -561,7 +561,7 @@ fn without_a_sound_identity_nothing_is_said_to_be_there_or_absent() {
         );
         for name in [&original.segment, &missing] {
             let (output, delivered) = case.restore(name);
-            assert_eq!(delivered, None, "{what}, {name}");
+            assert!(delivered.is_none(), "{what}, {name}");
             if damage == Damage::Swap && *name == missing {
                 continue; // its own cluster's archive may well have no such segment
             }

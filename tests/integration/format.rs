@@ -146,7 +146,7 @@ fn a_backup_of_format_1_unpacks_with_zstd_and_tar_and_recovers_with_walship() {
         // Its restore command and archive command are those of this build.
         let mut cluster = Cluster::adopt(17, &data);
         cluster.start();
-        cluster.wait_until("select not pg_is_in_recovery()", "t", Duration::from_secs(60));
+        cluster.wait_until("select not pg_is_in_recovery()", "t", Duration::from_mins(1));
         assert_eq!(
             cluster.sql("select count(*), max(n) from t"),
             expected,
