@@ -162,7 +162,7 @@ fn a_clock_that_is_off_by_a_day_stops_nothing() {
                 .succeeded();
             let needed = proxy.count("GET");
             proxy.forget();
-            walship.run(&["restore", name, "pg_wal/AGAIN"]).succeeded();
+            walship.run(&["restore", name, "pg_wal/ONCE_MORE"]).succeeded();
             assert!(
                 proxy.count("GET") > needed,
                 "no request was refused ({asked}): is the clock off at all?"
