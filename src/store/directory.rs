@@ -16,14 +16,14 @@
 //!
 //! Files are made with mode 0640 and directories with 0750, less the umask.
 
+mod deletion;
 mod walk;
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{ErrorKind as IoKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::OFlags;
@@ -32,6 +32,7 @@ use tempfile::NamedTempFile;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use self::deletion::delete;
 pub(super) use self::walk::Walk;
 use super::options::StoreOptions;
 use super::{Body, BodyContent, ObjectInfo, PutMode};
@@ -42,9 +43,6 @@ pub(super) const TEMPORARY: &str = ".walship-";
 
 /// How much is read, hashed or written at once.
 const PIECE_BYTES: usize = 256 << 10;
-
-/// When a temporary file was left behind by a crash and is not being written.
-const STALE: Duration = Duration::from_hours(24);
 
 /// A store in a directory.
 #[derive(Debug, Clone)]
@@ -368,61 +366,6 @@ fn explain(error: std::io::Error, root: &Path, key: &str) -> Error {
         }
     }
     Error::not_found("there is no such object")
-}
-
-fn delete(root: &Path, keys: &[String]) -> Result<()> {
-    check_root(root)?;
-    let mut touched = BTreeSet::new();
-    for key in keys {
-        let path = root.join(key);
-        match fs::remove_file(&path) {
-            Ok(()) => {}
-            Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => {}
-            Err(error) if error.kind() == IoKind::IsADirectory => return Err(is_a_directory(&path)),
-            Err(error) => return Err(failed(format!("delete {}", path.display()), error)),
-        }
-        touched.extend(path.parent().map(Path::to_owned));
-    }
-    // Deepest first, so that a directory is empty when its turn comes.
-    for directory in touched.iter().rev() {
-        settle_deletion(root, directory)?;
-    }
-    Ok(())
-}
-
-/// Makes deletions in a directory durable, and removes it and those above it where they are empty.
-fn settle_deletion(root: &Path, directory: &Path) -> Result<()> {
-    for above in directory.ancestors().take_while(|above| above.starts_with(root)) {
-        if !above.exists() {
-            continue;
-        }
-        remove_stale(above);
-        if above == root || fs::remove_dir(above).is_err() {
-            return match sync_directory(above) {
-                // A concurrent deletion emptied and removed it in this very moment.
-                Err(_) if !above.exists() => Ok(()),
-                other => other,
-            };
-        }
-    }
-    Ok(())
-}
-
-/// Removes what crashed puts left behind. Tidiness only: failures do not matter.
-fn remove_stale(directory: &Path) {
-    let now = SystemTime::now();
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let old = |metadata: Metadata| {
-            let age = metadata
-                .modified()
-                .ok()
-                .and_then(|then| now.duration_since(then).ok());
-            metadata.is_file() && age.is_some_and(|age| age > STALE)
-        };
-        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) && entry.metadata().is_ok_and(old) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
 }
 
 /// A file operation in the archive that failed, with the kind that fits a store.

@@ -12,16 +12,21 @@
     clippy::large_stack_arrays
 )]
 
+mod bad_input;
 mod base_backup_stream;
 mod basebackup;
 mod connection;
+mod damage;
 mod false_server;
+mod format;
 mod push;
+mod recover;
 mod recovery;
 mod restore;
 mod sample;
 mod server;
 mod store_contract;
+mod store_directory;
 mod store_faults;
 mod support;
 mod tls;

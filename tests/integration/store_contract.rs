@@ -186,7 +186,7 @@ async fn a_large_create_of_an_existing_name_is_a_conflict(subject: Subject) {
     assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
     let refused = subject
         .store
-        .put("large", &spilled(&[7; 5 << 20]), PutMode::Create)
+        .put("large", &spilled(&noise(5 << 20)), PutMode::Create)
         .await
         .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");

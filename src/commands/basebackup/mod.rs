@@ -102,6 +102,7 @@ pub async fn run(
     let mut server = Server::connect(connection).await?;
     let identity = identity::find_or_create(store, server.cluster, Utc::now()).await?;
     identity::warn_if_unconditional(&identity, store);
+    server.warn_if_not_archiving();
     history::ensure(&mut server.connection, server.timeline, &identity, store).await?;
     let id = claim::claim(store, &identity).await?;
     let heartbeat = Heartbeat::start(store, &id).await?;

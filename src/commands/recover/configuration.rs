@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::destination::{Access, shell_word};
+use super::destination::Access;
 use super::extract::damaged;
+use super::shell::shell_word;
 use crate::archive::Sha256Sum;
 use crate::archive::backup::BackupRecord;
 use crate::archive::keys::{BackupObject, Key};

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs::{File, FileTimes, Permissions};
 use std::io::ErrorKind::AlreadyExists;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -74,7 +74,7 @@ impl Files {
     }
 
     /// Opens a file for writing, making it if nobody has.
-    fn open(&self, stream: usize, file: &PartFile) -> Result<(File, PathBuf)> {
+    pub(super) fn open(&self, stream: usize, file: &PartFile) -> Result<(File, PathBuf)> {
         let path = self.path_of(stream, &file.path)?;
         let mode = file.mode & 0o777;
         let open = || {
@@ -137,102 +137,8 @@ impl Files {
 }
 
 /// Whether a file has content in other parts too.
-fn spans_parts(file: &PartFile, job: &PartJob) -> bool {
+pub(super) fn spans_parts(file: &PartFile, job: &PartJob) -> bool {
     file.offset < job.start || file.end() > job.end
-}
-
-/// Writes the content of one part, from its first byte to its last, to the files it belongs to.
-#[derive(Debug)]
-pub struct PartWriter<'a> {
-    files: &'a Files,
-    job: &'a PartJob,
-    /// Index of the file that comes next, or is open.
-    next: usize,
-    open: Option<(File, PathBuf)>,
-    /// Offset in the tar stream.
-    position: u64,
-}
-
-impl<'a> PartWriter<'a> {
-    /// A writer at the start of a part.
-    #[must_use]
-    pub fn new(files: &'a Files, job: &'a PartJob) -> Self {
-        Self {
-            files,
-            job,
-            next: 0,
-            open: None,
-            position: job.start,
-        }
-    }
-
-    /// Takes the next bytes of the tar stream.
-    ///
-    /// # Errors
-    /// `Corrupt` for more bytes than the part has; as the operating system says.
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        if bytes.len() as u64 > self.job.end - self.position {
-            return Err(self.wrong_size("more"));
-        }
-        while !bytes.is_empty() {
-            let limit = match self.job.files.get(self.next) {
-                Some(file) if self.position < file.offset => file.offset,
-                Some(file) => file.end(),
-                None => self.job.end,
-            };
-            let length =
-                usize::try_from(limit - self.position).map_or(bytes.len(), |max| max.min(bytes.len()));
-            let (taken, rest) = bytes.split_at(length);
-            self.write_within(taken)?;
-            bytes = rest;
-        }
-        Ok(())
-    }
-
-    /// Takes bytes that lie between two files, or all in one.
-    fn write_within(&mut self, bytes: &[u8]) -> Result<()> {
-        let start = self.position;
-        self.position += bytes.len() as u64;
-        let Some(file) = self.job.files.get(self.next) else {
-            return Ok(());
-        };
-        if start < file.offset {
-            return Ok(());
-        }
-        let (opened, path) = match &mut self.open {
-            Some(open) => open,
-            closed => closed.insert(self.files.open(self.job.stream, file)?),
-        };
-        opened
-            .write_all_at(bytes, start - file.offset)
-            .map_err(|error| writing(path, error))?;
-        if self.position == file.end() {
-            if !spans_parts(file, self.job) {
-                set_mtime(opened, file.mtime).map_err(|error| writing(path, error))?;
-            }
-            self.open = None;
-            self.next += 1;
-        }
-        Ok(())
-    }
-
-    /// Ends the part: every byte of it was there.
-    ///
-    /// # Errors
-    /// `Corrupt` where bytes are missing.
-    pub fn finish(self) -> Result<()> {
-        if self.position == self.job.end {
-            return Ok(());
-        }
-        Err(self.wrong_size("fewer"))
-    }
-
-    fn wrong_size(&self, than: &str) -> Error {
-        Error::corrupt(format!(
-            "it holds {than} than the {} bytes of tar that backup.json says",
-            self.job.end - self.job.start
-        ))
-    }
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<()> {
@@ -249,7 +155,7 @@ fn make_directory(path: &Path, mode: u32) -> Result<()> {
     })
 }
 
-fn set_mtime(file: &File, seconds: i64) -> std::io::Result<()> {
+pub(super) fn set_mtime(file: &File, seconds: i64) -> std::io::Result<()> {
     let distance = Duration::from_secs(seconds.unsigned_abs());
     let time = if seconds < 0 {
         SystemTime::UNIX_EPOCH.checked_sub(distance)
@@ -262,105 +168,20 @@ fn set_mtime(file: &File, seconds: i64) -> std::io::Result<()> {
     }
 }
 
-fn writing(path: &Path, error: std::io::Error) -> Error {
+pub(super) fn writing(path: &Path, error: std::io::Error) -> Error {
     Error::io(format!("restore {}", path.display()), error)
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use std::os::unix::fs::MetadataExt;
-
     use super::super::fixture;
     use super::*;
-    use crate::archive::Sha256Sum;
-    use crate::archive::backup::StoredObject;
-
-    fn job(number: u32, part_bytes: u64, tar: &[u8], files: &[PartFile]) -> PartJob {
-        let start = u64::from(number - 1) * part_bytes;
-        let end = (start + part_bytes).min(tar.len() as u64);
-        PartJob {
-            stream: 0,
-            number,
-            object: StoredObject {
-                stored_bytes: 0,
-                sha256: Sha256Sum::of(b""),
-            },
-            start,
-            end,
-            files: files
-                .iter()
-                .filter(|file| file.offset < end && file.end() > start)
-                .cloned()
-                .collect(),
-        }
-    }
-
-    fn file(path: &str, offset: u64, size: u64) -> PartFile {
-        PartFile {
-            path: path.into(),
-            mode: 0o640,
-            mtime: 1_000_000 + offset.cast_signed(),
-            size,
-            offset,
-        }
-    }
-
-    fn files(top: &Path) -> Files {
-        Files::new(&Layout::new(top, &fixture::record(&[]), &[]).unwrap())
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
-        #[test]
-        fn parts_in_any_order_give_the_same_files(
-            tar in proptest::collection::vec(any::<u8>(), 3000..3001),
-            part_bytes in 100..3500u64,
-            order: u64,
-            piece in 1..700usize,
-        ) {
-            let top = tempfile::tempdir().unwrap();
-            let restored = files(top.path());
-            let members = [file("a", 512, 700), file("b", 2048, 1), file("c", 2400, 600)];
-            let mut numbers: Vec<u32> = (1..=(tar.len() as u64).div_ceil(part_bytes) as u32).collect();
-            numbers.sort_by_key(|number| (u64::from(*number)).wrapping_mul(order | 1) >> 7 & 0xff);
-            for number in numbers {
-                let job = job(number, part_bytes, &tar, &members);
-                let mut writer = PartWriter::new(&restored, &job);
-                for bytes in tar[job.start as usize..job.end as usize].chunks(piece) {
-                    writer.write(bytes).unwrap();
-                }
-                writer.finish().unwrap();
-                restored.finish_part(&job).unwrap();
-            }
-            restored.finish().unwrap();
-            for member in members {
-                let path = top.path().join(&*member.path);
-                prop_assert_eq!(&std::fs::read(&path).unwrap(), &tar[member.offset as usize..member.end() as usize]);
-                let found = path.metadata().unwrap();
-                prop_assert_eq!((found.mtime(), found.mode() & 0o7777), (member.mtime, 0o640));
-            }
-        }
-    }
-
-    #[test]
-    fn a_part_of_another_length_is_refused() {
-        let top = tempfile::tempdir().unwrap();
-        let restored = files(top.path());
-        let job = job(1, 100, &[0; 100], &[]);
-        let mut writer = PartWriter::new(&restored, &job);
-        writer.write(&[0; 99]).unwrap();
-        assert_eq!(
-            writer.write(&[0; 2]).unwrap_err().kind(),
-            crate::ErrorKind::Corrupt
-        );
-        assert!(writer.finish().is_err());
-    }
 
     #[test]
     fn pg_control_is_set_aside_and_no_link_is_made() {
         let top = tempfile::tempdir().unwrap();
-        let restored = files(top.path());
+        let layout = Layout::new(top.path(), &fixture::record(&[]), &[]).unwrap();
+        let restored = Files::new(&layout);
         let mut entry = IndexEntry {
             stream: 0,
             path: "global".to_owned(),

@@ -1,0 +1,268 @@
+//! The directories of a recovery as they come to be, and go again if it fails.
+
+use std::fs::{DirBuilder, File, Permissions};
+use std::io::ErrorKind::{AlreadyExists, NotFound, PermissionDenied};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::destination::{Access, SET_ASIDE_CONTROL, check};
+use super::layout::Layout;
+use super::shell::shell_word;
+use crate::error::{Error, Result};
+
+/// What a tablespace's directory holds until everything is restored.
+const CLAIM: &str = "walship-recover";
+
+/// The directories of a recovery, while it may still fail.
+#[derive(Debug, Default)]
+pub struct Destination {
+    directories: Vec<Made>,
+    /// Files made elsewhere.
+    files: Vec<PathBuf>,
+}
+
+/// A directory as it was found.
+#[derive(Debug)]
+struct Made {
+    directory: PathBuf,
+    /// Its mode, if it existed.
+    mode_before: Option<u32>,
+}
+
+impl Destination {
+    /// Makes the directories, the data directory first, with the cluster's permissions.
+    ///
+    /// # Errors
+    /// As [`check`], which is made once more, and as the operating system says; what was made is
+    /// removed again.
+    pub fn create(layout: &Layout, access: Access) -> Result<Self> {
+        check(layout)?;
+        let mut destination = Self::default();
+        match destination.make(layout, access) {
+            Ok(()) => Ok(destination),
+            Err(error) => Err(destination.undo(error)),
+        }
+    }
+
+    fn make(&mut self, layout: &Layout, access: Access) -> Result<()> {
+        self.make_directory(&layout.data, access, |data| {
+            make_directory_inside(&data.join("global"), access)
+        })?;
+        // The mark comes before anything is made elsewhere.
+        make_file(&layout.data.join(SET_ASIDE_CONTROL), access)?;
+        for (_, directory) in layout.tablespaces() {
+            self.make_directory(directory, access, |space| make_file(&space.join(CLAIM), access))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a directory and claims it. `claim` makes something in it that must not be there yet: of
+    /// two recoveries that found the directory empty one fails, and leaves the other's files alone.
+    fn make_directory(
+        &mut self,
+        directory: &Path,
+        access: Access,
+        claim: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        let mode_before = create_directory(directory, access)?;
+        if let Err(error) = claim(directory) {
+            if mode_before.is_none() {
+                // Removes it only if it is empty.
+                let _ = std::fs::remove_dir(directory);
+            }
+            return Err(error);
+        }
+        self.directories.push(Made {
+            directory: directory.to_owned(),
+            mode_before,
+        });
+        // The umask had its say before, and PostgreSQL refuses other modes.
+        set_mode(directory, access.directory_mode())
+    }
+
+    /// Counts a file outside the directories among what a failure removes.
+    pub fn add_file(&mut self, path: PathBuf) {
+        self.files.push(path);
+    }
+
+    /// Removes everything this recovery made, and says so in the error that ended it.
+    #[must_use]
+    pub fn undo(self, reason: Error) -> Error {
+        let mut left = Vec::new();
+        for file in &self.files {
+            if std::fs::remove_file(file).is_err_and(|error| error.kind() != NotFound) {
+                left.push(file.display().to_string());
+            }
+        }
+        for made in self.directories.iter().rev() {
+            let removed = match made.mode_before {
+                None => std::fs::remove_dir_all(&made.directory),
+                Some(mode) => empty(&made.directory)
+                    .and_then(|()| std::fs::set_permissions(&made.directory, Permissions::from_mode(mode))),
+            };
+            if removed.is_err() {
+                left.push(made.directory.display().to_string());
+            }
+        }
+        if left.is_empty() {
+            return reason;
+        }
+        let kind = reason.kind();
+        Error::new(
+            kind,
+            format!(
+                "{reason} (and what was restored so far could not be removed: {})",
+                left.join(", ")
+            ),
+        )
+    }
+}
+
+fn empty(directory: &Path) -> std::io::Result<()> {
+    for entry in directory.read_dir()? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes the claims back, once everything is restored.
+///
+/// # Errors
+/// As the operating system says.
+pub fn release_claims(layout: &Layout) -> Result<()> {
+    layout.tablespaces().try_for_each(|(_, directory)| {
+        let claim = directory.join(CLAIM);
+        std::fs::remove_file(&claim).map_err(|error| Error::io(format!("remove {}", claim.display()), error))
+    })
+}
+
+/// Makes a directory unless it is there; its mode, if it is.
+fn create_directory(directory: &Path, access: Access) -> Result<Option<u32>> {
+    let shown = directory.display();
+    match DirBuilder::new().mode(access.directory_mode()).create(directory) {
+        Ok(()) => Ok(None),
+        Err(error) if error.kind() == AlreadyExists => {
+            let found = directory
+                .metadata()
+                .map_err(|error| Error::io(format!("look at {shown}"), error))?;
+            Ok(Some(found.mode() & 0o7777))
+        }
+        Err(error) if error.kind() == PermissionDenied => Err(Error::internal(format!(
+            "make the directory {shown}: permission denied; make it as root and give it to the user who runs \
+             walship: install -d -m 700 -o {} {}",
+            rustix::process::geteuid().as_raw(),
+            shell_word(&directory.to_string_lossy())
+        ))),
+        Err(error) => Err(Error::io(format!("make the directory {shown}"), error)),
+    }
+}
+
+fn make_file(path: &Path, access: Access) -> Result<()> {
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(access.file_mode())
+        .open(path)
+        .map(drop)
+        .map_err(|error| Error::io(format!("create {}", path.display()), error))
+}
+
+fn make_directory_inside(directory: &Path, access: Access) -> Result<()> {
+    DirBuilder::new()
+        .mode(access.directory_mode())
+        .create(directory)
+        .map_err(|error| Error::io(format!("make the directory {}", directory.display()), error))
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+        .map_err(|error| Error::io(format!("set the permissions of {}", path.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::destination::CONTROL;
+    use super::super::fixture;
+    use super::*;
+    use crate::ErrorKind;
+
+    fn layout(pgdata: &Path, tablespace: Option<&Path>) -> Layout {
+        let locations: Vec<&str> = tablespace.iter().map(|path| path.to_str().unwrap()).collect();
+        Layout::new(pgdata, &fixture::record(&locations), &[]).unwrap()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().mode() & 0o7777
+    }
+
+    fn failure() -> Error {
+        Error::corrupt("the reason")
+    }
+
+    #[test]
+    fn a_failure_leaves_everything_as_it_was() {
+        let top = tempfile::tempdir().unwrap();
+        let (data, space) = (top.path().join("data"), top.path().join("space"));
+        std::fs::create_dir(&space).unwrap();
+        set_mode(&space, 0o711).unwrap();
+        let layout = layout(&data, Some(&space));
+        check(&layout).unwrap();
+        let mut destination = Destination::create(&layout, Access::Group).unwrap();
+        assert_eq!((mode(&data), mode(&space)), (0o750, 0o750));
+        std::fs::create_dir(space.join("PG_17")).unwrap();
+        std::fs::write(space.join("PG_17/1"), "x").unwrap();
+        let elsewhere = top.path().join("postgresql.conf");
+        std::fs::write(&elsewhere, "x").unwrap();
+        destination.add_file(elsewhere.clone());
+
+        let error = destination.undo(failure());
+        assert_eq!(error.to_string(), "the reason");
+        assert!(!data.exists() && !elsewhere.exists());
+        assert_eq!((space.read_dir().unwrap().count(), mode(&space)), (0, 0o711));
+    }
+
+    #[test]
+    fn of_two_recoveries_at_once_one_fails_and_leaves_the_other_alone() {
+        let top = tempfile::tempdir().unwrap();
+        let (first, second) = (top.path().join("first"), top.path().join("second"));
+        let space = top.path().join("space");
+        std::fs::create_dir(&first).unwrap();
+        let _going_on = Destination::create(&layout(&first, Some(&space)), Access::Owner).unwrap();
+        // The directories were still empty when these two looked.
+        for data in [&first, &second] {
+            let layout = layout(data, Some(&space));
+            let mut late = Destination::default();
+            let error = late.make(&layout, Access::Owner).unwrap_err();
+            let _ = late.undo(error);
+        }
+        assert!(first.join(SET_ASIDE_CONTROL).exists() && space.join(CLAIM).exists());
+        assert!(!second.exists());
+    }
+
+    #[test]
+    fn what_a_killed_recovery_left_behind_is_recognised() {
+        let top = tempfile::tempdir().unwrap();
+        let (data, space) = (top.path().join("data"), top.path().join("a space"));
+        let layout = layout(&data, Some(&space));
+        let _killed = Destination::create(&layout, Access::Owner).unwrap();
+        assert_eq!((mode(&data), mode(&space)), (0o700, 0o700));
+        let error = check(&layout).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        let command = format!("rm -rf '{}' {}", space.display(), data.display());
+        assert!(error.to_string().ends_with(&command), "{error}");
+    }
+
+    #[test]
+    fn a_recovered_cluster_is_not_taken_for_an_interrupted_recovery() {
+        let top = tempfile::tempdir().unwrap();
+        let layout = layout(&top.path().join("data"), None);
+        let _done = Destination::create(&layout, Access::Owner).unwrap();
+        std::fs::write(layout.data.join(CONTROL), "x").unwrap();
+        assert!(!check(&layout).unwrap_err().to_string().contains("interrupted"));
+    }
+}

@@ -1,0 +1,68 @@
+//! Deletion from a directory store: durable, and it leaves no empty directories behind.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Metadata};
+use std::io::ErrorKind as IoKind;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::{TEMPORARY, check_root, failed, is_a_directory, sync_directory};
+use crate::error::Result;
+
+/// When a temporary file was left behind by a crash and is not being written.
+const STALE: Duration = Duration::from_hours(24);
+
+pub(super) fn delete(root: &Path, keys: &[String]) -> Result<()> {
+    check_root(root)?;
+    let mut touched = BTreeSet::new();
+    for key in keys {
+        let path = root.join(key);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => {}
+            Err(error) if error.kind() == IoKind::IsADirectory => return Err(is_a_directory(&path)),
+            Err(error) => return Err(failed(format!("delete {}", path.display()), error)),
+        }
+        touched.extend(path.parent().map(Path::to_owned));
+    }
+    // Deepest first, so that a directory is empty when its turn comes.
+    for directory in touched.iter().rev() {
+        settle_deletion(root, directory)?;
+    }
+    Ok(())
+}
+
+/// Makes deletions in a directory durable, and removes it and those above it where they are empty.
+fn settle_deletion(root: &Path, directory: &Path) -> Result<()> {
+    for above in directory.ancestors().take_while(|above| above.starts_with(root)) {
+        if !above.exists() {
+            continue;
+        }
+        remove_stale(above);
+        if above == root || fs::remove_dir(above).is_err() {
+            return match sync_directory(above) {
+                // A concurrent deletion emptied and removed it in this very moment.
+                Err(_) if !above.exists() => Ok(()),
+                other => other,
+            };
+        }
+    }
+    Ok(())
+}
+
+/// Removes what crashed puts left behind. Tidiness only: failures do not matter.
+fn remove_stale(directory: &Path) {
+    let now = SystemTime::now();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let old = |metadata: Metadata| {
+            let age = metadata
+                .modified()
+                .ok()
+                .and_then(|then| now.duration_since(then).ok());
+            metadata.is_file() && age.is_some_and(|age| age > STALE)
+        };
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) && entry.metadata().is_ok_and(old) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
