@@ -372,6 +372,21 @@ fn wal_lost_at_the_end_is_a_hole_where_a_record_tells_of_it() {
     );
 }
 
+#[test]
+fn wal_lost_before_a_fork_is_a_hole_for_the_old_timeline_too() {
+    let catalogue = archive(&[(1, 2)], &[(1, 2..=5), (2, 9..=9)]);
+    let catalogue = with_history(catalogue, 2, &[(1, at(9, 300))]);
+    let request = Request {
+        timeline: Some(tli(1)),
+        ..Request::new(Target::Latest)
+    };
+    refused(
+        &catalogue,
+        &request,
+        &["000000010000000000000006", "000000010000000000000008"],
+    );
+}
+
 /// Timeline 2 left timeline 1 in segment 6; the old primary went on to segment 8.
 fn forked() -> Catalogue {
     let catalogue = archive(&[(1, 2), (1, 6), (2, 9)], &[(1, 2..=8), (2, 6..=11)]);

@@ -130,6 +130,22 @@ async fn a_record_is_found_and_a_backup_before_it_chosen() {
 }
 
 #[tokio::test]
+async fn a_record_within_a_backup_is_looked_for_from_the_older_one_as_well() {
+    // From there, an earlier restore point of the same name would end the recovery.
+    let mut archive = Archive::new(&[(0x50_0010, 0x50_0020), (0x60_1000, 0x60_2600)]).await;
+    let older: SegmentName = "000000010000000000000005".parse().unwrap();
+    let key = Key::Segment(older).to_string();
+    let body = Body::from_bytes(vec![1]);
+    archive.store.put(&key, &body, PutMode::Create).await.unwrap();
+    archive.catalogue.wal.add(&key, 1);
+    let request = Request::new(Target::Xid(742));
+    archive
+        .refused(&request, ErrorKind::Corrupt, &older.to_string())
+        .await;
+    assert_eq!(archive.chosen(Target::Xid(744)).await, 0x60_1000);
+}
+
+#[tokio::test]
 async fn a_record_before_the_end_of_the_first_backup_is_refused() {
     let archive = Archive::new(&[(0x60_1000, 0x60_2600)]).await;
     archive
