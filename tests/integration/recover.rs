@@ -279,3 +279,28 @@ fn what_a_killed_recover_left_is_removed_with_the_printed_command() {
     shell(&primary, &walship, command).succeeded();
     walship.run(&arguments).succeeded();
 }
+
+#[test]
+fn an_in_place_tablespace_comes_back_inside_the_data_directory() {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let primary = archiving_primary(18, &walship);
+    primary.sql("alter system set allow_in_place_tablespaces = on");
+    primary.sql("select pg_reload_conf()");
+    primary.wait_until("show allow_in_place_tablespaces", "on", PATIENCE);
+    primary.sql("create tablespace inside location ''");
+    primary.sql("create table kept tablespace inside as select 1 as n");
+    back_up(&primary, &walship);
+    let segment = primary.switch_wal();
+    wait_archived(&primary, &segment);
+    let root = scratch();
+    let data = root.path().join("data");
+    recover(&walship, &data, &["--archive-mode", "off"]);
+    let mut copy = Cluster::adopt(18, &data);
+    for (name, value) in walship.environment() {
+        copy.set_env(name, value);
+    }
+    copy.start();
+    copy.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
+    assert_eq!(copy.sql("select n from kept"), "1");
+}

@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 pub const CONTROL: &str = "global/pg_control";
 /// Where it waits until everything else is durable. Made first, as an empty file.
 pub const SET_ASIDE_CONTROL: &str = "global/pg_control.walship";
+/// What a tablespace's directory holds until everything is restored.
+pub const CLAIM: &str = "walship-recover";
 
 /// Whether a cluster's group may read it; PostgreSQL knows these two kinds of permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +97,13 @@ fn check_root(root: &Root) -> Result<()> {
         }
         Err(error) => return Err(Error::io(format!("read the directory {shown}"), error)),
     };
+    if root.tablespace.is_some() && holds(&directory.join(CLAIM)) {
+        return Err(Error::conflict(format!(
+            "the tablespace's directory {shown} belongs to a walship recover into another data directory, one \
+             that runs or was interrupted. If none runs, remove it and run the recovery again: rm -rf {}",
+            shell_word(&directory.to_string_lossy())
+        )));
+    }
     if let Some(entry) = entries.into_iter().next() {
         let entry = entry.map_err(|error| Error::io(format!("read the directory {shown}"), error))?;
         return Err(not_empty(root, &entry.file_name().to_string_lossy()));

@@ -5,13 +5,14 @@ use std::io::ErrorKind::{AlreadyExists, NotFound, PermissionDenied};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::destination::{Access, SET_ASIDE_CONTROL, check};
+use super::destination::{Access, CLAIM, SET_ASIDE_CONTROL, check};
 use super::layout::Layout;
 use super::shell::shell_word;
 use crate::error::{Error, Result};
 
-/// What a tablespace's directory holds until everything is restored.
-const CLAIM: &str = "walship-recover";
+/// What is made first in the data directory. It holds [`SET_ASIDE_CONTROL`] until everything is
+/// restored, and `pg_control` from then on.
+const DATA_CLAIM: &str = "global";
 
 /// The directories of a recovery, while it may still fail.
 #[derive(Debug, Default)]
@@ -27,6 +28,23 @@ struct Made {
     directory: PathBuf,
     /// Its mode, if it existed.
     mode_before: Option<u32>,
+    /// The name in it that keeps other recoveries away.
+    claim: &'static str,
+}
+
+impl Made {
+    fn undo(&self) -> std::io::Result<()> {
+        // The claim goes last: from then on the directory may be another recovery's.
+        empty_but(&self.directory, self.claim)?;
+        match remove(&self.directory.join(self.claim)) {
+            Err(error) if error.kind() != NotFound => return Err(error),
+            _ => {}
+        }
+        match self.mode_before {
+            None => std::fs::remove_dir(&self.directory),
+            Some(mode) => std::fs::set_permissions(&self.directory, Permissions::from_mode(mode)),
+        }
+    }
 }
 
 impl Destination {
@@ -45,27 +63,40 @@ impl Destination {
     }
 
     fn make(&mut self, layout: &Layout, access: Access) -> Result<()> {
-        self.make_directory(&layout.data, access, |data| {
-            make_directory_inside(&data.join("global"), access)
-        })?;
+        let data = &layout.data;
+        self.make_directory(data, access, DATA_CLAIM, make_directory_inside)?;
         // The mark comes before anything is made elsewhere.
-        make_file(&layout.data.join(SET_ASIDE_CONTROL), access)?;
+        make_file(&data.join(SET_ASIDE_CONTROL), access)?;
         for (_, directory) in layout.tablespaces() {
-            self.make_directory(directory, access, |space| make_file(&space.join(CLAIM), access))?;
+            self.make_directory(directory, access, CLAIM, make_file)?;
         }
-        Ok(())
+        // Their streams come before the data directory's, which has these directories.
+        let mut in_place = layout.in_place().peekable();
+        if in_place.peek().is_some() {
+            make_directory_inside(&data.join("pg_tblspc"), access)?;
+        }
+        in_place.try_for_each(|directory| make_directory_inside(directory, access))
     }
 
-    /// Makes a directory and claims it. `claim` makes something in it that must not be there yet: of
-    /// two recoveries that found the directory empty one fails, and leaves the other's files alone.
+    /// Makes a directory and claims it: `make` makes the claim, which must not be there yet, and then
+    /// there must be nothing else. Of two recoveries that found the directory empty one fails, and
+    /// leaves the other's files alone, even where that is complete and its claim gone.
     fn make_directory(
         &mut self,
         directory: &Path,
         access: Access,
-        claim: impl FnOnce(&Path) -> Result<()>,
+        claim: &'static str,
+        make: fn(&Path, Access) -> Result<()>,
     ) -> Result<()> {
         let mode_before = create_directory(directory, access)?;
-        if let Err(error) = claim(directory) {
+        let path = directory.join(claim);
+        let claimed = make(&path, access).and_then(|()| {
+            is_alone(directory, claim).inspect_err(|_| {
+                // Only this recovery's: nobody else made it, and a directory goes only if it is empty.
+                let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir(&path));
+            })
+        });
+        if let Err(error) = claimed {
             if mode_before.is_none() {
                 // Removes it only if it is empty.
                 let _ = std::fs::remove_dir(directory);
@@ -75,6 +106,7 @@ impl Destination {
         self.directories.push(Made {
             directory: directory.to_owned(),
             mode_before,
+            claim,
         });
         // The umask had its say before, and PostgreSQL refuses other modes.
         set_mode(directory, access.directory_mode())
@@ -95,12 +127,7 @@ impl Destination {
             }
         }
         for made in self.directories.iter().rev() {
-            let removed = match made.mode_before {
-                None => std::fs::remove_dir_all(&made.directory),
-                Some(mode) => empty(&made.directory)
-                    .and_then(|()| std::fs::set_permissions(&made.directory, Permissions::from_mode(mode))),
-            };
-            if removed.is_err() {
+            if made.undo().is_err() {
                 left.push(made.directory.display().to_string());
             }
         }
@@ -118,13 +145,54 @@ impl Destination {
     }
 }
 
-fn empty(directory: &Path) -> std::io::Result<()> {
+fn empty_but(directory: &Path, name: &str) -> std::io::Result<()> {
+    for entry in directory.read_dir()? {
+        let entry = entry?;
+        if entry.file_name() != name {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file, or a directory with all it holds.
+fn remove(path: &Path) -> std::io::Result<()> {
+    if !path.symlink_metadata()?.is_dir() {
+        return std::fs::remove_file(path);
+    }
+    match std::fs::remove_dir_all(path) {
+        // A directory that was restored may be closed to its owner.
+        Err(error) if error.kind() == PermissionDenied => {
+            open_directories(path)?;
+            std::fs::remove_dir_all(path)
+        }
+        removed => removed,
+    }
+}
+
+fn open_directories(directory: &Path) -> std::io::Result<()> {
+    std::fs::set_permissions(directory, Permissions::from_mode(0o700))?;
     for entry in directory.read_dir()? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
-        } else {
-            std::fs::remove_file(entry.path())?;
+            open_directories(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a directory that holds more than the claim.
+fn is_alone(directory: &Path, claim: &str) -> Result<()> {
+    let reading = |error| Error::io(format!("read the directory {}", directory.display()), error);
+    for entry in directory.read_dir().map_err(reading)? {
+        let name = entry.map_err(reading)?.file_name();
+        if name != claim {
+            return Err(Error::conflict(format!(
+                "{} was empty and now holds {:?}: something else writes to it, perhaps another recovery; it is \
+                 left alone",
+                directory.display(),
+                name.display().to_string()
+            )));
         }
     }
     Ok(())
@@ -264,5 +332,45 @@ mod tests {
         let _done = Destination::create(&layout, Access::Owner).unwrap();
         std::fs::write(layout.data.join(CONTROL), "x").unwrap();
         assert!(!check(&layout).unwrap_err().to_string().contains("interrupted"));
+    }
+
+    #[test]
+    fn the_directory_of_an_in_place_tablespace_is_made() {
+        let top = tempfile::tempdir().unwrap();
+        let layout = layout(&top.path().join("data"), Some(Path::new("pg_tblspc/16384")));
+        let _made = Destination::create(&layout, Access::Owner).unwrap();
+        assert!(layout.data.join("pg_tblspc/16384").is_dir());
+    }
+
+    #[test]
+    fn what_another_recovery_completed_meanwhile_is_not_emptied() {
+        let top = tempfile::tempdir().unwrap();
+        let (data, space) = (top.path().join("data"), top.path().join("space"));
+        std::fs::create_dir(&space).unwrap();
+        // It was empty when this recovery looked. The other one is done and its claim gone.
+        std::fs::write(space.join("PG_17"), "restored").unwrap();
+        let mut late = Destination::default();
+        let error = late
+            .make(&layout(&data, Some(&space)), Access::Owner)
+            .unwrap_err();
+        let error = late.undo(error);
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert_eq!(std::fs::read(space.join("PG_17")).unwrap(), b"restored");
+        assert_eq!(space.read_dir().unwrap().count(), 1);
+        assert!(!data.exists());
+    }
+
+    #[test]
+    fn a_tablespace_that_a_killed_recovery_left_behind_is_recognised() {
+        let top = tempfile::tempdir().unwrap();
+        let space = top.path().join("a space");
+        let killed = layout(&top.path().join("data"), Some(&space));
+        let _killed = Destination::create(&killed, Access::Owner).unwrap();
+        std::fs::create_dir(space.join("PG_17")).unwrap();
+        let error = check(&layout(&top.path().join("other"), Some(&space))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.to_string().contains("walship recover"), "{error}");
+        let command = format!("rm -rf '{}'", space.display());
+        assert!(error.to_string().contains(&command), "{error}");
     }
 }
