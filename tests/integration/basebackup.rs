@@ -432,8 +432,8 @@ fn what_cannot_work_is_refused_with_a_reason() {
     for (arguments, part) in [
         (["--max-rate", "31kB"], "32kB"),
         (["--max-rate", "2GB"], "32kB"),
-        (["--max-rate", "fast"], "--max-rate"),
-        (["--wal-timeout", "0"], "--wal-timeout"),
+        (["--max-rate", "fast"], "max_rate"),
+        (["--wal-timeout", "0"], "wal_timeout"),
         (["--label", "two\nlines"], "label"),
         (["--finish", "yesterday"], "yesterday"),
     ] {

@@ -13,6 +13,7 @@ mod copy;
 mod history;
 mod objects;
 mod parts;
+mod record;
 mod server;
 mod verify;
 mod wal_wait;
@@ -23,17 +24,15 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use self::claim::Heartbeat;
-use self::copy::Copied;
 pub use self::parts::PartSettings;
+use self::record::{Basics, record};
 use self::server::Server;
 use super::identity;
 use super::progress::Progress;
-use crate::archive::FORMAT_VERSION;
-use crate::archive::backup::{BackupKind, BackupRecord, BackupSource, Configuration, WalRange};
-use crate::archive::identity::ClusterIdentity;
+use crate::archive::backup::BackupRecord;
 use crate::archive::keys::{BackupId, BackupObject};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::{self, BaseBackupOptions, BaseBackupStream, ConnInfo, Lsn, TimelineId};
+use crate::pg::{BaseBackupOptions, ConnInfo, Lsn, TimelineId};
 use crate::store::{Body, Store};
 
 /// The largest `backup.json` that is read, in bytes: some 150 for each part.
@@ -143,7 +142,7 @@ pub async fn finish(
     identity.check_system_identifier(record.system_identifier, &store.location().to_string())?;
     if !done {
         let heartbeat = Heartbeat::start(store, id).await?;
-        let written = complete_pending(&record, wal_timeout, store, progress).await;
+        let written = complete(&record, wal_timeout, store, progress).await;
         heartbeat.stop().await;
         written?;
     }
@@ -166,7 +165,7 @@ fn check(options: &BasebackupOptions) -> Result<()> {
     }
 }
 
-/// Copies everything but the WAL; the record of it.
+/// Copies everything but the WAL, up to `pending.json`; the record of it.
 async fn take(
     options: &BasebackupOptions,
     server: Server,
@@ -202,87 +201,14 @@ async fn take(
         began_at,
         configuration,
     };
-    record(basics, &stream, copied)
-}
-
-/// What is known before the copy.
-struct Basics {
-    id: BackupId,
-    label: String,
-    cluster: ClusterIdentity,
-    version: String,
-    began_at: DateTime<Utc>,
-    configuration: Option<Configuration>,
-}
-
-fn record(basics: Basics, stream: &BaseBackupStream, copied: Copied) -> Result<BackupRecord> {
-    copied.label.check(basics.cluster.segment_size)?;
-    if let Some(other) = copied.manifest.system_identifier
-        && other != basics.cluster.system_identifier
-    {
-        return Err(Error::corrupt(format!(
-            "PostgreSQL's manifest belongs to the cluster with system identifier {other}, the server to {}",
-            basics.cluster.system_identifier
-        )));
-    }
-    let wal_range = |range: &pg::WalRange| WalRange {
-        timeline: range.timeline,
-        start_lsn: range.start,
-        end_lsn: range.end,
-    };
-    let mut record = BackupRecord {
-        format_version: FORMAT_VERSION,
-        walship: env!("CARGO_PKG_VERSION").to_owned(),
-        id: basics.id,
-        label: basics.label,
-        kind: BackupKind::Full,
-        source: match copied.label.source {
-            pg::BackupSource::Primary => BackupSource::Primary,
-            pg::BackupSource::Standby => BackupSource::Standby,
-        },
-        system_identifier: basics.cluster.system_identifier,
-        postgres_version: basics.version,
-        postgres_major: basics.cluster.postgres_major,
-        segment_bytes: basics.cluster.segment_size,
-        started_at: copied.clock.time_of(basics.began_at),
-        finished_at: copied.clock.time_of(copied.ended_at),
-        start_lsn: stream.start_lsn,
-        stop_lsn: copied.stop_lsn,
-        start_timeline: stream.start_timeline,
-        stop_timeline: copied.stop_timeline,
-        wal_ranges: copied.manifest.wal_ranges.iter().map(wal_range).collect(),
-        size_bytes: copied.streams.iter().map(|stream| stream.tar_bytes).sum(),
-        stored_bytes: 0,
-        streams: copied.streams,
-        files: copied.files,
-        manifest: copied.manifest_object,
-        configuration: basics.configuration,
-    };
-    record.stored_bytes = record.objects().map(|(_, object)| object.stored_bytes).sum();
+    let record = record(basics, &stream, copied)?;
+    let pending = objects::key(id, BackupObject::Pending);
+    objects::create(store, &pending, &Body::from_bytes(record.to_json()?)).await?;
     Ok(record)
 }
 
-/// From a copy to a backup that is listed. Where it fails, `finish` can go on from what is there.
+/// From a copy to a backup that is listed. Where it fails, [`finish`] can go on from what is there.
 async fn complete(
-    record: &BackupRecord,
-    wal_timeout: Duration,
-    store: &Store,
-    progress: &Progress,
-) -> Result<()> {
-    let pending = objects::key(&record.id, BackupObject::Pending);
-    let id = &record.id;
-    let body = Body::from_bytes(record.to_json()?);
-    // Whether it was written may be unknown, so that nothing is deleted here.
-    objects::create(store, &pending, &body).await.context(|| {
-        format!(
-            "backup {id} is stored but not listed, and whether it can be finished is not known; run walship \
-             basebackup --finish {id} when the archive answers again, or take a new one if it is not found"
-        )
-    })?;
-    complete_pending(record, wal_timeout, store, progress).await
-}
-
-async fn complete_pending(
     record: &BackupRecord,
     wal_timeout: Duration,
     store: &Store,

@@ -1,0 +1,72 @@
+//! From what is known of a backup to its record.
+
+use chrono::{DateTime, Utc};
+
+use super::copy::Copied;
+use crate::archive::FORMAT_VERSION;
+use crate::archive::backup::{BackupKind, BackupRecord, BackupSource, Configuration, WalRange};
+use crate::archive::identity::ClusterIdentity;
+use crate::archive::keys::BackupId;
+use crate::error::{Error, Result};
+use crate::pg::{self, BaseBackupStream};
+
+/// What is known before the copy.
+pub(super) struct Basics {
+    pub(super) id: BackupId,
+    pub(super) label: String,
+    pub(super) cluster: ClusterIdentity,
+    pub(super) version: String,
+    pub(super) began_at: DateTime<Utc>,
+    pub(super) configuration: Option<Configuration>,
+}
+
+/// The record of a backup that is stored.
+///
+/// # Errors
+/// `Corrupt` where its pieces contradict each other.
+pub(super) fn record(basics: Basics, stream: &BaseBackupStream, copied: Copied) -> Result<BackupRecord> {
+    copied.label.check(basics.cluster.segment_size)?;
+    if let Some(other) = copied.manifest.system_identifier
+        && other != basics.cluster.system_identifier
+    {
+        return Err(Error::corrupt(format!(
+            "PostgreSQL's manifest belongs to the cluster with system identifier {other}, the server to {}",
+            basics.cluster.system_identifier
+        )));
+    }
+    let wal_range = |range: &pg::WalRange| WalRange {
+        timeline: range.timeline,
+        start_lsn: range.start,
+        end_lsn: range.end,
+    };
+    let mut record = BackupRecord {
+        format_version: FORMAT_VERSION,
+        walship: env!("CARGO_PKG_VERSION").to_owned(),
+        id: basics.id,
+        label: basics.label,
+        kind: BackupKind::Full,
+        source: match copied.label.source {
+            pg::BackupSource::Primary => BackupSource::Primary,
+            pg::BackupSource::Standby => BackupSource::Standby,
+        },
+        system_identifier: basics.cluster.system_identifier,
+        postgres_version: basics.version,
+        postgres_major: basics.cluster.postgres_major,
+        segment_bytes: basics.cluster.segment_size,
+        started_at: copied.clock.time_of(basics.began_at),
+        finished_at: copied.clock.time_of(copied.ended_at),
+        start_lsn: stream.start_lsn,
+        stop_lsn: copied.stop_lsn,
+        start_timeline: stream.start_timeline,
+        stop_timeline: copied.stop_timeline,
+        wal_ranges: copied.manifest.wal_ranges.iter().map(wal_range).collect(),
+        size_bytes: copied.streams.iter().map(|stream| stream.tar_bytes).sum(),
+        stored_bytes: 0,
+        streams: copied.streams,
+        files: copied.files,
+        manifest: copied.manifest_object,
+        configuration: basics.configuration,
+    };
+    record.stored_bytes = record.objects().map(|(_, object)| object.stored_bytes).sum();
+    Ok(record)
+}
