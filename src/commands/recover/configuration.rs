@@ -44,6 +44,8 @@ pub struct ConfigurationReport {
 pub struct StoredConfiguration {
     object: bytes::Bytes,
     url: String,
+    /// The source's `config_file`.
+    config_file: PathBuf,
 }
 
 /// One configuration file.
@@ -78,7 +80,11 @@ impl StoredConfiguration {
             ));
             return Err(damaged(found, &url));
         }
-        Ok(Some(Self { object, url }))
+        Ok(Some(Self {
+            object,
+            url,
+            config_file: PathBuf::from(&configuration.config_file),
+        }))
     }
 
     /// Puts back what is missing. `made` hears of each file before it is made.
@@ -95,7 +101,12 @@ impl StoredConfiguration {
         let files = unpack(&self.object).map_err(|error| damaged(error, &self.url))?;
         let mut report = ConfigurationReport::default();
         let mut reasons = Vec::new();
+        let mut unknown = Vec::new();
         for file in files {
+            if !is_configuration(&file.path, &self.config_file) {
+                unknown.push(file.path);
+                continue;
+            }
             match put_back(&file, made) {
                 Ok(true) => report.restored.push(file.path),
                 Ok(false) => report.kept.push(file.path),
@@ -105,24 +116,65 @@ impl StoredConfiguration {
                 }
             }
         }
-        if !report.failed.is_empty() {
+        if !report.failed.is_empty() || !unknown.is_empty() {
             let kept = data.join(KEPT_OBJECT);
             write_file(&kept, &self.object, access)?;
-            report.note = Some(failure_note(&kept, &report.failed, &reasons));
+            let notes = [
+                (!report.failed.is_empty()).then(|| failure_note(&kept, &report.failed, &reasons)),
+                (!unknown.is_empty()).then(|| unknown_note(&kept, &unknown)),
+            ];
+            report.note = Some(notes.into_iter().flatten().collect::<Vec<_>>().join("; "));
         }
+        report.failed.extend(unknown);
         Ok(report)
     }
 }
 
 fn failure_note(kept: &Path, failed: &[PathBuf], reasons: &[String]) -> String {
-    let names: Vec<_> = failed.iter().map(|path| path.display().to_string()).collect();
+    // Only these: root must not unpack whatever else is there.
+    let members: Vec<_> = failed
+        .iter()
+        .map(|path| shell_word(path.to_string_lossy().trim_start_matches('/')))
+        .collect();
     format!(
         "configuration files are missing and could not be put back: {} ({}). To put them back, as root: zstd -dc \
-         {} | tar -x -C / --skip-old-files",
-        names.join(", "),
+         {} | tar -x -C / --skip-old-files -- {}",
+        shown(failed),
         reasons.first().map_or("", String::as_str),
-        shell_word(&kept.to_string_lossy())
+        shell_word(&kept.to_string_lossy()),
+        members.join(" ")
     )
+}
+
+fn unknown_note(kept: &Path, unknown: &[PathBuf]) -> String {
+    format!(
+        "files of the backup's configuration have names that only you can judge, and were not put back: {}. They \
+         are in {}",
+        shown(unknown),
+        kept.display()
+    )
+}
+
+fn shown(paths: &[PathBuf]) -> String {
+    let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    names.join(", ")
+}
+
+/// Whether a file is put back without asking: what has a name of configuration (`*.conf`, Debian's
+/// `environment`) in the folder of `config_file`, and `hba_file` and `ident_file` by their usual names
+/// anywhere. Whoever can write to the archive must not be able to write any file here.
+fn is_configuration(path: &Path, config_file: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return false;
+    };
+    if matches!(name, "pg_hba.conf" | "pg_ident.conf") {
+        return true;
+    }
+    let folder = config_file.parent().filter(|folder| folder.parent().is_some());
+    let in_folder = folder.is_some_and(|folder| path.starts_with(folder)) || path == config_file;
+    let plain =
+        !name.starts_with('.') && (path.extension().is_some_and(|it| it == "conf") || name == "environment");
+    in_folder && plain
 }
 
 /// The files in the object. Names are absolute paths without the leading slash.
@@ -216,6 +268,7 @@ mod tests {
     use crate::ErrorKind;
 
     fn stored(files: &[(&Path, &str)]) -> StoredConfiguration {
+        let config_file = files.first().unwrap().0.to_owned();
         let mut tar = tar::Builder::new(Vec::new());
         for (path, content) in files {
             let mut header = tar::Header::new_gnu();
@@ -228,6 +281,7 @@ mod tests {
         StoredConfiguration {
             object: zstd::encode_all(tar.as_slice(), 1).unwrap().into(),
             url: "file:///a/configuration.tar.zst".to_owned(),
+            config_file,
         }
     }
 
@@ -250,6 +304,42 @@ mod tests {
         assert_eq!(missing.metadata().unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(std::fs::read_to_string(&there).unwrap(), "mine");
         assert_eq!(missing.parent().unwrap().read_dir().unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_configuration_is_put_back() {
+        let top = tempfile::tempdir().unwrap();
+        let at = |path: &str| top.path().join(path);
+        let good = [
+            "etc/postgresql.conf",
+            "etc/conf.d/a.conf",
+            "etc/environment",
+            "b/pg_hba.conf",
+        ];
+        let bad = [
+            "etc/.a.conf",
+            "etc/authorized_keys",
+            "b/a.conf",
+            "b/environment",
+            "b/x",
+        ];
+        let paths: Vec<_> = good.iter().chain(&bad).map(|path| at(path)).collect();
+        let files: Vec<_> = paths.iter().map(|path| (path.as_path(), "x")).collect();
+        let report = stored(&files)
+            .put_back(top.path(), Access::Owner, &mut |_| {})
+            .unwrap();
+        assert_eq!(report.restored, good.map(at));
+        assert_eq!(report.failed, bad.map(at));
+        assert!(bad.iter().all(|path| !at(path).exists()));
+        let note = report.note.unwrap();
+        assert!(
+            note.contains("authorized_keys") && !note.contains("as root"),
+            "{note}"
+        );
+        assert!(!is_configuration(
+            Path::new("/etc/cron.conf"),
+            Path::new("/postgresql.conf")
+        ));
     }
 
     #[test]
