@@ -4,6 +4,7 @@
 //! A file that cannot be put back (their directory is often root's) does not fail the recovery: the
 //! verified object is kept in the data directory, and a note gives the command that unpacks it.
 
+use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 use super::destination::Access;
 use super::extract::damaged;
+use super::guc_file::values_of;
 use super::shell::shell_word;
 use crate::archive::Sha256Sum;
 use crate::archive::backup::BackupRecord;
@@ -28,15 +30,18 @@ const KEPT_OBJECT: &str = "walship-configuration.tar.zst";
 /// What became of the configuration files outside the data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct ConfigurationReport {
-    /// Files that were missing and are back.
+    /// Files and directories that were missing and are back.
     pub restored: Vec<PathBuf>,
     /// Files that were there and are as they were.
     pub kept: Vec<PathBuf>,
-    /// Files that are missing and could not be put back.
+    /// Files and directories that are missing and could not be put back.
     pub failed: Vec<PathBuf>,
     /// What to do about them.
     #[serde(skip)]
     pub note: Option<String>,
+    /// What `config_file` will hold once it is put back, if it could not be.
+    #[serde(skip)]
+    pub pending: Option<Vec<u8>>,
 }
 
 /// A verified `configuration.tar.zst`.
@@ -44,14 +49,16 @@ pub struct ConfigurationReport {
 pub struct StoredConfiguration {
     object: bytes::Bytes,
     url: String,
+    config_file: PathBuf,
 }
 
-/// One configuration file.
+/// One configuration file or directory.
 #[derive(Debug, PartialEq, Eq)]
 struct StoredFile {
     path: PathBuf,
     mode: u32,
-    content: Vec<u8>,
+    /// None for a directory.
+    content: Option<Vec<u8>>,
 }
 
 impl StoredConfiguration {
@@ -78,7 +85,11 @@ impl StoredConfiguration {
             ));
             return Err(damaged(found, &url));
         }
-        Ok(Some(Self { object, url }))
+        Ok(Some(Self {
+            object,
+            url,
+            config_file: PathBuf::from(&configuration.config_file),
+        }))
     }
 
     /// Puts back what is missing. `made` hears of each file before it is made.
@@ -95,34 +106,88 @@ impl StoredConfiguration {
         let files = unpack(&self.object).map_err(|error| damaged(error, &self.url))?;
         let mut report = ConfigurationReport::default();
         let mut reasons = Vec::new();
+        // Archives of older versions lack the directories, without which the server does not start.
+        let mut included = BTreeSet::new();
         for file in files {
-            match put_back(&file, made) {
+            let outcome = put_back(&file, made);
+            if !matches!(outcome, Ok(false)) {
+                included.extend(included_directories(&file));
+            }
+            match outcome {
                 Ok(true) => report.restored.push(file.path),
+                Ok(false) if file.content.is_none() => {}
                 Ok(false) => report.kept.push(file.path),
                 Err(error) => {
                     reasons.push(error.to_string());
+                    if file.path == self.config_file {
+                        report.pending = file.content;
+                    }
                     report.failed.push(file.path);
                 }
             }
         }
-        if !report.failed.is_empty() {
-            let kept = data.join(KEPT_OBJECT);
-            write_file(&kept, &self.object, access)?;
-            report.note = Some(failure_note(&kept, &report.failed, &reasons));
+        let mut to_make = Vec::new();
+        for path in included {
+            if report.failed.contains(&path) {
+                continue;
+            }
+            let directory = StoredFile {
+                path,
+                mode: 0o755,
+                content: None,
+            };
+            match put_back(&directory, made) {
+                Ok(true) => report.restored.push(directory.path),
+                Ok(false) => {}
+                Err(error) => {
+                    reasons.push(error.to_string());
+                    to_make.push(directory.path);
+                }
+            }
+        }
+        if !report.failed.is_empty() || !to_make.is_empty() {
+            let mut commands = Vec::new();
+            if !report.failed.is_empty() {
+                let kept = data.join(KEPT_OBJECT);
+                write_file(&kept, &self.object, access)?;
+                commands.push(format!(
+                    "zstd -dc {} | tar -x -C / --skip-old-files",
+                    shell_word(&kept.to_string_lossy())
+                ));
+            }
+            if !to_make.is_empty() {
+                let words: Vec<_> = to_make
+                    .iter()
+                    .map(|path| shell_word(&path.to_string_lossy()))
+                    .collect();
+                commands.push(format!("mkdir -p {}", words.join(" ")));
+            }
+            report.failed.extend(to_make);
+            report.note = Some(failure_note(&commands.join(" && "), &report.failed, &reasons));
         }
         Ok(report)
     }
 }
 
-fn failure_note(kept: &Path, failed: &[PathBuf], reasons: &[String]) -> String {
+fn failure_note(commands: &str, failed: &[PathBuf], reasons: &[String]) -> String {
     let names: Vec<_> = failed.iter().map(|path| path.display().to_string()).collect();
     format!(
-        "configuration files are missing and could not be put back: {} ({}). To put them back, as root: zstd -dc \
-         {} | tar -x -C / --skip-old-files",
+        "configuration files are missing and could not be put back: {} ({}). Before you start the server put them \
+         back, as root: {commands}",
         names.join(", "),
         reasons.first().map_or("", String::as_str),
-        shell_word(&kept.to_string_lossy())
     )
+}
+
+/// The directories whose files a configuration file includes, each as PostgreSQL finds it.
+fn included_directories(file: &StoredFile) -> Vec<PathBuf> {
+    let content = file.content.as_deref().unwrap_or_default();
+    let parent = file.path.parent().unwrap_or(Path::new("/"));
+    values_of(content, "include_dir")
+        .filter_map(|value| String::from_utf8(value).ok())
+        .filter(|value| !value.is_empty())
+        .map(|value| parent.join(value))
+        .collect()
 }
 
 /// The files in the object. Names are absolute paths without the leading slash.
@@ -133,7 +198,8 @@ fn unpack(object: &[u8]) -> Result<Vec<StoredFile>> {
     let mut files = Vec::new();
     for entry in archive.entries().map_err(unreadable)? {
         let mut entry = entry.map_err(unreadable)?;
-        if !entry.header().entry_type().is_file() {
+        let kind = entry.header().entry_type();
+        if !kind.is_file() && !kind.is_dir() {
             continue;
         }
         let path = entry.path().map_err(unreadable)?.into_owned();
@@ -145,6 +211,7 @@ fn unpack(object: &[u8]) -> Result<Vec<StoredFile>> {
         }
         let mut content = Vec::new();
         entry.read_to_end(&mut content).map_err(unreadable)?;
+        let content = kind.is_file().then_some(content);
         files.push(StoredFile {
             path: Path::new("/").join(path),
             mode: entry.header().mode().map_err(unreadable)? & 0o777,
@@ -154,7 +221,7 @@ fn unpack(object: &[u8]) -> Result<Vec<StoredFile>> {
     Ok(files)
 }
 
-/// Makes a file that is missing, and the directories above it; whether it was missing.
+/// Makes a file or directory that is missing, and the directories above it; whether it was missing.
 fn put_back(file: &StoredFile, made: &mut dyn FnMut(PathBuf)) -> Result<bool> {
     let shown = file.path.display();
     let failed = |error| Error::io(format!("put back {shown}"), error);
@@ -167,6 +234,19 @@ fn put_back(file: &StoredFile, made: &mut dyn FnMut(PathBuf)) -> Result<bool> {
         .mode(0o755)
         .create(parent)
         .map_err(failed)?;
+    let sync_parent = || File::open(parent).and_then(|directory| directory.sync_all());
+    let Some(content) = &file.content else {
+        match std::fs::create_dir(&file.path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(error) => return Err(failed(error)),
+        }
+        made(file.path.clone());
+        std::fs::set_permissions(&file.path, Permissions::from_mode(file.mode))
+            .and_then(|()| sync_parent())
+            .map_err(failed)?;
+        return Ok(true);
+    };
     // Linked into place: a reader sees all of it or nothing, and a file that came up meanwhile stays.
     let mut temporary = tempfile::Builder::new()
         .prefix(".walship-")
@@ -175,7 +255,7 @@ fn put_back(file: &StoredFile, made: &mut dyn FnMut(PathBuf)) -> Result<bool> {
     temporary
         .as_file()
         .set_permissions(Permissions::from_mode(file.mode))
-        .and_then(|()| temporary.write_all(&file.content))
+        .and_then(|()| temporary.write_all(content))
         .and_then(|()| temporary.as_file().sync_all())
         .map_err(failed)?;
     match temporary.persist_noclobber(&file.path) {
@@ -184,9 +264,7 @@ fn put_back(file: &StoredFile, made: &mut dyn FnMut(PathBuf)) -> Result<bool> {
         Err(error) => return Err(failed(error.error)),
     }
     made(file.path.clone());
-    File::open(parent)
-        .and_then(|directory| directory.sync_all())
-        .map_err(failed)?;
+    sync_parent().map_err(failed)?;
     Ok(true)
 }
 
@@ -211,11 +289,20 @@ mod tests {
     use super::*;
     use crate::ErrorKind;
 
+    /// The content that stands for a directory.
+    const DIRECTORY: &str = "(a directory)";
+
     fn stored(files: &[(&Path, &str)]) -> StoredConfiguration {
         let mut tar = tar::Builder::new(Vec::new());
         for (path, content) in files {
             let mut header = tar::Header::new_gnu();
-            header.set_mode(0o640);
+            header.set_mode(if *content == DIRECTORY { 0o750 } else { 0o640 });
+            let content = if *content == DIRECTORY {
+                header.set_entry_type(tar::EntryType::Directory);
+                ""
+            } else {
+                content
+            };
             header.set_size(content.len() as u64);
             let name = path.to_str().unwrap().trim_start_matches('/');
             tar.append_data(&mut header, name, content.as_bytes()).unwrap();
@@ -224,6 +311,9 @@ mod tests {
         StoredConfiguration {
             object: zstd::encode_all(tar.as_slice(), 1).unwrap().into(),
             url: "file:///a/configuration.tar.zst".to_owned(),
+            config_file: files
+                .first()
+                .map_or_else(PathBuf::new, |(path, _)| path.to_path_buf()),
         }
     }
 
@@ -249,6 +339,37 @@ mod tests {
     }
 
     #[test]
+    fn directories_come_back_and_those_that_are_there_stay_as_they_are() {
+        let top = tempfile::tempdir().unwrap();
+        let (main, there) = (top.path().join("etc/17/main"), top.path().join("there.d"));
+        std::fs::create_dir(&there).unwrap();
+        std::fs::set_permissions(&there, Permissions::from_mode(0o711)).unwrap();
+        let empty = main.join("conf.d");
+        let report = stored(&[(&main, DIRECTORY), (&empty, DIRECTORY), (&there, DIRECTORY)])
+            .put_back(top.path(), Access::Owner, &mut |_| {})
+            .unwrap();
+        assert_eq!(
+            (report.restored, report.kept),
+            (vec![main, empty.clone()], vec![])
+        );
+        assert_eq!(empty.metadata().unwrap().permissions().mode() & 0o777, 0o750);
+        assert_eq!(there.metadata().unwrap().permissions().mode() & 0o777, 0o711);
+    }
+
+    #[test]
+    fn the_directories_that_restored_files_include_are_made() {
+        let top = tempfile::tempdir().unwrap();
+        let file = top.path().join("main/postgresql.conf");
+        let elsewhere = top.path().join("else/where");
+        let content = format!("include_dir = 'conf.d'\nInclude_Dir '{}'\n", elsewhere.display());
+        let report = stored(&[(&file, &content)])
+            .put_back(top.path(), Access::Owner, &mut |_| {})
+            .unwrap();
+        assert!(top.path().join("main/conf.d").is_dir() && elsewhere.is_dir());
+        assert_eq!(report.restored.len(), 3);
+    }
+
+    #[test]
     fn what_cannot_be_put_back_is_kept_beside_the_data_with_the_way_to_do_it() {
         let top = tempfile::tempdir().unwrap();
         let data = top.path().join("data");
@@ -258,6 +379,7 @@ mod tests {
         let report = stored.put_back(&data, Access::Owner, &mut |_| {}).unwrap();
         assert_eq!(report.failed.len(), 1);
         assert_eq!(std::fs::read(data.join(KEPT_OBJECT)).unwrap(), stored.object);
+        assert_eq!(report.pending.as_deref(), Some(&b"x"[..]));
         let note = report.note.unwrap();
         assert!(
             note.contains(&data.join(KEPT_OBJECT).display().to_string()),
