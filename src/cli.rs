@@ -58,7 +58,7 @@ pub enum Command {
         /// The shell.
         shell: Shell,
     },
-    /// Print the manual page
+    /// Print the manual page, with every command
     Man,
 }
 
@@ -98,7 +98,7 @@ pub struct BasebackupArgs {
     /// Whether the checkpoint at the start is made at once or spread over time
     #[arg(long, value_enum, default_value_t = Checkpoint::Fast, conflicts_with = "finish")]
     pub checkpoint: Checkpoint,
-    /// Most bytes a second the server may send, such as 100MiB; 32kB to 1GiB
+    /// Most bytes a second the server may send, such as 100MiB; 32KiB to 1GiB
     #[arg(long, value_name = "RATE", conflicts_with = "finish")]
     pub max_rate: Option<String>,
     /// Time to wait for the WAL the backup needs [default: 5m]

@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::pg::os_user;
 use crate::store::{Location, S3Options, StoreOptions};
 
 pub use values::{ByteSize, parse_duration};
@@ -280,12 +281,7 @@ impl Settings {
         let file = match std::fs::read_to_string(&path) {
             Ok(text) => Some((path, text)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => None,
-            Err(error) => {
-                return Err(Error::invalid(format!(
-                    "read the configuration file {}: {error}",
-                    path.display()
-                )));
-            }
+            Err(error) => return Err(unreadable_file(&path, &error)),
         };
         Self::resolve(
             sources,
@@ -342,6 +338,41 @@ impl Settings {
     }
 }
 
+fn unreadable_file(path: &Path, error: &std::io::Error) -> Error {
+    let shown = path.display();
+    Error::invalid(match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            format!("there is no configuration file {shown}; check --config or WALSHIP_CONFIG")
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            let user = os_user().unwrap_or_else(|| rustix::process::geteuid().as_raw().to_string());
+            format!(
+                "read the configuration file {shown}: permission denied; make it, and the directories above it, \
+                 readable for user {user}"
+            )
+        }
+        _ => format!("read the configuration file {shown}: {error}"),
+    })
+}
+
+/// What is wrong with a file that is not TOML, with the line.
+fn syntax_error(error: &toml::de::Error, text: &str) -> String {
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return error.message().to_owned();
+    };
+    let number = before.matches('\n').count();
+    let line = text.lines().nth(number).unwrap_or_default();
+    let message = error.message().replace('\n', ", ");
+    let value = line.split_once('=').map_or("", |(_, value)| value.trim());
+    let is_bare = value.starts_with(|c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-'));
+    let hint = if is_bare {
+        format!("; a text needs quotes: \"{value}\"")
+    } else {
+        String::new()
+    };
+    format!("line {}: {message}{hint}", number + 1)
+}
+
 /// Values as they were written, before validation.
 #[derive(Debug, Clone)]
 struct Raw {
@@ -354,7 +385,7 @@ impl Raw {
         let invalid = |what: String| Error::invalid(format!("configuration file {}: {what}", path.display()));
         let table: toml::Table = text
             .parse()
-            .map_err(|error: toml::de::Error| invalid(error.message().to_owned()))?;
+            .map_err(|error: toml::de::Error| invalid(syntax_error(&error, text)))?;
         let mut pairs = Vec::new();
         flatten("", &table, &mut pairs);
         for (key, value) in pairs {

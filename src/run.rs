@@ -42,11 +42,31 @@ pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
         }
         Command::Man => {
             let mut page = Vec::new();
-            let rendered = clap_mangen::Man::new(Cli::command()).render(&mut page);
-            rendered.map_err(|error| Error::io("make the manual page", error))?;
+            manual(&mut page).map_err(|error| Error::io("make the manual page", error))?;
             write_out(&page)
         }
     }
+}
+
+/// One page: walship itself, and then each command with its options.
+fn manual(page: &mut Vec<u8>) -> std::io::Result<()> {
+    clap_mangen::Man::new(Cli::command()).render(page)?;
+    for command in Cli::command().get_subcommands() {
+        let name = format!("walship {}", command.get_name());
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        let command = command.clone().bin_name(&name).disable_help_flag(true);
+        let has_options = command.get_arguments().next().is_some();
+        let section = clap_mangen::Man::new(command.disable_version_flag(true));
+        let mut text = Vec::new();
+        section.render_synopsis_section(&mut text)?;
+        if has_options {
+            section.render_options_section(&mut text)?;
+        }
+        let text = String::from_utf8_lossy(&text).replace(".SH ", ".SS ");
+        // A line must not begin with a dot or an apostrophe, which roff would take for a request.
+        write!(page, ".SH {}\n\\&{about}.\n{text}", name.to_uppercase())?;
+    }
+    Ok(())
 }
 
 fn push(args: cli::PushArgs, settings: &Settings) -> Result<ExitCode> {
@@ -110,18 +130,17 @@ fn basebackup(args: &cli::BasebackupArgs, settings: &Settings) -> Result<ExitCod
 
 fn backup_options(args: &cli::BasebackupArgs, settings: &Settings) -> Result<BasebackupOptions> {
     let backup = &settings.backup;
-    let max_rate_kib =
-        match backup.max_rate {
-            None => None,
-            Some(rate) => {
-                let kib = u32::try_from(rate.0 >> 10)
-                    .ok()
-                    .filter(|kib| MAX_RATE_KIB.contains(kib));
-                Some(kib.ok_or_else(|| {
-                    Error::invalid("backup.max_rate, or --max-rate, must be from 32kB to 1GB")
-                })?)
-            }
-        };
+    let max_rate_kib = match backup.max_rate {
+        None => None,
+        Some(rate) => {
+            let kib = u32::try_from(rate.0 >> 10)
+                .ok()
+                .filter(|kib| MAX_RATE_KIB.contains(kib));
+            Some(kib.ok_or_else(|| {
+                Error::invalid("backup.max_rate, or --max-rate, must be from 32KiB to 1GiB")
+            })?)
+        }
+    };
     Ok(BasebackupOptions {
         label: args.label.clone(),
         fast_checkpoint: args.checkpoint == Checkpoint::Fast,

@@ -42,7 +42,9 @@ pub fn hex(bytes: &[u8]) -> String {
 /// A moment for people, in a form that PostgreSQL and `--target-time` take back.
 #[must_use]
 pub fn time_text(moment: chrono::DateTime<chrono::Utc>) -> String {
-    moment.format("%Y-%m-%d %H:%M:%S%.fZ").to_string()
+    // PostgreSQL knows no more than microseconds.
+    let text = moment.format("%Y-%m-%d %H:%M:%S%.6f").to_string();
+    format!("{}Z", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// A SHA-256 as JSON holds it: 64 lower-case hexadecimal digits.

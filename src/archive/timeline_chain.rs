@@ -105,6 +105,13 @@ impl<'a> TimelineChain<'a> {
             .all(|(timeline, lsn)| self.passes(timeline, lsn))
     }
 
+    /// The timeline of the chain from which another one of it branched off.
+    #[must_use]
+    pub fn parent_of(&self, timeline: TimelineId) -> Option<TimelineId> {
+        let ancestors = self.history.ancestors().iter().map(|ancestor| ancestor.timeline);
+        ancestors.take_while(|ancestor| *ancestor < timeline).last()
+    }
+
     /// Where the chain leaves a timeline, if it does.
     #[must_use]
     pub fn leaves(&self, timeline: TimelineId) -> Option<Lsn> {

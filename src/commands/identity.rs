@@ -39,12 +39,13 @@ pub async fn find_or_create(store: &Store, cluster: ClusterIdentity, now: DateTi
 /// Reads the identity of an archive that must be there.
 ///
 /// # Errors
-/// `Invalid` where there is no `walship.json`: a mistyped URL or an emptied bucket must never look
+/// `Invalid` where there is no `walship.json`: a mistyped URL or an emptied archive must never look
 /// like an archive that lacks one file. Otherwise as [`find`].
 pub async fn require(store: &Store) -> Result<Identity> {
     find(store).await?.ok_or_else(|| {
         Error::invalid(format!(
-            "there is no archive at {}: walship.json is missing; check the URL, and whether the bucket was emptied",
+            "there is no archive at {}: walship.json is missing; nothing was archived there yet, or it was emptied or \
+             is not mounted; check the URL",
             store.location()
         ))
     })
@@ -54,7 +55,7 @@ pub async fn require(store: &Store) -> Result<Identity> {
 ///
 /// # Errors
 /// `Invalid` where there is none, or it is another cluster's: a file system that is not mounted or an
-/// emptied bucket must not become a new archive behind the administrator's back.
+/// emptied archive must not become a new archive behind the administrator's back.
 pub async fn require_of(store: &Store, cluster: ClusterIdentity) -> Result<Identity> {
     let identity = require(store).await.map_err(|error| {
         let hint = "this cluster has archived before; mount or restore that archive, \

@@ -137,8 +137,7 @@ struct Source {
 
 impl Source {
     fn open(name: WalName, path: &Path) -> Result<Self> {
-        let metadata =
-            std::fs::metadata(path).map_err(|error| Error::io(format!("open {}", path.display()), error))?;
+        let metadata = std::fs::metadata(path).map_err(|error| not_there(path, error))?;
         if !metadata.is_file() {
             return Err(Error::invalid(format!(
                 "{} is not a regular file",
@@ -270,6 +269,24 @@ impl Source {
 
     fn file(&self) -> Result<File> {
         File::open(&self.path).map_err(|error| Error::io(format!("open {}", self.path.display()), error))
+    }
+}
+
+fn not_there(path: &Path, error: std::io::Error) -> Error {
+    let shown = path.display();
+    match std::env::current_dir() {
+        Ok(directory) if error.kind() == std::io::ErrorKind::NotFound => {
+            let hint = if path.is_relative() {
+                format!(
+                    " in {}; a relative path counts from there, for PostgreSQL from the data directory",
+                    directory.display()
+                )
+            } else {
+                String::new()
+            };
+            Error::internal(format!("open {shown}: there is no such file{hint}"))
+        }
+        _ => Error::io(format!("open {shown}"), error),
     }
 }
 

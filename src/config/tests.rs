@@ -138,6 +138,45 @@ fn a_file_that_is_not_toml_is_an_error() {
 }
 
 #[test]
+fn a_syntax_error_names_the_line_and_a_bare_word_wants_quotes() {
+    let error = |file: &str| resolve(file, &[], &[]).unwrap_err().to_string();
+    let bare = error("[push]\ntimeout = \"1s\"\n\n[log]\nlevel = info\n");
+    assert!(
+        bare.contains("line 5:") && bare.contains("quotes: \"info\""),
+        "{bare}"
+    );
+    for bare in [
+        "archive = /srv/archive",
+        "push.timeout = 30s",
+        "archive = file:///a",
+    ] {
+        let said = error(bare);
+        assert!(
+            said.contains("line 1:") && said.contains("needs quotes"),
+            "{said}"
+        );
+    }
+    let open = error("archive = \"file:///a\n");
+    assert!(
+        open.contains("line 1:") && !open.contains("needs quotes"),
+        "{open}"
+    );
+}
+
+#[test]
+fn a_file_that_is_named_must_be_there() {
+    let sources = Sources {
+        config_flag: Some("/no/such/walship.toml".into()),
+        ..Sources::default()
+    };
+    let error = Settings::load(&sources).unwrap_err().to_string();
+    assert!(
+        error.contains("there is no configuration file /no/such/walship.toml"),
+        "{error}"
+    );
+}
+
+#[test]
 fn sizes_are_powers_of_1024_as_in_postgresql() {
     for (text, bytes) in [
         ("0", 0),

@@ -52,7 +52,7 @@ impl FromStr for ByteSize {
             .and_then(|(number, shift)| number.checked_mul(1 << shift));
         bytes
             .map(Self)
-            .ok_or_else(|| format!("\"{text}\" is no size; write a number of bytes, or 100kB, 8MiB, 1GiB"))
+            .ok_or_else(|| format!("\"{text}\" is no size; write a number of bytes, or 100KiB, 8MiB, 1GiB"))
     }
 }
 

@@ -341,13 +341,27 @@ fn is_a_directory(path: &Path) -> Error {
     ))
 }
 
+/// As [`check_root`], for who only reads.
+fn check_root_to_read(root: &Path) -> Result<()> {
+    match fs::metadata(root) {
+        Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => {
+            Err(Error::invalid(format!(
+                "the archive's directory {} does not exist: nothing was archived there yet, or it is not mounted; \
+                 check the URL",
+                root.display()
+            )))
+        }
+        _ => check_root(root),
+    }
+}
+
 /// Why an object could not be opened: `NotFound` only if each part of its path was looked at and
 /// the first missing one is truly missing.
 fn explain(error: std::io::Error, root: &Path, key: &str) -> Error {
     if !matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) {
         return failed("open the object's file", error);
     }
-    if let Err(no_root) = check_root(root) {
+    if let Err(no_root) = check_root_to_read(root) {
         return no_root;
     }
     let mut path = root.to_owned();

@@ -405,6 +405,8 @@ fn configuration_outside_the_data_directory_goes_with_the_backup() {
     let output = command_as_user("/bin/sh").args(["-c", &line]).output().unwrap();
     let names = String::from_utf8(output.stdout).unwrap();
     let expected = [
+        "",
+        "conf.d/",
         "conf.d/10-more.conf",
         "pg_hba.conf",
         "pg_ident.conf",

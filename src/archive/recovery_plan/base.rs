@@ -249,7 +249,7 @@ fn skipped(catalogue: &Catalogue, chosen: &Backup) -> Option<String> {
 pub(super) fn reason(backup: &Backup, request: &Request) -> String {
     let id = &backup.id;
     if request.backup.is_some() {
-        return format!("backup {id} is the one asked for");
+        return format!("backup {id}, as asked for with --backup");
     }
     match Limit::of(request) {
         Limit::None => format!("backup {id} is the newest on the way to {}", request.target),

@@ -45,7 +45,7 @@ pub(super) fn find(
         (None, Reached::Unknown) => (request.target.clone(), open_end(request, &reach, last_segment)),
         (None, Reached::No) => return Err(beyond_the_end(request, &reach, last_segment)),
         (Some(hole), _) if !request.end_at_gap => {
-            return Err(broken(request, &reach, hole, last_segment));
+            return Err(broken(request, chain, &reach, hole, last_segment));
         }
         (Some(hole), reached) => at_the_gap(request, &reach, hole, reached),
     };
@@ -174,12 +174,21 @@ fn beyond_the_end(request: &Request, reach: &Reach, last_segment: SegmentName) -
     ))
 }
 
-fn broken(request: &Request, reach: &Reach, hole: &Hole, last_segment: SegmentName) -> Error {
-    let held = last_segment.timeline();
-    let other_way = if hole.missing.first.timeline() == held {
-        String::new()
-    } else {
-        format!(", follow timeline {held} alone with --target-timeline {held}")
+fn broken(
+    request: &Request,
+    chain: &TimelineChain<'_>,
+    reach: &Reach,
+    hole: &Hole,
+    last_segment: SegmentName,
+) -> Error {
+    // Where a timeline's first WAL is missing, its parent may have gone on: the nearest one, for what
+    // is older drops more.
+    let missing = hole.missing.first.timeline();
+    let other_way = match chain.parent_of(missing) {
+        Some(parent) if missing != last_segment.timeline() => format!(
+            ", follow timeline {parent} alone with --target-timeline {parent} (without what happened on timeline {missing})"
+        ),
+        _ => String::new(),
     };
     Error::corrupt(format!(
         "the archived WAL has a hole on the way to {}: {} is missing ({}). Without a break it leads to LSN {}, the end of \

@@ -147,14 +147,17 @@ fn pack(outside: &Outside) -> Result<Frame> {
     tar.into_inner().map_err(failed)
 }
 
-/// The named files, and the configuration beside `config_file`, one level deep.
+/// The named files, and the configuration beside `config_file`, one level deep; its directories too,
+/// for the server does not start without an `include_dir`, even an empty one.
 fn files_of(outside: &Outside) -> Result<BTreeSet<PathBuf>> {
     let mut files: BTreeSet<PathBuf> = outside.named.iter().cloned().collect();
     let Some(directory) = &outside.directory else {
         return Ok(files);
     };
+    files.insert(directory.clone());
     for path in list(directory)? {
         if path.is_dir() {
+            files.insert(path.clone());
             files.extend(list(&path)?.into_iter().filter(|path| is_configuration(path)));
         } else if is_configuration(&path) {
             files.insert(path);
@@ -190,9 +193,11 @@ fn append(tar: &mut tar::Builder<Frame>, path: &Path) -> Result<()> {
     let file = std::fs::File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     let mut content = Vec::new();
-    file.take(FILE_LIMIT_BYTES + 1)
-        .read_to_end(&mut content)
-        .map_err(failed)?;
+    if metadata.is_file() {
+        file.take(FILE_LIMIT_BYTES + 1)
+            .read_to_end(&mut content)
+            .map_err(failed)?;
+    }
     if content.len() as u64 > FILE_LIMIT_BYTES {
         return Err(Error::invalid(format!(
             "{} is larger than {} KiB, too large for a configuration file",
@@ -219,6 +224,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let main = root.path().join("etc/postgresql/17/main");
         fs::create_dir_all(main.join("conf.d/deeper")).unwrap();
+        fs::create_dir(main.join("empty.d")).unwrap();
         let elsewhere = root.path().join("pg_hba.conf");
         for (path, content) in [
             ("postgresql.conf", "a"),
@@ -253,7 +259,10 @@ mod tests {
         assert_eq!(
             names,
             [
+                main.to_owned(),
+                format!("{main}/conf.d"),
                 format!("{main}/conf.d/10-memory.conf"),
+                format!("{main}/empty.d"),
                 format!("{main}/environment"),
                 format!("{main}/postgresql.conf"),
                 "pg_hba.conf".to_owned(),

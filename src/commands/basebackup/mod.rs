@@ -159,7 +159,7 @@ fn check(options: &BasebackupOptions) -> Result<()> {
     }
     match options.max_rate_kib {
         Some(rate) if !MAX_RATE_KIB.contains(&rate) => Err(Error::invalid(format!(
-            "a rate of {rate} KiB a second is out of PostgreSQL's range; give 32kB to 1GB a second"
+            "a rate of {rate} KiB a second is out of PostgreSQL's range; give 32KiB to 1GiB a second"
         ))),
         _ => Ok(()),
     }

@@ -4,6 +4,7 @@
 //! A file that cannot be put back (their directory is often root's) does not fail the recovery: the
 //! verified object is kept in the data directory, and a note gives the command that unpacks it.
 
+use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 use super::destination::Access;
 use super::extract::damaged;
+use super::guc_file::values_of;
 use super::shell::shell_word;
 use crate::archive::Sha256Sum;
 use crate::archive::backup::BackupRecord;
@@ -28,15 +30,18 @@ const KEPT_OBJECT: &str = "walship-configuration.tar.zst";
 /// What became of the configuration files outside the data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct ConfigurationReport {
-    /// Files that were missing and are back.
+    /// Files and directories that were missing and are back.
     pub restored: Vec<PathBuf>,
     /// Files that were there and are as they were.
     pub kept: Vec<PathBuf>,
-    /// Files that are missing and could not be put back.
+    /// Files and directories that are missing and could not be put back.
     pub failed: Vec<PathBuf>,
     /// What to do about them.
     #[serde(skip)]
     pub note: Option<String>,
+    /// What `config_file` will hold once it is put back, if it could not be.
+    #[serde(skip)]
+    pub pending: Option<Vec<u8>>,
 }
 
 /// A verified `configuration.tar.zst`.
@@ -48,12 +53,13 @@ pub struct StoredConfiguration {
     config_file: PathBuf,
 }
 
-/// One configuration file.
+/// One configuration file or directory.
 #[derive(Debug, PartialEq, Eq)]
 struct StoredFile {
     path: PathBuf,
     mode: u32,
-    content: Vec<u8>,
+    /// None for a directory.
+    content: Option<Vec<u8>>,
 }
 
 impl StoredConfiguration {
@@ -102,47 +108,106 @@ impl StoredConfiguration {
         let mut report = ConfigurationReport::default();
         let mut reasons = Vec::new();
         let mut unknown = Vec::new();
+        // Archives of older versions lack the directories, without which the server does not start.
+        let mut included = BTreeSet::new();
         for file in files {
-            if !is_configuration(&file.path, &self.config_file) {
+            if file.content.is_some() && !is_configuration(&file.path, &self.config_file) {
                 unknown.push(file.path);
                 continue;
             }
-            match put_back(&file, made) {
+            let outcome = put_back(&file, made);
+            if !matches!(outcome, Ok(false)) {
+                included.extend(included_directories(&file));
+            }
+            match outcome {
                 Ok(true) => report.restored.push(file.path),
+                Ok(false) if file.content.is_none() => {}
                 Ok(false) => report.kept.push(file.path),
                 Err(error) => {
                     reasons.push(error.to_string());
+                    if file.path == self.config_file {
+                        report.pending = file.content;
+                    }
                     report.failed.push(file.path);
                 }
             }
         }
-        if !report.failed.is_empty() || !unknown.is_empty() {
-            let kept = data.join(KEPT_OBJECT);
-            write_file(&kept, &self.object, access)?;
-            let notes = [
-                (!report.failed.is_empty()).then(|| failure_note(&kept, &report.failed, &reasons)),
-                (!unknown.is_empty()).then(|| unknown_note(&kept, &unknown)),
-            ];
-            report.note = Some(notes.into_iter().flatten().collect::<Vec<_>>().join("; "));
+        let mut to_make = Vec::new();
+        for path in included {
+            if report.failed.contains(&path) {
+                continue;
+            }
+            let directory = StoredFile {
+                path,
+                mode: 0o755,
+                content: None,
+            };
+            match put_back(&directory, made) {
+                Ok(true) => report.restored.push(directory.path),
+                Ok(false) => {}
+                Err(error) => {
+                    reasons.push(error.to_string());
+                    to_make.push(directory.path);
+                }
+            }
         }
+        report.note = self.note(data, access, &report.failed, &to_make, &unknown, &reasons)?;
+        report.failed.extend(to_make);
         report.failed.extend(unknown);
         Ok(report)
     }
+
+    /// What somebody has to do by hand, if anything; what could not be put back is kept in the data
+    /// directory.
+    fn note(
+        &self,
+        data: &Path,
+        access: Access,
+        failed: &[PathBuf],
+        to_make: &[PathBuf],
+        unknown: &[PathBuf],
+        reasons: &[String],
+    ) -> Result<Option<String>> {
+        let kept = data.join(KEPT_OBJECT);
+        if !failed.is_empty() || !unknown.is_empty() {
+            write_file(&kept, &self.object, access)?;
+        }
+        let mut notes = Vec::new();
+        if !failed.is_empty() || !to_make.is_empty() {
+            notes.push(failure_note(&kept, failed, to_make, reasons));
+        }
+        if !unknown.is_empty() {
+            notes.push(unknown_note(&kept, unknown));
+        }
+        Ok((!notes.is_empty()).then(|| notes.join("; ")))
+    }
 }
 
-fn failure_note(kept: &Path, failed: &[PathBuf], reasons: &[String]) -> String {
-    // Only these: root must not unpack whatever else is there.
-    let members: Vec<_> = failed
-        .iter()
-        .map(|path| shell_word(path.to_string_lossy().trim_start_matches('/')))
-        .collect();
+fn failure_note(kept: &Path, failed: &[PathBuf], to_make: &[PathBuf], reasons: &[String]) -> String {
+    let words = |paths: &[PathBuf], skip: &str| {
+        let words = paths
+            .iter()
+            .map(|path| path.to_string_lossy().trim_start_matches(skip).to_owned());
+        words.map(|word| shell_word(&word)).collect::<Vec<_>>().join(" ")
+    };
+    let mut commands = Vec::new();
+    if !failed.is_empty() {
+        // Only these: root must not unpack whatever else is there.
+        let kept = shell_word(&kept.to_string_lossy());
+        commands.push(format!(
+            "zstd -dc {kept} | tar -x -C / --skip-old-files -- {}",
+            words(failed, "/")
+        ));
+    }
+    if !to_make.is_empty() {
+        commands.push(format!("mkdir -p {}", words(to_make, "")));
+    }
     format!(
-        "configuration files are missing and could not be put back: {} ({}). To put them back, as root: zstd -dc \
-         {} | tar -x -C / --skip-old-files -- {}",
-        shown(failed),
+        "configuration files are missing and could not be put back: {} ({}). Before you start the server put them \
+         back, as root: {}",
+        shown(&[failed, to_make].concat()),
         reasons.first().map_or("", String::as_str),
-        shell_word(&kept.to_string_lossy()),
-        members.join(" ")
+        commands.join(" && ")
     )
 }
 
@@ -177,6 +242,17 @@ fn is_configuration(path: &Path, config_file: &Path) -> bool {
     in_folder && plain
 }
 
+/// The directories whose files a configuration file includes, each as PostgreSQL finds it.
+fn included_directories(file: &StoredFile) -> Vec<PathBuf> {
+    let content = file.content.as_deref().unwrap_or_default();
+    let parent = file.path.parent().unwrap_or(Path::new("/"));
+    values_of(content, "include_dir")
+        .filter_map(|value| String::from_utf8(value).ok())
+        .filter(|value| !value.is_empty())
+        .map(|value| parent.join(value))
+        .collect()
+}
+
 /// The files in the object. Names are absolute paths without the leading slash.
 fn unpack(object: &[u8]) -> Result<Vec<StoredFile>> {
     let unreadable = |error: std::io::Error| Error::corrupt(format!("it cannot be read: {error}"));
@@ -185,7 +261,8 @@ fn unpack(object: &[u8]) -> Result<Vec<StoredFile>> {
     let mut files = Vec::new();
     for entry in archive.entries().map_err(unreadable)? {
         let mut entry = entry.map_err(unreadable)?;
-        if !entry.header().entry_type().is_file() {
+        let kind = entry.header().entry_type();
+        if !kind.is_file() && !kind.is_dir() {
             continue;
         }
         let path = entry.path().map_err(unreadable)?.into_owned();
@@ -197,6 +274,7 @@ fn unpack(object: &[u8]) -> Result<Vec<StoredFile>> {
         }
         let mut content = Vec::new();
         entry.read_to_end(&mut content).map_err(unreadable)?;
+        let content = kind.is_file().then_some(content);
         files.push(StoredFile {
             path: Path::new("/").join(path),
             mode: entry.header().mode().map_err(unreadable)? & 0o777,
@@ -206,7 +284,7 @@ fn unpack(object: &[u8]) -> Result<Vec<StoredFile>> {
     Ok(files)
 }
 
-/// Makes a file that is missing, and the directories above it; whether it was missing.
+/// Makes a file or directory that is missing, and the directories above it; whether it was missing.
 fn put_back(file: &StoredFile, made: &mut dyn FnMut(PathBuf)) -> Result<bool> {
     let shown = file.path.display();
     let failed = |error| Error::io(format!("put back {shown}"), error);
@@ -219,6 +297,19 @@ fn put_back(file: &StoredFile, made: &mut dyn FnMut(PathBuf)) -> Result<bool> {
         .mode(0o755)
         .create(parent)
         .map_err(failed)?;
+    let sync_parent = || File::open(parent).and_then(|directory| directory.sync_all());
+    let Some(content) = &file.content else {
+        match std::fs::create_dir(&file.path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(error) => return Err(failed(error)),
+        }
+        made(file.path.clone());
+        std::fs::set_permissions(&file.path, Permissions::from_mode(file.mode))
+            .and_then(|()| sync_parent())
+            .map_err(failed)?;
+        return Ok(true);
+    };
     // Linked into place: a reader sees all of it or nothing, and a file that came up meanwhile stays.
     let mut temporary = tempfile::Builder::new()
         .prefix(".walship-")
@@ -227,7 +318,7 @@ fn put_back(file: &StoredFile, made: &mut dyn FnMut(PathBuf)) -> Result<bool> {
     temporary
         .as_file()
         .set_permissions(Permissions::from_mode(file.mode))
-        .and_then(|()| temporary.write_all(&file.content))
+        .and_then(|()| temporary.write_all(content))
         .and_then(|()| temporary.as_file().sync_all())
         .map_err(failed)?;
     match temporary.persist_noclobber(&file.path) {
@@ -236,9 +327,7 @@ fn put_back(file: &StoredFile, made: &mut dyn FnMut(PathBuf)) -> Result<bool> {
         Err(error) => return Err(failed(error.error)),
     }
     made(file.path.clone());
-    File::open(parent)
-        .and_then(|directory| directory.sync_all())
-        .map_err(failed)?;
+    sync_parent().map_err(failed)?;
     Ok(true)
 }
 
@@ -267,12 +356,21 @@ mod tests {
     use super::*;
     use crate::ErrorKind;
 
+    /// The content that stands for a directory.
+    const DIRECTORY: &str = "(a directory)";
+
     fn stored(files: &[(&Path, &str)]) -> StoredConfiguration {
         let config_file = files.first().unwrap().0.to_owned();
         let mut tar = tar::Builder::new(Vec::new());
         for (path, content) in files {
             let mut header = tar::Header::new_gnu();
-            header.set_mode(0o640);
+            header.set_mode(if *content == DIRECTORY { 0o750 } else { 0o640 });
+            let content = if *content == DIRECTORY {
+                header.set_entry_type(tar::EntryType::Directory);
+                ""
+            } else {
+                content
+            };
             header.set_size(content.len() as u64);
             let name = path.to_str().unwrap().trim_start_matches('/');
             tar.append_data(&mut header, name, content.as_bytes()).unwrap();
@@ -343,6 +441,37 @@ mod tests {
     }
 
     #[test]
+    fn directories_come_back_and_those_that_are_there_stay_as_they_are() {
+        let top = tempfile::tempdir().unwrap();
+        let (main, there) = (top.path().join("etc/17/main"), top.path().join("there.d"));
+        std::fs::create_dir(&there).unwrap();
+        std::fs::set_permissions(&there, Permissions::from_mode(0o711)).unwrap();
+        let empty = main.join("conf.d");
+        let report = stored(&[(&main, DIRECTORY), (&empty, DIRECTORY), (&there, DIRECTORY)])
+            .put_back(top.path(), Access::Owner, &mut |_| {})
+            .unwrap();
+        assert_eq!(
+            (report.restored, report.kept),
+            (vec![main, empty.clone()], vec![])
+        );
+        assert_eq!(empty.metadata().unwrap().permissions().mode() & 0o777, 0o750);
+        assert_eq!(there.metadata().unwrap().permissions().mode() & 0o777, 0o711);
+    }
+
+    #[test]
+    fn the_directories_that_restored_files_include_are_made() {
+        let top = tempfile::tempdir().unwrap();
+        let file = top.path().join("main/postgresql.conf");
+        let elsewhere = top.path().join("else/where");
+        let content = format!("include_dir = 'conf.d'\nInclude_Dir '{}'\n", elsewhere.display());
+        let report = stored(&[(&file, &content)])
+            .put_back(top.path(), Access::Owner, &mut |_| {})
+            .unwrap();
+        assert!(top.path().join("main/conf.d").is_dir() && elsewhere.is_dir());
+        assert_eq!(report.restored.len(), 3);
+    }
+
+    #[test]
     fn what_cannot_be_put_back_is_kept_beside_the_data_with_the_way_to_do_it() {
         let top = tempfile::tempdir().unwrap();
         let data = top.path().join("data");
@@ -352,6 +481,7 @@ mod tests {
         let report = stored.put_back(&data, Access::Owner, &mut |_| {}).unwrap();
         assert_eq!(report.failed.len(), 1);
         assert_eq!(std::fs::read(data.join(KEPT_OBJECT)).unwrap(), stored.object);
+        assert_eq!(report.pending.as_deref(), Some(&b"x"[..]));
         let note = report.note.unwrap();
         assert!(
             note.contains(&data.join(KEPT_OBJECT).display().to_string()),

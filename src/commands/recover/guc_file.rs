@@ -22,10 +22,16 @@ pub fn setting_name(line: &[u8]) -> Option<&[u8]> {
 /// The value a file gives to a setting: the last one counts. Included files are not looked into.
 #[must_use]
 pub fn value_of(file: &[u8], name: &str) -> Option<Vec<u8>> {
+    values_of(file, name).next_back()
+}
+
+/// Every value a file gives to a setting, or to a directive such as `include_dir`.
+pub fn values_of(file: &[u8], name: &str) -> impl DoubleEndedIterator<Item = Vec<u8>> {
     file.split(|byte| *byte == b'\n')
-        .filter(|line| setting_name(line).is_some_and(|found| found.eq_ignore_ascii_case(name.as_bytes())))
+        .filter(move |line| {
+            setting_name(line).is_some_and(|found| found.eq_ignore_ascii_case(name.as_bytes()))
+        })
         .filter_map(value)
-        .next_back()
 }
 
 /// The value on a line that makes a setting.

@@ -18,7 +18,7 @@ const DATA_CLAIM: &str = "global";
 #[derive(Debug, Default)]
 pub struct Destination {
     directories: Vec<Made>,
-    /// Files made elsewhere.
+    /// Files and directories made elsewhere, in the order they were made in.
     files: Vec<PathBuf>,
 }
 
@@ -112,7 +112,7 @@ impl Destination {
         set_mode(directory, access.directory_mode())
     }
 
-    /// Counts a file outside the directories among what a failure removes.
+    /// Counts a file or directory outside the directories among what a failure removes.
     pub fn add_file(&mut self, path: PathBuf) {
         self.files.push(path);
     }
@@ -121,8 +121,14 @@ impl Destination {
     #[must_use]
     pub fn undo(self, reason: Error) -> Error {
         let mut left = Vec::new();
-        for file in &self.files {
-            if std::fs::remove_file(file).is_err_and(|error| error.kind() != NotFound) {
+        for file in self.files.iter().rev() {
+            let is_directory = file.symlink_metadata().is_ok_and(|found| found.is_dir());
+            let removed = if is_directory {
+                std::fs::remove_dir(file)
+            } else {
+                std::fs::remove_file(file)
+            };
+            if removed.is_err_and(|error| error.kind() != NotFound) {
                 left.push(file.display().to_string());
             }
         }
@@ -284,13 +290,16 @@ mod tests {
         assert_eq!((mode(&data), mode(&space)), (0o750, 0o750));
         std::fs::create_dir(space.join("PG_17")).unwrap();
         std::fs::write(space.join("PG_17/1"), "x").unwrap();
-        let elsewhere = top.path().join("postgresql.conf");
+        let folder = top.path().join("conf.d");
+        std::fs::create_dir(&folder).unwrap();
+        destination.add_file(folder.clone());
+        let elsewhere = folder.join("postgresql.conf");
         std::fs::write(&elsewhere, "x").unwrap();
-        destination.add_file(elsewhere.clone());
+        destination.add_file(elsewhere);
 
         let error = destination.undo(failure());
         assert_eq!(error.to_string(), "the reason");
-        assert!(!data.exists() && !elsewhere.exists());
+        assert!(!data.exists() && !folder.exists());
         assert_eq!((space.read_dir().unwrap().count(), mode(&space)), (0, 0o711));
     }
 

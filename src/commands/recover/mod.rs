@@ -149,7 +149,7 @@ async fn restore(
     let configuration = finish(extracted, settings).await?;
     notes.extend(configuration.note.clone());
     let start = start(options, &record, &layout.data, &configuration);
-    notes.extend(start.note);
+    notes.extend(start.notes);
     Ok(RecoverReport {
         backup: plan.backup.id,
         reason: plan.reason,
@@ -157,7 +157,8 @@ async fn restore(
         tablespaces: restored_tablespaces(&layout),
         pgdata: layout.data,
         size_bytes: record.size_bytes,
-        next: next_steps(&plan.target, action),
+        next: next_steps(&plan.target, action, &notes),
+        archive: store.location().to_string(),
         target: plan.target,
         timeline: plan.timeline,
         action,
@@ -240,14 +241,11 @@ fn start(
     data: &Path,
     configuration: &ConfigurationReport,
 ) -> StartCommand {
-    let system = System::look(record, data, options.search_path.as_deref());
-    let missing = configuration.failed.iter().find(|path| {
-        record
-            .configuration
-            .as_ref()
-            .is_some_and(|stored| Path::new(&stored.config_file) == path.as_path())
-    });
-    start_command(data, &system, missing.map(PathBuf::as_path))
+    let pending = configuration.pending.as_deref();
+    start_command(
+        data,
+        &System::look(record, data, options.search_path.as_deref(), pending),
+    )
 }
 
 fn restored_tablespaces(layout: &Layout) -> Vec<RestoredTablespace> {

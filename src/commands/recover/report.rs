@@ -9,6 +9,7 @@ use super::configuration::ConfigurationReport;
 use super::settings::TargetAction;
 use crate::archive::keys::BackupId;
 use crate::archive::recovery_plan::Target;
+use crate::archive::time_text;
 use crate::config::ByteSize;
 use crate::pg::TimelineId;
 
@@ -34,6 +35,9 @@ pub struct RecoverReport {
     pub timeline: TimelineId,
     /// What happens at the target; none without one.
     pub action: Option<TargetAction>,
+    /// The archive's URL.
+    #[serde(skip)]
+    pub archive: String,
     /// Why the recovered server does not archive; none where it archives as configured.
     pub archiving_off: Option<String>,
     /// Configuration files outside the data directory.
@@ -67,18 +71,24 @@ pub fn target_text(target: &Target) -> String {
     match target {
         Target::Latest => "the end of the archived WAL".to_owned(),
         Target::Immediate => "the end of the backup".to_owned(),
-        Target::Time(time) => format!("time {}", time.format("%Y-%m-%d %H:%M:%S%.f UTC")),
+        Target::Time(time) => format!("time {}", time_text(*time)),
         Target::Lsn(lsn) => format!("LSN {lsn}"),
         Target::Xid(xid) => format!("transaction {xid}"),
         Target::Name(name) => format!("restore point {name:?}"),
     }
 }
 
-/// How to see that recovery is over, and what to do then.
+/// What PostgreSQL says where it does not reach the target.
+const NOT_REACHED: &str = "\"recovery ended before configured recovery target was reached\"";
+
+/// How to see that recovery is over, and what to do then. What the notes say is not said again.
 #[must_use]
-pub fn next_steps(target: &Target, action: Option<TargetAction>) -> String {
-    let wait = "If the log says \"recovery ended before configured recovery target was reached\", \
-                the archived WAL ends before the target.";
+pub fn next_steps(target: &Target, action: Option<TargetAction>, notes: &[String]) -> String {
+    let wait = if notes.iter().any(|note| note.contains(NOT_REACHED)) {
+        String::new()
+    } else {
+        format!(" If the log says {NOT_REACHED}, the archived WAL ends before the target.")
+    };
     match (target, action.unwrap_or_default()) {
         (Target::Latest, _) => {
             "The server replays all archived WAL and then opens for writing, on a new timeline: \
@@ -88,17 +98,24 @@ pub fn next_steps(target: &Target, action: Option<TargetAction>) -> String {
         (_, TargetAction::Pause) => format!(
             "At the target the server stays readable and waits: SELECT pg_get_wal_replay_pause_state() is \
              'paused' then. Look at the data; to open it for writing, on a new timeline: SELECT \
-             pg_wal_replay_resume(). For a later target stop it, and recover again. {wait}"
+             pg_wal_replay_resume(). If a SELECT waits, the next transaction in the WAL (a DROP, say) already \
+             holds its lock: SET lock_timeout = '2s'; the table is there once recovery goes on. For a later \
+             target stop it, and recover again.{wait}"
         ),
         (_, TargetAction::Promote) => format!(
             "At the target the server opens for writing, on a new timeline: SELECT pg_is_in_recovery() is \
-             false then. {wait}"
+             false then.{wait}"
         ),
         (_, TargetAction::Shutdown) => format!(
             "At the target the server shuts down, and its log says so. To go on, remove or change the \
-             recovery_target settings in postgresql.auto.conf. {wait}"
+             recovery_target settings in postgresql.auto.conf.{wait}"
         ),
     }
+}
+
+fn paths(paths: &[PathBuf]) -> String {
+    let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    shown.join(", ")
 }
 
 impl fmt::Display for RecoverReport {
@@ -117,11 +134,11 @@ impl fmt::Display for RecoverReport {
             let (old, new) = (tablespace.location.display(), tablespace.directory.display());
             writeln!(f, "  tablespace {} ({old}) into {new}", tablespace.oid)?;
         }
-        for path in &self.configuration.restored {
-            writeln!(f, "  put back {}", path.display())?;
+        if !self.configuration.restored.is_empty() {
+            writeln!(f, "  put back: {}", paths(&self.configuration.restored))?;
         }
-        for path in &self.configuration.kept {
-            writeln!(f, "  left as it is: {}", path.display())?;
+        if !self.configuration.kept.is_empty() {
+            writeln!(f, "  left as they are: {}", paths(&self.configuration.kept))?;
         }
         write!(
             f,
@@ -135,7 +152,12 @@ impl fmt::Display for RecoverReport {
         writeln!(f)?;
         match &self.archiving_off {
             Some(reason) => writeln!(f, "Archiving is off (archive_mode = off): {reason}")?,
-            None => writeln!(f, "Archiving is as configured (archive_mode was not touched)")?,
+            None => writeln!(
+                f,
+                "Archiving is ON, into {}, as configured. If the source of this copy still runs, recover with \
+                 --archive-mode off instead",
+                self.archive
+            )?,
         }
         for note in &self.notes {
             writeln!(f, "Note: {note}")?;

@@ -34,7 +34,7 @@ fn check(options: &BaseBackupOptions) -> Result<()> {
     }
     match options.max_rate_kib {
         Some(rate) if !RATES_KIB.contains(&rate) => Err(Error::invalid(format!(
-            "a rate of {rate} KiB/s is out of PostgreSQL's range; choose 32 KiB/s to 1048576 KiB/s (1 GiB/s)"
+            "a rate of {rate} KiB/s is out of PostgreSQL's range; choose 32 KiB/s to 1 GiB/s"
         ))),
         _ => Ok(()),
     }

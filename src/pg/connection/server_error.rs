@@ -82,6 +82,16 @@ impl ServerError {
         let user = login.user;
         match self.code.as_str() {
             "28000" if self.is_refused_by_hba() => (ErrorKind::Denied, Some(self.hba_line(login))),
+            // Peer authentication, where only the system's user counts; root has rarely a role.
+            "28000"
+                if login.address.is_none()
+                    && (self.routine == "auth_failed"
+                        || self.routine == "InitializeSessionUserId" && user == "root") =>
+            {
+                let owner = if user == "root" { "postgres" } else { user };
+                let next = format!("run it as the user {owner}: sudo -u {owner} walship basebackup");
+                (ErrorKind::Denied, Some(next))
+            }
             "28P01" => {
                 let next = format!("check the password of {user} in PGPASSWORD or the password file");
                 (ErrorKind::Denied, Some(next))
@@ -257,6 +267,12 @@ mod tests {
     fn logins_that_fail_say_what_to_do() {
         for (code, routine, kind, wanted) in [
             ("28P01", "auth_failed", ErrorKind::Denied, "PGPASSWORD"),
+            (
+                "28000",
+                "auth_failed",
+                ErrorKind::Denied,
+                "sudo -u Ship walship basebackup",
+            ),
             (
                 "42501",
                 "InitPostgres",

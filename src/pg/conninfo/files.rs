@@ -42,7 +42,7 @@ pub(super) fn read_passfile(path: &Path) -> Option<String> {
 }
 
 /// The name of the user who runs this process, libpq's default role.
-pub(super) fn os_user() -> Option<String> {
+pub fn os_user() -> Option<String> {
     let uid = rustix::process::geteuid().as_raw();
     user_in(&read_optional(Path::new("/etc/passwd")).ok()??, uid)
 }

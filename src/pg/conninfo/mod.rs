@@ -5,6 +5,8 @@
 //! when a setting needs them. Passwords never show in a message or in `Debug`.
 
 mod files;
+
+pub(crate) use files::os_user;
 mod hosts;
 mod passfile;
 mod service;

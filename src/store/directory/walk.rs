@@ -5,7 +5,7 @@ use std::io::ErrorKind as IoKind;
 use std::path::PathBuf;
 use std::vec;
 
-use super::{TEMPORARY, check_root, explain, failed, object_info};
+use super::{TEMPORARY, check_root_to_read, explain, failed, object_info};
 use crate::error::{Error, Result};
 use crate::store::ObjectInfo;
 
@@ -45,7 +45,7 @@ impl Walk {
     pub(super) fn page(&mut self) -> Result<Vec<ObjectInfo>> {
         if !self.begun {
             self.begun = true;
-            check_root(&self.root)?;
+            check_root_to_read(&self.root)?;
             let folder = self
                 .prefix
                 .rsplit_once('/')
