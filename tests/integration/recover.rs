@@ -1,5 +1,6 @@
 //! `walship recover` on this machine: who may run it, what it prints, and that what it prints works.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -278,4 +279,33 @@ fn what_a_killed_recover_left_is_removed_with_the_printed_command() {
     let (_, command) = output.stderr.split_once("run the recovery again: ").unwrap();
     shell(&primary, &walship, command).succeeded();
     walship.run(&arguments).succeeded();
+}
+
+#[test]
+fn a_cluster_that_its_group_may_read_comes_back_as_one() {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let mut builder = Cluster::builder(14)
+        .initdb_arg("--allow-group-access")
+        .option("archive_mode", "on")
+        .option("archive_command", &format!("{} push %p", binary().display()));
+    for (name, value) in walship.environment() {
+        builder = builder.env(name, value);
+    }
+    let mut primary = builder.initdb();
+    primary.start();
+    back_up(&primary, &walship);
+    let root = scratch();
+    let data = root.path().join("data");
+    recover(&walship, &data, &["--archive-mode", "off"]);
+    let mode = |name: &str| data.join(name).metadata().unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(""), mode("base")), (0o750, 0o750));
+    for file in ["global/pg_control", "postgresql.auto.conf", "recovery.signal"] {
+        assert_eq!(mode(file), 0o640, "{file}");
+    }
+    let mut copy = Cluster::adopt(14, &data);
+    for (name, value) in walship.environment() {
+        copy.set_env(name, value);
+    }
+    copy.start();
 }
