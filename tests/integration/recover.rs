@@ -1,5 +1,6 @@
 //! `walship recover` on this machine: who may run it, what it prints, and that what it prints works.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -303,4 +304,33 @@ fn an_in_place_tablespace_comes_back_inside_the_data_directory() {
     copy.start();
     copy.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
     assert_eq!(copy.sql("select n from kept"), "1");
+}
+
+#[test]
+fn a_cluster_that_its_group_may_read_comes_back_as_one() {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let mut builder = Cluster::builder(14)
+        .initdb_arg("--allow-group-access")
+        .option("archive_mode", "on")
+        .option("archive_command", &format!("{} push %p", binary().display()));
+    for (name, value) in walship.environment() {
+        builder = builder.env(name, value);
+    }
+    let mut primary = builder.initdb();
+    primary.start();
+    back_up(&primary, &walship);
+    let root = scratch();
+    let data = root.path().join("data");
+    recover(&walship, &data, &["--archive-mode", "off"]);
+    let mode = |name: &str| data.join(name).metadata().unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(""), mode("base")), (0o750, 0o750));
+    for file in ["global/pg_control", "postgresql.auto.conf", "recovery.signal"] {
+        assert_eq!(mode(file), 0o640, "{file}");
+    }
+    let mut copy = Cluster::adopt(14, &data);
+    for (name, value) in walship.environment() {
+        copy.set_env(name, value);
+    }
+    copy.start();
 }
