@@ -133,7 +133,7 @@ fn print_usage_error(error: &clap::Error, caller: Caller) {
         Caller::Shell => eprintln!("{}", text.trim_end()),
         Caller::ArchiveCommand => eprintln!("walship: {first}; write archive_command = 'walship push %p'"),
         Caller::RestoreCommand => {
-            eprintln!("walship: {first}; write restore_command = 'walship restore %f %p'")
+            eprintln!("walship: {first}; write restore_command = 'walship restore %f %p'");
         }
     }
 }

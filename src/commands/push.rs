@@ -231,9 +231,10 @@ impl Source {
 
     async fn archive_identity(&self, store: &Store, now: DateTime<Utc>) -> Result<Identity> {
         if let Some(cluster) = self.cluster {
-            return match has_archived(&data_directory_of(&self.path))? {
-                false => identity::find_or_create(store, cluster, now).await,
-                true => identity::require_of(store, cluster).await,
+            return if has_archived(&data_directory_of(&self.path))? {
+                identity::require_of(store, cluster).await
+            } else {
+                identity::find_or_create(store, cluster, now).await
             };
         }
         let identity = identity::require(store).await?;
