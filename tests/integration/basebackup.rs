@@ -406,16 +406,16 @@ fn configuration_outside_the_data_directory_goes_with_the_backup() {
     let names = String::from_utf8(output.stdout).unwrap();
     let expected = [
         "",
-        "conf.d/",
-        "conf.d/10-more.conf",
-        "pg_hba.conf",
-        "pg_ident.conf",
-        "postgresql.conf",
+        "/conf.d",
+        "/conf.d/10-more.conf",
+        "/pg_hba.conf",
+        "/pg_ident.conf",
+        "/postgresql.conf",
     ];
     let prefix = etc.to_str().unwrap().trim_start_matches('/');
     assert_eq!(
         names.lines().collect::<Vec<_>>(),
-        expected.map(|name| format!("{prefix}/{name}"))
+        expected.map(|name| format!("{prefix}{name}"))
     );
     let record: Value = serde_json::from_slice(&std::fs::read(backup.join("backup.json")).unwrap()).unwrap();
     let config_file = etc.join("postgresql.conf");
