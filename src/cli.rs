@@ -137,7 +137,7 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "TIMELINE")]
     pub target_timeline: Option<String>,
     /// Whether the target itself is still replayed
-    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
     pub target_inclusive: Option<bool>,
     /// What the server does at the target [default: pause, as in PostgreSQL]
     #[arg(long, value_enum, value_name = "ACTION")]

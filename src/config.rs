@@ -93,7 +93,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "backup.concurrency",
         "0",
-        "threads that compress a base backup; 0 means one for each core",
+        "threads that compress a base backup; 0 means one for each core, at most 8",
     ),
     setting(
         "backup.part_size",
@@ -113,7 +113,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "recover.concurrency",
         "0",
-        "parts of a base backup that are restored at the same time; 0 means one for each core",
+        "parts of a base backup that are restored at the same time; 0 means one for each core, at most 8",
     ),
     setting(
         "s3.endpoint",
@@ -386,7 +386,13 @@ impl Raw {
 
     fn validate(self) -> Result<Settings> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let at_least_one = |number: usize| if number == 0 { cores } else { number };
+        let at_least_one = |number: usize| {
+            if number == 0 {
+                automatic_workers(cores)
+            } else {
+                number
+            }
+        };
         Ok(Settings {
             log_level: self.required("log.level")?,
             log_format: self.required("log.format")?,
@@ -516,6 +522,13 @@ fn nearest_key(key: &str) -> &'static str {
         .iter()
         .min_by_key(distance)
         .map_or("archive", |setting| setting.key)
+}
+
+/// Each takes memory, of which walship takes no more than 192 MiB on however many cores.
+const AUTOMATIC_WORKERS: usize = 8;
+
+fn automatic_workers(cores: usize) -> usize {
+    cores.min(AUTOMATIC_WORKERS)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! What each command's end means to whoever called it: `docs/exit-codes.md` is written from here.
 
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use walship::ErrorKind;
+
+use crate::cli::Command;
 
 /// Who interprets the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,32 +24,34 @@ pub const ABSENT: u8 = 1;
 const RESTORE_FAILED: u8 = 200;
 
 impl Caller {
-    /// Finds the command in arguments that may not parse.
-    pub fn of(arguments: &[OsString]) -> Self {
-        let command = arguments
-            .iter()
-            .skip(1)
-            .find_map(|argument| match argument.to_str() {
-                Some("push") => Some(Self::ArchiveCommand),
-                Some("restore") => Some(Self::RestoreCommand),
-                _ => None,
-            });
-        command.unwrap_or(Self::Shell)
+    /// Who calls this command.
+    pub fn of(command: &Command) -> Self {
+        match command {
+            Command::Push(_) => Self::ArchiveCommand,
+            Command::Restore(_) => Self::RestoreCommand,
+            _ => Self::Shell,
+        }
     }
 
-    /// The exit code for a failure of this kind.
-    pub fn failure(self, kind: ErrorKind) -> ExitCode {
-        self.failure_code(kind).into()
+    /// Guesses from arguments that may not parse. A wrong guess for `restore` does no harm; to miss
+    /// it could end a recovery.
+    pub fn guess(arguments: &[OsString]) -> Self {
+        let has = |word: &str| arguments.iter().skip(1).any(|argument| argument == word);
+        if has("restore") {
+            Self::RestoreCommand
+        } else if has("push") {
+            Self::ArchiveCommand
+        } else {
+            Self::Shell
+        }
     }
 
-    /// The exit code for a defect in walship.
-    pub fn panic_code(self) -> i32 {
-        self.failure_code(ErrorKind::Internal).into()
-    }
-
-    fn failure_code(self, kind: ErrorKind) -> u8 {
+    /// The exit code for a failure of this kind, in a working directory of a standby or not: a
+    /// standby outlives every failure, for it streams, or asks again in a few seconds.
+    pub fn failure(self, kind: ErrorKind, on_standby: bool) -> u8 {
         match self {
             Self::ArchiveCommand => 1,
+            Self::RestoreCommand if on_standby => ABSENT,
             Self::RestoreCommand => RESTORE_FAILED,
             Self::Shell => kind.exit_code(),
         }
@@ -60,7 +63,7 @@ mod tests {
     use super::*;
 
     fn caller(arguments: &[&str]) -> Caller {
-        Caller::of(&arguments.iter().map(OsString::from).collect::<Vec<_>>())
+        Caller::guess(&arguments.iter().map(OsString::from).collect::<Vec<_>>())
     }
 
     #[test]
@@ -70,7 +73,10 @@ mod tests {
             caller(&["walship", "--nonsense", "restore", "x"]),
             Caller::RestoreCommand
         );
-        assert_eq!(caller(&["walship", "push", "restore"]), Caller::ArchiveCommand);
+        assert_eq!(
+            caller(&["walship", "--config", "push", "restore"]),
+            Caller::RestoreCommand
+        );
         assert_eq!(caller(&["walship", "list"]), Caller::Shell);
         assert_eq!(caller(&["restore"]), Caller::Shell);
     }
@@ -87,9 +93,9 @@ mod tests {
             ErrorKind::Unfinished,
             ErrorKind::Internal,
         ] {
-            assert!(Caller::RestoreCommand.failure_code(kind) > 125);
-            assert_eq!(Caller::ArchiveCommand.failure_code(kind), 1);
-            assert!((1..=125).contains(&Caller::Shell.failure_code(kind)));
+            assert!(Caller::RestoreCommand.failure(kind, false) > 125);
+            assert_eq!(Caller::ArchiveCommand.failure(kind, true), 1);
+            assert!((1..=125).contains(&Caller::Shell.failure(kind, false)));
         }
     }
 }

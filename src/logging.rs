@@ -4,25 +4,27 @@ use std::fmt;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 use walship::config::LogFormat;
 
 /// Starts logging. Without it, as before the settings are read, events go nowhere.
 pub fn start(level: Level, format: LogFormat) {
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = match format {
+        LogFormat::Text => layer.event_format(Line).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
+    };
     // Only this crate speaks; what the libraries log is for their developers.
-    match format {
-        LogFormat::Text => subscriber.event_format(Line).init(),
-        LogFormat::Json => subscriber
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .init(),
-    }
+    let walship = Targets::new().with_target("walship", level);
+    tracing_subscriber::registry()
+        .with(layer.with_filter(walship))
+        .init();
 }
 
 /// `walship: warning: message`. PostgreSQL and systemd put the time in front themselves.
@@ -39,9 +41,6 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        if !event.metadata().target().starts_with("walship") {
-            return Ok(());
-        }
         let level = match *event.metadata().level() {
             Level::ERROR => "",
             Level::WARN => "warning: ",

@@ -1,5 +1,5 @@
 //! Arguments -> settings -> command -> exit code.
-#![allow(clippy::print_stdout, clippy::print_stderr)] // the binary prints, the library does not
+#![allow(clippy::print_stderr)] // the binary prints, the library does not
 
 mod cli;
 mod exit;
@@ -9,41 +9,62 @@ mod run;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use walship::config::{Settings, Sources};
+use walship::config::{Settings, Sources, StandbyFailure};
+use walship::pg::data_directory::{RecoverySignal, recovery_signal};
 use walship::{Error, ErrorKind, Result};
 
-use cli::{Cli, GlobalArgs};
+use cli::{Cli, Command, GlobalArgs};
 use exit::Caller;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let caller = Caller::of(&arguments);
-    exit_on_panic(caller);
+    let guess = Caller::guess(&arguments);
+    exit_on_panic(guess);
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors; nothing can be done where even stderr is closed.
-            let _ = error.print();
-            return if error.use_stderr() {
-                caller.failure(ErrorKind::Invalid)
-            } else {
-                ExitCode::SUCCESS
-            };
+        Err(error) if error.use_stderr() => {
+            print_usage_error(&error, guess);
+            return guess.failure(ErrorKind::Invalid, on_standby()).into();
+        }
+        Err(help_or_version) => {
+            // Nothing can be done where even the output is closed.
+            let _ = help_or_version.print();
+            return ExitCode::SUCCESS;
         }
     };
-    match settings(&cli).and_then(|settings| run::command(cli.command, &settings)) {
-        Ok(code) => code,
-        Err(error) => {
-            report(&error);
-            caller.failure(error.kind())
-        }
-    }
+    let caller = Caller::of(&cli.command);
+    exit_on_panic(caller);
+    let (result, standby_failure) = match settings(&cli) {
+        Ok(settings) => (
+            run::command(cli.command, &settings),
+            settings.restore.standby_failure,
+        ),
+        Err(error) => (Err(error), StandbyFailure::Continue),
+    };
+    result.unwrap_or_else(|error| {
+        report(&error);
+        let outlive = standby_failure == StandbyFailure::Continue && on_standby();
+        caller.failure(error.kind(), outlive).into()
+    })
+}
+
+/// Whether this was started by a standby. PostgreSQL runs `restore_command` in the data directory.
+fn on_standby() -> bool {
+    matches!(recovery_signal(Path::new(".")), Ok(RecoverySignal::Standby))
 }
 
 fn settings(cli: &Cli) -> Result<Settings> {
+    // What prints a part of walship itself works whatever is configured.
+    if matches!(cli.command, Command::Completions { .. } | Command::Man) {
+        return Settings::load(&Sources {
+            config_flag: Some("/dev/null".into()),
+            ..Sources::default()
+        });
+    }
     let GlobalArgs {
         config,
         archive,
@@ -55,25 +76,39 @@ fn settings(cli: &Cli) -> Result<Settings> {
         ("log.level", log_level),
         ("log.format", log_format),
     ];
-    if let cli::Command::Basebackup(args) = &cli.command {
+    if let Command::Basebackup(args) = &cli.command {
         flags.extend([
             ("backup.max_rate", &args.max_rate),
             ("backup.wal_timeout", &args.wal_timeout),
         ]);
     }
-    let environment: BTreeMap<_, _> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
     let settings = Settings::load(&Sources {
         config_flag: config.clone(),
         flags: flags
             .into_iter()
             .filter_map(|(key, value)| Some((key, value.clone()?)))
             .collect(),
-        environment,
+        environment: environment()?,
     })?;
     logging::start(settings.log_level, settings.log_format);
     Ok(settings)
+}
+
+fn environment() -> Result<BTreeMap<String, String>> {
+    let mut environment = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => drop(environment.insert(name, value)),
+            // To pass over a setting silently would mean to use another.
+            (Ok(name), Err(_)) if name.starts_with("WALSHIP_") => {
+                return Err(Error::invalid(format!(
+                    "the environment variable {name} is not UTF-8"
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(environment)
 }
 
 /// One line for whoever must act on it. Settings that cannot be read are reported before logging
@@ -86,11 +121,28 @@ fn report(error: &Error) {
     }
 }
 
+/// For a person all that clap has to say, for PostgreSQL's log one line of it.
+fn print_usage_error(error: &clap::Error, caller: Caller) {
+    let text = error.to_string();
+    let first = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("error: ");
+    match caller {
+        Caller::Shell => eprintln!("{}", text.trim_end()),
+        Caller::ArchiveCommand => eprintln!("walship: {first}; write archive_command = 'walship push %p'"),
+        Caller::RestoreCommand => {
+            eprintln!("walship: {first}; write restore_command = 'walship restore %f %p'")
+        }
+    }
+}
+
 /// A defect must not look like an answer: PostgreSQL takes a crash of `restore` for what it is only
 /// if the exit code says so.
 fn exit_on_panic(caller: Caller) {
     std::panic::set_hook(Box::new(move |panic| {
         eprintln!("walship: internal error, please report it: {panic}");
-        std::process::exit(caller.panic_code());
+        std::process::exit(caller.failure(ErrorKind::Internal, on_standby()).into());
     }));
 }

@@ -1,6 +1,7 @@
 //! From arguments and settings to one command of the library, and from its report to the exit code.
 
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +17,10 @@ use walship::commands::progress::Progress;
 use walship::commands::push::{self, PushOptions};
 use walship::commands::recover::{self, ArchiveMode, RecoverOptions, TargetAction};
 use walship::commands::restore::{self, RestoreOptions, RestoreReport};
-use walship::config::{DEFAULT_FILE, Settings, StandbyFailure};
+use walship::config::{DEFAULT_FILE, Settings};
 use walship::pg::data_directory::{RecoverySignal, recovery_signal};
 use walship::pg::{ConnInfo, parse_timestamp};
-use walship::store::{Store, StoreOptions};
+use walship::store::{Location, Store, StoreOptions};
 use walship::{Error, Result};
 
 use crate::cli::{self, Checkpoint, Cli, Command};
@@ -35,14 +36,15 @@ pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
         Command::Recover(args) => recover(args, settings),
         Command::List(args) => list(&args, settings),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "walship", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "walship", &mut script);
+            write_out(&script)
         }
         Command::Man => {
-            let page = clap_mangen::Man::new(Cli::command());
-            page.render(&mut std::io::stdout())
-                .map_err(|error| Error::io("write the manual page", error))?;
-            Ok(ExitCode::SUCCESS)
+            let mut page = Vec::new();
+            let rendered = clap_mangen::Man::new(Cli::command()).render(&mut page);
+            rendered.map_err(|error| Error::io("make the manual page", error))?;
+            write_out(&page)
         }
     }
 }
@@ -54,16 +56,17 @@ fn push(args: cli::PushArgs, settings: &Settings) -> Result<ExitCode> {
         memory_bytes: settings.push.memory_bytes,
     };
     let limit = settings.push.timeout;
-    finish(one_thread()?, async {
+    let work = async {
         let store = open_within(limit, settings).await?;
-        within(limit, "push.timeout", push::run(&options, &store, Utc::now())).await
-    })?;
+        push::run(&options, &store, Utc::now()).await
+    };
+    finish(one_thread()?, within(limit, "push.timeout", work))?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn restore(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCode> {
     // PostgreSQL runs restore_command in the data directory.
-    let signal = recovery_signal(Path::new("."));
+    let signal = recovery_signal(Path::new("."))?;
     let (limit, setting) = match signal {
         RecoverySignal::Standby => (settings.restore.standby_timeout, "restore.standby_timeout"),
         RecoverySignal::Recovery | RecoverySignal::None => (settings.restore.timeout, "restore.timeout"),
@@ -72,28 +75,19 @@ fn restore(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCode> {
         name: args.name,
         destination: args.destination,
         signal,
-        hole_timeout: most_of(limit),
+        retry_timeout: most_of(limit),
         accepted_gap: args.accept_gap.as_deref().map(str::parse).transpose()?,
     };
-    let result = finish(one_thread()?, async {
+    let work = async {
         let store = open_within(limit, settings).await?;
-        within(limit, setting, restore::run(&options, &store)).await
-    });
-    match result {
-        Ok(RestoreReport::Delivered) => Ok(ExitCode::SUCCESS),
-        Ok(RestoreReport::Absent(reason)) => {
+        restore::run(&options, &store).await
+    };
+    match finish(one_thread()?, within(limit, setting, work))? {
+        RestoreReport::Delivered => Ok(ExitCode::SUCCESS),
+        RestoreReport::Absent(reason) => {
             tracing::info!("{reason}");
             Ok(exit::ABSENT.into())
         }
-        // A standby outlives the failure: it streams, or asks again in a few seconds.
-        Err(error)
-            if signal == RecoverySignal::Standby
-                && settings.restore.standby_failure == StandbyFailure::Continue =>
-        {
-            crate::report(&error);
-            Ok(exit::ABSENT.into())
-        }
-        Err(error) => Err(error),
     }
 }
 
@@ -111,8 +105,7 @@ fn basebackup(args: &cli::BasebackupArgs, settings: &Settings) -> Result<ExitCod
         };
         progress_bar::watch(&progress, Box::pin(work)).await
     })?;
-    print(&report, args.json, |report| report.id.to_string())?;
-    Ok(ExitCode::SUCCESS)
+    print(&report, args.json, |report| report.id.to_string())
 }
 
 fn backup_options(args: &cli::BasebackupArgs, settings: &Settings) -> Result<BasebackupOptions> {
@@ -143,13 +136,19 @@ fn recover(args: cli::RecoverArgs, settings: &Settings) -> Result<ExitCode> {
     let json = args.json;
     let options = recover_options(args, settings)?;
     let progress = Arc::new(Progress::default());
-    let report = finish(many_threads()?, async {
+    let mut report = finish(many_threads()?, async {
         let store = Store::open(&settings.archive()?, &settings.store).await?;
         let work = recover::run(&options, &store, Utc::now(), &progress);
         progress_bar::watch(&progress, Box::pin(work)).await
     })?;
-    print(&report, json, ToString::to_string)?;
-    Ok(ExitCode::SUCCESS)
+    if std::env::var_os("AWS_ACCESS_KEY_ID").is_some() && matches!(settings.archive()?, Location::S3 { .. }) {
+        report.notes.push(
+            "the AWS credentials came from the environment and are written nowhere: \
+             start the server with the same AWS_… variables, or give its user a profile"
+                .to_owned(),
+        );
+    }
+    print(&report, json, ToString::to_string)
 }
 
 fn recover_options(args: cli::RecoverArgs, settings: &Settings) -> Result<RecoverOptions> {
@@ -158,7 +157,7 @@ fn recover_options(args: cli::RecoverArgs, settings: &Settings) -> Result<Recove
         Some(number) => Some(number.parse()?),
     };
     Ok(RecoverOptions {
-        pgdata: args.pgdata,
+        pgdata: absolute(&args.pgdata)?,
         request: Request {
             target: target(args.target)?,
             inclusive: args.target_inclusive.unwrap_or(true),
@@ -224,28 +223,52 @@ fn transaction_id(text: &str) -> Result<u32> {
     })
 }
 
+/// What tells the AWS SDK where and as whom to work, and is no secret.
+const AWS_VARIABLES: [&str; 7] = [
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+];
+
 /// The words that start this program with the same settings, for the recovered server's
-/// `restore_command`. Settings that were not read from the file travel as environment variables;
-/// none of them is a secret, and credentials stay where they are.
+/// `restore_command`. What was not read from the file travels as environment variables; none of them
+/// is a secret, and credentials stay where they are.
 fn this_walship(settings: &Settings) -> Result<Vec<String>> {
-    let text = |path: &Path| {
-        let path = std::path::absolute(path).map_err(|error| Error::io("find this program", error))?;
-        path.into_os_string()
-            .into_string()
-            .map_err(|path| Error::invalid(format!("{} is no UTF-8 path", path.display())))
-    };
-    let program = std::env::current_exe().map_err(|error| Error::io("find this program", error))?;
-    let (file, variables) = settings.to_reproduce();
+    let (file, mut variables) = settings.to_reproduce();
+    let aws: Vec<_> = AWS_VARIABLES
+        .iter()
+        .filter_map(|name| Some((*name, std::env::var(name).ok()?)))
+        .collect();
+    if matches!(settings.archive()?, Location::S3 { .. }) {
+        variables.extend(
+            aws.iter()
+                .map(|(name, value)| ((*name).to_owned(), value.as_str())),
+        );
+    }
     let mut words = Vec::new();
     if !variables.is_empty() {
         words.push("env".to_owned());
         words.extend(variables.iter().map(|(name, value)| format!("{name}={value}")));
     }
-    words.push(text(&program)?);
+    let program = std::env::current_exe().map_err(|error| Error::io("find this program", error))?;
+    words.push(text_of(&program)?);
     if let Some(file) = file.filter(|file| *file != Path::new(DEFAULT_FILE)) {
-        words.extend(["--config".to_owned(), text(file)?]);
+        words.extend(["--config".to_owned(), text_of(&absolute(file)?)?]);
     }
     Ok(words)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::io(format!("find {}", path.display()), error))
+}
+
+fn text_of(path: &Path) -> Result<String> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Error::invalid(format!("the path {} is not UTF-8", path.display())))
 }
 
 fn list(args: &cli::ListArgs, settings: &Settings) -> Result<ExitCode> {
@@ -258,20 +281,30 @@ fn list(args: &cli::ListArgs, settings: &Settings) -> Result<ExitCode> {
         let store = Store::open(&settings.archive()?, &settings.store).await?;
         list::run(part, &store).await
     })?;
-    print(&report, args.json, ToString::to_string)?;
-    Ok(ExitCode::SUCCESS)
+    print(&report, args.json, ToString::to_string)
 }
 
 /// Prints a report as JSON, or as a person reads it.
-fn print<T: Serialize>(report: &T, json: bool, text: impl FnOnce(&T) -> String) -> Result<()> {
+fn print<T: Serialize>(report: &T, json: bool, text: impl FnOnce(&T) -> String) -> Result<ExitCode> {
     let text = if json {
         serde_json::to_string_pretty(report)
             .map_err(|error| Error::internal(format!("write JSON: {error}; this is a defect in walship")))?
     } else {
         text(report)
     };
-    println!("{}", text.trim_end());
-    Ok(())
+    write_out(format!("{}\n", text.trim_end()).as_bytes())
+}
+
+fn write_out(bytes: &[u8]) -> Result<ExitCode> {
+    match std::io::stdout()
+        .write_all(bytes)
+        .and_then(|()| std::io::stdout().flush())
+    {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        // Whoever read it has read enough: `walship list | head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Error::io("write to the standard output", error)),
+    }
 }
 
 /// Opens the archive's store for a command that must end within `limit`.

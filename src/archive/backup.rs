@@ -5,6 +5,8 @@
 //! frames. The index names every member with the offset of its content in its stream, so that parts
 //! can be restored in any order.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +14,9 @@ use super::Sha256Sum;
 use super::keys::{BackupId, BackupObject, Stream};
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, SegmentSize, TimelineId};
+
+/// More bytes of tar no backup has, in all its streams: sums of sizes never overflow.
+const SIZE_LIMIT: u64 = 1 << 60;
 
 /// The content of `started.json`: a backup that runs, or was left behind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -298,11 +303,62 @@ impl BackupRecord {
         let parts_fit = self.streams.iter().all(|stream| {
             stream.part_bytes > 0 && stream.tar_bytes.div_ceil(stream.part_bytes) == stream.parts.len() as u64
         });
-        if !parts_fit || self.stop_lsn < self.start_lsn || self.wal_ranges.is_empty() {
+        let bases = self
+            .streams
+            .iter()
+            .filter(|stream| stream.tablespace.is_none())
+            .count();
+        let oids: HashSet<_> = self.streams.iter().map(TarStream::key).collect();
+        if bases != 1 || oids.len() != self.streams.len() {
+            return Err(Error::corrupt(
+                "it does not have one stream for the data directory and one for each tablespace; the record is \
+                 damaged",
+            ));
+        }
+        let total = self
+            .streams
+            .iter()
+            .try_fold(self.size_bytes, |sum, stream| sum.checked_add(stream.tar_bytes));
+        let sizes_fit = total.is_some_and(|total| total <= SIZE_LIMIT)
+            && self.streams.iter().all(|stream| stream.part_bytes <= SIZE_LIMIT);
+        if !sizes_fit || !parts_fit || self.stop_lsn < self.start_lsn || self.wal_ranges.is_empty() {
             return Err(Error::corrupt(
                 "its numbers contradict each other; the record is damaged",
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::recover::fixture;
+
+    #[test]
+    fn a_record_that_contradicts_itself_is_refused() {
+        type Change = fn(&mut BackupRecord);
+        let changes: [Change; 8] = [
+            |record| record.streams.clear(),
+            |record| drop(record.streams.pop()),
+            |record| record.streams.push(record.streams[2].clone()),
+            |record| record.streams[1] = record.streams[0].clone(),
+            |record| record.streams[2].part_bytes = u64::MAX,
+            |record| record.streams[2].part_bytes = 0,
+            |record| {
+                let stream = &mut record.streams[2];
+                (stream.tar_bytes, stream.part_bytes) = (u64::MAX, u64::MAX);
+                stream.parts = vec![record.files];
+            },
+            |record| record.size_bytes = u64::MAX,
+        ];
+        let good = fixture::record(&["/a", "/b"]);
+        BackupRecord::parse(&good.to_json().unwrap(), "u").unwrap();
+        for (number, change) in changes.iter().enumerate() {
+            let mut record = good.clone();
+            change(&mut record);
+            let error = BackupRecord::parse(&record.to_json().unwrap(), "u").unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Corrupt, "change {number}");
+        }
     }
 }

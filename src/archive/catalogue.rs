@@ -13,7 +13,7 @@ use super::identity::Identity;
 use super::keys::{BackupId, BackupObject};
 use super::wal_inventory::{SegmentRange, WalInventory};
 use crate::error::{Error, Result};
-use crate::pg::{Lsn, SegmentNumber, TimelineHistory, TimelineId};
+use crate::pg::{Lsn, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
 
 /// What an archive holds.
 #[derive(Debug, Clone)]
@@ -162,23 +162,51 @@ impl Catalogue {
 /// `Invalid` where the backup's record names a position that has no segment.
 pub fn missing_wal(backup: &Backup, wal: &WalInventory) -> Result<Option<SegmentRange>> {
     let size = wal.segment_size();
-    for (index, range) in backup.wal_ranges.iter().enumerate() {
-        let mut next = size.segment_of(range.start_lsn);
-        let mut end = size.segment_before(range.end_lsn).max(next).next();
-        if let Some(child) = backup.wal_ranges.get(index + 1) {
-            end = end.min(size.segment_of(child.start_lsn));
-        }
+    for NeededWal { timeline, first, end } in needed_wal(&backup.wal_ranges, size) {
+        let mut next = first;
         while next < end {
-            if let Some(held) = wal.contiguous_from(range.timeline, next) {
+            if let Some(held) = wal.contiguous_from(timeline, next) {
                 next = held.next();
                 continue;
             }
-            let later = wal.first_from(range.timeline, next);
+            let later = wal.first_from(timeline, next);
             let last = later.map_or(end, |later| later.min(end)).0 - 1;
-            return SegmentRange::new(range.timeline, next, SegmentNumber(last), size).map(Some);
+            return SegmentRange::new(timeline, next, SegmentNumber(last), size).map(Some);
         }
     }
     Ok(None)
+}
+
+/// Segments of one timeline that a backup needs, at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NeededWal {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The first one.
+    pub first: SegmentNumber,
+    /// The one after the last.
+    pub end: SegmentNumber,
+}
+
+/// The segments that a backup needs, timeline by timeline. Where it went through a promotion, the
+/// segment of the fork is needed on the new timeline only.
+#[must_use]
+pub fn needed_wal(ranges: &[WalRange], size: SegmentSize) -> Vec<NeededWal> {
+    // PostgreSQL's manifest may name the newest timeline first.
+    let mut ranges = ranges.to_vec();
+    ranges.sort_by_key(|range| (range.timeline, range.start_lsn));
+    let children = ranges.iter().skip(1).map(Some).chain([None]);
+    let needed = ranges.iter().zip(children).map(|(range, child)| {
+        let first = size.segment_of(range.start_lsn);
+        let end = size.segment_before(range.end_lsn).max(first).next();
+        let fork = child.filter(|child| child.timeline != range.timeline);
+        NeededWal {
+            timeline: range.timeline,
+            first,
+            end: fork.map_or(end, |child| end.min(size.segment_of(child.start_lsn))),
+        }
+    });
+    needed.filter(|needed| needed.first < needed.end).collect()
 }
 
 /// Whether every object of a backup was listed with the size its record states.
@@ -243,7 +271,6 @@ mod tests {
     use super::*;
     use crate::archive::Sha256Sum;
     use crate::archive::backup::{StoredObject, Tablespace, TarStream};
-    use crate::pg::SegmentSize;
 
     fn object(stored_bytes: u64) -> StoredObject {
         StoredObject {
@@ -319,6 +346,18 @@ mod tests {
     const ONE: &str = "000000010000000000000001";
     const TWO: &str = "000000010000000000000002";
     const THREE: &str = "000000010000000000000003";
+
+    #[test]
+    fn the_order_of_a_backups_ranges_does_not_matter() {
+        let ranges = vec![range(2, 0x250_0000, 0x300_0028), range(1, 0x100_0028, 0x250_0000)];
+        let needed = needed_wal(&ranges, SegmentSize::DEFAULT);
+        let shown: Vec<_> = needed
+            .iter()
+            .map(|needed| (needed.timeline.to_string(), needed.first.0, needed.end.0))
+            .collect();
+        assert_eq!(shown, [("1".to_owned(), 1, 2), ("2".to_owned(), 2, 4)]);
+        assert!(missing(ranges, &[ONE]).unwrap().starts_with("00000002"));
+    }
 
     #[test]
     fn every_segment_of_a_backups_ranges_must_be_held() {

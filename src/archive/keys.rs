@@ -98,6 +98,14 @@ pub fn timeline_prefix(timeline: TimelineId) -> String {
     format!("{WAL_PREFIX}{:08X}/", timeline.get())
 }
 
+/// Sorts after all keys of a timeline and before those of every later one: for a listing that starts
+/// there.
+#[must_use]
+pub fn after_timeline(timeline: TimelineId) -> String {
+    // `~` comes after both characters that can follow a timeline in a key, `/` and `.`.
+    format!("{WAL_PREFIX}{:08X}~", timeline.get())
+}
+
 /// All `.partial` objects of a segment start with this, and so does nothing else but its `.backup`.
 #[must_use]
 pub fn segment_siblings_prefix(segment: SegmentName) -> String {
@@ -364,6 +372,19 @@ mod tests {
         ] {
             assert_eq!(key.to_string(), text);
             assert_eq!(text.parse::<Key>().unwrap(), key);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn after_a_timeline_come_later_timelines_only(key in any_key(), timeline in 1..u32::MAX) {
+            let timeline = TimelineId::new(timeline).unwrap();
+            let of_key = match &key {
+                Key::Segment(segment) | Key::Partial { segment, .. } | Key::BackupHistory { segment, .. } => segment.timeline(),
+                Key::History(timeline) => *timeline,
+                _ => return Ok(()),
+            };
+            prop_assert_eq!(key.to_string() > after_timeline(timeline), of_key > timeline);
         }
     }
 

@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use super::catalogue::{Backup, Catalogue};
 use super::keys::BackupId;
 use super::time_text;
-use super::timeline_chain::TimelineChain;
+use super::timeline_chain::{Reach, TimelineChain};
 use super::wal_inventory::SegmentRange;
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, SegmentName, TimelineId};
@@ -148,7 +148,7 @@ pub fn plan(catalogue: &Catalogue, request: &Request, now: DateTime<Utc>) -> Res
         timeline: chain.timeline(),
         target: end.target,
         last_segment: end.last_segment,
-        end_lsn: end.end_lsn,
+        end_lsn: end.reached_lsn,
         gap: end.gap,
         reason: base::reason(backup, request),
         notes,
@@ -164,6 +164,16 @@ pub struct Start<'a> {
     /// The timelines.
     pub chain: TimelineChain<'a>,
     notes: Vec<String>,
+}
+
+impl Start<'_> {
+    /// How far the archived WAL leads from a backup along this recovery's timelines.
+    ///
+    /// # Errors
+    /// `Invalid` for positions that no segment has.
+    pub fn reach(&self, catalogue: &Catalogue, backup: &Backup) -> Result<Reach> {
+        end::reach(catalogue, &self.chain, backup)
+    }
 }
 
 /// The part of [`plan`] that does not look at the WAL: which backup, which timeline.

@@ -111,22 +111,14 @@ impl<'a> TimelineChain<'a> {
         self.history.end_of(timeline)
     }
 
-    /// The segments the chain reads from `first` on, one range for each timeline; the last one's end
-    /// is the newest segment that the archive has of its timeline.
-    #[must_use]
-    pub fn held_ranges(
-        &self,
-        wal: &WalInventory,
-        first: SegmentNumber,
-    ) -> Vec<(TimelineId, SegmentNumber, SegmentNumber)> {
-        self.stretches
-            .iter()
-            .filter_map(|stretch| {
-                let last = stretch.last.or_else(|| wal.newest(stretch.timeline))?;
-                let first = stretch.first.max(first);
-                (first <= last).then_some((stretch.timeline, first, last))
-            })
-            .collect()
+    /// The segment with this number, as the chain reads it.
+    ///
+    /// # Errors
+    /// `Invalid` for a number beyond the last segment an LSN can name.
+    pub fn segment(&self, number: SegmentNumber) -> Result<SegmentName> {
+        let stretch = self.stretches.iter().rfind(|stretch| stretch.first <= number);
+        let timeline = stretch.map_or(self.timeline(), |stretch| stretch.timeline);
+        SegmentName::new(timeline, number, self.size)
     }
 
     /// How far the archived WAL reaches from the segment of `start` on. `known_until` is the last
@@ -229,10 +221,11 @@ mod tests {
     }
 
     fn history(timeline: u32, ancestors: &[(u32, u64)]) -> TimelineHistory {
-        let lines: String = ancestors
+        let lines: Vec<_> = ancestors
             .iter()
-            .map(|(tli, end)| format!("{tli}\t{}\treason\n", Lsn(*end)))
+            .map(|(tli, end)| format!("{tli}\t{}\treason", Lsn(*end)))
             .collect();
+        let lines = lines.join("\n");
         if ancestors.is_empty() {
             return TimelineHistory::root(tli(timeline));
         }
@@ -267,6 +260,9 @@ mod tests {
             "000000020000000000000004"
         );
         assert_eq!((reached.end_lsn, reached.hole), (at(5, 0), None));
+        let chain = TimelineChain::new(&history, SIZE);
+        let owners = (0..5).map(|number| chain.segment(SegmentNumber(number)).unwrap().timeline().get());
+        assert_eq!(owners.collect::<Vec<_>>(), [1, 1, 1, 2, 2]);
     }
 
     #[test]
@@ -330,7 +326,7 @@ mod tests {
                 let begun = forks.iter().filter(|fork| **fork <= segment).count() as u32;
                 1 + begun
             };
-            let run = (start..).take_while(|segment| held.contains(&(owner(*segment), *segment))).count() as u64;
+            let run = (start..100).take_while(|segment| held.contains(&(owner(*segment), *segment))).count() as u64;
             let end = start + run;
             let reached = reach(&history, &held, start);
             prop_assert_eq!(reached.end_lsn, at(end, 0));

@@ -1,9 +1,19 @@
-//! Reading what an archive holds.
+//! Reading what an archive holds: listings of `backups/` and `wal/`, and the small objects that say
+//! what the large ones are.
+//!
+//! Backups are listed before the WAL, so that what a backup needs that ends meanwhile is listed as
+//! well. A backup that is deleted meanwhile is left out. Memory grows with the number of backups
+//! and of gaps in the WAL, not with that of objects.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use tokio::task::JoinSet;
 
+use super::basebackup::RECORD_LIMIT;
 use super::{identity, stored_wal};
 use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::{
@@ -12,43 +22,74 @@ use crate::archive::catalogue::{
 use crate::archive::identity::Identity;
 use crate::archive::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, WAL_PREFIX, backup_prefix};
 use crate::archive::wal_inventory::WalInventory;
-use crate::commands::basebackup::RECORD_LIMIT;
-use crate::error::{Context, ErrorKind, Result};
-use crate::pg::TimelineId;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::pg::{TimelineHistory, TimelineId};
 use crate::store::Store;
 
-/// Reads what the archive holds. Memory grows with the number of backups and of gaps in the WAL, not
-/// with that of objects.
+/// Backups, or histories, that are looked at the same time.
+const PARALLEL: usize = 8;
+
+/// Reads what the archive holds.
 ///
 /// # Errors
-/// As [`identity::require`] and the store. A damaged backup or history is no error but noted.
+/// As [`identity::require`] and the store. A damaged backup or history is no error but noted; one
+/// that cannot be read because of an outage is.
 pub async fn load(store: &Store) -> Result<Catalogue> {
     let identity = identity::require(store).await?;
-    // Backups before WAL: what a backup that ends meanwhile needs is then listed as well.
-    let mut seen = survey_backups(store).await?;
-    let wal = inventory(store, &identity).await?;
+    let (recorded, unfinished) = survey_backups(store).await?;
+    let (records, wal) = tokio::try_join!(
+        gather(
+            recorded
+                .into_iter()
+                .map(|id| read_backup(store.clone(), id, identity.clone()))
+        ),
+        wal(store, &identity)
+    )?;
+    let (histories, unreadable_histories) = histories(store, &wal, &identity).await?;
     let mut catalogue = Catalogue {
-        histories: BTreeMap::new(),
-        unreadable_histories: BTreeMap::new(),
+        identity,
         backups: Vec::new(),
         unrestorable: Vec::new(),
-        unfinished: Vec::new(),
+        unfinished,
         wal,
-        identity,
+        histories,
+        unreadable_histories,
     };
-    read_histories(store, &mut catalogue).await?;
-    while let Some((id, survey)) = seen.pop_first() {
-        if survey.has_record {
-            judge(store, id, &mut catalogue).await?;
-        } else {
-            catalogue.unfinished.push(Unfinished {
-                id,
-                state: survey.state(),
-                last_sign: survey.last_sign,
-            });
+    for found in records.into_iter().flatten() {
+        judge(found, &mut catalogue)?;
+    }
+    catalogue.backups.sort_by(|one, other| one.id.cmp(&other.id));
+    catalogue.unrestorable.sort_by(|one, other| one.id.cmp(&other.id));
+    Ok(catalogue)
+}
+
+/// Lists the archive's WAL.
+///
+/// # Errors
+/// As [`Store::list`].
+pub async fn wal(store: &Store, identity: &Identity) -> Result<WalInventory> {
+    let mut wal = WalInventory::new(identity.segment_bytes);
+    let mut listing = store.list(WAL_PREFIX, None);
+    while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
+        for object in &page {
+            wal.add(&object.key, object.size);
         }
     }
-    Ok(catalogue)
+    Ok(wal)
+}
+
+/// Reads a backup's record.
+///
+/// # Errors
+/// As the store and [`BackupRecord::parse`].
+pub async fn read_record(store: &Store, id: &BackupId) -> Result<BackupRecord> {
+    let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
+    let url = store.url_of(&key);
+    let bytes = store
+        .read(&key, RECORD_LIMIT)
+        .await
+        .context(|| format!("read {url}"))?;
+    BackupRecord::parse(&bytes, &url)
 }
 
 /// What a listing shows of one backup.
@@ -71,10 +112,11 @@ impl Survey {
     }
 }
 
-async fn survey_backups(store: &Store) -> Result<BTreeMap<BackupId, Survey>> {
+/// The backups with a record, and those without.
+async fn survey_backups(store: &Store) -> Result<(Vec<BackupId>, Vec<Unfinished>)> {
     let mut seen = BTreeMap::new();
     let mut listing = store.list(BACKUPS_PREFIX, None);
-    while let Some(page) = listing.next().await? {
+    while let Some(page) = listing.next().await.context(|| "list the backups")? {
         for object in page {
             let Ok(Key::Backup(id, kind)) = object.key.parse() else {
                 continue;
@@ -91,83 +133,83 @@ async fn survey_backups(store: &Store) -> Result<BTreeMap<BackupId, Survey>> {
             survey.last_sign = survey.last_sign.max(object.modified);
         }
     }
-    Ok(seen)
+    let (recorded, unfinished): (Vec<_>, Vec<_>) =
+        seen.into_iter().partition(|(_, survey)| survey.has_record);
+    let unfinished = unfinished.into_iter().map(|(id, survey)| Unfinished {
+        id,
+        state: survey.state(),
+        last_sign: survey.last_sign,
+    });
+    Ok((
+        recorded.into_iter().map(|(id, _)| id).collect(),
+        unfinished.collect(),
+    ))
 }
 
-async fn inventory(store: &Store, identity: &Identity) -> Result<WalInventory> {
-    let mut wal = WalInventory::new(identity.segment_bytes);
-    let mut listing = store.list(WAL_PREFIX, None);
-    while let Some(page) = listing.next().await? {
-        for object in &page {
-            wal.add(&object.key, object.size);
-        }
-    }
-    Ok(wal)
+/// What a backup's record and a listing of its objects say.
+struct FoundBackup {
+    id: BackupId,
+    backup: Option<Backup>,
+    wrong: Option<String>,
 }
 
-async fn read_histories(store: &Store, catalogue: &mut Catalogue) -> Result<()> {
-    let timelines: Vec<TimelineId> = catalogue.wal.histories().collect();
-    for timeline in timelines {
-        match stored_wal::read_history(store, timeline, catalogue.identity.system_identifier).await {
-            Ok(Some(history)) => drop(catalogue.histories.insert(timeline, history)),
-            // Listed and then gone: nothing of walship deletes one.
-            Ok(None) => note(catalogue, timeline, "vanished while the archive was read"),
-            Err(error) if error.kind() == ErrorKind::Corrupt => note(catalogue, timeline, error.to_string()),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn note(catalogue: &mut Catalogue, timeline: TimelineId, why: impl Into<String>) {
-    catalogue.unreadable_histories.insert(timeline, why.into());
-}
-
-/// Whether a backup with a record can be restored: the record is readable, all its objects are
-/// listed with their sizes, the WAL it needs is there.
-async fn judge(store: &Store, id: BackupId, catalogue: &mut Catalogue) -> Result<()> {
-    let url = store.url_of(&Key::Backup(id.clone(), BackupObject::Record).to_string());
-    let record = match read_record(store, &id).await {
+/// Reads a backup's record and looks for its objects; `None` where it was deleted meanwhile.
+async fn read_backup(store: Store, id: BackupId, identity: Identity) -> Result<Option<FoundBackup>> {
+    let record = match read_record(&store, &id).await {
         Ok(record) => record,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        // Damaged, or written by a newer walship.
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
-            catalogue.unrestorable.push(Unrestorable {
+            return Ok(Some(FoundBackup {
                 id,
-                reason: error.to_string(),
                 backup: None,
-            });
-            return Ok(());
+                wrong: Some(error.to_string()),
+            }));
         }
         Err(error) => return Err(error),
     };
-    let backup = Backup::from(&record);
-    let reason = if record.id != id {
-        Some(format!("{url} is the record of another backup, {}", record.id))
-    } else if record.system_identifier != catalogue.identity.system_identifier {
-        Some(format!(
-            "{url} belongs to the cluster with system identifier {}",
-            record.system_identifier
-        ))
-    } else if let Some(wrong) = check_objects(store, &record).await? {
-        Some(wrong)
-    } else {
-        missing_wal(&backup, &catalogue.wal)?
-            .map(|missing| format!("the WAL it needs is not in the archive: {missing}"))
-    };
-    match reason {
-        None => catalogue.backups.push(backup),
-        Some(reason) => catalogue.unrestorable.push(Unrestorable {
+    if let Some(wrong) = misplaced(&record, &id, &identity) {
+        return Ok(Some(FoundBackup {
             id,
-            reason,
-            backup: Some(backup),
-        }),
+            backup: None,
+            wrong: Some(wrong),
+        }));
     }
-    Ok(())
+    Ok(Some(FoundBackup {
+        backup: Some(Backup::from(&record)),
+        wrong: missing_object(&store, &record).await?,
+        id,
+    }))
 }
 
-async fn check_objects(store: &Store, record: &BackupRecord) -> Result<Option<String>> {
+/// Whether a record is another backup's, or another cluster's.
+fn misplaced(record: &BackupRecord, id: &BackupId, identity: &Identity) -> Option<String> {
+    if record.id != *id {
+        return Some(format!("its backup.json is the record of backup {}", record.id));
+    }
+    if record.system_identifier != identity.system_identifier {
+        return Some(format!(
+            "it is of the cluster with system identifier {}, the archive of {}",
+            record.system_identifier, identity.system_identifier
+        ));
+    }
+    (record.segment_bytes != identity.segment_bytes).then(|| {
+        format!(
+            "its cluster has WAL segments of {} MiB, the archive's of {} MiB",
+            record.segment_bytes.bytes() >> 20,
+            identity.segment_bytes.bytes() >> 20
+        )
+    })
+}
+
+async fn missing_object(store: &Store, record: &BackupRecord) -> Result<Option<String>> {
     let mut check = PartCheck::new(record)?;
     let mut listing = store.list(&backup_prefix(&record.id), None);
-    while let Some(page) = listing.next().await? {
+    while let Some(page) = listing
+        .next()
+        .await
+        .context(|| format!("list backup {}", record.id))?
+    {
         for object in &page {
             if let Ok(Key::Backup(_, kind)) = object.key.parse() {
                 check.saw(&kind, object.size);
@@ -177,16 +219,79 @@ async fn check_objects(store: &Store, record: &BackupRecord) -> Result<Option<St
     Ok(check.finish())
 }
 
-/// Reads a backup's record.
-///
-/// # Errors
-/// As the store and [`BackupRecord::parse`].
-pub async fn read_record(store: &Store, id: &BackupId) -> Result<BackupRecord> {
-    let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
-    let url = store.url_of(&key);
-    let bytes = store
-        .read(&key, RECORD_LIMIT)
-        .await
-        .context(|| format!("read {url}"))?;
-    BackupRecord::parse(&bytes, &url)
+/// Files a backup under those that can be restored, or not.
+fn judge(found: FoundBackup, catalogue: &mut Catalogue) -> Result<()> {
+    let FoundBackup { id, backup, wrong } = found;
+    let missing = match (&backup, &wrong) {
+        (Some(backup), None) => missing_wal(backup, &catalogue.wal)?,
+        _ => None,
+    };
+    let wrong = wrong
+        .or_else(|| missing.map(|range| format!("WAL that it needs is missing in the archive: {range}")));
+    match (backup, wrong) {
+        (Some(backup), None) => catalogue.backups.push(backup),
+        (backup, reason) => catalogue.unrestorable.push(Unrestorable {
+            id,
+            reason: reason.unwrap_or_default(),
+            backup,
+        }),
+    }
+    Ok(())
+}
+
+type Histories = (
+    BTreeMap<TimelineId, TimelineHistory>,
+    BTreeMap<TimelineId, String>,
+);
+
+/// The histories that can be read, and why the others cannot.
+async fn histories(store: &Store, wal: &WalInventory, identity: &Identity) -> Result<Histories> {
+    let system_identifier = identity.system_identifier;
+    let reads = wal.histories().map(|timeline| {
+        let store = store.clone();
+        async move {
+            match stored_wal::read_history(&store, timeline, system_identifier).await {
+                Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
+                read => Ok((timeline, read)),
+            }
+        }
+    });
+    let mut readable = BTreeMap::from([(TimelineId::FIRST, TimelineHistory::root(TimelineId::FIRST))]);
+    let mut unreadable = BTreeMap::new();
+    for (timeline, read) in gather(reads).await? {
+        let reason = match read {
+            Ok(Some(history)) => {
+                readable.insert(timeline, history);
+                continue;
+            }
+            // Nothing of walship deletes one.
+            Ok(None) => "it vanished while the archive was read".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        unreadable.insert(timeline, reason);
+    }
+    Ok((readable, unreadable))
+}
+
+/// Runs the jobs, a few at a time; their results come in any order.
+async fn gather<T, F>(jobs: impl Iterator<Item = F>) -> Result<Vec<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let mut running = JoinSet::new();
+    let mut results = Vec::new();
+    let mut jobs = jobs.fuse();
+    loop {
+        while running.len() < PARALLEL
+            && let Some(job) = jobs.next()
+        {
+            running.spawn(job);
+        }
+        let Some(ended) = running.join_next().await else {
+            return Ok(results);
+        };
+        results
+            .push(ended.map_err(|error| Error::internal(format!("{error}; this is a defect in walship")))??);
+    }
 }

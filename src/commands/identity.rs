@@ -50,6 +50,25 @@ pub async fn require(store: &Store) -> Result<Identity> {
     })
 }
 
+/// Reads the identity of an archive that `cluster` has used before.
+///
+/// # Errors
+/// `Invalid` where there is none, or it is another cluster's: a file system that is not mounted or an
+/// emptied bucket must not become a new archive behind the administrator's back.
+pub async fn require_of(store: &Store, cluster: ClusterIdentity) -> Result<Identity> {
+    let identity = require(store).await.map_err(|error| {
+        let hint = "this cluster has archived before; mount or restore that archive, \
+                    or start a new one here with `walship basebackup`";
+        if error.kind() == ErrorKind::Invalid {
+            Error::invalid(format!("{error} ({hint})"))
+        } else {
+            error
+        }
+    })?;
+    identity.check(cluster, &store.location().to_string())?;
+    Ok(identity)
+}
+
 /// Creates the identity of a new archive, after probing whether the store honours conditional
 /// writes. Of racing creators one wins; the identity returned is the winner's.
 ///

@@ -1,16 +1,17 @@
 //! `walship list`: the backups, and the WAL of each timeline with its gaps.
 
-use std::fmt;
+#[cfg(test)]
+mod tests;
+mod text;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::catalogue;
+use super::{catalogue, identity};
 use crate::archive::backup::{BackupKind, BackupSource};
 use crate::archive::catalogue::{Backup, Catalogue, UnfinishedState};
 use crate::archive::keys::BackupId;
-use crate::archive::wal_inventory::SegmentRange;
-use crate::config::ByteSize;
+use crate::archive::wal_inventory::{SegmentRange, WalInventory};
 use crate::error::Result;
 use crate::pg::{Lsn, SegmentName, TimelineId};
 use crate::store::Store;
@@ -22,14 +23,20 @@ pub struct ListReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backups: Option<Vec<ListedBackup>>,
     /// The backups with a record that cannot be restored as they are, and why.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub unrestorable: Vec<ListedUnrestorable>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unrestorable: Option<Vec<ListedUnrestorable>>,
     /// Backups that run, wait for their WAL, or were left behind.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub unfinished: Vec<ListedUnfinished>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<Vec<ListedUnfinished>>,
     /// The WAL, a timeline each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wal: Option<Vec<ListedTimeline>>,
+    /// Timelines that have begun and of which the archive has no segment yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub timelines_without_wal: Vec<TimelineId>,
+    /// What a person should know beside: objects that are no use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     #[serde(skip)]
     url: String,
 }
@@ -86,6 +93,8 @@ pub struct ListedTimeline {
     pub segments: u64,
     /// What is missing between the first and the last.
     pub gaps: Vec<SegmentRange>,
+    /// How many `.partial` files a promotion left.
+    pub partials: u64,
 }
 
 /// Which part of the list is wanted.
@@ -104,51 +113,73 @@ pub enum ListPart {
 /// # Errors
 /// As [`catalogue::load`].
 pub async fn run(part: ListPart, store: &Store) -> Result<ListReport> {
+    let mut report = ListReport {
+        backups: None,
+        unrestorable: None,
+        unfinished: None,
+        wal: None,
+        timelines_without_wal: Vec::new(),
+        notes: Vec::new(),
+        url: store.location().to_string(),
+    };
+    if part == ListPart::Wal {
+        let identity = identity::require(store).await?;
+        report.add_wal(&catalogue::wal(store, &identity).await?);
+        return Ok(report);
+    }
     let catalogue = catalogue::load(store).await?;
-    let mut report = report(&catalogue, store.location().to_string());
-    match part {
-        ListPart::All => {}
-        ListPart::Backups => report.wal = None,
-        ListPart::Wal => {
-            report.backups = None;
-            report.unrestorable.clear();
-            report.unfinished.clear();
-        }
+    report.add_backups(&catalogue);
+    if part == ListPart::All {
+        report.add_wal(&catalogue.wal);
     }
     Ok(report)
 }
 
-fn report(catalogue: &Catalogue, url: String) -> ListReport {
-    let wal = &catalogue.wal;
-    let timelines = wal.timelines().filter_map(|timeline| {
-        let span = wal.span(timeline)?;
-        Some(ListedTimeline {
-            timeline,
-            first: span.first,
-            last: span.last,
-            segments: wal.ranges(timeline).map(|range| range.segments).sum(),
-            gaps: wal.gaps(timeline).collect(),
-        })
-    });
-    let unrestorable = catalogue.unrestorable.iter();
-    let unfinished = catalogue.unfinished.iter();
-    ListReport {
-        backups: Some(catalogue.backups.iter().map(listed).collect()),
-        unrestorable: unrestorable
-            .map(|entry| ListedUnrestorable {
-                id: entry.id.clone(),
-                reason: entry.reason.clone(),
+impl ListReport {
+    fn add_backups(&mut self, catalogue: &Catalogue) {
+        self.backups = Some(catalogue.backups.iter().map(listed).collect());
+        let unrestorable = catalogue.unrestorable.iter().map(|entry| ListedUnrestorable {
+            id: entry.id.clone(),
+            reason: entry.reason.clone(),
+        });
+        self.unrestorable = Some(unrestorable.collect());
+        let unfinished = catalogue.unfinished.iter().map(|entry| ListedUnfinished {
+            id: entry.id.clone(),
+            state: entry.state,
+            last_sign: entry.last_sign,
+        });
+        self.unfinished = Some(unfinished.collect());
+    }
+
+    fn add_wal(&mut self, wal: &WalInventory) {
+        let timelines = wal.timelines().filter_map(|timeline| {
+            let span = wal.span(timeline)?;
+            Some(ListedTimeline {
+                timeline,
+                first: span.first,
+                last: span.last,
+                segments: span.segments,
+                gaps: wal.gaps(timeline).collect(),
+                partials: wal.partials(timeline),
             })
-            .collect(),
-        unfinished: unfinished
-            .map(|entry| ListedUnfinished {
-                id: entry.id.clone(),
-                state: entry.state,
-                last_sign: entry.last_sign,
-            })
-            .collect(),
-        wal: Some(timelines.collect()),
-        url,
+        });
+        self.wal = Some(timelines.collect());
+        self.timelines_without_wal = wal
+            .timelines()
+            .filter(|timeline| wal.newest(*timeline).is_none())
+            .collect();
+        if wal.empty() > 0 {
+            self.notes.push(format!(
+                "empty objects below wal/, which count as missing: {}",
+                wal.empty()
+            ));
+        }
+        if wal.foreign() > 0 {
+            self.notes.push(format!(
+                "objects below wal/ that are not walship's: {}",
+                wal.foreign()
+            ));
+        }
     }
 }
 
@@ -167,140 +198,4 @@ fn listed(backup: &Backup) -> ListedBackup {
         size_bytes: backup.size_bytes,
         stored_bytes: backup.stored_bytes,
     }
-}
-
-impl fmt::Display for ListReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(backups) = &self.backups {
-            self.write_backups(backups, f)?;
-        }
-        for entry in &self.unrestorable {
-            writeln!(f, "\nbackup {} CANNOT BE RESTORED: {}", entry.id, entry.reason)?;
-        }
-        for entry in &self.unfinished {
-            writeln!(f, "\nbackup {}: {}", entry.id, entry.describe())?;
-        }
-        if let Some(wal) = &self.wal {
-            if self.backups.is_some() {
-                writeln!(f)?;
-            }
-            self.write_wal(wal, f)?;
-        }
-        Ok(())
-    }
-}
-
-impl ListReport {
-    fn write_backups(&self, backups: &[ListedBackup], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if backups.is_empty() {
-            return writeln!(
-                f,
-                "no backups in {}; take one with `walship basebackup`",
-                self.url
-            );
-        }
-        let headings = [
-            "BACKUP",
-            "LABEL",
-            "KIND",
-            "STARTED (UTC)",
-            "FINISHED (UTC)",
-            "START LSN",
-            "STOP LSN",
-            "TIMELINE",
-            "POSTGRESQL",
-            "SIZE",
-            "STORED",
-        ];
-        let rows = backups.iter().map(|backup| {
-            vec![
-                backup.id.to_string(),
-                backup.label.clone(),
-                "full".to_owned(),
-                time(backup.started_at),
-                time(backup.finished_at),
-                backup.start_lsn.to_string(),
-                backup.stop_lsn.to_string(),
-                backup.timeline.to_string(),
-                backup.postgres_version.clone(),
-                ByteSize(backup.size_bytes).to_string(),
-                ByteSize(backup.stored_bytes).to_string(),
-            ]
-        });
-        write_table(&headings, rows.collect(), f)
-    }
-
-    fn write_wal(&self, wal: &[ListedTimeline], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if wal.is_empty() {
-            return writeln!(
-                f,
-                "no WAL in {}; set archive_command = 'walship push %p'",
-                self.url
-            );
-        }
-        let rows = wal.iter().map(|timeline| {
-            vec![
-                timeline.timeline.to_string(),
-                timeline.first.to_string(),
-                timeline.last.to_string(),
-                timeline.segments.to_string(),
-                if timeline.gaps.is_empty() {
-                    "none".to_owned()
-                } else {
-                    timeline.gaps.len().to_string()
-                },
-            ]
-        });
-        write_table(
-            &["TIMELINE", "FIRST SEGMENT", "LAST SEGMENT", "SEGMENTS", "GAPS"],
-            rows.collect(),
-            f,
-        )?;
-        for timeline in wal {
-            for gap in &timeline.gaps {
-                writeln!(f, "timeline {} LACKS {gap}", timeline.timeline)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl ListedUnfinished {
-    fn describe(&self) -> String {
-        let id = &self.id;
-        match self.state {
-            UnfinishedState::WaitingForWal => format!(
-                "stored, but the WAL it needs had not arrived; `walship basebackup --finish {id}` completes it"
-            ),
-            UnfinishedState::Started => {
-                format!(
-                    "not finished; the last sign of it is from {} UTC",
-                    time(self.last_sign)
-                )
-            }
-            UnfinishedState::Remains => "only remains of it are left".to_owned(),
-        }
-    }
-}
-
-/// Columns as wide as they must be, two blanks between them.
-fn write_table(headings: &[&str], rows: Vec<Vec<String>>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let headings = headings.iter().map(|heading| (*heading).to_owned()).collect();
-    let lines: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
-    let width = |column: usize| {
-        let cells = lines.iter().filter_map(|line| line.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    for line in &lines {
-        let cells = line.iter().enumerate();
-        let padded: Vec<_> = cells
-            .map(|(column, cell)| format!("{cell:<width$}", width = width(column)))
-            .collect();
-        writeln!(f, "{}", padded.join("  ").trim_end())?;
-    }
-    Ok(())
-}
-
-fn time(time: DateTime<Utc>) -> String {
-    time.format("%Y-%m-%d %H:%M:%S").to_string()
 }

@@ -16,7 +16,7 @@ use crate::archive::codec::{Trailer, WalEncoder};
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::Key;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::data_directory::{cluster_identity, data_directory_of};
+use crate::pg::data_directory::{cluster_identity, data_directory_of, has_archived};
 use crate::pg::{BackupHistory, LongPageHeader, TimelineHistory, WalName};
 use crate::store::{Body, BodyWriter, PutMode, Store};
 
@@ -110,7 +110,10 @@ async fn compare(key: &str, name: WalName, ours: &Trailer, store: &Store) -> Res
         }
         Err(error) => return Err(error.context(format!("compare with {url}, which is there already"))),
     };
-    if theirs.sha256 == ours.sha256 && theirs.system_identifier == ours.system_identifier {
+    if theirs.name == ours.name
+        && theirs.sha256 == ours.sha256
+        && theirs.system_identifier == ours.system_identifier
+    {
         return Ok(PushReport::AlreadyStored);
     }
     Err(Error::conflict(format!(
@@ -188,6 +191,8 @@ impl Source {
     fn check_small_file(&self) -> Result<u64> {
         let directory = data_directory_of(&self.path);
         let cluster = self.cluster.ok_or_else(|| {
+            // Not just ".", which tells nobody where PostgreSQL or a person stood.
+            let directory = std::path::absolute(&directory).unwrap_or(directory);
             Error::invalid(format!(
                 "{} is no data directory (it has no global/pg_control), so whose {} is cannot be known; \
                  give the path as PostgreSQL does with %p",
@@ -210,18 +215,30 @@ impl Source {
         Ok(cluster.system_identifier)
     }
 
-    /// A timeline's history must begin with its parent's, where the archive has that.
+    /// A timeline's history must begin with that of each timeline it came from, as far as the
+    /// archive has them: timeline 1 has none, and an archive may have begun on a later one.
     async fn check_history(&self, store: &Store, identity: &Identity) -> Result<()> {
         let WalName::History(timeline) = self.name else {
             return Ok(());
         };
         let history = TimelineHistory::parse(timeline, &self.content()?)?;
-        stored_wal::check_parent(store, &history, identity.system_identifier).await
+        for ancestor in history.ancestors() {
+            let stored =
+                stored_wal::read_history(store, ancestor.timeline, identity.system_identifier).await?;
+            if let Some(stored) = stored {
+                history.extends(&stored)?;
+            }
+        }
+        Ok(())
     }
 
     async fn archive_identity(&self, store: &Store, now: DateTime<Utc>) -> Result<Identity> {
         if let Some(cluster) = self.cluster {
-            return identity::find_or_create(store, cluster, now).await;
+            return if has_archived(&data_directory_of(&self.path))? {
+                identity::require_of(store, cluster).await
+            } else {
+                identity::find_or_create(store, cluster, now).await
+            };
         }
         let identity = identity::require(store).await?;
         identity.check_system_identifier(self.system_identifier, &store.location().to_string())?;

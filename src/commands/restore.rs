@@ -18,14 +18,14 @@ use tokio::time::Instant;
 use super::identity;
 use super::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
 use crate::archive::identity::Identity;
-use crate::archive::keys::{Key, segment_siblings_prefix, timeline_prefix};
+use crate::archive::keys::{Key, WAL_PREFIX, after_timeline, segment_siblings_prefix, timeline_prefix};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::data_directory::{RecoverySignal, cluster_identity, data_directory_of, newest_history};
 use crate::pg::{LongPageHeader, SegmentName, TimelineHistory, WalName};
 use crate::store::Store;
 
-/// Pause between looks for a segment that should be on its way.
-const HOLE_PAUSE: Duration = Duration::from_secs(1);
+/// Pause before the next try, and between looks for a segment that should be on its way.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What to deliver, and where.
 #[derive(Debug, Clone)]
@@ -36,8 +36,9 @@ pub struct RestoreOptions {
     pub destination: PathBuf,
     /// What the server that asks is doing.
     pub signal: RecoverySignal,
-    /// Time to wait for a segment that is missing while a later one is there.
-    pub hole_timeout: Duration,
+    /// Time in which a transfer that broke is tried again, and a segment is awaited that is missing while
+    /// a later one is there.
+    pub retry_timeout: Duration,
     /// The first segment of a hole at which recovery may end, as somebody decided with `walship recover
     /// --end-at-gap`: it counts as absent although later ones are there.
     pub accepted_gap: Option<SegmentName>,
@@ -78,7 +79,7 @@ struct Request<'a> {
 impl Request<'_> {
     async fn run(&self) -> Result<RestoreReport> {
         // Whose archive this is must be known before anything is believed of it, absence above all.
-        let (identity, fetched) = tokio::join!(self.identity(), self.fetch());
+        let (identity, fetched) = tokio::join!(self.identity(), self.fetch_patiently());
         let identity = identity?;
         match fetched? {
             Some(file) => self.deliver(file, &identity).await,
@@ -93,6 +94,21 @@ impl Request<'_> {
             identity.check(cluster, &self.store.location().to_string())?;
         }
         Ok(identity)
+    }
+
+    /// The store tries each request again by itself; a transfer that breaks in the middle begins anew
+    /// here.
+    async fn fetch_patiently(&self) -> Result<Option<Fetched>> {
+        loop {
+            match self.fetch().await {
+                Err(error) if error.is_retryable() && self.has_time() => tokio::time::sleep(PAUSE).await,
+                fetched => return fetched,
+            }
+        }
+    }
+
+    fn has_time(&self) -> bool {
+        self.started.elapsed() + PAUSE < self.options.retry_timeout
     }
 
     /// Fetches and decodes the object into a temporary file beside the destination; `None` where
@@ -116,6 +132,10 @@ impl Request<'_> {
                 "{} is damaged; recover from another copy of the archive, or to a target before it",
                 self.store.url_of(&key)
             ))),
+            Err(error) if error.kind() == ErrorKind::Internal => {
+                let destination = self.options.destination.display();
+                Err(error.context(format!("write {destination}")))
+            }
             Err(error) => Err(error),
         }
     }
@@ -157,7 +177,7 @@ impl Request<'_> {
         let destination = &self.options.destination;
         fetched
             .file
-            .persist(destination)
+            .persist_noclobber(destination)
             .map_err(|error| Error::io(format!("rename to {}", destination.display()), error.error))?;
         Ok(RestoreReport::Delivered)
     }
@@ -179,7 +199,7 @@ impl Request<'_> {
         };
         let size = identity.segment_bytes;
         let start = segment.start(size)?;
-        if fork.0 >= start.0 + size.bytes() {
+        if fork.0.saturating_sub(start.0) >= size.bytes() {
             return Ok(None);
         }
         let past = format!(
@@ -191,7 +211,7 @@ impl Request<'_> {
         }
         let child = child_of(&followed, segment);
         let common = fork.0 - start.0;
-        match self.same_until(fetched, child, common).await? {
+        match self.same_until(fetched, child, common, identity).await? {
             Some(true) => Ok(None),
             Some(false) => Ok(Some(format!("{past}: it differs from {child} before the fork"))),
             None if self.options.signal == RecoverySignal::Standby => {
@@ -213,6 +233,7 @@ impl Request<'_> {
         fetched: &mut Fetched,
         child: SegmentName,
         common: u64,
+        identity: &Identity,
     ) -> Result<Option<bool>> {
         let mut comparison = Comparison {
             file: fetched.rewound()?,
@@ -221,7 +242,10 @@ impl Request<'_> {
         };
         let key = Key::Segment(child).to_string();
         match stored_wal::decode(self.store, &key, LARGEST_SEGMENT, &mut comparison).await {
-            Ok(_) => Ok(Some(comparison.same)),
+            Ok(trailer) => {
+                trailer.check(WalName::Segment(child), identity.system_identifier)?;
+                Ok(Some(comparison.same && comparison.left == 0))
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.context(format!("compare with {}", self.store.url_of(&key)))),
         }
@@ -230,17 +254,25 @@ impl Request<'_> {
     /// The key is missing. Says so only where that cannot be a hole in the archive.
     async fn absent(&self, identity: &Identity) -> Result<RestoreReport> {
         let absent = format!("{} is not in the archive {}", self.name, self.store.location());
+        let directory = data_directory_of(&self.options.destination);
+        if cluster_identity(&directory)?.is_none() {
+            return Err(Error::invalid(format!(
+                "{absent}; and whether it should be there cannot be said, for {} is no data directory of its cluster",
+                directory.display()
+            )));
+        }
         let accepted = self.options.accepted_gap.map(WalName::Segment) == Some(self.name);
-        if self.options.signal != RecoverySignal::Recovery || accepted {
+        // A standby asks again.
+        if self.options.signal == RecoverySignal::Standby || accepted {
             return Ok(RestoreReport::Absent(absent));
         }
         loop {
-            let Some(later) = self.witness_of_a_hole().await? else {
+            let Some(witness) = self.witness_of_a_hole(&directory, identity).await? else {
                 return Ok(RestoreReport::Absent(absent));
             };
-            if self.started.elapsed() + HOLE_PAUSE > self.options.hole_timeout {
+            if !self.has_time() {
                 return Err(Error::corrupt(format!(
-                    "{} is missing in the archive {}, and {later} is there: the archive has a hole \
+                    "{} is missing in the archive {}, and {witness}: the archive has a hole \
                      (waited {} s for it to be filled). If it cannot be filled, \
                      `walship recover --end-at-gap` recovers up to the hole",
                     self.name,
@@ -249,39 +281,70 @@ impl Request<'_> {
                 )));
             }
             // It may be on its way.
-            tokio::time::sleep(HOLE_PAUSE).await;
-            if let Some(file) = self.fetch().await? {
+            tokio::time::sleep(PAUSE).await;
+            if let Some(file) = self.fetch_patiently().await? {
                 return self.deliver(file, identity).await;
             }
         }
     }
 
-    /// An object that could not be in the archive if this one had never been: a later segment of
-    /// the timeline, or any segment of the timeline whose history is asked for.
-    async fn witness_of_a_hole(&self) -> Result<Option<SegmentName>> {
+    /// What could not be so if this file had never been: a later segment of its timeline, a timeline
+    /// history that goes on after it, or, for a history, WAL or a history of its timeline or a later one.
+    async fn witness_of_a_hole(&self, directory: &Path, identity: &Identity) -> Result<Option<String>> {
         let timeline = self.name.timeline();
-        let start_after = match self.name {
-            WalName::Segment(segment) => Some(Key::Segment(segment).to_string()),
-            WalName::History(_) => None,
-            WalName::Partial(_) | WalName::Backup { .. } => return Ok(None),
-        };
-        let mut listing = self
-            .store
-            .list(&timeline_prefix(timeline), start_after.as_deref());
-        while let Some(page) = listing
-            .next()
-            .await
-            .context(|| format!("list the WAL of timeline {timeline}"))?
-        {
-            let later = page
-                .iter()
-                .find_map(|object| match (object.key.parse(), self.name) {
-                    (Ok(Key::Segment(stored)), WalName::Segment(asked)) if stored > asked => Some(stored),
-                    (Ok(Key::Segment(stored)), WalName::History(_)) => Some(stored),
-                    _ => None,
-                });
-            if later.is_some() {
-                return Ok(later);
+        match self.name {
+            WalName::Segment(segment) => {
+                if let Some(followed) = newest_history(&directory.join("pg_wal"))?
+                    && let Some(end) = followed.end_of(timeline)
+                    && segment.start(identity.segment_bytes)? < end
+                {
+                    let followed = followed.timeline();
+                    return Ok(Some(format!(
+                        "timeline {followed} left timeline {timeline} only later, at {end}"
+                    )));
+                }
+                let after = Key::Segment(segment).to_string();
+                self.find(
+                    &timeline_prefix(timeline),
+                    Some(&after),
+                    |key| matches!(key, Key::Segment(stored) if *stored > segment),
+                )
+                .await
+            }
+            WalName::History(_) => {
+                let own = self
+                    .find(&timeline_prefix(timeline), None, |key| {
+                        matches!(key, Key::Segment(_))
+                    })
+                    .await?;
+                if own.is_some() {
+                    return Ok(own);
+                }
+                let after = after_timeline(timeline);
+                self.find(WAL_PREFIX, Some(&after), |key| {
+                    matches!(key, Key::Segment(stored) if stored.timeline() > timeline)
+                        || matches!(key, Key::History(stored) if *stored > timeline)
+                })
+                .await
+            }
+            WalName::Partial(_) | WalName::Backup { .. } => Ok(None),
+        }
+    }
+
+    /// Looks for an object; "KEY is there" if there is one.
+    async fn find(
+        &self,
+        prefix: &str,
+        start_after: Option<&str>,
+        wanted: impl Fn(&Key) -> bool,
+    ) -> Result<Option<String>> {
+        let mut listing = self.store.list(prefix, start_after);
+        while let Some(page) = listing.next().await? {
+            let found = page
+                .into_iter()
+                .find(|object| object.key.parse().is_ok_and(|key| wanted(&key)));
+            if let Some(object) = found {
+                return Ok(Some(format!("{} is there", object.key)));
             }
         }
         Ok(None)

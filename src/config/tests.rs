@@ -203,3 +203,8 @@ fn a_size_is_readable() {
         assert_eq!(ByteSize(bytes).to_string(), text);
     }
 }
+
+#[test]
+fn many_cores_do_not_mean_much_memory() {
+    assert_eq!([1, 8, 192].map(automatic_workers), [1, 8, 8]);
+}

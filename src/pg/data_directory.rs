@@ -65,6 +65,32 @@ pub fn read_control_file(data_directory: &Path) -> Result<Option<ControlFile>> {
     }
 }
 
+/// Whether PostgreSQL's archiver has ever finished a file of this cluster, as far as
+/// `pg_wal/archive_status` still tells.
+///
+/// # Errors
+/// `Internal` where that directory cannot be read.
+pub fn has_archived(data_directory: &Path) -> Result<bool> {
+    let path = data_directory.join("pg_wal/archive_status");
+    let unreadable = |error| Error::io(format!("read the directory {}", path.display()), error);
+    let entries = match std::fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(unreadable(error)),
+    };
+    for entry in entries {
+        if entry
+            .map_err(unreadable)?
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "done")
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whose data directory it is; `None` where it is no data directory.
 ///
 /// # Errors
@@ -80,15 +106,22 @@ pub fn cluster_identity(data_directory: &Path) -> Result<Option<ClusterIdentity>
 }
 
 /// What the signal files of a data directory say.
-#[must_use]
-pub fn recovery_signal(data_directory: &Path) -> RecoverySignal {
-    if data_directory.join("standby.signal").exists() {
+///
+/// # Errors
+/// `Internal` where that cannot be found out: a disk that does not answer is no missing file.
+pub fn recovery_signal(data_directory: &Path) -> Result<RecoverySignal> {
+    let exists = |name: &str| {
+        let path = data_directory.join(name);
+        path.try_exists()
+            .map_err(|error| Error::io(format!("look for {}", path.display()), error))
+    };
+    Ok(if exists("standby.signal")? {
         RecoverySignal::Standby
-    } else if data_directory.join("recovery.signal").exists() {
+    } else if exists("recovery.signal")? {
         RecoverySignal::Recovery
     } else {
         RecoverySignal::None
-    }
+    })
 }
 
 /// The newest timeline history in a `pg_wal` directory, which is the one its server follows.
@@ -106,11 +139,15 @@ pub fn newest_history(pg_wal: &Path) -> Result<Option<TimelineHistory>> {
             ));
         }
     };
-    let timelines = entries.filter_map(|entry| match entry.ok()?.file_name().to_str()?.parse() {
-        Ok(WalName::History(timeline)) => Some(timeline),
-        _ => None,
-    });
-    let Some(timeline) = timelines.max() else {
+    let mut newest = None;
+    for entry in entries {
+        let entry =
+            entry.map_err(|error| Error::io(format!("read the directory {}", pg_wal.display()), error))?;
+        if let Some(Ok(WalName::History(timeline))) = entry.file_name().to_str().map(str::parse) {
+            newest = newest.max(Some(timeline));
+        }
+    }
+    let Some(timeline) = newest else {
         return Ok(None);
     };
     let path = pg_wal.join(WalName::History(timeline).to_string());
@@ -150,10 +187,16 @@ mod tests {
     #[test]
     fn a_standby_signal_wins_over_a_recovery_signal() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(recovery_signal(directory.path()), RecoverySignal::None);
+        assert_eq!(recovery_signal(directory.path()).unwrap(), RecoverySignal::None);
         std::fs::write(directory.path().join("recovery.signal"), "").unwrap();
-        assert_eq!(recovery_signal(directory.path()), RecoverySignal::Recovery);
+        assert_eq!(
+            recovery_signal(directory.path()).unwrap(),
+            RecoverySignal::Recovery
+        );
         std::fs::write(directory.path().join("standby.signal"), "").unwrap();
-        assert_eq!(recovery_signal(directory.path()), RecoverySignal::Standby);
+        assert_eq!(
+            recovery_signal(directory.path()).unwrap(),
+            RecoverySignal::Standby
+        );
     }
 }

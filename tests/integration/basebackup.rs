@@ -61,6 +61,16 @@ fn noise(length: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(length).collect()
 }
 
+fn decompress(path: &Path) -> Vec<u8> {
+    let output = std::process::Command::new("zstd")
+        .arg("-dc")
+        .arg(path)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}: {output:?}", path.display());
+    output.stdout
+}
+
 /// Unpacks a stored backup as its format promises: with `cat`, `zstd` and `tar`.
 fn unpack(place: &Place, id: &str, streams: &Value, data: &Path) {
     let backup = place.path().unwrap().join("backups").join(id);
@@ -132,7 +142,7 @@ fn a_backup_unpacks_with_zstd_and_tar_to_what_pg_verifybackup_accepts() {
         }
         let stored: u64 = keys(&place, "backups")
             .iter()
-            .filter(|key| key.ends_with(".zst"))
+            .filter(|key| key.contains(".zst"))
             .map(|key| place.path().unwrap().join(key).metadata().unwrap().len())
             .sum();
         assert_eq!(record["stored_bytes"], stored);
@@ -146,12 +156,16 @@ fn a_backup_unpacks_with_zstd_and_tar_to_what_pg_verifybackup_accepts() {
         );
         let label = std::fs::read_to_string(data.join("backup_label")).unwrap();
         assert!(label.contains(&format!("LABEL: {LABEL}\n")), "{label}");
-        let manifest = std::process::Command::new("zstd")
-            .args(["-dc", backup.join("manifest.zst").to_str().unwrap()])
-            .output()
-            .unwrap();
+        // The last member is global/pg_control; two zero blocks follow.
+        let index = decompress(&backup.join("files.zst"));
+        let last = index.split(|byte| *byte == b'\n').rev().nth(1).unwrap();
+        let last: Value = serde_json::from_slice(last).unwrap();
+        assert_eq!(last["path"], "global/pg_control");
+        let end = last["offset"].as_u64().unwrap() + last["size"].as_u64().unwrap();
+        assert_eq!(record["streams"][2]["tar_bytes"], end + 1024);
+
         let manifest_path = root.path().join("manifest");
-        std::fs::write(&manifest_path, manifest.stdout).unwrap();
+        std::fs::write(&manifest_path, decompress(&backup.join("manifest.zst"))).unwrap();
         let [manifest, data] = [&manifest_path, &data].map(|path| path.to_str().unwrap());
         primary
             .run_program("pg_verifybackup", &["-n", "-m", manifest, data])
@@ -199,7 +213,9 @@ fn a_killed_backup_leaves_nothing_listed_and_nothing_that_harms() {
         running.wait(PATIENCE);
         assert_eq!(listed(&place), 0);
         let left = keys(&place, "backups");
-        assert!(left.iter().any(|key| key.ends_with("/started.json")), "{left:?}");
+        for name in ["/started.json", "/alive.json"] {
+            assert!(left.iter().any(|key| key.ends_with(name)), "{name}: {left:?}");
+        }
         let id = left[0].split('/').nth(1).unwrap();
         let output = walship.run(&["basebackup", "--finish", id]).exited(3);
         assert!(output.stderr.contains("interrupted"), "{}", output.stderr);
@@ -384,28 +400,52 @@ fn configuration_outside_the_data_directory_goes_with_the_backup() {
     let place = Place::directory();
     let walship = Walship::at(&place);
     let mut cluster = archiving_primary(18, &walship);
-    let conf = cluster.make_dir("etc");
-    let hba = conf.join("pg_hba.conf");
-    std::fs::copy(cluster.data_dir().join("pg_hba.conf"), &hba).unwrap();
-    std::fs::write(conf.join("server.key"), "secret").unwrap();
-    give_to_user(&hba);
-    cluster.set("hba_file", hba.to_str().unwrap());
     cluster.stop(Stop::Fast);
-    cluster.start();
-    let report = json(
-        &walship
-            .run(&["basebackup", "-d", &cluster.conninfo(), "--json"])
-            .succeeded(),
-    );
-    let id = report["id"].as_str().unwrap();
-    let object = place
+    // As on Debian: the configuration says where the data is.
+    let etc = cluster.make_dir("etc");
+    for file in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        std::fs::rename(cluster.data_dir().join(file), etc.join(file)).unwrap();
+    }
+    let more = make_dir(&etc, "conf.d", 0o700);
+    std::fs::write(more.join("10-more.conf"), "").unwrap();
+    std::fs::write(etc.join("server.key"), "secret").unwrap();
+    let mut debian = Cluster::adopt(18, &etc);
+    debian.set("data_directory", cluster.data_dir().to_str().unwrap());
+    for (name, value) in walship.environment() {
+        debian.set_env(name, value);
+    }
+    // What waits for a start looks for postmaster.pid in this folder.
+    debian.launch();
+    debian.wait_until("select 1", "1", PATIENCE);
+    let arguments = ["basebackup", "-d", &debian.conninfo(), "--json"];
+    let report = json(&walship.run(&arguments).succeeded());
+    debian.stop(Stop::Fast);
+
+    let backup = place
         .path()
         .unwrap()
-        .join(format!("backups/{id}/configuration.tar.zst"));
-    let line = format!("zstd -dc {} | tar t", object.display());
+        .join("backups")
+        .join(report["id"].as_str().unwrap());
+    let line = format!("zstd -dc {}/configuration.tar.zst | tar t", backup.display());
     let output = command_as_user("/bin/sh").args(["-c", &line]).output().unwrap();
     let names = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(names.trim_end(), hba.to_str().unwrap().trim_start_matches('/'));
+    let expected = [
+        "conf.d/10-more.conf",
+        "pg_hba.conf",
+        "pg_ident.conf",
+        "postgresql.conf",
+    ];
+    let prefix = etc.to_str().unwrap().trim_start_matches('/');
+    assert_eq!(
+        names.lines().collect::<Vec<_>>(),
+        expected.map(|name| format!("{prefix}/{name}"))
+    );
+    let record: Value = serde_json::from_slice(&std::fs::read(backup.join("backup.json")).unwrap()).unwrap();
+    let config_file = etc.join("postgresql.conf");
+    assert_eq!(
+        record["configuration"]["config_file"],
+        config_file.to_str().unwrap()
+    );
 }
 
 #[test]

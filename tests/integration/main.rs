@@ -12,11 +12,15 @@
     clippy::large_stack_arrays
 )]
 
+mod bad_input;
 mod base_backup_stream;
 mod basebackup;
 mod connection;
+mod damage;
 mod false_server;
+mod format;
 mod push;
+mod recover;
 mod recovery;
 mod restore;
 mod sample;

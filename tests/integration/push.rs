@@ -296,9 +296,35 @@ fn a_push_killed_at_any_moment_leaves_nothing_or_everything_and_can_be_repeated(
                 fs::read(data.segment("RECOVERYXLOG")).unwrap(),
                 fs::read(data.segment(name)).unwrap()
             );
+            fs::remove_file(data.segment("RECOVERYXLOG")).unwrap();
             fs::remove_file(stored(&archive, name)).unwrap();
         }
     }
     data.walship(&archive).run(&push(name)).succeeded();
     data.walship(&archive).run(&push(name)).succeeded();
+}
+
+#[test]
+fn an_archive_that_vanished_is_not_started_anew_behind_the_administrators_back() {
+    let (data, archive) = (Sample::shared().copy(), Place::directory());
+    let segments = &Sample::shared().segments;
+    data.walship(&archive).run(&push(&segments[0])).succeeded();
+    fs::create_dir(data.file("pg_wal/archive_status")).unwrap();
+    fs::write(
+        data.file(&format!("pg_wal/archive_status/{}.done", segments[0])),
+        "",
+    )
+    .unwrap();
+    // Its file system is not mounted, or the bucket was emptied.
+    let path = archive.path().unwrap();
+    for gone in [true, false] {
+        let _ = fs::remove_dir_all(path);
+        if !gone {
+            fs::create_dir(path).unwrap();
+        }
+        let output = data.walship(&archive).run(&push(&segments[1])).exited(1);
+        assert!(output.stderr.contains("walship basebackup"), "{}", output.stderr);
+        assert!(!path.join("walship.json").exists());
+        assert_eq!(path.exists(), !gone);
+    }
 }

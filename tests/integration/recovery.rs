@@ -12,26 +12,26 @@ use crate::support::scratch;
 use crate::support::stores::{self, Place};
 use crate::support::walship::Walship;
 
-const PATIENCE: Duration = Duration::from_mins(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A primary with two tablespaces, a partitioned table, WAL compression and one base backup, then five
 /// rows in `steps`, each a possible target, all archived.
-struct History {
-    place: Place,
-    walship: Walship,
-    primary: Cluster,
-    tablespaces: [PathBuf; 2],
-    backup: String,
+pub(crate) struct History {
+    pub(crate) place: Place,
+    pub(crate) walship: Walship,
+    pub(crate) primary: Cluster,
+    pub(crate) tablespaces: [PathBuf; 2],
+    pub(crate) backup: String,
     /// Just before the backup was begun.
-    before_backup: String,
-    time_after_1: String,
-    lsn_after_2: String,
-    xid_of_4: String,
-    last_segment: String,
+    pub(crate) before_backup: String,
+    pub(crate) time_after_1: String,
+    pub(crate) lsn_after_2: String,
+    pub(crate) xid_of_4: String,
+    pub(crate) last_segment: String,
 }
 
 impl History {
-    fn write(major: u32, place: Place) -> Self {
+    pub(crate) fn write(major: u32, place: Place) -> Self {
         let walship = Walship::at(&place);
         let primary = archiving_primary(major, &walship);
         primary.sql("alter system set wal_compression = on; select pg_reload_conf()");
@@ -88,18 +88,18 @@ impl History {
     }
 
     /// Recovers to a target and returns the started copy.
-    fn recovered(&self, arguments: &[&str]) -> Recovered {
+    pub(crate) fn recovered(&self, arguments: &[&str]) -> Recovered {
         let copy = self.recover(arguments);
         copy.output.clone().succeeded();
         copy.start(self.primary.major(), &self.walship)
     }
 
-    fn recover(&self, arguments: &[&str]) -> Copy {
+    pub(crate) fn recover(&self, arguments: &[&str]) -> Copy {
         self.recover_mapping(&self.tablespaces, arguments)
     }
 
     /// Recovers a backup whose tablespaces were in these places.
-    fn recover_mapping(&self, tablespaces: &[PathBuf], arguments: &[&str]) -> Copy {
+    pub(crate) fn recover_mapping(&self, tablespaces: &[PathBuf], arguments: &[&str]) -> Copy {
         let root = scratch();
         let data = root.path().join("data");
         let mut all: Vec<String> = vec!["recover".into(), "--pgdata".into(), data.to_str().unwrap().into()];
@@ -134,7 +134,7 @@ impl History {
     }
 }
 
-fn take_backup(walship: &Walship, cluster: &Cluster) -> String {
+pub(crate) fn take_backup(walship: &Walship, cluster: &Cluster) -> String {
     let output = walship
         .run(&["basebackup", "-d", &cluster.conninfo(), "--json"])
         .succeeded();
@@ -143,10 +143,10 @@ fn take_backup(walship: &Walship, cluster: &Cluster) -> String {
     report["id"].as_str().unwrap().to_owned()
 }
 
-struct Copy {
-    output: Output,
-    data: PathBuf,
-    root: tempfile::TempDir,
+pub(crate) struct Copy {
+    pub(crate) output: Output,
+    pub(crate) data: PathBuf,
+    pub(crate) root: tempfile::TempDir,
 }
 
 impl Copy {
@@ -165,10 +165,10 @@ impl Copy {
     }
 }
 
-struct Recovered {
-    cluster: Cluster,
-    output: Output,
-    root: tempfile::TempDir,
+pub(crate) struct Recovered {
+    pub(crate) cluster: Cluster,
+    pub(crate) output: Output,
+    pub(crate) root: tempfile::TempDir,
 }
 
 impl Recovered {

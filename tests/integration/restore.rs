@@ -55,6 +55,7 @@ fn a_restored_segment_is_the_pushed_one_and_has_postgresqls_permissions() {
     use std::os::unix::fs::PermissionsExt;
     let (data, archive, segments) = archived_except(&[]);
     for name in segments {
+        let _ = fs::remove_file(data.file(DESTINATION)); // as PostgreSQL does
         let output = restore(&data, &archive, name).succeeded();
         assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("", ""));
         assert_eq!(
@@ -127,6 +128,63 @@ fn a_missing_history_of_a_timeline_that_has_segments_is_a_hole() {
     fs::copy(stored(&archive, &segments[3]), stored(&archive, &child)).unwrap();
     fs::write(data.file("recovery.signal"), "").unwrap();
     restore(&data, &archive, "00000002.history").exited(200);
+}
+
+#[test]
+fn wal_before_the_fork_of_the_followed_timeline_is_missed_even_at_its_timelines_end() {
+    let (data, archive, segments) = archived_except(&[4, 5]);
+    let number = u64::from_str_radix(&segments[5][16..], 16).unwrap();
+    let fork = number * SEGMENT as u64 + SEGMENT as u64 / 2;
+    fs::write(
+        data.segment("00000002.history"),
+        format!("1\t0/{fork:X}\tpromoted\n"),
+    )
+    .unwrap();
+    fs::write(data.file("recovery.signal"), "").unwrap();
+    let output = restore(&data, &archive, &segments[4]).exited(200);
+    assert!(output.stderr.contains("only later"), "{}", output.stderr);
+}
+
+#[test]
+fn a_missing_history_before_a_later_timeline_is_a_hole() {
+    let (data, archive, _) = archived_except(&[]);
+    let content = "1\t0/3000000\tfirst\n\n2\t0/4000000\tsecond\n";
+    fs::write(data.segment("00000003.history"), content).unwrap();
+    data.walship(&archive)
+        .run(&["push", "pg_wal/00000003.history"])
+        .succeeded();
+    fs::write(data.file("recovery.signal"), "").unwrap();
+    let output = restore(&data, &archive, "00000002.history").exited(200);
+    assert!(output.stderr.contains("00000003.history"), "{}", output.stderr);
+    restore(&data, &archive, "00000004.history").exited(1);
+}
+
+#[test]
+fn absence_is_never_claimed_outside_of_a_data_directory() {
+    let (data, archive, _) = archived_except(&[]);
+    fs::remove_file(data.file("global/pg_control")).unwrap();
+    restore(&data, &archive, "000000010000000900000000").exited(200);
+}
+
+#[test]
+fn a_file_that_is_there_already_is_not_overwritten() {
+    let (data, archive, segments) = archived_except(&[]);
+    let live = format!("pg_wal/{}", segments[0]);
+    let before = fs::read(data.segment(&segments[0])).unwrap();
+    data.walship(&archive)
+        .run(&["restore", &segments[1], &live])
+        .exited(200);
+    assert_eq!(fs::read(data.segment(&segments[0])).unwrap(), before);
+}
+
+#[test]
+fn no_word_elsewhere_in_the_command_line_changes_what_an_exit_code_means() {
+    let (data, archive, segments) = archived_except(&[]);
+    let walship = data.walship(&archive);
+    walship
+        .run(&["--config", "push", "restore", &segments[0], DESTINATION])
+        .exited(200);
+    walship.run(&["list", "--config", "restore"]).exited(2);
 }
 
 #[test]

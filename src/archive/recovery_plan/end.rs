@@ -11,7 +11,7 @@ use crate::pg::{Lsn, SegmentName, SegmentNumber, TimelineId};
 pub(super) struct End {
     pub(super) target: Target,
     pub(super) last_segment: SegmentName,
-    pub(super) end_lsn: Lsn,
+    pub(super) reached_lsn: Lsn,
     pub(super) gap: Option<SegmentRange>,
     pub(super) notes: Vec<String>,
 }
@@ -52,7 +52,7 @@ pub(super) fn find(
     Ok(End {
         target,
         last_segment,
-        end_lsn: reach.end_lsn,
+        reached_lsn: reach.end_lsn,
         gap: reach.hole.map(|hole| hole.missing),
         notes,
     })

@@ -24,7 +24,7 @@ fn at(segment: u64, offset: u64) -> Lsn {
 /// One minute passes with each segment.
 fn time(segment: u64, seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_790_000_000, 0).unwrap()
-        + TimeDelta::minutes(segment as i64)
+        + TimeDelta::minutes(segment.cast_signed())
         + TimeDelta::seconds(seconds)
 }
 
@@ -86,10 +86,11 @@ fn archive(backups: &[(u32, u64)], segments: &[(u32, std::ops::RangeInclusive<u6
 }
 
 fn with_history(mut catalogue: Catalogue, timeline: u32, ancestors: &[(u32, Lsn)]) -> Catalogue {
-    let content: String = ancestors
+    let lines: Vec<_> = ancestors
         .iter()
-        .map(|(parent, end)| format!("{parent}\t{end}\treason\n"))
+        .map(|(parent, end)| format!("{parent}\t{end}\treason"))
         .collect();
+    let content = lines.join("\n");
     let history = TimelineHistory::parse(tli(timeline), content.as_bytes()).unwrap();
     catalogue.histories.insert(tli(timeline), history);
     catalogue.wal.add(&Key::History(tli(timeline)).to_string(), 1);
@@ -368,6 +369,21 @@ fn wal_lost_at_the_end_is_a_hole_where_a_record_tells_of_it() {
         &catalogue,
         &Request::new(Target::Latest),
         &["000000010000000000000005", "000000010000000000000007"],
+    );
+}
+
+#[test]
+fn wal_lost_before_a_fork_is_a_hole_for_the_old_timeline_too() {
+    let catalogue = archive(&[(1, 2)], &[(1, 2..=5), (2, 9..=9)]);
+    let catalogue = with_history(catalogue, 2, &[(1, at(9, 300))]);
+    let request = Request {
+        timeline: Some(tli(1)),
+        ..Request::new(Target::Latest)
+    };
+    refused(
+        &catalogue,
+        &request,
+        &["000000010000000000000006", "000000010000000000000008"],
     );
 }
 

@@ -18,12 +18,16 @@ pub(super) struct ServerClock {
 impl ServerClock {
     /// Learns the difference from a file written at `mtime`, in seconds of the server's clock, that
     /// arrived at `received` by this machine's.
-    pub(super) fn observe(mtime: i64, received: DateTime<Utc>) -> Self {
+    ///
+    /// What comes before it in the stream may have kept it waiting for as long as an upload takes. Then
+    /// `at_once` is false, and that the server's clock seems to be behind says nothing.
+    pub(super) fn observe(mtime: i64, received: DateTime<Utc>, at_once: bool) -> Self {
         // Rather a second late than early: before the end of a backup nothing can be recovered.
         let written = DateTime::from_timestamp(mtime, 0).map(|second| second + TimeDelta::seconds(1));
         let ahead = written.map_or_else(TimeDelta::zero, |written| written - received);
+        let may_be_late = !at_once && ahead < TimeDelta::zero();
         Self {
-            ahead: if ahead.abs() <= TOLERANCE {
+            ahead: if may_be_late || ahead.abs() <= TOLERANCE {
                 TimeDelta::zero()
             } else {
                 ahead
@@ -65,7 +69,7 @@ mod tests {
     fn clocks_that_agree_are_left_alone() {
         // The file was written late in its second, or early in it; it arrived up to two seconds later.
         for received in [1_000_000, 1_000_999, 1_002_900] {
-            let clock = ServerClock::observe(1000, at(received));
+            let clock = ServerClock::observe(1000, at(received), true);
             assert_eq!(clock.time_of(at(5_000_123)), at(5_000_123), "{received}");
         }
     }
@@ -74,7 +78,7 @@ mod tests {
     fn a_difference_is_applied_and_never_makes_a_backup_end_too_early() {
         for (ahead_seconds, received) in [(3600, 1_000_000), (-90, 1_000_900), (5, 1_000_500_i64)] {
             let true_server_time = received + ahead_seconds * 1000;
-            let clock = ServerClock::observe(true_server_time.div_euclid(1000), at(received));
+            let clock = ServerClock::observe(true_server_time.div_euclid(1000), at(received), true);
             let seen = clock.time_of(at(received)).timestamp_millis();
             assert!(
                 (true_server_time..=true_server_time + 1000).contains(&seen),
@@ -85,6 +89,19 @@ mod tests {
 
     #[test]
     fn a_time_beyond_the_calendar_is_ignored() {
-        assert_eq!(ServerClock::observe(i64::MAX, at(0)), ServerClock::default());
+        assert_eq!(
+            ServerClock::observe(i64::MAX, at(0), true),
+            ServerClock::default()
+        );
+    }
+
+    #[test]
+    fn a_file_that_was_kept_waiting_never_makes_a_backup_end_too_early() {
+        // The clocks agree; an upload stalled for a minute before the file was read.
+        let clock = ServerClock::observe(1000, at(1_060_000), false);
+        assert_eq!(clock.time_of(at(1_070_000)), at(1_070_000));
+        // That it seems to be ahead cannot come of waiting.
+        let clock = ServerClock::observe(1060, at(1_000_000), false);
+        assert!(clock.time_of(at(1_010_000)) >= at(1_070_000));
     }
 }

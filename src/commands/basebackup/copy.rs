@@ -160,7 +160,9 @@ impl<'a> Copy<'a> {
             .ok_or_else(|| Error::corrupt("PostgreSQL sends data before it says of what"))?;
         for entry in scanner.feed(tar)? {
             if entry.path == BACKUP_LABEL {
-                self.clock = ServerClock::observe(entry.mtime, Utc::now());
+                // Its first member, unless tablespaces come before the data directory.
+                let at_once = self.streams.len() == 1;
+                self.clock = ServerClock::observe(entry.mtime, Utc::now(), at_once);
             }
             self.index.push(&entry)?;
         }

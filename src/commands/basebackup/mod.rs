@@ -102,6 +102,7 @@ pub async fn run(
     let mut server = Server::connect(connection).await?;
     let identity = identity::find_or_create(store, server.cluster, Utc::now()).await?;
     identity::warn_if_unconditional(&identity, store);
+    server.warn_if_not_archiving();
     history::ensure(&mut server.connection, server.timeline, &identity, store).await?;
     let id = claim::claim(store, &identity).await?;
     let heartbeat = Heartbeat::start(store, &id).await?;
@@ -269,7 +270,15 @@ async fn complete(
     progress: &Progress,
 ) -> Result<()> {
     let pending = objects::key(&record.id, BackupObject::Pending);
-    objects::create(store, &pending, &Body::from_bytes(record.to_json()?)).await?;
+    let id = &record.id;
+    let body = Body::from_bytes(record.to_json()?);
+    // Whether it was written may be unknown, so that nothing is deleted here.
+    objects::create(store, &pending, &body).await.context(|| {
+        format!(
+            "backup {id} is stored but not listed, and whether it can be finished is not known; run walship \
+             basebackup --finish {id} when the archive answers again, or take a new one if it is not found"
+        )
+    })?;
     complete_pending(record, wal_timeout, store, progress).await
 }
 

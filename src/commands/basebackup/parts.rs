@@ -190,15 +190,17 @@ impl PartWriter {
         Ok(std::mem::take(&mut self.parts))
     }
 
-    /// Waits until every part is in the store.
+    /// Waits until every part is in the store, or cannot be: as after [`PartWriter::abandon`], no
+    /// upload is under way when this returns.
     ///
     /// # Errors
-    /// Of an upload.
+    /// Of an upload, the first one.
     pub(super) async fn finish(mut self) -> Result<()> {
+        let mut outcome = Ok(());
         while let Some(uploaded) = self.uploads.join_next().await {
-            flatten(uploaded)?;
+            outcome = outcome.and(flatten(uploaded).map(drop));
         }
-        Ok(())
+        outcome
     }
 
     /// Stops: when this returns no upload is under way, so that none appears after a clean-up. Each

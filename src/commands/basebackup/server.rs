@@ -15,6 +15,7 @@ pub(super) struct Server {
     pub(super) version: String,
     /// Configuration that the data directory does not hold.
     pub(super) configuration: Option<ConfigurationFiles>,
+    archives: bool,
 }
 
 impl Server {
@@ -40,12 +41,7 @@ impl Server {
         }
         // A standby's WAL is archived by its primary.
         let is_standby = connection.parameter("in_hot_standby") == Some("on");
-        if !is_standby && connection.show("archive_mode").await? == "off" {
-            tracing::warn!(
-                "the server's archive_mode is off: unless something else archives its WAL, this backup will stay \
-                 unfinished. Set archive_mode = on and archive_command = 'walship push %p'"
-            );
-        }
+        let archives = is_standby || connection.show("archive_mode").await? != "off";
         let version = connection.parameter("server_version").unwrap_or_default();
         let version = version.split_whitespace().next().unwrap_or_default().to_owned();
         let configuration = configuration::find(&mut connection, system.system_identifier).await;
@@ -59,7 +55,18 @@ impl Server {
             timeline: system.timeline,
             version,
             configuration,
+            archives,
         })
+    }
+
+    /// For once it is known that the backup will be taken.
+    pub(super) fn warn_if_not_archiving(&self) {
+        if !self.archives {
+            tracing::warn!(
+                "the server's archive_mode is off: unless something else archives its WAL, this backup will stay \
+                 unfinished. Set archive_mode = on and archive_command = 'walship push %p'"
+            );
+        }
     }
 }
 

@@ -10,10 +10,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::archive::backup::{BackupRecord, BackupSource, WalRange};
+use crate::archive::catalogue::{NeededWal, needed_wal};
 use crate::archive::keys::Key;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
-use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
+use crate::pg::{SegmentName, SegmentSize, TimelineId, WalName};
 use crate::store::Store;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -110,9 +111,8 @@ fn in_same_folder(one: SegmentName, other: SegmentName) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Needed {
     size: SegmentSize,
-    /// First and last missing segment of each range that is not complete; the next one to look at
-    /// comes last.
-    ranges: Vec<(TimelineId, SegmentNumber, SegmentNumber)>,
+    /// What is missing on each timeline that is not complete; the next one to look at comes last.
+    ranges: Vec<NeededWal>,
     stop_timeline: TimelineId,
     history_arrived: bool,
 }
@@ -122,17 +122,9 @@ impl Needed {
         if ranges.is_empty() {
             return Err(Error::corrupt("the backup's manifest names no WAL"));
         }
-        let segments = |range: &WalRange| {
-            let first = size.segment_of(range.start_lsn);
-            (
-                range.timeline,
-                first,
-                size.segment_before(range.end_lsn).max(first),
-            )
-        };
         Ok(Self {
             size,
-            ranges: ranges.iter().rev().map(segments).collect(),
+            ranges: needed_wal(ranges, size).into_iter().rev().collect(),
             stop_timeline,
             history_arrived: stop_timeline == TimelineId::FIRST,
         })
@@ -141,7 +133,7 @@ impl Needed {
     fn first_missing(&self) -> Result<Option<SegmentName>> {
         self.ranges
             .last()
-            .map(|(timeline, first, _)| SegmentName::new(*timeline, *first, self.size))
+            .map(|needed| SegmentName::new(needed.timeline, needed.first, self.size))
             .transpose()
     }
 
@@ -151,10 +143,11 @@ impl Needed {
             if !arrived.contains(&missing) {
                 return Ok(Some(missing));
             }
-            if let Some((timeline, first, last)) = self.ranges.pop()
-                && first < last
-            {
-                self.ranges.push((timeline, first.next(), last));
+            if let Some(mut needed) = self.ranges.pop() {
+                needed.first = needed.first.next();
+                if needed.first < needed.end {
+                    self.ranges.push(needed);
+                }
             }
         }
         Ok(None)
@@ -194,6 +187,15 @@ mod tests {
         assert_eq!(missing(&needed).unwrap(), "000000020000000000000004");
         needed.remove(&names(&["000000020000000000000004"])).unwrap();
         assert_eq!(missing(&needed), None);
+    }
+
+    #[test]
+    fn the_segment_of_a_fork_is_needed_on_the_new_timeline_only() {
+        let ranges = [range(1, 0x200_0028, 0x450_0000), range(2, 0x450_0000, 0x500_0028)];
+        let mut needed = Needed::new(&ranges, TimelineId::FIRST, SegmentSize::DEFAULT).unwrap();
+        let first = names(&["000000010000000000000002", "000000010000000000000003"]);
+        needed.remove(&first).unwrap();
+        assert_eq!(missing(&needed).unwrap(), "000000020000000000000004");
     }
 
     #[test]

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::destination::{Access, shell_word};
+use super::destination::Access;
 use super::extract::damaged;
+use super::shell::shell_word;
 use crate::archive::Sha256Sum;
 use crate::archive::backup::BackupRecord;
 use crate::archive::keys::{BackupObject, Key};
@@ -192,10 +193,14 @@ fn put_back(file: &StoredFile, made: &mut dyn FnMut(PathBuf)) -> Result<bool> {
 /// Writes a whole file of the data directory, which `syncfs` makes durable later.
 pub(super) fn write_file(path: &Path, content: &[u8], access: Access) -> Result<()> {
     let write = || {
+        // One that was restored may be closed to its owner.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut file = File::options()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(access.file_mode())
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)?;

@@ -17,9 +17,10 @@ use std::thread;
 use tokio::runtime::Handle;
 
 use super::decompress::Decompressor;
-use super::files::{Files, PartWriter};
+use super::files::Files;
 use super::index::Index;
 use super::layout::Layout;
+use super::part_writer::PartWriter;
 use super::schedule::{PartJob, Schedule};
 use crate::archive::backup::BackupRecord;
 use crate::archive::keys::{BackupObject, Key};

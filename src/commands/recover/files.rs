@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 use std::fs::{File, FileTimes, Permissions};
 use std::io::ErrorKind::AlreadyExists;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::destination::{CONTROL, SET_ASIDE_CONTROL};
@@ -24,6 +24,9 @@ pub struct Files {
     roots: Vec<Root>,
     /// Bytes that are still missing of files that lie in several parts, by stream and offset.
     missing: Mutex<HashMap<(usize, u64), u64>>,
+    /// Directories that their owner may not write to once they are complete, in the order in which
+    /// they were made, with their modes.
+    closed: Mutex<Vec<(PathBuf, u32)>>,
 }
 
 impl Files {
@@ -33,6 +36,7 @@ impl Files {
         Self {
             roots: layout.roots.clone(),
             missing: Mutex::default(),
+            closed: Mutex::default(),
         }
     }
 
@@ -57,11 +61,19 @@ impl Files {
     pub fn make(&self, entry: &IndexEntry) -> Result<()> {
         let stream = entry.stream as usize;
         match entry.kind {
-            EntryKind::Directory => make_directory(&self.path_of(stream, &entry.path)?, entry.mode),
+            EntryKind::Directory => {
+                let path = self.path_of(stream, &entry.path)?;
+                make_directory(&path, entry.mode | 0o700)?;
+                let mode = entry.mode & 0o777;
+                if mode & 0o700 != 0o700 {
+                    lock(&self.closed).push((path, mode));
+                }
+                Ok(())
+            }
             EntryKind::File => {
                 let entry = PartFile::from(entry.clone());
                 let (file, path) = self.open(stream, &entry)?;
-                set_mtime(&file, entry.mtime).map_err(|error| writing(&path, error))
+                complete(&file, &entry).map_err(|error| writing(&path, error))
             }
             // A link of pg_wal stands for a directory that PostgreSQL expects.
             EntryKind::Link if entry.path == "pg_wal" => {
@@ -73,10 +85,11 @@ impl Files {
         }
     }
 
-    /// Opens a file for writing, making it if nobody has.
-    fn open(&self, stream: usize, file: &PartFile) -> Result<(File, PathBuf)> {
+    /// Opens a file for writing, making it if nobody has. Until it is complete its owner may write to
+    /// it, whatever its mode: other parts, and this one fetched again, open it too.
+    pub(super) fn open(&self, stream: usize, file: &PartFile) -> Result<(File, PathBuf)> {
         let path = self.path_of(stream, &file.path)?;
-        let mode = file.mode & 0o777;
+        let mode = file.mode & 0o777 | OWNER;
         let open = || {
             let opened = File::options()
                 .write(true)
@@ -100,139 +113,76 @@ impl Files {
     /// # Errors
     /// As the operating system says.
     pub fn finish_part(&self, job: &PartJob) -> Result<()> {
-        for file in job.files.iter().filter(|file| spans_parts(file, job)) {
+        for file in &job.files {
+            if !spans_parts(file, job) {
+                if file.mode & OWNER != OWNER {
+                    let path = self.path_of(job.stream, &file.path)?;
+                    set_mode(&path, file.mode).map_err(|error| writing(&path, error))?;
+                }
+                continue;
+            }
             let held = file.end().min(job.end) - file.offset.max(job.start);
             let key = (job.stream, file.offset);
-            let complete = {
-                let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_complete = {
+                let mut missing = lock(&self.missing);
                 let left = missing.entry(key).or_insert(file.size);
                 *left -= held.min(*left);
-                let complete = *left == 0;
-                if complete {
+                let is_complete = *left == 0;
+                if is_complete {
                     missing.remove(&key);
                 }
-                complete
+                is_complete
             };
-            if complete {
+            if is_complete {
                 let (opened, path) = self.open(job.stream, file)?;
-                set_mtime(&opened, file.mtime).map_err(|error| writing(&path, error))?;
+                complete(&opened, file).map_err(|error| writing(&path, error))?;
             }
         }
         Ok(())
     }
 
-    /// Whether every file has all its bytes.
+    /// Completes the directories, once every file has all its bytes.
     ///
     /// # Errors
-    /// `Internal`, which would be a defect.
+    /// `Internal` where a file has not, which would be a defect; as the operating system says.
     pub fn finish(&self) -> Result<()> {
-        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        match missing.len() {
-            0 => Ok(()),
-            count => Err(Error::internal(format!(
+        let count = lock(&self.missing).len();
+        if count > 0 {
+            return Err(Error::internal(format!(
                 "{count} files are not complete after the last part; this is a defect in walship"
-            ))),
+            )));
         }
+        // What lies in a directory was made after it, and has to be reached through it.
+        lock(&self.closed).iter().rev().try_for_each(|(path, mode)| {
+            set_mode(path, *mode)
+                .map_err(|error| Error::io(format!("set the permissions of {}", path.display()), error))
+        })
     }
+}
+
+/// What a file's owner may do while it is restored.
+const OWNER: u32 = 0o600;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives a file that has all its content its time and its own mode.
+fn complete(opened: &File, file: &PartFile) -> std::io::Result<()> {
+    set_mtime(opened, file.mtime)?;
+    if file.mode & OWNER == OWNER {
+        return Ok(());
+    }
+    opened.set_permissions(Permissions::from_mode(file.mode & 0o777))
+}
+
+fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
+    std::fs::set_permissions(path, Permissions::from_mode(mode & 0o777))
 }
 
 /// Whether a file has content in other parts too.
-fn spans_parts(file: &PartFile, job: &PartJob) -> bool {
+pub(super) fn spans_parts(file: &PartFile, job: &PartJob) -> bool {
     file.offset < job.start || file.end() > job.end
-}
-
-/// Writes the content of one part, from its first byte to its last, to the files it belongs to.
-#[derive(Debug)]
-pub struct PartWriter<'a> {
-    files: &'a Files,
-    job: &'a PartJob,
-    /// Index of the file that comes next, or is open.
-    next: usize,
-    open: Option<(File, PathBuf)>,
-    /// Offset in the tar stream.
-    position: u64,
-}
-
-impl<'a> PartWriter<'a> {
-    /// A writer at the start of a part.
-    #[must_use]
-    pub fn new(files: &'a Files, job: &'a PartJob) -> Self {
-        Self {
-            files,
-            job,
-            next: 0,
-            open: None,
-            position: job.start,
-        }
-    }
-
-    /// Takes the next bytes of the tar stream.
-    ///
-    /// # Errors
-    /// `Corrupt` for more bytes than the part has; as the operating system says.
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        if bytes.len() as u64 > self.job.end - self.position {
-            return Err(self.wrong_size("more"));
-        }
-        while !bytes.is_empty() {
-            let limit = match self.job.files.get(self.next) {
-                Some(file) if self.position < file.offset => file.offset,
-                Some(file) => file.end(),
-                None => self.job.end,
-            };
-            let length =
-                usize::try_from(limit - self.position).map_or(bytes.len(), |max| max.min(bytes.len()));
-            let (taken, rest) = bytes.split_at(length);
-            self.write_within(taken)?;
-            bytes = rest;
-        }
-        Ok(())
-    }
-
-    /// Takes bytes that lie between two files, or all in one.
-    fn write_within(&mut self, bytes: &[u8]) -> Result<()> {
-        let start = self.position;
-        self.position += bytes.len() as u64;
-        let Some(file) = self.job.files.get(self.next) else {
-            return Ok(());
-        };
-        if start < file.offset {
-            return Ok(());
-        }
-        let (opened, path) = match &mut self.open {
-            Some(open) => open,
-            closed => closed.insert(self.files.open(self.job.stream, file)?),
-        };
-        opened
-            .write_all_at(bytes, start - file.offset)
-            .map_err(|error| writing(path, error))?;
-        if self.position == file.end() {
-            if !spans_parts(file, self.job) {
-                set_mtime(opened, file.mtime).map_err(|error| writing(path, error))?;
-            }
-            self.open = None;
-            self.next += 1;
-        }
-        Ok(())
-    }
-
-    /// Ends the part: every byte of it was there.
-    ///
-    /// # Errors
-    /// `Corrupt` where bytes are missing.
-    pub fn finish(self) -> Result<()> {
-        if self.position == self.job.end {
-            return Ok(());
-        }
-        Err(self.wrong_size("fewer"))
-    }
-
-    fn wrong_size(&self, than: &str) -> Error {
-        Error::corrupt(format!(
-            "it holds {than} than the {} bytes of tar that backup.json says",
-            self.job.end - self.job.start
-        ))
-    }
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<()> {
@@ -249,7 +199,7 @@ fn make_directory(path: &Path, mode: u32) -> Result<()> {
     })
 }
 
-fn set_mtime(file: &File, seconds: i64) -> std::io::Result<()> {
+pub(super) fn set_mtime(file: &File, seconds: i64) -> std::io::Result<()> {
     let distance = Duration::from_secs(seconds.unsigned_abs());
     let time = if seconds < 0 {
         SystemTime::UNIX_EPOCH.checked_sub(distance)
@@ -262,105 +212,20 @@ fn set_mtime(file: &File, seconds: i64) -> std::io::Result<()> {
     }
 }
 
-fn writing(path: &Path, error: std::io::Error) -> Error {
+pub(super) fn writing(path: &Path, error: std::io::Error) -> Error {
     Error::io(format!("restore {}", path.display()), error)
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use std::os::unix::fs::MetadataExt;
-
     use super::super::fixture;
     use super::*;
-    use crate::archive::Sha256Sum;
-    use crate::archive::backup::StoredObject;
-
-    fn job(number: u32, part_bytes: u64, tar: &[u8], files: &[PartFile]) -> PartJob {
-        let start = u64::from(number - 1) * part_bytes;
-        let end = (start + part_bytes).min(tar.len() as u64);
-        PartJob {
-            stream: 0,
-            number,
-            object: StoredObject {
-                stored_bytes: 0,
-                sha256: Sha256Sum::of(b""),
-            },
-            start,
-            end,
-            files: files
-                .iter()
-                .filter(|file| file.offset < end && file.end() > start)
-                .cloned()
-                .collect(),
-        }
-    }
-
-    fn file(path: &str, offset: u64, size: u64) -> PartFile {
-        PartFile {
-            path: path.into(),
-            mode: 0o640,
-            mtime: 1_000_000 + offset.cast_signed(),
-            size,
-            offset,
-        }
-    }
-
-    fn files(top: &Path) -> Files {
-        Files::new(&Layout::new(top, &fixture::record(&[]), &[]).unwrap())
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
-        #[test]
-        fn parts_in_any_order_give_the_same_files(
-            tar in proptest::collection::vec(any::<u8>(), 3000..3001),
-            part_bytes in 100..3500u64,
-            order: u64,
-            piece in 1..700usize,
-        ) {
-            let top = tempfile::tempdir().unwrap();
-            let restored = files(top.path());
-            let members = [file("a", 512, 700), file("b", 2048, 1), file("c", 2400, 600)];
-            let mut numbers: Vec<u32> = (1..=(tar.len() as u64).div_ceil(part_bytes) as u32).collect();
-            numbers.sort_by_key(|number| (u64::from(*number)).wrapping_mul(order | 1) >> 7 & 0xff);
-            for number in numbers {
-                let job = job(number, part_bytes, &tar, &members);
-                let mut writer = PartWriter::new(&restored, &job);
-                for bytes in tar[job.start as usize..job.end as usize].chunks(piece) {
-                    writer.write(bytes).unwrap();
-                }
-                writer.finish().unwrap();
-                restored.finish_part(&job).unwrap();
-            }
-            restored.finish().unwrap();
-            for member in members {
-                let path = top.path().join(&*member.path);
-                prop_assert_eq!(&std::fs::read(&path).unwrap(), &tar[member.offset as usize..member.end() as usize]);
-                let found = path.metadata().unwrap();
-                prop_assert_eq!((found.mtime(), found.mode() & 0o7777), (member.mtime, 0o640));
-            }
-        }
-    }
-
-    #[test]
-    fn a_part_of_another_length_is_refused() {
-        let top = tempfile::tempdir().unwrap();
-        let restored = files(top.path());
-        let job = job(1, 100, &[0; 100], &[]);
-        let mut writer = PartWriter::new(&restored, &job);
-        writer.write(&[0; 99]).unwrap();
-        assert_eq!(
-            writer.write(&[0; 2]).unwrap_err().kind(),
-            crate::ErrorKind::Corrupt
-        );
-        assert!(writer.finish().is_err());
-    }
 
     #[test]
     fn pg_control_is_set_aside_and_no_link_is_made() {
         let top = tempfile::tempdir().unwrap();
-        let restored = files(top.path());
+        let layout = Layout::new(top.path(), &fixture::record(&[]), &[]).unwrap();
+        let restored = Files::new(&layout);
         let mut entry = IndexEntry {
             stream: 0,
             path: "global".to_owned(),
@@ -382,5 +247,58 @@ mod tests {
         }
         assert!(top.path().join("pg_wal/archive_status").is_dir());
         assert!(!top.path().join("log").exists());
+    }
+
+    #[test]
+    fn what_nobody_may_write_to_gets_its_mode_when_it_is_complete() {
+        let top = tempfile::tempdir().unwrap();
+        let restored = Files::new(&Layout::new(top.path(), &fixture::record(&[]), &[]).unwrap());
+        let mode = |path: &str| top.path().join(path).metadata().unwrap().permissions().mode() & 0o777;
+        let directory = IndexEntry {
+            stream: 0,
+            path: "keys".to_owned(),
+            kind: EntryKind::Directory,
+            mode: 0o500,
+            mtime: 0,
+            size: 0,
+            offset: 0,
+            target: None,
+        };
+        restored.make(&directory).unwrap();
+        let file = |path: &str, offset, size| PartFile {
+            path: path.into(),
+            mode: 0o400,
+            mtime: 0,
+            size,
+            offset,
+        };
+        let (whole, cut) = (file("keys/whole", 512, 100), file("keys/cut", 1536, 1000));
+        let job = |number: u32, files: &[&PartFile]| PartJob {
+            stream: 0,
+            number,
+            object: crate::archive::backup::StoredObject {
+                stored_bytes: 0,
+                sha256: crate::archive::Sha256Sum::of(b""),
+            },
+            start: u64::from(number - 1) * 2048,
+            end: u64::from(number) * 2048,
+            files: files.iter().map(|file| (*file).clone()).collect(),
+        };
+        for (job, files) in [
+            (job(1, &[&whole, &cut]), [&whole, &cut]),
+            (job(2, &[&cut]), [&cut, &cut]),
+        ] {
+            // A part may be fetched again: its files can be opened until it is finished.
+            for file in files {
+                restored.open(0, file).unwrap();
+                assert_eq!(mode(&file.path), 0o600, "part {}", job.number);
+            }
+            restored.finish_part(&job).unwrap();
+            assert_eq!(mode("keys/whole"), 0o400);
+            assert_eq!(mode("keys"), 0o700);
+        }
+        assert_eq!(mode("keys/cut"), 0o400);
+        restored.finish().unwrap();
+        assert_eq!(mode("keys"), 0o500);
     }
 }

@@ -108,6 +108,14 @@ impl Layout {
         })
     }
 
+    /// The directories of tablespaces inside the data directory.
+    pub fn in_place(&self) -> impl Iterator<Item = &Path> {
+        self.roots.iter().filter_map(|root| {
+            let tablespace = root.tablespace.as_ref()?;
+            tablespace.in_place.then_some(root.directory.as_path())
+        })
+    }
+
     /// The tablespaces that `tablespace_map` lists.
     pub fn tablespaces(&self) -> impl Iterator<Item = (&RootTablespace, &Path)> {
         self.outside()

@@ -11,16 +11,20 @@ mod decompress;
 mod destination;
 mod extract;
 mod files;
+mod find_record;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod guc_file;
 mod index;
 mod layout;
+mod made;
+mod part_writer;
 mod report;
 mod restore;
 mod restore_command;
 mod schedule;
 mod settings;
+mod shell;
 mod space;
 mod start_command;
 mod survey;
@@ -42,7 +46,7 @@ use self::settings::RecoverySettings;
 use self::start_command::{StartCommand, System, start_command};
 use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::Catalogue;
-use crate::archive::recovery_plan::{self, Plan, Request, Target};
+use crate::archive::recovery_plan::{Plan, Request, Target};
 use crate::commands::catalogue;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
@@ -114,7 +118,7 @@ pub async fn run(
 ) -> Result<RecoverReport> {
     progress.phase("read the archive");
     let catalogue = catalogue::load(store).await?;
-    let plan = recovery_plan::plan(&catalogue, &options.request, now)?;
+    let plan = find_record::plan(store, &catalogue, &options.request, now, progress).await?;
     restore(options, plan, &catalogue, store, progress).await
 }
 

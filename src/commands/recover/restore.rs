@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::configuration::{ConfigurationReport, StoredConfiguration, write_file};
-use super::destination::{self, Access, CONTROL, Destination, SET_ASIDE_CONTROL};
+use super::destination::{self, Access, CONTROL, SET_ASIDE_CONTROL};
 use super::extract::{Extraction, Sync, extract};
 use super::index::Index;
 use super::layout::Layout;
+use super::made::{Destination, release_claims};
 use super::settings::{RecoverySettings, rewrite_auto_conf};
 use super::space::{self, Need};
 use super::survey::{Survey, survey};
@@ -150,6 +151,7 @@ impl Extracted {
         };
         write_tablespace_map(&self.layout, self.access)?;
         write_settings(data, self.access, settings)?;
+        release_claims(&self.layout)?;
         self.sync.finish()?;
         release_control(data)?;
         Ok(report)

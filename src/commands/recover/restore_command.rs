@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::destination::shell_word;
+use super::shell::shell_word;
 use crate::pg::SegmentName;
 
 /// `walship` (the program, and the global flags it needs to find the archive) as `restore_command`;

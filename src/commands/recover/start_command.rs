@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::destination::shell_word;
 use super::guc_file::value_of;
+use super::shell::shell_word;
 use crate::archive::backup::{BackupRecord, Configuration};
 
 /// What this system has to start a server with.

@@ -9,16 +9,17 @@ use std::sync::Arc;
 use super::configuration::ConfigurationReport;
 use super::destination::{CONTROL, SET_ASIDE_CONTROL};
 use super::fixture;
-use super::layout::Layout;
+use super::layout::{Layout, TablespaceMapping};
 use super::restore::Restoration;
 use super::settings::{RecoverySettings, TargetAction};
+use crate::archive::Sha256Sum;
 use crate::archive::backup::{BackupRecord, Configuration};
 use crate::archive::keys::BackupObject;
 use crate::archive::recovery_plan::Target;
 use crate::commands::progress::Progress;
 use crate::error::Result;
 use crate::pg::TimelineId;
-use crate::store::Store;
+use crate::store::{FaultKind, Faults, Operation, Store};
 use crate::{Error, ErrorKind};
 
 /// A stored backup of a made-up cluster with one tablespace, and where it will be restored.
@@ -59,16 +60,23 @@ impl Case {
         self.top.path().join(name)
     }
 
+    fn mapping(&self) -> TablespaceMapping {
+        TablespaceMapping {
+            old: self.path("source_ts"),
+            new: self.path("ts"),
+        }
+    }
+
     fn layout(&self) -> Layout {
-        let source = self.path("source_ts");
-        let mapping = format!("{}={}", source.display(), self.path("ts").display());
-        Layout::new(&self.path("data"), &self.record, &[mapping.parse().unwrap()]).unwrap()
+        Layout::new(&self.path("data"), &self.record, &[self.mapping()]).unwrap()
+    }
+
+    async fn prepare(&self) -> Result<Restoration> {
+        Restoration::prepare(&self.store, Arc::new(self.record.clone()), self.layout()).await
     }
 
     async fn restore(&self) -> Result<ConfigurationReport> {
-        let record = Arc::new(self.record.clone());
-        let restoration = Restoration::prepare(&self.store, record, self.layout()).await?;
-        let extracted = restoration.extract(3, &Arc::new(Progress::default())).await?;
+        let extracted = self.prepare().await?.extract(3, &progress()).await?;
         extracted.finish(&settings())
     }
 
@@ -85,6 +93,10 @@ impl Case {
         self.path("archive")
             .join(format!("backups/{}/{object}", self.record.id))
     }
+}
+
+fn progress() -> Arc<Progress> {
+    Arc::new(Progress::default())
 }
 
 fn settings() -> RecoverySettings {
@@ -204,15 +216,9 @@ async fn damaged_configuration_files_are_named_and_nothing_is_restored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_its_end_has_no_pg_control() {
     let case = Case::new().await;
-    let record = Arc::new(case.record.clone());
-    let restoration = Restoration::prepare(&case.store, record, case.layout())
-        .await
-        .unwrap();
+    let restoration = case.prepare().await.unwrap();
     assert!(!case.path("data").exists(), "written while preparing");
-    let extracted = restoration
-        .extract(1, &Arc::new(Progress::default()))
-        .await
-        .unwrap();
+    let extracted = restoration.extract(1, &progress()).await.unwrap();
     assert!(!case.path("data").join(CONTROL).exists());
     assert!(case.path("data").join(SET_ASIDE_CONTROL).exists());
     extracted.finish(&settings()).unwrap();
@@ -224,13 +230,140 @@ async fn what_waits_for_its_end_has_no_pg_control() {
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_counts_every_byte_once() {
     let case = Case::new().await;
-    let progress = Arc::new(Progress::default());
-    let record = Arc::new(case.record.clone());
-    let restoration = Restoration::prepare(&case.store, record, case.layout())
-        .await
-        .unwrap();
+    let progress = progress();
+    let restoration = case.prepare().await.unwrap();
     restoration.extract(2, &progress).await.unwrap();
     let snapshot = progress.snapshot();
     assert_eq!(snapshot.done_bytes, case.record.size_bytes);
     assert_eq!(snapshot.total_bytes, case.record.size_bytes);
+}
+
+/// A small file system of its own, unmounted when dropped. Only root can make one.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf, size: &str) -> Option<Self> {
+        std::fs::create_dir(&at).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "walship-test"])
+            .arg(&at)
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(at));
+        }
+        println!("NOT TESTED: a full disk, for no file system can be mounted here");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_too_small_is_seen_before_anything_is_written() {
+    let case = Case::new().await;
+    let Some(disk) = SmallDisk::mount(case.path("disk"), "1m") else {
+        return;
+    };
+    let layout = Layout::new(&disk.0.join("data"), &case.record, &[case.mapping()]).unwrap();
+    let record = Arc::new(case.record.clone());
+    let error = Restoration::prepare(&case.store, record, layout)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    let text = error.to_string();
+    assert!(
+        text.contains("has 1.0 MiB free") && text.contains("takes 32."),
+        "{text}"
+    );
+    assert_eq!(disk.0.read_dir().unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_up_meanwhile_ends_the_recovery_and_leaves_nothing() {
+    let case = Case::new().await;
+    let Some(disk) = SmallDisk::mount(case.path("disk"), "40m") else {
+        return;
+    };
+    let data = disk.0.join("data");
+    std::fs::create_dir(&data).unwrap();
+    let layout = Layout::new(&data, &case.record, &[case.mapping()]).unwrap();
+    let record = Arc::new(case.record.clone());
+    let restoration = Restoration::prepare(&case.store, record, layout).await.unwrap();
+    // Somebody else takes all but 50 kB.
+    std::fs::write(disk.0.join("other"), vec![1; (40 << 20) - 50_000]).unwrap();
+    let error = restoration.extract(3, &progress()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert!(error.to_string().contains("no space left"), "{error}");
+    assert!(!case.path("ts").exists(), "a tablespace was left behind");
+    assert_eq!(data.read_dir().unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_not_empty_is_refused_at_once_and_untouched() {
+    for name in ["data", "ts"] {
+        let case = Case::new().await;
+        write(&case.path(name).join("precious"), 10);
+        let before = tree(case.top.path());
+        let error = case.prepare().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{name}: {error}");
+        assert_eq!(tree(case.top.path()), before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_up_in_a_directory_meanwhile_is_untouched() {
+    for name in ["data", "ts"] {
+        let case = Case::new().await;
+        let restoration = case.prepare().await.unwrap();
+        write(&case.path(name).join("precious"), 10);
+        let before = tree(case.top.path());
+        let error = restoration.extract(1, &progress()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{name}: {error}");
+        assert_eq!(tree(case.top.path()), before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_another_backup_is_refused() {
+    let mut case = Case::new().await;
+    case.record.files.sha256 = Sha256Sum::of(b"another");
+    assert_eq!(case.fails().await.kind(), ErrorKind::Corrupt);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_breaks_off_is_fetched_again_and_counted_once() {
+    let mut case = Case::new().await;
+    let faults = Faults::default();
+    case.store = case.store.with_faults(faults.clone());
+    let restoration = case.prepare().await.unwrap();
+    for _ in 0..2 {
+        faults.add(Operation::Get, "base/000004.tar.zst", FaultKind::Short);
+    }
+    let progress = progress();
+    let extracted = restoration.extract(2, &progress).await.unwrap();
+    extracted.finish(&settings()).unwrap();
+    assert_eq!(faults.left(), 0);
+    assert_eq!(progress.snapshot().done_bytes, case.record.size_bytes);
+    let file = |top: &str| std::fs::read(case.path(top).join("base/5/2")).unwrap();
+    assert!(file("data") == file("source"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_keeps_breaking_off_ends_the_recovery() {
+    let mut case = Case::new().await;
+    let faults = Faults::default();
+    case.store = case.store.with_faults(faults.clone());
+    for _ in 0..3 {
+        faults.add(Operation::Get, "base/000004.tar.zst", FaultKind::Short);
+    }
+    let error = case.fails().await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("base/000004.tar.zst"), "{error}");
 }

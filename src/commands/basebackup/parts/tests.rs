@@ -133,6 +133,28 @@ async fn a_failed_upload_ends_the_backup() {
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_upload_no_other_is_under_way() {
+    let root = tempfile::tempdir().unwrap();
+    let faults = Faults::default();
+    let store = store_in(&root).await.with_faults(faults.clone());
+    let key = |number| objects::key(&id(), BackupObject::Part(Stream::Base, number));
+    faults.add(Operation::Put, &key(2), FaultKind::Before(ErrorKind::Unavailable));
+    let delay = std::time::Duration::from_millis(500);
+    faults.add(Operation::Put, &key(1), FaultKind::Delay(delay));
+    let settings = PartSettings {
+        upload_bytes: 50_000,
+        ..SETTINGS
+    };
+    let mut writer = PartWriter::new(store.clone(), id(), settings);
+    writer.begin(Stream::Base);
+    let _ = writer.write(&noise(8192)).await;
+    let _ = writer.end().await;
+    let _ = writer.finish().await;
+    // It was waited for, not cut off in its middle.
+    assert!(store.head(&key(1)).await.unwrap().is_some());
+}
+
 #[test]
 fn memory_stays_within_bounds_whatever_the_number_of_cores() {
     for workers in [1, 2, 8, 16] {

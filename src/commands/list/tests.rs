@@ -1,0 +1,196 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::archive::identity::{ClusterIdentity, Identity};
+use crate::archive::keys::Key;
+use crate::commands::recover::fixture;
+use crate::pg::SegmentSize;
+use crate::store::{Body, PutMode};
+
+/// An archive with these segments, and the fixture's backup where it is wanted.
+async fn archive(top: &std::path::Path, segments: &[&str], with_backup: bool) -> Store {
+    let store = fixture::store(top).await;
+    let mut record = fixture::record(&[]);
+    let cluster = ClusterIdentity {
+        system_identifier: record.system_identifier,
+        postgres_major: 17,
+        segment_size: SegmentSize::DEFAULT,
+    };
+    let identity = Identity::new(cluster, true, DateTime::UNIX_EPOCH);
+    put(&store, "walship.json", identity.to_json().unwrap()).await;
+    for name in segments {
+        put(&store, &Key::Segment(name.parse().unwrap()).to_string(), vec![1]).await;
+    }
+    if with_backup {
+        record.size_bytes = 3 << 30;
+        record.stored_bytes = 1 << 30;
+        record.label = "before\nthe upgrade".to_owned();
+        record.finished_at = DateTime::from_timestamp(1_790_000_000, 123_456_000).unwrap();
+        let prefix = crate::archive::keys::backup_prefix(&record.id);
+        put(&store, &format!("{prefix}files.zst"), Vec::new()).await;
+        put(&store, &format!("{prefix}manifest.zst"), Vec::new()).await;
+        put(&store, &format!("{prefix}backup.json"), record.to_json().unwrap()).await;
+    }
+    store
+}
+
+async fn put(store: &Store, key: &str, bytes: Vec<u8>) {
+    store
+        .put(key, &Body::from_bytes(bytes), PutMode::Create)
+        .await
+        .unwrap();
+}
+
+async fn list(part: ListPart, store: &Store) -> (Value, String) {
+    let report = run(part, store).await.unwrap();
+    (serde_json::to_value(&report).unwrap(), report.to_string())
+}
+
+const SEGMENTS: [&str; 4] = [
+    "000000010000000000000002",
+    "000000010000000000000005",
+    "000000010000000000000006",
+    "000000020000000000000006",
+];
+
+#[tokio::test]
+async fn the_json_is_what_programs_rely_on() {
+    let top = tempfile::tempdir().unwrap();
+    let store = archive(top.path(), &SEGMENTS, true).await;
+    let (json, _) = list(ListPart::All, &store).await;
+    assert_eq!(
+        json,
+        json!({
+            "backups": [{
+                "id": "20261123T041500Z",
+                "label": "before\nthe upgrade",
+                "kind": "full",
+                "source": "primary",
+                "started_at": "1970-01-01T00:00:00Z",
+                "finished_at": "2026-09-21T14:13:20.123456Z",
+                "start_lsn": "0/2000028",
+                "stop_lsn": "0/2000100",
+                "timeline": 1,
+                "postgres_version": "17.11",
+                "size_bytes": 3_221_225_472_u64,
+                "stored_bytes": 1_073_741_824,
+            }],
+            "unrestorable": [],
+            "unfinished": [],
+            "wal": [
+                {
+                    "timeline": 1,
+                    "first": SEGMENTS[0],
+                    "last": SEGMENTS[2],
+                    "segments": 3,
+                    "gaps": [{
+                        "first": "000000010000000000000003",
+                        "last": "000000010000000000000004",
+                        "segments": 2,
+                    }],
+                    "partials": 0,
+                },
+                {
+                    "timeline": 2,
+                    "first": SEGMENTS[3],
+                    "last": SEGMENTS[3],
+                    "segments": 1,
+                    "gaps": [],
+                    "partials": 0,
+                },
+            ],
+        })
+    );
+}
+
+#[tokio::test]
+async fn a_part_that_was_not_asked_for_is_absent() {
+    let top = tempfile::tempdir().unwrap();
+    let store = archive(top.path(), &SEGMENTS, true).await;
+    let keys = |json: &Value| json.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let (json, text) = list(ListPart::Backups, &store).await;
+    assert_eq!(keys(&json), ["backups", "unfinished", "unrestorable"]);
+    assert!(!text.contains(SEGMENTS[1]));
+    let (json, text) = list(ListPart::Wal, &store).await;
+    assert_eq!(keys(&json), ["wal"]);
+    assert!(!text.contains("20261123T041500Z"));
+}
+
+#[tokio::test]
+async fn people_get_aligned_columns() {
+    let top = tempfile::tempdir().unwrap();
+    let store = archive(top.path(), &SEGMENTS, true).await;
+    let (_, text) = list(ListPart::All, &store).await;
+    let expected = "\
+BACKUP            LABEL               KIND  STARTED               FINISHED              START LSN  STOP LSN   TIMELINE  POSTGRESQL  SIZE     STORED
+20261123T041500Z  before?the upgrade  full  1970-01-01 00:00:00Z  2026-09-21 14:13:20Z  0/2000028  0/2000100  1         17.11       3.0 GiB  1.0 GiB
+
+TIMELINE  FIRST SEGMENT             LAST SEGMENT              SEGMENTS  GAPS
+1         000000010000000000000002  000000010000000000000006  3         1
+2         000000020000000000000006  000000020000000000000006  1         none
+timeline 1 LACKS 000000010000000000000003 to 000000010000000000000004 (2 segments)
+";
+    assert_eq!(text, expected);
+}
+
+#[tokio::test]
+async fn a_backup_that_cannot_be_restored_is_told_apart() {
+    let top = tempfile::tempdir().unwrap();
+    let store = archive(top.path(), &SEGMENTS[1..], true).await;
+    put(&store, "backups/20261124T000000Z/pending.json", vec![1]).await;
+    let (json, text) = list(ListPart::All, &store).await;
+    assert_eq!(json["backups"], json!([]));
+    assert_eq!(json["unrestorable"][0]["id"], "20261123T041500Z");
+    assert!(
+        json["unrestorable"][0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains(SEGMENTS[0])
+    );
+    assert_eq!(json["unfinished"][0]["state"], "waiting_for_wal");
+    assert!(text.contains("20261123T041500Z CANNOT BE RESTORED"), "{text}");
+    assert!(
+        text.contains("walship basebackup --finish 20261124T000000Z"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn an_empty_archive_says_so_in_words() {
+    let top = tempfile::tempdir().unwrap();
+    let store = archive(top.path(), &[], false).await;
+    let (json, text) = list(ListPart::All, &store).await;
+    assert_eq!(
+        json,
+        json!({"backups": [], "unrestorable": [], "unfinished": [], "wal": []})
+    );
+    assert!(
+        text.contains("no backups in file://") && text.contains("no WAL in file://"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn timelines_without_wal_and_useless_objects_are_mentioned() {
+    let top = tempfile::tempdir().unwrap();
+    let store = archive(top.path(), &SEGMENTS[..1], false).await;
+    put(&store, "wal/00000002.history.zst", vec![1]).await;
+    put(&store, "wal/notes", vec![1]).await;
+    put(
+        &store,
+        &Key::Segment(SEGMENTS[1].parse().unwrap()).to_string(),
+        Vec::new(),
+    )
+    .await;
+    let (json, text) = list(ListPart::Wal, &store).await;
+    assert_eq!(json["timelines_without_wal"], json!([2]));
+    assert!(text.contains("timeline 2 has no whole segment"), "{text}");
+    assert!(
+        text.contains("empty objects below wal/, which count as missing: 1"),
+        "{text}"
+    );
+    assert!(
+        text.contains("objects below wal/ that are not walship's: 1"),
+        "{text}"
+    );
+}

@@ -1,0 +1,167 @@
+//! A list as people read it.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+
+use super::{ListReport, ListedBackup, ListedTimeline, ListedUnfinished};
+use crate::archive::backup::BackupKind;
+use crate::archive::catalogue::UnfinishedState;
+use crate::config::ByteSize;
+
+impl fmt::Display for ListReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(backups) = &self.backups {
+            self.write_backups(backups, f)?;
+        }
+        for entry in self.unrestorable.iter().flatten() {
+            writeln!(f, "\nbackup {} CANNOT BE RESTORED: {}", entry.id, entry.reason)?;
+        }
+        for entry in self.unfinished.iter().flatten() {
+            writeln!(f, "\nbackup {}: {}", entry.id, entry.describe())?;
+        }
+        if let Some(wal) = &self.wal {
+            if self.backups.is_some() {
+                writeln!(f)?;
+            }
+            self.write_wal(wal, f)?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ListReport {
+    fn write_backups(&self, backups: &[ListedBackup], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if backups.is_empty() {
+            let which = match self.unrestorable.as_deref() {
+                None | Some([]) => "no backups",
+                Some(_) => "no backups that can be restored",
+            };
+            return writeln!(f, "{which} in {}; take one with walship basebackup", self.url);
+        }
+        let headings = [
+            "BACKUP",
+            "LABEL",
+            "KIND",
+            "STARTED",
+            "FINISHED",
+            "START LSN",
+            "STOP LSN",
+            "TIMELINE",
+            "POSTGRESQL",
+            "SIZE",
+            "STORED",
+        ];
+        let rows = backups.iter().map(|backup| {
+            vec![
+                backup.id.to_string(),
+                label(&backup.label),
+                kind(backup.kind).to_owned(),
+                time(backup.started_at),
+                time(backup.finished_at),
+                backup.start_lsn.to_string(),
+                backup.stop_lsn.to_string(),
+                backup.timeline.to_string(),
+                backup.postgres_version.clone(),
+                ByteSize(backup.size_bytes).to_string(),
+                ByteSize(backup.stored_bytes).to_string(),
+            ]
+        });
+        write_table(&headings, rows.collect(), f)
+    }
+
+    fn write_wal(&self, wal: &[ListedTimeline], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if wal.is_empty() {
+            return writeln!(
+                f,
+                "no WAL in {}; set archive_command = 'walship push %p'",
+                self.url
+            );
+        }
+        let rows = wal.iter().map(|timeline| {
+            vec![
+                timeline.timeline.to_string(),
+                timeline.first.to_string(),
+                timeline.last.to_string(),
+                timeline.segments.to_string(),
+                if timeline.gaps.is_empty() {
+                    "none".to_owned()
+                } else {
+                    timeline.gaps.len().to_string()
+                },
+            ]
+        });
+        write_table(
+            &["TIMELINE", "FIRST SEGMENT", "LAST SEGMENT", "SEGMENTS", "GAPS"],
+            rows.collect(),
+            f,
+        )?;
+        for timeline in wal {
+            for gap in &timeline.gaps {
+                writeln!(f, "timeline {} LACKS {gap}", timeline.timeline)?;
+            }
+        }
+        for timeline in &self.timelines_without_wal {
+            writeln!(f, "timeline {timeline} has no whole segment in the archive yet")?;
+        }
+        Ok(())
+    }
+}
+
+impl ListedUnfinished {
+    fn describe(&self) -> String {
+        let id = &self.id;
+        match self.state {
+            UnfinishedState::WaitingForWal => format!(
+                "stored, but the WAL it needs had not arrived; `walship basebackup --finish {id}` completes it"
+            ),
+            UnfinishedState::Started => {
+                format!(
+                    "not finished; the last sign of it is from {}",
+                    time(self.last_sign)
+                )
+            }
+            UnfinishedState::Remains => "only remains of it are left".to_owned(),
+        }
+    }
+}
+
+/// Columns as wide as they must be; the last one is not padded.
+fn write_table(headings: &[&str], rows: Vec<Vec<String>>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let headings: Vec<String> = headings.iter().map(|heading| (*heading).to_owned()).collect();
+    let lines: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
+    let width = |column: usize| {
+        let cells = lines.iter().filter_map(|line| line.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    for line in &lines {
+        let cells = line.iter().enumerate();
+        let padded: Vec<_> = cells
+            .map(|(column, cell)| format!("{cell:<0$}", width(column)))
+            .collect();
+        writeln!(f, "{}", padded.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// To the second: enough to choose a backup by. JSON has it all.
+fn time(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+fn kind(kind: BackupKind) -> &'static str {
+    match kind {
+        BackupKind::Full => "full",
+    }
+}
+
+/// A label is any text; in a table it must stay on its line.
+fn label(label: &str) -> String {
+    label
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}

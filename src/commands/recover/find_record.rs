@@ -1,0 +1,293 @@
+//! Looking up recovery targets in the archived WAL, where the plan needs to know where they lie.
+//!
+//! A transaction's end or a restore point is looked for from the newest backup on, then from the one
+//! before it up to there, and so on: the first match after a backup is where a recovery from that
+//! backup stops. For a moment it is enough to know that something later was archived, so the end is
+//! looked at first.
+//!
+//! Segments are read one at a time, in pieces; what a segment tells counts only when the whole
+//! segment proved to be what was archived.
+
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
+
+use chrono::{DateTime, Utc};
+
+use crate::archive::catalogue::{Backup, Catalogue};
+use crate::archive::keys::Key;
+use crate::archive::recovery_plan::{self, FoundRecord, Plan, Request, Search, Start, Target};
+use crate::commands::progress::Progress;
+use crate::commands::stored_wal;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalEvent, WalEventKind, WalReader, WalTime};
+use crate::store::Store;
+
+/// So many segments at the end are looked at for the time of the last commit. An idle server's
+/// segments tell nothing.
+const LAST_SEGMENTS: u64 = 16;
+
+/// Plans a recovery, and looks its target up first where that is needed.
+///
+/// # Errors
+/// As [`recovery_plan::plan`]; `Invalid` where the record is not in the archived WAL; `Corrupt` for a
+/// damaged segment on the way; otherwise as the store.
+pub(super) async fn plan(
+    store: &Store,
+    catalogue: &Catalogue,
+    request: &Request,
+    now: DateTime<Utc>,
+    progress: &Progress,
+) -> Result<Plan> {
+    let finder = Finder {
+        store,
+        catalogue,
+        progress,
+    };
+    let search = finder.search(request, now).await?;
+    let request = Request {
+        search,
+        ..request.clone()
+    };
+    recovery_plan::plan(catalogue, &request, now)
+}
+
+struct Finder<'a> {
+    store: &'a Store,
+    catalogue: &'a Catalogue,
+    progress: &'a Progress,
+}
+
+/// The record that ends a recovery.
+#[derive(Debug, Clone, Copy)]
+enum Wanted<'a> {
+    Transaction(u32),
+    RestorePoint(&'a str),
+}
+
+impl Wanted<'_> {
+    /// As `recoveryStopsBefore` and `recoveryStopsAfter` in `xlogrecovery.c`: a prepared transaction
+    /// counts by its own id, a subtransaction never.
+    fn is(self, kind: &WalEventKind) -> bool {
+        match (self, kind) {
+            (
+                Self::Transaction(xid),
+                WalEventKind::Commit(ended)
+                | WalEventKind::Abort(ended)
+                | WalEventKind::CommitPrepared(ended)
+                | WalEventKind::AbortPrepared(ended),
+            ) => ended.id.0 == xid,
+            (Self::RestorePoint(wanted), WalEventKind::RestorePoint { name, .. }) => name == wanted,
+            _ => false,
+        }
+    }
+}
+
+impl Finder<'_> {
+    async fn search(&self, request: &Request, now: DateTime<Utc>) -> Result<Search> {
+        let wanted = match &request.target {
+            Target::Latest | Target::Lsn(_) | Target::Immediate => return Ok(Search::NotMade),
+            Target::Time(time) => return self.anything_after(*time, request, now).await,
+            Target::Xid(xid) => Wanted::Transaction(*xid),
+            Target::Name(name) => Wanted::RestorePoint(name),
+        };
+        // Which timelines lead to the record is decided as for the end of the WAL.
+        let to_the_end = Request {
+            target: Target::Latest,
+            ..request.clone()
+        };
+        let start = recovery_plan::start(self.catalogue, &to_the_end, now)?;
+        let whole = start.reach(self.catalogue, start.backup)?.hole.is_none();
+        if request.backup.is_some() {
+            // Who names a backup need not wait for the search, unless much depends on it.
+            if whole {
+                return Ok(Search::NotMade);
+            }
+            return self.record_after(&start, &[start.backup], wanted).await;
+        }
+        let mut backups: Vec<&Backup> = self.catalogue.backups.iter().collect();
+        backups.retain(|backup| start.chain.can_start_from(backup));
+        backups.sort_by_key(|backup| std::cmp::Reverse(backup.stop_lsn));
+        match self.record_after(&start, &backups, wanted).await? {
+            Search::Absent if whole => Err(self.absent(request, &start, &backups)?),
+            search => Ok(search),
+        }
+    }
+
+    fn absent(&self, request: &Request, start: &Start<'_>, backups: &[&Backup]) -> Result<Error> {
+        let first = backups.last().map_or(Lsn(0), |backup| backup.start_lsn);
+        let end = start.reach(self.catalogue, start.backup)?.end_lsn;
+        Ok(Error::invalid(format!(
+            "{} is not in the archived WAL, from the first backup's start at LSN {first} to the last contiguous position \
+             on timeline {}, {end}; if it happened only just now, wait until its segment is archived (SELECT pg_switch_wal())",
+            request.target,
+            start.chain.timeline()
+        )))
+    }
+
+    /// Looks for a record from each backup on to the start of the one after it; the newest backup
+    /// comes first.
+    async fn record_after(
+        &self,
+        start: &Start<'_>,
+        backups: &[&Backup],
+        wanted: Wanted<'_>,
+    ) -> Result<Search> {
+        let size = self.catalogue.wal.segment_size();
+        let mut before: Option<Lsn> = None;
+        let mut within_a_backup = None;
+        for backup in backups {
+            let mut end = size.segment_of(start.reach(self.catalogue, backup)?.end_lsn);
+            if let Some(before) = before {
+                end = end.min(size.segment_of(before).next());
+            }
+            match self.first_match(start, backup.start_lsn, end, wanted).await? {
+                Some(record) if record.lsn >= backup.stop_lsn => return Ok(Search::Found(record)),
+                // Such a record can only be reached from an older backup, where one before it would
+                // end the recovery earlier.
+                Some(record) => within_a_backup = Some(record),
+                None => {}
+            }
+            before = Some(backup.start_lsn);
+        }
+        Ok(within_a_backup.map_or(Search::Absent, Search::Found))
+    }
+
+    /// The first match from a position on, in the segments before `end`.
+    async fn first_match(
+        &self,
+        start: &Start<'_>,
+        from: Lsn,
+        end: SegmentNumber,
+        wanted: Wanted<'_>,
+    ) -> Result<Option<FoundRecord>> {
+        let size = self.catalogue.wal.segment_size();
+        let first = size.segment_of(from);
+        let mut reader = WalReader::new(size.start_of(first), WalCheck::Structure);
+        for number in (first.0..end.0).map(SegmentNumber) {
+            let segment = start.chain.segment(number)?;
+            let mut found = None;
+            self.scan(segment, &mut reader, |event| {
+                if found.is_none() && event.start >= from && wanted.is(&event.kind) {
+                    found = record_of(segment, &event);
+                }
+            })
+            .await?;
+            if found.is_some() || reader.has_ended() {
+                // Beyond an invalid record PostgreSQL replays nothing either.
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the WAL holds anything later than a moment. Looks only where it matters: at the end.
+    async fn anything_after(
+        &self,
+        time: DateTime<Utc>,
+        request: &Request,
+        now: DateTime<Utc>,
+    ) -> Result<Search> {
+        let start = recovery_plan::start(self.catalogue, request, now)?;
+        let size = self.catalogue.wal.segment_size();
+        let end = size
+            .segment_of(start.reach(self.catalogue, start.backup)?.end_lsn)
+            .0;
+        let first = size.segment_of(start.backup.start_lsn).0;
+        let mut all_readable = true;
+        for number in (first.max(end.saturating_sub(LAST_SEGMENTS))..end).rev() {
+            match self.last_end(start.chain.segment(SegmentNumber(number))?).await {
+                Ok(Some(record)) if record.time > time => return Ok(Search::Found(record)),
+                Ok(Some(_)) if all_readable => return Ok(Search::Absent),
+                Ok(Some(_)) => break,
+                Ok(None) => {}
+                // It stops whoever recovers beyond it, and proves nothing to whoever does not.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    tracing::warn!("{error}");
+                    all_readable = false;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Search::NotMade)
+    }
+
+    /// The latest end of a transaction in a segment.
+    async fn last_end(&self, segment: SegmentName) -> Result<Option<FoundRecord>> {
+        let start = segment.start(self.catalogue.wal.segment_size())?;
+        let mut reader = WalReader::new(start, WalCheck::Structure);
+        let mut latest: Option<FoundRecord> = None;
+        self.scan(segment, &mut reader, |event| {
+            if is_end_of_transaction(&event.kind) {
+                let both = latest.into_iter().chain(record_of(segment, &event));
+                latest = both.max_by_key(|record| record.time);
+            }
+        })
+        .await?;
+        Ok(latest)
+    }
+
+    /// Reads one segment, whole. What `on_event` was told counts only if this succeeds.
+    async fn scan(
+        &self,
+        segment: SegmentName,
+        reader: &mut WalReader,
+        on_event: impl FnMut(WalEvent),
+    ) -> Result<()> {
+        self.progress.phase(format!("look up the target in {segment}"));
+        let key = Key::Segment(segment).to_string();
+        let url = self.store.url_of(&key);
+        let identity = &self.catalogue.identity;
+        let mut feed = Feed { reader, on_event };
+        let read = async {
+            let trailer =
+                stored_wal::decode(self.store, &key, identity.segment_bytes.bytes(), &mut feed).await?;
+            trailer.check(segment.into(), identity.system_identifier)
+        };
+        read.await.context(|| format!("look up the target in {url}"))
+    }
+}
+
+fn record_of(segment: SegmentName, event: &WalEvent) -> Option<FoundRecord> {
+    Some(FoundRecord {
+        timeline: segment.timeline(),
+        lsn: event.start,
+        end_lsn: event.end,
+        time: time_of(&event.kind)?.to_utc()?,
+    })
+}
+
+/// The records whose time PostgreSQL compares with a target (`recoveryStopsBefore`,
+/// `xlogrecovery.c`): a restore point has a time too, but does not end a recovery to a time.
+fn is_end_of_transaction(kind: &WalEventKind) -> bool {
+    !matches!(kind, WalEventKind::RestorePoint { .. } | WalEventKind::End { .. })
+}
+
+fn time_of(kind: &WalEventKind) -> Option<WalTime> {
+    match kind {
+        WalEventKind::RestorePoint { time, .. } => Some(*time),
+        WalEventKind::Commit(ended)
+        | WalEventKind::Abort(ended)
+        | WalEventKind::CommitPrepared(ended)
+        | WalEventKind::AbortPrepared(ended) => Some(ended.time),
+        WalEventKind::End { .. } => None,
+    }
+}
+
+/// Passes decompressed bytes on to the reader.
+struct Feed<'a, F> {
+    reader: &'a mut WalReader,
+    on_event: F,
+}
+
+impl<F: FnMut(WalEvent)> Write for Feed<'_, F> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.reader.feed(bytes, &mut self.on_event);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

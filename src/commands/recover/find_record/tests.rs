@@ -1,0 +1,252 @@
+//! Searches in real WAL: segment 6 of a PostgreSQL 17 cluster with segments of 1 MiB, from
+//! `tests/fixtures/wal`.
+
+use std::collections::BTreeMap;
+
+use super::super::fixture;
+use super::*;
+use crate::archive::backup::{BackupRecord, WalRange};
+use crate::archive::codec::WalEncoder;
+use crate::archive::identity::{ClusterIdentity, Identity};
+use crate::archive::wal_inventory::WalInventory;
+use crate::error::ErrorKind;
+use crate::pg::{LongPageHeader, SegmentSize, TimelineHistory, TimelineId};
+use crate::store::{Body, PutMode};
+
+const SEGMENT: &str = "000000010000000000000006";
+const HOLE_AFTER: &str = "000000010000000000000008";
+
+struct Archive {
+    _top: tempfile::TempDir,
+    store: Store,
+    catalogue: Catalogue,
+}
+
+impl Archive {
+    /// The fixture's segment, and backups with these start and stop positions.
+    async fn new(backups: &[(u64, u64)]) -> Self {
+        let top = tempfile::tempdir().unwrap();
+        let store = fixture::store(top.path()).await;
+        let content = zstd::decode_all(&include_bytes!("../../../../tests/fixtures/wal/17.zst")[..]).unwrap();
+        let header = LongPageHeader::parse(&content).unwrap();
+        let cluster = ClusterIdentity {
+            system_identifier: header.system_identifier,
+            postgres_major: 17,
+            segment_size: SegmentSize::new(1 << 20).unwrap(),
+        };
+        let identity = Identity::new(cluster, true, DateTime::UNIX_EPOCH);
+        let name: SegmentName = SEGMENT.parse().unwrap();
+        let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
+        encoder.write(&content).unwrap();
+        let (object, _) = encoder.finish(name.into(), header.system_identifier).unwrap();
+        let key = Key::Segment(name).to_string();
+        store
+            .put(&key, &Body::from_bytes(object), PutMode::Create)
+            .await
+            .unwrap();
+        let mut wal = WalInventory::new(identity.segment_bytes);
+        wal.add(&key, 1);
+        let catalogue = Catalogue {
+            identity,
+            backups: backups
+                .iter()
+                .map(|(start, stop)| backup(*start, *stop))
+                .collect(),
+            unrestorable: Vec::new(),
+            unfinished: Vec::new(),
+            wal,
+            histories: BTreeMap::from([(TimelineId::FIRST, TimelineHistory::root(TimelineId::FIRST))]),
+            unreadable_histories: BTreeMap::new(),
+        };
+        Self {
+            _top: top,
+            store,
+            catalogue,
+        }
+    }
+
+    /// A later segment is listed and the one between is not.
+    fn with_hole(mut self) -> Self {
+        let later: SegmentName = HOLE_AFTER.parse().unwrap();
+        self.catalogue.wal.add(&Key::Segment(later).to_string(), 1);
+        self
+    }
+
+    async fn plan(&self, request: &Request) -> Result<Plan> {
+        let now = time("2026-12-01 00:00:00Z");
+        plan(&self.store, &self.catalogue, request, now, &Progress::default()).await
+    }
+
+    /// Where the chosen backup starts.
+    async fn chosen(&self, target: Target) -> u64 {
+        self.plan(&Request::new(target)).await.unwrap().backup.start_lsn.0
+    }
+
+    async fn refused(&self, request: &Request, kind: ErrorKind, says: &str) {
+        let error = self.plan(request).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(says), "{says:?} is not in: {error}");
+    }
+}
+
+fn backup(start: u64, stop: u64) -> Backup {
+    let record = BackupRecord {
+        start_lsn: Lsn(start),
+        stop_lsn: Lsn(stop),
+        wal_ranges: vec![WalRange {
+            timeline: TimelineId::FIRST,
+            start_lsn: Lsn(start),
+            end_lsn: Lsn(stop),
+        }],
+        ..fixture::record(&[])
+    };
+    Backup::from(&record)
+}
+
+fn time(text: &str) -> DateTime<Utc> {
+    text.parse().unwrap()
+}
+
+fn name(text: &str) -> Target {
+    Target::Name(text.to_owned())
+}
+
+#[tokio::test]
+async fn a_record_is_found_and_a_backup_before_it_chosen() {
+    // Transaction 740 ends at 0/6000D0, 742 (prepared) at 0/6025E0, 748 at 0/605748.
+    let archive = Archive::new(&[(0x60_0010, 0x60_0020), (0x60_1000, 0x60_2600)]).await;
+    for (target, start) in [
+        (name("before the migration"), 0x60_0010),
+        (Target::Xid(740), 0x60_0010),
+        (Target::Xid(741), 0x60_0010),
+        // Within the newer backup: only the older one precedes it.
+        (Target::Xid(742), 0x60_0010),
+        (Target::Xid(744), 0x60_1000),
+        (Target::Xid(748), 0x60_1000),
+        (name("späť"), 0x60_1000),
+    ] {
+        assert_eq!(archive.chosen(target.clone()).await, start, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_within_a_backup_is_looked_for_from_the_older_one_as_well() {
+    // From there, an earlier restore point of the same name would end the recovery.
+    let mut archive = Archive::new(&[(0x50_0010, 0x50_0020), (0x60_1000, 0x60_2600)]).await;
+    let older: SegmentName = "000000010000000000000005".parse().unwrap();
+    let key = Key::Segment(older).to_string();
+    let body = Body::from_bytes(vec![1]);
+    archive.store.put(&key, &body, PutMode::Create).await.unwrap();
+    archive.catalogue.wal.add(&key, 1);
+    let request = Request::new(Target::Xid(742));
+    archive
+        .refused(&request, ErrorKind::Corrupt, &older.to_string())
+        .await;
+    assert_eq!(archive.chosen(Target::Xid(744)).await, 0x60_1000);
+}
+
+#[tokio::test]
+async fn a_record_before_the_end_of_the_first_backup_is_refused() {
+    let archive = Archive::new(&[(0x60_1000, 0x60_2600)]).await;
+    archive
+        .refused(
+            &Request::new(Target::Xid(742)),
+            ErrorKind::Invalid,
+            "before the end of the first backup",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_record_that_is_not_there_is_refused_with_what_was_searched() {
+    let archive = Archive::new(&[(0x60_1000, 0x60_2600)]).await;
+    // 740 is there, but before the backup; 743 is a subtransaction.
+    for target in [
+        Target::Xid(740),
+        Target::Xid(743),
+        name("no such point"),
+        name("before the migratio"),
+    ] {
+        archive
+            .refused(
+                &Request::new(target),
+                ErrorKind::Invalid,
+                "from the first backup's start at LSN 0/601000",
+            )
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_backup_that_was_named_is_not_searched_from_unless_there_is_a_hole() {
+    let archive = Archive::new(&[(0x60_1000, 0x60_2600)]).await;
+    let request = Request {
+        backup: Some(archive.catalogue.backups[0].id.clone()),
+        ..Request::new(Target::Xid(999))
+    };
+    let plan = archive.plan(&request).await.unwrap();
+    assert!(plan.notes[0].contains("not looked up"), "{:?}", plan.notes);
+    let archive = archive.with_hole();
+    archive
+        .refused(&request, ErrorKind::Corrupt, "000000010000000000000007")
+        .await;
+    let before_the_hole = Request {
+        target: Target::Xid(748),
+        ..request
+    };
+    assert!(archive.plan(&before_the_hole).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_hole_matters_only_to_what_is_not_found_before_it() {
+    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await.with_hole();
+    let mut request = Request::new(Target::Xid(999));
+    archive
+        .refused(&request, ErrorKind::Corrupt, "000000010000000000000007")
+        .await;
+    request.end_at_gap = true;
+    let plan = archive.plan(&request).await.unwrap();
+    assert_eq!((plan.target, plan.gap.unwrap().segments), (Target::Latest, 1));
+    assert_eq!(archive.chosen(Target::Xid(748)).await, 0x60_0010);
+}
+
+#[tokio::test]
+async fn a_time_needs_no_warning_where_something_later_is_archived() {
+    // The last commit is of 14:05:05.803986; a restore point follows.
+    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await;
+    let at = |text: &str| Request::new(Target::Time(time(text)));
+    let before = archive.plan(&at("2026-11-23 14:05:05.803985Z")).await.unwrap();
+    assert_eq!(before.notes, Vec::<String>::new());
+    let after = archive.plan(&at("2026-11-23 14:05:05.803986Z")).await.unwrap();
+    assert!(after.notes[0].contains("not known yet"), "{:?}", after.notes);
+}
+
+#[tokio::test]
+async fn a_time_before_the_hole_is_told_from_one_behind_it() {
+    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await.with_hole();
+    let mut request = Request::new(Target::Time(time("2026-11-23 14:05:05.8Z")));
+    let plan = archive.plan(&request).await.unwrap();
+    assert_eq!(plan.target, request.target);
+    request.target = Target::Time(time("2026-11-23 14:05:06Z"));
+    archive.refused(&request, ErrorKind::Corrupt, "hole").await;
+    request.end_at_gap = true;
+    assert_eq!(archive.plan(&request).await.unwrap().target, Target::Latest);
+}
+
+#[tokio::test]
+async fn a_damaged_segment_ends_the_search_with_its_name() {
+    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await;
+    let key = Key::Segment(SEGMENT.parse().unwrap()).to_string();
+    let bytes = archive.store.read(&key, 1 << 20).await.unwrap();
+    for damaged in [&bytes[..bytes.len() - 1], &bytes[..bytes.len() / 2], &bytes[1..]] {
+        let body = Body::from_bytes(damaged.to_vec());
+        archive.store.put(&key, &body, PutMode::Replace).await.unwrap();
+        archive
+            .refused(&Request::new(Target::Xid(740)), ErrorKind::Corrupt, SEGMENT)
+            .await;
+    }
+    // Whether it matters to a recovery to a time, nobody knows.
+    let request = Request::new(Target::Time(time("2026-11-23 14:05:05Z")));
+    let plan = archive.plan(&request).await.unwrap();
+    assert!(plan.notes[0].contains("not known yet"), "{:?}", plan.notes);
+}
