@@ -315,6 +315,12 @@ mod tests {
 
     proptest! {
         #[test]
+    fn the_siblings_of_a_segment_begin_alike() {
+        let prefix = segment_siblings_prefix("00000001000000030000002A".parse().unwrap());
+        assert_eq!(prefix, "wal/00000001/0000000100000003/00000001000000030000002A.");
+    }
+
+    #[test]
         fn every_key_reads_back_as_it_prints(key in any_key()) {
             prop_assert_eq!(key.to_string().parse::<Key>().unwrap(), key);
         }
