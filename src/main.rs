@@ -117,7 +117,7 @@ fn report(error: &Error) {
     if tracing::enabled!(tracing::Level::ERROR) {
         tracing::error!("{error}");
     } else {
-        eprintln!("walship: {error}");
+        say(&format!("walship: {error}"));
     }
 }
 
@@ -129,20 +129,27 @@ fn print_usage_error(error: &clap::Error, caller: Caller) {
         .next()
         .unwrap_or_default()
         .trim_start_matches("error: ");
-    match caller {
-        Caller::Shell => eprintln!("{}", text.trim_end()),
-        Caller::ArchiveCommand => eprintln!("walship: {first}; write archive_command = 'walship push %p'"),
+    say(&match caller {
+        Caller::Shell => text.trim_end().to_owned(),
+        Caller::ArchiveCommand => format!("walship: {first}; write archive_command = 'walship push %p'"),
         Caller::RestoreCommand => {
-            eprintln!("walship: {first}; write restore_command = 'walship restore %f %p'");
+            format!("walship: {first}; write restore_command = 'walship restore %f %p'")
         }
-    }
+    });
+}
+
+/// Says it on stderr if that can be written. `eprintln!` would panic where it cannot, as on a full
+/// disk, and PostgreSQL's archiver does not survive the signal that a panic in a panic ends with.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A defect must not look like an answer: PostgreSQL takes a crash of `restore` for what it is only
 /// if the exit code says so.
 fn exit_on_panic(caller: Caller) {
     std::panic::set_hook(Box::new(move |panic| {
-        eprintln!("walship: internal error, please report it: {panic}");
+        say(&format!("walship: internal error, please report it: {panic}"));
         std::process::exit(caller.failure(ErrorKind::Internal, on_standby()).into());
     }));
 }

@@ -389,6 +389,12 @@ mod tests {
     }
 
     #[test]
+    fn the_siblings_of_a_segment_begin_alike() {
+        let prefix = segment_siblings_prefix("00000001000000030000002A".parse().unwrap());
+        assert_eq!(prefix, "wal/00000001/0000000100000003/00000001000000030000002A.");
+    }
+
+    #[test]
     fn a_segment_in_the_wrong_folder_is_foreign() {
         for text in [
             "wal/00000002/0000000100000003/00000001000000030000002A.zst",

@@ -227,6 +227,8 @@ mod tests {
     fn an_lsn_prints_as_postgresql_prints_it() {
         assert_eq!(Lsn(0x16_B374_D848).to_string(), "16/B374D848");
         assert_eq!(Lsn(0).to_string(), "0/0");
+        assert_eq!(String::from(Lsn(0x16_B374_D848)), "16/B374D848");
+        assert_eq!(u32::from(TimelineId(7)), 7);
     }
 
     #[test]

@@ -279,6 +279,14 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_is_its_name_as_text_and_keeps_its_position_on_another_timeline() {
+        let name: SegmentName = "00000001000000030000002A".parse().unwrap();
+        assert_eq!(String::from(name), "00000001000000030000002A");
+        let child = name.on_timeline(TimelineId::new(2).unwrap());
+        assert_eq!(child.to_string(), "00000002000000030000002A");
+    }
+
+    #[test]
     fn names_are_postgresqls() {
         for text in [
             "00000001000000030000002A",

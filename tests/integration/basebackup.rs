@@ -313,6 +313,31 @@ fn a_backup_that_lost_a_part_is_never_finished() {
 }
 
 #[test]
+fn a_backup_that_lost_a_part_or_its_wal_is_not_listed_as_a_backup() {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let mut primary = archiving_primary(18, &walship);
+    walship
+        .run(&["basebackup", "-d", &primary.conninfo()])
+        .succeeded();
+    primary.stop(Stop::Immediate);
+    let restorable = || {
+        let report = json(&walship.run(&["list", "backups", "--json"]));
+        report["backups"].as_array().unwrap().len()
+    };
+    assert_eq!(restorable(), 1);
+    let root = place.path().unwrap();
+    let parts = keys(&place, "backups");
+    let part = parts.iter().find(|key| key.ends_with("000001.tar.zst")).unwrap();
+    for lost in [part.as_str(), "wal"] {
+        std::fs::rename(root.join(lost), root.join("elsewhere")).unwrap();
+        assert_eq!(restorable(), 0, "without {lost}");
+        std::fs::rename(root.join("elsewhere"), root.join(lost)).unwrap();
+        assert_eq!(restorable(), 1, "with {lost} again");
+    }
+}
+
+#[test]
 fn a_standby_of_an_idle_primary_is_backed_up_once_the_primary_switches() {
     for &major in majors() {
         let place = Place::directory();

@@ -325,6 +325,14 @@ fn recovery_goes_through_a_promotion_and_can_still_follow_the_old_timeline() {
     }
 }
 
+struct StopOnDrop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_copy_of_a_living_source_does_not_archive_into_its_archive() {
     let history = History::write(17, Place::directory());
@@ -336,6 +344,8 @@ fn a_copy_of_a_living_source_does_not_archive_into_its_archive() {
                 history.primary.switch_wal();
             }
         });
+        // A failure must end the traffic too, or the scope waits for it for ever.
+        let _stop = StopOnDrop(&traffic);
         let copy = history.recovered(&[
             "--target-time",
             &history.time_after_1,

@@ -257,6 +257,81 @@ fn every_kind_of_damage_is_noticed_and_nothing_is_delivered() {
 }
 
 #[test]
+fn what_an_object_says_of_itself_and_what_it_holds_are_checked_apart() {
+    let (data, archive, segments) = archived_except(&[]);
+    // A history has no page header: only its trailer says whose it is.
+    let histories = [
+        ("00000002.history", "1\t0/3000000\tfirst\n"),
+        (
+            "00000003.history",
+            "1\t0/3000000\tfirst\n\n2\t0/4000000\tsecond\n",
+        ),
+    ];
+    let [second, third] = histories.map(|(name, content)| {
+        fs::write(data.segment(name), content).unwrap();
+        let path = format!("pg_wal/{name}");
+        data.walship(&archive).run(&["push", &path]).succeeded();
+        fs::remove_file(data.segment(name)).unwrap();
+        archive.path().unwrap().join(format!("wal/{name}.zst"))
+    });
+    fs::write(third, fs::read(second).unwrap()).unwrap();
+    let output = restore(&data, &archive, "00000003.history").exited(200);
+    assert!(
+        output.stderr.contains("holds 00000002.history"),
+        "{}",
+        output.stderr
+    );
+    // A segment whose trailer is right and whose pages are another's.
+    let content = fs::read(data.segment(&segments[0])).unwrap();
+    let system_identifier = u64::from_le_bytes(content[24..32].try_into().unwrap());
+    let mut encoder = walship::archive::codec::WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
+    encoder.write(&content).unwrap();
+    let (object, _) = encoder
+        .finish(segments[1].parse().unwrap(), system_identifier)
+        .unwrap();
+    fs::write(stored(&archive, &segments[1]), object).unwrap();
+    let output = restore(&data, &archive, &segments[1]).exited(200);
+    assert!(output.stderr.contains("should start at"), "{}", output.stderr);
+    assert_nothing_delivered(&data);
+}
+
+/// A disk without room, as a log file's may be.
+fn no_room() -> fs::File {
+    fs::File::options().write(true).open("/dev/full").unwrap()
+}
+
+#[test]
+fn a_message_that_cannot_be_written_changes_no_exit_code() {
+    let (data, archive, segments) = archived_except(&[]);
+    let walship = data.walship(&archive);
+    let code = |arguments: &[&str]| {
+        let mut command = walship.command(arguments);
+        command.stderr(no_room()).status().unwrap().code()
+    };
+    let segment = segments[0].as_str();
+    for fault in [["--config", "/nonexistent"], ["--archive", "ftp://x"]] {
+        assert_eq!(code(&[&fault[..], &["push", segment]].concat()), Some(1));
+        assert_eq!(
+            code(&[&fault[..], &["restore", segment, DESTINATION]].concat()),
+            Some(200)
+        );
+    }
+    fs::write(data.file("standby.signal"), "").unwrap();
+    fs::write(stored(&archive, segment), "damaged").unwrap();
+    assert_eq!(code(&["restore", segment, DESTINATION]), Some(1));
+}
+
+#[test]
+fn a_panic_ends_with_the_exit_code_of_a_defect() {
+    // What panics is the generator of completions, where they cannot be written. No input is known
+    // that makes push or restore panic; their codes are tested in `exit`.
+    let walship = crate::support::walship::Walship::without_archive();
+    let mut command = walship.command(&["completions", "bash"]);
+    let status = command.stdout(no_room()).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
 fn on_a_standby_every_failure_is_1_with_one_line_unless_it_shall_stop() {
     let (data, archive, segments) = archived_except(&[]);
     fs::write(data.file("standby.signal"), "").unwrap();
