@@ -21,7 +21,7 @@ use crate::archive::identity::Identity;
 use crate::archive::keys::{Key, WAL_PREFIX, after_timeline, segment_siblings_prefix, timeline_prefix};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::data_directory::{RecoverySignal, cluster_identity, data_directory_of, newest_history};
-use crate::pg::{LongPageHeader, SegmentName, TimelineHistory, WalName};
+use crate::pg::{LongPageHeader, SegmentName, TimelineHistory, TimelineId, WalName};
 use crate::store::Store;
 
 /// Pause before the next try, and between looks for a segment that should be on its way.
@@ -311,6 +311,9 @@ impl Request<'_> {
                 )
                 .await
             }
+            // Timeline 1 has no history, though PostgreSQL asks for it when it begins a new timeline
+            // (`writeTimeLineHistory`, `timeline.c`).
+            WalName::History(TimelineId::FIRST) => Ok(None),
             WalName::History(_) => {
                 let own = self
                     .find(&timeline_prefix(timeline), None, |key| {

@@ -457,8 +457,8 @@ fn what_cannot_work_is_refused_with_a_reason() {
     let primary = archiving_primary(18, &walship);
     let conninfo = primary.conninfo();
     for (arguments, part) in [
-        (["--max-rate", "31kB"], "32kB"),
-        (["--max-rate", "2GB"], "32kB"),
+        (["--max-rate", "31kB"], "32KiB"),
+        (["--max-rate", "2GB"], "32KiB"),
         (["--max-rate", "fast"], "max_rate"),
         (["--wal-timeout", "0"], "wal_timeout"),
         (["--label", "two\nlines"], "label"),
