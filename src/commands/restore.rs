@@ -311,10 +311,7 @@ impl Request<'_> {
                 )
                 .await
             }
-            // Timeline 1 has no history, though PostgreSQL asks for it when it begins a new timeline
-            // (`writeTimeLineHistory`, `timeline.c`).
-            WalName::History(TimelineId::FIRST) => Ok(None),
-            WalName::History(_) => {
+            WalName::History(timeline) if timeline != TimelineId::FIRST => {
                 let own = self
                     .find(&timeline_prefix(timeline), None, |key| {
                         matches!(key, Key::Segment(_))
@@ -330,7 +327,9 @@ impl Request<'_> {
                 })
                 .await
             }
-            WalName::Partial(_) | WalName::Backup { .. } => Ok(None),
+            // Timeline 1 has no history, though PostgreSQL asks for it when it begins a new timeline
+            // (`writeTimeLineHistory`, `timeline.c`).
+            WalName::History(_) | WalName::Partial(_) | WalName::Backup { .. } => Ok(None),
         }
     }
 
