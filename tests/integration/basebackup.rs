@@ -191,8 +191,13 @@ fn what_needs_no_option_is_printed_as_an_id() {
         .succeeded();
     assert_eq!(output.stdout.trim_end().len(), "20261123T041500Z".len());
     assert_eq!(listed(&place), 1);
-    // The server's own record of it is archived as well.
-    assert!(keys(&place, "wal").iter().any(|key| key.ends_with(".backup.zst")));
+    // The server's own record of it is archived as well, though nobody waits for it.
+    wait_for("the .backup file", PATIENCE, || {
+        keys(&place, "wal")
+            .iter()
+            .any(|key| key.ends_with(".backup.zst"))
+            .then_some(())
+    });
 }
 
 #[test]
