@@ -77,7 +77,10 @@ pub async fn require_of(store: &Store, cluster: ClusterIdentity) -> Result<Ident
 /// `Invalid` where objects are there already, whose identity is then lost; otherwise as
 /// [`Store::put`].
 async fn create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> Result<Identity> {
-    refuse_orphans(store).await?;
+    if let Err(refusal) = refuse_orphans(store).await {
+        // Unless another creator came first: the archiver while a base backup begins, say.
+        return find(store).await?.ok_or(refusal);
+    }
     let conditional_writes = store
         .probe_conditional_writes()
         .await
