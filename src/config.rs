@@ -173,8 +173,6 @@ pub enum Origin {
     Environment,
     /// The configuration file.
     File,
-    /// Nobody set it.
-    Default,
 }
 
 /// How a standby's failed restore ends.
@@ -522,7 +520,6 @@ impl Raw {
                 let path = self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
                 (value.as_str(), format!(" in {}", path.display()))
             }
-            Some((value, Origin::Default)) => (value.as_str(), String::new()),
             None => ("", String::new()),
         };
         // A URL with a password in it is refused without repeating it.

@@ -38,6 +38,7 @@ use self::connect::connect;
 use self::failure::{Answer, Asked, Failure};
 use super::options::StoreOptions;
 use super::{Body, BodyContent, ObjectInfo, PutMode};
+use crate::archive::hex;
 use crate::error::{Error, ErrorKind, Result};
 
 /// More than any time limit leaves room for; the limit ends the attempts. Not the largest number there
@@ -397,16 +398,6 @@ where
 fn find_credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CredentialsError> {
     let mut causes = std::iter::successors(Some(error), |&error| error.source());
     causes.find_map(|cause| cause.downcast_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 /// A body on its way here.
