@@ -1,0 +1,73 @@
+//! The command line: clap definitions, no logic. One file for each command.
+#![allow(clippy::doc_markdown, rustdoc::bare_urls)] // what stands in a comment here is shown by --help as it is
+
+mod basebackup;
+mod list;
+mod recover;
+mod wal;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+pub use basebackup::{BasebackupArgs, Checkpoint};
+pub use list::{ListArgs, ListPart};
+pub use recover::{ArchiveMode, RecoverArgs, TargetAction, TargetArgs};
+pub use wal::{PushArgs, RestoreArgs};
+
+/// Keeps a PostgreSQL cluster recoverable to any moment from an object store.
+#[derive(Debug, Parser)]
+#[command(
+    name = "walship",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// What is the same for every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Args)]
+pub struct GlobalArgs {
+    /// Configuration file [env: WALSHIP_CONFIG] [default: /etc/walship/walship.toml if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// URL of the archive: s3://bucket/prefix or file:///path [env: WALSHIP_ARCHIVE]
+    #[arg(long, global = true, value_name = "URL")]
+    pub archive: Option<String>,
+    /// What is logged to stderr: error, warn, info, debug or trace [env: WALSHIP_LOG_LEVEL] [default: warn]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Format of what is logged: text or json [env: WALSHIP_LOG_FORMAT] [default: text]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Store one file of pg_wal; for archive_command = 'walship push %p'
+    Push(PushArgs),
+    /// Deliver one verified file; for restore_command = 'walship restore %f %p'
+    Restore(RestoreArgs),
+    /// Take a base backup over the replication protocol
+    Basebackup(BasebackupArgs),
+    /// Restore a backup into an empty directory, ready to recover to a target
+    Recover(RecoverArgs),
+    /// Show the backups and the WAL in the archive
+    List(ListArgs),
+    /// Print the completion script of a shell
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page, with every command
+    Man,
+}

@@ -1,0 +1,24 @@
+//! The commands that PostgreSQL runs.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Arguments of `walship push`.
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// The file, as PostgreSQL gives it with %p: relative to the data directory
+    pub path: PathBuf,
+}
+
+/// Arguments of `walship restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The file's name, as PostgreSQL gives it with %f
+    pub name: String,
+    /// Where to put it, as PostgreSQL gives it with %p
+    pub destination: PathBuf,
+    /// The first segment of a hole at which recovery may end; recover --end-at-gap writes it
+    #[arg(long, value_name = "SEGMENT")]
+    pub accept_gap: Option<String>,
+}

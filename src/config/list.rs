@@ -1,0 +1,145 @@
+//! The list of all settings.
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Its key in the file, with the table's name in front.
+    pub key: &'static str,
+    /// Its default as it would be written; empty where there is none.
+    pub default: &'static str,
+    /// What it does, in one sentence.
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// The environment variable of this setting.
+    #[must_use]
+    pub fn environment_variable(&self) -> String {
+        format!("WALSHIP_{}", self.key.replace('.', "_").to_uppercase())
+    }
+}
+
+const fn setting(key: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { key, default, help }
+}
+
+/// Every setting there is.
+pub const SETTINGS: &[Setting] = &[
+    setting(
+        "archive",
+        "",
+        "URL of the archive: s3://bucket/prefix or file:///path",
+    ),
+    setting(
+        "log.level",
+        "warn",
+        "what is logged to stderr: error, warn, info, debug or trace",
+    ),
+    setting("log.format", "text", "text, or json for one object on each line"),
+    setting(
+        "push.timeout",
+        "30s",
+        "time after which push gives up and PostgreSQL tries again",
+    ),
+    setting(
+        "push.compression_level",
+        "1",
+        "zstd level of WAL, -7 (fastest) to 19 (smallest)",
+    ),
+    setting(
+        "push.memory",
+        "8MiB",
+        "compressed bytes that push keeps in memory; more goes to an unlinked temporary file",
+    ),
+    setting(
+        "restore.timeout",
+        "60s",
+        "time after which restore gives up in archive recovery, which stops PostgreSQL safely",
+    ),
+    setting(
+        "restore.standby_timeout",
+        "10s",
+        "time after which restore gives up on a standby, which then streams or asks again",
+    ),
+    setting(
+        "restore.standby_failure",
+        "continue",
+        "after a failure a standby goes on (continue) or shuts down (stop)",
+    ),
+    setting(
+        "backup.compression_level",
+        "1",
+        "zstd level of base backups, -7 (fastest) to 19 (smallest)",
+    ),
+    setting(
+        "backup.concurrency",
+        "0",
+        "threads that compress a base backup; 0 means one for each core, at most 8",
+    ),
+    setting(
+        "backup.part_size",
+        "32MiB",
+        "bytes of tar in one object of a base backup",
+    ),
+    setting(
+        "backup.max_rate",
+        "",
+        "most bytes a second that the server may send for a base backup; none means no limit",
+    ),
+    setting(
+        "backup.wal_timeout",
+        "5m",
+        "time to wait for the WAL that a base backup needs to arrive in the archive",
+    ),
+    setting(
+        "recover.concurrency",
+        "0",
+        "parts of a base backup that are restored at the same time; 0 means one for each core, at most 8",
+    ),
+    setting(
+        "s3.endpoint",
+        "",
+        "base URL of an S3-compatible server; none means AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else AWS",
+    ),
+    setting(
+        "s3.region",
+        "",
+        "region; none means the AWS environment's or profile's, us-east-1 where there is an endpoint",
+    ),
+    setting(
+        "s3.path_style",
+        "auto",
+        "bucket in the path: true, false, or auto, which means true where there is an endpoint",
+    ),
+    setting(
+        "s3.storage_class",
+        "",
+        "storage class of new objects, such as STANDARD_IA; none means the bucket's default",
+    ),
+    setting(
+        "s3.server_side_encryption",
+        "",
+        "AES256 (SSE-S3) or aws:kms (SSE-KMS); none means the bucket's default",
+    ),
+    setting(
+        "s3.kms_key_id",
+        "",
+        "key for aws:kms; none means the account's default key",
+    ),
+    setting(
+        "s3.ca_file",
+        "",
+        "PEM file of the certificate authorities to trust instead of the system's",
+    ),
+    setting("s3.connect_timeout", "5s", "time to open a connection"),
+    setting(
+        "s3.request_timeout",
+        "20s",
+        "time for one attempt of a request without progress",
+    ),
+    setting(
+        "s3.timeout",
+        "60s",
+        "time for a request with all its retries, in all commands but push and restore",
+    ),
+];

@@ -1,0 +1,54 @@
+//! `walship basebackup`.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use walship::commands::basebackup::{self, BasebackupOptions, MAX_RATE_KIB, PartSettings};
+use walship::commands::progress::Progress;
+use walship::config::Settings;
+use walship::pg::ConnInfo;
+use walship::store::Store;
+use walship::{Error, Result};
+
+use super::{finish, many_threads, print};
+use crate::cli::{self, Checkpoint};
+use crate::progress_bar;
+
+pub(super) fn run(args: &cli::BasebackupArgs, settings: &Settings) -> Result<ExitCode> {
+    let wal_timeout = settings.backup.wal_timeout;
+    let progress = Arc::new(Progress::default());
+    let report = finish(many_threads()?, async {
+        let store = Store::open(&settings.archive()?, &settings.store).await?;
+        let work = async {
+            if let Some(id) = &args.finish {
+                return basebackup::finish(&id.parse()?, wal_timeout, &store, &progress).await;
+            }
+            let connection = ConnInfo::resolve(args.dbname.as_deref(), |name| std::env::var(name).ok())?;
+            basebackup::run(&backup_options(args, settings)?, &connection, &store, &progress).await
+        };
+        progress_bar::watch(&progress, Box::pin(work)).await
+    })?;
+    print(&report, args.json, |report| report.id.to_string())
+}
+
+fn backup_options(args: &cli::BasebackupArgs, settings: &Settings) -> Result<BasebackupOptions> {
+    let backup = &settings.backup;
+    let max_rate_kib = match backup.max_rate {
+        None => None,
+        Some(rate) => {
+            let kib = u32::try_from(rate.0 >> 10)
+                .ok()
+                .filter(|kib| MAX_RATE_KIB.contains(kib));
+            Some(kib.ok_or_else(|| {
+                Error::invalid("backup.max_rate, or --max-rate, must be from 32KiB to 1GiB")
+            })?)
+        }
+    };
+    Ok(BasebackupOptions {
+        label: args.label.clone(),
+        fast_checkpoint: args.checkpoint == Checkpoint::Fast,
+        max_rate_kib,
+        wal_timeout: backup.wal_timeout,
+        parts: PartSettings::new(backup.compression_level, backup.concurrency, backup.part_bytes),
+    })
+}

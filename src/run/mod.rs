@@ -1,0 +1,124 @@
+//! From arguments and settings to one command of the library, and from its report to the exit code:
+//! one file for each command, and here what they share.
+
+mod basebackup;
+mod list;
+mod man;
+mod push;
+mod recover;
+mod restore;
+mod this_walship;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::CommandFactory;
+use serde::Serialize;
+use tokio::runtime::Runtime;
+use walship::config::Settings;
+use walship::store::{Store, StoreOptions};
+use walship::{Error, Result};
+
+use crate::cli::{Cli, Command};
+
+/// Runs the command.
+pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
+    match command {
+        Command::Push(args) => push::run(args, settings),
+        Command::Restore(args) => restore::run(args, settings),
+        Command::Basebackup(args) => basebackup::run(&args, settings),
+        Command::Recover(args) => recover::run(args, settings),
+        Command::List(args) => list::run(&args, settings),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "walship", &mut script);
+            write_out(&script)
+        }
+        Command::Man => man::run(),
+    }
+}
+
+/// Prints a report as JSON, or as a person reads it.
+fn print<T: Serialize>(report: &T, json: bool, text: impl FnOnce(&T) -> String) -> Result<ExitCode> {
+    let text = if json {
+        serde_json::to_string_pretty(report)
+            .map_err(|error| Error::internal(format!("write JSON: {error}; this is a defect in walship")))?
+    } else {
+        text(report)
+    };
+    write_out(format!("{}\n", text.trim_end()).as_bytes())
+}
+
+fn write_out(bytes: &[u8]) -> Result<ExitCode> {
+    match std::io::stdout()
+        .write_all(bytes)
+        .and_then(|()| std::io::stdout().flush())
+    {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        // Whoever read it has read enough: `walship list | head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Error::io("write to the standard output", error)),
+    }
+}
+
+/// Opens the archive's store for a command that must end within `limit`.
+async fn open_within(limit: Duration, settings: &Settings) -> Result<Store> {
+    let timeouts = &settings.store;
+    let limit = most_of(limit);
+    let options = StoreOptions {
+        operation_timeout: limit,
+        connect_timeout: timeouts.connect_timeout.min(limit),
+        request_timeout: timeouts.request_timeout.min(limit),
+        ..timeouts.clone()
+    };
+    Store::open(&settings.archive()?, &options).await
+}
+
+/// The store gives up a little earlier than the command, for its message says more.
+fn most_of(limit: Duration) -> Duration {
+    limit.mul_f64(0.9)
+}
+
+async fn within<T>(limit: Duration, setting: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(Error::unavailable(format!(
+            "gave up after {} s; the store is too slow, or {setting} too low",
+            limit.as_secs_f64()
+        )))
+    })
+}
+
+/// Runs the work to its end. A call to the operating system that hangs, on a dead network file system,
+/// is not waited for beyond the work's own time limits.
+fn finish<T>(runtime: Runtime, work: impl Future<Output = T>) -> T {
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}
+
+/// For a process that lives for one file.
+fn one_thread() -> Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("start the runtime", error))
+}
+
+/// For commands that move whole clusters.
+fn many_threads() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("start the runtime", error))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::io(format!("find {}", path.display()), error))
+}
+
+fn text_of(path: &Path) -> Result<String> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Error::invalid(format!("the path {} is not UTF-8", path.display())))
+}

@@ -1,0 +1,109 @@
+//! `walship recover`.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use chrono::Utc;
+use walship::archive::recovery_plan::{Request, Search, Target};
+use walship::commands::progress::Progress;
+use walship::commands::recover::{self, ArchiveMode, RecoverOptions, TargetAction};
+use walship::config::Settings;
+use walship::pg::parse_timestamp;
+use walship::store::{Location, Store};
+use walship::{Error, Result};
+
+use super::this_walship::this_walship;
+use super::{absolute, finish, many_threads, print};
+use crate::{cli, progress_bar};
+
+pub(super) fn run(args: cli::RecoverArgs, settings: &Settings) -> Result<ExitCode> {
+    recover::refuse_root()?;
+    let json = args.json;
+    let options = recover_options(args, settings)?;
+    let progress = Arc::new(Progress::default());
+    let mut report = finish(many_threads()?, async {
+        let store = Store::open(&settings.archive()?, &settings.store).await?;
+        let work = recover::run(&options, &store, Utc::now(), &progress);
+        progress_bar::watch(&progress, Box::pin(work)).await
+    })?;
+    if std::env::var_os("AWS_ACCESS_KEY_ID").is_some() && matches!(settings.archive()?, Location::S3 { .. }) {
+        report.notes.push(
+            "the AWS credentials came from the environment and are written nowhere: \
+             start the server with the same AWS_… variables, or give its user a profile"
+                .to_owned(),
+        );
+    }
+    print(&report, json, ToString::to_string)
+}
+
+fn recover_options(args: cli::RecoverArgs, settings: &Settings) -> Result<RecoverOptions> {
+    let timeline = match args.target_timeline.as_deref() {
+        None | Some("latest") => None,
+        Some(number) => Some(number.parse()?),
+    };
+    Ok(RecoverOptions {
+        pgdata: absolute(&args.pgdata)?,
+        request: Request {
+            target: target(args.target)?,
+            inclusive: args.target_inclusive.unwrap_or(true),
+            timeline,
+            backup: args.backup.as_deref().map(str::parse).transpose()?,
+            end_at_gap: args.end_at_gap,
+            search: Search::NotMade,
+        },
+        action: args.target_action.map(|action| match action {
+            cli::TargetAction::Pause => TargetAction::Pause,
+            cli::TargetAction::Promote => TargetAction::Promote,
+            cli::TargetAction::Shutdown => TargetAction::Shutdown,
+        }),
+        tablespace_mappings: args
+            .tablespace_mapping
+            .iter()
+            .map(|text| text.parse())
+            .collect::<Result<_>>()?,
+        archive_mode: match args.archive_mode {
+            cli::ArchiveMode::Auto => ArchiveMode::Auto,
+            cli::ArchiveMode::Keep => ArchiveMode::Keep,
+            cli::ArchiveMode::Off => ArchiveMode::Off,
+        },
+        concurrency: settings.recover_concurrency,
+        walship: this_walship(settings)?,
+        search_path: std::env::var_os("PATH"),
+    })
+}
+
+fn target(args: cli::TargetArgs) -> Result<Target> {
+    Ok(match args {
+        cli::TargetArgs {
+            target_time: Some(time),
+            ..
+        } => Target::Time(parse_timestamp(&time)?),
+        cli::TargetArgs {
+            target_lsn: Some(lsn),
+            ..
+        } => Target::Lsn(lsn.parse()?),
+        cli::TargetArgs {
+            target_xid: Some(xid),
+            ..
+        } => Target::Xid(transaction_id(&xid)?),
+        cli::TargetArgs {
+            target_name: Some(name),
+            ..
+        } => Target::Name(name),
+        cli::TargetArgs {
+            target_immediate: true,
+            ..
+        } => Target::Immediate,
+        _ => Target::Latest,
+    })
+}
+
+/// Of a 64-bit id, as `pg_current_xact_id()` gives it, the low half counts, as for
+/// `recovery_target_xid` (`check_recovery_target_xid`, `xlogrecovery.c`).
+fn transaction_id(text: &str) -> Result<u32> {
+    text.parse::<u64>().map(|id| id as u32).map_err(|_| {
+        Error::invalid(format!(
+            "\"{text}\" is not a transaction id; give its number in decimal"
+        ))
+    })
+}
