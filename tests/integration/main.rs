@@ -25,6 +25,7 @@ mod recovery;
 mod restore;
 mod sample;
 mod server;
+mod session;
 mod store_contract;
 mod store_directory;
 mod store_faults;

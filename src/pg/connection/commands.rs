@@ -80,7 +80,7 @@ impl Connection {
     }
 
     async fn one_row(&mut self, command: &str) -> Result<Row> {
-        let mut rows = self.query(command).await?;
+        let mut rows = self.query(command, command).await?;
         match (rows.pop(), rows.is_empty()) {
             (Some(row), true) => Ok(row),
             _ => Err(self.garbled(&format!("not exactly one row for {command}"))),

@@ -19,7 +19,8 @@ use super::server_error::{Login, ServerError};
 use super::stream::Stream;
 use super::wire::Wire;
 use crate::error::{Error, Result};
-use crate::pg::conninfo::{ChannelBindingMode, ConnInfo, Host, Password};
+use crate::pg::conninfo::passfile;
+use crate::pg::conninfo::{ChannelBindingMode, ConnInfo, Host, Password, Session};
 use crate::pg::x509::Certificate;
 
 /// Why a login did not come about.
@@ -38,7 +39,7 @@ impl From<Error> for Refusal {
     }
 }
 
-/// Logs in for physical replication. Returns at `AuthenticationOk`.
+/// Logs in. Returns at `AuthenticationOk`.
 pub(super) async fn log_in(
     wire: &mut Wire<Stream>,
     info: &ConnInfo,
@@ -71,6 +72,7 @@ pub(super) fn refusal(error: &ServerError, wire: &Wire<Stream>, info: &ConnInfo)
     let login = Login {
         peer: wire.peer(),
         user: &info.user,
+        session: &info.session,
         address: wire.stream().local_address(),
     };
     Refusal {
@@ -82,16 +84,21 @@ pub(super) fn refusal(error: &ServerError, wire: &Wire<Stream>, info: &ConnInfo)
 fn startup(info: &ConnInfo) -> Result<BytesMut> {
     let mut parameters = vec![
         ("user", info.user.as_str()),
-        ("replication", "true"),
         ("application_name", &info.application_name),
         ("client_encoding", "UTF8"),
     ];
+    match &info.session {
+        Session::Replication => parameters.push(("replication", "true")),
+        // With no schema but the system's, no function or operator that a user made can stand in for PostgreSQL's.
+        Session::Database(name) => parameters.extend([("database", name.as_str()), ("search_path", "")]),
+    }
     if let Some(options) = &info.options {
         parameters.push(("options", options));
     }
     let mut message = BytesMut::new();
-    frontend::startup_message(parameters, &mut message)
-        .map_err(|_| Error::invalid("user, application_name or options contains a zero byte; remove it"))?;
+    frontend::startup_message(parameters, &mut message).map_err(|_| {
+        Error::invalid("user, dbname, application_name or options contains a zero byte; remove it")
+    })?;
     Ok(message)
 }
 
@@ -147,15 +154,13 @@ impl Exchange<'_> {
         password.ok_or_else(|| {
             Error::denied(format!(
                 "{} asks for a password and there is none for {}; set PGPASSWORD, or add the line \
-                 \"{}:{}:replication:{}:<password>\" to ~/.pgpass (mode 0600)",
+                 \"{}:{}:{}:{}:<password>\" to ~/.pgpass (mode 0600)",
                 self.wire.peer(),
                 self.info.user,
-                self.host
-                    .passfile_name()
-                    .replace('\\', "\\\\")
-                    .replace(':', "\\:"),
+                passfile::escape(&self.host.passfile_name()),
                 self.host.port,
-                self.info.user.replace('\\', "\\\\").replace(':', "\\:"),
+                passfile::escape(self.info.session.passfile_database()),
+                passfile::escape(&self.info.user),
             ))
         })
     }

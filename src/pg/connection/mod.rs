@@ -1,4 +1,4 @@
-//! A replication connection to a PostgreSQL server: commands, and what the server answers.
+//! A connection to a PostgreSQL server, for replication or for SQL: commands, and what the server answers.
 //!
 //! What holds: every wait for the server has a deadline; a connection on which a command was given
 //! up half-way refuses the next one, for the rest of the answer is still to come.
@@ -24,6 +24,7 @@ use self::server_error::ServerError;
 use self::stream::Stream;
 use self::wire::Wire;
 use super::ConnInfo;
+use super::conninfo::Session;
 use crate::error::{Error, Result};
 
 pub use self::commands::{SystemIdentity, TimelineHistoryFile};
@@ -38,9 +39,10 @@ const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// One row as it arrived.
 pub(super) type Row = Vec<Option<Bytes>>;
 
-/// A connection that speaks the replication protocol.
+/// A connection that speaks the replication protocol, or SQL.
 pub struct Connection {
     wire: Wire<Stream>,
+    session: Session,
     parameters: BTreeMap<String, String>,
     server_major: u32,
     idle_timeout: Duration,
@@ -49,7 +51,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to the first host that answers and logs in for physical replication. Connecting and
+    /// Connects to the first host that answers and logs in, for replication or to a database as
+    /// `info` was resolved. Connecting and
     /// logging in together may take `connect_timeout` for each address.
     ///
     /// # Errors
@@ -63,6 +66,7 @@ impl Connection {
     async fn start(wire: Wire<Stream>, info: &ConnInfo) -> std::result::Result<Self, Refusal> {
         let mut connection = Self {
             wire,
+            session: info.session.clone(),
             parameters: BTreeMap::new(),
             server_major: 0,
             idle_timeout: DEFAULT_IDLE_TIMEOUT,
@@ -133,7 +137,16 @@ impl Connection {
     /// What the server reports; `Unavailable` when the connection breaks or nothing arrives in time;
     /// `Corrupt` for an answer that is not UTF-8 or larger than 64 MiB.
     pub async fn simple_query(&mut self, command: &str) -> Result<Vec<Vec<Option<String>>>> {
-        let rows = self.query(command).await?;
+        self.sql(command, command).await
+    }
+
+    /// As [`Connection::simple_query`], with a phrase that stands for the command in an error message: where the
+    /// text is long, or holds what no message may show.
+    ///
+    /// # Errors
+    /// As [`Connection::simple_query`].
+    pub async fn sql(&mut self, what: &str, command: &str) -> Result<Vec<Vec<Option<String>>>> {
+        let rows = self.query(what, command).await?;
         let text = |bytes: Bytes| {
             String::from_utf8(bytes.into()).map_err(|_| self.wire.garbled("an answer that is not UTF-8"))
         };
@@ -150,8 +163,8 @@ impl Connection {
         let _ = self.wire.send(&message, Duration::from_secs(1)).await;
     }
 
-    /// Runs one command and returns its rows.
-    async fn query(&mut self, command: &str) -> Result<Vec<Row>> {
+    /// Runs one command and returns its rows. `what` stands for it in messages.
+    async fn query(&mut self, what: &str, command: &str) -> Result<Vec<Row>> {
         self.send_command(command).await?;
         let mut rows = Vec::new();
         let mut bytes = 0;
@@ -172,7 +185,7 @@ impl Connection {
                     rows.push(self.values(&row)?);
                 }
                 Message::ErrorResponse(body) => {
-                    failure = Some(ServerError::read(body.fields()).of_command(self.wire.peer(), command));
+                    failure = Some(self.failure(&body, what));
                 }
                 Message::ReadyForQuery(_) => break,
                 _ => return Err(self.wire.garbled("a message out of place in an answer")),
@@ -227,7 +240,7 @@ impl Connection {
 
     /// The error that the server reported for a command.
     pub(super) fn failure(&self, body: &ErrorBody, command: &str) -> Error {
-        ServerError::read(body.fields()).of_command(self.wire.peer(), command)
+        ServerError::read(body.fields()).of_command(self.wire.peer(), &self.session, command)
     }
 
     /// The server sent something that its version does not send.

@@ -9,6 +9,9 @@ use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::message::backend::ErrorFields;
 
 use crate::error::{Error, ErrorKind};
+use crate::pg::conninfo::Session;
+use crate::pg::hba;
+use crate::pg::sql::quote_identifier;
 
 /// The fields of an error or a notice that walship shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +28,7 @@ pub(super) struct ServerError {
 pub(super) struct Login<'a> {
     pub(super) peer: &'a str,
     pub(super) user: &'a str,
+    pub(super) session: &'a Session,
     /// The address the server sees, as far as this end knows; none on a Unix socket.
     pub(super) address: Option<IpAddr>,
 }
@@ -89,7 +93,7 @@ impl ServerError {
                         || self.routine == "InitializeSessionUserId" && user == "root") =>
             {
                 let owner = if user == "root" { "postgres" } else { user };
-                let next = format!("run it as the user {owner}: sudo -u {owner} walship basebackup");
+                let next = format!("run it as the user {owner}: sudo -u {owner} walship …");
                 (ErrorKind::Denied, Some(next))
             }
             "28P01" => {
@@ -97,14 +101,30 @@ impl ServerError {
                 (ErrorKind::Denied, Some(next))
             }
             "42501" => {
-                let next = format!(
-                    "as a superuser run: ALTER ROLE {} REPLICATION",
-                    quote_identifier(user)
-                );
-                (ErrorKind::Denied, Some(next))
+                let user = quote_identifier(user);
+                let statement = match login.session {
+                    Session::Replication => format!("ALTER ROLE {user} REPLICATION"),
+                    Session::Database(name) => {
+                        format!("GRANT CONNECT ON DATABASE {} TO {user}", quote_identifier(name))
+                    }
+                };
+                (
+                    ErrorKind::Denied,
+                    Some(format!("as a superuser run: {statement}")),
+                )
+            }
+            "3D000" | "55000" => {
+                let next = "name a database that is there and takes connections, such as dbname=postgres";
+                (ErrorKind::Invalid, Some(next.to_owned()))
+            }
+            "08P01" if matches!(login.session, Session::Database(_)) => {
+                let next = "connect to PostgreSQL itself, not through a connection pooler";
+                (ErrorKind::Invalid, Some(next.to_owned()))
             }
             // A walsender takes its slot in InitProcess, from a pool that only max_wal_senders bounds.
-            "53300" if self.routine == "InitProcess" => (ErrorKind::Unavailable, Some(walsenders())),
+            "53300" if self.routine == "InitProcess" && *login.session == Session::Replication => {
+                (ErrorKind::Unavailable, Some(walsenders()))
+            }
             "53300" if self.routine == "InitializeSessionUserId" => {
                 let next =
                     format!("raise the connection limit of {user}, or try again when fewer are connected");
@@ -122,14 +142,11 @@ impl ServerError {
     }
 
     fn hba_line(&self, login: &Login<'_>) -> String {
-        let user = quote_identifier(login.user);
-        let line = match self.client_address().or(login.address) {
-            None => format!("local replication {user} scram-sha-256"),
-            Some(address) => {
-                let bits = if address.is_ipv4() { 32 } else { 128 };
-                format!("host replication {user} {address}/{bits} scram-sha-256")
-            }
+        let database = match login.session {
+            Session::Replication => None,
+            Session::Database(name) => Some(name.as_str()),
         };
+        let line = hba::password_line(database, login.user, self.client_address().or(login.address));
         format!(
             "add the line \"{line}\" to pg_hba.conf on the server (above any that rejects it) and run SELECT pg_reload_conf()"
         )
@@ -145,8 +162,9 @@ impl ServerError {
     }
 
     /// The error of a command that failed.
-    pub(super) fn of_command(&self, peer: &str, command: &str) -> Error {
+    pub(super) fn of_command(&self, peer: &str, session: &Session, command: &str) -> Error {
         let next = match self.code.as_str() {
+            "42501" if matches!(session, Session::Database(_)) => "; run it as a superuser",
             "42501" => "; the role needs REPLICATION: ALTER ROLE … REPLICATION as a superuser",
             "55000" if self.message.contains("WAL level") => {
                 "; set wal_level = replica on the server and restart it"
@@ -201,19 +219,6 @@ fn kind_of(code: &str) -> ErrorKind {
     }
 }
 
-/// A role as `pg_hba.conf` and SQL take it.
-fn quote_identifier(name: &str) -> String {
-    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name
-            .chars()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if plain {
-        name.to_owned()
-    } else {
-        format!("\"{}\"", name.replace('"', "\"\""))
-    }
-}
-
 /// Text for a terminal: what is not UTF-8 is replaced, and so are control characters.
 fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
@@ -243,6 +248,7 @@ mod tests {
         Login {
             peer: "db:5432",
             user: "Ship",
+            session: &Session::Replication,
             address: address.map(|address| address.parse().unwrap()),
         }
     }
@@ -267,12 +273,7 @@ mod tests {
     fn logins_that_fail_say_what_to_do() {
         for (code, routine, kind, wanted) in [
             ("28P01", "auth_failed", ErrorKind::Denied, "PGPASSWORD"),
-            (
-                "28000",
-                "auth_failed",
-                ErrorKind::Denied,
-                "sudo -u Ship walship basebackup",
-            ),
+            ("28000", "auth_failed", ErrorKind::Denied, "sudo -u Ship walship"),
             (
                 "42501",
                 "InitPostgres",
@@ -313,7 +314,12 @@ mod tests {
             "perform_base_backup",
             "checksum verification failure during base backup",
         );
-        assert_eq!(failed.of_command("db", "BASE_BACKUP").kind(), ErrorKind::Corrupt);
+        assert_eq!(
+            failed
+                .of_command("db", &Session::Replication, "BASE_BACKUP")
+                .kind(),
+            ErrorKind::Corrupt
+        );
     }
 
     proptest! {

@@ -158,7 +158,13 @@ fn parse_port(text: &str, settings: &Settings) -> Result<u16> {
 }
 
 /// Gives each server the password for it: the one that was set, else the password file's.
-pub(super) fn find_passwords(hosts: &mut [Host], user: &str, settings: &Settings, home: Option<&Path>) {
+pub(super) fn find_passwords(
+    hosts: &mut [Host],
+    database: &str,
+    user: &str,
+    settings: &Settings,
+    home: Option<&Path>,
+) {
     if let Some(password) = settings.get("password") {
         for host in hosts {
             host.password = Some(Password::new(password));
@@ -176,6 +182,7 @@ pub(super) fn find_passwords(hosts: &mut [Host], user: &str, settings: &Settings
         let login = Login {
             host: &host.passfile_name(),
             port: host.port,
+            database,
             user,
         };
         host.password = passfile::find(&text, &login);

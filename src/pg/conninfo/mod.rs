@@ -8,7 +8,7 @@ mod files;
 
 pub(crate) use files::os_user;
 mod hosts;
-mod passfile;
+pub(in crate::pg) mod passfile;
 mod service;
 mod settings;
 mod string;
@@ -34,6 +34,7 @@ const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ConnInfo {
     pub(super) hosts: Vec<Host>,
     pub(super) user: String,
+    pub(super) session: Session,
     pub(super) application_name: String,
     pub(super) options: Option<String>,
     pub(super) connect_timeout: Duration,
@@ -41,6 +42,25 @@ pub struct ConnInfo {
     pub(super) tls: TlsSettings,
     pub(super) channel_binding: ChannelBindingMode,
     pub(super) tcp: TcpSettings,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Session {
+    /// The commands of physical replication.
+    Replication,
+    /// SQL in the database of this name.
+    Database(String),
+}
+
+impl Session {
+    /// The database that a line of the password file has for it.
+    pub(super) fn passfile_database(&self) -> &str {
+        match self {
+            Self::Replication => "replication",
+            Self::Database(name) => name,
+        }
+    }
 }
 
 /// A password, which prints as nothing.
@@ -94,7 +114,7 @@ pub(super) struct TcpSettings {
 }
 
 impl ConnInfo {
-    /// Settings from `given` (a `keyword=value` string, a URI or a bare database name), then the
+    /// Settings for physical replication, from `given` (a `keyword=value` string, a URI or a bare database name), then the
     /// service file, the environment and libpq's defaults. `connect_timeout` is 10 s unless set to
     /// one second or more.
     ///
@@ -102,6 +122,29 @@ impl ConnInfo {
     /// `Invalid` for text that libpq would refuse, and for settings walship does not support;
     /// `Internal` for a service file that cannot be read.
     pub fn resolve(given: Option<&str>, environment: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        Self::resolve_for(|_, _| Session::Replication, given, environment)
+    }
+
+    /// As [`ConnInfo::resolve`], for a session that runs SQL in a database: `dbname`, `PGDATABASE`, else, as in libpq,
+    /// the one that is called like the role.
+    ///
+    /// # Errors
+    /// As [`ConnInfo::resolve`].
+    pub fn resolve_database(
+        given: Option<&str>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self> {
+        let session = |settings: &Settings, user: &str| {
+            Session::Database(settings.get("dbname").unwrap_or(user).to_owned())
+        };
+        Self::resolve_for(session, given, environment)
+    }
+
+    fn resolve_for(
+        session: impl Fn(&Settings, &str) -> Session,
+        given: Option<&str>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self> {
         let mut settings = Settings::default();
         if let Some(text) = given {
             string::parse(text, &mut settings)?;
@@ -111,11 +154,14 @@ impl ConnInfo {
         settings.check_support()?;
         let home = home(&environment);
         let user = user(&settings, &environment)?;
+        let session = session(&settings, &user);
         let mut hosts = hosts::read(&settings)?;
-        hosts::find_passwords(&mut hosts, &user, &settings, home.as_deref());
+        let database = session.passfile_database();
+        hosts::find_passwords(&mut hosts, database, &user, &settings, home.as_deref());
         Ok(Self {
             hosts,
             user,
+            session,
             application_name: application_name(&settings),
             options: settings.get("options").map(str::to_owned),
             connect_timeout: connect_timeout(&settings)?,
@@ -300,6 +346,39 @@ mod tests {
         assert_eq!(passwords("host=a password=given"), [Some("given".into())]);
         assert_eq!(passwords("dbname=x"), [Some("pl".into()), Some("pl".into())]);
         assert_eq!(passwords("host=/elsewhere"), [None]);
+    }
+
+    #[test]
+    fn the_password_file_is_matched_with_the_database_of_the_session() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(".pgpass");
+        std::fs::write(&path, "a:*:replication:u:wal\na:*:db:u:sql\na:*:u:u:own\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let home = home.path().to_str().unwrap().to_owned();
+        let environment = |database: Option<&'static str>| {
+            let home = home.clone();
+            move |name: &str| match name {
+                "HOME" => Some(home.clone()),
+                "PGUSER" => Some("u".to_owned()),
+                "PGDATABASE" => database.map(str::to_owned),
+                _ => None,
+            }
+        };
+        let password = |info: Result<ConnInfo>| {
+            let host = info.unwrap().hosts.swap_remove(0);
+            host.password.map(|password| password.expose().to_owned())
+        };
+        let replication = ConnInfo::resolve(Some("host=a dbname=db"), environment(None));
+        assert_eq!(password(replication).as_deref(), Some("wal"));
+        for (given, variable, wanted) in [
+            ("host=a dbname=db", Some("u"), Some("sql")),
+            ("host=a", Some("db"), Some("sql")),
+            ("host=a", None, Some("own")),
+            ("host=a dbname=other", None, None),
+        ] {
+            let info = ConnInfo::resolve_database(Some(given), environment(variable));
+            assert_eq!(password(info).as_deref(), wanted, "{given} {variable:?}");
+        }
     }
 
     #[test]

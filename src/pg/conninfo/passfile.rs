@@ -8,12 +8,11 @@ pub(super) struct Login<'a> {
     pub(super) host: &'a str,
     /// Port.
     pub(super) port: u16,
+    /// Database; `replication` for physical replication.
+    pub(super) database: &'a str,
     /// Role.
     pub(super) user: &'a str,
 }
-
-/// The database a physical replication connection counts as.
-const DATABASE: &str = "replication";
 
 /// The password of the first line that matches.
 pub(super) fn find(text: &str, login: &Login<'_>) -> Option<Password> {
@@ -26,7 +25,7 @@ pub(super) fn find(text: &str, login: &Login<'_>) -> Option<Password> {
 fn password_in(line: &str, login: &Login<'_>) -> Option<Password> {
     let port = login.port.to_string();
     let mut rest = line;
-    for wanted in [login.host, &port, DATABASE, login.user] {
+    for wanted in [login.host, &port, login.database, login.user] {
         let field;
         (field, rest) = split_field(rest)?;
         if field != "*" && unescape(field) != wanted {
@@ -35,6 +34,11 @@ fn password_in(line: &str, login: &Login<'_>) -> Option<Password> {
     }
     let password = split_field(rest).map_or(rest, |(field, _)| field);
     (!password.is_empty()).then(|| Password::new(unescape(password)))
+}
+
+/// A field as a line of the file has it.
+pub(in crate::pg) fn escape(field: &str) -> String {
+    field.replace('\\', "\\\\").replace(':', "\\:")
 }
 
 /// Splits at the first colon that no backslash precedes.
@@ -73,6 +77,7 @@ mod tests {
         let login = Login {
             host: "db:1",
             port: 5432,
+            database: "replication",
             user: "ship",
         };
         find(text, &login).map(|password| password.expose().to_owned())
@@ -105,10 +110,9 @@ mod tests {
     proptest! {
         #[test]
         fn every_escaped_line_reads_back(host in "[^\0\r\n]+", user in "[^\0\r\n]+", secret in "[^\0\r\n]+") {
-            let escape = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
             let line = format!("{}:5432:replication:{}:{}", escape(&host), escape(&user), escape(&secret));
             prop_assume!(!line.starts_with('#'));
-            let login = Login { host: &host, port: 5432, user: &user };
+            let login = Login { host: &host, port: 5432, database: "replication", user: &user };
             let found = find(&line, &login).map(|password| password.expose().to_owned());
             prop_assert_eq!(found, Some(secret));
         }

@@ -18,7 +18,7 @@ struct Keyword {
 enum Support {
     /// Acts on it.
     Used,
-    /// Takes any value and does nothing: it has no meaning for a replication connection.
+    /// Takes any value and does nothing.
     Ignored,
     /// Takes only the values that ask for what walship does anyway.
     Only(&'static [&'static str]),
@@ -44,7 +44,7 @@ const KEYWORDS: &[Keyword] = &[
     keyword("channel_binding", "PGCHANNELBINDING", Used),
     keyword("client_encoding", "PGCLIENTENCODING", Ignored),
     keyword("connect_timeout", "PGCONNECT_TIMEOUT", Used),
-    keyword("dbname", "PGDATABASE", Ignored),
+    keyword("dbname", "PGDATABASE", Used),
     keyword("fallback_application_name", "", Used),
     keyword("gssdelegation", "PGGSSDELEGATION", Only(&["0"])),
     keyword("gssencmode", "PGGSSENCMODE", Only(&["disable", "prefer"])),

@@ -1,0 +1,64 @@
+//! Lines of `pg_hba.conf` (`src/backend/libpq/hba.c`, PostgreSQL 14 to 18).
+
+use std::net::IpAddr;
+
+/// Words that mean more than a name unless they are in quotes.
+const KEY_WORDS: [&str; 5] = ["all", "replication", "sameuser", "samerole", "samegroup"];
+
+/// A database or role as the file takes it.
+#[must_use]
+pub fn quote_name(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain && !KEY_WORDS.contains(&name) {
+        name.to_owned()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
+}
+
+/// The line that lets a role in with a password: to a database (none for replication), from one address (none for
+/// the Unix socket).
+#[must_use]
+pub fn password_line(database: Option<&str>, user: &str, address: Option<IpAddr>) -> String {
+    let database = database.map_or_else(|| "replication".to_owned(), quote_name);
+    let user = quote_name(user);
+    match address {
+        None => format!("local {database} {user} scram-sha-256"),
+        Some(address) => {
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            format!("host {database} {user} {address}/{bits} scram-sha-256")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_a_key_word_or_not_plain_is_quoted() {
+        for (name, quoted) in [
+            ("ship_2", "ship_2"),
+            ("Ship", "\"Ship\""),
+            ("all", "\"all\""),
+            ("replication", "\"replication\""),
+            ("a\"b", "\"a\"\"b\""),
+            ("", "\"\""),
+        ] {
+            assert_eq!(quote_name(name), quoted);
+        }
+    }
+
+    #[test]
+    fn a_line_names_the_database_or_replication_and_one_address() {
+        let address = Some("10.1.2.3".parse().unwrap());
+        let line = password_line(None, "s", address);
+        assert_eq!(line, "host replication s 10.1.2.3/32 scram-sha-256");
+        let line = password_line(Some("replication"), "s", Some("::1".parse().unwrap()));
+        assert_eq!(line, "host \"replication\" s ::1/128 scram-sha-256");
+        assert_eq!(password_line(Some("db"), "s", None), "local db s scram-sha-256");
+    }
+}
