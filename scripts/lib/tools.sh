@@ -242,20 +242,30 @@ install_user() {
 }
 
 CARGO_DENY_VERSION=0.20.2
+CARGO_MUTANTS_VERSION=27.1.0
 
-install_cargo_deny() {
-    local dir=$TOOLS/cargo-deny
-    if ! installed "$dir" "$CARGO_DENY_VERSION"; then
-        lock cargo-deny
-        if ! installed "$dir" "$CARGO_DENY_VERSION"; then
-            say "building cargo-deny $CARGO_DENY_VERSION (takes several minutes)"
-            stage cargo-deny
-            logged "build cargo-deny" cargo install --quiet --locked --root "$STAGE/cargo-deny" \
-                --target-dir "$STAGE/target" "cargo-deny@$CARGO_DENY_VERSION"
-            publish "$STAGE/cargo-deny" "$dir" "$CARGO_DENY_VERSION"
+# install_cargo_program NAME VERSION: builds one of cargo's own programs from the registry.
+install_cargo_program() {
+    local dir=$TOOLS/$1
+    if ! installed "$dir" "$2"; then
+        lock "$1"
+        if ! installed "$dir" "$2"; then
+            say "building $1 $2 (takes several minutes)"
+            stage "$1"
+            logged "build $1" cargo install --quiet --locked --root "$STAGE/$1" \
+                --target-dir "$STAGE/target" "$1@$2"
+            publish "$STAGE/$1" "$dir" "$2"
         fi
     fi
-    printf '%s\n' "$dir/bin/cargo-deny"
+    printf '%s\n' "$dir/bin/$1"
+}
+
+install_cargo_deny() {
+    install_cargo_program cargo-deny "$CARGO_DENY_VERSION"
+}
+
+install_cargo_mutants() {
+    install_cargo_program cargo-mutants "$CARGO_MUTANTS_VERSION"
 }
 
 install_shellcheck() {

@@ -5,6 +5,9 @@
 //! frames. The index names every member with the offset of its content in its stream, so that parts
 //! can be restored in any order.
 
+#[cfg(test)]
+pub(crate) mod fixture;
+
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
@@ -333,7 +336,6 @@ impl BackupRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::recover::fixture;
 
     #[test]
     fn a_record_that_contradicts_itself_is_refused() {

@@ -3,68 +3,13 @@
 
 use std::path::Path;
 
-use chrono::DateTime;
-
-use crate::archive::backup::{
-    BackupKind, BackupRecord, BackupSource, StoredObject, Tablespace, TarStream, WalRange,
-};
+use crate::archive::Sha256Sum;
+pub use crate::archive::backup::fixture::record;
+use crate::archive::backup::{BackupRecord, StoredObject};
 use crate::archive::file_index::FileIndexWriter;
 use crate::archive::keys::{BackupId, BackupObject, Key};
 use crate::archive::tar_stream::TarScanner;
-use crate::archive::{FORMAT_VERSION, Sha256Sum};
-use crate::pg::{Lsn, SegmentSize, TimelineId};
 use crate::store::{Body, Location, PutMode, Store, StoreOptions};
-
-/// The record of a backup with tablespaces at these places, OIDs from 16384 on, and empty streams.
-pub fn record(tablespaces: &[&str]) -> BackupRecord {
-    let object = StoredObject {
-        stored_bytes: 0,
-        sha256: Sha256Sum::of(b""),
-    };
-    let places = (16384..).zip(tablespaces).map(|(oid, location)| {
-        Some(Tablespace {
-            oid,
-            location: (*location).to_owned(),
-        })
-    });
-    BackupRecord {
-        format_version: FORMAT_VERSION,
-        walship: "0.1.0".to_owned(),
-        id: "20261123T041500Z".parse().unwrap(),
-        label: "test".to_owned(),
-        kind: BackupKind::Full,
-        source: BackupSource::Primary,
-        system_identifier: 7_642_135_790_246_813_579,
-        postgres_version: "17.11".to_owned(),
-        postgres_major: 17,
-        segment_bytes: SegmentSize::DEFAULT,
-        started_at: DateTime::UNIX_EPOCH,
-        finished_at: DateTime::UNIX_EPOCH,
-        start_lsn: Lsn(0x200_0028),
-        stop_lsn: Lsn(0x200_0100),
-        start_timeline: TimelineId::FIRST,
-        stop_timeline: TimelineId::FIRST,
-        wal_ranges: vec![WalRange {
-            timeline: TimelineId::FIRST,
-            start_lsn: Lsn(0x200_0028),
-            end_lsn: Lsn(0x200_0100),
-        }],
-        size_bytes: 0,
-        stored_bytes: 0,
-        streams: places
-            .chain([None])
-            .map(|tablespace| TarStream {
-                tablespace,
-                tar_bytes: 0,
-                part_bytes: 1024,
-                parts: Vec::new(),
-            })
-            .collect(),
-        files: object,
-        manifest: object,
-        configuration: None,
-    }
-}
 
 /// A store in a new directory below `top`.
 pub async fn store(top: &Path) -> Store {
