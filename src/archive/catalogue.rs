@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use super::backup::{BackupKind, BackupRecord, BackupSource, WalRange};
 use super::identity::Identity;
 use super::keys::{BackupId, BackupObject};
+use super::proof::Proof;
 use super::wal_inventory::{SegmentRange, WalInventory};
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
@@ -65,6 +66,8 @@ pub struct Backup {
     pub size_bytes: u64,
     /// Bytes in the store.
     pub stored_bytes: u64,
+    /// What drills showed of it, if there were any.
+    pub proof: Option<Proof>,
 }
 
 /// A backup that cannot be restored as it is.
@@ -119,6 +122,7 @@ impl From<&BackupRecord> for Backup {
             wal_ranges: record.wal_ranges.clone(),
             size_bytes: record.size_bytes,
             stored_bytes: record.stored_bytes,
+            proof: None,
         }
     }
 }

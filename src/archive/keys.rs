@@ -62,6 +62,8 @@ pub enum BackupObject {
     Files,
     /// The configuration files that live outside the data directory.
     Configuration,
+    /// `proof.json`: what drills showed; replaced by each.
+    Proof,
     /// A part of a tar stream, numbered from 1.
     Part(Stream, u32),
 }
@@ -162,6 +164,7 @@ impl fmt::Display for BackupObject {
             Self::Manifest => f.write_str("manifest.zst"),
             Self::Files => f.write_str("files.zst"),
             Self::Configuration => f.write_str("configuration.tar.zst"),
+            Self::Proof => f.write_str("proof.json"),
             Self::Part(Stream::Base, number) => write!(f, "base/{number:06}.tar.zst"),
             Self::Part(Stream::Tablespace(oid), number) => write!(f, "{oid}/{number:06}.tar.zst"),
         }
@@ -213,6 +216,7 @@ fn parse_backup_object(text: &str) -> Option<BackupObject> {
         "manifest.zst" => BackupObject::Manifest,
         "files.zst" => BackupObject::Files,
         "configuration.tar.zst" => BackupObject::Configuration,
+        "proof.json" => BackupObject::Proof,
         _ => {
             let (stream, part) = text.split_once('/')?;
             let stream = match stream {
@@ -290,14 +294,15 @@ mod tests {
         });
         let id = (0..4_000_000_000i64)
             .prop_map(|seconds| BackupId::at(DateTime::from_timestamp(seconds, 0).unwrap()));
-        let object = (0..8, any::<u32>(), any::<u32>()).prop_map(|(kind, oid, number)| match kind {
+        let object = (0..9, any::<u32>(), any::<u32>()).prop_map(|(kind, oid, number)| match kind {
             0 => BackupObject::Started,
             1 => BackupObject::Alive,
             2 => BackupObject::Record,
             3 => BackupObject::Manifest,
             4 => BackupObject::Files,
             5 => BackupObject::Configuration,
-            6 => BackupObject::Part(Stream::Base, number),
+            6 => BackupObject::Proof,
+            7 => BackupObject::Part(Stream::Base, number),
             _ => BackupObject::Part(Stream::Tablespace(oid), number),
         });
         prop_oneof![

@@ -21,6 +21,7 @@ use crate::archive::catalogue::{
 };
 use crate::archive::identity::Identity;
 use crate::archive::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, WAL_PREFIX, backup_prefix};
+use crate::archive::proof::{PROOF_LIMIT, Proof};
 use crate::archive::wal_inventory::WalInventory;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::{TimelineHistory, TimelineId};
@@ -38,11 +39,12 @@ pub async fn load(store: &Store) -> Result<Catalogue> {
     let identity = identity::require(store).await?;
     let (recorded, unfinished) = survey_backups(store).await?;
     let (records, wal) = tokio::try_join!(
-        gather(
-            recorded
-                .into_iter()
-                .map(|id| read_backup(store.clone(), id, identity.clone()))
-        ),
+        gather(recorded.into_iter().map(|(id, survey)| read_backup(
+            store.clone(),
+            id,
+            survey,
+            identity.clone()
+        ))),
         wal(store, &identity)
     )?;
     let (histories, unreadable_histories) = histories(store, &wal, &identity).await?;
@@ -92,19 +94,35 @@ pub async fn read_record(store: &Store, id: &BackupId) -> Result<BackupRecord> {
     BackupRecord::parse(&bytes, &url)
 }
 
+/// Reads what drills showed of a backup.
+///
+/// # Errors
+/// As the store and [`Proof::parse`].
+pub async fn read_proof(store: &Store, id: &BackupId) -> Result<Option<Proof>> {
+    let key = Key::Backup(id.clone(), BackupObject::Proof).to_string();
+    match store.read(&key, PROOF_LIMIT).await {
+        Ok(bytes) => Proof::parse(&bytes, &store.url_of(&key)).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// What a listing shows of one backup.
 struct Survey {
-    has_record: bool,
-    is_pending: bool,
-    is_started: bool,
+    /// Its objects but for the parts.
+    objects: Vec<BackupObject>,
     last_sign: DateTime<Utc>,
 }
 
 impl Survey {
+    fn has(&self, object: &BackupObject) -> bool {
+        self.objects.contains(object)
+    }
+
     fn state(&self) -> UnfinishedState {
-        if self.is_pending {
+        if self.has(&BackupObject::Pending) {
             UnfinishedState::WaitingForWal
-        } else if self.is_started {
+        } else if self.has(&BackupObject::Started) {
             UnfinishedState::Started
         } else {
             UnfinishedState::Remains
@@ -113,7 +131,7 @@ impl Survey {
 }
 
 /// The backups with a record, and those without.
-async fn survey_backups(store: &Store) -> Result<(Vec<BackupId>, Vec<Unfinished>)> {
+async fn survey_backups(store: &Store) -> Result<(Vec<(BackupId, Survey)>, Vec<Unfinished>)> {
     let mut seen = BTreeMap::new();
     let mut listing = store.list(BACKUPS_PREFIX, None);
     while let Some(page) = listing.next().await.context(|| "list the backups")? {
@@ -122,28 +140,24 @@ async fn survey_backups(store: &Store) -> Result<(Vec<BackupId>, Vec<Unfinished>
                 continue;
             };
             let survey = seen.entry(id).or_insert(Survey {
-                has_record: false,
-                is_pending: false,
-                is_started: false,
+                objects: Vec::new(),
                 last_sign: object.modified,
             });
-            survey.has_record |= kind == BackupObject::Record;
-            survey.is_pending |= kind == BackupObject::Pending;
-            survey.is_started |= kind == BackupObject::Started;
             survey.last_sign = survey.last_sign.max(object.modified);
+            if !matches!(kind, BackupObject::Part(..)) {
+                survey.objects.push(kind);
+            }
         }
     }
-    let (recorded, unfinished): (Vec<_>, Vec<_>) =
-        seen.into_iter().partition(|(_, survey)| survey.has_record);
+    let (recorded, unfinished): (Vec<_>, Vec<_>) = seen
+        .into_iter()
+        .partition(|(_, survey)| survey.has(&BackupObject::Record));
     let unfinished = unfinished.into_iter().map(|(id, survey)| Unfinished {
         id,
         state: survey.state(),
         last_sign: survey.last_sign,
     });
-    Ok((
-        recorded.into_iter().map(|(id, _)| id).collect(),
-        unfinished.collect(),
-    ))
+    Ok((recorded, unfinished.collect()))
 }
 
 /// What a backup's record and a listing of its objects say.
@@ -154,7 +168,12 @@ struct FoundBackup {
 }
 
 /// Reads a backup's record and looks for its objects; `None` where it was deleted meanwhile.
-async fn read_backup(store: Store, id: BackupId, identity: Identity) -> Result<Option<FoundBackup>> {
+async fn read_backup(
+    store: Store,
+    id: BackupId,
+    survey: Survey,
+    identity: Identity,
+) -> Result<Option<FoundBackup>> {
     let record = match read_record(&store, &id).await {
         Ok(record) => record,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -175,11 +194,30 @@ async fn read_backup(store: Store, id: BackupId, identity: Identity) -> Result<O
             wrong: Some(wrong),
         }));
     }
+    let proof = if survey.has(&BackupObject::Proof) {
+        proof(&store, &id).await?
+    } else {
+        None
+    };
     Ok(Some(FoundBackup {
-        backup: Some(Backup::from(&record)),
+        backup: Some(Backup {
+            proof,
+            ..Backup::from(&record)
+        }),
         wrong: missing_object(&store, &record).await?,
         id,
     }))
+}
+
+/// What drills showed; nothing where that cannot be understood, for nothing depends on it.
+async fn proof(store: &Store, id: &BackupId) -> Result<Option<Proof>> {
+    match read_proof(store, id).await {
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+            tracing::warn!("{error}; the next walship drill of the backup replaces it");
+            Ok(None)
+        }
+        read => read,
+    }
 }
 
 /// Whether a record is another backup's, or another cluster's.

@@ -11,6 +11,7 @@ use super::{catalogue, identity};
 use crate::archive::backup::{BackupKind, BackupSource};
 use crate::archive::catalogue::{Backup, Catalogue, UnfinishedState};
 use crate::archive::keys::BackupId;
+use crate::archive::proof::{DrillRecord, Proof};
 use crate::archive::wal_inventory::{SegmentRange, WalInventory};
 use crate::error::Result;
 use crate::pg::{Lsn, SegmentName, TimelineId};
@@ -58,6 +59,32 @@ pub struct ListedBackup {
     pub postgres_version: String,
     pub size_bytes: u64,
     pub stored_bytes: u64,
+    /// When drills proved it, or failed to.
+    pub proven: Proven,
+}
+
+/// What drills showed of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Proven {
+    /// When the last one that passed began; none where none did.
+    pub last_success: Option<DateTime<Utc>>,
+    /// When the last one that failed began; none where none did.
+    pub last_failure: Option<DateTime<Utc>>,
+}
+
+impl Proven {
+    /// What there is to say of a proof.
+    #[must_use]
+    pub fn of(proof: Option<&Proof>) -> Self {
+        let Some(proof) = proof else {
+            return Self::default();
+        };
+        let began = |drill: &Option<DrillRecord>| drill.as_ref().map(|drill| drill.started_at);
+        Self {
+            last_success: began(&proof.last_success),
+            last_failure: began(&proof.last_failure),
+        }
+    }
 }
 
 /// A backup that cannot be restored as it is.
@@ -197,5 +224,6 @@ fn listed(backup: &Backup) -> ListedBackup {
         postgres_version: backup.postgres_version.clone(),
         size_bytes: backup.size_bytes,
         stored_bytes: backup.stored_bytes,
+        proven: Proven::of(backup.proof.as_ref()),
     }
 }

@@ -54,6 +54,7 @@ fn backup(timeline: u32, segment: u64) -> Backup {
         }],
         size_bytes: 0,
         stored_bytes: 0,
+        proof: None,
     }
 }
 

@@ -74,6 +74,7 @@ async fn the_json_is_what_programs_rely_on() {
                 "postgres_version": "17.11",
                 "size_bytes": 3_221_225_472_u64,
                 "stored_bytes": 1_073_741_824,
+                "proven": { "last_success": null, "last_failure": null },
             }],
             "unrestorable": [],
             "unfinished": [],
@@ -122,8 +123,8 @@ async fn people_get_aligned_columns() {
     let store = archive(top.path(), &SEGMENTS, true).await;
     let (_, text) = list(ListPart::All, &store).await;
     let expected = "\
-BACKUP            LABEL               KIND  STARTED               FINISHED              START LSN  STOP LSN   TIMELINE  POSTGRESQL  SIZE     STORED
-20261123T041500Z  before?the upgrade  full  1970-01-01 00:00:00Z  2026-09-21 14:13:20Z  0/2000028  0/2000100  1         17.11       3.0 GiB  1.0 GiB
+BACKUP            LABEL               KIND  STARTED               FINISHED              START LSN  STOP LSN   TIMELINE  POSTGRESQL  SIZE     STORED   PROVEN
+20261123T041500Z  before?the upgrade  full  1970-01-01 00:00:00Z  2026-09-21 14:13:20Z  0/2000028  0/2000100  1         17.11       3.0 GiB  1.0 GiB  never
 
 TIMELINE  FIRST SEGMENT             LAST SEGMENT              SEGMENTS  GAPS
 1         000000010000000000000002  000000010000000000000006  3         1
@@ -131,6 +132,43 @@ TIMELINE  FIRST SEGMENT             LAST SEGMENT              SEGMENTS  GAPS
 timeline 1 LACKS 000000010000000000000003 to 000000010000000000000004 (2 segments)
 ";
     assert_eq!(text, expected);
+}
+
+#[tokio::test]
+async fn a_list_shows_when_a_backup_was_last_proven() {
+    let top = tempfile::tempdir().unwrap();
+    let store = archive(top.path(), &SEGMENTS, true).await;
+    let drill = |day: u32, failure: &str| {
+        let moment = format!("2026-11-{day}T04:15:00Z");
+        json!({
+            "started_at": moment, "finished_at": moment, "host": "db1", "walship": "0.1.0",
+            "target": "the end", "failure": (!failure.is_empty()).then_some(failure),
+        })
+    };
+    let key = "backups/20261123T041500Z/proof.json";
+    let replace = async |proof: Vec<u8>| {
+        let body = Body::from_bytes(proof);
+        store.put(key, &body, PutMode::Replace).await.unwrap();
+        list(ListPart::Backups, &store).await
+    };
+    let passed = json!({"format_version": 1, "last_success": drill(24, "")});
+    let (json, text) = replace(passed.to_string().into()).await;
+    assert_eq!(
+        json["backups"][0]["proven"]["last_success"],
+        "2026-11-24T04:15:00Z"
+    );
+    assert!(text.contains("1.0 GiB  2026-11-24 04:15:00Z\n"), "{text}");
+    let failed =
+        json!({"format_version": 1, "last_success": drill(24, ""), "last_failure": drill(25, "why")});
+    let (json, text) = replace(failed.to_string().into()).await;
+    assert_eq!(
+        json["backups"][0]["proven"]["last_failure"],
+        "2026-11-25T04:15:00Z"
+    );
+    assert!(text.contains("FAILED 2026-11-25 04:15:00Z"), "{text}");
+    // It decides nothing, so a damaged one hides no backup.
+    let (_, text) = replace(b"{".to_vec()).await;
+    assert!(text.contains("1.0 GiB  never\n"), "{text}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
-use super::{ListReport, ListedBackup, ListedTimeline, ListedUnfinished};
+use super::{ListReport, ListedBackup, ListedTimeline, ListedUnfinished, Proven};
 use crate::archive::backup::BackupKind;
 use crate::archive::catalogue::UnfinishedState;
 use crate::config::ByteSize;
@@ -54,6 +54,7 @@ impl ListReport {
             "POSTGRESQL",
             "SIZE",
             "STORED",
+            "PROVEN",
         ];
         let rows = backups.iter().map(|backup| {
             vec![
@@ -68,6 +69,7 @@ impl ListReport {
                 backup.postgres_version.clone(),
                 ByteSize(backup.size_bytes).to_string(),
                 ByteSize(backup.stored_bytes).to_string(),
+                proven(&backup.proven),
             ]
         });
         write_table(&headings, rows.collect(), f)
@@ -150,6 +152,15 @@ fn write_table(headings: &[&str], rows: Vec<Vec<String>>, f: &mut fmt::Formatter
 /// To the second: enough to choose a backup by. JSON has it all.
 fn time(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// A failure after the last success is what counts.
+fn proven(proven: &Proven) -> String {
+    match (proven.last_success, proven.last_failure) {
+        (success, Some(failure)) if success < Some(failure) => format!("FAILED {}", time(failure)),
+        (Some(success), _) => time(success),
+        (None, _) => "never".to_owned(),
+    }
 }
 
 fn kind(kind: BackupKind) -> &'static str {
