@@ -26,6 +26,7 @@ mod schedule;
 mod settings;
 mod shell;
 mod space;
+mod standby;
 mod start_command;
 mod survey;
 mod tablespace_map;
@@ -41,8 +42,7 @@ use self::alive::{NewestWal, sign_of_life};
 use self::layout::Layout;
 use self::report::{RestoredTablespace, next_steps};
 use self::restore::{Extracted, Restoration};
-use self::restore_command::restore_command;
-use self::settings::RecoverySettings;
+use self::settings::{RecoverySettings, ServerSettings};
 use self::start_command::{StartCommand, System, start_command};
 use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::Catalogue;
@@ -55,7 +55,9 @@ use crate::store::Store;
 pub use self::configuration::ConfigurationReport;
 pub use self::layout::TablespaceMapping;
 pub use self::report::RecoverReport;
-pub use self::settings::TargetAction;
+pub use self::restore_command::restore_command;
+pub use self::settings::{StandbySettings, TargetAction};
+pub use self::standby::{RestoredStandby, StandbyOptions, newest_as_standby, plan_standby, restore_standby};
 
 /// What `walship recover` is asked to do.
 #[derive(Debug, Clone)]
@@ -146,7 +148,7 @@ async fn restore(
     progress.phase("write settings and sync");
     let archiving_off = archiving_off(options.archive_mode, store, &newest).await;
     settings.archiving_off = archiving_off.is_some();
-    let configuration = finish(extracted, settings).await?;
+    let configuration = finish(extracted, ServerSettings::Recovery(settings)).await?;
     notes.extend(configuration.note.clone());
     let start = start(options, &record, &layout.data, &configuration);
     notes.extend(start.notes);
@@ -225,7 +227,7 @@ async fn archiving_off(mode: ArchiveMode, store: &Store, newest: &NewestWal) -> 
 }
 
 /// Syncing a large backup takes a while, during which the runtime must not stand still.
-async fn finish(extracted: Extracted, settings: RecoverySettings) -> Result<ConfigurationReport> {
+async fn finish(extracted: Extracted, settings: ServerSettings) -> Result<ConfigurationReport> {
     tokio::task::spawn_blocking(move || extracted.finish(&settings))
         .await
         .map_err(|error| {

@@ -12,7 +12,7 @@ use super::extract::{Extraction, Sync, extract};
 use super::index::Index;
 use super::layout::Layout;
 use super::made::{Destination, release_claims};
-use super::settings::{RecoverySettings, rewrite_auto_conf};
+use super::settings::{ServerSettings, rewrite_auto_conf};
 use super::space::{self, Need};
 use super::survey::{Survey, survey};
 use super::tablespace_map;
@@ -135,14 +135,14 @@ impl Extracted {
     ///
     /// # Errors
     /// `Internal` where something cannot be written, `Corrupt` for damaged configuration files.
-    pub fn finish(mut self, settings: &RecoverySettings) -> Result<ConfigurationReport> {
+    pub fn finish(mut self, settings: &ServerSettings) -> Result<ConfigurationReport> {
         match self.complete(settings) {
             Ok(report) => Ok(report),
             Err(error) => Err(self.destination.undo(error)),
         }
     }
 
-    fn complete(&mut self, settings: &RecoverySettings) -> Result<ConfigurationReport> {
+    fn complete(&mut self, settings: &ServerSettings) -> Result<ConfigurationReport> {
         let data = &self.layout.data;
         let destination = &mut self.destination;
         let report = match &self.configuration {
@@ -171,7 +171,11 @@ fn write_tablespace_map(layout: &Layout, access: Access) -> Result<()> {
     write_file(&path, &map, access)
 }
 
-fn write_settings(data: &Path, access: Access, settings: &RecoverySettings) -> Result<()> {
+/// Writes the settings and the signal file; a signal file that was there goes.
+///
+/// # Errors
+/// `Internal` where a file cannot be read or written.
+pub fn write_settings(data: &Path, access: Access, settings: &ServerSettings) -> Result<()> {
     let path = data.join("postgresql.auto.conf");
     let before = match std::fs::read(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -181,7 +185,7 @@ fn write_settings(data: &Path, access: Access, settings: &RecoverySettings) -> R
     for signal in OTHER_SIGNALS {
         remove_if_there(&data.join(signal))?;
     }
-    write_file(&data.join("recovery.signal"), b"", access)
+    write_file(&data.join(settings.signal()), b"", access)
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {
@@ -208,20 +212,20 @@ fn release_control(data: &Path) -> Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::super::settings::TargetAction;
+    use super::super::settings::{RecoverySettings, StandbySettings, TargetAction};
     use super::*;
     use crate::archive::recovery_plan::Target;
     use crate::pg::TimelineId;
 
-    fn settings() -> RecoverySettings {
-        RecoverySettings {
+    fn settings() -> ServerSettings {
+        ServerSettings::Recovery(RecoverySettings {
             restore_command: "walship restore %f %p".to_owned(),
             target: Target::Latest,
             inclusive: true,
             timeline: TimelineId::FIRST,
             action: TargetAction::Pause,
             archiving_off: false,
-        }
+        })
     }
 
     #[test]
@@ -236,6 +240,17 @@ mod tests {
             let mode = data.join(file).metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o640, "{file}");
         }
+    }
+
+    #[test]
+    fn a_recovered_clusters_backup_becomes_a_standby() {
+        let top = tempfile::tempdir().unwrap();
+        let data = top.path();
+        std::fs::write(data.join("recovery.signal"), "").unwrap();
+        let settings = ServerSettings::Standby(StandbySettings::default());
+        write_settings(data, Access::Owner, &settings).unwrap();
+        assert!(data.join("standby.signal").exists());
+        assert!(!data.join("recovery.signal").exists());
     }
 
     #[test]

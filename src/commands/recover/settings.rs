@@ -1,5 +1,5 @@
-//! What the recovered server is told: `postgresql.auto.conf` without the source's recovery settings
-//! and with walship's own, and `recovery.signal`.
+//! What the restored server is told: `postgresql.auto.conf` without the source's recovery settings
+//! and with walship's own, and `recovery.signal` or `standby.signal`.
 //!
 //! The source's settings may stand in `postgresql.conf` as well, which is never edited: each one
 //! is overridden, with the empty value where recovery does not use it. PostgreSQL (14 to 18) takes
@@ -36,7 +36,74 @@ const CLEARED: [(&str, &str); 11] = [
 /// Longest name of a restore point in bytes (`MAXFNAMELEN` - 1).
 const NAME_LIMIT: usize = 63;
 
-/// What the server shall do.
+/// What the restored server shall do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerSettings {
+    /// Recover to a target, and then open for writing.
+    Recovery(RecoverySettings),
+    /// Follow a primary.
+    Standby(StandbySettings),
+}
+
+/// How a standby follows its primary.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StandbySettings {
+    /// The command that delivers one file of the archive.
+    pub restore_command: String,
+    /// Where it streams from, without a password; none for a standby that follows the archive alone.
+    pub primary_conninfo: Option<String>,
+    /// The slot it streams through.
+    pub primary_slot_name: Option<String>,
+}
+
+impl ServerSettings {
+    /// The file that makes the server do it.
+    #[must_use]
+    pub fn signal(&self) -> &'static str {
+        match self {
+            Self::Recovery(_) => "recovery.signal",
+            Self::Standby(_) => "standby.signal",
+        }
+    }
+
+    fn archiving_off(&self) -> bool {
+        matches!(self, Self::Recovery(settings) if settings.archiving_off)
+    }
+
+    /// walship's part of `postgresql.auto.conf`.
+    fn own_lines(&self) -> String {
+        match self {
+            Self::Recovery(settings) => settings.own_lines(),
+            Self::Standby(settings) => settings.own_lines(),
+        }
+    }
+}
+
+impl StandbySettings {
+    fn own_lines(&self) -> String {
+        let optional = [
+            ("primary_conninfo", &self.primary_conninfo),
+            ("primary_slot_name", &self.primary_slot_name),
+        ];
+        let mut chosen = vec![("restore_command", self.restore_command.clone())];
+        chosen.extend(
+            optional
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value.clone()?))),
+        );
+        let latest = ("recovery_target_timeline", "latest".to_owned());
+        let mut lines = String::from(
+            "# Written by walship. The empty settings override what the source's postgresql.conf may say.\n",
+        );
+        write_lines(
+            &mut lines,
+            cleared_but(&chosen).chain(chosen.clone()).chain([latest]),
+        );
+        lines
+    }
+}
+
+/// How a server recovers to a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecoverySettings {
     /// The command that delivers one file of the archive.
@@ -100,7 +167,7 @@ impl RecoverySettings {
 
 /// The new `postgresql.auto.conf`; `before` is the backup's, or empty.
 #[must_use]
-pub fn rewrite_auto_conf(before: &[u8], settings: &RecoverySettings) -> Vec<u8> {
+pub fn rewrite_auto_conf(before: &[u8], settings: &ServerSettings) -> Vec<u8> {
     let mut after = Vec::with_capacity(before.len() + 1024);
     for line in before.split_inclusive(|byte| *byte == b'\n') {
         if !setting_name(line).is_some_and(|name| is_replaced(name, settings)) {
@@ -110,53 +177,62 @@ pub fn rewrite_auto_conf(before: &[u8], settings: &RecoverySettings) -> Vec<u8> 
     if after.last().is_some_and(|last| *last != b'\n') {
         after.push(b'\n');
     }
-    after.extend_from_slice(own_lines(settings).as_bytes());
+    after.extend_from_slice(settings.own_lines().as_bytes());
     after
 }
 
-fn is_replaced(name: &[u8], settings: &RecoverySettings) -> bool {
+fn is_replaced(name: &[u8], settings: &ServerSettings) -> bool {
     let name = name.to_ascii_lowercase();
     name.starts_with(b"recovery_target")
         || CLEARED
             .iter()
             .any(|(cleared, _)| cleared.as_bytes() == name.as_slice())
-        || (settings.archiving_off && name == b"archive_mode")
+        || (settings.archiving_off() && name == b"archive_mode")
 }
 
-/// walship's part of the file.
-fn own_lines(settings: &RecoverySettings) -> String {
-    let mut chosen: Vec<(&str, String)> = vec![("restore_command", settings.restore_command.clone())];
-    chosen.extend(match &settings.target {
-        Target::Latest => None,
-        Target::Immediate => Some(("recovery_target", "immediate".to_owned())),
-        Target::Time(time) => Some(("recovery_target_time", time_text(*time))),
-        Target::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
-        Target::Xid(xid) => Some(("recovery_target_xid", xid.to_string())),
-        Target::Name(name) => Some(("recovery_target_name", name.clone())),
-    });
-    let cleared = CLEARED
+impl RecoverySettings {
+    fn own_lines(&self) -> String {
+        let mut chosen: Vec<(&str, String)> = vec![("restore_command", self.restore_command.clone())];
+        chosen.extend(match &self.target {
+            Target::Latest => None,
+            Target::Immediate => Some(("recovery_target", "immediate".to_owned())),
+            Target::Time(time) => Some(("recovery_target_time", time_text(*time))),
+            Target::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
+            Target::Xid(xid) => Some(("recovery_target_xid", xid.to_string())),
+            Target::Name(name) => Some(("recovery_target_name", name.clone())),
+        });
+        let always = [
+            ("recovery_target_timeline", self.timeline.to_string()),
+            (
+                "recovery_target_inclusive",
+                if self.inclusive { "on" } else { "off" }.to_owned(),
+            ),
+            ("recovery_target_action", self.action.as_str().to_owned()),
+        ];
+        let archiving = self.archiving_off.then(|| ("archive_mode", "off".to_owned()));
+        let mut lines = String::from(
+            "# Written by walship recover. The settings of recovery have no effect once it has ended; the\n\
+             # empty ones override what the source's postgresql.conf may say, and may be removed then.\n",
+        );
+        let all = cleared_but(&chosen).chain(chosen.clone()).chain(always);
+        write_lines(&mut lines, all.chain(archiving));
+        lines
+    }
+}
+
+/// What switches off every setting of the source that is not chosen anew.
+fn cleared_but(chosen: &[(&str, String)]) -> impl Iterator<Item = (&'static str, String)> {
+    CLEARED
         .iter()
         .filter(|(name, _)| !chosen.iter().any(|(set, _)| set == name))
-        .map(|(name, value)| (*name, (*value).to_owned()));
+        .map(|(name, value)| (*name, (*value).to_owned()))
+}
 
-    let mut lines = String::from(
-        "# Written by walship recover. The settings of recovery have no effect once it has ended; the\n\
-         # empty ones override what the source's postgresql.conf may say, and may be removed then.\n",
-    );
-    let always = [
-        ("recovery_target_timeline", settings.timeline.to_string()),
-        (
-            "recovery_target_inclusive",
-            if settings.inclusive { "on" } else { "off" }.to_owned(),
-        ),
-        ("recovery_target_action", settings.action.as_str().to_owned()),
-    ];
-    let archiving = settings.archiving_off.then(|| ("archive_mode", "off".to_owned()));
-    for (name, value) in cleared.chain(chosen.clone()).chain(always).chain(archiving) {
+fn write_lines<'a>(lines: &mut String, settings: impl Iterator<Item = (&'a str, String)>) {
+    for (name, value) in settings {
         // Writing to a String cannot fail.
         let _ = writeln!(lines, "{name} = {}", quote(&value));
     }
-    lines
 }
 
 /// A moment as every PostgreSQL reads it, whatever its time zone: in UTC and said so, to the
@@ -184,6 +260,10 @@ mod tests {
         }
     }
 
+    fn recovery(target: Target) -> ServerSettings {
+        ServerSettings::Recovery(settings(target))
+    }
+
     fn value(file: &[u8], name: &str) -> String {
         String::from_utf8(value_of(file, name).unwrap()).unwrap()
     }
@@ -208,7 +288,7 @@ mod tests {
             let settings = RecoverySettings { restore_command, ..settings(target) };
             prop_assert!(settings.check().is_ok());
             let before = format!("{before}\nrecovery_target_xid = '5'\nrecovery_target_time = 'x'");
-            let file = rewrite_auto_conf(before.as_bytes(), &settings);
+            let file = rewrite_auto_conf(before.as_bytes(), &ServerSettings::Recovery(settings.clone()));
             prop_assert_eq!(&value(&file, "restore_command"), &settings.restore_command);
             let targets = ["", "_time", "_lsn", "_xid", "_name"].map(|end| value(&file, &format!("recovery_target{end}")));
             let expected = match &settings.target {
@@ -238,9 +318,35 @@ mod tests {
         #[test]
         fn every_other_line_stays_as_it_is(lines in proptest::collection::vec("work_mem[ -~]{0,20}|#[ -~]{0,20}", 0..6)) {
             let before = lines.iter().fold(String::new(), |text, line| text + line + "\n");
-            let file = rewrite_auto_conf(before.as_bytes(), &settings(Target::Latest));
+            let file = rewrite_auto_conf(before.as_bytes(), &recovery(Target::Latest));
             prop_assert!(file.starts_with(before.as_bytes()));
         }
+    }
+
+    #[test]
+    fn a_standby_follows_its_own_primary_and_the_latest_timeline() {
+        let before = b"primary_conninfo = 'host=primary password=secret'\nrecovery_target_timeline = 1\n\
+            recovery_min_apply_delay = 1h\narchive_cleanup_command = 'rm'\nshared_buffers = 1GB\n";
+        let standby = StandbySettings {
+            restore_command: "walship restore %f %p".to_owned(),
+            primary_conninfo: Some("host=new application_name='it''s'".to_owned()),
+            primary_slot_name: None,
+        };
+        let file = rewrite_auto_conf(before, &ServerSettings::Standby(standby.clone()));
+        for (name, wanted) in [
+            ("restore_command", "walship restore %f %p"),
+            ("primary_conninfo", "host=new application_name='it''s'"),
+            ("primary_slot_name", ""),
+            ("recovery_target_timeline", "latest"),
+            ("recovery_target_time", ""),
+            ("recovery_min_apply_delay", "0"),
+            ("archive_cleanup_command", ""),
+            ("shared_buffers", "1GB"),
+        ] {
+            assert_eq!(value(&file, name), wanted, "{name}");
+        }
+        let text = String::from_utf8(file).unwrap();
+        assert!(!text.contains("secret") && !text.contains("'rm'"), "{text}");
     }
 
     #[test]
@@ -248,7 +354,7 @@ mod tests {
         let before = b"primary_conninfo = 'host=primary password=secret'\n\
             Primary_Slot_Name='s'\n  recovery_target_timeline = 'latest'\n\
             recovery_end_command = 'rm'\narchive_cleanup_command = 'rm'\nshared_buffers = 1GB\narchive_mode = on";
-        let file = rewrite_auto_conf(before, &settings(Target::Latest));
+        let file = rewrite_auto_conf(before, &recovery(Target::Latest));
         let text = String::from_utf8(file.clone()).unwrap();
         assert!(
             !text.contains("secret") && !text.contains("'s'") && !text.contains("rm"),
@@ -265,10 +371,10 @@ mod tests {
 
     #[test]
     fn archiving_is_switched_off_where_asked_whatever_the_source_had() {
-        let off = RecoverySettings {
+        let off = ServerSettings::Recovery(RecoverySettings {
             archiving_off: true,
             ..settings(Target::Latest)
-        };
+        });
         let file = rewrite_auto_conf(b"archive_mode = always\n", &off);
         assert_eq!(value(&file, "archive_mode"), "off");
         assert!(!String::from_utf8(file).unwrap().contains("always"));
@@ -277,7 +383,7 @@ mod tests {
     #[test]
     fn a_time_carries_its_zone_and_its_microseconds() {
         let time = DateTime::parse_from_rfc3339("2026-11-23T05:15:00.123456+01:00").unwrap();
-        let file = rewrite_auto_conf(b"", &settings(Target::Time(time.to_utc())));
+        let file = rewrite_auto_conf(b"", &recovery(Target::Time(time.to_utc())));
         assert_eq!(
             value(&file, "recovery_target_time"),
             "2026-11-23 04:15:00.123456+00"

@@ -11,7 +11,7 @@ use super::destination::{CONTROL, SET_ASIDE_CONTROL};
 use super::fixture;
 use super::layout::{Layout, TablespaceMapping};
 use super::restore::Restoration;
-use super::settings::{RecoverySettings, TargetAction};
+use super::settings::{RecoverySettings, ServerSettings, TargetAction};
 use crate::archive::Sha256Sum;
 use crate::archive::backup::{BackupRecord, Configuration};
 use crate::archive::keys::BackupObject;
@@ -99,15 +99,15 @@ fn progress() -> Arc<Progress> {
     Arc::new(Progress::default())
 }
 
-fn settings() -> RecoverySettings {
-    RecoverySettings {
+fn settings() -> ServerSettings {
+    ServerSettings::Recovery(RecoverySettings {
         restore_command: "walship restore %f %p".to_owned(),
         target: Target::Latest,
         inclusive: true,
         timeline: TimelineId::FIRST,
         action: TargetAction::Pause,
         archiving_off: false,
-    }
+    })
 }
 
 fn write(path: &Path, bytes: usize) {

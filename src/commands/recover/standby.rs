@@ -1,0 +1,138 @@
+//! A standby from the archive: the newest backup that leads to a timeline, restored as `restore` does
+//! it, with `standby.signal`. From the first start on WAL replay catches up from the archive, without
+//! load on any server, and then it streams, if it knows a primary.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::layout::{Layout, TablespaceMapping};
+use super::report::RestoredTablespace;
+use super::restore::Restoration;
+use super::settings::{ServerSettings, StandbySettings};
+use super::start_command::{StartCommand, System, start_command};
+use super::{ConfigurationReport, finish, links_note, restored_tablespaces};
+use crate::archive::catalogue::Catalogue;
+use crate::archive::keys::BackupId;
+use crate::archive::recovery_plan::{Plan, Request, Target, plan};
+use crate::commands::catalogue;
+use crate::commands::progress::Progress;
+use crate::error::{Error, Result};
+use crate::pg::{Lsn, TimelineId};
+use crate::store::Store;
+
+/// What to make.
+#[derive(Debug, Clone)]
+pub struct StandbyOptions {
+    /// The data directory: empty or missing.
+    pub pgdata: PathBuf,
+    /// Where tablespaces go that shall not be where they were.
+    pub tablespace_mappings: Vec<TablespaceMapping>,
+    /// Parts of the backup that are restored at the same time.
+    pub concurrency: usize,
+    /// How it follows its primary.
+    pub settings: StandbySettings,
+    /// `PATH`, in which the programs that start the server are looked for.
+    pub search_path: Option<OsString>,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestoredStandby {
+    /// The backup that was restored.
+    pub backup: BackupId,
+    /// Why that one.
+    pub reason: String,
+    /// PostgreSQL's version in it, such as `17.11`.
+    pub postgres_version: String,
+    /// Where.
+    pub pgdata: PathBuf,
+    /// The tablespaces outside the data directory.
+    pub tablespaces: Vec<RestoredTablespace>,
+    /// Bytes of the restored tar streams.
+    pub size_bytes: u64,
+    /// How far the archived WAL led when it was looked at.
+    pub archived_until: Lsn,
+    /// Configuration files outside the data directory.
+    pub configuration: ConfigurationReport,
+    /// What somebody has to know or do.
+    pub notes: Vec<String>,
+    /// The command that starts the server.
+    pub start_command: String,
+}
+
+/// Which backup a standby of this timeline starts from. A standby finds the latest timeline by itself, so
+/// without one it is the archive's latest.
+///
+/// # Errors
+/// As [`plan`]: where no backup leads to the timeline, or the archived WAL has a hole on the way.
+pub fn plan_standby(catalogue: &Catalogue, timeline: Option<TimelineId>, now: DateTime<Utc>) -> Result<Plan> {
+    let request = Request {
+        timeline,
+        ..Request::new(Target::Latest)
+    };
+    plan(catalogue, &request, now)
+}
+
+/// Restores the newest backup that leads to a timeline (the archive's latest without one) as a standby.
+///
+/// # Errors
+/// As [`plan_standby`] and [`restore_standby`].
+pub async fn newest_as_standby(
+    options: &StandbyOptions,
+    timeline: Option<TimelineId>,
+    store: &Store,
+    now: DateTime<Utc>,
+    progress: &Arc<Progress>,
+) -> Result<RestoredStandby> {
+    progress.phase("read the archive");
+    let catalogue = catalogue::load(store).await?;
+    let plan = plan_standby(&catalogue, timeline, now)?;
+    restore_standby(options, plan, store, progress).await
+}
+
+/// Restores what was planned, as a standby.
+///
+/// # Errors
+/// `Conflict` and `Invalid` for directories that cannot be used; `Corrupt` and `NotFound` for damaged
+/// and missing objects, named; `Internal` where something cannot be written or there is no room.
+pub async fn restore_standby(
+    options: &StandbyOptions,
+    plan: Plan,
+    store: &Store,
+    progress: &Arc<Progress>,
+) -> Result<RestoredStandby> {
+    if options.settings.restore_command.is_empty() {
+        return Err(Error::internal(
+            "a standby from the archive needs a restore_command",
+        ));
+    }
+    let record = Arc::new(catalogue::read_record(store, &plan.backup.id).await?);
+    let layout = Layout::new(&options.pgdata, &record, &options.tablespace_mappings)?;
+    let restoration = Restoration::prepare(store, Arc::clone(&record), layout.clone()).await?;
+    let mut notes = plan.notes;
+    notes.extend(links_note(restoration.links()));
+    let extracted = restoration.extract(options.concurrency, progress).await?;
+    progress.phase("write settings and sync");
+    let configuration = finish(extracted, ServerSettings::Standby(options.settings.clone())).await?;
+    notes.extend(configuration.note.clone());
+    let pending = configuration.pending.as_deref();
+    let system = System::look(&record, &layout.data, options.search_path.as_deref(), pending);
+    let StartCommand { command, notes: more } = start_command(&layout.data, &system);
+    notes.extend(more);
+    Ok(RestoredStandby {
+        backup: plan.backup.id,
+        reason: plan.reason,
+        postgres_version: record.postgres_version.clone(),
+        tablespaces: restored_tablespaces(&layout),
+        pgdata: layout.data,
+        size_bytes: record.size_bytes,
+        archived_until: plan.end_lsn,
+        configuration,
+        notes,
+        start_command: command,
+    })
+}
