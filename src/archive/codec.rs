@@ -7,22 +7,25 @@
 use std::io::Write;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use zstd::stream::raw::{InBuffer, Operation, OutBuffer};
 
 use super::Sha256Sum;
+use super::segment_index::SegmentIndex;
 use crate::error::{Error, Result};
 use crate::pg::WalName;
 
 /// Magic number of the skippable frame walship uses, `0x184D2A5F`, in file order.
 const TRAILER_MAGIC: [u8; 4] = 0x184D_2A5F_u32.to_le_bytes();
-/// A trailer is some 250 bytes; anything much larger is damage.
-const TRAILER_LIMIT: usize = 64 << 10;
+/// A trailer is some 250 bytes, of a segment some 800; anything much larger than names of restore
+/// points can make it is damage.
+pub const TRAILER_LIMIT: usize = 64 << 10;
 /// Bytes decompressed at a time.
 const PIECE_BYTES: usize = 128 << 10;
 
 /// What a stored WAL object says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trailer {
     /// The file's name in `pg_wal`.
     pub name: String,
@@ -31,10 +34,62 @@ pub struct Trailer {
     /// SHA-256 of its bytes, taken when they were read from PostgreSQL.
     pub sha256: Sha256Sum,
     /// The cluster's system identifier, in decimal.
-    #[serde(with = "super::identity::decimal")]
     pub system_identifier: u64,
     /// The walship version that stored it.
     pub walship: String,
+    /// What a segment's records tell of time. `None` where that is unknown: in objects that an older
+    /// walship stored, or damaged.
+    pub index: Option<SegmentIndex>,
+}
+
+/// A trailer as it is written.
+#[derive(Serialize, Deserialize)]
+struct TrailerText {
+    name: String,
+    size: u64,
+    sha256: Sha256Sum,
+    #[serde(with = "super::identity::decimal")]
+    system_identifier: u64,
+    walship: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index: Option<Box<RawValue>>,
+    /// CRC-32C of the index as it stands here, in hexadecimal: the content's hash does not cover it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index_crc32c: Option<String>,
+}
+
+impl TrailerText {
+    fn of(trailer: &Trailer) -> serde_json::Result<Self> {
+        let index = trailer.index.as_ref().map(serde_json::value::to_raw_value);
+        let index = index.transpose()?;
+        Ok(Self {
+            name: trailer.name.clone(),
+            size: trailer.size,
+            sha256: trailer.sha256,
+            system_identifier: trailer.system_identifier,
+            walship: trailer.walship.clone(),
+            index_crc32c: index.as_deref().map(crc),
+            index,
+        })
+    }
+
+    fn into_trailer(self) -> Trailer {
+        let whole = self
+            .index
+            .filter(|index| self.index_crc32c.as_ref() == Some(&crc(index)));
+        Trailer {
+            name: self.name,
+            size: self.size,
+            sha256: self.sha256,
+            system_identifier: self.system_identifier,
+            walship: self.walship,
+            index: whole.and_then(|index| serde_json::from_str(index.get()).ok()),
+        }
+    }
+}
+
+fn crc(index: &RawValue) -> String {
+    format!("{:08x}", crc32c::crc32c(index.get().as_bytes()))
 }
 
 impl Trailer {
@@ -64,6 +119,7 @@ pub struct WalEncoder<W: Write> {
     frame: zstd::stream::write::Encoder<'static, W>,
     hash: Sha256,
     size: u64,
+    index: Option<SegmentIndex>,
 }
 
 impl<W: Write> WalEncoder<W> {
@@ -82,7 +138,15 @@ impl<W: Write> WalEncoder<W> {
             frame,
             hash: Sha256::new(),
             size: 0,
+            index: None,
         })
+    }
+
+    /// Puts the content's index into the trailer.
+    #[must_use]
+    pub fn with_index(mut self, index: Option<SegmentIndex>) -> Self {
+        self.index = index;
+        self
     }
 
     /// Adds a piece of the file.
@@ -108,8 +172,10 @@ impl<W: Write> WalEncoder<W> {
             sha256: Sha256Sum(self.hash.finalize().into()),
             system_identifier,
             walship: env!("CARGO_PKG_VERSION").to_owned(),
+            index: self.index,
         };
-        let json = serde_json::to_vec(&trailer).map_err(|error| {
+        let json = TrailerText::of(&trailer).and_then(|text| serde_json::to_vec(&text));
+        let json = json.map_err(|error| {
             Error::internal(format!("write the trailer: {error}; this is a defect in walship"))
         })?;
         let end = |mut output: W| {
@@ -252,7 +318,26 @@ fn parse_trailer(bytes: &[u8]) -> Result<Trailer> {
         ));
     }
     serde_json::from_slice(json)
+        .map(TrailerText::into_trailer)
         .map_err(|error| Error::corrupt(format!("the object's trailer is damaged: {error}")))
+}
+
+/// The trailer in the last bytes of an object; `None` where it begins before them. What it says of
+/// the content is not verified, for the content is not at hand.
+///
+/// # Errors
+/// `Corrupt` where the object does not end in a trailer.
+pub fn trailer_in(last_bytes: &[u8]) -> Result<Option<Trailer>> {
+    // JSON has no control characters, so the last place with the magic number, which has one, is the
+    // trailer's beginning.
+    let begin = last_bytes
+        .windows(TRAILER_MAGIC.len())
+        .rposition(|bytes| bytes == TRAILER_MAGIC);
+    match begin.and_then(|begin| last_bytes.get(begin..)) {
+        Some(trailer) => parse_trailer(trailer).map(Some),
+        None if last_bytes.len() < TRAILER_LIMIT => Ok(None),
+        None => Err(Error::corrupt("the object does not end in a trailer")),
+    }
 }
 
 #[cfg(test)]
@@ -317,6 +402,72 @@ mod tests {
         #[test]
         fn no_bytes_make_the_decoder_panic(bytes: Vec<u8>) {
             prop_assert!(decode(&bytes, 7).is_err());
+        }
+    }
+
+    fn index() -> SegmentIndex {
+        SegmentIndex {
+            more_restore_points: 7,
+            valid_until: Some(crate::pg::Lsn(0x600_0040)),
+            ..SegmentIndex::default()
+        }
+    }
+
+    fn indexed(content: &[u8]) -> Vec<u8> {
+        let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
+        encoder.write(content).unwrap();
+        let encoder = encoder.with_index(Some(index()));
+        encoder.finish(name(), SYSTEM).unwrap().0
+    }
+
+    #[test]
+    fn the_index_stands_in_the_trailer_and_is_found_in_the_last_bytes() {
+        let object = indexed(b"content");
+        assert_eq!(decode(&object, 10).unwrap().1.index, Some(index()));
+        let (_, trailer) = decode(&object, 10).unwrap();
+        for from in 0..object.len() {
+            let found = trailer_in(&object[from..]);
+            // Before the magic number, within it, and after it.
+            match object.len() - from {
+                left if left >= 8 + json_bytes(&object) => assert_eq!(found.unwrap(), Some(trailer.clone())),
+                _ => assert_eq!(found.unwrap(), None),
+            }
+        }
+        let mut long = vec![0; TRAILER_LIMIT];
+        assert!(trailer_in(&long).is_err());
+        long.extend(&object);
+        assert_eq!(trailer_in(&long).unwrap(), Some(trailer));
+    }
+
+    fn json_bytes(object: &[u8]) -> usize {
+        let begin = object
+            .windows(4)
+            .rposition(|bytes| bytes == TRAILER_MAGIC)
+            .unwrap();
+        object.len() - begin - 8
+    }
+
+    #[test]
+    fn an_object_without_an_index_is_read_as_before() {
+        assert_eq!(decode(&encode(b"content"), 10).unwrap().1.index, None);
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_index_makes_it_unknown_and_nothing_else() {
+        let object = indexed(b"content");
+        let begin = object.len() - json_bytes(&object);
+        let text = String::from_utf8(object[begin..].to_vec()).unwrap();
+        let from = begin + text.find("\"index\":").unwrap() + 8;
+        let to = begin + text.find(",\"index_crc32c\"").unwrap();
+        for at in from..to {
+            for bit in 0..8 {
+                let mut damaged = object.clone();
+                damaged[at] ^= 1 << bit;
+                // Some flips end the JSON: then the whole trailer is unreadable.
+                if let Ok((_, trailer)) = decode(&damaged, 4096) {
+                    assert_eq!(trailer.index, None, "bit {bit} of byte {at}");
+                }
+            }
         }
     }
 

@@ -8,6 +8,7 @@ pub mod identity;
 pub mod keys;
 pub mod proof;
 pub mod recovery_plan;
+pub mod segment_index;
 pub mod tar_stream;
 pub mod timeline_chain;
 pub mod wal_inventory;

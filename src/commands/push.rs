@@ -15,9 +15,10 @@ use super::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
 use crate::archive::codec::{Trailer, WalEncoder};
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::Key;
+use crate::archive::segment_index::IndexBuilder;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::data_directory::{cluster_identity, data_directory_of, has_archived};
-use crate::pg::{BackupHistory, LongPageHeader, TimelineHistory, WalName};
+use crate::pg::{BackupHistory, LongPageHeader, SegmentSize, TimelineHistory, WalCheck, WalName};
 use crate::store::{Body, BodyWriter, PutMode, Store};
 
 /// Bytes read, hashed and compressed at a time.
@@ -249,6 +250,7 @@ impl Source {
         let output = BodyWriter::new(options.memory_bytes);
         let mut encoder = WalEncoder::new(output, options.compression_level, self.size)?;
         let mut piece = vec![0; PIECE_BYTES.min(self.size.max(1) as usize)];
+        let mut index = self.index_builder()?;
         let mut left = self.size;
         while left > 0 {
             let wanted = left.min(piece.len() as u64) as usize;
@@ -256,11 +258,28 @@ impl Source {
             file.read_exact(piece)
                 .map_err(|error| Error::io(format!("read {}", self.path.display()), error))?;
             encoder.write(piece)?;
+            if let Some(index) = &mut index {
+                index.feed(piece);
+            }
             left -= wanted as u64;
             tokio::task::yield_now().await;
         }
+        let encoder = encoder.with_index(index.and_then(IndexBuilder::finish));
         let (output, trailer) = encoder.finish(self.name, self.system_identifier)?;
         Ok((output.finish(), trailer))
+    }
+
+    /// For a segment. Where the WAL of a `.partial` one ends, only the records' checksums tell.
+    fn index_builder(&self) -> Result<Option<IndexBuilder>> {
+        let (segment, check) = match self.name {
+            WalName::Segment(segment) => (segment, WalCheck::Structure),
+            WalName::Partial(segment) => (segment, WalCheck::Crc),
+            WalName::History(_) | WalName::Backup { .. } => return Ok(None),
+        };
+        // A whole segment's size was checked to be the cluster's.
+        let size = u32::try_from(self.size).map_err(|_| Error::internal("a segment of more than 4 GiB"))?;
+        let start = segment.start(SegmentSize::new(size)?)?;
+        Ok(Some(IndexBuilder::new(start, check)))
     }
 
     fn content(&self) -> Result<Vec<u8>> {

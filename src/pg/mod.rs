@@ -40,5 +40,9 @@ pub use timeline_history::{Ancestor, TimelineHistory};
 pub use timestamp::parse_timestamp;
 pub use transaction_id::TransactionId;
 pub use wal_name::{SegmentName, WalName};
-pub use wal_records::{WalCheck, WalEvent, WalEventKind, WalReader, WalTransaction};
+#[cfg(test)]
+pub(crate) use wal_records::tests::writer as wal_writer;
+pub use wal_records::{
+    RecordHead, RecordTail, WalCheck, WalEvent, WalEventKind, WalReader, WalTransaction, join as join_record,
+};
 pub use wal_time::WalTime;

@@ -29,6 +29,10 @@ const HAS_DROPPED_STATS: u32 = 1 << 8;
 /// A restore point's time and name (`MAXFNAMELEN`), in bytes.
 const RESTORE_POINT_BYTES: usize = 8 + 64;
 
+/// So much of a body tells what it is and when it happened: an origin, a top-level transaction, the
+/// main data's length, and a restore point's time and name.
+pub(super) const BEGINNING_BYTES: usize = 3 + 5 + 5 + RESTORE_POINT_BYTES;
+
 /// What a record tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tells {
@@ -85,6 +89,10 @@ pub(super) struct Body {
     got: usize,
     buffer: [u8; RESTORE_POINT_BYTES],
     malformed: bool,
+    beginning: [u8; BEGINNING_BYTES],
+    begun: usize,
+    /// Whether the time, and a restore point's name, were read.
+    dated: bool,
 }
 
 impl Body {
@@ -103,11 +111,20 @@ impl Body {
             got: 0,
             buffer: [0; RESTORE_POINT_BYTES],
             malformed: false,
+            beginning: [0; BEGINNING_BYTES],
+            begun: 0,
+            dated: false,
         })
+    }
+
+    /// The first bytes of it that were taken.
+    pub(super) fn beginning(&self) -> &[u8] {
+        self.beginning.get(..self.begun).unwrap_or_default()
     }
 
     /// Takes the next bytes of the body.
     pub(super) fn take(&mut self, mut bytes: &[u8]) {
+        self.keep_beginning(bytes);
         while !bytes.is_empty() && self.field != Field::Rest {
             let wanted = if self.skip > 0 {
                 self.skip.min(bytes.len() as u64) as usize
@@ -132,16 +149,35 @@ impl Body {
         }
     }
 
+    fn keep_beginning(&mut self, bytes: &[u8]) {
+        let room = self.beginning.get_mut(self.begun..).unwrap_or_default();
+        let kept = room.len().min(bytes.len());
+        if let (Some(room), Some(bytes)) = (room.get_mut(..kept), bytes.get(..kept)) {
+            room.copy_from_slice(bytes);
+        }
+        self.begun += kept;
+    }
+
     /// What the record told, when its last byte was taken; `None` where it makes no sense.
     pub(super) fn finish(self) -> Option<WalEventKind> {
         if self.malformed || self.field != Field::Rest {
             return None;
         }
+        Some(self.told())
+    }
+
+    /// What the bytes taken so far tell; `None` before the time is known. The id of a prepared
+    /// transaction, which comes late, may still be the record's own, 0.
+    pub(super) fn told_so_far(&self) -> Option<WalEventKind> {
+        (self.dated && !self.malformed).then(|| self.told())
+    }
+
+    fn told(&self) -> WalEventKind {
         let ended = WalTransaction {
             id: self.transaction,
             time: self.time,
         };
-        Some(match self.tells {
+        match self.tells {
             Tells::RestorePoint => WalEventKind::RestorePoint {
                 name: self.restore_point_name(),
                 time: self.time,
@@ -150,7 +186,7 @@ impl Body {
             Tells::Abort => WalEventKind::Abort(ended),
             Tells::CommitPrepared => WalEventKind::CommitPrepared(ended),
             Tells::AbortPrepared => WalEventKind::AbortPrepared(ended),
-        })
+        }
     }
 
     fn restore_point_name(&self) -> String {
@@ -175,6 +211,7 @@ impl Body {
             Field::LongLength => self.main_data(u64::from(number)),
             Field::RestorePoint | Field::Time => {
                 self.time = WalTime(u64_at(&self.buffer, 0).unwrap_or(0).cast_signed());
+                self.dated = true;
                 let prepared = matches!(self.tells, Tells::CommitPrepared | Tells::AbortPrepared);
                 match (prepared, self.has_flags) {
                     (false, _) => (0, Field::Rest),

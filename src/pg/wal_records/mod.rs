@@ -6,13 +6,16 @@
 //! that is not valid ends the WAL, as it does for PostgreSQL.
 
 mod body;
+mod cut;
 mod pages;
 mod record;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use pages::{PageStart, Pages, Piece};
 use record::{PartialHeader, Record, RecordHeader};
+
+pub use cut::{RecordHead, RecordTail, join};
 
 use super::{LongPageHeader, Lsn, TransactionId, WalTime};
 
@@ -85,6 +88,10 @@ pub struct WalReader {
     /// The start of the last record read; `None` before the first.
     previous: Option<Lsn>,
     valid_until: Lsn,
+    /// The end of a record that began before the first page.
+    tail: Option<RecordTail>,
+    /// How much of it is left after the pages read so far; `None` before the first.
+    tail_left: Option<u32>,
 }
 
 enum State {
@@ -111,6 +118,8 @@ impl WalReader {
             state: State::Seeking,
             previous: None,
             valid_until: segment_start,
+            tail: None,
+            tail_left: None,
         }
     }
 
@@ -130,6 +139,23 @@ impl WalReader {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         matches!(self.state, State::Ended)
+    }
+
+    /// The end of the record that began before the first page, as far as it was read.
+    #[must_use]
+    pub fn continued(&self) -> Option<&RecordTail> {
+        self.tail.as_ref()
+    }
+
+    /// The beginning of the record that the bytes fed so far leave unfinished, unless it is known to
+    /// tell nothing.
+    #[must_use]
+    pub fn unfinished(&self) -> Option<RecordHead> {
+        match &self.state {
+            State::Header(header) => Some(header.head()),
+            State::Body(record) => record.head(),
+            State::Seeking | State::Between { .. } | State::Ended => None,
+        }
     }
 
     /// Takes the next bytes of the WAL, and tells what was found in the records that they complete.
@@ -157,9 +183,7 @@ impl WalReader {
     fn begin_page(&mut self, page: PageStart) -> Result<(), String> {
         let remaining = match &self.state {
             State::Seeking => {
-                if let Some(padding) = page.first_record() {
-                    self.state = State::Between { padding };
-                }
+                self.seek_in(page);
                 return Ok(());
             }
             State::Header(header) => Some(header.remaining()),
@@ -177,6 +201,24 @@ impl WalReader {
         Ok(())
     }
 
+    /// Looks for the first record that begins in a page.
+    fn seek_in(&mut self, page: PageStart) {
+        let first = self.tail_left.is_none();
+        if page.continues && first {
+            self.tail = Some(RecordTail::new(page.remaining));
+        } else if self.tail_left != Some(page.remaining) || !page.continues {
+            // Either the first page begins with a record, or a crash cut the one before off.
+            self.tail = None;
+        }
+        self.tail_left = Some(page.remaining_after());
+        if let Some(tail) = &mut self.tail {
+            tail.end = page.continuation_end();
+        }
+        if let Some(padding) = page.first_record() {
+            self.state = State::Between { padding };
+        }
+    }
+
     /// Reads the records in a part of one page.
     fn read_body(
         &mut self,
@@ -184,10 +226,18 @@ impl WalReader {
         mut bytes: &[u8],
         on_event: &mut impl FnMut(WalEvent),
     ) -> Result<(), String> {
+        if let Some(tail) = &mut self.tail {
+            tail.take(bytes);
+        }
         while !bytes.is_empty() {
             let taken = match &mut self.state {
                 State::Seeking | State::Ended => return Ok(()),
                 State::Between { padding: 0 } => {
+                    let passed = self.pass_whole_records(at, bytes)?;
+                    if passed > 0 {
+                        at += take_front(&mut bytes, passed).len() as u64;
+                        continue;
+                    }
                     self.state = State::Header(PartialHeader::new(Lsn(at)));
                     continue;
                 }
@@ -220,21 +270,46 @@ impl WalReader {
         Ok(())
     }
 
+    /// The short way over records that tell nothing and lie in one piece, which most do. Returns how
+    /// many bytes it passed, padding included.
+    fn pass_whole_records(&mut self, start: u64, bytes: &[u8]) -> Result<u64, String> {
+        if self.check == WalCheck::Crc {
+            return Ok(0);
+        }
+        let mut passed = 0_usize;
+        while let Some(length) = bytes.get(passed..).and_then(record::plain_record_bytes) {
+            let at = Lsn(start + passed as u64);
+            let header = bytes.get(passed..).and_then(record::total_and_previous);
+            let (total, previous) = header.ok_or("no record was read")?;
+            self.check_header(at, total, previous)?;
+            self.previous = Some(at);
+            passed += length;
+        }
+        if passed > 0 {
+            self.valid_until = Lsn(start + passed as u64);
+        }
+        Ok(passed as u64)
+    }
+
     /// As `ValidXLogRecordHeader`.
-    fn begin_record(&self, start: Lsn, header: RecordHeader) -> Result<Record, String> {
-        if (header.total_bytes as usize) < RecordHeader::SIZE_BYTES {
+    fn check_header(&self, start: Lsn, total_bytes: u32, previous: Lsn) -> Result<(), String> {
+        if (total_bytes as usize) < RecordHeader::SIZE_BYTES {
             return Err(format!("there is no record at {start}"));
         }
         let follows = match self.previous {
-            Some(previous) => header.previous == previous,
-            None => header.previous < start,
+            Some(before) => previous == before,
+            None => previous < start,
         };
         if !follows {
             return Err(format!(
-                "the record at {start} does not follow the one before it, but one at {}",
-                header.previous
+                "the record at {start} does not follow the one before it, but one at {previous}"
             ));
         }
+        Ok(())
+    }
+
+    fn begin_record(&self, start: Lsn, header: RecordHeader) -> Result<Record, String> {
+        self.check_header(start, header.total_bytes, header.previous)?;
         let first = self.pages.first().ok_or("no page was read")?;
         Ok(Record::new(start, header, first.major))
     }

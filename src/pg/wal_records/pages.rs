@@ -32,11 +32,25 @@ pub(super) struct PageStart {
     pub(super) overwrites: bool,
     /// How much is left of the record that goes on, in bytes.
     pub(super) remaining: u32,
+    /// The position after its header.
+    body_start: u64,
     /// Room in the page after its header, in bytes.
     body_bytes: u64,
 }
 
 impl PageStart {
+    /// The position after the record that goes on, padding included; `None` where it fills the page
+    /// and more.
+    pub(super) fn continuation_end(&self) -> Option<Lsn> {
+        let rest = u64::from(self.remaining).next_multiple_of(RECORD_ALIGNMENT);
+        (rest <= self.body_bytes).then_some(Lsn(self.body_start.saturating_add(rest)))
+    }
+
+    /// How much of the record that goes on is left after the page, in bytes.
+    pub(super) fn remaining_after(&self) -> u32 {
+        u64::from(self.remaining).saturating_sub(self.body_bytes) as u32
+    }
+
     /// How far after the header the page's first record begins, in bytes; `None` where none does.
     pub(super) fn first_record(&self) -> Option<u64> {
         if !self.continues {
@@ -166,6 +180,7 @@ impl Pages {
             continues: info & FIRST_IS_CONTINUATION != 0,
             overwrites: info & FIRST_IS_OVERWRITE != 0,
             remaining: u32_at(&self.header, 16).unwrap_or(0),
+            body_start: self.position,
             body_bytes: page_size - header_size as u64,
         })
     }

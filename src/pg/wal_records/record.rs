@@ -2,7 +2,7 @@
 //! same in PostgreSQL 14 to 18).
 
 use super::body::Body;
-use super::{WalCheck, WalEventKind};
+use super::{RECORD_ALIGNMENT, RecordHead, WalCheck, WalEventKind};
 use crate::pg::fields::{u32_at, u64_at};
 use crate::pg::{Lsn, Major, TransactionId};
 
@@ -27,7 +27,7 @@ impl RecordHeader {
     pub(super) const SIZE_BYTES: usize = 24;
     const CRC_OFFSET: usize = 20;
 
-    fn parse(bytes: &[u8; Self::SIZE_BYTES]) -> Option<Self> {
+    pub(super) fn parse(bytes: &[u8; Self::SIZE_BYTES]) -> Option<Self> {
         Some(Self {
             total_bytes: u32_at(bytes, 0)?,
             transaction: TransactionId(u32_at(bytes, 4)?),
@@ -37,6 +37,15 @@ impl RecordHeader {
             crc: u32_at(bytes, Self::CRC_OFFSET)?,
             before_crc: *bytes.first_chunk()?,
         })
+    }
+
+    /// The header as it stands in the WAL.
+    pub(super) fn bytes(&self) -> [u8; Self::SIZE_BYTES] {
+        let mut bytes = [0; Self::SIZE_BYTES];
+        let (front, crc) = bytes.split_at_mut(Self::CRC_OFFSET);
+        front.copy_from_slice(&self.before_crc);
+        crc.copy_from_slice(&self.crc.to_le_bytes());
+        bytes
     }
 
     /// The size of what follows the header, in bytes.
@@ -78,6 +87,15 @@ impl PartialHeader {
         u64::from(total).saturating_sub(self.got as u64)
     }
 
+    /// What is there of the record.
+    pub(super) fn head(&self) -> RecordHead {
+        RecordHead {
+            start: self.start,
+            remaining: self.remaining() as u32,
+            bytes: self.bytes.get(..self.got).unwrap_or_default().to_vec(),
+        }
+    }
+
     /// Takes at most the missing bytes; yields the header when it has them all.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Option<RecordHeader> {
         self.bytes
@@ -89,6 +107,26 @@ impl PartialHeader {
         }
         RecordHeader::parse(&self.bytes)
     }
+}
+
+/// How long a record is, padding included, that stands whole at the start of these bytes and tells
+/// nothing; `None` for any other. Its length is not checked.
+pub(super) fn plain_record_bytes(bytes: &[u8]) -> Option<usize> {
+    let total = u32_at(bytes, 0)? as usize;
+    let (info, resource_manager) = (*bytes.get(16)?, *bytes.get(17)?);
+    // The managers of transactions and of the WAL itself: `RM_XLOG_ID` and `RM_XACT_ID`.
+    let telling = match resource_manager {
+        0 => info & 0xF0 == 0x40 || info & 0xF0 == 0x70,
+        1 => true,
+        _ => false,
+    };
+    let length = total.next_multiple_of(RECORD_ALIGNMENT as usize);
+    (!telling && bytes.len() >= length.max(RecordHeader::SIZE_BYTES)).then_some(length)
+}
+
+/// The length in a record's header, and the position of the record before.
+pub(super) fn total_and_previous(bytes: &[u8]) -> Option<(u32, Lsn)> {
+    Some((u32_at(bytes, 0)?, Lsn(u64_at(bytes, 8)?)))
 }
 
 /// A record whose header was read.
@@ -119,6 +157,18 @@ impl Record {
     /// How much of it is still to come, in bytes.
     pub(super) fn remaining(&self) -> u64 {
         self.remaining
+    }
+
+    /// Its beginning, if it tells something.
+    pub(super) fn head(&self) -> Option<RecordHead> {
+        let body = self.body.as_ref()?;
+        let mut bytes = self.header.bytes().to_vec();
+        bytes.extend_from_slice(body.beginning());
+        Some(RecordHead {
+            start: self.start,
+            remaining: self.remaining as u32,
+            bytes,
+        })
     }
 
     /// Whether the rest of the segment is unused after it (`XLOG_SWITCH`).

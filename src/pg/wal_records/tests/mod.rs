@@ -1,4 +1,4 @@
-mod writer;
+pub(crate) mod writer;
 
 use proptest::prelude::*;
 

@@ -3,9 +3,9 @@
 use crate::pg::wal_records::{WalEvent, WalEventKind, WalTransaction};
 use crate::pg::{Lsn, Major, TransactionId, WalTime};
 
-pub(super) const SEGMENT: u64 = 1 << 20;
-pub(super) const PAGE: u64 = 8192;
-pub(super) const START: u64 = 5 * SEGMENT;
+pub(crate) const SEGMENT: u64 = 1 << 20;
+pub(crate) const PAGE: u64 = 8192;
+pub(crate) const START: u64 = 5 * SEGMENT;
 
 const COMMIT: u8 = 0x00;
 const ABORT: u8 = 0x20;
@@ -15,7 +15,7 @@ const HAS_INFO: u8 = 0x80;
 
 /// A record to be written.
 #[derive(Debug, Clone)]
-pub(super) enum Spec {
+pub(crate) enum Spec {
     /// A record of no interest: resource manager, info, length of the body.
     Other(u8, u8, usize),
     Commit(u32, i64),
@@ -28,15 +28,15 @@ pub(super) enum Spec {
 }
 
 /// WAL from [`START`] on.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     major: Major,
-    pub(super) bytes: Vec<u8>,
-    pub(super) events: Vec<WalEvent>,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) events: Vec<WalEvent>,
     previous: u64,
 }
 
 impl Writer {
-    pub(super) fn new(major: Major) -> Self {
+    pub(crate) fn new(major: Major) -> Self {
         Self {
             major,
             bytes: Vec::new(),
@@ -45,7 +45,11 @@ impl Writer {
         }
     }
 
-    pub(super) fn of(major: Major, specs: &[Spec]) -> Self {
+    pub(crate) fn major(&self) -> Major {
+        self.major
+    }
+
+    pub(crate) fn of(major: Major, specs: &[Spec]) -> Self {
         let mut wal = Self::new(major);
         for spec in specs {
             wal.write(spec);
@@ -53,11 +57,23 @@ impl Writer {
         wal
     }
 
-    pub(super) fn position(&self) -> u64 {
+    /// Fills the WAL up to so many bytes before the segment's end: a multiple of 8, less than 6000.
+    pub(crate) fn fill_to(&mut self, before_end: u64) {
+        let end = (self.position() + 1).next_multiple_of(SEGMENT);
+        while self.position() <= end - PAGE {
+            self.write(&Spec::Other(10, 0, 976));
+        }
+        let room = (end - before_end).saturating_sub(self.position());
+        if room >= 24 {
+            self.write(&Spec::Other(10, 0, room as usize - 24));
+        }
+    }
+
+    pub(crate) fn position(&self) -> u64 {
         START + self.bytes.len() as u64
     }
 
-    pub(super) fn write(&mut self, spec: &Spec) {
+    pub(crate) fn write(&mut self, spec: &Spec) {
         let (manager, info, id, body) = self.encode(spec);
         let start = self.write_record(manager, info, id, &body);
         if matches!(spec, Spec::Switch) {
@@ -74,7 +90,7 @@ impl Writer {
     }
 
     /// Writes a record and the padding after it; returns where it starts.
-    pub(super) fn write_record(&mut self, manager: u8, info: u8, id: u32, body: &[u8]) -> u64 {
+    pub(crate) fn write_record(&mut self, manager: u8, info: u8, id: u32, body: &[u8]) -> u64 {
         let record = self.record(manager, info, id, body);
         let start = self.lay_down(&record, record.len(), 0);
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
@@ -84,7 +100,7 @@ impl Writer {
 
     /// Writes the pages that a record of this size fills, but not its end, as a crash leaves it, and
     /// begins the next page over.
-    pub(super) fn write_unfinished(&mut self, body: usize) {
+    pub(crate) fn write_unfinished(&mut self, body: usize) {
         let record = self.record(10, 0, 0, &vec![7; body]);
         let room = (PAGE - self.position() % PAGE) as usize;
         assert!(
@@ -222,7 +238,7 @@ fn told(spec: &Spec) -> Option<WalEventKind> {
 }
 
 /// Main data with the header in front of it.
-pub(super) fn main_data(data: &[u8]) -> Vec<u8> {
+pub(crate) fn main_data(data: &[u8]) -> Vec<u8> {
     let mut body = match u8::try_from(data.len()) {
         Ok(short) => vec![255, short],
         Err(_) => [&[254], (data.len() as u32).to_le_bytes().as_slice()].concat(),
