@@ -36,7 +36,7 @@ use self::deletion::delete;
 pub(super) use self::walk::Walk;
 use super::options::StoreOptions;
 use super::{Body, BodyContent, ObjectInfo, PutMode};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How the names of temporary files begin. No key may have a part that begins so.
 pub(super) const TEMPORARY: &str = ".walship-";
@@ -109,7 +109,7 @@ impl Directory {
             }
         });
         match looked.await {
-            Err(error) if error.kind() == crate::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             other => other.map(Some),
         }
     }
@@ -154,17 +154,26 @@ where
 
 fn create_root(root: &Path) -> Result<()> {
     match DirBuilder::new().mode(0o750).create(root) {
-        Ok(()) => match root.parent() {
-            Some(parent) => sync_directory(parent),
-            None => Ok(()),
-        },
-        Err(error) if error.kind() == IoKind::AlreadyExists => check_root(root),
+        Ok(()) => sync_parent(root),
+        Err(error) if error.kind() == IoKind::AlreadyExists => {
+            check_root(root)?;
+            // Whoever made it may have died before its own fsync; or it was made by hand, long ago, in a
+            // directory that walship may not read.
+            match sync_parent(root) {
+                Err(error) if error.kind() == ErrorKind::Denied => Ok(()),
+                other => other,
+            }
+        }
         Err(error) if error.kind() == IoKind::NotFound => Err(Error::invalid(format!(
             "the directory above {} does not exist; create it, or mount what it belongs to",
             root.display()
         ))),
         Err(error) => Err(failed(format!("create {}", root.display()), error)),
     }
+}
+
+fn sync_parent(root: &Path) -> Result<()> {
+    root.parent().map_or(Ok(()), sync_directory)
 }
 
 /// That the archive's directory is there: without it nothing can be said about any key.

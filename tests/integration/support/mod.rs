@@ -23,6 +23,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod stores;
+pub mod trace;
 pub mod walship;
 
 use std::io::Write;

@@ -80,12 +80,27 @@ impl Walship {
 
     /// The command, not yet started, for what the caller wants to add.
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
-        let mut command = command_as_user(binary());
+        self.set_up(command_as_user(binary()), args)
+    }
+
+    /// The command below a program that starts others, such as `strace`, and its options.
+    pub fn command_under<S: AsRef<OsStr>>(&self, program: &str, options: &[&str], args: &[S]) -> Command {
+        let mut command = command_as_user(program);
+        command.args(options).arg(binary());
+        self.set_up(command, args)
+    }
+
+    fn set_up<S: AsRef<OsStr>>(&self, mut command: Command, args: &[S]) -> Command {
         command
             .args(args)
             .envs(self.env.iter().cloned())
             .current_dir(&self.dir);
         command
+    }
+
+    /// After how long it is killed and the test fails.
+    pub fn patience(&self) -> Duration {
+        self.timeout
     }
 
     /// Runs it to its end.
