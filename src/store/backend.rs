@@ -2,6 +2,7 @@
 
 use super::directory::{Directory, Walk};
 use super::faults::Faulty;
+use super::meter::Metered;
 use super::object::{ObjectBody, ObjectInfo};
 use super::s3::{Cursor as S3Cursor, S3};
 use super::{Body, PutMode};
@@ -13,6 +14,7 @@ pub(super) enum Backend {
     Directory(Directory),
     S3(S3),
     Faulty(Faulty),
+    Metered(Metered),
 }
 
 /// Where a listing goes on.
@@ -28,6 +30,7 @@ impl Backend {
             Self::Directory(directory) => directory.create_root().await,
             Self::S3(_) => Ok(()),
             Self::Faulty(faulty) => Box::pin(faulty.inner.create_root()).await,
+            Self::Metered(metered) => Box::pin(metered.inner.create_root()).await,
         }
     }
 
@@ -36,6 +39,7 @@ impl Backend {
             Self::Directory(directory) => directory.put(key, body, mode).await,
             Self::S3(s3) => s3.put(key, body, mode).await,
             Self::Faulty(faulty) => Box::pin(faulty.put(key, body, mode)).await,
+            Self::Metered(metered) => Box::pin(metered.put(key, body, mode)).await,
         }
     }
 
@@ -47,6 +51,7 @@ impl Backend {
                 .map(|(info, body)| (info, ObjectBody::File(body))),
             Self::S3(s3) => s3.get(key).await.map(|(info, body)| (info, ObjectBody::S3(body))),
             Self::Faulty(faulty) => Box::pin(faulty.get(key)).await,
+            Self::Metered(metered) => Box::pin(metered.get(key)).await,
         }
     }
 
@@ -55,6 +60,7 @@ impl Backend {
             Self::Directory(directory) => directory.head(key).await,
             Self::S3(s3) => s3.head(key).await,
             Self::Faulty(faulty) => Box::pin(faulty.head(key)).await,
+            Self::Metered(metered) => Box::pin(metered.head(key)).await,
         }
     }
 
@@ -63,7 +69,9 @@ impl Backend {
         match self {
             Self::Directory(directory) => Cursor::Walk(directory.walk(prefix, start_after)),
             Self::S3(_) => Cursor::S3(S3Cursor::new(prefix, start_after)),
-            Self::Faulty(faulty) => faulty.inner.cursor(prefix, start_after),
+            Self::Faulty(Faulty { inner, .. }) | Self::Metered(Metered { inner, .. }) => {
+                inner.cursor(prefix, start_after)
+            }
         }
     }
 
@@ -71,6 +79,7 @@ impl Backend {
     pub(super) async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
         match (self, cursor) {
             (Self::Faulty(faulty), cursor) => Box::pin(faulty.page(cursor)).await,
+            (Self::Metered(metered), cursor) => Box::pin(metered.page(cursor)).await,
             (Self::Directory(directory), Cursor::Walk(walk)) => {
                 let (page, walk) = directory.page(walk).await?;
                 Ok((page, walk.map(Cursor::Walk)))
@@ -91,6 +100,7 @@ impl Backend {
             Self::Directory(directory) => directory.delete(keys).await,
             Self::S3(s3) => s3.delete(keys).await,
             Self::Faulty(faulty) => Box::pin(faulty.delete(keys)).await,
+            Self::Metered(metered) => Box::pin(metered.delete(keys)).await,
         }
     }
 }

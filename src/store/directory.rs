@@ -2,7 +2,8 @@
 //!
 //! - **Atomic and durable.** An object is written to a temporary file in its own directory, fsynced
 //!   and published under its name in one step: `renameat2(RENAME_NOREPLACE)` (or `link(2)`) for a
-//!   create, `rename(2)` for a replace. Every directory from there up to the archive's is fsynced
+//!   create, `rename(2)` for a replace; a replace of one version swaps the two files and looks at what
+//!   came out (`directory/replacement.rs`). Every directory from there up to the archive's is fsynced
 //!   before the put returns, and before it reports a conflict: the caller may take an equal object
 //!   for stored, and whoever published it may have died before its own fsync.
 //! - **A crash** leaves at most a file `.walship-…`, which no listing shows and a later deletion in
@@ -17,11 +18,12 @@
 //! Files are made with mode 0640 and directories with 0750, less the umask.
 
 mod deletion;
+mod replacement;
 mod walk;
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{ErrorKind as IoKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,7 +35,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use self::deletion::delete;
+use self::replacement::replace_if;
 pub(super) use self::walk::Walk;
+use super::object::Version;
 use super::options::StoreOptions;
 use super::{Body, BodyContent, ObjectInfo, PutMode};
 use crate::error::{Error, ErrorKind, Result};
@@ -210,6 +214,10 @@ fn put(root: &Path, key: &str, body: &Body, mode: PutMode) -> Result<()> {
     let published = match mode {
         PutMode::Create => temporary.persist_noclobber(&target),
         PutMode::Replace => temporary.persist(&target),
+        PutMode::ReplaceIf(version) => {
+            replace_if(&version, temporary, &target)?;
+            return sync_up_to(root, directory);
+        }
     };
     match published {
         Ok(_) => sync_up_to(root, directory),
@@ -340,7 +348,20 @@ fn object_info(key: String, path: &Path, metadata: &Metadata) -> Result<ObjectIn
         key,
         size: metadata.len(),
         modified: modified.into(),
+        version: version_of(metadata),
     })
+}
+
+/// A write gives the key another file, and so another inode; an inode may be used again, but then at
+/// another time.
+fn version_of(metadata: &Metadata) -> Version {
+    Version(format!(
+        "{:x}-{:x}.{:x}-{:x}",
+        metadata.ino(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.len()
+    ))
 }
 
 fn is_a_directory(path: &Path) -> Error {

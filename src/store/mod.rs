@@ -23,6 +23,7 @@ mod directory;
 mod faults;
 mod key;
 mod location;
+mod meter;
 mod object;
 mod options;
 mod s3;
@@ -37,7 +38,9 @@ use self::directory::Directory;
 use self::faults::Faulty;
 pub use self::faults::{Fault, FaultKind, Faults, Operation};
 pub use self::location::Location;
-pub use self::object::{Body, BodyContent, Object, ObjectInfo, PutMode};
+pub use self::meter::Meter;
+use self::meter::Metered;
+pub use self::object::{Body, BodyContent, Object, ObjectInfo, PutMode, Version};
 pub use self::options::{Environment, S3Options, StoreOptions};
 use self::s3::S3;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -95,6 +98,16 @@ impl Store {
         )
     }
 
+    /// The same store, its requests counted and its reading held to the meter's rate.
+    #[must_use]
+    pub fn with_meter(&self, meter: Meter) -> Self {
+        let inner = Box::new(self.inner.backend.clone());
+        Self::over(
+            self.inner.location.clone(),
+            Backend::Metered(Metered { inner, meter }),
+        )
+    }
+
     /// The archive's URL.
     #[must_use]
     pub fn location(&self) -> &Location {
@@ -122,7 +135,8 @@ impl Store {
     ///
     /// # Errors
     /// `Conflict` if `mode` is [`PutMode::Create`] and the key exists, or may have been created by
-    /// an earlier attempt of this same call: compare. `Corrupt` if the bytes that arrived do not
+    /// an earlier attempt of this same call: compare. The same if `mode` is [`PutMode::ReplaceIf`] and
+    /// the object is another version, or gone. `Corrupt` if the bytes that arrived do not
     /// have the body's SHA-256 (nothing is stored). `Unavailable` if the deadline passes; the
     /// object may be there nevertheless.
     pub async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
@@ -213,6 +227,26 @@ impl Store {
             }
         }
         Ok(false)
+    }
+
+    /// Whether the store refuses to replace an object that is another version than the put says.
+    ///
+    /// # Errors
+    /// As [`Store::put`], without `Conflict`.
+    pub async fn probe_conditional_replaces(&self) -> Result<bool> {
+        let body = Body::from_bytes(PROBE_TEXT);
+        match self.put(PROBE_KEY, &body, PutMode::Create).await {
+            Err(error) if error.kind() != ErrorKind::Conflict => return Err(error),
+            _ => {}
+        }
+        let never = Version("\"00000000000000000000000000000000\"".to_owned());
+        match self.put(PROBE_KEY, &body, PutMode::ReplaceIf(never)).await {
+            Ok(()) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::Conflict => Ok(true),
+            // A server that does not know the header may say so.
+            Err(error) if error.kind() == ErrorKind::Invalid => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -2,20 +2,38 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::directory::FileBody;
 use super::faults::FaultyBody;
+use super::meter::MeteredBody;
 use super::s3::S3Body;
 use crate::error::{Context, Error, Result};
 
+/// Which version of an object it is: another one after every write of other bytes. On S3 the `ETag`, in a
+/// directory the file's inode, time and size; only the store that gave it can say more.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Version(pub(super) String);
+
+impl Version {
+    /// Whether the store tells versions apart at all; `If-Match` needs it.
+    pub(super) fn is_known(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
 /// What a put expects to find.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutMode {
     /// Nothing: the key is created, or the put fails with `Conflict` and changes nothing.
     Create,
     /// Anything: the object is replaced. Only for the objects `docs/format.md` names as mutable.
     Replace,
+    /// This version of the object: it is replaced, or the put fails with `Conflict` and changes
+    /// nothing. Where it is known to hold: [`super::Store::probe_conditional_replaces`].
+    ReplaceIf(Version),
 }
 
 /// The bytes of an object to be stored: in memory, or spilled to a file.
@@ -74,6 +92,8 @@ pub struct ObjectInfo {
     pub size: u64,
     /// When the store says it was last written.
     pub modified: DateTime<Utc>,
+    /// Which version of the object it is.
+    pub version: Version,
 }
 
 /// An object that is being read, a piece at a time.
@@ -92,6 +112,7 @@ pub(super) enum ObjectBody {
     File(FileBody),
     S3(S3Body),
     Faulty(Box<FaultyBody>),
+    Metered(Box<MeteredBody>),
 }
 
 impl ObjectBody {
@@ -100,6 +121,7 @@ impl ObjectBody {
             Self::File(body) => body.next().await,
             Self::S3(body) => body.next().await,
             Self::Faulty(body) => body.next().await,
+            Self::Metered(body) => body.next().await,
         }
     }
 }

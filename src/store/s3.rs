@@ -36,6 +36,7 @@ use tokio::time::timeout;
 use self::attempts::{Attempts, KnownHash, RetryPassing, chain};
 use self::connect::connect;
 use self::failure::{Answer, Asked, Failure};
+use super::object::Version;
 use super::options::StoreOptions;
 use super::{Body, BodyContent, ObjectInfo, PutMode};
 use crate::archive::hex;
@@ -131,6 +132,12 @@ impl S3 {
     pub(super) async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
         let settings = &self.settings;
         let length = body.length();
+        let (must_be_new, expected) = match mode {
+            PutMode::Create => (Some("*".to_owned()), None),
+            PutMode::Replace => (None, None),
+            PutMode::ReplaceIf(version) => (None, Some(known(version)?)),
+        };
+        let is_conditional = expected.is_some();
         let mut call = self.call("s3:PutObject");
         call.limit = StoreOptions::with_body(call.limit, length);
         let s3 = &settings.options.s3;
@@ -142,7 +149,8 @@ impl S3 {
             .body(stream_of(&body.content).await?)
             .content_length(length.cast_signed())
             .checksum_sha256(base64::encode(body.sha256))
-            .set_if_none_match((mode == PutMode::Create).then(|| "*".to_owned()))
+            .set_if_none_match(must_be_new)
+            .set_if_match(expected)
             .set_storage_class(s3.storage_class.as_deref().map(StorageClass::from))
             .set_server_side_encryption(
                 s3.server_side_encryption
@@ -155,7 +163,18 @@ impl S3 {
             .interceptor(call.attempts.clone())
             .interceptor(KnownHash(hex(&body.sha256)))
             .config_override(Builder::new().timeout_config(timeouts(&settings.options, length)));
-        self.run(&call, request.send()).await.map(drop)
+        match self.run(&call, request.send()).await {
+            Ok(_) => Ok(()),
+            // An object that is gone is answered with 412 or with 404.
+            Err(error)
+                if is_conditional && matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) =>
+            {
+                Err(Error::conflict(
+                    "it is not the object any more that was to be replaced",
+                ))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, S3Body)> {
@@ -171,6 +190,7 @@ impl S3 {
             key.to_owned(),
             answer.content_length,
             answer.last_modified.as_ref(),
+            answer.e_tag,
         )?;
         let body = S3Body {
             stream: answer.body,
@@ -193,6 +213,7 @@ impl S3 {
                 key.to_owned(),
                 answer.content_length,
                 answer.last_modified.as_ref(),
+                answer.e_tag,
             )
             .map(Some),
             Err(error) if error.is_retryable() => Err(error),
@@ -229,6 +250,7 @@ impl S3 {
                     key.to_owned(),
                     object.size,
                     object.last_modified.as_ref(),
+                    object.e_tag,
                 )?);
             }
         }
@@ -355,10 +377,30 @@ async fn stream_of(content: &BodyContent) -> Result<ByteStream> {
     }
 }
 
-fn object_info(key: String, size: Option<i64>, modified: Option<&AwsDateTime>) -> Result<ObjectInfo> {
+/// The `ETag` that a put with a condition names.
+fn known(version: Version) -> Result<String> {
+    if version.is_known() {
+        return Ok(version.0);
+    }
+    Err(Error::invalid(
+        "the server gives no ETag, without which an object cannot be replaced safely; check the endpoint",
+    ))
+}
+
+fn object_info(
+    key: String,
+    size: Option<i64>,
+    modified: Option<&AwsDateTime>,
+    etag: Option<String>,
+) -> Result<ObjectInfo> {
     let modified = modified.and_then(|time| DateTime::from_timestamp(time.secs(), time.subsec_nanos()));
     match (size.and_then(|size| u64::try_from(size).ok()), modified) {
-        (Some(size), Some(modified)) => Ok(ObjectInfo { key, size, modified }),
+        (Some(size), Some(modified)) => Ok(ObjectInfo {
+            key,
+            size,
+            modified,
+            version: Version(etag.unwrap_or_default()),
+        }),
         _ => Err(Error::invalid(
             "the server's answer lacks the object's size or time; check the endpoint, it may not be S3",
         )),

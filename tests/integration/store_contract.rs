@@ -1,5 +1,5 @@
-//! The contract of a store: the same assertions on a directory, on the fault wrapper without
-//! faults, and on every S3 server. Each promise is a module, each store a test in it:
+//! The contract of a store: the same assertions on a directory, on the wrappers around it (no faults, no
+//! limit), and on every S3 server. Each promise is a module, each store a test in it:
 //! `cargo test --test integration store_contract -- minio`.
 
 use std::future::Future;
@@ -11,8 +11,8 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use walship::ErrorKind;
 use walship::store::{
-    Body, BodyContent, BodyWriter, Environment, Faults, Location, ObjectInfo, PROBE_KEY, PutMode, S3Options,
-    Store, StoreOptions,
+    Body, BodyContent, BodyWriter, Environment, Faults, Location, Meter, ObjectInfo, PROBE_KEY, PutMode,
+    S3Options, Store, StoreOptions,
 };
 
 use crate::support::stores::{Kind, Place, TestStore, chosen};
@@ -59,7 +59,7 @@ async fn opened(place: &Place, faulty: bool) -> Store {
     let location: Location = place.url.parse().unwrap();
     let store = Store::open(&location, &options(place)).await.unwrap();
     if faulty {
-        store.with_faults(Faults::default())
+        store.with_faults(Faults::default()).with_meter(Meter::default())
     } else {
         store
     }
@@ -120,6 +120,10 @@ promise!(a_name_is_created_by_one_of_many_writers);
 promise!(a_conflict_changes_nothing);
 promise!(a_large_create_of_an_existing_name_is_a_conflict);
 promise!(a_replace_replaces);
+promise!(a_version_is_replaced_by_one_of_many_writers);
+promise!(another_version_is_not_replaced);
+promise!(an_object_has_the_same_version_wherever_it_is_seen);
+promise!(conditional_replaces_are_honoured);
 promise!(a_missing_key_is_told_from_a_missing_store);
 promise!(a_body_of_any_size_comes_back_as_it_was);
 promise!(a_small_object_is_read_up_to_its_limit);
@@ -205,6 +209,89 @@ async fn a_replace_replaces(subject: Subject) {
     assert_eq!(keys(store, "").await, ["a/b"]);
 }
 
+async fn a_version_is_replaced_by_one_of_many_writers(subject: Subject) {
+    let store = &subject.store;
+    create(store, "race/key", "first").await;
+    for (round, size) in [(0_u8, 10), (1, 300_000)] {
+        let version = store.head("race/key").await.unwrap().unwrap().version;
+        let mut writers = JoinSet::new();
+        for writer in 0..16_u8 {
+            let (store, version) = (store.clone(), version.clone());
+            let body = Body::from_bytes(vec![round * 16 + writer; size]);
+            writers.spawn(async move {
+                let stored = store.put("race/key", &body, PutMode::ReplaceIf(version)).await;
+                (round * 16 + writer, stored)
+            });
+        }
+        let mut winners = Vec::new();
+        while let Some(finished) = writers.join_next().await {
+            match finished.unwrap() {
+                (writer, Ok(())) => winners.push(writer),
+                (_, Err(error)) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error}"),
+            }
+        }
+        assert_eq!(winners.len(), 1, "winners of round {round}: {winners:?}");
+        assert_eq!(read(store, "race/key").await, vec![winners[0]; size]);
+    }
+    assert_eq!(keys(store, "").await, ["race/key"]);
+}
+
+async fn another_version_is_not_replaced(subject: Subject) {
+    let store = &subject.store;
+    create(store, "key", "first").await;
+    let first = store.head("key").await.unwrap().unwrap().version;
+    let put = async |key: &str, text: &'static str| {
+        let mode = PutMode::ReplaceIf(first.clone());
+        store.put(key, &Body::from_bytes(text), mode).await
+    };
+    put("key", "second").await.unwrap();
+    for (key, text) in [
+        ("key", "third"),
+        ("missing", "third"),
+        ("no/such/folder", "third"),
+    ] {
+        let refused = put(key, text).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+        assert!(refused.to_string().contains(&store.url_of(key)), "{refused}");
+    }
+    assert_eq!(read(store, "key").await, "second");
+    store.delete(&["key".to_owned()]).await.unwrap();
+    let refused = put("key", "third").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    assert_eq!(keys(store, "").await, [""; 0]);
+}
+
+async fn an_object_has_the_same_version_wherever_it_is_seen(subject: Subject) {
+    let store = &subject.store;
+    let seen = async || {
+        let looked = store.head("a/key").await.unwrap().unwrap();
+        let opened = store.get("a/key").await.unwrap().info;
+        let listed = store.list("a/", None).next().await.unwrap().unwrap().remove(0);
+        assert_eq!(
+            (&opened.version, &listed.version),
+            (&looked.version, &looked.version)
+        );
+        looked.version
+    };
+    let mut versions = Vec::new();
+    for text in ["first", "other", "longer"] {
+        store
+            .put("a/key", &Body::from_bytes(text), PutMode::Replace)
+            .await
+            .unwrap();
+        let version = seen().await;
+        assert_eq!(seen().await, version, "it stays while nobody writes");
+        assert!(!versions.contains(&version), "{version:?} again");
+        versions.push(version);
+    }
+}
+
+async fn conditional_replaces_are_honoured(subject: Subject) {
+    assert!(subject.store.probe_conditional_replaces().await.unwrap());
+    assert!(subject.store.probe_conditional_replaces().await.unwrap());
+    assert_eq!(keys(&subject.store, "").await, [PROBE_KEY]);
+}
+
 async fn a_missing_key_is_told_from_a_missing_store(subject: Subject) {
     let store = &subject.store;
     for key in ["missing", "some/where/deep/down"] {
@@ -272,7 +359,7 @@ async fn damage_on_the_way_stores_nothing(subject: Subject) {
         for mut body in [Body::from_bytes(noise(size)), spilled(&noise(size))] {
             body.sha256[31] ^= 1;
             for (key, mode) in &targets {
-                let refused = store.put(key, &body, *mode).await.unwrap_err();
+                let refused = store.put(key, &body, mode.clone()).await.unwrap_err();
                 assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
             }
         }

@@ -1,0 +1,167 @@
+//! A store whose requests are counted and whose reading is held to a rate: a wrapper over the same
+//! backend interface.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::backend::{Backend, Cursor};
+use super::object::{ObjectBody, ObjectInfo};
+use super::{Body, PutMode};
+use crate::error::Result;
+
+/// Counts what is asked of a store, and slows reading down to a rate. Clones share both.
+#[derive(Debug, Clone, Default)]
+pub struct Meter(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    requests: AtomicU64,
+    read_bytes: AtomicU64,
+    pace: Option<Pace>,
+}
+
+/// When the next byte may be asked for: moved on by every piece by the time that it may take.
+#[derive(Debug)]
+struct Pace {
+    bytes_per_second: u64,
+    next: Mutex<Instant>,
+}
+
+impl Meter {
+    /// A meter that lets at most so many bytes of objects through in a second, on average; `None` for
+    /// any number.
+    #[must_use]
+    pub fn new(bytes_per_second: Option<u64>) -> Self {
+        Self(Arc::new(Counters {
+            pace: bytes_per_second.map(|rate| Pace {
+                bytes_per_second: rate.max(1),
+                next: Mutex::new(Instant::now()),
+            }),
+            ..Counters::default()
+        }))
+    }
+
+    /// How many requests were made. What the store asks again by itself is not counted.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.0.requests.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of objects were read.
+    #[must_use]
+    pub fn read_bytes(&self) -> u64 {
+        self.0.read_bytes.load(Ordering::Relaxed)
+    }
+
+    fn ask(&self) {
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn count(&self, bytes: u64) {
+        self.0.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(pace) = &self.0.pace {
+            tokio::time::sleep(pace.pause(bytes)).await;
+        }
+    }
+}
+
+impl Pace {
+    /// How long whoever read so many bytes waits before reading on.
+    fn pause(&self, bytes: u64) -> Duration {
+        let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        let now = Instant::now();
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        // Time in which nothing was read is not made up for.
+        *next = (*next).max(now) + takes;
+        next.saturating_duration_since(now)
+    }
+}
+
+/// The wrapper.
+#[derive(Debug, Clone)]
+pub(super) struct Metered {
+    pub(super) inner: Box<Backend>,
+    pub(super) meter: Meter,
+}
+
+impl Metered {
+    pub(super) async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
+        self.meter.ask();
+        self.inner.put(key, body, mode).await
+    }
+
+    pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, ObjectBody)> {
+        self.meter.ask();
+        let (info, inner) = self.inner.get(key).await?;
+        let meter = self.meter.clone();
+        Ok((info, ObjectBody::Metered(Box::new(MeteredBody { inner, meter }))))
+    }
+
+    pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+        self.meter.ask();
+        self.inner.head(key).await
+    }
+
+    pub(super) async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
+        self.meter.ask();
+        self.inner.page(cursor).await
+    }
+
+    pub(super) async fn delete(&self, keys: &[String]) -> Result<()> {
+        self.meter.ask();
+        self.inner.delete(keys).await
+    }
+}
+
+/// A body whose bytes are counted and paid for in time.
+#[derive(Debug)]
+pub(super) struct MeteredBody {
+    inner: ObjectBody,
+    meter: Meter,
+}
+
+impl MeteredBody {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        let piece = Box::pin(self.inner.next()).await?;
+        if let Some(piece) = &piece {
+            self.meter.count(piece.len() as u64).await;
+        }
+        Ok(piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_add_up_to_the_rate_whoever_reads() {
+        let meter = Meter::new(Some(1000));
+        let pace = meter.0.pace.as_ref().unwrap();
+        let first = pace.pause(500);
+        let second = meter.clone().0.pace.as_ref().unwrap().pause(1500);
+        assert!(first <= Duration::from_millis(500) && first > Duration::from_millis(400));
+        assert!(second <= Duration::from_secs(2) && second > Duration::from_millis(1800));
+        assert_eq!(
+            Pace {
+                bytes_per_second: 1,
+                next: Mutex::new(Instant::now())
+            }
+            .pause(0),
+            Duration::ZERO
+        );
+    }
+
+    #[test]
+    fn idle_time_is_not_saved_up() {
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(5)).unwrap();
+        let pace = Pace {
+            bytes_per_second: 1000,
+            next: Mutex::new(long_ago),
+        };
+        assert!(pace.pause(1000) > Duration::from_millis(900));
+    }
+}
