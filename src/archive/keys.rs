@@ -16,6 +16,10 @@ use crate::pg::{SegmentName, TimelineId, WalName};
 pub const WAL_PREFIX: &str = "wal/";
 /// All objects of base backups start with this.
 pub const BACKUPS_PREFIX: &str = "backups/";
+/// The notes of what was verified when start with this.
+pub const LEDGER_PREFIX: &str = "ledger/";
+/// Objects that `walship repair` replaced are kept below this.
+const DAMAGED_PREFIX: &str = "damaged/";
 
 /// An object of an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -43,6 +47,54 @@ pub enum Key {
     },
     /// An object of a base backup.
     Backup(BackupId, BackupObject),
+    /// What was verified when.
+    Ledger(LedgerObject),
+    /// What an object was before it was repaired.
+    Damaged {
+        /// The object.
+        original: Box<Key>,
+        /// The first eight bytes of the SHA-256 of its bytes as they were stored, big-endian.
+        sha256_start: u64,
+    },
+}
+
+/// A part of the ledger. One for each folder of WAL and for each backup, so that none of them grows with
+/// the archive.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LedgerObject {
+    /// `summary.json`: how the last runs ended.
+    Summary,
+    /// The timelines' histories.
+    Histories,
+    /// What lies in the folder of one log number of a timeline.
+    Wal(WalFolder),
+    /// The objects of a base backup.
+    Backup(BackupId),
+}
+
+/// The folder of one log number of a timeline: `wal/00000001/0000000100000003/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WalFolder {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The log number.
+    pub log: u32,
+}
+
+impl WalFolder {
+    /// The folder in which a segment lies, with its `.partial` and `.backup` files.
+    #[must_use]
+    pub fn of(segment: SegmentName) -> Self {
+        Self {
+            timeline: segment.timeline(),
+            log: segment.log(),
+        }
+    }
+
+    fn path(self) -> String {
+        let timeline = self.timeline.get();
+        format!("{timeline:08X}/{timeline:08X}{:08X}", self.log)
+    }
 }
 
 /// One of the objects a base backup is made of.
@@ -121,13 +173,7 @@ pub fn backup_prefix(id: &BackupId) -> String {
 }
 
 fn log_prefix(segment: SegmentName) -> String {
-    let timeline = segment.timeline();
-    format!(
-        "{}{:08X}{:08X}/",
-        timeline_prefix(timeline),
-        timeline.get(),
-        segment.log()
-    )
+    format!("{WAL_PREFIX}{}/", WalFolder::of(segment).path())
 }
 
 impl fmt::Display for Key {
@@ -150,6 +196,22 @@ impl fmt::Display for Key {
                 write!(f, "{}{segment}.{offset:08X}.backup.zst", log_prefix(*segment))
             }
             Self::Backup(id, object) => write!(f, "{}{object}", backup_prefix(id)),
+            Self::Ledger(object) => write!(f, "{LEDGER_PREFIX}{object}"),
+            Self::Damaged {
+                original,
+                sha256_start,
+            } => write!(f, "{DAMAGED_PREFIX}{original}.{sha256_start:016x}"),
+        }
+    }
+}
+
+impl fmt::Display for LedgerObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Summary => f.write_str("summary.json"),
+            Self::Histories => f.write_str("histories.zst"),
+            Self::Wal(folder) => write!(f, "{WAL_PREFIX}{}.zst", folder.path()),
+            Self::Backup(id) => write!(f, "{BACKUPS_PREFIX}{id}.zst"),
         }
     }
 }
@@ -189,6 +251,18 @@ fn parse(text: &str) -> Option<Key> {
     if let Some(rest) = text.strip_prefix(WAL_PREFIX) {
         return parse_wal(rest.rsplit('/').next()?.strip_suffix(".zst")?);
     }
+    if let Some(rest) = text.strip_prefix(LEDGER_PREFIX) {
+        return parse_ledger_object(rest).map(Key::Ledger);
+    }
+    if let Some(rest) = text.strip_prefix(DAMAGED_PREFIX) {
+        let (original, hash) = rest.rsplit_once('.')?;
+        // What is kept is never itself replaced.
+        let original = parse(original).filter(|key| !matches!(key, Key::Damaged { .. }))?;
+        return Some(Key::Damaged {
+            original: Box::new(original),
+            sha256_start: u64::from_str_radix(hash, 16).ok()?,
+        });
+    }
     let (id, object) = text.strip_prefix(BACKUPS_PREFIX)?.split_once('/')?;
     Some(Key::Backup(id.parse().ok()?, parse_backup_object(object)?))
 }
@@ -205,6 +279,24 @@ fn parse_wal(name: &str) -> Option<Key> {
         });
     }
     Key::of_wal(name.parse().ok()?).ok()
+}
+
+fn parse_ledger_object(text: &str) -> Option<LedgerObject> {
+    if text == "summary.json" {
+        return Some(LedgerObject::Summary);
+    }
+    let stem = text.strip_suffix(".zst")?;
+    if stem == "histories" {
+        return Some(LedgerObject::Histories);
+    }
+    if let Some(id) = stem.strip_prefix(BACKUPS_PREFIX) {
+        return Some(LedgerObject::Backup(id.parse().ok()?));
+    }
+    let (_, folder) = stem.strip_prefix(WAL_PREFIX)?.split_once('/')?;
+    Some(LedgerObject::Wal(WalFolder {
+        timeline: TimelineId::new(u32::from_str_radix(folder.get(..8)?, 16).ok()?).ok()?,
+        log: u32::from_str_radix(folder.get(8..)?, 16).ok()?,
+    }))
 }
 
 fn parse_backup_object(text: &str) -> Option<BackupObject> {
@@ -313,8 +405,19 @@ mod tests {
                 sha256_start
             }),
             (1..u32::MAX).prop_map(|timeline| Key::History(TimelineId::new(timeline).unwrap())),
-            (segment, any::<u32>()).prop_map(|(segment, offset)| Key::BackupHistory { segment, offset }),
-            (id, object).prop_map(|(id, object)| Key::Backup(id, object)),
+            (segment.clone(), any::<u32>())
+                .prop_map(|(segment, offset)| Key::BackupHistory { segment, offset }),
+            (id.clone(), object).prop_map(|(id, object)| Key::Backup(id, object)),
+            Just(Key::Ledger(LedgerObject::Summary)),
+            Just(Key::Ledger(LedgerObject::Histories)),
+            segment
+                .clone()
+                .prop_map(|segment| Key::Ledger(LedgerObject::Wal(WalFolder::of(segment)))),
+            id.prop_map(|id| Key::Ledger(LedgerObject::Backup(id))),
+            (segment, any::<u64>()).prop_map(|(segment, sha256_start)| Key::Damaged {
+                original: Box::new(Key::Segment(segment)),
+                sha256_start
+            }),
         ]
     }
 
@@ -371,8 +474,23 @@ mod tests {
                 "backups/20261123T041500Z/base/000001.tar.zst",
             ),
             (
-                Key::Backup(id, BackupObject::Part(Stream::Tablespace(16384), 12)),
+                Key::Backup(id.clone(), BackupObject::Part(Stream::Tablespace(16384), 12)),
                 "backups/20261123T041500Z/16384/000012.tar.zst",
+            ),
+            (
+                Key::Ledger(LedgerObject::Wal(WalFolder::of(segment))),
+                "ledger/wal/00000001/0000000100000003.zst",
+            ),
+            (
+                Key::Ledger(LedgerObject::Backup(id)),
+                "ledger/backups/20261123T041500Z.zst",
+            ),
+            (
+                Key::Damaged {
+                    original: Box::new(Key::Segment(segment)),
+                    sha256_start: 0xAB,
+                },
+                "damaged/wal/00000001/0000000100000003/00000001000000030000002A.zst.00000000000000ab",
             ),
         ] {
             assert_eq!(key.to_string(), text);
@@ -403,6 +521,9 @@ mod tests {
     fn a_segment_in_the_wrong_folder_is_foreign() {
         for text in [
             "wal/00000002/0000000100000003/00000001000000030000002A.zst",
+            "ledger/wal/00000002/0000000100000003.zst",
+            "ledger/wal/00000001/000000010000000é.zst",
+            "damaged/damaged/walship.json.00000000000000ab.00000000000000ab",
             "wal/00000001/0000000100000004/00000001000000030000002A.zst",
             "wal/00000001000000030000002A.zst",
             "wal/00000001/0000000100000003/00000001000000030000002A",

@@ -6,6 +6,7 @@ pub mod codec;
 pub mod file_index;
 pub mod identity;
 pub mod keys;
+pub mod ledger;
 pub mod proof;
 pub mod recovery_plan;
 pub mod segment_index;

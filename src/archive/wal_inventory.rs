@@ -91,7 +91,19 @@ impl WalInventory {
             Ok(Key::Partial { segment, .. }) => self.timeline(segment.timeline()).partials += 1,
             Ok(Key::History(timeline)) => self.timeline(timeline).history = true,
             Ok(Key::BackupHistory { .. }) => {}
-            Ok(Key::Identity | Key::Backup(..)) | Err(_) => self.foreign += 1,
+            Ok(Key::Identity | Key::Backup(..) | Key::Ledger(_) | Key::Damaged { .. }) | Err(_) => {
+                self.foreign += 1;
+            }
+        }
+    }
+
+    /// Takes a segment out again: what lies there is not it.
+    pub fn remove(&mut self, name: SegmentName) {
+        if let (Ok(number), Some(held)) = (
+            name.number(self.segment_size),
+            self.timelines.get_mut(&name.timeline()),
+        ) {
+            held.segments.remove(number.0);
         }
     }
 
@@ -223,6 +235,22 @@ impl RangeSet {
         self.0.insert(first, last);
     }
 
+    fn remove(&mut self, number: u64) {
+        let Some((first, last)) = self.0.range(..=number).next_back().map(|(a, b)| (*a, *b)) else {
+            return;
+        };
+        if last < number {
+            return;
+        }
+        self.0.remove(&first);
+        if first < number {
+            self.0.insert(first, number - 1);
+        }
+        if number < last {
+            self.0.insert(number + 1, last);
+        }
+    }
+
     fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
         self.0.iter().map(|(first, last)| (*first, *last))
     }
@@ -285,10 +313,15 @@ mod tests {
         fn in_any_order_it_knows_what_a_plain_set_knows(
             // Around the boundary of a log number, where names are not consecutive.
             listed in prop::collection::vec(220..300_u64, 0..120),
+            removed in prop::collection::vec(220..300_u64, 0..20),
             probe in 215..305_u64,
         ) {
-            let inventory = inventory(&listed);
-            let set: BTreeSet<u64> = listed.iter().copied().collect();
+            let mut inventory = inventory(&listed);
+            let mut set: BTreeSet<u64> = listed.iter().copied().collect();
+            for number in removed {
+                set.remove(&number);
+                inventory.remove(SegmentName::new(TimelineId::FIRST, SegmentNumber(number), SIZE).unwrap());
+            }
             let tli = TimelineId::FIRST;
             let in_ranges: Vec<u64> = inventory.ranges(tli).map(numbers).flat_map(|(a, b)| a..=b).collect();
             prop_assert_eq!(&in_ranges, &set.iter().copied().collect::<Vec<_>>());

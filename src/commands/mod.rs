@@ -9,3 +9,4 @@ pub mod push;
 pub mod recover;
 pub mod restore;
 pub mod stored_wal;
+pub mod verify;

@@ -71,7 +71,8 @@ impl Meter {
 impl Pace {
     /// How long whoever read so many bytes waits before reading on.
     fn pause(&self, bytes: u64) -> Duration {
-        let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second);
+        let takes = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
         let now = Instant::now();
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         // Time in which nothing was read is not made up for.

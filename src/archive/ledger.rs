@@ -1,0 +1,315 @@
+//! The ledger of `walship verify`: which object was read and found good, when, and how the runs ended.
+//!
+//! It saves work and proves nothing: an entry counts only while the store shows the very object that was
+//! read, and a part of the ledger that is damaged, of another archive or of a newer format counts for
+//! nothing.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::Sha256Sum;
+use super::identity::decimal;
+use super::keys::{BackupId, LedgerObject};
+use crate::error::{Error, Result};
+
+/// The version of the ledger's format that this walship writes, and the newest it reads.
+pub const LEDGER_VERSION: u32 = 1;
+/// The largest part of the ledger that is read, in bytes as stored.
+pub const SHARD_LIMIT: u64 = 256 << 20;
+/// The largest `summary.json` that is read, in bytes.
+pub const SUMMARY_LIMIT: u64 = 4 << 20;
+/// So many findings are kept in the summary.
+const FINDINGS_KEPT: usize = 200;
+const LEVEL: i32 = 3;
+
+/// One part of the ledger, such as that of one folder of WAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// Which part it is.
+    pub object: LedgerObject,
+    /// The archive's cluster.
+    pub system_identifier: u64,
+    /// Of a backup: the record whose files were compared with PostgreSQL's manifest.
+    pub compared: Option<Sha256Sum>,
+    /// What was read and found good, by key.
+    pub entries: BTreeMap<String, Entry>,
+}
+
+/// An object that was read and found good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its size in the store, in bytes.
+    pub size: u64,
+    /// When it was written, as the store says.
+    pub modified: DateTime<Utc>,
+    /// Which version of the object it is, in the store's own words.
+    pub version: String,
+    /// When it was read.
+    pub verified_at: DateTime<Utc>,
+}
+
+impl Entry {
+    /// Whether it speaks of the object that the store shows now.
+    #[must_use]
+    pub fn is_of(&self, size: u64, modified: DateTime<Utc>, version: &str) -> bool {
+        self.size == size && self.modified == modified && self.version == version && !version.is_empty()
+    }
+}
+
+/// The first line of a stored shard.
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    ledger_version: u32,
+    walship: String,
+    #[serde(with = "decimal")]
+    system_identifier: u64,
+    shard: String,
+    entries: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compared: Option<Sha256Sum>,
+}
+
+/// The part of the first line that every version shares.
+#[derive(Deserialize)]
+struct Versioned {
+    ledger_version: u32,
+}
+
+/// Every other line of a stored shard.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    key: String,
+    #[serde(flatten)]
+    entry: Entry,
+}
+
+impl Shard {
+    /// A part in which nothing was noted yet.
+    #[must_use]
+    pub fn new(object: LedgerObject, system_identifier: u64) -> Self {
+        Self {
+            object,
+            system_identifier,
+            compared: None,
+            entries: BTreeMap::new(),
+        }
+    }
+
+    /// The bytes to be stored: JSON lines in one zstd frame with a checksum.
+    ///
+    /// # Errors
+    /// `Internal`, which would be a defect.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let defect = |error: std::io::Error| Error::io("write the ledger", error);
+        let mut frame = zstd::stream::write::Encoder::new(Vec::new(), LEVEL).map_err(defect)?;
+        frame.include_checksum(true).map_err(defect)?;
+        let header = Header {
+            ledger_version: LEDGER_VERSION,
+            walship: env!("CARGO_PKG_VERSION").to_owned(),
+            system_identifier: self.system_identifier,
+            shard: self.object.to_string(),
+            entries: self.entries.len(),
+            compared: self.compared,
+        };
+        write_line(&mut frame, &header)?;
+        for (key, entry) in &self.entries {
+            let line = Line {
+                key: key.clone(),
+                entry: entry.clone(),
+            };
+            write_line(&mut frame, &line)?;
+        }
+        frame.finish().map_err(defect)
+    }
+
+    /// Reads a stored shard, which must be `object` of this cluster's archive.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is damaged or another one, `Invalid` where a newer walship wrote it.
+    pub fn parse(bytes: &[u8], object: LedgerObject, system_identifier: u64) -> Result<Self> {
+        let damaged = |what: &dyn std::fmt::Display| Error::corrupt(format!("it is damaged: {what}"));
+        let mut text = String::new();
+        zstd::stream::read::Decoder::new(bytes)
+            .and_then(|mut frame| frame.read_to_string(&mut text))
+            .map_err(|error| damaged(&error))?;
+        let mut lines = text.lines();
+        let first = lines.next().unwrap_or_default();
+        let Versioned { ledger_version } = serde_json::from_str(first).map_err(|error| damaged(&error))?;
+        if ledger_version > LEDGER_VERSION {
+            return Err(Error::invalid(format!(
+                "it has version {ledger_version}, and this walship reads up to {LEDGER_VERSION}"
+            )));
+        }
+        let header: Header = serde_json::from_str(first).map_err(|error| damaged(&error))?;
+        if header.shard != object.to_string() || header.system_identifier != system_identifier {
+            return Err(Error::corrupt(format!(
+                "it is {} of the cluster {}",
+                header.shard, header.system_identifier
+            )));
+        }
+        let entries: BTreeMap<String, Entry> = lines
+            .map(|line| serde_json::from_str(line).map(|line: Line| (line.key, line.entry)))
+            .collect::<Result<_, _>>()
+            .map_err(|error| damaged(&error))?;
+        if entries.len() != header.entries {
+            return Err(damaged(&format!(
+                "it has {} entries instead of {}",
+                entries.len(),
+                header.entries
+            )));
+        }
+        Ok(Self {
+            object,
+            system_identifier,
+            compared: header.compared,
+            entries,
+        })
+    }
+}
+
+fn write_line(output: &mut impl Write, line: &impl Serialize) -> Result<()> {
+    let mut json = serde_json::to_vec(line)
+        .map_err(|error| Error::internal(format!("write JSON: {error}; this is a defect in walship")))?;
+    json.push(b'\n');
+    output
+        .write_all(&json)
+        .map_err(|error| Error::io("write the ledger", error))
+}
+
+/// Whether an object that was read at `verified_at` is to be read again by now, though nothing about it
+/// has changed. Each object has its own moment in every period, so that the reading is spread evenly.
+#[must_use]
+pub fn is_due(key: &str, verified_at: DateTime<Utc>, now: DateTime<Utc>, period: Duration) -> bool {
+    let period = i64::try_from(period.as_millis()).unwrap_or(i64::MAX).max(1);
+    let start = Sha256Sum::of(key.as_bytes()).0;
+    let phase = start.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    // Below the period, which is an i64.
+    let phase = (phase % period.cast_unsigned()).cast_signed();
+    let rounds = |moment: DateTime<Utc>| (moment.timestamp_millis() - phase).div_euclid(period);
+    // A clock that was put back proves nothing.
+    verified_at > now || rounds(now) > rounds(verified_at)
+}
+
+/// The content of `ledger/summary.json`: how the last runs ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerSummary {
+    /// The ledger's format.
+    pub ledger_version: u32,
+    /// The walship version that wrote it.
+    pub walship: String,
+    /// The archive's cluster.
+    #[serde(with = "decimal")]
+    pub system_identifier: u64,
+    /// The last run that came to its end.
+    pub last: LedgerRun,
+    /// When the last run that found nothing wrong ended.
+    pub last_clean_at: Option<DateTime<Utc>>,
+    /// When the last run with `--full` ended, clean or not.
+    pub last_full_at: Option<DateTime<Utc>>,
+}
+
+/// One run of `walship verify`, from beginning to end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerRun {
+    /// When it began, by the clock of the machine it ran on.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+    /// How much it looked at.
+    pub scope: LedgerScope,
+    /// Objects of the archive.
+    pub objects: u64,
+    /// Objects that were read in this run.
+    pub read_objects: u64,
+    /// Bytes that were read in this run.
+    pub read_bytes: u64,
+    /// Every object was read at this moment or later; absent where some never were.
+    pub all_read_since: Option<DateTime<Utc>>,
+    /// How many things were wrong. 0: the archive was clean.
+    pub findings_count: u64,
+    /// What was wrong: the first ones.
+    pub findings: Vec<LedgerFinding>,
+    /// The backups that could not be restored.
+    pub unrestorable: Vec<BackupId>,
+}
+
+/// How much a run looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LedgerScope {
+    /// Everything was read.
+    Full,
+    /// What was new, changed or due again was read.
+    New,
+    /// Of that, only what was written since a moment.
+    Since,
+}
+
+/// Something that was wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerFinding {
+    /// The object's key.
+    pub key: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl LedgerSummary {
+    /// The summary after a run, which follows what `before` tells.
+    #[must_use]
+    pub fn after(mut run: LedgerRun, before: Option<&Self>, system_identifier: u64) -> Self {
+        run.findings.truncate(FINDINGS_KEPT);
+        let ended = run.finished_at;
+        let is_clean = run.findings_count == 0 && run.scope != LedgerScope::Since;
+        let is_full = run.scope == LedgerScope::Full;
+        Self {
+            ledger_version: LEDGER_VERSION,
+            walship: env!("CARGO_PKG_VERSION").to_owned(),
+            system_identifier,
+            last_clean_at: is_clean
+                .then_some(ended)
+                .or_else(|| before.and_then(|before| before.last_clean_at)),
+            last_full_at: is_full
+                .then_some(ended)
+                .or_else(|| before.and_then(|before| before.last_full_at)),
+            last: run,
+        }
+    }
+
+    /// The bytes of `summary.json`.
+    ///
+    /// # Errors
+    /// `Internal`, which would be a defect.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        super::to_json(self)
+    }
+
+    /// Reads `summary.json` of this cluster's archive.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is damaged or another archive's, `Invalid` where a newer walship wrote it.
+    pub fn parse(bytes: &[u8], system_identifier: u64) -> Result<Self> {
+        let damaged = |error: serde_json::Error| Error::corrupt(format!("it is damaged: {error}"));
+        let Versioned { ledger_version } = serde_json::from_slice(bytes).map_err(damaged)?;
+        if ledger_version > LEDGER_VERSION {
+            return Err(Error::invalid(format!(
+                "it has version {ledger_version}, and this walship reads up to {LEDGER_VERSION}"
+            )));
+        }
+        let summary: Self = serde_json::from_slice(bytes).map_err(damaged)?;
+        if summary.system_identifier != system_identifier {
+            return Err(Error::corrupt(format!(
+                "it is of the cluster {}",
+                summary.system_identifier
+            )));
+        }
+        Ok(summary)
+    }
+}
+
+#[cfg(test)]
+mod tests;
