@@ -122,3 +122,70 @@ async fn refuse_orphans(store: &Store) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::commands::recover::fixture;
+    use crate::pg::SegmentSize;
+    use crate::store::{FaultKind, Faults, Operation};
+
+    fn cluster(system_identifier: u64) -> ClusterIdentity {
+        ClusterIdentity {
+            system_identifier,
+            postgres_major: 17,
+            segment_size: SegmentSize::DEFAULT,
+        }
+    }
+
+    /// Two creators of one archive, of which the second is held up before its call of this kind while
+    /// the first creates the archive and stores a segment; what the second makes of it.
+    async fn second_of_two(held: (Operation, &str), second: ClusterIdentity) -> Result<Identity> {
+        let top = tempfile::tempdir().unwrap();
+        let store = fixture::store(top.path()).await;
+        let faults = Faults::default();
+        faults.add(held.0, held.1, FaultKind::Delay(Duration::from_secs(1)));
+        let slow = store.with_faults(faults.clone());
+        let now = DateTime::UNIX_EPOCH;
+        let first = async {
+            while faults.left() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let created = find_or_create(&store, cluster(1), now).await.unwrap();
+            let key = Key::Segment("000000010000000000000001".parse().unwrap()).to_string();
+            let segment = Body::from_bytes("a segment");
+            store.put(&key, &segment, PutMode::Create).await.unwrap();
+            created
+        };
+        let (found, created) = tokio::join!(find_or_create(&slow, second, now), first);
+        if let Ok(found) = &found {
+            assert_eq!(found, &created);
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn of_racing_creators_the_later_finds_the_first_ones_identity() {
+        let mut races = tokio::task::JoinSet::new();
+        // After it saw no walship.json: before it looks for objects, probes, or creates its own.
+        for held in [
+            (Operation::List, ""),
+            (Operation::Put, "walship.probe"),
+            (Operation::Put, "walship.json"),
+        ] {
+            races.spawn(async move {
+                second_of_two(held, cluster(1)).await.unwrap();
+            });
+            races.spawn(async move {
+                let error = second_of_two(held, cluster(2)).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+                assert!(error.to_string().contains("system identifier"), "{error}");
+            });
+        }
+        while let Some(race) = races.join_next().await {
+            race.unwrap();
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::server::{archiving_primary, majors, wait_archived};
+use crate::server::{archiving_primary, failing_place, majors, wait_archived};
 use crate::support::postgres::{Cluster, Stop};
 use crate::support::process::Output;
 use crate::support::scratch;
@@ -325,56 +325,64 @@ fn recovery_goes_through_a_promotion_and_can_still_follow_the_old_timeline() {
     }
 }
 
-struct StopOnDrop<'a>(&'a std::sync::atomic::AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn a_copy_of_a_living_source_does_not_archive_into_its_archive() {
-    let history = History::write(17, Place::directory());
-    // WAL that arrives while recover runs shows that the source is alive.
-    let traffic = std::sync::atomic::AtomicBool::new(true);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while traffic.load(std::sync::atomic::Ordering::Relaxed) {
-                history.primary.switch_wal();
-            }
-        });
-        // A failure must end the traffic too, or the scope waits for it for ever.
-        let _stop = StopOnDrop(&traffic);
-        let copy = history.recovered(&[
-            "--target-time",
-            &history.time_after_1,
-            "--target-action",
-            "promote",
-            "--archive-mode",
-            "auto",
-        ]);
-        traffic.store(false, std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(
-            copy.cluster.sql("show archive_mode"),
-            "off",
-            "{}",
-            copy.output.stdout
-        );
-        assert!(
-            copy.output.stdout.contains("archive_mode"),
-            "{}",
-            copy.output.stdout
-        );
-    });
-    let copy = history.recovered(&[
-        "--target-immediate",
-        "--target-action",
-        "promote",
-        "--archive-mode",
-        "off",
-    ]);
-    assert_eq!(copy.cluster.sql("show archive_mode"), "off");
+    let (place, proxy) = failing_place();
+    let history = History::write(17, place);
+    let patient = ["WALSHIP_S3_REQUEST_TIMEOUT", "WALSHIP_S3_TIMEOUT"]
+        .iter()
+        .fold(history.walship.clone(), |walship, name| walship.env(name, "120s"));
+    let root = scratch();
+    let recover = |name: &str, mode: &str, before_the_end: &dyn Fn()| {
+        let data = root.path().join(name);
+        let mut arguments = vec![
+            "recover".to_owned(),
+            "--pgdata".into(),
+            data.to_str().unwrap().into(),
+        ];
+        for (i, tablespace) in history.tablespaces.iter().enumerate() {
+            let new = root.path().join(format!("{name}-ts{i}"));
+            let mapping = format!("{}={}", tablespace.display(), new.display());
+            arguments.extend(["--tablespace-mapping".into(), mapping]);
+        }
+        arguments.extend(["--target-immediate", "--target-action", "promote"].map(str::to_owned));
+        arguments.extend(["--archive-mode".into(), mode.into()]);
+        // By the time the backup's files are fetched it has seen which WAL is there.
+        let held = proxy.hold("GET", "/base/000001.tar.zst");
+        let running = patient.spawn(&arguments);
+        held.wait();
+        before_the_end();
+        drop(held);
+        (data, running.wait(PATIENCE).succeeded().stdout)
+    };
+    let archiving = |data: &Path| {
+        let settings = std::fs::read_to_string(data.join("postgresql.auto.conf")).unwrap();
+        settings
+            .lines()
+            .filter(|line| line.starts_with("archive_mode"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let one_more_segment = || {
+        let segment = history.primary.switch_wal();
+        wait_archived(&history.primary, &segment);
+    };
+    let (idle, _) = recover("idle", "auto", &|| {});
+    assert_eq!(archiving(&idle), Vec::<String>::new());
+    let (kept, _) = recover("kept", "keep", &one_more_segment);
+    assert_eq!(archiving(&kept), Vec::<String>::new());
+    let (off, _) = recover("off", "off", &|| {});
+    assert_eq!(archiving(&off), ["archive_mode = 'off'"]);
+    let (living, said) = recover("living", "auto", &one_more_segment);
+    assert_eq!(archiving(&living), ["archive_mode = 'off'"]);
+    assert!(said.contains("archive_mode"), "{said}");
+    let mut copy = Cluster::adopt(17, &living);
+    for (name, value) in history.walship.environment() {
+        copy.set_env(name, value);
+    }
+    copy.start();
+    copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    assert_eq!(copy.sql("show archive_mode"), "off");
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub fn wait_archived(cluster: &Cluster, segment: &str) {
 }
 
 /// An S3 server behind a proxy that can fail.
-fn failing_place() -> (Place, Proxy) {
+pub fn failing_place() -> (Place, Proxy) {
     let server = StoreServer::shared(Kind::SeaweedFs);
     let proxy = Proxy::start(&server.endpoint);
     let place = server.new_place().with_env("AWS_ENDPOINT_URL", &proxy.endpoint());
@@ -185,7 +185,10 @@ fn archiving_fails_visibly_in_an_outage_and_goes_on_by_itself() {
 fn an_ambiguous_put_is_resolved_by_looking() {
     let (place, proxy) = failing_place();
     let primary = archiving_primary(18, &Walship::at(&place));
-    primary.switch_wal();
+    // The archive's own objects are there, so that the next PUT is the segment's.
+    let first = primary.switch_wal();
+    wait_archived(&primary, &first);
+    proxy.forget();
     proxy.next("PUT", Fault::DropResponse);
     let segment = primary.switch_wal();
     wait_archived(&primary, &segment);
@@ -195,6 +198,12 @@ fn an_ambiguous_put_is_resolved_by_looking() {
         "{}",
         primary.log()
     );
+    let of_the_segment = |method: &str| {
+        let requests = proxy.requests();
+        let of = requests.iter().filter(|request| request.method == method);
+        of.filter(|request| request.target.contains(&segment)).count()
+    };
+    assert_eq!((of_the_segment("PUT"), of_the_segment("GET")), (2, 1));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
@@ -37,6 +38,39 @@ pub struct Request {
     pub method: String,
     /// Path and query as sent.
     pub target: String,
+    /// Its headers as sent, a line each.
+    pub head: String,
+}
+
+impl Request {
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
+    }
+}
+
+/// A request that waits in the proxy; released when this is dropped.
+pub struct Held {
+    came: Receiver<()>,
+    _release: Sender<()>,
+}
+
+impl Held {
+    /// Waits until the request is there.
+    #[track_caller]
+    pub fn wait(&self) {
+        self.came
+            .recv_timeout(Duration::from_mins(2))
+            .expect("the request that is to be held never came");
+    }
+}
+
+/// What the proxy has of a [`Held`].
+struct Hold {
+    method: String,
+    target: String,
+    came: Sender<()>,
+    release: Receiver<()>,
 }
 
 #[derive(Default)]
@@ -44,6 +78,7 @@ struct State {
     lasting: Option<Fault>,
     /// Each for the next request of its method, in this order.
     once: VecDeque<(String, Fault)>,
+    holds: Vec<Hold>,
     requests: Vec<Request>,
     connections: Vec<TcpStream>,
     accepted: usize,
@@ -89,6 +124,23 @@ impl Proxy {
     /// This happens to the next request of this method only, before what [`Proxy::set`] says.
     pub fn next(&self, method: &str, fault: Fault) {
         lock(&self.state).once.push_back((method.to_owned(), fault));
+    }
+
+    /// Keeps the first request of this method whose target contains this text waiting, before it is
+    /// passed on.
+    pub fn hold(&self, method: &str, target: &str) -> Held {
+        let (came_sender, came) = channel();
+        let (release_sender, release) = channel();
+        lock(&self.state).holds.push(Hold {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            came: came_sender,
+            release,
+        });
+        Held {
+            came,
+            _release: release_sender,
+        }
     }
 
     /// How many requests of this method came so far.
@@ -184,7 +236,12 @@ fn serve(client: &TcpStream, upstream: SocketAddr, state: &Mutex<State>) -> Resu
             }
             return Ok(());
         };
-        let fault = note(state, &head);
+        let (fault, hold) = note(state, &head);
+        if let Some(hold) = hold {
+            // Whoever held it may have gone.
+            let _ = hold.came.send(());
+            let _ = hold.release.recv();
+        }
         match fault {
             Fault::Refuse => {
                 if let Some(server) = &server {
@@ -233,15 +290,21 @@ fn serve(client: &TcpStream, upstream: SocketAddr, state: &Mutex<State>) -> Resu
 }
 
 /// Records a request and decides what happens to it.
-fn note(state: &Mutex<State>, head: &Head) -> Fault {
+fn note(state: &Mutex<State>, head: &Head) -> (Fault, Option<Hold>) {
     let mut state = lock(state);
     let (method, target) = (head.method(), head.target());
     let once = state.once.iter().position(|(of, _)| *of == method);
-    state.requests.push(Request { method, target });
-    match once.and_then(|index| state.once.remove(index)) {
+    let kept = state
+        .holds
+        .iter()
+        .position(|hold| hold.method == method && target.contains(&hold.target));
+    let head = head.text.clone();
+    state.requests.push(Request { method, target, head });
+    let fault = match once.and_then(|index| state.once.remove(index)) {
         Some((_, fault)) => fault,
         None => state.lasting.unwrap_or(Fault::Pass),
-    }
+    };
+    (fault, kept.map(|index| state.holds.swap_remove(index)))
 }
 
 fn pass_responses(server: &TcpStream, mut client: &TcpStream, expected: &Expected) -> Result<()> {
@@ -344,10 +407,7 @@ impl Head {
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        let mut headers = self.text.lines().skip(1).filter_map(|line| line.split_once(':'));
-        headers
-            .find(|(present, _)| present.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.trim())
+        header(&self.text, name)
     }
 
     fn has(&self, name: &str, value: &str) -> bool {
@@ -372,6 +432,13 @@ impl Head {
         }
         self.length().unwrap_or(Body::UntilClose)
     }
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let mut headers = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    headers
+        .find(|(present, _)| present.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
 }
 
 /// Where a body ends.
