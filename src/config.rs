@@ -12,11 +12,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
+use crate::archive::retention::RetentionPolicy;
 use crate::error::{Error, Result};
 use crate::pg::os_user;
 use crate::store::{Location, S3Options, StoreOptions};
 
 pub use list::{SETTINGS, Setting};
+use values::Count;
 pub use values::{ByteSize, parse_duration};
 
 /// The file that is read when neither `--config` nor `WALSHIP_CONFIG` names one, if it is there.
@@ -65,6 +69,8 @@ pub struct Settings {
     pub restore: RestoreSettings,
     /// `[backup]`.
     pub backup: BackupSettings,
+    /// `[retention]`; it may promise nothing.
+    pub retention: RetentionPolicy,
     /// `recover.concurrency`, at least 1.
     pub recover_concurrency: usize,
     /// `[s3]`; its `operation_timeout` is `s3.timeout`.
@@ -300,10 +306,41 @@ impl Raw {
                 max_rate: self.optional("backup.max_rate")?,
                 wal_timeout: self.duration("backup.wal_timeout")?,
             },
+            retention: self.retention()?,
             recover_concurrency: at_least_one(self.required("recover.concurrency")?),
             store: self.store_options()?,
             raw: self,
         })
+    }
+
+    fn retention(&self) -> Result<RetentionPolicy> {
+        let count = |key| {
+            self.optional::<Count>(key)
+                .map(|count| count.map(|Count(count)| count))
+        };
+        Ok(RetentionPolicy {
+            window: self.window()?,
+            backups: count("retention.keep_backups")?,
+            daily: count("retention.keep_daily")?,
+            weekly: count("retention.keep_weekly")?,
+            monthly: count("retention.keep_monthly")?,
+            yearly: count("retention.keep_yearly")?,
+        })
+    }
+
+    fn window(&self) -> Result<Option<TimeDelta>> {
+        let key = "retention.keep_window";
+        if self.text(key).is_empty() {
+            return Ok(None);
+        }
+        let window = TimeDelta::from_std(self.duration(key)?).map_err(|error| self.invalid(key, error))?;
+        if window < TimeDelta::hours(1) {
+            return Err(self.invalid(
+                key,
+                "a window shorter than an hour would keep next to nothing; write 14d",
+            ));
+        }
+        Ok(Some(window))
     }
 
     fn store_options(&self) -> Result<StoreOptions> {

@@ -251,21 +251,7 @@ impl BackupRecord {
     /// # Errors
     /// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
     pub fn parse(bytes: &[u8], url: &str) -> Result<Self> {
-        /// The part that every format version shares.
-        #[derive(Deserialize)]
-        struct Version {
-            format_version: u32,
-        }
-        let damaged = |error: serde_json::Error| Error::corrupt(format!("{url} is damaged: {error}"));
-        let Version { format_version } = serde_json::from_slice(bytes).map_err(damaged)?;
-        if format_version > super::FORMAT_VERSION {
-            return Err(Error::invalid(format!(
-                "{url} has format version {format_version}, and this walship reads up to {}; \
-                 install the walship that wrote it, or a later one",
-                super::FORMAT_VERSION
-            )));
-        }
-        let record: Self = serde_json::from_slice(bytes).map_err(damaged)?;
+        let record: Self = super::parse_json(bytes, url)?;
         record
             .check()
             .map_err(|error| error.context(format!("read {url}")))?;

@@ -10,8 +10,10 @@ use chrono::{DateTime, Utc};
 
 use super::backup::{BackupKind, BackupRecord, BackupSource, WalRange};
 use super::identity::Identity;
+use super::keep::Keep;
 use super::keys::{BackupId, BackupObject};
 use super::proof::Proof;
+use super::released::TimelineRanges;
 use super::wal_inventory::{SegmentRange, WalInventory};
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
@@ -33,6 +35,10 @@ pub struct Catalogue {
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
     /// Those that could not, and why.
     pub unreadable_histories: BTreeMap<TimelineId, String>,
+    /// The backups whose `keep.json` could not be read, and why.
+    pub unreadable_keeps: BTreeMap<BackupId, String>,
+    /// The WAL that retention has given up: where it is missing, nothing was lost.
+    pub released: TimelineRanges,
 }
 
 /// A backup, as its record describes it, without its parts.
@@ -68,6 +74,8 @@ pub struct Backup {
     pub stored_bytes: u64,
     /// What drills showed of it, if there were any.
     pub proof: Option<Proof>,
+    /// The mark of `walship keep`.
+    pub keep: Option<Keep>,
 }
 
 /// A backup that cannot be restored as it is.
@@ -123,6 +131,7 @@ impl From<&BackupRecord> for Backup {
             size_bytes: record.size_bytes,
             stored_bytes: record.stored_bytes,
             proof: None,
+            keep: None,
         }
     }
 }

@@ -26,6 +26,8 @@ const DAMAGED_PREFIX: &str = "damaged/";
 pub enum Key {
     /// `walship.json`: whose archive this is.
     Identity,
+    /// `retention.json`: the WAL that retention has given up; replaced.
+    Retention,
     /// A whole WAL segment.
     Segment(SegmentName),
     /// The incomplete last segment of a timeline. Two promotions may each make one with different
@@ -108,6 +110,8 @@ pub enum BackupObject {
     Record,
     /// `pending.json`: the record of a backup whose WAL has not all arrived yet.
     Pending,
+    /// `keep.json`: kept whatever the policy says; replaced.
+    Keep,
     /// PostgreSQL's `backup_manifest`, untouched.
     Manifest,
     /// The index of the tar streams' members.
@@ -180,6 +184,7 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Identity => f.write_str("walship.json"),
+            Self::Retention => f.write_str("retention.json"),
             Self::Segment(segment) => write!(f, "{}{segment}.zst", log_prefix(*segment)),
             Self::Partial {
                 segment,
@@ -223,6 +228,7 @@ impl fmt::Display for BackupObject {
             Self::Alive => f.write_str("alive.json"),
             Self::Record => f.write_str("backup.json"),
             Self::Pending => f.write_str("pending.json"),
+            Self::Keep => f.write_str("keep.json"),
             Self::Manifest => f.write_str("manifest.zst"),
             Self::Files => f.write_str("files.zst"),
             Self::Configuration => f.write_str("configuration.tar.zst"),
@@ -245,8 +251,10 @@ impl FromStr for Key {
 }
 
 fn parse(text: &str) -> Option<Key> {
-    if text == "walship.json" {
-        return Some(Key::Identity);
+    match text {
+        "walship.json" => return Some(Key::Identity),
+        "retention.json" => return Some(Key::Retention),
+        _ => {}
     }
     if let Some(rest) = text.strip_prefix(WAL_PREFIX) {
         return parse_wal(rest.rsplit('/').next()?.strip_suffix(".zst")?);
@@ -305,6 +313,7 @@ fn parse_backup_object(text: &str) -> Option<BackupObject> {
         "alive.json" => BackupObject::Alive,
         "backup.json" => BackupObject::Record,
         "pending.json" => BackupObject::Pending,
+        "keep.json" => BackupObject::Keep,
         "manifest.zst" => BackupObject::Manifest,
         "files.zst" => BackupObject::Files,
         "configuration.tar.zst" => BackupObject::Configuration,
@@ -386,7 +395,7 @@ mod tests {
         });
         let id = (0..4_000_000_000i64)
             .prop_map(|seconds| BackupId::at(DateTime::from_timestamp(seconds, 0).unwrap()));
-        let object = (0..9, any::<u32>(), any::<u32>()).prop_map(|(kind, oid, number)| match kind {
+        let object = (0..10, any::<u32>(), any::<u32>()).prop_map(|(kind, oid, number)| match kind {
             0 => BackupObject::Started,
             1 => BackupObject::Alive,
             2 => BackupObject::Record,
@@ -395,10 +404,12 @@ mod tests {
             5 => BackupObject::Configuration,
             6 => BackupObject::Proof,
             7 => BackupObject::Part(Stream::Base, number),
+            8 => BackupObject::Keep,
             _ => BackupObject::Part(Stream::Tablespace(oid), number),
         });
         prop_oneof![
             Just(Key::Identity),
+            Just(Key::Retention),
             segment.clone().prop_map(Key::Segment),
             (segment.clone(), any::<u64>()).prop_map(|(segment, sha256_start)| Key::Partial {
                 segment,

@@ -5,10 +5,14 @@ pub mod catalogue;
 pub mod codec;
 pub mod file_index;
 pub mod identity;
+pub mod keep;
 pub mod keys;
 pub mod ledger;
 pub mod proof;
+pub mod ranges;
 pub mod recovery_plan;
+pub mod released;
+pub mod retention;
 pub mod segment_index;
 pub mod tar_stream;
 pub mod timeline_chain;
@@ -27,6 +31,27 @@ pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
         .map_err(|error| Error::internal(format!("write JSON: {error}; this is a defect in walship")))?;
     bytes.push(b'\n');
     Ok(bytes)
+}
+
+/// Reads one of walship's JSON objects that carry a `format_version`; `url` names it in messages.
+///
+/// # Errors
+/// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
+pub(crate) fn parse_json<T: serde::de::DeserializeOwned>(bytes: &[u8], url: &str) -> Result<T> {
+    /// The part that every format version shares.
+    #[derive(serde::Deserialize)]
+    struct Version {
+        format_version: u32,
+    }
+    let damaged = |error: serde_json::Error| Error::corrupt(format!("{url} is damaged: {error}"));
+    let Version { format_version } = serde_json::from_slice(bytes).map_err(damaged)?;
+    if format_version > FORMAT_VERSION {
+        return Err(Error::invalid(format!(
+            "{url} has format version {format_version}, and this walship reads up to {FORMAT_VERSION}; \
+             install the walship that wrote it, or a later one"
+        )));
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
 }
 
 /// A SHA-256, or any bytes, in lower-case hexadecimal.

@@ -105,6 +105,13 @@ impl<'a> TimelineChain<'a> {
             .all(|(timeline, lsn)| self.passes(timeline, lsn))
     }
 
+    /// What the chain reads from each timeline, oldest first: the first segment and the last one, which
+    /// only its own timeline has not.
+    pub fn stretches(&self) -> impl Iterator<Item = (TimelineId, SegmentNumber, Option<SegmentNumber>)> {
+        let stretches = self.stretches.iter();
+        stretches.map(|stretch| (stretch.timeline, stretch.first, stretch.last))
+    }
+
     /// The timeline of the chain from which another one of it branched off.
     #[must_use]
     pub fn parent_of(&self, timeline: TimelineId) -> Option<TimelineId> {

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::keys::Key;
+use super::ranges::RangeSet;
 use crate::error::Result;
 use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineId};
 
@@ -26,6 +28,7 @@ struct HeldTimeline {
     segments: RangeSet,
     partials: u64,
     history: bool,
+    newest_stored: Option<DateTime<Utc>>,
 }
 
 /// Segments one after another on one timeline, both ends included.
@@ -91,7 +94,8 @@ impl WalInventory {
             Ok(Key::Partial { segment, .. }) => self.timeline(segment.timeline()).partials += 1,
             Ok(Key::History(timeline)) => self.timeline(timeline).history = true,
             Ok(Key::BackupHistory { .. }) => {}
-            Ok(Key::Identity | Key::Backup(..) | Key::Ledger(_) | Key::Damaged { .. }) | Err(_) => {
+            Ok(Key::Identity | Key::Retention | Key::Backup(..) | Key::Ledger(_) | Key::Damaged { .. })
+            | Err(_) => {
                 self.foreign += 1;
             }
         }
@@ -103,8 +107,24 @@ impl WalInventory {
             name.number(self.segment_size),
             self.timelines.get_mut(&name.timeline()),
         ) {
-            held.segments.remove(number.0);
+            held.segments.remove_range(number.0, number.0);
         }
+    }
+
+    /// As [`WalInventory::add`], and remembers when the store says the object was stored.
+    pub fn add_stored(&mut self, key: &str, size_bytes: u64, stored_at: DateTime<Utc>) {
+        self.add(key, size_bytes);
+        if let Ok(Key::Segment(segment) | Key::Partial { segment, .. }) = key.parse() {
+            let newest = &mut self.timeline(segment.timeline()).newest_stored;
+            *newest = (*newest).max(Some(stored_at));
+        }
+    }
+
+    /// When the newest segment or `.partial` of a timeline was stored, by the store's clock; `None`
+    /// where there is none, or nobody noted it.
+    #[must_use]
+    pub fn newest_stored(&self, timeline: TimelineId) -> Option<DateTime<Utc>> {
+        self.timelines.get(&timeline)?.newest_stored
     }
 
     fn timeline(&mut self, timeline: TimelineId) -> &mut HeldTimeline {
@@ -199,6 +219,12 @@ impl WalInventory {
         self.ranges_of(timeline)?.last().map(SegmentNumber)
     }
 
+    /// The numbers of the segments held of a timeline.
+    #[must_use]
+    pub fn held(&self, timeline: TimelineId) -> RangeSet {
+        self.ranges_of(timeline).cloned().unwrap_or_default()
+    }
+
     fn ranges_of(&self, timeline: TimelineId) -> Option<&RangeSet> {
         Some(&self.timelines.get(&timeline)?.segments)
     }
@@ -212,71 +238,6 @@ impl WalInventory {
             self.segment_size,
         )
         .ok()
-    }
-}
-
-/// A set of numbers, held as runs: first number to last number. Runs never touch.
-#[derive(Debug, Clone, Default)]
-struct RangeSet(BTreeMap<u64, u64>);
-
-impl RangeSet {
-    fn insert(&mut self, number: u64) {
-        let before = self
-            .0
-            .range(..=number)
-            .next_back()
-            .map(|(first, last)| (*first, *last));
-        let first = match before {
-            Some((_, last)) if last >= number => return,
-            Some((first, last)) if last + 1 == number => first,
-            _ => number,
-        };
-        let last = self.0.remove(&(number + 1)).unwrap_or(number);
-        self.0.insert(first, last);
-    }
-
-    fn remove(&mut self, number: u64) {
-        let Some((first, last)) = self.0.range(..=number).next_back().map(|(a, b)| (*a, *b)) else {
-            return;
-        };
-        if last < number {
-            return;
-        }
-        self.0.remove(&first);
-        if first < number {
-            self.0.insert(first, number - 1);
-        }
-        if number < last {
-            self.0.insert(number + 1, last);
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.0.iter().map(|(first, last)| (*first, *last))
-    }
-
-    fn first(&self) -> Option<u64> {
-        self.0.first_key_value().map(|(first, _)| *first)
-    }
-
-    fn last(&self) -> Option<u64> {
-        self.0.last_key_value().map(|(_, last)| *last)
-    }
-
-    fn count(&self) -> u64 {
-        self.iter().map(|(first, last)| last - first + 1).sum()
-    }
-
-    fn end_of_run(&self, number: u64) -> Option<u64> {
-        let (_, last) = self.0.range(..=number).next_back()?;
-        (*last >= number).then_some(*last)
-    }
-
-    fn first_from(&self, number: u64) -> Option<u64> {
-        match self.end_of_run(number) {
-            Some(_) => Some(number),
-            None => self.0.range(number..).next().map(|(first, _)| *first),
-        }
     }
 }
 

@@ -20,8 +20,10 @@ use crate::archive::catalogue::{
     Backup, Catalogue, PartCheck, Unfinished, UnfinishedState, Unrestorable, missing_wal,
 };
 use crate::archive::identity::Identity;
+use crate::archive::keep::{KEEP_LIMIT, Keep};
 use crate::archive::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, WAL_PREFIX, backup_prefix};
 use crate::archive::proof::{PROOF_LIMIT, Proof};
+use crate::archive::released::{self, RELEASED_LIMIT, TimelineRanges};
 use crate::archive::wal_inventory::WalInventory;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::{TimelineHistory, TimelineId};
@@ -38,14 +40,15 @@ const PARALLEL: usize = 8;
 pub async fn load(store: &Store) -> Result<Catalogue> {
     let identity = identity::require(store).await?;
     let (recorded, unfinished) = survey_backups(store).await?;
-    let (records, wal) = tokio::try_join!(
+    let (records, wal, released) = tokio::try_join!(
         gather(recorded.into_iter().map(|(id, survey)| read_backup(
             store.clone(),
             id,
             survey,
             identity.clone()
         ))),
-        wal(store, &identity)
+        wal(store, &identity),
+        released(store, &identity)
     )?;
     let (histories, unreadable_histories) = histories(store, &wal, &identity).await?;
     let mut catalogue = Catalogue {
@@ -56,6 +59,8 @@ pub async fn load(store: &Store) -> Result<Catalogue> {
         wal,
         histories,
         unreadable_histories,
+        unreadable_keeps: BTreeMap::new(),
+        released,
     };
     for found in records.into_iter().flatten() {
         judge(found, &mut catalogue)?;
@@ -74,10 +79,38 @@ pub async fn wal(store: &Store, identity: &Identity) -> Result<WalInventory> {
     let mut listing = store.list(WAL_PREFIX, None);
     while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
         for object in &page {
-            wal.add(&object.key, object.size);
+            wal.add_stored(&object.key, object.size, object.modified);
         }
     }
     Ok(wal)
+}
+
+/// Reads which WAL retention has given up. Absence means none.
+///
+/// # Errors
+/// As the store and [`released::parse`].
+pub async fn released(store: &Store, identity: &Identity) -> Result<TimelineRanges> {
+    let key = Key::Retention.to_string();
+    let url = store.url_of(&key);
+    match store.read(&key, RELEASED_LIMIT).await {
+        Ok(bytes) => released::parse(&bytes, identity.segment_bytes, &url),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(TimelineRanges::default()),
+        Err(error) => Err(error).context(|| format!("read {url}")),
+    }
+}
+
+/// Reads a backup's mark of `walship keep`; `None` where it has none.
+///
+/// # Errors
+/// As the store and [`Keep::parse`].
+pub async fn read_keep(store: &Store, id: &BackupId) -> Result<Option<Keep>> {
+    let key = Key::Backup(id.clone(), BackupObject::Keep).to_string();
+    let url = store.url_of(&key);
+    match store.read(&key, KEEP_LIMIT).await {
+        Ok(bytes) => Keep::parse(&bytes, &url).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(|| format!("read {url}")),
+    }
 }
 
 /// Reads a backup's record.
@@ -165,6 +198,19 @@ struct FoundBackup {
     id: BackupId,
     backup: Option<Backup>,
     wrong: Option<String>,
+    /// Why its `keep.json` cannot be read.
+    unreadable_keep: Option<String>,
+}
+
+impl FoundBackup {
+    fn unusable(id: BackupId, why: String) -> Self {
+        Self {
+            id,
+            backup: None,
+            wrong: Some(why),
+            unreadable_keep: None,
+        }
+    }
 }
 
 /// Reads a backup's record and looks for its objects; `None` where it was deleted meanwhile.
@@ -179,32 +225,38 @@ async fn read_backup(
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         // Damaged, or written by a newer walship.
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
-            return Ok(Some(FoundBackup {
-                id,
-                backup: None,
-                wrong: Some(error.to_string()),
-            }));
+            return Ok(Some(FoundBackup::unusable(id, error.to_string())));
         }
         Err(error) => return Err(error),
     };
     if let Some(wrong) = misplaced(&record, &id, &identity) {
-        return Ok(Some(FoundBackup {
-            id,
-            backup: None,
-            wrong: Some(wrong),
-        }));
+        return Ok(Some(FoundBackup::unusable(id, wrong)));
     }
     let proof = if survey.has(&BackupObject::Proof) {
         proof(&store, &id).await?
     } else {
         None
     };
+    let mark = if survey.has(&BackupObject::Keep) {
+        read_keep(&store, &id).await
+    } else {
+        Ok(None)
+    };
+    let (keep, unreadable_keep) = match mark {
+        Ok(keep) => (keep, None),
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+            (None, Some(error.to_string()))
+        }
+        Err(error) => return Err(error),
+    };
     Ok(Some(FoundBackup {
         backup: Some(Backup {
             proof,
+            keep,
             ..Backup::from(&record)
         }),
         wrong: missing_object(&store, &record).await?,
+        unreadable_keep,
         id,
     }))
 }
@@ -259,7 +311,15 @@ async fn missing_object(store: &Store, record: &BackupRecord) -> Result<Option<S
 
 /// Files a backup under those that can be restored, or not.
 fn judge(found: FoundBackup, catalogue: &mut Catalogue) -> Result<()> {
-    let FoundBackup { id, backup, wrong } = found;
+    let FoundBackup {
+        id,
+        backup,
+        wrong,
+        unreadable_keep,
+    } = found;
+    if let Some(why) = unreadable_keep {
+        catalogue.unreadable_keeps.insert(id.clone(), why);
+    }
     let missing = match (&backup, &wrong) {
         (Some(backup), None) => missing_wal(backup, &catalogue.wal)?,
         _ => None,

@@ -92,6 +92,24 @@ pub const SETTINGS: &[Setting] = &[
         "time to wait for the WAL that a base backup needs to arrive in the archive",
     ),
     setting(
+        "retention.keep_window",
+        "",
+        "every moment of this last time stays reachable, such as 14d; none means no such promise",
+    ),
+    setting(
+        "retention.keep_backups",
+        "",
+        "so many of the newest backups stay, with all WAL after them; none means the newest one",
+    ),
+    setting(
+        "retention.keep_daily",
+        "",
+        "of the last so many days with a backup, the newest backup stays, restorable by itself",
+    ),
+    setting("retention.keep_weekly", "", "the same for weeks"),
+    setting("retention.keep_monthly", "", "the same for months"),
+    setting("retention.keep_yearly", "", "the same for years"),
+    setting(
         "recover.concurrency",
         "0",
         "parts of a base backup that are restored at the same time; 0 means one for each core, at most 8",

@@ -58,6 +58,8 @@ fn every_setting_can_be_set_in_the_file_and_in_the_environment() {
         let value = match setting.default {
             "" if setting.key == "archive" => "file:///srv/archive",
             "" if setting.key == "backup.max_rate" => "1MiB",
+            "" if setting.key == "retention.keep_window" => "14d",
+            "" if setting.key.starts_with("retention.") => "3",
             "" => "x",
             default => default,
         };
@@ -246,4 +248,33 @@ fn a_size_is_readable() {
 #[test]
 fn many_cores_do_not_mean_much_memory() {
     assert_eq!([1, 8, 192].map(automatic_workers), [1, 8, 8]);
+}
+
+#[test]
+fn retention_takes_whole_numbers_and_a_window_of_an_hour_to_ten_years() {
+    let load = |text: &str| {
+        Settings::resolve(&Sources::default(), Some((Path::new("/f"), text)))
+            .map(|settings| settings.retention)
+    };
+    let policy = load("[retention]\nkeep_window = \"14d\"\nkeep_backups = 3\nkeep_daily = \"7\"").unwrap();
+    assert_eq!(policy.window, Some(TimeDelta::days(14)));
+    assert_eq!(
+        (policy.backups, policy.daily, policy.weekly),
+        (Some(3), Some(7), None)
+    );
+    assert_eq!(load("").unwrap(), RetentionPolicy::default());
+    for (line, says) in [
+        ("keep_window = \"-3d\"", "no duration"),
+        ("keep_window = \"0d\"", "no duration"),
+        ("keep_window = \"14\"", "no duration"),
+        ("keep_window = \"9999999d\"", "no duration"),
+        ("keep_window = \"59m\"", "shorter than an hour"),
+        ("keep_backups = -1", "no number to keep"),
+        ("keep_daily = \"many\"", "no number to keep"),
+        ("keep_yearly = 99999", "no number to keep"),
+    ] {
+        let error = load(&format!("[retention]\n{line}")).unwrap_err().to_string();
+        assert!(error.contains(says) && error.contains("in /f"), "{line}: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
 }

@@ -71,6 +71,21 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// How many of something to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Count(pub(super) u32);
+
+impl FromStr for Count {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let count = text.parse().ok().filter(|count| *count <= 10_000);
+        count
+            .map(Self)
+            .ok_or_else(|| format!("\"{text}\" is no number to keep; write a whole one from 0 to 10000"))
+    }
+}
+
 fn split_number(text: &str) -> (Option<u64>, &str) {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

@@ -90,6 +90,19 @@ impl TimelineHistory {
         self.ancestors.last()
     }
 
+    /// The history of a timeline that this one descends from: what came before it here.
+    #[must_use]
+    pub fn of_ancestor(&self, timeline: TimelineId) -> Option<Self> {
+        let index = self
+            .ancestors
+            .iter()
+            .position(|ancestor| ancestor.timeline == timeline)?;
+        Some(Self {
+            timeline,
+            ancestors: self.ancestors.get(..index)?.to_vec(),
+        })
+    }
+
     /// Where this history leaves an ancestor: no WAL of the ancestor at or after that position belongs
     /// to it. `None` for the timeline itself, which has no end, and for a timeline it does not
     /// descend from.

@@ -55,6 +55,7 @@ fn backup(timeline: u32, segment: u64) -> Backup {
         size_bytes: 0,
         stored_bytes: 0,
         proof: None,
+        keep: None,
     }
 }
 
@@ -83,6 +84,8 @@ fn archive(backups: &[(u32, u64)], segments: &[(u32, std::ops::RangeInclusive<u6
         wal,
         histories: [(tli(1), TimelineHistory::root(tli(1)))].into(),
         unreadable_histories: std::collections::BTreeMap::new(),
+        unreadable_keeps: std::collections::BTreeMap::new(),
+        released: crate::archive::released::TimelineRanges::default(),
     }
 }
 

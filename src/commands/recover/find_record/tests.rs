@@ -57,6 +57,8 @@ impl Archive {
             wal,
             histories: BTreeMap::from([(TimelineId::FIRST, TimelineHistory::root(TimelineId::FIRST))]),
             unreadable_histories: BTreeMap::new(),
+            unreadable_keeps: std::collections::BTreeMap::new(),
+            released: crate::archive::released::TimelineRanges::default(),
         };
         Self {
             _top: top,

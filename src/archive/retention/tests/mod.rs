@@ -1,0 +1,6 @@
+mod doubt;
+mod model;
+mod scene;
+mod stored_plans;
+
+use super::*;
