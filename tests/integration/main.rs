@@ -21,6 +21,7 @@ mod durability;
 mod false_server;
 mod format;
 mod limits;
+mod pgbouncer;
 mod push;
 mod recover;
 mod recovery;
