@@ -106,9 +106,9 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Latest => f.write_str("the end of the archived WAL"),
-            Self::Time(time) => f.write_str(&time_text(*time)),
+            Self::Time(time) => write!(f, "time {}", time_text(*time)),
             Self::Lsn(lsn) => write!(f, "LSN {lsn}"),
-            Self::Xid(xid) => write!(f, "the end of transaction {xid}"),
+            Self::Xid(xid) => write!(f, "transaction {xid}"),
             Self::Name(name) => write!(f, "restore point \"{}\"", name.escape_debug()),
             Self::Immediate => f.write_str("the first consistent moment"),
         }

@@ -116,15 +116,35 @@ pub async fn read_keep(store: &Store, id: &BackupId) -> Result<Option<Keep>> {
 /// Reads a backup's record.
 ///
 /// # Errors
-/// As the store and [`BackupRecord::parse`].
+/// `NotFound` where there is none; otherwise as [`find_record`].
 pub async fn read_record(store: &Store, id: &BackupId) -> Result<BackupRecord> {
-    let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
+    let record = find_record(store, id, BackupObject::Record).await?;
+    record.ok_or_else(|| {
+        let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
+        Error::not_found(format!("read {}: there is no such object", store.url_of(&key)))
+    })
+}
+
+/// Reads the record of a backup, finished (`backup.json`) or pending; `None` where it is proven that
+/// there is none.
+///
+/// # Errors
+/// `Corrupt` where it is another backup's; otherwise as the store and [`BackupRecord::parse`].
+pub async fn find_record(store: &Store, id: &BackupId, object: BackupObject) -> Result<Option<BackupRecord>> {
+    let key = Key::Backup(id.clone(), object).to_string();
     let url = store.url_of(&key);
-    let bytes = store
-        .read(&key, RECORD_LIMIT)
-        .await
-        .context(|| format!("read {url}"))?;
-    BackupRecord::parse(&bytes, &url)
+    let record = match store.read(&key, RECORD_LIMIT).await {
+        Ok(bytes) => BackupRecord::parse(&bytes, &url)?,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context(|| format!("read {url}")),
+    };
+    if record.id != *id {
+        return Err(Error::corrupt(format!(
+            "{url} is the record of backup {}",
+            record.id
+        )));
+    }
+    Ok(Some(record))
 }
 
 /// Reads what drills showed of a backup.
@@ -220,16 +240,16 @@ async fn read_backup(
     survey: Survey,
     identity: Identity,
 ) -> Result<Option<FoundBackup>> {
-    let record = match read_record(&store, &id).await {
-        Ok(record) => record,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+    let record = match find_record(&store, &id, BackupObject::Record).await {
+        Ok(Some(record)) => record,
+        Ok(None) => return Ok(None),
         // Damaged, or written by a newer walship.
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
             return Ok(Some(FoundBackup::unusable(id, error.to_string())));
         }
         Err(error) => return Err(error),
     };
-    if let Some(wrong) = misplaced(&record, &id, &identity) {
+    if let Some(wrong) = misplaced(&record, &identity) {
         return Ok(Some(FoundBackup::unusable(id, wrong)));
     }
     let proof = if survey.has(&BackupObject::Proof) {
@@ -273,10 +293,7 @@ async fn proof(store: &Store, id: &BackupId) -> Result<Option<Proof>> {
 }
 
 /// Whether a record is another backup's, or another cluster's.
-fn misplaced(record: &BackupRecord, id: &BackupId, identity: &Identity) -> Option<String> {
-    if record.id != *id {
-        return Some(format!("its backup.json is the record of backup {}", record.id));
-    }
+fn misplaced(record: &BackupRecord, identity: &Identity) -> Option<String> {
     if record.system_identifier != identity.system_identifier {
         return Some(format!(
             "it is of the cluster with system identifier {}, the archive of {}",

@@ -9,4 +9,5 @@ pub mod push;
 pub mod recover;
 pub mod restore;
 pub mod stored_wal;
+mod unnamed_file;
 pub mod verify;

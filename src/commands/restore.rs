@@ -12,11 +12,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tempfile::NamedTempFile;
 use tokio::time::Instant;
 
 use super::identity;
 use super::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
+use super::unnamed_file::UnnamedFile;
 use crate::archive::identity::Identity;
 use crate::archive::keys::{Key, WAL_PREFIX, after_timeline, segment_siblings_prefix, timeline_prefix};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -119,13 +119,13 @@ impl Request<'_> {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut file = temporary_file(&self.options.destination)?;
+        let mut file = file_beside(&self.options.destination)?;
         let limit = if matches!(self.name, WalName::Segment(_) | WalName::Partial(_)) {
             LARGEST_SEGMENT
         } else {
             SMALL_FILE_LIMIT
         };
-        match stored_wal::decode(self.store, &key, limit, file.as_file_mut()).await {
+        match stored_wal::decode(self.store, &key, limit, file.file()).await {
             Ok(trailer) => Ok(Some(Fetched { file, trailer, key })),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == ErrorKind::Corrupt => Err(error.context(format!(
@@ -178,7 +178,7 @@ impl Request<'_> {
         fetched
             .file
             .persist_noclobber(destination)
-            .map_err(|error| Error::io(format!("rename to {}", destination.display()), error.error))?;
+            .map_err(|error| Error::io(format!("give it the name {}", destination.display()), error))?;
         Ok(RestoreReport::Delivered)
     }
 
@@ -367,7 +367,7 @@ fn child_of(followed: &TimelineHistory, segment: SegmentName) -> SegmentName {
 
 /// A decoded file that nobody has given its name yet; dropping it removes it.
 struct Fetched {
-    file: NamedTempFile,
+    file: UnnamedFile,
     trailer: crate::archive::codec::Trailer,
     key: String,
 }
@@ -393,7 +393,7 @@ impl Fetched {
     }
 
     fn rewound(&mut self) -> Result<&File> {
-        let file = self.file.as_file_mut();
+        let file = self.file.file();
         file.seek(SeekFrom::Start(0))
             .map_err(|error| Error::io("read the restored file", error))?;
         Ok(file)
@@ -424,20 +424,17 @@ impl Write for Comparison<'_> {
     }
 }
 
-/// A file beside the destination, so that its final name is one rename away. It carries
-/// PostgreSQL's own permissions: 0600, or 0640 where the data directory allows group access.
-fn temporary_file(destination: &Path) -> Result<NamedTempFile> {
+/// A file beside the destination. It carries PostgreSQL's own permissions: 0600, or 0640 where the data
+/// directory allows group access.
+fn file_beside(destination: &Path) -> Result<UnnamedFile> {
     let directory = match destination.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let create = || -> std::io::Result<NamedTempFile> {
+    let create = || -> std::io::Result<UnnamedFile> {
         let group_access = std::fs::metadata(directory)?.permissions().mode() & 0o050 == 0o050;
         let mode = if group_access { 0o640 } else { 0o600 };
-        tempfile::Builder::new()
-            .prefix(".walship-")
-            .permissions(std::fs::Permissions::from_mode(mode))
-            .tempfile_in(directory)
+        UnnamedFile::create_in(directory, mode)
     };
     create().map_err(|error| Error::io(format!("create a file in {}", directory.display()), error))
 }

@@ -91,6 +91,13 @@ pub fn has_archived(data_directory: &Path) -> Result<bool> {
     Ok(false)
 }
 
+/// The process id in `postmaster.pid`; `None` where there is none. The process may have ended.
+#[must_use]
+pub fn postmaster_pid(data_directory: &Path) -> Option<i32> {
+    let text = std::fs::read_to_string(data_directory.join("postmaster.pid")).ok()?;
+    text.lines().next()?.trim().parse().ok()
+}
+
 /// Whose data directory it is; `None` where it is no data directory.
 ///
 /// # Errors

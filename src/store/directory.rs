@@ -23,7 +23,7 @@ mod walk;
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{ErrorKind as IoKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -202,7 +202,7 @@ fn put(root: &Path, key: &str, body: &Body, mode: PutMode) -> Result<()> {
     let target = root.join(key);
     let directory = target.parent().unwrap_or(root);
     let mut temporary = create_temporary(root, directory, key)?;
-    if write_hashed(temporary.as_file_mut(), &body.content)? != body.sha256 {
+    if write_hashed(temporary.as_file_mut(), body)? != body.sha256 {
         return Err(Error::corrupt(
             "the bytes changed on their way to the disk (their SHA-256 is another one); nothing was stored, try again",
         ));
@@ -273,28 +273,24 @@ fn create_parents(root: &Path, key: &str) -> Result<()> {
     Ok(())
 }
 
-fn write_hashed(target: &mut File, content: &BodyContent) -> Result<[u8; 32]> {
+fn write_hashed(target: &mut File, body: &Body) -> Result<[u8; 32]> {
     let mut hash = Sha256::new();
-    let mut write = |piece: &[u8]| {
+    let mut reader = body.reader();
+    let mut buffer = vec![0; PIECE_BYTES.min(body.length() as usize)];
+    let mut left = body.length();
+    while left > 0 {
+        let read = reader
+            .read(&mut buffer)
+            .map_err(|error| Error::io("read the spooled object", error))?;
+        let piece = buffer.get(..read).unwrap_or_default();
+        if piece.is_empty() {
+            break; // shorter than it was: the hash tells
+        }
         hash.update(piece);
         target
             .write_all(piece)
-            .map_err(|error| failed("write the object's file", error))
-    };
-    match content {
-        BodyContent::Memory(bytes) => bytes.chunks(PIECE_BYTES).try_for_each(&mut write)?,
-        BodyContent::File { file, length } => {
-            let mut buffer = vec![0; PIECE_BYTES];
-            let mut done = 0;
-            while done < *length {
-                let wanted = usize::try_from(length - done).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
-                let piece = buffer.get_mut(..wanted).unwrap_or_default();
-                file.read_exact_at(piece, done)
-                    .map_err(|error| Error::io("read the spooled object", error))?;
-                write(piece)?;
-                done += wanted as u64;
-            }
-        }
+            .map_err(|error| failed("write the object's file", error))?;
+        left -= read as u64;
     }
     Ok(hash.finalize().into())
 }

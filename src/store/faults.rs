@@ -175,15 +175,9 @@ fn finish(rest: Rest) -> Result<()> {
 
 /// The same body with its first bit flipped and the hash it had; an empty one gets a byte.
 fn damaged(body: &Body) -> Result<Body> {
-    let mut bytes = match &body.content {
-        BodyContent::Memory(bytes) => bytes.to_vec(),
-        BodyContent::File { file, length } => {
-            let mut bytes = vec![0; *length as usize];
-            std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, 0)
-                .map_err(|error| Error::io("read the spooled object", error))?;
-            bytes
-        }
-    };
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut body.reader(), &mut bytes)
+        .map_err(|error| Error::io("read the spooled object", error))?;
     match bytes.first_mut() {
         Some(first) => *first ^= 1,
         None => bytes.push(0),

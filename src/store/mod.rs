@@ -40,7 +40,7 @@ pub use self::faults::{Fault, FaultKind, Faults, Operation};
 pub use self::location::Location;
 pub use self::meter::Meter;
 use self::meter::Metered;
-pub use self::object::{Body, BodyContent, Object, ObjectInfo, PutMode, Version};
+pub use self::object::{Body, BodyContent, BodyReader, Object, ObjectInfo, PutMode, Version};
 pub use self::options::{Environment, S3Options, StoreOptions};
 use self::s3::S3;
 use crate::error::{Context, Error, ErrorKind, Result};

@@ -1,5 +1,8 @@
 //! What goes into a store and what comes out of it.
 
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -80,6 +83,40 @@ impl Body {
             BodyContent::Memory(bytes) => bytes.len() as u64,
             BodyContent::File { length, .. } => *length,
         }
+    }
+
+    /// Reads the bytes, from the first; any number of times, and at the same time.
+    #[must_use]
+    pub fn reader(&self) -> BodyReader<'_> {
+        BodyReader {
+            content: &self.content,
+            position: 0,
+        }
+    }
+}
+
+/// Reads a [`Body`] without moving the position of its file.
+#[derive(Debug)]
+pub struct BodyReader<'a> {
+    content: &'a BodyContent,
+    position: u64,
+}
+
+impl Read for BodyReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = match self.content {
+            BodyContent::Memory(bytes) => bytes
+                .get(self.position as usize..)
+                .unwrap_or_default()
+                .read(buffer)?,
+            BodyContent::File { file, length } => {
+                let left = length.saturating_sub(self.position);
+                let wanted = left.min(buffer.len() as u64) as usize;
+                file.read_at(buffer.get_mut(..wanted).unwrap_or_default(), self.position)?
+            }
+        };
+        self.position += read as u64;
+        Ok(read)
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::sample::{DataDirectory, SEGMENT, Sample};
+use crate::server::failing_place;
 use crate::support::process::Output;
 use crate::support::stores::Place;
 
@@ -437,6 +438,23 @@ fn a_killed_restore_leaves_no_destination_and_no_harm() {
             fs::remove_file(data.file(DESTINATION)).unwrap();
         }
     }
+}
+
+#[test]
+fn a_restore_killed_in_the_middle_leaves_nothing_behind() {
+    let (place, proxy) = failing_place();
+    let (data, segments) = (Sample::shared().copy(), &Sample::shared().segments);
+    data.walship(&place)
+        .run(&["push", &format!("pg_wal/{}", segments[0])])
+        .succeeded();
+    let held = proxy.hold("GET", &segments[0]);
+    let mut running = data
+        .walship(&place)
+        .spawn(&["restore", &segments[0], DESTINATION]);
+    held.wait();
+    running.kill9();
+    drop(running);
+    assert_nothing_delivered(&data);
 }
 
 #[test]

@@ -27,11 +27,11 @@ use self::claim::Heartbeat;
 pub use self::parts::PartSettings;
 use self::record::{Basics, record};
 use self::server::Server;
-use super::identity;
 use super::progress::Progress;
+use super::{catalogue, identity};
 use crate::archive::backup::BackupRecord;
 use crate::archive::keys::{BackupId, BackupObject};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::pg::{BaseBackupOptions, ConnInfo, Lsn, TimelineId};
 use crate::store::{Body, Store};
 
@@ -135,7 +135,7 @@ pub async fn finish(
 ) -> Result<BasebackupReport> {
     let begun = Instant::now();
     let identity = identity::require(store).await?;
-    let (record, done) = match read_record(store, id, BackupObject::Record).await? {
+    let (record, done) = match catalogue::find_record(store, id, BackupObject::Record).await? {
         Some(record) => (record, true),
         None => (pending(store, id).await?, false),
     };
@@ -247,7 +247,7 @@ async fn discard(store: &Store, id: &BackupId) {
 }
 
 async fn pending(store: &Store, id: &BackupId) -> Result<BackupRecord> {
-    let pending = read_record(store, id, BackupObject::Pending).await?;
+    let pending = catalogue::find_record(store, id, BackupObject::Pending).await?;
     pending.ok_or_else(|| {
         Error::not_found(format!(
             "there is no unfinished backup {id} in {}: pending.json is missing. It was never begun there, was \
@@ -255,23 +255,6 @@ async fn pending(store: &Store, id: &BackupId) -> Result<BackupRecord> {
             store.location()
         ))
     })
-}
-
-async fn read_record(store: &Store, id: &BackupId, object: BackupObject) -> Result<Option<BackupRecord>> {
-    let key = objects::key(id, object);
-    let url = store.url_of(&key);
-    let record = match store.read(&key, RECORD_LIMIT).await {
-        Ok(bytes) => BackupRecord::parse(&bytes, &url)?,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).context(|| format!("read {url}")),
-    };
-    if record.id != *id {
-        return Err(Error::corrupt(format!(
-            "{url} is the record of backup {}",
-            record.id
-        )));
-    }
-    Ok(Some(record))
 }
 
 fn report(record: BackupRecord, begun: Instant) -> BasebackupReport {

@@ -5,15 +5,13 @@
 //! `sendFile` and `sendFileWithContent` in `src/backend/backup/basebackup.c`, 14 to 18), so both list
 //! the files in the same order, and one walk with bounded memory compares them.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 
 use crate::archive::backup::{EntryKind, IndexEntry, TarStream};
 use crate::archive::file_index::FileIndexReader;
 use crate::error::{Error, Result};
 use crate::pg::{Manifest, ManifestFile};
-use crate::store::{Body, BodyContent};
+use crate::store::Body;
 
 /// What belongs together.
 pub(super) struct Checked {
@@ -30,8 +28,8 @@ pub(super) struct Checked {
 /// `Corrupt` where they differ, and where the manifest does not match its own checksum.
 pub(super) async fn every_file_is_indexed(checked: Checked) -> Result<(Checked, Manifest)> {
     let compare = move || {
-        let index = FileIndexReader::new(BodyReader::of(&checked.index), "the index just made")?;
-        let manifest = zstd::stream::read::Decoder::new(BodyReader::of(&checked.manifest))
+        let index = FileIndexReader::new(checked.index.reader(), "the index just made")?;
+        let manifest = zstd::stream::read::Decoder::new(checked.manifest.reader())
             .map_err(|error| Error::io("start decompression", error))?;
         let manifest = compare(manifest, index, &checked.streams)?;
         Ok((checked, manifest))
@@ -89,35 +87,6 @@ fn mismatch(what: &str) -> Error {
     Error::corrupt(format!(
         "PostgreSQL's manifest does not fit the files it sent: {what}; take the backup again"
     ))
-}
-
-/// Reads a body without moving the position of its file, which the store reads as well.
-struct BodyReader<'a> {
-    content: &'a BodyContent,
-    position: u64,
-}
-
-impl<'a> BodyReader<'a> {
-    fn of(body: &'a Body) -> Self {
-        Self {
-            content: &body.content,
-            position: 0,
-        }
-    }
-}
-
-impl Read for BodyReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = match self.content {
-            BodyContent::Memory(bytes) => bytes
-                .get(self.position as usize..)
-                .unwrap_or_default()
-                .read(buffer)?,
-            BodyContent::File { file, .. } => File::read_at(file, buffer, self.position)?,
-        };
-        self.position += read as u64;
-        Ok(read)
-    }
 }
 
 #[cfg(test)]

@@ -8,9 +8,12 @@ use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Pid;
+
 use super::layout::{Layout, Root, check_apart};
 use super::shell::shell_word;
 use crate::error::{Error, Result};
+use crate::pg::data_directory::postmaster_pid;
 
 /// PostgreSQL's `pg_control`, without which no server starts.
 pub const CONTROL: &str = "global/pg_control";
@@ -143,6 +146,10 @@ fn not_empty(root: &Root, entry: &str) -> Error {
              what is there if no server needs it",
             tablespace.old.display()
         ),
+        None if let Some(process) = running_server(&root.directory) => format!(
+            "a PostgreSQL server runs on the data directory {shown} (process {process}); to recover beside it \
+             choose another directory, to replace it stop it and move the directory away"
+        ),
         None if entry == "lost+found" => format!(
             "{shown} is the top of a file system (it holds \"lost+found\"), and nothing is restored into a \
              directory that is not empty; choose a directory below it"
@@ -152,6 +159,17 @@ fn not_empty(root: &Root, entry: &str) -> Error {
              directory that is not; choose another one, or move what is there away"
         ),
     })
+}
+
+/// The server whose `postmaster.pid` is there, if that process lives.
+fn running_server(data_directory: &Path) -> Option<i32> {
+    // A server in single-user mode writes its number with a minus (`CreateLockFile`, `miscinit.c`).
+    let process = postmaster_pid(data_directory)?.checked_abs()?;
+    match rustix::process::test_kill_process(Pid::from_raw(process)?) {
+        Err(rustix::io::Errno::SRCH) => None,
+        // Another user's lives as well.
+        Ok(()) | Err(_) => Some(process),
+    }
 }
 
 /// The path with symbolic links resolved, as far as it exists.
@@ -204,6 +222,21 @@ mod tests {
             check(&layout(&data.join("file"), None)).unwrap_err().kind(),
             ErrorKind::Conflict
         );
+    }
+
+    #[test]
+    fn a_server_that_runs_on_the_directory_is_named() {
+        let top = tempfile::tempdir().unwrap();
+        let says = |pid: i64| {
+            std::fs::write(top.path().join("postmaster.pid"), format!("{pid}\n/data\n")).unwrap();
+            check(&layout(top.path(), None)).unwrap_err().to_string()
+        };
+        let own = std::process::id();
+        for line in [i64::from(own), -i64::from(own)] {
+            assert!(says(line).contains(&format!("process {own}")), "{}", says(line));
+        }
+        // Left behind by a crash: no process has a number beyond the kernel's limit.
+        assert!(says(1 << 30).contains("not empty"), "{}", says(1 << 30));
     }
 
     #[test]

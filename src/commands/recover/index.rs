@@ -5,16 +5,14 @@
 //! temporary file beyond. Reading it from the store in step with the parts would keep one connection
 //! open and mostly idle for as long as the recovery takes, which servers do not allow.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::unix::fs::FileExt;
+use std::io::Write;
 
 use crate::archive::Sha256Sum;
 use crate::archive::backup::BackupRecord;
 use crate::archive::file_index::FileIndexReader;
 use crate::archive::keys::{BackupObject, Key};
 use crate::error::{Context, Error, Result};
-use crate::store::{Body, BodyContent, BodyWriter, Store};
+use crate::store::{Body, BodyReader, BodyWriter, Store};
 
 use super::extract::damaged;
 
@@ -63,37 +61,6 @@ impl Index {
     /// # Errors
     /// `Internal` where there is no memory for it.
     pub fn entries(&self) -> Result<FileIndexReader<BodyReader<'_>>> {
-        let reader = match &self.body.content {
-            BodyContent::Memory(bytes) => BodyReader::Memory(bytes),
-            BodyContent::File { file, .. } => BodyReader::File { file, position: 0 },
-        };
-        FileIndexReader::new(reader, self.url.as_str())
-    }
-}
-
-/// Reads a body without moving it, so that it can be read again.
-#[derive(Debug)]
-pub enum BodyReader<'a> {
-    /// What is left of it.
-    Memory(&'a [u8]),
-    /// From a position on.
-    File {
-        /// The file.
-        file: &'a File,
-        /// Offset of the next byte.
-        position: u64,
-    },
-}
-
-impl Read for BodyReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match self {
-            Self::Memory(bytes) => bytes.read(buffer),
-            Self::File { file, position } => {
-                let read = file.read_at(buffer, *position)?;
-                *position += read as u64;
-                Ok(read)
-            }
-        }
+        FileIndexReader::new(self.body.reader(), self.url.as_str())
     }
 }

@@ -9,7 +9,6 @@ use super::configuration::ConfigurationReport;
 use super::settings::TargetAction;
 use crate::archive::keys::BackupId;
 use crate::archive::recovery_plan::Target;
-use crate::archive::time_text;
 use crate::config::ByteSize;
 use crate::pg::TimelineId;
 
@@ -62,20 +61,7 @@ pub struct RestoredTablespace {
 }
 
 fn as_text<S: serde::Serializer>(target: &Target, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&target_text(target))
-}
-
-/// A target for people.
-#[must_use]
-pub fn target_text(target: &Target) -> String {
-    match target {
-        Target::Latest => "the end of the archived WAL".to_owned(),
-        Target::Immediate => "the end of the backup".to_owned(),
-        Target::Time(time) => format!("time {}", time_text(*time)),
-        Target::Lsn(lsn) => format!("LSN {lsn}"),
-        Target::Xid(xid) => format!("transaction {xid}"),
-        Target::Name(name) => format!("restore point {name:?}"),
-    }
+    serializer.collect_str(target)
 }
 
 /// What PostgreSQL says where it does not reach the target.
@@ -143,8 +129,7 @@ impl fmt::Display for RecoverReport {
         write!(
             f,
             "Recovery ends at {}, on timeline {}",
-            target_text(&self.target),
-            self.timeline
+            self.target, self.timeline
         )?;
         if let Some(action) = self.action {
             write!(f, "; then: {}", action.as_str())?;
