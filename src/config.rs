@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
+use crate::archive::diagnosis::Check;
 use crate::archive::retention::RetentionPolicy;
 use crate::error::{Error, Result};
 use crate::pg::os_user;
@@ -71,6 +72,8 @@ pub struct Settings {
     pub backup: BackupSettings,
     /// `[retention]`; it may promise nothing.
     pub retention: RetentionPolicy,
+    /// `[doctor]`.
+    pub doctor: DoctorSettings,
     /// `recover.concurrency`, at least 1.
     pub recover_concurrency: usize,
     /// `[s3]`; its `operation_timeout` is `s3.timeout`.
@@ -112,6 +115,25 @@ pub struct BackupSettings {
     pub max_rate: Option<ByteSize>,
     /// `backup.wal_timeout`.
     pub wal_timeout: Duration,
+}
+
+/// Settings of `walship doctor`.
+#[derive(Debug, Clone)]
+pub struct DoctorSettings {
+    /// `doctor.timeout`.
+    pub timeout: Duration,
+    /// `doctor.max_backup_age`.
+    pub max_backup_age: Duration,
+    /// `doctor.max_archive_delay`.
+    pub max_archive_delay: Duration,
+    /// `doctor.max_standby_lag`.
+    pub max_standby_lag: Duration,
+    /// `doctor.max_verify_age`.
+    pub max_verify_age: Duration,
+    /// `doctor.max_drill_age`.
+    pub max_drill_age: Duration,
+    /// `doctor.ignore`.
+    pub ignore: Vec<Check>,
 }
 
 /// What the command line and the environment say; the file is found through them.
@@ -186,6 +208,18 @@ impl Settings {
                 "no archive is set; give --archive URL, WALSHIP_ARCHIVE, or archive = \"s3://bucket/prefix\" in {DEFAULT_FILE}"
             ))
         })
+    }
+
+    /// Whether retention is configured here: then this host deletes from the archive.
+    #[must_use]
+    pub fn expires(&self) -> bool {
+        self.retention.check().is_ok()
+    }
+
+    /// The configuration file that was read.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.raw.file.as_deref()
     }
 
     /// What another walship process needs to come to the same settings: the file's path, and the
@@ -307,6 +341,15 @@ impl Raw {
                 wal_timeout: self.duration("backup.wal_timeout")?,
             },
             retention: self.retention()?,
+            doctor: DoctorSettings {
+                timeout: self.duration("doctor.timeout")?,
+                max_backup_age: self.duration("doctor.max_backup_age")?,
+                max_archive_delay: self.duration("doctor.max_archive_delay")?,
+                max_standby_lag: self.duration("doctor.max_standby_lag")?,
+                max_verify_age: self.duration("doctor.max_verify_age")?,
+                max_drill_age: self.duration("doctor.max_drill_age")?,
+                ignore: self.checks("doctor.ignore")?,
+            },
             recover_concurrency: at_least_one(self.required("recover.concurrency")?),
             store: self.store_options()?,
             raw: self,
@@ -397,6 +440,14 @@ impl Raw {
             return Err(self.invalid(key, "zstd levels go from -7 (fastest) to 19 (smallest)"));
         }
         Ok(level)
+    }
+
+    /// Ids of checks, separated by commas.
+    fn checks(&self, key: &'static str) -> Result<Vec<Check>> {
+        let text = self.text(key);
+        let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty());
+        ids.map(|id| id.parse().map_err(|why: String| self.invalid(key, why)))
+            .collect()
     }
 
     fn part_size(&self) -> Result<u64> {

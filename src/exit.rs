@@ -14,12 +14,16 @@ pub enum Caller {
     ArchiveCommand,
     /// PostgreSQL's recovery: 1 to 125 mean "not in the archive", above 125 stops recovery safely.
     RestoreCommand,
+    /// Nagios, or what runs its plugins: 3 means that the check itself could not be made.
+    Monitor,
     /// A person or a script.
     Shell,
 }
 
 /// `restore`: it is proven that the archive has no such file.
 pub const ABSENT: u8 = 1;
+/// `doctor`: it could not run at all; 0, 1 and 2 say what it found.
+const UNKNOWN: u8 = 3;
 /// `restore`: everything else that is no success.
 const RESTORE_FAILED: u8 = 200;
 
@@ -29,6 +33,7 @@ impl Caller {
         match command {
             Command::Push(_) => Self::ArchiveCommand,
             Command::Restore(_) => Self::RestoreCommand,
+            Command::Doctor(_) => Self::Monitor,
             _ => Self::Shell,
         }
     }
@@ -41,6 +46,8 @@ impl Caller {
             Self::RestoreCommand
         } else if has("push") {
             Self::ArchiveCommand
+        } else if has("doctor") {
+            Self::Monitor
         } else {
             Self::Shell
         }
@@ -53,6 +60,7 @@ impl Caller {
             Self::ArchiveCommand => 1,
             Self::RestoreCommand if on_standby => ABSENT,
             Self::RestoreCommand => RESTORE_FAILED,
+            Self::Monitor => UNKNOWN,
             Self::Shell => kind.exit_code(),
         }
     }
@@ -77,6 +85,7 @@ mod tests {
             caller(&["walship", "--config", "push", "restore"]),
             Caller::RestoreCommand
         );
+        assert_eq!(caller(&["walship", "doctor", "--jsn"]), Caller::Monitor);
         assert_eq!(caller(&["walship", "list"]), Caller::Shell);
         assert_eq!(caller(&["restore"]), Caller::Shell);
     }
@@ -96,6 +105,7 @@ mod tests {
             assert!(Caller::RestoreCommand.failure(kind, false) > 125);
             assert_eq!(Caller::ArchiveCommand.failure(kind, true), 1);
             assert!((1..=125).contains(&Caller::Shell.failure(kind, false)));
+            assert_eq!(Caller::Monitor.failure(kind, false), 3);
         }
     }
 }

@@ -130,7 +130,7 @@ fn print_usage_error(error: &clap::Error, caller: Caller) {
         .unwrap_or_default()
         .trim_start_matches("error: ");
     say(&match caller {
-        Caller::Shell => text.trim_end().to_owned(),
+        Caller::Shell | Caller::Monitor => text.trim_end().to_owned(),
         Caller::ArchiveCommand => format!("walship: {first}; write archive_command = 'walship push %p'"),
         Caller::RestoreCommand => {
             format!("walship: {first}; write restore_command = 'walship restore %f %p'")

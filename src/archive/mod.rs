@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod catalogue;
 pub mod codec;
+pub mod diagnosis;
 pub mod file_index;
 pub mod identity;
 pub mod keep;

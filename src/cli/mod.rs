@@ -2,6 +2,7 @@
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)] // what stands in a comment here is shown by --help as it is
 
 mod basebackup;
+mod doctor;
 mod list;
 mod recover;
 mod wal;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use basebackup::{BasebackupArgs, Checkpoint};
+pub use doctor::DoctorArgs;
 pub use list::{ListArgs, ListPart};
 pub use recover::{ArchiveMode, RecoverArgs, TargetAction, TargetArgs};
 pub use wal::{PushArgs, RestoreArgs};
@@ -63,6 +65,8 @@ pub enum Command {
     Recover(RecoverArgs),
     /// Show the backups and the WAL in the archive
     List(ListArgs),
+    /// Check server, archive and this machine; exit 0 if all is well, 1 for warnings, 2 for problems
+    Doctor(DoctorArgs),
     /// Print the completion script of a shell
     Completions {
         /// The shell.

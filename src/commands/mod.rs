@@ -2,6 +2,7 @@
 
 pub mod basebackup;
 pub mod catalogue;
+pub mod doctor;
 pub mod identity;
 pub mod list;
 pub mod progress;

@@ -115,6 +115,41 @@ pub const SETTINGS: &[Setting] = &[
         "parts of a base backup that are restored at the same time; 0 means one for each core, at most 8",
     ),
     setting(
+        "doctor.timeout",
+        "8s",
+        "time after which doctor has its answer, whatever hangs; Nagios waits 10 s for a remote check",
+    ),
+    setting(
+        "doctor.max_backup_age",
+        "26h",
+        "age of the newest backup from which doctor warns; twice as much is a problem",
+    ),
+    setting(
+        "doctor.max_archive_delay",
+        "5m",
+        "time that finished WAL may wait for the archiver before doctor warns; twelve times as much is a problem",
+    ),
+    setting(
+        "doctor.max_standby_lag",
+        "5m",
+        "time that a standby's replay may be behind before doctor warns",
+    ),
+    setting(
+        "doctor.max_verify_age",
+        "8d",
+        "age of the last clean verification from which doctor warns, once there was one",
+    ),
+    setting(
+        "doctor.max_drill_age",
+        "35d",
+        "age of the last drill that passed from which doctor warns, once there was one",
+    ),
+    setting(
+        "doctor.ignore",
+        "",
+        "checks, separated by commas, whose warnings and problems count for nothing, such as settings.data_checksums",
+    ),
+    setting(
         "s3.endpoint",
         "",
         "base URL of an S3-compatible server; none means AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else AWS",

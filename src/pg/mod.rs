@@ -29,7 +29,7 @@ pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom
 pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, TablespaceHeader};
 pub use connection::{Connection, SystemIdentity, TimelineHistoryFile};
 pub use conninfo::ConnInfo;
-pub(crate) use conninfo::os_user;
+pub(crate) use conninfo::{os_user, user_name};
 pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
 pub use major::Major;

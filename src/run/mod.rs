@@ -2,6 +2,7 @@
 //! one file for each command, and here what they share.
 
 mod basebackup;
+mod doctor;
 mod list;
 mod man;
 mod push;
@@ -31,6 +32,7 @@ pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
         Command::Basebackup(args) => basebackup::run(&args, settings),
         Command::Recover(args) => recover::run(args, settings),
         Command::List(args) => list::run(&args, settings),
+        Command::Doctor(args) => doctor::run(args, settings),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "walship", &mut script);

@@ -2,6 +2,7 @@
 
 use super::directory::{Directory, Walk};
 use super::faults::Faulty;
+use super::manners::Manners;
 use super::meter::Metered;
 use super::object::{ObjectBody, ObjectInfo};
 use super::s3::{Cursor as S3Cursor, S3};
@@ -91,6 +92,31 @@ impl Backend {
             (Self::Directory(_), Cursor::S3(_)) | (Self::S3(_), Cursor::Walk(_)) => Err(
                 crate::Error::internal("a listing changed its store; please report it"),
             ),
+        }
+    }
+
+    pub(super) async fn manners(&self) -> Manners {
+        match self {
+            Self::Directory(_) => Manners {
+                versioning: Ok(None),
+                object_lock: Ok(None),
+                clock: None,
+            },
+            Self::S3(s3) => s3.manners().await,
+            Self::Faulty(Faulty { inner, .. }) | Self::Metered(Metered { inner, .. }) => {
+                Box::pin(inner.manners()).await
+            }
+        }
+    }
+
+    /// Whether deletions are allowed, without deleting anything.
+    pub(super) async fn probe_delete(&self, missing_key: &str) -> Result<()> {
+        match self {
+            Self::Directory(directory) => directory.probe_delete().await,
+            Self::S3(s3) => s3.delete(&[missing_key.to_owned()]).await,
+            Self::Faulty(Faulty { inner, .. }) | Self::Metered(Metered { inner, .. }) => {
+                Box::pin(inner.probe_delete(missing_key)).await
+            }
         }
     }
 

@@ -34,7 +34,7 @@ use tempfile::NamedTempFile;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use self::deletion::delete;
+use self::deletion::{delete, probe_delete};
 use self::replacement::replace_if;
 pub(super) use self::walk::Walk;
 use super::object::Version;
@@ -130,6 +130,12 @@ impl Directory {
 
     pub(super) fn walk(&self, prefix: &str, start_after: Option<&str>) -> Walk {
         Walk::new(self.root.clone(), prefix, start_after)
+    }
+
+    /// Whether files can be removed from the archive's directories.
+    pub(super) async fn probe_delete(&self) -> Result<()> {
+        let root = self.root.clone();
+        blocking(self.operation_timeout, move || probe_delete(&root)).await
     }
 
     pub(super) async fn delete(&self, keys: &[String]) -> Result<()> {

@@ -23,6 +23,7 @@ mod directory;
 mod faults;
 mod key;
 mod location;
+mod manners;
 mod meter;
 mod object;
 mod options;
@@ -38,6 +39,7 @@ use self::directory::Directory;
 use self::faults::Faulty;
 pub use self::faults::{Fault, FaultKind, Faults, Operation};
 pub use self::location::Location;
+pub use self::manners::{Manners, StoreClock};
 pub use self::meter::Meter;
 use self::meter::Metered;
 pub use self::object::{Body, BodyContent, BodyReader, Object, ObjectInfo, PutMode, Version};
@@ -48,6 +50,9 @@ use crate::error::{Context, Error, ErrorKind, Result};
 /// The key that [`Store::probe_conditional_writes`] writes, beside `walship.json`. It stays there:
 /// deleting it could make a concurrent probe fail.
 pub const PROBE_KEY: &str = "walship.probe";
+
+/// A key that nothing ever writes: to delete it tells whether deleting is allowed.
+const NEVER_WRITTEN: &str = "walship.probe.none";
 
 /// What the probe's object says to a person who finds it.
 const PROBE_TEXT: &str =
@@ -247,6 +252,21 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::Invalid => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// What the store says of itself; each of its answers may be denied.
+    pub async fn manners(&self) -> Manners {
+        self.inner.backend.manners().await
+    }
+
+    /// Whether deletions are allowed, found out by deleting a key that is never there. In a bucket that
+    /// keeps versions even that leaves a delete marker: ask [`Store::manners`] first.
+    ///
+    /// # Errors
+    /// As [`Store::delete`].
+    pub async fn probe_delete(&self) -> Result<()> {
+        let allowed = self.inner.backend.probe_delete(NEVER_WRITTEN).await;
+        allowed.context(|| format!("see whether deleting is allowed in {}", self.inner.location))
     }
 }
 

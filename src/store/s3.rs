@@ -10,6 +10,7 @@
 //! - **Checksums of reads are not checked here**: what walship reads carries its own hash.
 
 mod attempts;
+mod bucket;
 mod connect;
 mod failure;
 

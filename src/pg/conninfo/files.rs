@@ -43,7 +43,11 @@ pub(super) fn read_passfile(path: &Path) -> Option<String> {
 
 /// The name of the user who runs this process, libpq's default role.
 pub fn os_user() -> Option<String> {
-    let uid = rustix::process::geteuid().as_raw();
+    user_name(rustix::process::geteuid().as_raw())
+}
+
+/// The name of a user of this machine.
+pub fn user_name(uid: u32) -> Option<String> {
     user_in(&read_optional(Path::new("/etc/passwd")).ok()??, uid)
 }
 

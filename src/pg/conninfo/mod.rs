@@ -6,7 +6,7 @@
 
 mod files;
 
-pub(crate) use files::os_user;
+pub(crate) use files::{os_user, user_name};
 mod hosts;
 pub(in crate::pg) mod passfile;
 mod service;

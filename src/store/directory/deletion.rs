@@ -6,6 +6,8 @@ use std::io::ErrorKind as IoKind;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::Access;
+
 use super::{TEMPORARY, check_root, failed, is_a_directory, sync_directory};
 use crate::error::Result;
 
@@ -28,6 +30,21 @@ pub(super) fn delete(root: &Path, keys: &[String]) -> Result<()> {
     // Deepest first, so that a directory is empty when its turn comes.
     for directory in touched.iter().rev() {
         settle_deletion(root, directory)?;
+    }
+    Ok(())
+}
+
+/// Whether files can be removed from the archive's directory and those in it.
+pub(super) fn probe_delete(root: &Path) -> Result<()> {
+    check_root(root)?;
+    let inside = fs::read_dir(root).map_err(|error| failed(format!("read {}", root.display()), error))?;
+    let folders = inside
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir());
+    for folder in std::iter::once(root.to_owned()).chain(folders) {
+        rustix::fs::access(&folder, Access::WRITE_OK | Access::EXEC_OK)
+            .map_err(|error| failed(format!("remove files from {}", folder.display()), error.into()))?;
     }
     Ok(())
 }

@@ -15,8 +15,10 @@ use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryA
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_runtime_api::http::Response;
 use aws_smithy_types::config_bag::ConfigBag;
+use chrono::{DateTime, Utc};
 
 use super::failure::is_passing;
+use crate::store::manners::StoreClock;
 
 /// What happened in one call so far. The deadline ends a call from outside, and then this is all
 /// that is known about why.
@@ -27,6 +29,7 @@ pub(super) struct Attempts(Arc<Mutex<Log>>);
 struct Log {
     begun: u32,
     last_failure: Option<String>,
+    clock: Option<StoreClock>,
 }
 
 impl Attempts {
@@ -36,6 +39,11 @@ impl Attempts {
 
     pub(super) fn last_failure(&self) -> Option<String> {
         self.lock().last_failure.clone()
+    }
+
+    /// The time that the last answer told.
+    pub(super) fn clock(&self) -> Option<StoreClock> {
+        self.lock().clock
     }
 
     fn lock(&self) -> MutexGuard<'_, Log> {
@@ -65,6 +73,15 @@ impl Intercept for Attempts {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        let date = context
+            .response()
+            .and_then(|response| response.headers().get("date"));
+        if let Some(told) = date.and_then(|date| DateTime::parse_from_rfc2822(date).ok()) {
+            self.lock().clock = Some(StoreClock {
+                told: told.to_utc(),
+                received: Utc::now(),
+            });
+        }
         if let Some(Err(error)) = context.output_or_error() {
             let reason = match context.response().map(Response::status) {
                 Some(status) if !status.is_success() => {

@@ -1,0 +1,142 @@
+//! `walship doctor`: asks the server, the store and this machine at the same time, each question with a
+//! deadline, and has the answers judged by `archive::diagnosis`.
+
+mod archive;
+mod before_promote;
+mod host;
+mod report;
+mod server;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::Utc;
+
+use crate::archive::diagnosis::facts::{ArchiveFacts, Facts, ServerFacts};
+use crate::archive::diagnosis::{Check, Known, Limits, judge, judge_promotion};
+use crate::archive::keys::{self, Key};
+use crate::error::Result;
+use crate::pg::{ConnInfo, WalName};
+use crate::store::Store;
+
+pub use host::HostOptions;
+pub use report::DoctorReport;
+use session::Session;
+
+/// What to look at and how.
+#[derive(Debug)]
+pub struct DoctorOptions {
+    /// The server's data directory on this machine, where the server does not tell, or is down.
+    pub pgdata: Option<PathBuf>,
+    /// Time for everything.
+    pub timeout: Duration,
+    /// Where warnings begin.
+    pub limits: Limits,
+    /// Whether this host deletes from the archive.
+    pub expires: bool,
+    /// Checks whose warnings and problems count for nothing.
+    pub ignore: Vec<Check>,
+    /// What is looked at on this machine.
+    pub host: HostOptions,
+}
+
+/// Makes the diagnosis. What cannot be found out is a finding, not an error.
+pub async fn run(options: DoctorOptions, connection: &ConnInfo, store: Result<Store>) -> DoctorReport {
+    let limit = options.timeout;
+    let store = store.map_err(|error| error.to_string());
+    let asking = async {
+        let session = Session::open(connection, limit).await;
+        let mut session = session.map_err(|error| error.to_string())?;
+        let server = server::gather(&mut session).await?;
+        Ok((session, server))
+    };
+    let ((server, host), archive) = tokio::join!(
+        async {
+            let server: Known<(Session, ServerFacts)> = asking.await;
+            let facts = server
+                .as_ref()
+                .ok()
+                .map(|(session, facts)| (session.local(), facts));
+            let host = host::gather(options.pgdata.as_deref(), facts, &options.host, limit).await;
+            (server, host)
+        },
+        async {
+            match &store {
+                Ok(store) => Ok(Box::pin(archive::gather(store, options.expires, limit)).await),
+                Err(why) => Err(why.clone()),
+            }
+        }
+    );
+    let (mut session, server) = match server {
+        Ok((session, facts)) => (Some(session), Ok(facts)),
+        Err(why) => (None, Err(why)),
+    };
+    let mut archive = archive;
+    if let (Ok(archive), Ok(store), Some(session), Ok(server)) = (&mut archive, &store, &mut session, &server)
+    {
+        compare(archive, store, session, server).await;
+    }
+    if let Some(session) = session {
+        session.close().await;
+    }
+    let facts = Facts {
+        now: Utc::now(),
+        limits: options.limits,
+        server,
+        archive,
+        host,
+        expires: options.expires,
+    };
+    DoctorReport::new(judge(&facts), &options.ignore, facts.now)
+}
+
+/// What takes both the server and the archive. The archive was listed a moment ago, and may have gone on.
+async fn compare(archive: &mut ArchiveFacts, store: &Store, session: &mut Session, server: &ServerFacts) {
+    archive.server_lsn_after = server::written_up_to(session).await.ok().flatten();
+    archive.last_archived = match &server.archiver {
+        Ok(archiver) => match &archiver.last_archived {
+            None => Ok(None),
+            Some(name) => has(archive, store, name).await.map(Some),
+        },
+        Err(why) => Err(why.clone()),
+    };
+}
+
+async fn has(archive: &ArchiveFacts, store: &Store, name: &str) -> Known<(WalName, bool)> {
+    let name: WalName = name.parse().map_err(|error: crate::Error| error.to_string())?;
+    if let (WalName::Segment(segment), Ok(catalogue)) = (name, &archive.catalogue) {
+        let number = segment.number(catalogue.wal.segment_size());
+        if number.is_ok_and(|number| catalogue.wal.contains(segment.timeline(), number)) {
+            return Ok((name, true));
+        }
+    }
+    // It may have arrived after the listing.
+    let found = match name {
+        WalName::Partial(segment) => {
+            let prefix = keys::segment_siblings_prefix(segment);
+            store.list(&prefix, None).next().await.map(|page| page.is_some())
+        }
+        _ => match Key::of_wal(name) {
+            Ok(key) => store.head(&key.to_string()).await.map(|info| info.is_some()),
+            Err(error) => Err(error),
+        },
+    };
+    found
+        .map(|found| (name, found))
+        .map_err(|error| error.to_string())
+}
+
+/// Says whether the standby may be promoted, within the time limit: not while the archive cannot be
+/// asked or has WAL that the standby has not replayed. It waits for the replay as long as there is time.
+pub async fn before_promote(
+    options: &DoctorOptions,
+    connection: &ConnInfo,
+    replication: Option<&ConnInfo>,
+    store: Result<Store>,
+) -> DoctorReport {
+    let facts = before_promote::gather(options.timeout, connection, replication, store).await;
+    DoctorReport::new(judge_promotion(&facts), &[], Utc::now())
+}

@@ -1,0 +1,135 @@
+//! A session on the server in which every question has a deadline.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::archive::diagnosis::Known;
+use crate::error::{Error, Result};
+use crate::pg::{ConnInfo, Connection};
+
+/// Most of the time that one question may take, as a part of all.
+const SHARE: u32 = 2;
+
+pub(super) struct Session {
+    connection: Connection,
+    deadline: Instant,
+    limit: Duration,
+    data_directory: Option<String>,
+    started_at: Option<i64>,
+}
+
+/// What tells whether a data directory on this machine is the server's.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Local {
+    /// Where the server says that its data is.
+    pub(super) data_directory: Option<String>,
+    /// When the server was started, in seconds since 1970.
+    pub(super) started_at: Option<i64>,
+}
+
+impl Session {
+    pub(super) async fn open(info: &ConnInfo, limit: Duration) -> Result<Self> {
+        let deadline = Instant::now() + limit;
+        let connecting = timeout_at(deadline, Connection::connect(info)).await;
+        let connection = connecting.unwrap_or_else(|_| {
+            Err(Error::unavailable(format!(
+                "connect to {info}: no answer within {} s (doctor.timeout)",
+                limit.as_secs_f64()
+            )))
+        })?;
+        let mut session = Self {
+            connection,
+            deadline,
+            limit,
+            data_directory: None,
+            started_at: None,
+        };
+        // One slow question must not use up the others' time; no schema but the system's must answer.
+        let set = format!(
+            "select set_config('statement_timeout', '{}ms', false), set_config('search_path', 'pg_catalog', false)",
+            (limit / SHARE).as_millis()
+        );
+        session
+            .rows("set up the session", &set)
+            .await
+            .map_err(Error::unavailable)?;
+        session.locate().await;
+        Ok(session)
+    }
+
+    async fn locate(&mut self) {
+        let asked = self
+            .row(
+                "ask for the data directory",
+                "select current_setting('data_directory', true), extract(epoch from pg_postmaster_start_time())::bigint",
+            )
+            .await;
+        if let Ok(row) = asked {
+            self.data_directory = row.text(0);
+            self.started_at = row.parse(1);
+        }
+    }
+
+    pub(super) fn local(&self) -> Local {
+        Local {
+            data_directory: self.data_directory.clone(),
+            started_at: self.started_at,
+        }
+    }
+
+    pub(super) fn major(&self) -> u32 {
+        self.connection.server_major()
+    }
+
+    /// Runs one query. `what` names it in messages.
+    pub(super) async fn rows(&mut self, what: &str, sql: &str) -> Known<Vec<Row>> {
+        match timeout_at(self.deadline, self.connection.sql(what, sql)).await {
+            Ok(Ok(rows)) => Ok(rows.into_iter().map(Row).collect()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!(
+                "{what}: no answer within {} s (doctor.timeout)",
+                self.limit.as_secs_f64()
+            )),
+        }
+    }
+
+    /// As [`Session::rows`], for a query with one row.
+    pub(super) async fn row(&mut self, what: &str, sql: &str) -> Known<Row> {
+        let rows = self.rows(what, sql).await?;
+        rows.into_iter()
+            .next()
+            .ok_or_else(|| format!("{what}: the server answered nothing"))
+    }
+
+    pub(super) async fn close(self) {
+        self.connection.close().await;
+    }
+}
+
+/// One row of an answer.
+#[derive(Debug)]
+pub(super) struct Row(Vec<Option<String>>);
+
+impl Row {
+    /// A value; `None` for NULL.
+    pub(super) fn text(&self, column: usize) -> Option<String> {
+        self.0.get(column).cloned().flatten()
+    }
+
+    pub(super) fn parse<T: std::str::FromStr>(&self, column: usize) -> Option<T> {
+        self.0.get(column)?.as_deref()?.parse().ok()
+    }
+
+    pub(super) fn is_true(&self, column: usize) -> bool {
+        self.0
+            .get(column)
+            .is_some_and(|value| value.as_deref() == Some("t"))
+    }
+
+    /// A span in seconds; a negative one, where clocks were set, is none.
+    pub(super) fn seconds(&self, column: usize) -> Option<Duration> {
+        let seconds: f64 = self.parse(column)?;
+        Some(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+    }
+}
