@@ -101,11 +101,11 @@ fn gaps(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Find
 /// Whether retention deleted all of it.
 fn was_given_up(catalogue: &Catalogue, gap: &SegmentRange) -> bool {
     let size = catalogue.wal.segment_size();
-    let (Ok(first), Ok(last)) = (gap.first.number(size), gap.last.number(size)) else {
+    let (Ok(from), Ok(to)) = (gap.first.number(size), gap.last.number(size)) else {
         return false;
     };
     let mut lost = RangeSet::default();
-    lost.insert_range(first.0, last.0);
+    lost.insert_range(from.0, to.0);
     if let Some(released) = catalogue.released.of(gap.first.timeline()) {
         lost.subtract(released);
     }
