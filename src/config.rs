@@ -74,6 +74,10 @@ pub struct Settings {
     pub retention: RetentionPolicy,
     /// `[doctor]`.
     pub doctor: DoctorSettings,
+    /// `postgres.bin_dir`.
+    pub bin_dir: Option<PathBuf>,
+    /// `[seed]`.
+    pub seed: SeedSettings,
     /// `recover.concurrency`, at least 1.
     pub recover_concurrency: usize,
     /// `[s3]`; its `operation_timeout` is `s3.timeout`.
@@ -134,6 +138,15 @@ pub struct DoctorSettings {
     pub max_drill_age: Duration,
     /// `doctor.ignore`.
     pub ignore: Vec<Check>,
+}
+
+/// Settings of `walship basebackup --seed-replica`.
+#[derive(Debug, Clone)]
+pub struct SeedSettings {
+    /// `seed.archive_wal_limit`.
+    pub archive_wal_limit: ByteSize,
+    /// `seed.start_timeout`.
+    pub start_timeout: Duration,
 }
 
 /// What the command line and the environment say; the file is found through them.
@@ -349,6 +362,11 @@ impl Raw {
                 max_verify_age: self.duration("doctor.max_verify_age")?,
                 max_drill_age: self.duration("doctor.max_drill_age")?,
                 ignore: self.checks("doctor.ignore")?,
+            },
+            bin_dir: self.optional("postgres.bin_dir")?,
+            seed: SeedSettings {
+                archive_wal_limit: self.required("seed.archive_wal_limit")?,
+                start_timeout: self.duration("seed.start_timeout")?,
             },
             recover_concurrency: at_least_one(self.required("recover.concurrency")?),
             store: self.store_options()?,

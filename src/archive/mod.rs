@@ -14,6 +14,7 @@ pub mod ranges;
 pub mod recovery_plan;
 pub mod released;
 pub mod retention;
+pub mod seed_source;
 pub mod segment_index;
 pub mod tar_stream;
 pub mod timeline_chain;

@@ -1,5 +1,7 @@
 //! `walship basebackup`.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 
 /// Arguments of `walship basebackup`.
@@ -13,7 +15,7 @@ pub struct BasebackupArgs {
         long,
         value_name = "TEXT",
         default_value = "walship base backup",
-        conflicts_with = "finish"
+        conflicts_with_all = ["finish", "seed_replica"]
     )]
     pub label: String,
     /// Whether the checkpoint at the start is made at once or spread over time
@@ -23,14 +25,55 @@ pub struct BasebackupArgs {
     #[arg(long, value_name = "RATE", conflicts_with = "finish")]
     pub max_rate: Option<String>,
     /// Time to wait for the WAL the backup needs [default: 5m]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", conflicts_with = "seed_replica")]
     pub wal_timeout: Option<String>,
     /// Complete a backup whose WAL had not arrived in time
-    #[arg(long, value_name = "ID", conflicts_with = "dbname")]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["dbname", "seed_replica"])]
     pub finish: Option<String>,
+    /// Make a ready standby in --pgdata, and store nothing
+    #[arg(long, requires = "pgdata", help_heading = "Seeding a replica")]
+    pub seed_replica: bool,
+    /// How a replica is made.
+    #[command(flatten)]
+    pub seed: SeedArgs,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// How a replica is made.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Seeding a replica")]
+pub struct SeedArgs {
+    /// The replica's data directory: empty or missing
+    #[arg(long, value_name = "DIR", requires = "seed_replica")]
+    pub pgdata: Option<PathBuf>,
+    /// Where the data comes from: the archive where there is little WAL since its newest backup, else the primary (auto)
+    #[arg(long, value_enum, default_value_t = SeedSource::Auto, requires = "seed_replica")]
+    pub from: SeedSource,
+    /// The replica's slot on the primary, made if it is not there [default: walship_ and this machine's name]
+    #[arg(long, value_name = "NAME", requires = "seed_replica")]
+    pub slot: Option<String>,
+    /// Stream without a slot
+    #[arg(long, requires = "seed_replica", conflicts_with = "slot")]
+    pub no_slot: bool,
+    /// Put a tablespace elsewhere; may be given for each
+    #[arg(long, value_name = "OLD=NEW", requires = "seed_replica")]
+    pub tablespace_mapping: Vec<String>,
+    /// Start the replica, and wait until it streams
+    #[arg(long, requires = "seed_replica")]
+    pub start: bool,
+}
+
+/// Where a replica's data comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SeedSource {
+    /// From the archive where there is little WAL since its newest backup, else from the primary.
+    Auto,
+    /// From the server, with pg_basebackup.
+    Primary,
+    /// From the archive, without load on the server.
+    Archive,
 }
 
 /// How the checkpoint at the start of a base backup is made.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-pub use basebackup::{BasebackupArgs, Checkpoint};
+pub use basebackup::{BasebackupArgs, Checkpoint, SeedSource};
 pub use doctor::DoctorArgs;
 pub use list::{ListArgs, ListPart};
 pub use recover::{ArchiveMode, RecoverArgs, TargetAction, TargetArgs};
@@ -59,7 +59,7 @@ pub enum Command {
     Push(PushArgs),
     /// Deliver one verified file; for restore_command = 'walship restore %f %p'
     Restore(RestoreArgs),
-    /// Take a base backup over the replication protocol
+    /// Take a base backup over the replication protocol, or seed a replica
     Basebackup(BasebackupArgs),
     /// Restore a backup into an empty directory, ready to recover to a target
     Recover(RecoverArgs),

@@ -110,6 +110,21 @@ pub const SETTINGS: &[Setting] = &[
     setting("retention.keep_monthly", "", "the same for months"),
     setting("retention.keep_yearly", "", "the same for years"),
     setting(
+        "postgres.bin_dir",
+        "",
+        "directory of PostgreSQL's programs, before PATH and where packages put them",
+    ),
+    setting(
+        "seed.archive_wal_limit",
+        "10GiB",
+        "with more WAL than this since the newest backup, a replica is copied from the primary",
+    ),
+    setting(
+        "seed.start_timeout",
+        "10m",
+        "time that a started replica has until it streams",
+    ),
+    setting(
         "recover.concurrency",
         "0",
         "parts of a base backup that are restored at the same time; 0 means one for each core, at most 8",

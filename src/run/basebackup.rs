@@ -15,6 +15,9 @@ use crate::cli::{self, Checkpoint};
 use crate::progress_bar;
 
 pub(super) fn run(args: &cli::BasebackupArgs, settings: &Settings) -> Result<ExitCode> {
+    if let Some(pgdata) = &args.seed.pgdata {
+        return super::seed::run(pgdata, args, settings);
+    }
     let wal_timeout = settings.backup.wal_timeout;
     let progress = Arc::new(Progress::default());
     let report = finish(many_threads()?, async {
@@ -33,22 +36,25 @@ pub(super) fn run(args: &cli::BasebackupArgs, settings: &Settings) -> Result<Exi
 
 fn backup_options(args: &cli::BasebackupArgs, settings: &Settings) -> Result<BasebackupOptions> {
     let backup = &settings.backup;
-    let max_rate_kib = match backup.max_rate {
-        None => None,
+    Ok(BasebackupOptions {
+        label: args.label.clone(),
+        fast_checkpoint: args.checkpoint == Checkpoint::Fast,
+        max_rate_kib: max_rate_kib(settings)?,
+        wal_timeout: backup.wal_timeout,
+        parts: PartSettings::new(backup.compression_level, backup.concurrency, backup.part_bytes),
+    })
+}
+
+/// `backup.max_rate`, as the server takes it.
+pub(super) fn max_rate_kib(settings: &Settings) -> Result<Option<u32>> {
+    match settings.backup.max_rate {
+        None => Ok(None),
         Some(rate) => {
             let kib = u32::try_from(rate.0 >> 10)
                 .ok()
                 .filter(|kib| MAX_RATE_KIB.contains(kib));
-            Some(kib.ok_or_else(|| {
-                Error::invalid("backup.max_rate, or --max-rate, must be from 32KiB to 1GiB")
-            })?)
+            kib.map(Some)
+                .ok_or_else(|| Error::invalid("backup.max_rate, or --max-rate, must be from 32KiB to 1GiB"))
         }
-    };
-    Ok(BasebackupOptions {
-        label: args.label.clone(),
-        fast_checkpoint: args.checkpoint == Checkpoint::Fast,
-        max_rate_kib,
-        wal_timeout: backup.wal_timeout,
-        parts: PartSettings::new(backup.compression_level, backup.concurrency, backup.part_bytes),
-    })
+    }
 }

@@ -8,6 +8,7 @@ mod man;
 mod push;
 mod recover;
 mod restore;
+mod seed;
 mod this_walship;
 
 use std::io::Write;
@@ -114,6 +115,18 @@ fn many_threads() -> Result<Runtime> {
         .enable_all()
         .build()
         .map_err(|error| Error::io("start the runtime", error))
+}
+
+/// Where PostgreSQL's programs are looked for: `postgres.bin_dir`, and then `PATH`.
+fn search_path(settings: &Settings) -> Result<Option<std::ffi::OsString>> {
+    let path = std::env::var_os("PATH");
+    let Some(bin_dir) = &settings.bin_dir else {
+        return Ok(path);
+    };
+    let others = path.as_deref().map(std::env::split_paths).into_iter().flatten();
+    std::env::join_paths(std::iter::once(bin_dir.clone()).chain(others))
+        .map(Some)
+        .map_err(|_| Error::invalid("postgres.bin_dir has a colon in it; give a directory without one"))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

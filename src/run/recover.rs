@@ -13,7 +13,7 @@ use walship::store::{Location, Store};
 use walship::{Error, Result};
 
 use super::this_walship::this_walship;
-use super::{absolute, finish, many_threads, print};
+use super::{absolute, finish, many_threads, print, search_path};
 use crate::{cli, progress_bar};
 
 pub(super) fn run(args: cli::RecoverArgs, settings: &Settings) -> Result<ExitCode> {
@@ -68,7 +68,7 @@ fn recover_options(args: cli::RecoverArgs, settings: &Settings) -> Result<Recove
         },
         concurrency: settings.recover_concurrency,
         walship: this_walship(settings)?,
-        search_path: std::env::var_os("PATH"),
+        search_path: search_path(settings)?,
     })
 }
 

@@ -28,6 +28,7 @@ mod recovery;
 mod restore;
 mod s3_settings;
 mod sample;
+mod seed;
 mod server;
 mod session;
 mod store_contract;

@@ -43,7 +43,7 @@ use self::layout::Layout;
 use self::report::{RestoredTablespace, next_steps};
 use self::restore::{Extracted, Restoration};
 use self::settings::{RecoverySettings, ServerSettings};
-use self::start_command::{StartCommand, System, start_command};
+use self::start_command::{OutsideConfiguration, System, start_command};
 use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::Catalogue;
 use crate::archive::recovery_plan::{Plan, Request, Target};
@@ -57,7 +57,11 @@ pub use self::layout::TablespaceMapping;
 pub use self::report::RecoverReport;
 pub use self::restore_command::restore_command;
 pub use self::settings::{StandbySettings, TargetAction};
-pub use self::standby::{RestoredStandby, StandbyOptions, newest_as_standby, plan_standby, restore_standby};
+pub use self::standby::{
+    RestoredStandby, StandbyOptions, check_empty, check_room, make_standby, newest_as_standby, plan_standby,
+    restore_standby, standby_start_command,
+};
+pub use self::start_command::StartCommand;
 
 /// What `walship recover` is asked to do.
 #[derive(Debug, Clone)]
@@ -98,11 +102,19 @@ pub enum ArchiveMode {
 /// # Errors
 /// `Denied`, with the command to use instead.
 pub fn refuse_root() -> Result<()> {
+    refuse_root_for("recover")
+}
+
+/// As [`refuse_root`], for another command that makes a data directory.
+///
+/// # Errors
+/// `Denied`, with the command to use instead.
+pub fn refuse_root_for(command: &str) -> Result<()> {
     if rustix::process::geteuid().is_root() {
-        return Err(Error::denied(
+        return Err(Error::denied(format!(
             "PostgreSQL does not run as root, and the files it runs on belong to who restores them; run \
-             walship recover as the user who owns the cluster: sudo -u postgres walship recover …",
-        ));
+             walship {command} as the user who owns the cluster: sudo -u postgres walship {command} …"
+        )));
     }
     Ok(())
 }
@@ -243,10 +255,11 @@ fn start(
     data: &Path,
     configuration: &ConfigurationReport,
 ) -> StartCommand {
-    let pending = configuration.pending.as_deref();
+    let outside = OutsideConfiguration::of_backup(record, configuration.pending.as_deref());
+    let search_path = options.search_path.as_deref();
     start_command(
         data,
-        &System::look(record, data, options.search_path.as_deref(), pending),
+        &System::look(record.postgres_major, data, search_path, outside),
     )
 }
 

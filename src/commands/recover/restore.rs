@@ -182,10 +182,13 @@ pub fn write_settings(data: &Path, access: Access, settings: &ServerSettings) ->
         read => read.map_err(|error| Error::io(format!("read {}", path.display()), error))?,
     };
     write_file(&path, &rewrite_auto_conf(&before, settings), access)?;
-    for signal in OTHER_SIGNALS {
-        remove_if_there(&data.join(signal))?;
-    }
-    write_file(&data.join(settings.signal()), b"", access)
+    write_file(&data.join(settings.signal()), b"", access)?;
+    let others = OTHER_SIGNALS
+        .iter()
+        .filter(|signal| **signal != settings.signal());
+    others
+        .map(|signal| data.join(signal))
+        .try_for_each(|signal| remove_if_there(&signal))
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Whether the backup fits: free space and free inodes of every file system it is restored into.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -51,6 +52,37 @@ pub fn check(needs: &[Need]) -> Result<()> {
         .try_for_each(|(_, need)| compare(need, free(nearest_existing(&need.directory))?))
 }
 
+/// Refuses where so many bytes do not fit into the file systems of these directories, taken together.
+///
+/// # Errors
+/// `Internal`, with what is needed and what is there.
+pub fn check_total(directories: &[&Path], bytes: u64) -> Result<()> {
+    let mut systems = BTreeMap::new();
+    for directory in directories {
+        let existing = nearest_existing(directory);
+        let device = existing
+            .metadata()
+            .map_err(|error| Error::io(format!("look at {}", existing.display()), error))?
+            .dev();
+        systems.insert(device, free(existing)?.bytes);
+    }
+    let all = Free {
+        bytes: systems
+            .values()
+            .fold(0, |sum: u64, bytes| sum.saturating_add(*bytes)),
+        files: None,
+    };
+    let need = Need {
+        directory: directories
+            .first()
+            .map(|directory| directory.to_path_buf())
+            .unwrap_or_default(),
+        bytes,
+        files: 0,
+    };
+    compare(&need, all)
+}
+
 fn free(directory: &Path) -> Result<Free> {
     let found = rustix::fs::statvfs(directory).map_err(|error| {
         Error::io(
@@ -68,7 +100,7 @@ fn compare(need: &Need, free: Free) -> Result<()> {
     let shown = need.directory.display();
     if need.bytes > free.bytes {
         return Err(Error::internal(format!(
-            "the file system of {shown} has {} free, and restoring this backup there takes {}; make room, or \
+            "the file system of {shown} has {} free, and what is to be restored there takes {}; make room, or \
              choose another place (--pgdata, --tablespace-mapping)",
             ByteSize(free.bytes),
             ByteSize(need.bytes)

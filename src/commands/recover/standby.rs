@@ -2,18 +2,22 @@
 //! it, with `standby.signal`. From the first start on WAL replay catches up from the archive, without
 //! load on any server, and then it streams, if it knows a primary.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::layout::{Layout, TablespaceMapping};
+use super::destination::{self, Access};
+use super::layout::{Layout, Root, TablespaceMapping};
 use super::report::RestoredTablespace;
-use super::restore::Restoration;
+use super::restore::{Restoration, write_settings};
 use super::settings::{ServerSettings, StandbySettings};
-use super::start_command::{StartCommand, System, start_command};
+use super::space;
+use super::start_command::{OutsideConfiguration, StartCommand, System, start_command};
 use super::{ConfigurationReport, finish, links_note, restored_tablespaces};
 use crate::archive::catalogue::Catalogue;
 use crate::archive::keys::BackupId;
@@ -119,8 +123,9 @@ pub async fn restore_standby(
     progress.phase("write settings and sync");
     let configuration = finish(extracted, ServerSettings::Standby(options.settings.clone())).await?;
     notes.extend(configuration.note.clone());
-    let pending = configuration.pending.as_deref();
-    let system = System::look(&record, &layout.data, options.search_path.as_deref(), pending);
+    let outside = OutsideConfiguration::of_backup(&record, configuration.pending.as_deref());
+    let search_path = options.search_path.as_deref();
+    let system = System::look(record.postgres_major, &layout.data, search_path, outside);
     let StartCommand { command, notes: more } = start_command(&layout.data, &system);
     notes.extend(more);
     Ok(RestoredStandby {
@@ -135,4 +140,62 @@ pub async fn restore_standby(
         notes,
         start_command: command,
     })
+}
+
+/// Refuses a data directory that something cannot be restored into, whatever the way.
+///
+/// # Errors
+/// As [`destination::check`].
+pub fn check_empty(pgdata: &Path) -> Result<()> {
+    let data = std::path::absolute(pgdata)
+        .map_err(|error| Error::io(format!("find {}", pgdata.display()), error))?;
+    let root = Root {
+        directory: data.clone(),
+        tablespace: None,
+    };
+    destination::check(&Layout {
+        data,
+        roots: vec![root],
+    })
+}
+
+/// Refuses where so many bytes do not fit into the file systems of these directories.
+///
+/// # Errors
+/// `Internal`, with what is needed and what is there.
+pub fn check_room(directories: &[&Path], bytes: u64) -> Result<()> {
+    space::check_total(directories, bytes + bytes / 64)
+}
+
+/// Makes a standby of a complete copy of a running server. Its `standby.signal`, if there is one, stays while
+/// the settings are written.
+///
+/// # Errors
+/// `Internal` where a file cannot be written.
+pub fn make_standby(pgdata: &Path, settings: &StandbySettings) -> Result<()> {
+    let doing = || format!("write the settings of {}", pgdata.display());
+    let mode = pgdata
+        .metadata()
+        .map_err(|error| Error::io(doing(), error))?
+        .mode();
+    let access = if mode & 0o050 == 0 {
+        Access::Owner
+    } else {
+        Access::Group
+    };
+    write_settings(pgdata, access, &ServerSettings::Standby(settings.clone()))?;
+    for name in ["postgresql.auto.conf", "standby.signal", "."] {
+        File::open(pgdata.join(name))
+            .and_then(|file| file.sync_all())
+            .map_err(|error| Error::io(doing(), error))?;
+    }
+    Ok(())
+}
+
+/// The command that starts a copied standby: where its configuration lies outside it, the cluster's that Debian has
+/// for this data directory.
+#[must_use]
+pub fn standby_start_command(pgdata: &Path, major: u32, search_path: Option<&OsStr>) -> StartCommand {
+    let outside = OutsideConfiguration::of_debian(major, pgdata);
+    start_command(pgdata, &System::look(major, pgdata, search_path, outside))
 }

@@ -1,16 +1,11 @@
 //! The command that starts the recovered server on this system.
 
-use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use super::guc_file::value_of;
 use super::shell::shell_word;
 use crate::archive::backup::{BackupRecord, Configuration};
-
-/// `pg_ctl --version` takes no time; one that hangs is passed over.
-const VERSION_TIMEOUT: Duration = Duration::from_secs(3);
+use crate::commands::programs;
 
 /// What this system has to start a server with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,76 +41,48 @@ pub struct StartCommand {
 }
 
 impl System {
-    /// Looks at this system. `search_path` is `PATH`, `pending` what the configuration file will hold
-    /// that could not be put back.
+    /// Looks at this system. `search_path` is `PATH`.
     #[must_use]
     pub fn look(
-        record: &BackupRecord,
+        major: u32,
         data: &Path,
         search_path: Option<&std::ffi::OsStr>,
-        pending: Option<&[u8]>,
+        outside: Option<OutsideConfiguration>,
     ) -> Self {
-        let directories: Vec<PathBuf> = search_path
-            .map(std::env::split_paths)
-            .into_iter()
-            .flatten()
-            .collect();
-        let packaged = PathBuf::from(format!("/usr/lib/postgresql/{}/bin", record.postgres_major));
-        let redhat = PathBuf::from(format!("/usr/pgsql-{}/bin", record.postgres_major));
-        let major = record.postgres_major.to_string();
-        let pg_ctl_in = |directory: &PathBuf| Some(directory.join("pg_ctl")).filter(|path| path.is_file());
-        // The packages' directories name the version; in PATH it may be any.
-        let pg_ctl = [packaged, redhat].iter().find_map(pg_ctl_in).or_else(|| {
-            let mut in_path = directories.iter().filter_map(pg_ctl_in);
-            in_path.find(|program| major_of(program).as_deref() == Some(&major))
-        });
+        let mut directories = search_path.map(std::env::split_paths).into_iter().flatten();
+        let has_pg_ctlcluster = directories.any(|directory| directory.join("pg_ctlcluster").is_file())
+            || Path::new("/usr/bin/pg_ctlcluster").is_file();
         Self {
-            major,
-            has_pg_ctlcluster: directories
-                .iter()
-                .chain([&PathBuf::from("/usr/bin")])
-                .any(|directory| directory.join("pg_ctlcluster").is_file()),
-            pg_ctl,
+            major: major.to_string(),
+            has_pg_ctlcluster,
+            pg_ctl: programs::find("pg_ctl", major, search_path).found,
             data_has_configuration: data.join("postgresql.conf").is_file(),
-            outside: record
-                .configuration
-                .as_ref()
-                .and_then(|configuration| look_outside(configuration, pending)),
+            outside,
         }
     }
 }
 
-/// The major version that a `pg_ctl` is of; none where it does not say so in time.
-fn major_of(pg_ctl: &Path) -> Option<String> {
-    let mut child = Command::new(pg_ctl)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
-    let begun = Instant::now();
-    while !matches!(child.try_wait(), Ok(Some(_))) {
-        if begun.elapsed() > VERSION_TIMEOUT {
-            let _ = child.kill();
-            let _ = child.wait();
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(5));
+impl OutsideConfiguration {
+    /// The source's, as a backup has it: there now, or `pending` because it could not be put back.
+    #[must_use]
+    pub fn of_backup(record: &BackupRecord, pending: Option<&[u8]>) -> Option<Self> {
+        look_outside(record.configuration.as_ref()?, pending)
     }
-    let mut said = String::new();
-    let output = child.stdout.take()?.take(256);
-    std::io::BufReader::new(output).read_line(&mut said).ok()?;
-    major_in(&said).map(str::to_owned)
-}
 
-/// `17` in `pg_ctl (PostgreSQL) 17.2 (Debian 17.2-1)`, and in `pg_ctl (PostgreSQL) 18beta1`.
-fn major_in(said: &str) -> Option<&str> {
-    let version = said.split_once("(PostgreSQL) ")?.1;
-    let end = version
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(version.len());
-    version.get(..end).filter(|major| !major.is_empty())
+    /// That of a Debian cluster of this version with this data directory, if there is one.
+    #[must_use]
+    pub fn of_debian(major: u32, data: &Path) -> Option<Self> {
+        let clusters = std::fs::read_dir(format!("/etc/postgresql/{major}")).ok()?;
+        let mut files = clusters.filter_map(|cluster| Some(cluster.ok()?.path().join("postgresql.conf")));
+        files.find_map(|config_file| {
+            let content = std::fs::read(&config_file).ok()?;
+            let data_directory = String::from_utf8(value_of(&content, "data_directory")?).ok()?;
+            (Path::new(&data_directory) == data).then(|| Self {
+                config_file,
+                data_directory: data.to_owned(),
+            })
+        })
+    }
 }
 
 fn look_outside(configuration: &Configuration, pending: Option<&[u8]>) -> Option<OutsideConfiguration> {
@@ -274,19 +241,6 @@ mod tests {
             notes.contains("postgresql.conf") && notes.contains("pg_ctl of PostgreSQL 17"),
             "{notes}"
         );
-    }
-
-    #[test]
-    fn a_pg_ctl_says_its_version() {
-        for (said, major) in [
-            ("pg_ctl (PostgreSQL) 17.2 (Debian 17.2-1.pgdg120+1)\n", Some("17")),
-            ("pg_ctl (PostgreSQL) 18beta1\n", Some("18")),
-            ("pg_ctl (PostgreSQL) \n", None),
-            ("", None),
-        ] {
-            assert_eq!(major_in(said), major, "{said}");
-        }
-        assert_eq!(major_of(Path::new("/bin/true")), None);
     }
 
     #[test]

@@ -153,9 +153,9 @@ async fn log_in_with(
 ) -> std::result::Result<Connection, Refusal> {
     let stream = open(info, host, address, encryption).await?;
     let mut wire = Wire::new(stream, host.to_string());
-    log_in(&mut wire, info, host).await?;
+    let used_password = log_in(&mut wire, info, host).await?;
     wire.logged_in();
-    Connection::start(wire, info).await
+    Connection::start(wire, info, used_password).await
 }
 
 async fn open(

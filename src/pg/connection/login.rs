@@ -39,12 +39,12 @@ impl From<Error> for Refusal {
     }
 }
 
-/// Logs in. Returns at `AuthenticationOk`.
+/// Logs in. Returns at `AuthenticationOk`, and whether a password was asked for.
 pub(super) async fn log_in(
     wire: &mut Wire<Stream>,
     info: &ConnInfo,
     host: &Host,
-) -> std::result::Result<(), Refusal> {
+) -> std::result::Result<bool, Refusal> {
     let limit = info.connect_timeout;
     wire.send(&startup(info)?, limit).await?;
     let mut exchange = Exchange {
@@ -53,6 +53,7 @@ pub(super) async fn log_in(
         host,
         limit,
         scram: Scram::NotAsked,
+        used_password: false,
     };
     loop {
         match exchange.wire.receive(limit).await? {
@@ -61,7 +62,10 @@ pub(super) async fn log_in(
                 return Err(refusal(&error, exchange.wire, info));
             }
             Message::NoticeResponse(body) => ServerError::read(body.fields()).log(exchange.wire.peer()),
-            Message::AuthenticationOk => return Ok(exchange.check_complete()?),
+            Message::AuthenticationOk => {
+                exchange.check_complete()?;
+                return Ok(exchange.used_password);
+            }
             message => exchange.answer(message).await?,
         }
     }
@@ -117,10 +121,12 @@ struct Exchange<'a> {
     host: &'a Host,
     limit: Duration,
     scram: Scram,
+    used_password: bool,
 }
 
 impl Exchange<'_> {
     async fn answer(&mut self, message: Message) -> Result<()> {
+        self.used_password = true;
         match message {
             Message::AuthenticationCleartextPassword => {
                 self.check_binding_possible()?;

@@ -7,6 +7,7 @@ mod commands;
 mod dial;
 mod login;
 mod server_error;
+mod slots;
 mod stream;
 mod wire;
 
@@ -28,6 +29,7 @@ use super::conninfo::Session;
 use crate::error::{Error, Result};
 
 pub use self::commands::{SystemIdentity, TimelineHistoryFile};
+pub use self::slots::SlotState;
 
 /// How long the server may send nothing while it works on a command, unless the caller says.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
@@ -45,6 +47,7 @@ pub struct Connection {
     session: Session,
     parameters: BTreeMap<String, String>,
     server_major: u32,
+    used_password: bool,
     idle_timeout: Duration,
     /// False while an answer is outstanding.
     ready: bool,
@@ -63,12 +66,17 @@ impl Connection {
     }
 
     /// Takes over after the login, and waits until the server is ready for commands.
-    async fn start(wire: Wire<Stream>, info: &ConnInfo) -> std::result::Result<Self, Refusal> {
+    async fn start(
+        wire: Wire<Stream>,
+        info: &ConnInfo,
+        used_password: bool,
+    ) -> std::result::Result<Self, Refusal> {
         let mut connection = Self {
             wire,
             session: info.session.clone(),
             parameters: BTreeMap::new(),
             server_major: 0,
+            used_password,
             idle_timeout: DEFAULT_IDLE_TIMEOUT,
             ready: false,
         };
@@ -114,6 +122,12 @@ impl Connection {
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.get(name).map(String::as_str)
+    }
+
+    /// Whether the server asked for a password.
+    #[must_use]
+    pub fn used_password(&self) -> bool {
+        self.used_password
     }
 
     /// Whether the connection is encrypted.

@@ -53,6 +53,11 @@ impl ServerError {
         error
     }
 
+    /// The SQLSTATE.
+    pub(super) fn code(&self) -> &str {
+        &self.code
+    }
+
     /// Passes a notice on to the log.
     pub(super) fn log(&self, peer: &str) {
         if self.severity == "WARNING" {
@@ -183,7 +188,7 @@ impl ServerError {
         )
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut text = self.message.clone();
         for more in [&self.detail, &self.hint] {
             if !more.is_empty() {

@@ -74,16 +74,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             if let Some(message) = self.buffered()? {
                 return Ok(message);
             }
-            if self.buffer.capacity() - self.buffer.len() < LEAST_ROOM_BYTES {
-                self.buffer.reserve(BLOCK_BYTES);
+            self.fill(limit).await?;
+        }
+    }
+
+    async fn fill(&mut self, limit: Duration) -> Result<()> {
+        if self.buffer.capacity() - self.buffer.len() < LEAST_ROOM_BYTES {
+            self.buffer.reserve(BLOCK_BYTES);
+        }
+        let reading = self.stream.read_buf(&mut self.buffer);
+        match tokio::time::timeout(limit, reading).await {
+            Ok(Ok(0)) => Err(self.broken(&io::ErrorKind::UnexpectedEof.into())),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.broken(&error)),
+            Err(_) => Err(self.silent(limit)),
+        }
+    }
+
+    /// The tag of the next message, which stays to be received.
+    pub(super) async fn next_tag(&mut self, limit: Duration) -> Result<u8> {
+        loop {
+            let header = Header::parse(&self.buffer).map_err(|error| self.garbled(&error.to_string()))?;
+            if let Some(header) = header {
+                return Ok(header.tag());
             }
-            let reading = self.stream.read_buf(&mut self.buffer);
-            match tokio::time::timeout(limit, reading).await {
-                Ok(Ok(0)) => return Err(self.broken(&io::ErrorKind::UnexpectedEof.into())),
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(self.broken(&error)),
-                Err(_) => return Err(self.silent(limit)),
-            }
+            self.fill(limit).await?;
         }
     }
 

@@ -157,28 +157,25 @@ fn parse_port(text: &str, settings: &Settings) -> Result<u16> {
     })
 }
 
-/// Gives each server the password for it: the one that was set, else the password file's.
+/// Gives each server the password for it: the one that was set, else the password file's. Returns the password
+/// file, where one gave a password.
 pub(super) fn find_passwords(
     hosts: &mut [Host],
     database: &str,
     user: &str,
     settings: &Settings,
     home: Option<&Path>,
-) {
+) -> Option<PathBuf> {
     if let Some(password) = settings.get("password") {
         for host in hosts {
             host.password = Some(Password::new(password));
         }
-        return;
+        return None;
     }
     let given = settings.get("passfile").map(PathBuf::from);
-    let Some(path) = given.or_else(|| Some(home?.join(".pgpass"))) else {
-        return;
-    };
-    let Some(text) = files::read_passfile(&path) else {
-        return;
-    };
-    for host in hosts {
+    let path = given.or_else(|| Some(home?.join(".pgpass")))?;
+    let text = files::read_passfile(&path)?;
+    for host in &mut *hosts {
         let login = Login {
             host: &host.passfile_name(),
             port: host.port,
@@ -187,6 +184,8 @@ pub(super) fn find_passwords(
         };
         host.password = passfile::find(&text, &login);
     }
+    let found = hosts.iter().any(|host| host.password.is_some());
+    found.then(|| std::path::absolute(&path).unwrap_or(path))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod hosts;
 pub(in crate::pg) mod passfile;
 mod service;
 mod settings;
+mod standby;
 mod string;
 mod uri;
 
@@ -20,6 +21,8 @@ use std::time::Duration;
 
 use super::tls::TlsSettings;
 use crate::error::{Error, Result};
+
+use self::standby::{PASSED_ON, PasswordSource};
 
 pub(super) use self::hosts::{Endpoint, Host};
 #[cfg(test)]
@@ -42,6 +45,10 @@ pub struct ConnInfo {
     pub(super) tls: TlsSettings,
     pub(super) channel_binding: ChannelBindingMode,
     pub(super) tcp: TcpSettings,
+    pub(super) password_source: PasswordSource,
+    given_application_name: Option<String>,
+    /// What a standby of this server needs as well.
+    passed_on: Vec<(&'static str, String)>,
 }
 
 /// What a connection is for.
@@ -149,7 +156,7 @@ impl ConnInfo {
         if let Some(text) = given {
             string::parse(text, &mut settings)?;
         }
-        service::apply(&mut settings, &environment)?;
+        let service = service::apply(&mut settings, &environment)?;
         settings.set_from_environment(&environment);
         settings.check_support()?;
         let home = home(&environment);
@@ -157,7 +164,7 @@ impl ConnInfo {
         let session = session(&settings, &user);
         let mut hosts = hosts::read(&settings)?;
         let database = session.passfile_database();
-        hosts::find_passwords(&mut hosts, database, &user, &settings, home.as_deref());
+        let password_file = hosts::find_passwords(&mut hosts, database, &user, &settings, home.as_deref());
         Ok(Self {
             hosts,
             user,
@@ -169,6 +176,9 @@ impl ConnInfo {
             tls: TlsSettings::read(&settings, home.as_deref())?,
             channel_binding: channel_binding(&settings)?,
             tcp: tcp(&settings)?,
+            password_source: password_source(&settings, password_file, service),
+            given_application_name: settings.get("application_name").map(str::to_owned),
+            passed_on: passed_on(&settings),
         })
     }
 
@@ -204,6 +214,23 @@ fn user(settings: &Settings, environment: &impl Fn(&str) -> Option<String>) -> R
         .ok_or_else(|| {
             Error::invalid("no role to log in as: this user has no name in /etc/passwd; set user or PGUSER")
         })
+}
+
+fn password_source(settings: &Settings, file: Option<PathBuf>, service: Option<String>) -> PasswordSource {
+    if settings.get("password").is_none() {
+        return file.map_or(PasswordSource::None, PasswordSource::File);
+    }
+    match (settings.origin("password"), service) {
+        (settings::Origin::Service(_), Some(name)) => PasswordSource::Service(name),
+        _ => PasswordSource::Elsewhere,
+    }
+}
+
+fn passed_on(settings: &Settings) -> Vec<(&'static str, String)> {
+    let found = PASSED_ON
+        .iter()
+        .filter_map(|name| Some((*name, settings.get(name)?.to_owned())));
+    found.collect()
 }
 
 fn application_name(settings: &Settings) -> String {

@@ -14,15 +14,23 @@ const SYSTEM_DIRECTORIES: [&str; 3] = [
     "/usr/local/pgsql/etc",
 ];
 
-/// Fills what is unset from the service that was named, if one was.
-pub(super) fn apply(settings: &mut Settings, environment: &impl Fn(&str) -> Option<String>) -> Result<()> {
+/// Fills what is unset from the service that was named, if one was. Returns its name where libpq finds it without
+/// being told the file.
+pub(super) fn apply(
+    settings: &mut Settings,
+    environment: &impl Fn(&str) -> Option<String>,
+) -> Result<Option<String>> {
     let named = settings.get_even_empty("service").map(str::to_owned);
     let Some(service) = named
         .or_else(|| environment("PGSERVICE"))
         .filter(|name| !name.is_empty())
     else {
-        return Ok(());
+        return Ok(None);
     };
+    let file_is_named = settings.get("servicefile").is_some()
+        || ["PGSERVICEFILE", "PGSYSCONFDIR"]
+            .iter()
+            .any(|variable| environment(variable).is_some());
     let paths = candidates(settings, environment);
     for path in &paths {
         let Some(text) = files::read_optional(path)? else {
@@ -36,7 +44,7 @@ pub(super) fn apply(settings: &mut Settings, environment: &impl Fn(&str) -> Opti
                     Origin::Service(path.display().to_string()),
                 )?;
             }
-            return Ok(());
+            return Ok(Some(service).filter(|_| !file_is_named));
         }
     }
     let looked: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();

@@ -1,0 +1,128 @@
+//! PostgreSQL's own programs on this machine: `pg_ctl`, `pg_basebackup`, of the right major version.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// `--version` takes no time; a program that hangs is passed over.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What Debian puts into `PATH` in a program's place: it chooses a version by itself, at each start anew.
+const DEBIANS_WRAPPER: &str = "pg_wrapper";
+
+/// A search for a program.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Search {
+    /// The program of the right major version.
+    pub found: Option<PathBuf>,
+    /// Those of other versions, with the version they say.
+    pub others: Vec<(PathBuf, Option<String>)>,
+}
+
+/// Looks for a program of a major version: in `search_path` (`PATH`), then where packages put it.
+#[must_use]
+pub fn find(name: &str, major: u32, search_path: Option<&OsStr>) -> Search {
+    let in_path = search_path.map(std::env::split_paths).into_iter().flatten();
+    let packaged = [
+        format!("/usr/lib/postgresql/{major}/bin"),
+        format!("/usr/pgsql-{major}/bin"),
+    ];
+    let mut search = Search::default();
+    for directory in in_path.chain(packaged.map(PathBuf::from)) {
+        let program = directory.join(name);
+        if !program.is_file() || is_wrapper(&program) {
+            continue;
+        }
+        let says = major_of(&program);
+        if says.as_deref() == Some(&major.to_string()) {
+            search.found = Some(program);
+            return search;
+        }
+        search.others.push((program, says));
+    }
+    search
+}
+
+fn is_wrapper(program: &Path) -> bool {
+    let resolved = program.canonicalize().unwrap_or_default();
+    resolved.file_name() == Some(OsStr::new(DEBIANS_WRAPPER))
+}
+
+/// The major version that a program is of; none where it does not say so in time.
+fn major_of(program: &Path) -> Option<String> {
+    let mut child = Command::new(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let begun = Instant::now();
+    while !matches!(child.try_wait(), Ok(Some(_))) {
+        if begun.elapsed() > VERSION_TIMEOUT {
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut said = String::new();
+    let output = child.stdout.take()?.take(256);
+    std::io::BufReader::new(output).read_line(&mut said).ok()?;
+    major_in(&said).map(str::to_owned)
+}
+
+/// `17` in `pg_ctl (PostgreSQL) 17.2 (Debian 17.2-1)`, and in `pg_ctl (PostgreSQL) 18beta1`.
+fn major_in(said: &str) -> Option<&str> {
+    let version = said.split_once("(PostgreSQL) ")?.1;
+    let end = version
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(version.len());
+    version.get(..end).filter(|major| !major.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_program_says_its_version() {
+        for (said, major) in [
+            ("pg_ctl (PostgreSQL) 17.2 (Debian 17.2-1.pgdg120+1)\n", Some("17")),
+            ("pg_ctl (PostgreSQL) 18beta1\n", Some("18")),
+            ("pg_ctl (PostgreSQL) \n", None),
+            ("", None),
+        ] {
+            assert_eq!(major_in(said), major, "{said}");
+        }
+        assert_eq!(major_of(Path::new("/bin/true")), None);
+    }
+
+    #[test]
+    fn the_right_version_is_found_whatever_comes_first_and_debians_wrapper_is_passed_over() {
+        let top = tempfile::tempdir().unwrap();
+        let make = |directory: &str, name: &str, version: &str| {
+            let directory = top.path().join(directory);
+            std::fs::create_dir_all(&directory).unwrap();
+            let path = directory.join(name);
+            std::fs::write(&path, format!("#!/bin/sh\necho 'pg_x (PostgreSQL) {version}'\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        };
+        let old = make("old", "pg_x", "96.5");
+        let right = make("right", "pg_x", "97.1");
+        let wrapper = make("share", DEBIANS_WRAPPER, "97.0");
+        std::fs::create_dir(top.path().join("bin")).unwrap();
+        std::os::unix::fs::symlink(wrapper, top.path().join("bin/pg_x")).unwrap();
+        let path =
+            std::env::join_paths(["bin", "none", "old", "right"].map(|name| top.path().join(name))).unwrap();
+        let search = find("pg_x", 97, Some(&path));
+        assert_eq!(search.found, Some(right));
+        assert_eq!(search.others, [(old, Some("96".to_owned()))]);
+        assert_eq!(find("pg_x", 95, Some(&path)).found, None);
+    }
+}

@@ -1,0 +1,349 @@
+//! A copy of the primary by PostgreSQL's own `pg_basebackup`, watched: its progress is passed on, what is too large
+//! for the disk is stopped before it is written, and a program that says nothing for long is ended.
+//!
+//! It is told to write `standby.signal` itself (`-R`), so that what a kill leaves behind at any moment starts as a
+//! standby or not at all.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use super::SeedOptions;
+use super::primary::Primary;
+use crate::commands::programs;
+use crate::commands::progress::Progress;
+use crate::commands::recover::{self, StandbySettings, TablespaceMapping};
+use crate::error::{Error, Result};
+
+/// A checkpoint that is spread over time may take so long; then something is wrong.
+const SILENCE: Duration = Duration::from_mins(90);
+/// So many lines that are no progress are kept for an error message.
+const LINES_KEPT: usize = 5;
+
+/// A copy of which nothing is made yet.
+#[derive(Debug)]
+pub(super) struct Copy {
+    program: PathBuf,
+    arguments: Vec<String>,
+    pgdata: PathBuf,
+    /// The data directory existed, and was empty.
+    was_there: bool,
+    mappings: Vec<TablespaceMapping>,
+    major: u32,
+    search_path: Option<std::ffi::OsString>,
+}
+
+/// A copy that is complete.
+#[derive(Debug)]
+pub(super) struct Copied {
+    pub(super) size_bytes: u64,
+    pub(super) notes: Vec<String>,
+    pub(super) start_command: String,
+}
+
+impl Copy {
+    /// Looks for the program, and for what it needs.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none of the primary's major version.
+    pub(super) fn prepare(options: &SeedOptions, primary: &Primary, conninfo: &str) -> Result<Self> {
+        let search = programs::find("pg_basebackup", primary.major, options.search_path.as_deref());
+        let program = search
+            .found
+            .ok_or_else(|| no_program(primary.major, &search.others))?;
+        Ok(Self {
+            program,
+            arguments: arguments(options, conninfo),
+            pgdata: options.pgdata.clone(),
+            was_there: options.pgdata.exists(),
+            mappings: options.tablespace_mappings.clone(),
+            major: primary.major,
+            search_path: options.search_path.clone(),
+        })
+    }
+
+    /// Copies, and tells the copy whom to follow.
+    ///
+    /// # Errors
+    /// What the program says, or the disk; and what is left behind, where it could not be removed.
+    pub(super) async fn run(self, settings: StandbySettings, progress: &Arc<Progress>) -> Result<Copied> {
+        let progress = Arc::clone(progress);
+        let work = move || {
+            let size_bytes = self.copy(&progress).map_err(|error| self.with_remains(error))?;
+            progress.phase("write settings and sync");
+            recover::make_standby(&self.pgdata, &settings).map_err(|error| self.with_remains(error))?;
+            let start = recover::standby_start_command(&self.pgdata, self.major, self.search_path.as_deref());
+            Ok(Copied {
+                size_bytes,
+                notes: start.notes,
+                start_command: start.command,
+            })
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| Error::internal(format!("copy: {error}; this is a defect in walship")))?
+    }
+
+    fn copy(&self, progress: &Progress) -> Result<u64> {
+        let mut child = Command::new(&self.program)
+            .args(&self.arguments)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| Error::io(format!("start {}", self.program.display()), error))?;
+        let lines = lines_of(&mut child);
+        let outcome = self.watch(&lines, progress);
+        if outcome.is_err() {
+            let _ = child.kill();
+        }
+        let status = child
+            .wait()
+            .map_err(|error| Error::io("wait for pg_basebackup", error))?;
+        let watched = outcome.inspect_err(|_| self.remove_copy())?;
+        if status.success() {
+            return Ok(watched.copied_bytes);
+        }
+        let said: Vec<_> = watched.said.into_iter().collect();
+        let said = said.join(" | ").replace("pg_basebackup: ", "");
+        Err(Error::unavailable(format!(
+            "{} failed ({status}): {}",
+            self.program.display(),
+            if said.is_empty() { "it said nothing" } else { &said }
+        )))
+    }
+
+    /// Reads what the program says until it says no more.
+    fn watch(&self, lines: &Receiver<String>, progress: &Progress) -> Result<Watched> {
+        let mut watched = Watched::default();
+        loop {
+            match lines.recv_timeout(SILENCE) {
+                Ok(line) => match ProgressLine::parse(&line) {
+                    Some(at) => {
+                        if watched.copied_bytes == 0 {
+                            self.check_space(&at)?;
+                            progress.expect(at.total_bytes);
+                        }
+                        progress.advance(at.done_bytes.saturating_sub(watched.copied_bytes));
+                        watched.copied_bytes = watched.copied_bytes.max(at.done_bytes);
+                    }
+                    None => watched.keep(line),
+                },
+                Err(RecvTimeoutError::Disconnected) => return Ok(watched),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(Error::unavailable(format!(
+                        "pg_basebackup said nothing for {} minutes and was ended; look at the primary and the network, \
+                         and try again",
+                        SILENCE.as_secs() / 60
+                    )));
+                }
+            }
+        }
+    }
+
+    /// The program knows the sizes before it writes anything. It does not say which tablespace has how much.
+    fn check_space(&self, at: &ProgressLine) -> Result<()> {
+        let mut directories = vec![self.pgdata.as_path()];
+        directories.extend(self.mappings.iter().map(|mapping| mapping.new.as_path()));
+        // Where other tablespaces go, on file systems of their own perhaps, is not known here.
+        if at.tablespaces > directories.len() as u64 {
+            return Ok(());
+        }
+        recover::check_room(&directories, at.total_bytes)
+    }
+
+    /// Removes what a program that was ended had made. It begins only in directories that are empty, and cleans up
+    /// by itself only where it fails by itself. What cannot be removed is said afterwards.
+    fn remove_copy(&self) {
+        let tablespaces = std::fs::read_dir(self.pgdata.join("pg_tblspc"));
+        let links = tablespaces.into_iter().flatten().flatten();
+        let mut directories: Vec<_> = links
+            .filter_map(|link| std::fs::read_link(link.path()).ok())
+            .collect();
+        directories.extend(self.mappings.iter().map(|mapping| mapping.new.clone()));
+        directories.push(self.pgdata.clone());
+        for directory in directories {
+            for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                let _ = if is_directory {
+                    std::fs::remove_dir_all(&path)
+                } else {
+                    std::fs::remove_file(&path)
+                };
+            }
+        }
+        if !self.was_there {
+            let _ = std::fs::remove_dir(&self.pgdata);
+        }
+    }
+
+    /// Says what is left behind, if anything is.
+    fn with_remains(&self, error: Error) -> Error {
+        let mut directories = vec![self.pgdata.as_path()];
+        directories.extend(self.mappings.iter().map(|mapping| mapping.new.as_path()));
+        let left: Vec<_> = directories
+            .into_iter()
+            .filter(|directory| holds_something(directory))
+            .map(|directory| directory.display().to_string())
+            .collect();
+        if left.is_empty() {
+            return error;
+        }
+        let kind = error.kind();
+        Error::new(
+            kind,
+            format!(
+                "{error}. What was copied could not be removed; remove it: {}",
+                left.join(", ")
+            ),
+        )
+    }
+}
+
+#[derive(Debug, Default)]
+struct Watched {
+    copied_bytes: u64,
+    said: VecDeque<String>,
+}
+
+impl Watched {
+    fn keep(&mut self, line: String) {
+        if line.trim().is_empty() || line.contains("removing ") {
+            return;
+        }
+        tracing::info!("{line}");
+        if self.said.len() == LINES_KEPT {
+            self.said.pop_front();
+        }
+        self.said.push_back(line);
+    }
+}
+
+/// `673929/802117 kB (84%), 0/1 tablespace`, perhaps with a file's name after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ProgressLine {
+    done_bytes: u64,
+    total_bytes: u64,
+    tablespaces: u64,
+}
+
+impl ProgressLine {
+    fn parse(line: &str) -> Option<Self> {
+        let (done, rest) = line.trim_start().split_once('/')?;
+        let (total, rest) = rest.split_once(" kB (")?;
+        let (_, tablespaces) = rest.split_once("), ")?.1.split_once('/')?;
+        let end = tablespaces.find(|c: char| !c.is_ascii_digit())?;
+        let kib = |text: &str| text.trim().parse::<u64>().ok()?.checked_mul(1024);
+        Some(Self {
+            done_bytes: kib(done)?,
+            total_bytes: kib(total)?,
+            tablespaces: tablespaces.get(..end)?.parse().ok()?,
+        })
+    }
+}
+
+fn arguments(options: &SeedOptions, conninfo: &str) -> Vec<String> {
+    let checkpoint = if options.fast_checkpoint { "fast" } else { "spread" };
+    let mut arguments: Vec<String> = [
+        "--wal-method=stream",
+        "--write-recovery-conf",
+        "--progress",
+        "--no-password",
+    ]
+    .map(str::to_owned)
+    .into();
+    arguments.push(format!("--checkpoint={checkpoint}"));
+    arguments.push(format!("--pgdata={}", options.pgdata.display()));
+    arguments.push(format!("--dbname={conninfo}"));
+    if let Some(slot) = &options.slot {
+        arguments.push(format!("--slot={slot}"));
+    }
+    if let Some(rate) = options.max_rate_kib {
+        arguments.push(format!("--max-rate={rate}k"));
+    }
+    let escape = |path: &Path| path.display().to_string().replace('=', r"\=");
+    for mapping in &options.tablespace_mappings {
+        let (old, new) = (escape(&mapping.old), escape(&mapping.new));
+        arguments.push(format!("--tablespace-mapping={old}={new}"));
+    }
+    arguments
+}
+
+fn no_program(major: u32, others: &[(PathBuf, Option<String>)]) -> Error {
+    let found: Vec<_> = others
+        .iter()
+        .map(|(path, version)| {
+            let version = version.as_deref().unwrap_or("an unknown version");
+            format!("{} is of {version}", path.display())
+        })
+        .collect();
+    let found = if found.is_empty() {
+        "none of another version either".to_owned()
+    } else {
+        found.join(", ")
+    };
+    Error::not_found(format!(
+        "the primary runs PostgreSQL {major}, and no pg_basebackup of that version is found ({found}); install \
+         PostgreSQL {major} here, set postgres.bin_dir to where its programs are, or seed with --from archive"
+    ))
+}
+
+/// Lines end with a carriage return where the program redraws its progress.
+fn lines_of(child: &mut Child) -> Receiver<String> {
+    let (to, lines) = channel();
+    if let Some(stderr) = child.stderr.take() {
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(stderr);
+            let mut bytes = Vec::new();
+            while matches!(reader.read_until(b'\n', &mut bytes), Ok(read) if read > 0) {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                for line in text.split(['\r', '\n']).filter(|line| !line.is_empty()) {
+                    if to.send(line.to_owned()).is_err() {
+                        return;
+                    }
+                }
+                bytes.clear();
+            }
+        });
+    }
+    lines
+}
+
+fn holds_something(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_read_as_pg_basebackup_writes_it() {
+        let at = |done_kib: u64, total_kib: u64, tablespaces| ProgressLine {
+            done_bytes: done_kib << 10,
+            total_bytes: total_kib << 10,
+            tablespaces,
+        };
+        for (line, expected) in [
+            (
+                "673929/802117 kB (84%), 0/1 tablespace",
+                Some(at(673_929, 802_117, 1)),
+            ),
+            (
+                "     0/ 22817 kB (0%), 0/3 tablespaces (...a/base/1/2)",
+                Some(at(0, 22_817, 3)),
+            ),
+            ("pg_basebackup: error: could not connect", None),
+            ("waiting for checkpoint", None),
+            ("1/2 kB (", None),
+        ] {
+            assert_eq!(ProgressLine::parse(line), expected, "{line}");
+        }
+    }
+}

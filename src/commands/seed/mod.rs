@@ -1,0 +1,165 @@
+//! `walship basebackup --seed-replica`: a ready standby in one command, copied from its primary by PostgreSQL's
+//! `pg_basebackup`, or restored from the archive.
+//!
+//! What can be refused is refused before a byte is written. A failure removes what was made, the slot too, or the
+//! message says what is left and where. Until everything is there, no server starts on the data directory as
+//! anything but a standby.
+
+mod copy;
+mod primary;
+mod report;
+mod source;
+mod start;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use self::copy::{Copied, Copy};
+use self::primary::{Primary, Slot};
+use self::source::Source;
+use super::progress::Progress;
+use super::recover::{
+    self, RestoredStandby, StandbyOptions, StandbySettings, TablespaceMapping, restore_command,
+};
+use crate::config::ByteSize;
+use crate::error::{Error, Result};
+use crate::pg::{ConnInfo, SlotName};
+use crate::store::Store;
+
+pub use self::report::SeedReport;
+
+/// What to make, and how.
+#[derive(Debug, Clone)]
+pub struct SeedOptions {
+    /// The data directory to make: empty or missing.
+    pub pgdata: PathBuf,
+    /// Where the data comes from.
+    pub from: From,
+    /// The slot that the replica streams through; none for one without a slot.
+    pub slot: Option<SlotName>,
+    /// The replica's name in `pg_stat_replication`, unless the connection's settings give one.
+    pub name: String,
+    /// Where tablespaces go that shall not be where they were.
+    pub tablespace_mappings: Vec<TablespaceMapping>,
+    /// Whether the checkpoint before a copy is made at once.
+    pub fast_checkpoint: bool,
+    /// Most KiB a second that the primary may send for a copy.
+    pub max_rate_kib: Option<u32>,
+    /// Parts of a backup that are restored at the same time.
+    pub concurrency: usize,
+    /// With more WAL than this since the newest backup, `From::Auto` copies from the primary.
+    pub archive_wal_limit: ByteSize,
+    /// Start it, and give it so long until it streams.
+    pub start: Option<Duration>,
+    /// This program, and the global flags that it needs to find the archive: the beginning of the replica's
+    /// `restore_command`. No secret may be among them.
+    pub walship: Vec<String>,
+    /// `PATH`, in which PostgreSQL's programs are looked for.
+    pub search_path: Option<OsString>,
+}
+
+/// Where a replica's data comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum From {
+    /// From the archive where there is little WAL to replay, else from the primary.
+    #[default]
+    Auto,
+    /// From the primary, or the standby that is named.
+    Primary,
+    /// From the archive.
+    Archive,
+}
+
+/// Seeds, and starts where that is asked for.
+///
+/// # Errors
+/// `Conflict` for a directory that is not empty, a slot in use, and a primary that is not the archive's latest;
+/// `Invalid`, `NotFound` for programs, backups and settings that will not do; as the server, the store and the
+/// operating system say.
+pub async fn run(
+    options: &SeedOptions,
+    info: &ConnInfo,
+    store: &Store,
+    now: DateTime<Utc>,
+    progress: &Arc<Progress>,
+) -> Result<SeedReport> {
+    recover::check_empty(&options.pgdata)?;
+    progress.phase("ask the primary");
+    let primary = Primary::connect(info).await?;
+    let name = info.given_application_name().unwrap_or(&options.name);
+    let conninfo = info.standby_conninfo(name, primary.used_password)?;
+    progress.phase("read the archive");
+    let source = source::choose(options, &primary, store, now).await?;
+    let copy = match &source {
+        Source::Primary { .. } => Some(Copy::prepare(options, &primary, &conninfo)?),
+        Source::Archive { .. } => None,
+    };
+    let slot = match &options.slot {
+        Some(name) => Some(Slot::take(name, info, &primary).await?),
+        None => None,
+    };
+    let settings = StandbySettings {
+        restore_command: restore_command(&options.walship, None),
+        primary_conninfo: Some(conninfo),
+        primary_slot_name: options.slot.as_ref().map(SlotName::to_string),
+    };
+    let seeded = seed(options, &source, copy, settings.clone(), store, progress).await;
+    let seeded = match (seeded, &slot) {
+        (Ok(seeded), _) => seeded,
+        (Err(error), Some(slot)) => return Err(slot.release(info, error).await),
+        (Err(error), None) => return Err(error),
+    };
+    let mut report = report::new(options, &primary, &source, slot.as_ref(), settings, seeded);
+    if let Some(limit) = options.start {
+        progress.phase("start the replica");
+        let replica = start::Replica {
+            pgdata: &report.pgdata,
+            start_command: &report.start_command,
+            slot: options.slot.as_ref(),
+            primary: info,
+        };
+        report.started = Some(start::run(&replica, limit, progress).await?);
+    }
+    Ok(report)
+}
+
+/// What either way of seeding made.
+enum Seeded {
+    Copied(Copied),
+    Restored(Box<RestoredStandby>),
+}
+
+async fn seed(
+    options: &SeedOptions,
+    source: &Source,
+    copy: Option<Copy>,
+    settings: StandbySettings,
+    store: &Store,
+    progress: &Arc<Progress>,
+) -> Result<Seeded> {
+    match (source, copy) {
+        (Source::Archive { plan, .. }, _) => {
+            let standby = StandbyOptions {
+                pgdata: options.pgdata.clone(),
+                tablespace_mappings: options.tablespace_mappings.clone(),
+                concurrency: options.concurrency,
+                settings,
+                search_path: options.search_path.clone(),
+            };
+            let plan = plan.as_ref().clone();
+            let restored = recover::restore_standby(&standby, plan, store, progress).await?;
+            Ok(Seeded::Restored(Box::new(restored)))
+        }
+        (Source::Primary { .. }, Some(copy)) => {
+            progress.phase("copy the primary");
+            Ok(Seeded::Copied(copy.run(settings, progress).await?))
+        }
+        (Source::Primary { .. }, None) => Err(Error::internal(
+            "a copy was not prepared; this is a defect in walship",
+        )),
+    }
+}

@@ -1,0 +1,120 @@
+//! The server that a replica will follow, and the slot it will have there.
+
+use crate::error::{Error, Result};
+use crate::pg::{ConnInfo, Connection, Lsn, Major, SlotName, SlotState, TimelineId};
+
+/// What is known of the server.
+#[derive(Debug)]
+pub(super) struct Primary {
+    /// For messages: the role and the hosts.
+    pub(super) shown: String,
+    pub(super) major: u32,
+    pub(super) system_identifier: u64,
+    pub(super) timeline: TimelineId,
+    /// How far its WAL is.
+    pub(super) current: Lsn,
+    /// It is a standby itself: what is seeded from it is cascaded.
+    pub(super) is_standby: bool,
+    /// `max_slot_wal_keep_size`.
+    pub(super) slot_keeps: String,
+    /// Whether it asked for a password.
+    pub(super) used_password: bool,
+}
+
+impl Primary {
+    /// Connects and asks.
+    ///
+    /// # Errors
+    /// As [`Connection::connect`]; `Invalid` for a version that walship does not know.
+    pub(super) async fn connect(info: &ConnInfo) -> Result<Self> {
+        let mut connection = Connection::connect(info).await?;
+        let major = u16::try_from(connection.server_major()).unwrap_or(u16::MAX);
+        let system = connection.identify_system().await?;
+        let primary = Self {
+            shown: info.to_string(),
+            major: Major::new(major)?.number().into(),
+            system_identifier: system.system_identifier,
+            timeline: system.timeline,
+            current: system.flush_lsn,
+            is_standby: connection.parameter("in_hot_standby") == Some("on"),
+            slot_keeps: connection.show("max_slot_wal_keep_size").await?,
+            used_password: connection.used_password(),
+        };
+        connection.close().await;
+        Ok(primary)
+    }
+}
+
+/// The replica's slot, which is there and free.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) name: SlotName,
+    /// Whether a slot of this name was there before.
+    pub(super) was_there: bool,
+}
+
+impl Slot {
+    /// Makes the slot. One of this name that nobody uses is made anew: it may keep WAL that nobody needs any more,
+    /// or have lost what it kept.
+    ///
+    /// # Errors
+    /// `Conflict` for one that is in use or is a logical one; as the server says.
+    pub(super) async fn take(name: &SlotName, info: &ConnInfo, primary: &Primary) -> Result<Self> {
+        let state = look(name, info, primary.current).await?;
+        let mut connection = Connection::connect(info).await?;
+        let was_there = match state {
+            SlotState::Missing => false,
+            SlotState::Idle => {
+                connection.drop_slot(name).await?;
+                true
+            }
+            SlotState::Active(said) => {
+                return Err(Error::conflict(format!(
+                    "the slot {name} is in use by another replica ({said}); give this one a slot of its own with \
+                     --slot, or stop the other one"
+                )));
+            }
+            SlotState::Unusable(said) => {
+                return Err(Error::conflict(format!(
+                    "the slot {name} cannot serve a replica ({said}); give another name with --slot, or drop it if \
+                     nobody needs it: SELECT pg_drop_replication_slot('{name}')"
+                )));
+            }
+        };
+        connection.create_slot(name).await?;
+        connection.close().await;
+        Ok(Self {
+            name: name.clone(),
+            was_there,
+        })
+    }
+
+    /// Drops the slot again, unless it was there before, and says in the error that ended the seeding where that
+    /// did not work.
+    pub(super) async fn release(&self, info: &ConnInfo, reason: Error) -> Error {
+        if self.was_there {
+            return reason;
+        }
+        let dropped = async {
+            let mut connection = Connection::connect(info).await?;
+            connection.drop_slot(&self.name).await
+        };
+        match dropped.await {
+            Ok(()) => reason,
+            Err(error) => Error::new(
+                reason.kind(),
+                format!(
+                    "{reason}. The slot made for it is still there and keeps WAL ({error}); drop it: SELECT \
+                     pg_drop_replication_slot('{}')",
+                    self.name
+                ),
+            ),
+        }
+    }
+}
+
+/// What the slot is; on a connection of its own.
+pub(super) async fn look(name: &SlotName, info: &ConnInfo, at: Lsn) -> Result<SlotState> {
+    let connection = Connection::connect(info).await?;
+    connection.slot_state(name, at).await
+}

@@ -1,0 +1,118 @@
+//! From the primary or from the archive, and whether a replica could follow at all.
+
+use chrono::{DateTime, Utc};
+
+use super::primary::Primary;
+use super::{From, SeedOptions};
+use crate::archive::keys::{Key, WAL_PREFIX, after_timeline};
+use crate::archive::recovery_plan::Plan;
+use crate::archive::seed_source::{Candidate, weigh};
+use crate::commands::recover::plan_standby;
+use crate::commands::{catalogue, identity};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pg::TimelineId;
+use crate::store::Store;
+
+/// Where the data comes from, and why, in one sentence.
+#[derive(Debug)]
+pub(super) enum Source {
+    Primary { reason: String, note: Option<String> },
+    Archive { reason: String, plan: Box<Plan> },
+}
+
+/// Decides.
+///
+/// # Errors
+/// `Invalid` for another cluster's archive; `Conflict` where the archive has a later timeline than the primary;
+/// where the archive was asked for, all that speaks against it.
+pub(super) async fn choose(
+    options: &SeedOptions,
+    primary: &Primary,
+    store: &Store,
+    now: DateTime<Utc>,
+) -> Result<Source> {
+    let usable = check_archive(primary, store).await;
+    let usable = match (usable, options.from) {
+        (Ok(usable), _) => usable,
+        // A replica can be seeded while the store is away; it streams, and asks the archive only later.
+        (Err(error), From::Auto | From::Primary) if may_pass(&error) => {
+            return Ok(Source::Primary {
+                reason: "the archive cannot be read now".to_owned(),
+                note: Some(format!(
+                    "the archive could not be looked at, so whether the replica can use it is not known: {error}"
+                )),
+            });
+        }
+        (Err(error), _) => return Err(error),
+    };
+    let from_primary = |reason: String| Source::Primary { reason, note: None };
+    match options.from {
+        From::Primary => Ok(from_primary("as asked for with --from primary".to_owned())),
+        From::Archive => Ok(Source::Archive {
+            reason: "as asked for with --from archive".to_owned(),
+            plan: Box::new(plan_of(primary, store, now).await?),
+        }),
+        From::Auto if !usable => Ok(from_primary("nothing is archived yet".to_owned())),
+        From::Auto => match plan_of(primary, store, now).await {
+            Ok(plan) => {
+                let candidate = Candidate {
+                    id: plan.backup.id.clone(),
+                    start_lsn: plan.backup.start_lsn,
+                    size_bytes: plan.backup.size_bytes,
+                };
+                let verdict = weigh(&candidate, primary.current, options.archive_wal_limit);
+                Ok(if verdict.archive {
+                    Source::Archive {
+                        reason: verdict.reason,
+                        plan: Box::new(plan),
+                    }
+                } else {
+                    from_primary(verdict.reason)
+                })
+            }
+            Err(error) => Ok(from_primary(format!("the archive will not do: {error}"))),
+        },
+    }
+}
+
+fn may_pass(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Denied)
+}
+
+async fn plan_of(primary: &Primary, store: &Store, now: DateTime<Utc>) -> Result<Plan> {
+    let catalogue = catalogue::load(store).await?;
+    plan_standby(&catalogue, Some(primary.timeline), now)
+}
+
+/// Whether there is an archive, and nothing in it that would lead a replica away from its primary.
+async fn check_archive(primary: &Primary, store: &Store) -> Result<bool> {
+    let Some(identity) = identity::find(store).await? else {
+        return Ok(false);
+    };
+    let url = store.location().to_string();
+    identity.check_system_identifier(primary.system_identifier, &url)?;
+    match later_timeline(store, primary.timeline).await? {
+        None => Ok(true),
+        Some(later) => Err(Error::conflict(format!(
+            "{} is on timeline {}, and the archive {url} has timeline {later}: a replica follows the latest timeline, \
+             and so would leave this server. Seed it from the server that is on timeline {later}; if that was only a \
+             copy, give this cluster an archive without its WAL",
+            primary.shown, primary.timeline
+        ))),
+    }
+}
+
+/// The first timeline after this one of which the archive holds anything.
+async fn later_timeline(store: &Store, timeline: TimelineId) -> Result<Option<TimelineId>> {
+    let mut listing = store.list(WAL_PREFIX, Some(&after_timeline(timeline)));
+    let mut latest = None;
+    while let Some(page) = listing.next().await? {
+        let timelines = page.iter().filter_map(|object| match object.key.parse() {
+            Ok(Key::Segment(name)) => Some(name.timeline()),
+            Ok(Key::History(found)) => Some(found),
+            _ => None,
+        });
+        latest = latest.max(timelines.filter(|found| *found > timeline).max());
+    }
+    Ok(latest)
+}

@@ -1,0 +1,80 @@
+//! Physical replication slots, over the replication protocol: made, looked at and dropped without SQL, for which a
+//! replication role often has no line in `pg_hba.conf`.
+
+use std::time::Duration;
+
+use postgres_protocol::message::backend::Message;
+
+use super::Connection;
+use super::server_error::ServerError;
+use crate::error::Result;
+use crate::pg::{Lsn, SlotName};
+
+/// `CopyBothResponse`, which `postgres-protocol` does not know.
+const COPY_BOTH_RESPONSE: u8 = b'W';
+
+/// How long a slot may stay in use that is to be dropped.
+const DROP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a slot of a name is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotState {
+    /// There is none.
+    Missing,
+    /// Nobody streams through it.
+    Idle,
+    /// Somebody does; the server says who.
+    Active(String),
+    /// No standby can stream through it; the server says why: it is a logical one, or has lost its WAL.
+    Unusable(String),
+}
+
+impl Connection {
+    /// Makes a physical slot, which keeps the WAL from now on.
+    ///
+    /// # Errors
+    /// As [`Connection::simple_query`]; `Invalid` where it exists.
+    pub async fn create_slot(&mut self, name: &SlotName) -> Result<()> {
+        let command = format!("CREATE_REPLICATION_SLOT {name} PHYSICAL RESERVE_WAL");
+        self.query(&command, &command).await.map(drop)
+    }
+
+    /// Drops a slot, once nobody streams through it any more: whoever did may still be on the way out.
+    ///
+    /// # Errors
+    /// As [`Connection::simple_query`].
+    pub async fn drop_slot(&mut self, name: &SlotName) -> Result<()> {
+        let command = format!("DROP_REPLICATION_SLOT {name} WAIT");
+        self.set_idle_timeout(DROP_TIMEOUT);
+        self.query(&command, &command).await.map(drop)
+    }
+
+    /// Looks at a slot by beginning to stream through it at `lsn`, a position the server has; this connection ends
+    /// with that. The slot is as it was then.
+    ///
+    /// # Errors
+    /// As [`Connection::simple_query`].
+    pub async fn slot_state(mut self, name: &SlotName, lsn: Lsn) -> Result<SlotState> {
+        let command = format!("START_REPLICATION SLOT {name} PHYSICAL {lsn}");
+        self.send_command(&command).await?;
+        loop {
+            if self.wire.next_tag(self.idle_timeout).await? == COPY_BOTH_RESPONSE {
+                self.close().await;
+                return Ok(SlotState::Idle);
+            }
+            match self.wire.receive(self.idle_timeout).await? {
+                Message::ErrorResponse(body) => {
+                    let said = ServerError::read(body.fields());
+                    return match said.code() {
+                        "42704" => Ok(SlotState::Missing),
+                        "55006" => Ok(SlotState::Active(said.text())),
+                        "55000" => Ok(SlotState::Unusable(said.text())),
+                        _ => Err(said.of_command(self.wire.peer(), &self.session, &command)),
+                    };
+                }
+                Message::NoticeResponse(_) | Message::ParameterStatus(_) => {}
+                _ => return Err(self.garbled("a message out of place for START_REPLICATION")),
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `walship basebackup --seed-replica`.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use chrono::Utc;
+use walship::Result;
+use walship::commands::progress::Progress;
+use walship::commands::recover;
+use walship::commands::seed::{self, From, SeedOptions};
+use walship::config::Settings;
+use walship::pg::{ConnInfo, SlotName};
+use walship::store::Store;
+
+use super::basebackup::max_rate_kib;
+use super::this_walship::this_walship;
+use super::{absolute, finish, many_threads, print, search_path};
+use crate::cli::{self, Checkpoint, SeedSource};
+use crate::progress_bar;
+
+pub(super) fn run(pgdata: &Path, args: &cli::BasebackupArgs, settings: &Settings) -> Result<ExitCode> {
+    recover::refuse_root_for("basebackup --seed-replica")?;
+    let options = seed_options(pgdata, args, settings)?;
+    let progress = Arc::new(Progress::default());
+    let report = finish(many_threads()?, async {
+        let info = ConnInfo::resolve(args.dbname.as_deref(), |name| std::env::var(name).ok())?;
+        let store = Store::open(&settings.archive()?, &settings.store).await?;
+        let work = seed::run(&options, &info, &store, Utc::now(), &progress);
+        progress_bar::watch(&progress, Box::pin(work)).await
+    })?;
+    print(&report, args.json, ToString::to_string)
+}
+
+fn seed_options(pgdata: &Path, args: &cli::BasebackupArgs, settings: &Settings) -> Result<SeedOptions> {
+    let seed = &args.seed;
+    let machine = rustix::system::uname();
+    let machine = SlotName::of_machine(&machine.nodename().to_string_lossy());
+    let slot = match &seed.slot {
+        _ if seed.no_slot => None,
+        Some(name) => Some(name.parse()?),
+        None => Some(machine.clone()),
+    };
+    Ok(SeedOptions {
+        pgdata: absolute(pgdata)?,
+        from: match seed.from {
+            SeedSource::Auto => From::Auto,
+            SeedSource::Primary => From::Primary,
+            SeedSource::Archive => From::Archive,
+        },
+        name: slot.as_ref().unwrap_or(&machine).to_string(),
+        slot,
+        tablespace_mappings: seed
+            .tablespace_mapping
+            .iter()
+            .map(|text| text.parse())
+            .collect::<Result<_>>()?,
+        fast_checkpoint: args.checkpoint == Checkpoint::Fast,
+        max_rate_kib: max_rate_kib(settings)?,
+        concurrency: settings.recover_concurrency,
+        archive_wal_limit: settings.seed.archive_wal_limit,
+        start: seed.start.then_some(settings.seed.start_timeout),
+        walship: this_walship(settings)?,
+        search_path: search_path(settings)?,
+    })
+}
