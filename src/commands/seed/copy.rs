@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::SeedOptions;
 use super::primary::Primary;
 use crate::commands::programs;
@@ -100,7 +102,7 @@ impl Copy {
         let lines = lines_of(&mut child);
         let outcome = self.watch(&lines, progress);
         if outcome.is_err() {
-            let _ = child.kill();
+            end(&mut child);
         }
         let status = child
             .wait()
@@ -313,6 +315,24 @@ fn lines_of(child: &mut Child) -> Receiver<String> {
         });
     }
     lines
+}
+
+/// Ends the program, and the process it has for the WAL, which would go on without it and hold the slot.
+fn end(child: &mut Child) {
+    let parent = child.id().to_string();
+    let is_its = |stat: &str| {
+        let after_name = stat.rsplit_once(')').map(|(_, rest)| rest);
+        after_name.and_then(|rest| rest.split_whitespace().nth(1)) == Some(&parent)
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let children: Vec<_> = processes
+        .filter(|entry| std::fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| is_its(&stat)))
+        .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+        .collect();
+    let _ = child.kill();
+    for pid in children {
+        let _ = kill_process(pid, Signal::KILL);
+    }
 }
 
 fn holds_something(directory: &Path) -> bool {
