@@ -19,6 +19,7 @@ pub mod segment_index;
 pub mod tar_stream;
 pub mod timeline_chain;
 pub mod wal_inventory;
+pub mod window;
 
 use serde::Serialize;
 

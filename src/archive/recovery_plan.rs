@@ -3,19 +3,23 @@
 
 mod base;
 mod end;
+mod last_moment;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod timeline;
 
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 
+pub(crate) use self::end::reach;
+pub(crate) use self::timeline::chain_of;
 use super::catalogue::{Backup, Catalogue};
 use super::keys::BackupId;
 use super::time_text;
 use super::timeline_chain::{Reach, TimelineChain};
 use super::wal_inventory::SegmentRange;
+use super::window::LastEnds;
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, SegmentName, TimelineId};
 
@@ -63,6 +67,9 @@ pub enum Search {
     Found(FoundRecord),
     /// It is not in the unbroken WAL that can be replayed.
     Absent,
+    /// Nothing in the unbroken WAL that can be replayed is later than the moment; these ends of
+    /// transactions come last in it. `None`: after the backup no transaction ended.
+    NothingLater(Option<LastEnds>),
 }
 
 /// A record of the archived WAL.
@@ -86,8 +93,10 @@ pub struct Plan {
     /// The timeline to follow, for `recovery_target_timeline`.
     pub timeline: TimelineId,
     /// Where recovery stops, for `recovery_target_*`. `Latest` where the requested one lies beyond a
-    /// gap at which recovery may end.
+    /// gap at which recovery may end; a position where it is the very last moment of the archive.
     pub target: Target,
+    /// Whether the target itself is still replayed: as requested, unless walship chose the target.
+    pub inclusive: bool,
     /// The last segment of the unbroken WAL from the backup on.
     pub last_segment: SegmentName,
     /// The position after that segment: what can be replayed ends there at the latest.
@@ -146,6 +155,7 @@ pub fn plan(catalogue: &Catalogue, request: &Request, now: DateTime<Utc>) -> Res
     notes.extend(end.notes);
     Ok(Plan {
         timeline: chain.timeline(),
+        inclusive: request.inclusive || end.target != request.target,
         target: end.target,
         last_segment: end.last_segment,
         end_lsn: end.reached_lsn,

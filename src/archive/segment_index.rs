@@ -173,6 +173,13 @@ impl SegmentIndex {
         Some(())
     }
 
+    /// The same with a record that follows.
+    #[cfg(test)]
+    pub(super) fn with_later(mut self, event: WalEvent) -> Self {
+        let _ = self.add(event);
+        self
+    }
+
     /// The same with a record that ends in this segment and begins in an earlier one, which comes
     /// before all others.
     #[must_use]

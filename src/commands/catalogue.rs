@@ -389,7 +389,7 @@ async fn histories(store: &Store, wal: &WalInventory, identity: &Identity) -> Re
 }
 
 /// Runs the jobs, a few at a time; their results come in any order.
-async fn gather<T, F>(jobs: impl Iterator<Item = F>) -> Result<Vec<T>>
+pub(super) async fn gather<T, F>(jobs: impl Iterator<Item = F>) -> Result<Vec<T>>
 where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,

@@ -7,15 +7,21 @@ mod text;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::time_index::TimeIndex;
 use super::{catalogue, identity};
 use crate::archive::backup::{BackupKind, BackupSource};
 use crate::archive::catalogue::{Backup, Catalogue, UnfinishedState};
 use crate::archive::keys::BackupId;
 use crate::archive::proof::{DrillRecord, Proof};
 use crate::archive::wal_inventory::{SegmentRange, WalInventory};
+use crate::archive::window::Window;
 use crate::error::Result;
 use crate::pg::{Lsn, SegmentName, TimelineId};
 use crate::store::Store;
+
+/// So many segments are read whole to learn when transactions ended in them, where an older walship
+/// stored them.
+const WHOLE_READS: u64 = 8;
 
 /// What an archive holds, for people and for programs. A part that was not asked for is absent.
 #[derive(Debug, Clone, Serialize)]
@@ -32,6 +38,9 @@ pub struct ListReport {
     /// The WAL, a timeline each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wal: Option<Vec<ListedTimeline>>,
+    /// The stretches of time to which the cluster can be recovered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<Vec<Window>>,
     /// Timelines that have begun and of which the archive has no segment yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub timelines_without_wal: Vec<TimelineId>,
@@ -145,6 +154,7 @@ pub async fn run(part: ListPart, store: &Store) -> Result<ListReport> {
         unrestorable: None,
         unfinished: None,
         wal: None,
+        window: None,
         timelines_without_wal: Vec::new(),
         notes: Vec::new(),
         url: store.location().to_string(),
@@ -158,6 +168,8 @@ pub async fn run(part: ListPart, store: &Store) -> Result<ListReport> {
     report.add_backups(&catalogue);
     if part == ListPart::All {
         report.add_wal(&catalogue.wal);
+        let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
+        report.window = Some(times.windows(&catalogue).await?);
     }
     Ok(report)
 }

@@ -12,5 +12,6 @@ pub mod recover;
 pub mod restore;
 pub mod seed;
 pub mod stored_wal;
+pub mod time_index;
 mod unnamed_file;
 pub mod verify;

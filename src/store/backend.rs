@@ -56,6 +56,24 @@ impl Backend {
         }
     }
 
+    /// The whole object's description, how many bytes come, and those bytes: the object's last ones, at
+    /// most `length`, unless the server sends more.
+    pub(super) async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, ObjectBody)> {
+        match self {
+            Self::Directory(directory) => {
+                let (info, body) = directory.get_tail(key, length).await?;
+                let sent = info.size.min(length);
+                Ok((info, sent, ObjectBody::File(body)))
+            }
+            Self::S3(s3) => {
+                let (info, sent, body) = s3.get_tail(key, length).await?;
+                Ok((info, sent, ObjectBody::S3(body)))
+            }
+            Self::Faulty(faulty) => Box::pin(faulty.get_tail(key, length)).await,
+            Self::Metered(metered) => Box::pin(metered.get_tail(key, length)).await,
+        }
+    }
+
     pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
         match self {
             Self::Directory(directory) => directory.head(key).await,

@@ -22,7 +22,7 @@ mod replacement;
 mod walk;
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
-use std::io::{ErrorKind as IoKind, Read, Write};
+use std::io::{ErrorKind as IoKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,10 +87,19 @@ impl Directory {
     }
 
     pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, FileBody)> {
+        self.get_tail(key, u64::MAX).await
+    }
+
+    /// An object from so many bytes before its end on.
+    pub(super) async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, FileBody)> {
         let (root, key, idle_limit) = (self.root.clone(), key.to_owned(), self.request_timeout);
         blocking(self.operation_timeout, move || {
-            let (file, info) = open_object(&root, &key)?;
-            let left = info.size;
+            let (mut file, info) = open_object(&root, &key)?;
+            let left = info.size.min(length);
+            if left < info.size {
+                file.seek(SeekFrom::Start(info.size - left))
+                    .map_err(|error| failed("seek in the object's file", error))?;
+            }
             Ok((
                 info,
                 FileBody {

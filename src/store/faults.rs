@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub enum Operation {
     /// `put`.
     Put,
-    /// `get` and `read`.
+    /// `get`, `read` and `read_tail`.
     Get,
     /// `head`.
     Head,
@@ -116,20 +116,15 @@ impl Faulty {
         let rest = self.strike(Operation::Get, &[key]).await?;
         let (info, body) = self.inner.get(key).await?;
         finish(rest)?;
-        let body = match rest {
-            Rest::Nothing | Rest::FailAfter => body,
-            Rest::Corrupt => ObjectBody::Faulty(Box::new(FaultyBody {
-                inner: body,
-                flip: true,
-                left: u64::MAX,
-            })),
-            Rest::Short => ObjectBody::Faulty(Box::new(FaultyBody {
-                inner: body,
-                flip: false,
-                left: info.size / 2,
-            })),
-        };
+        let body = struck(rest, body, info.size);
         Ok((info, body))
+    }
+
+    pub(super) async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, ObjectBody)> {
+        let rest = self.strike(Operation::Get, &[key]).await?;
+        let (info, sent, body) = self.inner.get_tail(key, length).await?;
+        finish(rest)?;
+        Ok((info, sent, struck(rest, body, sent)))
     }
 
     pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
@@ -171,6 +166,16 @@ fn finish(rest: Rest) -> Result<()> {
         return Err(Error::unavailable("a fault was injected after the call"));
     }
     Ok(())
+}
+
+/// A body of so many bytes that is read as the fault has it.
+fn struck(rest: Rest, inner: ObjectBody, length: u64) -> ObjectBody {
+    let (flip, left) = match rest {
+        Rest::Nothing | Rest::FailAfter => return inner,
+        Rest::Corrupt => (true, u64::MAX),
+        Rest::Short => (false, length / 2),
+    };
+    ObjectBody::Faulty(Box::new(FaultyBody { inner, flip, left }))
 }
 
 /// The same body with its first bit flipped and the hash it had; an empty one gets a byte.

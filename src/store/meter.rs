@@ -101,6 +101,17 @@ impl Metered {
         Ok((info, ObjectBody::Metered(Box::new(MeteredBody { inner, meter }))))
     }
 
+    pub(super) async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, ObjectBody)> {
+        self.meter.ask();
+        let (info, sent, inner) = self.inner.get_tail(key, length).await?;
+        let meter = self.meter.clone();
+        Ok((
+            info,
+            sent,
+            ObjectBody::Metered(Box::new(MeteredBody { inner, meter })),
+        ))
+    }
+
     pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
         self.meter.ask();
         self.inner.head(key).await

@@ -31,7 +31,7 @@ mod s3;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 
 use self::backend::{Backend, Cursor};
 pub use self::body_writer::BodyWriter;
@@ -173,6 +173,35 @@ impl Store {
     /// As [`Store::get`] and [`Object::chunk`]; `Corrupt` if it is larger than `limit` bytes.
     pub async fn read(&self, key: &str, limit: u64) -> Result<Bytes> {
         self.get(key).await?.read_to_end(limit).await
+    }
+
+    /// Reads the last bytes of an object, at most so many, and tells what it is as a whole.
+    ///
+    /// # Errors
+    /// As [`Store::get`] and [`Object::chunk`].
+    pub async fn read_tail(&self, key: &str, length: usize) -> Result<(ObjectInfo, Bytes)> {
+        key::check(key)?;
+        let url = self.url_of(key);
+        let opened = self.inner.backend.get_tail(key, length as u64).await;
+        let (info, sent, body) = opened.context(|| format!("read the end of {url}"))?;
+        let mut object = Object {
+            info: ObjectInfo {
+                size: sent,
+                ..info.clone()
+            },
+            body,
+            url,
+            received: 0,
+        };
+        // A server that knows no ranges sends all of it.
+        let mut last = BytesMut::new();
+        while let Some(piece) = object.chunk().await? {
+            last.extend_from_slice(&piece);
+            if last.len() > length {
+                last.advance(last.len() - length);
+            }
+        }
+        Ok((info, last.freeze()))
     }
 
     /// Looks at an object without reading it; `None` if the key is proven missing.

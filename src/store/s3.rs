@@ -179,26 +179,47 @@ impl S3 {
     }
 
     pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, S3Body)> {
+        let (info, _, body) = self.get_range(key, None).await?;
+        Ok((info, body))
+    }
+
+    /// An object's last bytes, and how many they are.
+    pub(super) async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, S3Body)> {
+        match self.get_range(key, Some(format!("bytes=-{length}"))).await {
+            Err(error) if error.is_retryable() => Err(error),
+            // An empty object has no last bytes, and S3 says so with an error.
+            Err(_) => self.get_range(key, None).await,
+            answer => answer,
+        }
+    }
+
+    /// Describes the whole object, tells how many bytes come, and begins to read them.
+    async fn get_range(&self, key: &str, range: Option<String>) -> Result<(ObjectInfo, u64, S3Body)> {
         let call = self.call("s3:GetObject");
         let request = self
             .client
             .get_object()
             .bucket(&self.settings.bucket)
-            .key(self.full_key(key));
+            .key(self.full_key(key))
+            .set_range(range);
         let request = request.customize().interceptor(call.attempts.clone());
         let answer = self.run(&call, request.send()).await?;
-        let info = object_info(
+        let mut info = object_info(
             key.to_owned(),
             answer.content_length,
             answer.last_modified.as_ref(),
             answer.e_tag,
         )?;
+        let sent = info.size;
+        if let Some(whole) = answer.content_range.as_deref().and_then(size_in_range) {
+            info.size = whole;
+        }
         let body = S3Body {
             stream: answer.body,
             idle_limit: self.settings.options.request_timeout,
-            patience: StoreOptions::with_body(self.settings.options.operation_timeout, info.size),
+            patience: StoreOptions::with_body(self.settings.options.operation_timeout, sent),
         };
-        Ok((info, body))
+        Ok((info, sent, body))
     }
 
     pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
@@ -406,6 +427,11 @@ fn object_info(
             "the server's answer lacks the object's size or time; check the endpoint, it may not be S3",
         )),
     }
+}
+
+/// The whole object's size in an answer's `Content-Range`: `bytes 0-99/1234`.
+fn size_in_range(range: &str) -> Option<u64> {
+    range.rsplit_once('/')?.1.parse().ok()
 }
 
 /// What the SDK's error means, in plain values.

@@ -127,6 +127,7 @@ promise!(conditional_replaces_are_honoured);
 promise!(a_missing_key_is_told_from_a_missing_store);
 promise!(a_body_of_any_size_comes_back_as_it_was);
 promise!(a_small_object_is_read_up_to_its_limit);
+promise!(the_last_bytes_are_read_alone);
 promise!(damage_on_the_way_stores_nothing);
 promise!(a_listing_is_complete_and_deletions_delete);
 promise!(a_listing_begins_after_the_key_it_is_told);
@@ -344,6 +345,32 @@ async fn a_small_object_is_read_up_to_its_limit(subject: Subject) {
     assert_eq!(subject.store.read("none", 0).await.unwrap(), "");
     let large = subject.store.read("ten", 9).await.unwrap_err();
     assert_eq!(large.kind(), ErrorKind::Corrupt, "{large}");
+}
+
+async fn the_last_bytes_are_read_alone(subject: Subject) {
+    let store = &subject.store;
+    let large = noise(3 << 20);
+    store
+        .put("large", &Body::from_bytes(large.clone()), PutMode::Create)
+        .await
+        .unwrap();
+    create(store, "ten", "0123456789").await;
+    create(store, "none", "").await;
+    let large = String::from_utf8_lossy(&large[large.len() - 4096..]).into_owned();
+    for (key, length, size, expected) in [
+        ("large", 4096, 3 << 20, large.as_str()),
+        ("ten", 3, 10, "789"),
+        ("ten", 10, 10, "0123456789"),
+        ("ten", 4096, 10, "0123456789"),
+        ("none", 4096, 0, ""),
+    ] {
+        let (info, bytes) = store.read_tail(key, length).await.unwrap();
+        assert_eq!((info.key.as_str(), info.size), (key, size));
+        assert!(String::from_utf8_lossy(&bytes) == expected, "{key}, {length}");
+        assert_eq!(store.head(key).await.unwrap(), Some(info));
+    }
+    let missing = store.read_tail("missing", 4096).await.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound, "{missing}");
 }
 
 async fn damage_on_the_way_stores_nothing(subject: Subject) {

@@ -237,12 +237,7 @@ fn skipped(catalogue: &Catalogue, chosen: &Backup) -> Option<String> {
         .filter(|entry| entry.id > chosen.id)
         .map(|entry| format!("{} ({})", entry.id, entry.reason))
         .collect();
-    (!skipped.is_empty()).then(|| {
-        format!(
-            "passed over, because they cannot be restored: {}",
-            skipped.join("; ")
-        )
-    })
+    (!skipped.is_empty()).then(|| format!("passed over, because they cannot be used: {}", skipped.join("; ")))
 }
 
 /// Why this backup, in one sentence.

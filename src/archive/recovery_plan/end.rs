@@ -1,5 +1,6 @@
 //! How far the archived WAL leads from a backup, and whether the target lies within that.
 
+use super::last_moment::LastMoment;
 use super::{Request, Search, Target};
 use crate::archive::catalogue::{Backup, Catalogue};
 use crate::archive::timeline_chain::{Hole, Reach, TimelineChain};
@@ -36,6 +37,21 @@ pub(super) fn find(
         Some(segment) if reach.end_lsn >= backup.stop_lsn => segment,
         _ => return Err(never_consistent(backup, &reach, chain)),
     };
+    if let (Target::Time(time), Search::NothingLater(last)) = (&request.target, &request.search) {
+        let end = LastMoment::new(catalogue, chain, backup, &reach, last.as_ref())?;
+        if *time <= end.time {
+            return Ok(End {
+                target: end.target(backup),
+                last_segment,
+                reached_lsn: reach.end_lsn,
+                gap: None,
+                notes: vec![LastMoment::note(*time)],
+            });
+        }
+        if reach.hole.is_none() {
+            return Err(end.refuse(*time, last_segment));
+        }
+    }
     let reached = reached(request, &reach);
     let (target, notes) = match (&reach.hole, reached) {
         (_, Reached::Yes) => (
@@ -59,7 +75,7 @@ pub(super) fn find(
 }
 
 /// How far the archived WAL leads from a backup.
-pub(super) fn reach(catalogue: &Catalogue, chain: &TimelineChain<'_>, backup: &Backup) -> Result<Reach> {
+pub(crate) fn reach(catalogue: &Catalogue, chain: &TimelineChain<'_>, backup: &Backup) -> Result<Reach> {
     let known = known_until(catalogue, chain.timeline());
     chain.reach(&catalogue.wal, backup.start_lsn, known)
 }
@@ -90,9 +106,9 @@ fn reached(request: &Request, reach: &Reach) -> Reached {
         (Target::Time(_) | Target::Xid(_) | Target::Name(_), Search::Found(record)) => {
             certain(record.end_lsn <= reach.end_lsn)
         }
-        (Target::Xid(_) | Target::Name(_), Search::Absent) => Reached::No,
-        // A search for a moment ends with the archived WAL, which may still grow.
-        (Target::Time(_), Search::Absent) if reach.hole.is_some() => Reached::No,
+        (Target::Xid(_) | Target::Name(_), Search::Absent) | (Target::Time(_), Search::NothingLater(_)) => {
+            Reached::No
+        }
         (Target::Latest, _) => certain(reach.hole.is_none()),
         (Target::Time(_) | Target::Xid(_) | Target::Name(_), _) => Reached::Unknown,
     }

@@ -12,23 +12,23 @@ use crate::pg::{SegmentNumber, SegmentSize, TimelineHistory};
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
-fn tli(number: u32) -> TimelineId {
+pub(in crate::archive) fn tli(number: u32) -> TimelineId {
     TimelineId::new(number).unwrap()
 }
 
 /// A position: a segment and an offset in it.
-fn at(segment: u64, offset: u64) -> Lsn {
+pub(in crate::archive) fn at(segment: u64, offset: u64) -> Lsn {
     Lsn(segment * SIZE.bytes() + offset)
 }
 
 /// One minute passes with each segment.
-fn time(segment: u64, seconds: i64) -> DateTime<Utc> {
+pub(in crate::archive) fn time(segment: u64, seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_790_000_000, 0).unwrap()
         + TimeDelta::minutes(segment.cast_signed())
         + TimeDelta::seconds(seconds)
 }
 
-fn id(segment: u64) -> BackupId {
+pub(in crate::archive) fn id(segment: u64) -> BackupId {
     BackupId::at(time(segment, 0))
 }
 
@@ -60,7 +60,10 @@ fn backup(timeline: u32, segment: u64) -> Backup {
 }
 
 /// Backups and segments, each by timeline and segment number.
-fn archive(backups: &[(u32, u64)], segments: &[(u32, std::ops::RangeInclusive<u64>)]) -> Catalogue {
+pub(in crate::archive) fn archive(
+    backups: &[(u32, u64)],
+    segments: &[(u32, std::ops::RangeInclusive<u64>)],
+) -> Catalogue {
     let cluster = ClusterIdentity {
         system_identifier: 1,
         postgres_major: 17,
@@ -89,7 +92,11 @@ fn archive(backups: &[(u32, u64)], segments: &[(u32, std::ops::RangeInclusive<u6
     }
 }
 
-fn with_history(mut catalogue: Catalogue, timeline: u32, ancestors: &[(u32, Lsn)]) -> Catalogue {
+pub(in crate::archive) fn with_history(
+    mut catalogue: Catalogue,
+    timeline: u32,
+    ancestors: &[(u32, Lsn)],
+) -> Catalogue {
     let lines: Vec<_> = ancestors
         .iter()
         .map(|(parent, end)| format!("{parent}\t{end}\treason"))

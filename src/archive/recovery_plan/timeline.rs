@@ -63,7 +63,7 @@ fn latest_after<'a>(
 }
 
 /// A timeline, with all it descends from.
-pub(super) fn chain_of(catalogue: &Catalogue, timeline: TimelineId) -> Result<TimelineChain<'_>> {
+pub(crate) fn chain_of(catalogue: &Catalogue, timeline: TimelineId) -> Result<TimelineChain<'_>> {
     if let Some(reason) = catalogue.unreadable_histories.get(&timeline) {
         return Err(Error::corrupt(format!(
             "the history of timeline {timeline} cannot be read: {reason}"

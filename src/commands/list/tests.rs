@@ -100,6 +100,22 @@ async fn the_json_is_what_programs_rely_on() {
                     "partials": 0,
                 },
             ],
+            "window": [{
+                "timeline": 1,
+                "earliest": "2026-09-21T14:13:20.123456Z",
+                "latest": null,
+                "latest_is": "unknown",
+                "first_backup": "20261123T041500Z",
+                "newest_backup": "20261123T041500Z",
+                "backups": 1,
+                "last_segment": "000000010000000000000002",
+                "end_lsn": "0/3000000",
+                "missing": {
+                    "first": "000000010000000000000003",
+                    "last": "000000010000000000000004",
+                    "segments": 2,
+                },
+            }],
         })
     );
 }
@@ -130,6 +146,10 @@ TIMELINE  FIRST SEGMENT             LAST SEGMENT              SEGMENTS  GAPS
 1         000000010000000000000002  000000010000000000000006  3         1
 2         000000020000000000000006  000000020000000000000006  1         none
 timeline 1 LACKS 000000010000000000000003 to 000000010000000000000004 (2 segments)
+
+TIMELINE  RECOVERABLE FROM             TO  WHICH IS   LAST SEGMENT
+1         2026-09-21 14:13:20.123456Z  ?   not known  000000010000000000000002
+timeline 1: 000000010000000000000003 to 000000010000000000000004 (2 segments) MISSING at 0/3000000, which ends what can be recovered before it
 ";
     assert_eq!(text, expected);
 }
@@ -200,7 +220,7 @@ async fn an_empty_archive_says_so_in_words() {
     let (json, text) = list(ListPart::All, &store).await;
     assert_eq!(
         json,
-        json!({"backups": [], "unrestorable": [], "unfinished": [], "wal": []})
+        json!({"backups": [], "unrestorable": [], "unfinished": [], "wal": [], "window": []})
     );
     assert!(
         text.contains("no backups in file://") && text.contains("no WAL in file://"),

@@ -7,6 +7,8 @@ use chrono::{DateTime, Utc};
 use super::{ListReport, ListedBackup, ListedTimeline, ListedUnfinished, Proven};
 use crate::archive::backup::BackupKind;
 use crate::archive::catalogue::UnfinishedState;
+use crate::archive::time_text;
+use crate::archive::window::{LatestIs, Window};
 use crate::config::ByteSize;
 
 impl fmt::Display for ListReport {
@@ -25,6 +27,10 @@ impl fmt::Display for ListReport {
                 writeln!(f)?;
             }
             self.write_wal(wal, f)?;
+        }
+        if let Some(window @ [_, ..]) = self.window.as_deref() {
+            writeln!(f)?;
+            write_window(window, f)?;
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
@@ -111,6 +117,36 @@ impl ListReport {
         }
         Ok(())
     }
+}
+
+/// To the microsecond, for these are times to recover to.
+fn write_window(window: &[Window], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let rows = window.iter().map(|window| {
+        let what = match window.latest_is {
+            LatestIs::Commit => "last commit",
+            LatestIs::EndOfBackup => "end of the newest backup",
+            LatestIs::Unknown => "not known",
+        };
+        vec![
+            window.timeline.to_string(),
+            time_text(window.earliest),
+            window.latest.map_or_else(|| "?".to_owned(), time_text),
+            what.to_owned(),
+            window.last_segment.to_string(),
+        ]
+    });
+    let headings = ["TIMELINE", "RECOVERABLE FROM", "TO", "WHICH IS", "LAST SEGMENT"];
+    write_table(&headings, rows.collect(), f)?;
+    for window in window {
+        if let Some(missing) = window.missing {
+            let (timeline, end) = (window.timeline, window.end_lsn);
+            writeln!(
+                f,
+                "timeline {timeline}: {missing} MISSING at {end}, which ends what can be recovered before it"
+            )?;
+        }
+    }
+    Ok(())
 }
 
 impl ListedUnfinished {

@@ -3,30 +3,36 @@
 //! A transaction's end or a restore point is looked for from the newest backup on, then from the one
 //! before it up to there, and so on: the first match after a backup is where a recovery from that
 //! backup stops. For a moment it is enough to know that something later was archived, so the end is
-//! looked at first.
+//! looked at first. Restore points and times stand in the segments' indexes; where one has none, and
+//! for transactions, the segment is read.
 //!
 //! Segments are read one at a time, in pieces; what a segment tells counts only when the whole
 //! segment proved to be what was archived.
 
+mod moment;
+mod restore_point;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use chrono::{DateTime, Utc};
+
+use self::restore_point::{Known, KnownPoints};
 
 use crate::archive::catalogue::{Backup, Catalogue};
 use crate::archive::keys::Key;
 use crate::archive::recovery_plan::{self, FoundRecord, Plan, Request, Search, Start, Target};
 use crate::commands::progress::Progress;
 use crate::commands::stored_wal;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::commands::time_index::TimeIndex;
+use crate::error::{Context, Error, Result};
 use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalEvent, WalEventKind, WalReader, WalTime};
 use crate::store::Store;
 
-/// So many segments at the end are looked at for the time of the last commit. An idle server's
-/// segments tell nothing.
-const LAST_SEGMENTS: u64 = 16;
+/// So many segments that an older walship stored are read whole to learn the times in them.
+const WHOLE_READS: u64 = 16;
 
 /// Plans a recovery, and looks its target up first where that is needed.
 ///
@@ -40,23 +46,37 @@ pub(super) async fn plan(
     now: DateTime<Utc>,
     progress: &Progress,
 ) -> Result<Plan> {
-    let finder = Finder {
-        store,
-        catalogue,
-        progress,
-    };
-    let search = finder.search(request, now).await?;
-    let request = Request {
-        search,
-        ..request.clone()
-    };
-    recovery_plan::plan(catalogue, &request, now)
+    let mut catalogue = Cow::Borrowed(catalogue);
+    loop {
+        let finder = Finder {
+            store,
+            catalogue: &catalogue,
+            progress,
+            times: TimeIndex::new(store, &catalogue.identity, WHOLE_READS),
+        };
+        let unfit = match &request.target {
+            Target::Time(time) => finder.too_late(*time, request, now).await?,
+            _ => None,
+        };
+        let Some(unfit) = unfit else {
+            let search = finder.search(request, now).await?;
+            let request = Request {
+                search,
+                ..request.clone()
+            };
+            return recovery_plan::plan(&catalogue, &request, now);
+        };
+        let catalogue = catalogue.to_mut();
+        catalogue.backups.retain(|backup| backup.id != unfit.id);
+        catalogue.unrestorable.push(unfit);
+    }
 }
 
 struct Finder<'a> {
     store: &'a Store,
     catalogue: &'a Catalogue,
     progress: &'a Progress,
+    times: TimeIndex,
 }
 
 /// The record that ends a recovery.
@@ -88,7 +108,7 @@ impl Finder<'_> {
     async fn search(&self, request: &Request, now: DateTime<Utc>) -> Result<Search> {
         let wanted = match &request.target {
             Target::Latest | Target::Lsn(_) | Target::Immediate => return Ok(Search::NotMade),
-            Target::Time(time) => return self.anything_after(*time, request, now).await,
+            Target::Time(time) => return self.anything_later(*time, request, now).await,
             Target::Xid(xid) => Wanted::Transaction(*xid),
             Target::Name(name) => Wanted::RestorePoint(name),
         };
@@ -165,8 +185,23 @@ impl Finder<'_> {
         let size = self.catalogue.wal.segment_size();
         let first = size.segment_of(from);
         let mut reader = WalReader::new(size.start_of(first), WalCheck::Structure);
+        let mut known = KnownPoints::new(self, start, first, end)?;
         for number in (first.0..end.0).map(SegmentNumber) {
             let segment = start.chain.segment(number)?;
+            if let Wanted::RestorePoint(name) = wanted {
+                match known.next(from, name).await? {
+                    Known::Here(record) => return Ok(Some(record)),
+                    Known::NotHere => continue,
+                    Known::ReadFrom(before) => {
+                        reader = WalReader::new(size.start_of(before), WalCheck::Structure);
+                        if before < number {
+                            self.scan(start.chain.segment(before)?, &mut reader, |_| {})
+                                .await?;
+                        }
+                    }
+                    Known::ReadOn => {}
+                }
+            }
             let mut found = None;
             self.scan(segment, &mut reader, |event| {
                 if found.is_none() && event.start >= from && wanted.is(&event.kind) {
@@ -180,52 +215,6 @@ impl Finder<'_> {
             }
         }
         Ok(None)
-    }
-
-    /// Whether the WAL holds anything later than a moment. Looks only where it matters: at the end.
-    async fn anything_after(
-        &self,
-        time: DateTime<Utc>,
-        request: &Request,
-        now: DateTime<Utc>,
-    ) -> Result<Search> {
-        let start = recovery_plan::start(self.catalogue, request, now)?;
-        let size = self.catalogue.wal.segment_size();
-        let end = size
-            .segment_of(start.reach(self.catalogue, start.backup)?.end_lsn)
-            .0;
-        let first = size.segment_of(start.backup.start_lsn).0;
-        let mut all_readable = true;
-        for number in (first.max(end.saturating_sub(LAST_SEGMENTS))..end).rev() {
-            match self.last_end(start.chain.segment(SegmentNumber(number))?).await {
-                Ok(Some(record)) if record.time > time => return Ok(Search::Found(record)),
-                Ok(Some(_)) if all_readable => return Ok(Search::Absent),
-                Ok(Some(_)) => break,
-                Ok(None) => {}
-                // It stops whoever recovers beyond it, and proves nothing to whoever does not.
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    tracing::warn!("{error}");
-                    all_readable = false;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Search::NotMade)
-    }
-
-    /// The latest end of a transaction in a segment.
-    async fn last_end(&self, segment: SegmentName) -> Result<Option<FoundRecord>> {
-        let start = segment.start(self.catalogue.wal.segment_size())?;
-        let mut reader = WalReader::new(start, WalCheck::Structure);
-        let mut latest: Option<FoundRecord> = None;
-        self.scan(segment, &mut reader, |event| {
-            if is_end_of_transaction(&event.kind) {
-                let both = latest.into_iter().chain(record_of(segment, &event));
-                latest = both.max_by_key(|record| record.time);
-            }
-        })
-        .await?;
-        Ok(latest)
     }
 
     /// Reads one segment, whole. What `on_event` was told counts only if this succeeds.

@@ -187,7 +187,7 @@ fn settings(options: &RecoverOptions, plan: &Plan, action: Option<TargetAction>)
     let settings = RecoverySettings {
         restore_command: restore_command(&options.walship, plan.gap.map(|gap| gap.first)),
         target: plan.target.clone(),
-        inclusive: options.request.inclusive,
+        inclusive: plan.inclusive,
         timeline: plan.timeline,
         action: action.unwrap_or_default(),
         archiving_off: false,

@@ -284,8 +284,6 @@ impl WalReader {
             self.check_header(at, total, previous)?;
             self.previous = Some(at);
             passed += length;
-        }
-        if passed > 0 {
             self.valid_until = Lsn(start + passed as u64);
         }
         Ok(passed as u64)

@@ -168,6 +168,9 @@ impl Pages {
             Some(first) => first,
             None => LongPageHeader::parse(&self.header).map_err(|error| error.to_string())?,
         };
+        if self.first.is_none() && !start.is_multiple_of(first.segment_size.bytes()) {
+            return Err(format!("no segment begins at {}", Lsn(start)));
+        }
         self.check(&first, start)?;
         let page_size = u64::from(first.page_size_bytes);
         self.first = Some(first);

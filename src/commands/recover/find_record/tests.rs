@@ -219,8 +219,55 @@ async fn a_time_needs_no_warning_where_something_later_is_archived() {
     let at = |text: &str| Request::new(Target::Time(time(text)));
     let before = archive.plan(&at("2026-11-23 14:05:05.803985Z")).await.unwrap();
     assert_eq!(before.notes, Vec::<String>::new());
-    let after = archive.plan(&at("2026-11-23 14:05:05.803986Z")).await.unwrap();
-    assert!(after.notes[0].contains("not known yet"), "{:?}", after.notes);
+}
+
+#[tokio::test]
+async fn the_last_commits_own_time_is_reached_by_its_position() {
+    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await;
+    let last = Target::Time(time("2026-11-23 14:05:05.803986Z"));
+    let plan = archive.plan(&Request::new(last.clone())).await.unwrap();
+    assert_eq!(plan.target, Target::Lsn(Lsn(0x60_5748)));
+    assert!(plan.notes[0].contains("nothing later"), "{:?}", plan.notes);
+    // Exclusive, PostgreSQL finds its way: it stops before that commit.
+    let exclusive = Request {
+        inclusive: false,
+        ..Request::new(last.clone())
+    };
+    assert_eq!(archive.plan(&exclusive).await.unwrap().target, last);
+}
+
+#[tokio::test]
+async fn a_time_after_the_last_commit_is_refused_with_the_latest_possible_one() {
+    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await;
+    for inclusive in [true, false] {
+        let request = Request {
+            inclusive,
+            ..Request::new(Target::Time(time("2026-11-23 14:05:05.803987Z")))
+        };
+        let says = "latest time that can be reached is 2026-11-23 14:05:05.803986Z";
+        archive.refused(&request, ErrorKind::Invalid, says).await;
+    }
+}
+
+#[tokio::test]
+async fn a_backup_that_holds_a_later_transaction_is_not_used() {
+    // By the clock of a standby, which was behind, the newer backup had finished before any of it.
+    let mut archive = Archive::new(&[(0x60_0010, 0x60_0020), (0x60_0028, 0x60_57A8)]).await;
+    archive.catalogue.backups[1].id = "20261124T041500Z".parse().unwrap();
+    let request = Request::new(Target::Time(time("2026-11-23 14:05:05.8Z")));
+    let plan = archive.plan(&request).await.unwrap();
+    assert_eq!(plan.backup.start_lsn.0, 0x60_0010);
+    assert!(
+        plan.notes[0].contains("later than the target"),
+        "{:?}",
+        plan.notes
+    );
+    assert_eq!(
+        archive
+            .chosen(Target::Time(time("2026-11-23 14:05:05.803986Z")))
+            .await,
+        0x60_0028
+    );
 }
 
 #[tokio::test]

@@ -137,6 +137,21 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn where_damaged_wal_ends_does_not_depend_on_how_the_bytes_come(
+        wal in any_wal(), at: prop::sample::Index, flip in 1_u8.., step in 1_usize..9000, crc: bool
+    ) {
+        let mut bytes = wal.bytes.clone();
+        // Close to the start, where every record is a chance.
+        bytes[at.index(wal.bytes.len().min(20_000))] ^= flip;
+        let whole = read_from(START, &bytes, check_of(crc), usize::MAX);
+        prop_assert_eq!(whole, read_from(START, &bytes, check_of(crc), step));
+    }
+}
+
 #[test]
 fn positions_beyond_the_last_segment_end_the_wal_without_panic() {
     let mut bytes = Writer::of(Major::V17, &[Spec::Commit(1, 2)]).bytes;

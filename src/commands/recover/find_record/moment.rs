@@ -1,0 +1,141 @@
+//! Whether the archived WAL holds anything later than a moment, and which backups may be used for it.
+
+use chrono::{DateTime, Utc};
+
+use super::{Finder, FoundRecord, is_end_of_transaction, record_of};
+use crate::archive::catalogue::{Backup, Unrestorable};
+use crate::archive::recovery_plan::{self, Request, Search, Start};
+use crate::archive::segment_index::{Crossing, EndOfTransaction};
+use crate::archive::time_text;
+use crate::error::Result;
+use crate::pg::{SegmentName, SegmentNumber, WalCheck, WalReader};
+
+impl Finder<'_> {
+    /// Whether the WAL holds anything later than a moment. Looks only where it matters: at the end.
+    pub(super) async fn anything_later(
+        &self,
+        time: DateTime<Utc>,
+        request: &Request,
+        now: DateTime<Utc>,
+    ) -> Result<Search> {
+        let start = recovery_plan::start(self.catalogue, request, now)?;
+        let reach = start.reach(self.catalogue, start.backup)?;
+        let size = self.catalogue.wal.segment_size();
+        let first = size.segment_of(start.backup.start_lsn);
+        let Some(last_segment) = reach.last_segment else {
+            return Ok(Search::NotMade);
+        };
+        self.progress
+            .phase(format!("look up the last commits, up to {last_segment}"));
+        let last = last_segment.number(size)?;
+        let Some(ends) = self.times.last_ends(&start.chain, first, last).await? else {
+            return Ok(Search::NotMade);
+        };
+        let later = ends.map(|ends| ends.largest).filter(|largest| {
+            largest.lsn >= start.backup.stop_lsn && stops(largest.time, time, request.inclusive)
+        });
+        Ok(match later {
+            Some(record) => Search::Found(FoundRecord {
+                timeline: start.chain.segment(size.segment_of(record.lsn))?.timeline(),
+                lsn: record.lsn,
+                end_lsn: reach.end_lsn,
+                time: record.time,
+            }),
+            None => Search::NothingLater(ends),
+        })
+    }
+
+    /// The backup that would be used for a moment, if it cannot be: a transaction that ended later lies
+    /// within it, so that PostgreSQL would stop before the backup is consistent. A backup of a standby is
+    /// dated by the standby's clock.
+    pub(super) async fn too_late(
+        &self,
+        time: DateTime<Utc>,
+        request: &Request,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Unrestorable>> {
+        if request.backup.is_some() {
+            return Ok(None);
+        }
+        let start = recovery_plan::start(self.catalogue, request, now)?;
+        let backup = start.backup;
+        let within = self.later_within(&start, backup, |record| stops(record, time, request.inclusive));
+        Ok(within.await?.map(|record| Unrestorable {
+            id: backup.id.clone(),
+            reason: format!(
+                "within it, at LSN {}, a transaction ended at {}, later than the target",
+                record.lsn,
+                time_text(record.time)
+            ),
+            backup: Some(backup.clone()),
+        }))
+    }
+
+    /// The end of a transaction within a backup that is too late.
+    async fn later_within(
+        &self,
+        start: &Start<'_>,
+        backup: &Backup,
+        too_late: impl Fn(DateTime<Utc>) -> bool,
+    ) -> Result<Option<EndOfTransaction>> {
+        let size = self.catalogue.wal.segment_size();
+        let (first, last) = (
+            size.segment_of(backup.start_lsn),
+            size.segment_before(backup.stop_lsn),
+        );
+        let names = (first.0..=last.0).map(|number| start.chain.segment(SegmentNumber(number)));
+        let names = names.collect::<Result<Vec<_>>>()?;
+        let mut crossing = Crossing::new(self.times.major()?);
+        for (index, segment) in self.times.of_all(&names).await?.iter().zip(&names) {
+            let before = crossing.next(index.as_ref());
+            let ends = index
+                .as_ref()
+                .and_then(|index| index.with_crossing(before).ends());
+            let Some(largest) = ends.map(|ends| ends.largest).filter(|end| too_late(end.time)) else {
+                continue;
+            };
+            let within = |end: &EndOfTransaction| backup.start_lsn <= end.lsn && end.lsn < backup.stop_lsn;
+            if within(&largest) {
+                return Ok(Some(largest));
+            }
+            // What is later may lie before the backup, or after it: only reading the segment tells.
+            let found = self
+                .ends_in(*segment)
+                .await?
+                .into_iter()
+                .find(|end| within(end) && too_late(end.time));
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The ends of transactions in a segment.
+    async fn ends_in(&self, segment: SegmentName) -> Result<Vec<EndOfTransaction>> {
+        let start = segment.start(self.catalogue.wal.segment_size())?;
+        let mut reader = WalReader::new(start, WalCheck::Structure);
+        let mut ends = Vec::new();
+        self.scan(segment, &mut reader, |event| {
+            if is_end_of_transaction(&event.kind)
+                && let Some(record) = record_of(segment, &event)
+            {
+                ends.push(EndOfTransaction {
+                    time: record.time,
+                    lsn: record.lsn,
+                });
+            }
+        })
+        .await?;
+        Ok(ends)
+    }
+}
+
+/// Whether PostgreSQL stops before the end of a transaction (`recoveryStopsBefore`, `xlogrecovery.c`).
+fn stops(ended: DateTime<Utc>, target: DateTime<Utc>, inclusive: bool) -> bool {
+    if inclusive {
+        ended > target
+    } else {
+        ended >= target
+    }
+}
