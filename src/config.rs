@@ -22,7 +22,7 @@ use crate::store::{Location, S3Options, StoreOptions};
 
 pub use list::{SETTINGS, Setting};
 use values::Count;
-pub use values::{ByteSize, parse_duration};
+pub use values::{ByteSize, duration_text, parse_duration};
 
 /// The file that is read when neither `--config` nor `WALSHIP_CONFIG` names one, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/walship/walship.toml";
@@ -80,6 +80,8 @@ pub struct Settings {
     pub seed: SeedSettings,
     /// `recover.concurrency`, at least 1.
     pub recover_concurrency: usize,
+    /// `[drill]`.
+    pub drill: DrillSettings,
     /// `[s3]`; its `operation_timeout` is `s3.timeout`.
     pub store: StoreOptions,
 }
@@ -147,6 +149,23 @@ pub struct SeedSettings {
     pub archive_wal_limit: ByteSize,
     /// `seed.start_timeout`.
     pub start_timeout: Duration,
+}
+
+/// Settings of `walship drill`.
+#[derive(Debug, Clone)]
+pub struct DrillSettings {
+    /// `drill.directory`.
+    pub directory: PathBuf,
+    /// `drill.timeout`.
+    pub timeout: Duration,
+    /// `drill.user`.
+    pub user: Option<String>,
+    /// `drill.amcheck`.
+    pub amcheck: bool,
+    /// `drill.shared_buffers`, in bytes.
+    pub shared_buffers: ByteSize,
+    /// `drill.preload_libraries`.
+    pub preload_libraries: String,
 }
 
 /// What the command line and the environment say; the file is found through them.
@@ -369,6 +388,14 @@ impl Raw {
                 start_timeout: self.duration("seed.start_timeout")?,
             },
             recover_concurrency: at_least_one(self.required("recover.concurrency")?),
+            drill: DrillSettings {
+                directory: self.required("drill.directory")?,
+                timeout: self.duration("drill.timeout")?,
+                user: self.optional("drill.user")?,
+                amcheck: self.required("drill.amcheck")?,
+                shared_buffers: self.required("drill.shared_buffers")?,
+                preload_libraries: self.text("drill.preload_libraries"),
+            },
             store: self.store_options()?,
             raw: self,
         })

@@ -24,6 +24,8 @@ pub enum Caller {
 pub const ABSENT: u8 = 1;
 /// `doctor`: it could not run at all; 0, 1 and 2 say what it found.
 const UNKNOWN: u8 = 3;
+/// `drill`: it was made, and what it showed speaks against the backup or the archive.
+pub const DRILL_FAILED: u8 = 9;
 /// `restore`: everything else that is no success.
 const RESTORE_FAILED: u8 = 200;
 

@@ -3,6 +3,7 @@
 
 mod basebackup;
 mod doctor;
+mod drill;
 mod list;
 mod recover;
 mod wal;
@@ -14,6 +15,7 @@ use clap_complete::Shell;
 
 pub use basebackup::{BasebackupArgs, Checkpoint, SeedSource};
 pub use doctor::DoctorArgs;
+pub use drill::DrillArgs;
 pub use list::{ListArgs, ListPart};
 pub use recover::{ArchiveMode, RecoverArgs, TargetAction, TargetArgs};
 pub use wal::{PushArgs, RestoreArgs};
@@ -63,6 +65,8 @@ pub enum Command {
     Basebackup(BasebackupArgs),
     /// Restore a backup into an empty directory, ready to recover to a target
     Recover(RecoverArgs),
+    /// Prove a backup: restore it aside, replay the WAL with a real server, check the data
+    Drill(DrillArgs),
     /// Show the backups and the WAL in the archive
     List(ListArgs),
     /// Check server, archive and this machine; exit 0 if all is well, 1 for warnings, 2 for problems

@@ -3,6 +3,7 @@
 pub mod basebackup;
 pub mod catalogue;
 pub mod doctor;
+pub mod drill;
 pub mod identity;
 pub mod list;
 pub mod programs;

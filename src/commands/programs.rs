@@ -17,6 +17,8 @@ const DEBIANS_WRAPPER: &str = "pg_wrapper";
 pub struct Search {
     /// The program of the right major version.
     pub found: Option<PathBuf>,
+    /// Every directory that was looked into.
+    pub looked_in: Vec<PathBuf>,
     /// Those of other versions, with the version they say.
     pub others: Vec<(PathBuf, Option<String>)>,
 }
@@ -25,13 +27,23 @@ pub struct Search {
 #[must_use]
 pub fn find(name: &str, major: u32, search_path: Option<&OsStr>) -> Search {
     let in_path = search_path.map(std::env::split_paths).into_iter().flatten();
+    // What lies in whatever directory this runs in is nobody's choice.
+    let in_path = in_path.filter(|directory| directory.is_absolute());
     let packaged = [
+        // Debian, Red Hat, SUSE, Alpine, Gentoo, a build from source.
         format!("/usr/lib/postgresql/{major}/bin"),
         format!("/usr/pgsql-{major}/bin"),
+        format!("/usr/lib/postgresql{major}/bin"),
+        format!("/usr/libexec/postgresql{major}"),
+        format!("/usr/lib64/postgresql-{major}/bin"),
+        "/usr/local/pgsql/bin".to_owned(),
     ];
     let mut search = Search::default();
     for directory in in_path.chain(packaged.map(PathBuf::from)) {
         let program = directory.join(name);
+        if !search.looked_in.contains(&directory) {
+            search.looked_in.push(directory);
+        }
         if !program.is_file() || is_wrapper(&program) {
             continue;
         }
@@ -52,6 +64,16 @@ fn is_wrapper(program: &Path) -> bool {
 
 /// The major version that a program is of; none where it does not say so in time.
 fn major_of(program: &Path) -> Option<String> {
+    let version = version_of(program)?;
+    let end = version
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(version.len());
+    version.get(..end).map(str::to_owned)
+}
+
+/// The version that a program is of, such as `17.2`; none where it does not say so in time.
+#[must_use]
+pub fn version_of(program: &Path) -> Option<String> {
     let mut child = Command::new(program)
         .arg("--version")
         .stdin(Stdio::null())
@@ -71,16 +93,15 @@ fn major_of(program: &Path) -> Option<String> {
     let mut said = String::new();
     let output = child.stdout.take()?.take(256);
     std::io::BufReader::new(output).read_line(&mut said).ok()?;
-    major_in(&said).map(str::to_owned)
+    version_in(&said).map(str::to_owned)
 }
 
-/// `17` in `pg_ctl (PostgreSQL) 17.2 (Debian 17.2-1)`, and in `pg_ctl (PostgreSQL) 18beta1`.
-fn major_in(said: &str) -> Option<&str> {
-    let version = said.split_once("(PostgreSQL) ")?.1;
-    let end = version
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(version.len());
-    version.get(..end).filter(|major| !major.is_empty())
+/// `17.2` in `pg_ctl (PostgreSQL) 17.2 (Debian 17.2-1)`, and `18beta1` in `pg_ctl (PostgreSQL) 18beta1`.
+fn version_in(said: &str) -> Option<&str> {
+    let version = said.split_once("(PostgreSQL) ")?.1.split_whitespace().next()?;
+    version
+        .starts_with(|c: char| c.is_ascii_digit())
+        .then_some(version)
 }
 
 #[cfg(test)]
@@ -91,13 +112,16 @@ mod tests {
 
     #[test]
     fn a_program_says_its_version() {
-        for (said, major) in [
-            ("pg_ctl (PostgreSQL) 17.2 (Debian 17.2-1.pgdg120+1)\n", Some("17")),
-            ("pg_ctl (PostgreSQL) 18beta1\n", Some("18")),
+        for (said, version) in [
+            (
+                "pg_ctl (PostgreSQL) 17.2 (Debian 17.2-1.pgdg120+1)\n",
+                Some("17.2"),
+            ),
+            ("pg_ctl (PostgreSQL) 18beta1\n", Some("18beta1")),
             ("pg_ctl (PostgreSQL) \n", None),
             ("", None),
         ] {
-            assert_eq!(major_in(said), major, "{said}");
+            assert_eq!(version_in(said), version, "{said}");
         }
         assert_eq!(major_of(Path::new("/bin/true")), None);
     }
@@ -123,6 +147,12 @@ mod tests {
         let search = find("pg_x", 97, Some(&path));
         assert_eq!(search.found, Some(right));
         assert_eq!(search.others, [(old, Some("96".to_owned()))]);
-        assert_eq!(find("pg_x", 95, Some(&path)).found, None);
+        let nothing = find("pg_x", 95, Some(&path));
+        assert_eq!(nothing.found, None);
+        assert!(
+            nothing
+                .looked_in
+                .contains(&PathBuf::from("/usr/lib/postgresql/95/bin"))
+        );
     }
 }

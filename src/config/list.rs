@@ -165,6 +165,32 @@ pub const SETTINGS: &[Setting] = &[
         "checks, separated by commas, whose warnings and problems count for nothing, such as settings.data_checksums",
     ),
     setting(
+        "drill.directory",
+        "/var/tmp",
+        "where walship drill restores to, in a directory of its own that it removes",
+    ),
+    setting("drill.timeout", "12h", "time after which a drill is given up"),
+    setting(
+        "drill.user",
+        "",
+        "superuser of the restored cluster that the checks run as; none means postgres",
+    ),
+    setting(
+        "drill.amcheck",
+        "true",
+        "whether pg_amcheck runs where it is installed: true or false",
+    ),
+    setting(
+        "drill.shared_buffers",
+        "128MiB",
+        "shared_buffers of the drill's server; replay is faster with more",
+    ),
+    setting(
+        "drill.preload_libraries",
+        "",
+        "shared_preload_libraries of the drill's server, for extensions with WAL records or tables of their own",
+    ),
+    setting(
         "s3.endpoint",
         "",
         "base URL of an S3-compatible server; none means AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else AWS",

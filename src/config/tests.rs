@@ -247,6 +247,21 @@ fn a_size_is_readable() {
 }
 
 #[test]
+fn a_time_span_is_readable() {
+    for (milliseconds, text) in [
+        (0, "0 ms"),
+        (999, "999 ms"),
+        (12_390, "12.3 s"),
+        (59_999, "59.9 s"),
+        (245_000, "4 min 5 s"),
+        (12_000_000, "3 h 20 min"),
+        (86_400_000 * 12 + 4 * 3_600_000, "12 d 4 h"),
+    ] {
+        assert_eq!(duration_text(milliseconds), text);
+    }
+}
+
+#[test]
 fn many_cores_do_not_mean_much_memory() {
     assert_eq!([1, 8, 192].map(automatic_workers), [1, 8, 8]);
 }

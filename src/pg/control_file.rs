@@ -77,6 +77,10 @@ pub struct ControlFile {
     pub timeline: TimelineId,
     /// How far a standby must replay before it is consistent (`minRecoveryPoint`); 0/0 outside recovery.
     pub min_recovery_point: Lsn,
+    /// `max_prepared_transactions`: a server with fewer cannot recover the prepared ones.
+    pub max_prepared_transactions: u32,
+    /// `max_locks_per_transaction`.
+    pub max_locks_per_transaction: u32,
     /// The cluster's WAL segment size.
     pub segment_size: SegmentSize,
     /// The version of the data checksums (`data_checksum_version`): 0 means there are none.
@@ -119,6 +123,8 @@ impl ControlFile {
             redo: Lsn(u64_at(bytes, 40)?),
             timeline: TimelineId::new(u32_at(bytes, 48)?).ok()?,
             min_recovery_point: Lsn(u64_at(bytes, 136)?),
+            max_prepared_transactions: u32_at(bytes, 192)?,
+            max_locks_per_transaction: u32_at(bytes, 196)?,
             segment_size: SegmentSize::new(u32_at(bytes, 228)?).ok()?,
             data_checksum_version: u32_at(bytes, 252)?,
         })
@@ -238,6 +244,8 @@ mod tests {
                 redo: Lsn(checkpoint),
                 timeline: TimelineId::FIRST,
                 min_recovery_point: Lsn(0),
+                max_prepared_transactions: 0,
+                max_locks_per_transaction: 64,
                 segment_size: SegmentSize::new(1 << 20).unwrap(),
                 // 17 was made with initdb -k, and 18 has checksums by default.
                 data_checksum_version: u32::from(major >= Major::V17),

@@ -28,7 +28,7 @@ mod x509;
 
 pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
 pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, TablespaceHeader};
-pub use connection::{Connection, SlotState, SystemIdentity, TimelineHistoryFile};
+pub use connection::{Connection, ScriptEvent, SlotState, SystemIdentity, TimelineHistoryFile};
 pub use conninfo::ConnInfo;
 pub(crate) use conninfo::{os_user, user_name};
 pub use control_file::{ClusterState, ControlFile};

@@ -3,6 +3,7 @@
 
 mod basebackup;
 mod doctor;
+mod drill;
 mod list;
 mod man;
 mod push;
@@ -32,6 +33,7 @@ pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
         Command::Restore(args) => restore::run(args, settings),
         Command::Basebackup(args) => basebackup::run(&args, settings),
         Command::Recover(args) => recover::run(args, settings),
+        Command::Drill(args) => drill::run(args, settings),
         Command::List(args) => list::run(&args, settings),
         Command::Doctor(args) => doctor::run(args, settings),
         Command::Completions { shell } => {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use chrono::Utc;
 use walship::archive::recovery_plan::{Request, Search, Target};
 use walship::commands::progress::Progress;
-use walship::commands::recover::{self, ArchiveMode, RecoverOptions, TargetAction};
+use walship::commands::recover::{self, ArchiveMode, RecoverOptions, SourceConfiguration, TargetAction};
 use walship::config::Settings;
-use walship::pg::parse_timestamp;
+use walship::pg::{TimelineId, parse_timestamp};
 use walship::store::{Location, Store};
 use walship::{Error, Result};
 
@@ -37,16 +37,12 @@ pub(super) fn run(args: cli::RecoverArgs, settings: &Settings) -> Result<ExitCod
 }
 
 fn recover_options(args: cli::RecoverArgs, settings: &Settings) -> Result<RecoverOptions> {
-    let timeline = match args.target_timeline.as_deref() {
-        None | Some("latest") => None,
-        Some(number) => Some(number.parse()?),
-    };
     Ok(RecoverOptions {
         pgdata: absolute(&args.pgdata)?,
         request: Request {
             target: target(args.target)?,
             inclusive: args.target_inclusive.unwrap_or(true),
-            timeline,
+            timeline: target_timeline(args.target_timeline.as_deref())?,
             backup: args.backup.as_deref().map(str::parse).transpose()?,
             end_at_gap: args.end_at_gap,
             search: Search::NotMade,
@@ -66,13 +62,22 @@ fn recover_options(args: cli::RecoverArgs, settings: &Settings) -> Result<Recove
             cli::ArchiveMode::Keep => ArchiveMode::Keep,
             cli::ArchiveMode::Off => ArchiveMode::Off,
         },
+        configuration: SourceConfiguration::Kept,
         concurrency: settings.recover_concurrency,
         walship: this_walship(settings)?,
         search_path: search_path(settings)?,
     })
 }
 
-fn target(args: cli::TargetArgs) -> Result<Target> {
+/// None for the latest one.
+pub(super) fn target_timeline(text: Option<&str>) -> Result<Option<TimelineId>> {
+    match text {
+        None | Some("latest") => Ok(None),
+        Some(number) => number.parse().map(Some),
+    }
+}
+
+pub(super) fn target(args: cli::TargetArgs) -> Result<Target> {
     Ok(match args {
         cli::TargetArgs {
             target_time: Some(time),

@@ -456,10 +456,10 @@ fn a_place_that_cannot_be_made_is_named() {
 }
 
 /// A small file system, unmounted at the end.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(pub(crate) PathBuf);
 
 impl SmallDisk {
-    fn mount(root: &Path, options: &str) -> Option<Self> {
+    pub(crate) fn mount(root: &Path, options: &str) -> Option<Self> {
         let folder = make_dir(root, "disk", 0o700);
         let mounted = rustix::process::geteuid().is_root()
             && Command::new("mount")

@@ -17,6 +17,7 @@ mod base_backup_stream;
 mod basebackup;
 mod connection;
 mod damage;
+mod drill;
 mod durability;
 mod false_server;
 mod format;

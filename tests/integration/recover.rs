@@ -120,7 +120,7 @@ fn the_printed_command_starts_the_server_and_the_printed_sql_ends_the_pause() {
 }
 
 /// Moves a stopped cluster's configuration into a folder of its own, as Debian has it.
-fn move_configuration_out(cluster: &Cluster) -> PathBuf {
+pub(crate) fn move_configuration_out(cluster: &Cluster) -> PathBuf {
     let etc = cluster.make_dir("etc");
     for (name, setting) in [
         ("postgresql.conf", "data_directory"),

@@ -39,7 +39,7 @@ const WHOLE_READS: u64 = 16;
 /// # Errors
 /// As [`recovery_plan::plan`]; `Invalid` where the record is not in the archived WAL; `Corrupt` for a
 /// damaged segment on the way; otherwise as the store.
-pub(super) async fn plan(
+pub(in crate::commands) async fn plan(
     store: &Store,
     catalogue: &Catalogue,
     request: &Request,

@@ -162,7 +162,7 @@ fn empty_but(directory: &Path, name: &str) -> std::io::Result<()> {
 }
 
 /// Removes a file, or a directory with all it holds.
-fn remove(path: &Path) -> std::io::Result<()> {
+pub(in crate::commands) fn remove(path: &Path) -> std::io::Result<()> {
     if !path.symlink_metadata()?.is_dir() {
         return std::fs::remove_file(path);
     }

@@ -53,10 +53,15 @@ use crate::error::{Error, Result};
 use crate::store::Store;
 
 pub use self::configuration::ConfigurationReport;
+pub(super) use self::find_record::plan;
+pub(super) use self::guc_file::quote as quote_setting;
 pub use self::layout::TablespaceMapping;
+pub(super) use self::made::remove;
 pub use self::report::RecoverReport;
 pub use self::restore_command::restore_command;
 pub use self::settings::{StandbySettings, TargetAction};
+pub(super) use self::shell::shell_word;
+pub(super) use self::space::free_bytes;
 pub use self::standby::{
     RestoredStandby, StandbyOptions, check_empty, check_room, make_standby, newest_as_standby, plan_standby,
     restore_standby, standby_start_command,
@@ -76,6 +81,8 @@ pub struct RecoverOptions {
     pub tablespace_mappings: Vec<TablespaceMapping>,
     /// Whether the recovered server archives.
     pub archive_mode: ArchiveMode,
+    /// What becomes of the source's configuration.
+    pub configuration: SourceConfiguration,
     /// Parts of the backup that are restored at the same time.
     pub concurrency: usize,
     /// This program, and the global flags that it needs to find the archive: the beginning of the
@@ -97,7 +104,19 @@ pub enum ArchiveMode {
     Off,
 }
 
-/// Refuses to run as root, who may not start PostgreSQL.
+/// What becomes of the source's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SourceConfiguration {
+    /// It stays: what `ALTER SYSTEM` set, and files outside the data directory, which are put back
+    /// where they are missing.
+    #[default]
+    Kept,
+    /// The copy has one of its own: `postgresql.auto.conf` has the settings of recovery only, and
+    /// nothing is written outside the directories of the copy.
+    LeftOut,
+}
+
+/// Refuses to run `walship <command>` as root, who may not start PostgreSQL.
 ///
 /// # Errors
 /// `Denied`, with the command to use instead.
@@ -132,7 +151,7 @@ pub async fn run(
 ) -> Result<RecoverReport> {
     progress.phase("read the archive");
     let catalogue = catalogue::load(store).await?;
-    let plan = find_record::plan(store, &catalogue, &options.request, now, progress).await?;
+    let plan = plan(store, &catalogue, &options.request, now, progress).await?;
     restore(options, plan, &catalogue, store, progress).await
 }
 
@@ -141,7 +160,7 @@ pub async fn run(
 /// # Errors
 /// `Conflict` and `Invalid` for directories that cannot be used; `Corrupt` and `NotFound` for damaged
 /// and missing objects, named; `Internal` where something cannot be written or there is no room.
-async fn restore(
+pub(super) async fn restore(
     options: &RecoverOptions,
     plan: Plan,
     catalogue: &Catalogue,
@@ -153,7 +172,8 @@ async fn restore(
     let mut settings = settings(options, &plan, action)?;
     let record = Arc::new(catalogue::read_record(store, &plan.backup.id).await?);
     let layout = Layout::new(&options.pgdata, &record, &options.tablespace_mappings)?;
-    let restoration = Restoration::prepare(store, Arc::clone(&record), layout.clone()).await?;
+    let restoration =
+        Restoration::prepare(store, Arc::clone(&record), layout.clone(), options.configuration).await?;
     let mut notes = plan.notes;
     notes.extend(links_note(restoration.links()));
     let extracted = restoration.extract(options.concurrency, progress).await?;

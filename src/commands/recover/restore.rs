@@ -6,6 +6,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::SourceConfiguration;
 use super::configuration::{ConfigurationReport, StoredConfiguration, write_file};
 use super::destination::{self, Access, CONTROL, SET_ASIDE_CONTROL};
 use super::extract::{Extraction, Sync, extract};
@@ -37,6 +38,7 @@ pub struct Restoration {
     layout: Layout,
     index: Index,
     survey: Survey,
+    source_configuration: SourceConfiguration,
     configuration: Option<StoredConfiguration>,
 }
 
@@ -46,18 +48,27 @@ impl Restoration {
     /// # Errors
     /// `Conflict` and `Invalid` for a destination that cannot be used, `Internal` where there is no
     /// room; `Corrupt` and `NotFound` for the backup's index or configuration; as the store says.
-    pub async fn prepare(store: &Store, record: Arc<BackupRecord>, layout: Layout) -> Result<Self> {
+    pub async fn prepare(
+        store: &Store,
+        record: Arc<BackupRecord>,
+        layout: Layout,
+        source_configuration: SourceConfiguration,
+    ) -> Result<Self> {
         destination::check(&layout)?;
         let index = Index::fetch(store, &record).await?;
         let survey = survey(&record, &index.url, index.entries()?)?;
         space::check(&needs(&layout, &survey, &record))?;
-        let configuration = StoredConfiguration::fetch(store, &record).await?;
+        let configuration = match source_configuration {
+            SourceConfiguration::Kept => StoredConfiguration::fetch(store, &record).await?,
+            SourceConfiguration::LeftOut => None,
+        };
         Ok(Self {
             store: store.clone(),
             record,
             layout,
             index,
             survey,
+            source_configuration,
             configuration,
         })
     }
@@ -95,6 +106,7 @@ impl Restoration {
                 access,
                 destination,
                 sync,
+                source_configuration: self.source_configuration,
                 configuration: self.configuration,
             }),
             Err(error) => Err(destination.undo(error)),
@@ -126,6 +138,7 @@ pub struct Extracted {
     access: Access,
     destination: Destination,
     sync: Sync,
+    source_configuration: SourceConfiguration,
     configuration: Option<StoredConfiguration>,
 }
 
@@ -150,7 +163,7 @@ impl Extracted {
             None => ConfigurationReport::default(),
         };
         write_tablespace_map(&self.layout, self.access)?;
-        write_settings(data, self.access, settings)?;
+        write_settings(data, self.access, self.source_configuration, settings)?;
         release_claims(&self.layout)?;
         self.sync.finish()?;
         release_control(data)?;
@@ -175,11 +188,16 @@ fn write_tablespace_map(layout: &Layout, access: Access) -> Result<()> {
 ///
 /// # Errors
 /// `Internal` where a file cannot be read or written.
-pub fn write_settings(data: &Path, access: Access, settings: &ServerSettings) -> Result<()> {
+pub fn write_settings(
+    data: &Path,
+    access: Access,
+    source: SourceConfiguration,
+    settings: &ServerSettings,
+) -> Result<()> {
     let path = data.join("postgresql.auto.conf");
-    let before = match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        read => read.map_err(|error| Error::io(format!("read {}", path.display()), error))?,
+    let before = match source {
+        SourceConfiguration::Kept => read_if_there(&path)?,
+        SourceConfiguration::LeftOut => Vec::new(),
     };
     write_file(&path, &rewrite_auto_conf(&before, settings), access)?;
     write_file(&data.join(settings.signal()), b"", access)?;
@@ -189,6 +207,13 @@ pub fn write_settings(data: &Path, access: Access, settings: &ServerSettings) ->
     others
         .map(|signal| data.join(signal))
         .try_for_each(|signal| remove_if_there(&signal))
+}
+
+fn read_if_there(path: &Path) -> Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(|error| Error::io(format!("read {}", path.display()), error)),
+    }
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {
@@ -237,7 +262,7 @@ mod tests {
         let data = top.path();
         std::fs::write(data.join("standby.signal"), "").unwrap();
         std::fs::write(data.join("postgresql.auto.conf"), "primary_conninfo = 'x'\n").unwrap();
-        write_settings(data, Access::Group, &settings()).unwrap();
+        write_settings(data, Access::Group, SourceConfiguration::Kept, &settings()).unwrap();
         assert!(!data.join("standby.signal").exists());
         for file in ["recovery.signal", "postgresql.auto.conf"] {
             let mode = data.join(file).metadata().unwrap().permissions().mode();
@@ -251,9 +276,28 @@ mod tests {
         let data = top.path();
         std::fs::write(data.join("recovery.signal"), "").unwrap();
         let settings = ServerSettings::Standby(StandbySettings::default());
-        write_settings(data, Access::Owner, &settings).unwrap();
+        write_settings(data, Access::Owner, SourceConfiguration::Kept, &settings).unwrap();
         assert!(data.join("standby.signal").exists());
         assert!(!data.join("recovery.signal").exists());
+    }
+
+    #[test]
+    fn a_copy_with_a_configuration_of_its_own_has_nothing_of_its_sources() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("postgresql.auto.conf");
+        for (source, kept) in [
+            (SourceConfiguration::Kept, true),
+            (SourceConfiguration::LeftOut, false),
+        ] {
+            std::fs::write(&path, "archive_library = 'x'\n").unwrap();
+            write_settings(top.path(), Access::Owner, source, &settings()).unwrap();
+            let after = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(after.contains("archive_library"), kept, "{after}");
+            assert!(
+                after.contains("restore_command = 'walship restore %f %p'"),
+                "{after}"
+            );
+        }
     }
 
     #[test]

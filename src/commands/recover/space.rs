@@ -83,6 +83,14 @@ pub fn check_total(directories: &[&Path], bytes: u64) -> Result<()> {
     compare(&need, all)
 }
 
+/// The bytes that are free for this user below a directory.
+///
+/// # Errors
+/// `Internal`, as the operating system says.
+pub fn free_bytes(directory: &Path) -> Result<u64> {
+    free(nearest_existing(directory)).map(|free| free.bytes)
+}
+
 fn free(directory: &Path) -> Result<Free> {
     let found = rustix::fs::statvfs(directory).map_err(|error| {
         Error::io(

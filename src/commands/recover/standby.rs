@@ -18,7 +18,7 @@ use super::restore::{Restoration, write_settings};
 use super::settings::{ServerSettings, StandbySettings};
 use super::space;
 use super::start_command::{OutsideConfiguration, StartCommand, System, start_command};
-use super::{ConfigurationReport, finish, links_note, restored_tablespaces};
+use super::{ConfigurationReport, SourceConfiguration, finish, links_note, restored_tablespaces};
 use crate::archive::catalogue::Catalogue;
 use crate::archive::keys::BackupId;
 use crate::archive::recovery_plan::{Plan, Request, Target, plan};
@@ -116,7 +116,13 @@ pub async fn restore_standby(
     }
     let record = Arc::new(catalogue::read_record(store, &plan.backup.id).await?);
     let layout = Layout::new(&options.pgdata, &record, &options.tablespace_mappings)?;
-    let restoration = Restoration::prepare(store, Arc::clone(&record), layout.clone()).await?;
+    let restoration = Restoration::prepare(
+        store,
+        Arc::clone(&record),
+        layout.clone(),
+        SourceConfiguration::Kept,
+    )
+    .await?;
     let mut notes = plan.notes;
     notes.extend(links_note(restoration.links()));
     let extracted = restoration.extract(options.concurrency, progress).await?;
@@ -183,7 +189,12 @@ pub fn make_standby(pgdata: &Path, settings: &StandbySettings) -> Result<()> {
     } else {
         Access::Group
     };
-    write_settings(pgdata, access, &ServerSettings::Standby(settings.clone()))?;
+    write_settings(
+        pgdata,
+        access,
+        SourceConfiguration::Kept,
+        &ServerSettings::Standby(settings.clone()),
+    )?;
     for name in ["postgresql.auto.conf", "standby.signal", "."] {
         File::open(pgdata.join(name))
             .and_then(|file| file.sync_all())

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::SourceConfiguration;
 use super::configuration::ConfigurationReport;
 use super::destination::{CONTROL, SET_ASIDE_CONTROL};
 use super::fixture;
@@ -72,7 +73,13 @@ impl Case {
     }
 
     async fn prepare(&self) -> Result<Restoration> {
-        Restoration::prepare(&self.store, Arc::new(self.record.clone()), self.layout()).await
+        Restoration::prepare(
+            &self.store,
+            Arc::new(self.record.clone()),
+            self.layout(),
+            SourceConfiguration::Kept,
+        )
+        .await
     }
 
     async fn restore(&self) -> Result<ConfigurationReport> {
@@ -273,7 +280,7 @@ async fn a_disk_that_is_too_small_is_seen_before_anything_is_written() {
     };
     let layout = Layout::new(&disk.0.join("data"), &case.record, &[case.mapping()]).unwrap();
     let record = Arc::new(case.record.clone());
-    let error = Restoration::prepare(&case.store, record, layout)
+    let error = Restoration::prepare(&case.store, record, layout, SourceConfiguration::Kept)
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal);
@@ -295,7 +302,9 @@ async fn a_disk_that_fills_up_meanwhile_ends_the_recovery_and_leaves_nothing() {
     std::fs::create_dir(&data).unwrap();
     let layout = Layout::new(&data, &case.record, &[case.mapping()]).unwrap();
     let record = Arc::new(case.record.clone());
-    let restoration = Restoration::prepare(&case.store, record, layout).await.unwrap();
+    let restoration = Restoration::prepare(&case.store, record, layout, SourceConfiguration::Kept)
+        .await
+        .unwrap();
     // Somebody else takes all but 50 kB.
     std::fs::write(disk.0.join("other"), vec![1; (40 << 20) - 50_000]).unwrap();
     let error = restoration.extract(3, &progress()).await.unwrap_err();

@@ -94,7 +94,12 @@ fn startup(info: &ConnInfo) -> Result<BytesMut> {
     match &info.session {
         Session::Replication => parameters.push(("replication", "true")),
         // With no schema but the system's, no function or operator that a user made can stand in for PostgreSQL's.
-        Session::Database(name) => parameters.extend([("database", name.as_str()), ("search_path", "")]),
+        Session::Database(name) => {
+            parameters.push(("database", name.as_str()));
+            if !info.own_search_path {
+                parameters.push(("search_path", ""));
+            }
+        }
     }
     if let Some(options) = &info.options {
         parameters.push(("options", options));

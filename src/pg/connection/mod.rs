@@ -6,6 +6,7 @@
 mod commands;
 mod dial;
 mod login;
+mod script;
 mod server_error;
 mod slots;
 mod stream;
@@ -29,6 +30,7 @@ use super::conninfo::Session;
 use crate::error::{Error, Result};
 
 pub use self::commands::{SystemIdentity, TimelineHistoryFile};
+pub use self::script::ScriptEvent;
 pub use self::slots::SlotState;
 
 /// How long the server may send nothing while it works on a command, unless the caller says.

@@ -38,6 +38,8 @@ pub struct ConnInfo {
     pub(super) hosts: Vec<Host>,
     pub(super) user: String,
     pub(super) session: Session,
+    /// Whether names are looked for where the database and the role say, and not in the system's schema only.
+    pub(super) own_search_path: bool,
     pub(super) application_name: String,
     pub(super) options: Option<String>,
     pub(super) connect_timeout: Duration,
@@ -169,6 +171,7 @@ impl ConnInfo {
             hosts,
             user,
             session,
+            own_search_path: false,
             application_name: application_name(&settings),
             options: settings.get("options").map(str::to_owned),
             connect_timeout: connect_timeout(&settings)?,
@@ -180,6 +183,14 @@ impl ConnInfo {
             given_application_name: settings.get("application_name").map(str::to_owned),
             passed_on: passed_on(&settings),
         })
+    }
+
+    /// The same for statements of a user: they are written for the `search_path` that the database and
+    /// the role have.
+    #[must_use]
+    pub fn for_users_statements(mut self) -> Self {
+        self.own_search_path = true;
+        self
     }
 
     /// The role walship logs in as.

@@ -259,6 +259,15 @@ impl Cluster {
         }
     }
 
+    /// As [`Cluster::start`], with more arguments for this start.
+    #[track_caller]
+    pub fn start_with(&mut self, args: &[&str]) {
+        self.launch_with(args);
+        if let Err(log) = self.wait_ready(START) {
+            panic!("PostgreSQL {} did not start:\n{log}", self.major);
+        }
+    }
+
     /// Starts the server and waits until it accepts connections, as `pg_ctl start` does. When it
     /// ends instead, or is not ready in time, gives its log since this start.
     pub fn try_start(&mut self) -> Result<(), String> {
@@ -268,6 +277,10 @@ impl Cluster {
 
     /// Starts the server without waiting for anything.
     pub fn launch(&mut self) {
+        self.launch_with(&[]);
+    }
+
+    fn launch_with(&mut self, args: &[&str]) {
         assert!(!self.is_running(), "the server runs already");
         let log = OpenOptions::new()
             .append(true)
@@ -279,6 +292,7 @@ impl Cluster {
         command
             .arg("-D")
             .arg(&self.data_dir)
+            .args(args)
             .args(["-c", "listen_addresses=127.0.0.1"])
             .args(["-c", &format!("port={}", self.port())])
             .args([

@@ -1,0 +1,96 @@
+//! `walship drill`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use chrono::Utc;
+use tokio::signal::unix::{SignalKind, signal};
+use walship::archive::recovery_plan::{Request, Search};
+use walship::commands::drill::{self, DrillOptions, SqlFile};
+use walship::commands::progress::Progress;
+use walship::commands::recover::refuse_root_for;
+use walship::config::Settings;
+use walship::store::Store;
+use walship::{Error, Result};
+
+use super::recover::{target, target_timeline};
+use super::this_walship::this_walship;
+use super::{absolute, finish, many_threads, print, search_path};
+use crate::exit::DRILL_FAILED;
+use crate::{cli, progress_bar};
+
+pub(super) fn run(args: cli::DrillArgs, settings: &Settings) -> Result<ExitCode> {
+    refuse_root_for("drill")?;
+    let json = args.json;
+    if args.clean {
+        let report = finish(
+            many_threads()?,
+            drill::clean(&absolute(&settings.drill.directory)?),
+        )?;
+        return print(&report, json, ToString::to_string);
+    }
+    let options = options(args, settings)?;
+    let progress = Arc::new(Progress::default());
+    let report = finish(many_threads()?, async {
+        let store = Store::open(&settings.archive()?, &settings.store).await?;
+        let interrupted = interrupted()?;
+        let work = drill::run(&options, &store, Utc::now(), &progress, interrupted);
+        progress_bar::watch(&progress, Box::pin(work)).await
+    })?;
+    let printed = print(&report, json, ToString::to_string)?;
+    Ok(match (report.passed, report.not_recorded_kind()) {
+        (false, _) => DRILL_FAILED.into(),
+        (true, Some(kind)) => kind.exit_code().into(),
+        (true, None) => printed,
+    })
+}
+
+/// Resolves when the user, or the system, wants the command to end.
+fn interrupted() -> Result<impl Future<Output = &'static str>> {
+    let listen = |kind| signal(kind).map_err(|error| Error::io("listen for signals", error));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "interrupted",
+            _ = terminate.recv() => "told to end (SIGTERM)",
+            _ = hangup.recv() => "the terminal is gone (SIGHUP)",
+        }
+    })
+}
+
+fn options(args: cli::DrillArgs, settings: &Settings) -> Result<DrillOptions> {
+    let drill = &settings.drill;
+    Ok(DrillOptions {
+        request: Request {
+            target: target(args.target)?,
+            inclusive: true,
+            timeline: target_timeline(args.target_timeline.as_deref())?,
+            backup: args.backup.as_deref().map(str::parse).transpose()?,
+            end_at_gap: false,
+            search: Search::NotMade,
+        },
+        directory: absolute(&drill.directory)?,
+        search_path: search_path(settings)?,
+        user: drill.user.clone(),
+        sql: args
+            .sql
+            .map(|path| sql_file(path, args.sql_database))
+            .transpose()?,
+        amcheck: drill.amcheck,
+        keep: args.keep,
+        timeout: drill.timeout,
+        concurrency: settings.recover_concurrency,
+        shared_buffers: drill.shared_buffers,
+        preload_libraries: drill.preload_libraries.clone(),
+        walship: this_walship(settings)?,
+    })
+}
+
+fn sql_file(path: PathBuf, database: String) -> Result<SqlFile> {
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| Error::invalid(format!("read the SQL file {}: {error}", path.display())))?;
+    Ok(SqlFile { path, text, database })
+}
