@@ -54,9 +54,29 @@ impl BackupStarted {
 pub struct BackupAlive {
     /// When it was written, by the writer's clock.
     pub at: DateTime<Utc>,
+    /// The backup will need no WAL before this; absent while that is not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal_from: Option<WalFrom>,
+}
+
+/// A position on a timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalFrom {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The position.
+    pub lsn: Lsn,
 }
 
 impl BackupAlive {
+    /// Reads `alive.json`; `url` names it in messages.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is not what walship writes.
+    pub fn parse(bytes: &[u8], url: &str) -> Result<Self> {
+        serde_json::from_slice(bytes).map_err(|error| Error::corrupt(format!("{url} is damaged: {error}")))
+    }
+
     /// The bytes of `alive.json`.
     ///
     /// # Errors

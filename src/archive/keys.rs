@@ -150,6 +150,19 @@ impl Key {
     }
 }
 
+impl Key {
+    /// The segment of a WAL file, of a `.partial` or of a `.backup` file.
+    #[must_use]
+    pub fn segment(&self) -> Option<SegmentName> {
+        match self {
+            Self::Segment(segment) | Self::Partial { segment, .. } | Self::BackupHistory { segment, .. } => {
+                Some(*segment)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// All segments of a timeline, and its `.partial` and `.backup` files, start with this.
 #[must_use]
 pub fn timeline_prefix(timeline: TimelineId) -> String {

@@ -4,6 +4,7 @@
 mod basebackup;
 mod doctor;
 mod drill;
+mod expire;
 mod list;
 mod recover;
 mod wal;
@@ -16,6 +17,7 @@ use clap_complete::Shell;
 pub use basebackup::{BasebackupArgs, Checkpoint, SeedSource};
 pub use doctor::DoctorArgs;
 pub use drill::DrillArgs;
+pub use expire::{ExpireArgs, KeepArgs};
 pub use list::{ListArgs, ListPart};
 pub use recover::{ArchiveMode, RecoverArgs, TargetAction, TargetArgs};
 pub use wal::{PushArgs, RestoreArgs};
@@ -71,6 +73,10 @@ pub enum Command {
     List(ListArgs),
     /// Check server, archive and this machine; exit 0 if all is well, 1 for warnings, 2 for problems
     Doctor(DoctorArgs),
+    /// Delete the backups and the WAL that the retention policy does not keep
+    Expire(ExpireArgs),
+    /// Keep a backup whatever the retention policy says
+    Keep(KeepArgs),
     /// Print the completion script of a shell
     Completions {
         /// The shell.

@@ -4,6 +4,8 @@
 mod basebackup;
 mod doctor;
 mod drill;
+mod expire;
+mod keep;
 mod list;
 mod man;
 mod push;
@@ -36,6 +38,8 @@ pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
         Command::Drill(args) => drill::run(args, settings),
         Command::List(args) => list::run(&args, settings),
         Command::Doctor(args) => doctor::run(args, settings),
+        Command::Expire(args) => expire::run(&args, settings),
+        Command::Keep(args) => keep::run(&args, settings),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "walship", &mut script);

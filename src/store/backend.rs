@@ -1,10 +1,12 @@
 //! What a store can be, and the few calls all of them answer.
 
+use chrono::{DateTime, Utc};
+
 use super::directory::{Directory, Walk};
 use super::faults::Faulty;
 use super::manners::Manners;
 use super::meter::Metered;
-use super::object::{ObjectBody, ObjectInfo};
+use super::object::{ObjectBody, ObjectInfo, Refused};
 use super::s3::{Cursor as S3Cursor, S3};
 use super::{Body, PutMode};
 use crate::error::Result;
@@ -131,20 +133,36 @@ impl Backend {
     pub(super) async fn probe_delete(&self, missing_key: &str) -> Result<()> {
         match self {
             Self::Directory(directory) => directory.probe_delete().await,
-            Self::S3(s3) => s3.delete(&[missing_key.to_owned()]).await,
+            Self::S3(s3) => {
+                let refused = s3.delete(&[missing_key.to_owned()]).await?;
+                refused
+                    .into_iter()
+                    .next()
+                    .map_or(Ok(()), |refused| Err(refused.error))
+            }
             Self::Faulty(Faulty { inner, .. }) | Self::Metered(Metered { inner, .. }) => {
                 Box::pin(inner.probe_delete(missing_key)).await
             }
         }
     }
 
-    /// Deletes at most [`super::DELETE_BATCH`] objects.
-    pub(super) async fn delete(&self, keys: &[String]) -> Result<()> {
+    /// Deletes at most [`super::DELETE_BATCH`] objects; those that the store does not let go.
+    pub(super) async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
         match self {
             Self::Directory(directory) => directory.delete(keys).await,
             Self::S3(s3) => s3.delete(keys).await,
             Self::Faulty(faulty) => Box::pin(faulty.delete(keys)).await,
             Self::Metered(metered) => Box::pin(metered.delete(keys)).await,
+        }
+    }
+    /// What the store's clock says.
+    pub(super) async fn clock(&self) -> Result<DateTime<Utc>> {
+        match self {
+            Self::Directory(directory) => directory.clock().await,
+            Self::S3(s3) => s3.clock().await,
+            Self::Faulty(Faulty { inner, .. }) | Self::Metered(Metered { inner, .. }) => {
+                Box::pin(inner.clock()).await
+            }
         }
     }
 }

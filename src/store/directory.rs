@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -39,7 +40,7 @@ use self::replacement::replace_if;
 pub(super) use self::walk::Walk;
 use super::object::Version;
 use super::options::StoreOptions;
-use super::{Body, BodyContent, ObjectInfo, PutMode};
+use super::{Body, BodyContent, ObjectInfo, PutMode, Refused};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How the names of temporary files begin. No key may have a part that begins so.
@@ -147,9 +148,14 @@ impl Directory {
         blocking(self.operation_timeout, move || probe_delete(&root)).await
     }
 
-    pub(super) async fn delete(&self, keys: &[String]) -> Result<()> {
+    pub(super) async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
         let (root, keys) = (self.root.clone(), keys.to_owned());
         blocking(self.operation_timeout, move || delete(&root, &keys)).await
+    }
+
+    pub(super) async fn clock(&self) -> Result<DateTime<Utc>> {
+        let root = self.root.clone();
+        blocking(self.operation_timeout, move || clock(&root)).await
     }
 }
 
@@ -169,6 +175,16 @@ where
             limit.as_secs_f64()
         ))),
     }
+}
+
+/// The file system's time: that of a file which is there for this moment only.
+fn clock(root: &Path) -> Result<DateTime<Utc>> {
+    check_root_to_read(root)?;
+    let file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(root);
+    let modified = file.and_then(|file| file.as_file().metadata()?.modified());
+    modified
+        .map(DateTime::from)
+        .map_err(|error| failed(format!("create a file in {}", root.display()), error))
 }
 
 fn create_root(root: &Path) -> Result<()> {

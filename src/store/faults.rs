@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::backend::{Backend, Cursor};
-use super::object::{ObjectBody, ObjectInfo};
+use super::object::{ObjectBody, ObjectInfo, Refused};
 use super::{Body, BodyContent, PutMode};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -41,6 +41,8 @@ pub enum FaultKind {
     Short,
     /// The call begins after this time.
     Delay(Duration),
+    /// A deletion leaves the objects that fit, and deletes the others.
+    Refuse,
 }
 
 /// A fault that strikes once.
@@ -71,14 +73,14 @@ impl Faults {
         self.lock().len()
     }
 
-    fn take(&self, operation: Operation, keys: &[&str]) -> Option<FaultKind> {
+    fn take(&self, operation: Operation, keys: &[&str]) -> Option<Fault> {
         let mut faults = self.lock();
         let fits = |fault: &Fault| {
             let fitting_key = keys.iter().any(|key| key.contains(&fault.key)) || fault.key.is_empty();
             fault.operation == operation && fitting_key
         };
         let index = faults.iter().position(fits)?;
-        Some(faults.remove(index).kind)
+        Some(faults.remove(index))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Fault>> {
@@ -94,12 +96,14 @@ pub(super) struct Faulty {
 }
 
 /// What is left to do around the call itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Rest {
     Nothing,
     FailAfter,
     Corrupt,
     Short,
+    /// The objects whose keys contain this are not deleted.
+    Refuse(String),
 }
 
 impl Faulty {
@@ -109,51 +113,67 @@ impl Faulty {
             return self.inner.put(key, &damaged(body)?, mode).await;
         }
         self.inner.put(key, body, mode).await?;
-        finish(rest)
+        finish(&rest)
     }
 
     pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, ObjectBody)> {
         let rest = self.strike(Operation::Get, &[key]).await?;
         let (info, body) = self.inner.get(key).await?;
-        finish(rest)?;
-        let body = struck(rest, body, info.size);
+        finish(&rest)?;
+        let body = struck(&rest, body, info.size);
         Ok((info, body))
     }
 
     pub(super) async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, ObjectBody)> {
         let rest = self.strike(Operation::Get, &[key]).await?;
         let (info, sent, body) = self.inner.get_tail(key, length).await?;
-        finish(rest)?;
-        Ok((info, sent, struck(rest, body, sent)))
+        finish(&rest)?;
+        Ok((info, sent, struck(&rest, body, sent)))
     }
 
     pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
         let rest = self.strike(Operation::Head, &[key]).await?;
         let info = self.inner.head(key).await?;
-        finish(rest).map(|()| info)
+        finish(&rest).map(|()| info)
     }
 
     pub(super) async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
         let rest = self.strike(Operation::List, &[]).await?;
         let page = self.inner.page(cursor).await?;
-        finish(rest).map(|()| page)
+        finish(&rest).map(|()| page)
     }
 
-    pub(super) async fn delete(&self, keys: &[String]) -> Result<()> {
+    pub(super) async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
         let names: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let rest = self.strike(Operation::Delete, &names).await?;
-        self.inner.delete(keys).await?;
-        finish(rest)
+        match self.strike(Operation::Delete, &names).await? {
+            Rest::Refuse(part) => {
+                let (held, others): (Vec<_>, Vec<_>) =
+                    keys.iter().cloned().partition(|key| key.contains(&part));
+                let mut refused = self.inner.delete(&others).await?;
+                refused.extend(held.into_iter().map(|key| Refused {
+                    key,
+                    error: Error::denied("a fault keeps the object"),
+                }));
+                Ok(refused)
+            }
+            rest => {
+                let refused = self.inner.delete(keys).await?;
+                finish(&rest).map(|()| refused)
+            }
+        }
     }
 
     async fn strike(&self, operation: Operation, keys: &[&str]) -> Result<Rest> {
-        match self.faults.take(operation, keys) {
-            None => Ok(Rest::Nothing),
-            Some(FaultKind::Before(kind)) => Err(Error::new(kind, "a fault was injected before the call")),
-            Some(FaultKind::After) => Ok(Rest::FailAfter),
-            Some(FaultKind::Corrupt) => Ok(Rest::Corrupt),
-            Some(FaultKind::Short) => Ok(Rest::Short),
-            Some(FaultKind::Delay(time)) => {
+        let Some(fault) = self.faults.take(operation, keys) else {
+            return Ok(Rest::Nothing);
+        };
+        match fault.kind {
+            FaultKind::Before(kind) => Err(Error::new(kind, "a fault was injected before the call")),
+            FaultKind::After => Ok(Rest::FailAfter),
+            FaultKind::Corrupt => Ok(Rest::Corrupt),
+            FaultKind::Short => Ok(Rest::Short),
+            FaultKind::Refuse => Ok(Rest::Refuse(fault.key)),
+            FaultKind::Delay(time) => {
                 tokio::time::sleep(time).await;
                 Ok(Rest::Nothing)
             }
@@ -161,17 +181,17 @@ impl Faulty {
     }
 }
 
-fn finish(rest: Rest) -> Result<()> {
-    if rest == Rest::FailAfter {
+fn finish(rest: &Rest) -> Result<()> {
+    if *rest == Rest::FailAfter {
         return Err(Error::unavailable("a fault was injected after the call"));
     }
     Ok(())
 }
 
 /// A body of so many bytes that is read as the fault has it.
-fn struck(rest: Rest, inner: ObjectBody, length: u64) -> ObjectBody {
+fn struck(rest: &Rest, inner: ObjectBody, length: u64) -> ObjectBody {
     let (flip, left) = match rest {
-        Rest::Nothing | Rest::FailAfter => return inner,
+        Rest::Nothing | Rest::FailAfter | Rest::Refuse(_) => return inner,
         Rest::Corrupt => (true, u64::MAX),
         Rest::Short => (false, length / 2),
     };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::backend::{Backend, Cursor};
-use super::object::{ObjectBody, ObjectInfo};
+use super::object::{ObjectBody, ObjectInfo, Refused};
 use super::{Body, PutMode};
 use crate::error::Result;
 
@@ -122,7 +122,7 @@ impl Metered {
         self.inner.page(cursor).await
     }
 
-    pub(super) async fn delete(&self, keys: &[String]) -> Result<()> {
+    pub(super) async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
         self.meter.ask();
         self.inner.delete(keys).await
     }

@@ -32,6 +32,7 @@ mod s3;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
+use chrono::{DateTime, Utc};
 
 use self::backend::{Backend, Cursor};
 pub use self::body_writer::BodyWriter;
@@ -42,7 +43,7 @@ pub use self::location::Location;
 pub use self::manners::{Manners, StoreClock};
 pub use self::meter::Meter;
 use self::meter::Metered;
-pub use self::object::{Body, BodyContent, BodyReader, Object, ObjectInfo, PutMode, Version};
+pub use self::object::{Body, BodyContent, BodyReader, Object, ObjectInfo, PutMode, Refused, Version};
 pub use self::options::{Environment, S3Options, StoreOptions};
 use self::s3::S3;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -238,12 +239,36 @@ impl Store {
     /// # Errors
     /// The first failure; which of the other keys are gone is then not known.
     pub async fn delete(&self, keys: &[String]) -> Result<()> {
+        match self.delete_what_goes(keys).await?.into_iter().next() {
+            None => Ok(()),
+            Some(refused) => Err(refused
+                .error
+                .context(format!("delete from {}: {}", self.inner.location, refused.key))),
+        }
+    }
+
+    /// As [`Store::delete`], for a store that may hold on to some objects (a lock, a missing
+    /// permission): the others are deleted, and those are returned.
+    ///
+    /// # Errors
+    /// A failure of a whole call; which of its 1000 keys are gone is then not known.
+    pub async fn delete_what_goes(&self, keys: &[String]) -> Result<Vec<Refused>> {
         keys.iter().try_for_each(|key| key::check(key))?;
+        let mut refused = Vec::new();
         for batch in keys.chunks(DELETE_BATCH) {
             let deleted = self.inner.backend.delete(batch).await;
-            deleted.context(|| format!("delete from {}", self.inner.location))?;
+            refused.extend(deleted.context(|| format!("delete from {}", self.inner.location))?);
         }
-        Ok(())
+        Ok(refused)
+    }
+
+    /// What the store's clock says: the one that dates [`ObjectInfo::modified`], to the second.
+    ///
+    /// # Errors
+    /// As [`Listing::next`]; in a directory as [`Store::put`], for only a new file tells.
+    pub async fn clock(&self) -> Result<DateTime<Utc>> {
+        let asked = self.inner.backend.clock().await;
+        asked.context(|| format!("ask for the time at {}", self.inner.location))
     }
 
     /// Whether the store refuses to create a key that exists: creates [`PROBE_KEY`] twice.

@@ -27,6 +27,15 @@ impl Version {
     }
 }
 
+/// An object that the store did not delete, and will not a moment later either.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its key.
+    pub key: String,
+    /// Why.
+    pub error: Error,
+}
+
 /// What a put expects to find.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutMode {

@@ -31,7 +31,7 @@ use aws_sdk_s3::primitives::{ByteStream, DateTime as AwsDateTime, Length};
 use aws_sdk_s3::types::{Delete, ObjectIdentifier, ServerSideEncryption, StorageClass};
 use aws_smithy_types::base64;
 use bytes::Bytes;
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use tokio::time::timeout;
 
 use self::attempts::{Attempts, KnownHash, RetryPassing, chain};
@@ -39,7 +39,7 @@ use self::connect::connect;
 use self::failure::{Answer, Asked, Failure};
 use super::object::Version;
 use super::options::StoreOptions;
-use super::{Body, BodyContent, ObjectInfo, PutMode};
+use super::{Body, BodyContent, ObjectInfo, PutMode, Refused};
 use crate::archive::hex;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -288,7 +288,7 @@ impl S3 {
         Ok((page, next))
     }
 
-    pub(super) async fn delete(&self, keys: &[String]) -> Result<()> {
+    pub(super) async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
         let call = self.call("s3:DeleteObject");
         let name = |key: &String| ObjectIdentifier::builder().key(self.full_key(key)).build();
         let internal = |error| Error::internal(format!("a deletion could not be put into words: {error}"));
@@ -311,30 +311,51 @@ impl S3 {
         let begun = Instant::now();
         let answer = self.run(&call, request.send()).await?;
         let missing = |code: &str| code == "NoSuchKey";
-        let mut failed = answer
+        let failed = answer
             .errors()
             .iter()
             .filter(|error| !error.code().is_some_and(missing));
-        let Some(first) = failed.next() else {
-            return Ok(());
-        };
-        let failure = Failure::Answer(Answer {
-            // Each key's error comes as a code only, in an answer with status 200.
-            status: if first.code() == Some("InternalError") {
-                500
-            } else {
-                200
-            },
-            code: first.code().map(str::to_owned),
-            message: first.message().map(str::to_owned),
-            region: None,
-        });
-        let doing = format!(
-            "{} and {} others",
-            first.key().unwrap_or_default(),
-            failed.count()
-        );
-        Err(self.explain(failure, &call, begun.elapsed()).context(doing))
+        let mut refused = Vec::new();
+        for failed in failed {
+            let failure = Failure::Answer(Answer {
+                // Each key's error comes as a code only, in an answer with status 200.
+                status: if failed.code() == Some("InternalError") {
+                    500
+                } else {
+                    200
+                },
+                code: failed.code().map(str::to_owned),
+                message: failed.message().map(str::to_owned),
+                region: None,
+            });
+            let key = failed.key().unwrap_or_default();
+            let key = key.strip_prefix(&self.settings.prefix).unwrap_or(key).to_owned();
+            let error = self.explain(failure, &call, begun.elapsed());
+            if error.is_retryable() {
+                return Err(error.context(key));
+            }
+            refused.push(Refused { key, error });
+        }
+        Ok(refused)
+    }
+
+    /// Every answer is dated; the smallest listing is the one to ask for.
+    pub(super) async fn clock(&self) -> Result<DateTime<Utc>> {
+        let call = self.call("s3:ListBucket");
+        let request = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.settings.bucket)
+            .prefix(&self.settings.prefix)
+            .max_keys(1);
+        let request = request.customize().interceptor(call.attempts.clone());
+        self.run(&call, request.send()).await?;
+        let clock = call.attempts.clock();
+        clock.map(|clock| clock.told).ok_or_else(|| {
+            Error::invalid(
+                "the server's answer has no Date, so its clock is not known; check the endpoint, it may not be S3",
+            )
+        })
     }
 
     fn full_key(&self, key: &str) -> String {

@@ -291,6 +291,16 @@ fn refuse_doubt(catalogue: &Catalogue, unfinished: &UnfinishedWals) -> Result<()
     Ok(())
 }
 
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Keep => "keep",
+            Self::KeepStandAlone => "stand alone",
+            Self::Delete => "DELETE",
+        })
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

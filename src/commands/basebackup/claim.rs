@@ -1,5 +1,6 @@
 //! A backup's id, taken by creating `started.json`, and the heartbeat that says it still runs.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
@@ -7,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::objects;
 use crate::archive::FORMAT_VERSION;
-use crate::archive::backup::{BackupAlive, BackupStarted};
+use crate::archive::backup::{BackupAlive, BackupStarted, WalFrom};
 use crate::archive::identity::Identity;
 use crate::archive::keys::{BackupId, BackupObject};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -65,7 +66,15 @@ async fn create(store: &Store, identity: &Identity, started: &BackupStarted) -> 
 
 /// Replaces `alive.json` every half minute until it is stopped or dropped.
 pub(super) struct Heartbeat {
+    pulse: Arc<Pulse>,
     task: JoinHandle<()>,
+}
+
+/// What each beat writes.
+struct Pulse {
+    store: Store,
+    key: String,
+    wal_from: Mutex<Option<WalFrom>>,
 }
 
 impl Heartbeat {
@@ -73,18 +82,27 @@ impl Heartbeat {
     ///
     /// # Errors
     /// As [`Store::put`], for the first one only; a later one that fails is logged.
-    pub(super) async fn start(store: &Store, id: &BackupId) -> Result<Self> {
-        let (store, key) = (store.clone(), objects::key(id, BackupObject::Alive));
-        beat(&store, &key).await?;
+    pub(super) async fn start(store: &Store, id: &BackupId, wal_from: Option<WalFrom>) -> Result<Self> {
+        let pulse = Arc::new(Pulse {
+            store: store.clone(),
+            key: objects::key(id, BackupObject::Alive),
+            wal_from: Mutex::new(wal_from),
+        });
+        pulse.beat().await?;
+        let beating = Arc::clone(&pulse);
         let task = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(HEARTBEAT).await;
-                if let Err(error) = beat(&store, &key).await {
-                    tracing::warn!("{error}; the backup goes on");
-                }
+                beating.beat_or_warn().await;
             }
         });
-        Ok(Self { task })
+        Ok(Self { pulse, task })
+    }
+
+    /// Says at once that no WAL before this is needed, so that retention can delete what is older.
+    pub(super) async fn tell(&self, wal_from: WalFrom) {
+        *self.pulse.wal_from.lock().unwrap_or_else(PoisonError::into_inner) = Some(wal_from);
+        self.pulse.beat_or_warn().await;
     }
 
     /// Ends it; when this returns no more is written.
@@ -101,10 +119,22 @@ impl Drop for Heartbeat {
     }
 }
 
-async fn beat(store: &Store, key: &str) -> Result<()> {
-    let alive = BackupAlive { at: Utc::now() };
-    store
-        .put(key, &Body::from_bytes(alive.to_json()?), PutMode::Replace)
-        .await
-        .context(|| format!("write {}", store.url_of(key)))
+impl Pulse {
+    async fn beat(&self) -> Result<()> {
+        let wal_from = *self.wal_from.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = BackupAlive {
+            at: Utc::now(),
+            wal_from,
+        };
+        self.store
+            .put(&self.key, &Body::from_bytes(alive.to_json()?), PutMode::Replace)
+            .await
+            .context(|| format!("write {}", self.store.url_of(&self.key)))
+    }
+
+    async fn beat_or_warn(&self) {
+        if let Err(error) = self.beat().await {
+            tracing::warn!("{error}; the backup goes on");
+        }
+    }
 }

@@ -29,7 +29,7 @@ use self::record::{Basics, record};
 use self::server::Server;
 use super::progress::Progress;
 use super::{catalogue, identity};
-use crate::archive::backup::BackupRecord;
+use crate::archive::backup::{BackupRecord, WalFrom};
 use crate::archive::keys::{BackupId, BackupObject};
 use crate::error::{Error, Result};
 use crate::pg::{BaseBackupOptions, ConnInfo, Lsn, TimelineId};
@@ -104,8 +104,8 @@ pub async fn run(
     server.warn_if_not_archiving();
     history::ensure(&mut server.connection, server.timeline, &identity, store).await?;
     let id = claim::claim(store, &identity).await?;
-    let heartbeat = Heartbeat::start(store, &id).await?;
-    let taken = take(options, server, store, &id, progress).await;
+    let heartbeat = Heartbeat::start(store, &id, server.wal_from).await?;
+    let taken = take(options, server, store, &id, &heartbeat, progress).await;
     match taken {
         Ok(record) => {
             let written = complete(&record, options.wal_timeout, store, progress).await;
@@ -141,7 +141,11 @@ pub async fn finish(
     };
     identity.check_system_identifier(record.system_identifier, &store.location().to_string())?;
     if !done {
-        let heartbeat = Heartbeat::start(store, id).await?;
+        let wal_from = WalFrom {
+            timeline: record.start_timeline,
+            lsn: record.start_lsn,
+        };
+        let heartbeat = Heartbeat::start(store, id, Some(wal_from)).await?;
         let written = complete(&record, wal_timeout, store, progress).await;
         heartbeat.stop().await;
         written?;
@@ -171,6 +175,7 @@ async fn take(
     server: Server,
     store: &Store,
     id: &BackupId,
+    heartbeat: &Heartbeat,
     progress: &Progress,
 ) -> Result<BackupRecord> {
     let configuration = match server.configuration {
@@ -185,6 +190,12 @@ async fn take(
     };
     let mut stream = server.connection.base_backup(backup).await?;
     let began_at = Utc::now();
+    heartbeat
+        .tell(WalFrom {
+            timeline: stream.start_timeline,
+            lsn: stream.start_lsn,
+        })
+        .await;
     let sizes_kib = stream
         .tablespaces
         .iter()
@@ -219,6 +230,8 @@ async fn complete(
     let done = async {
         objects::check_listed(store, record).await?;
         wal_wait::wait(record, wal_timeout, store, progress).await?;
+        // That took a while, in which retention may have taken the backup for a dead one.
+        objects::check_listed(store, record).await?;
         let key = objects::key(id, BackupObject::Record);
         objects::create(store, &key, &Body::from_bytes(record.to_json()?)).await
     };

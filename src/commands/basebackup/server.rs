@@ -1,6 +1,7 @@
 //! The server that a backup is taken from: is it one that walship supports, and this archive's?
 
 use super::configuration::{self, ConfigurationFiles};
+use crate::archive::backup::WalFrom;
 use crate::archive::identity::ClusterIdentity;
 use crate::error::{Context, Error, Result};
 use crate::pg::{ConnInfo, Connection, Major, SegmentSize, TimelineId};
@@ -15,6 +16,9 @@ pub(super) struct Server {
     pub(super) version: String,
     /// Configuration that the data directory does not hold.
     pub(super) configuration: Option<ConfigurationFiles>,
+    /// A backup from here on needs no WAL before this: a primary makes a checkpoint for it. What a
+    /// standby's needs is known only when it begins.
+    pub(super) wal_from: Option<WalFrom>,
     archives: bool,
 }
 
@@ -55,6 +59,10 @@ impl Server {
             timeline: system.timeline,
             version,
             configuration,
+            wal_from: (!is_standby).then_some(WalFrom {
+                timeline: system.timeline,
+                lsn: system.flush_lsn,
+            }),
             archives,
         })
     }

@@ -10,12 +10,14 @@ use rustix::fs::Access;
 
 use super::{TEMPORARY, check_root, failed, is_a_directory, sync_directory};
 use crate::error::Result;
+use crate::store::Refused;
 
 /// When a temporary file was left behind by a crash and is not being written.
 const STALE: Duration = Duration::from_hours(24);
 
-pub(super) fn delete(root: &Path, keys: &[String]) -> Result<()> {
+pub(super) fn delete(root: &Path, keys: &[String]) -> Result<Vec<Refused>> {
     check_root(root)?;
+    let mut refused = Vec::new();
     let mut touched = BTreeSet::new();
     for key in keys {
         let path = root.join(key);
@@ -23,6 +25,14 @@ pub(super) fn delete(root: &Path, keys: &[String]) -> Result<()> {
             Ok(()) => {}
             Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => {}
             Err(error) if error.kind() == IoKind::IsADirectory => return Err(is_a_directory(&path)),
+            // A directory that must not be written to, or a file that must not be changed (chattr).
+            Err(error) if error.kind() == IoKind::PermissionDenied => {
+                refused.push(Refused {
+                    key: key.clone(),
+                    error: failed(format!("delete {}", path.display()), error),
+                });
+                continue;
+            }
             Err(error) => return Err(failed(format!("delete {}", path.display()), error)),
         }
         touched.extend(path.parent().map(Path::to_owned));
@@ -31,7 +41,7 @@ pub(super) fn delete(root: &Path, keys: &[String]) -> Result<()> {
     for directory in touched.iter().rev() {
         settle_deletion(root, directory)?;
     }
-    Ok(())
+    Ok(refused)
 }
 
 /// Whether files can be removed from the archive's directory and those in it.

@@ -1,0 +1,180 @@
+//! Deleting backups: the record first, so that a backup whose objects go is not listed any more.
+
+use chrono::{DateTime, Utc};
+
+use super::report::ExpireReport;
+use crate::archive::catalogue::{Catalogue, Unfinished, needed_wal};
+use crate::archive::keys::{BackupId, BackupObject, Key, backup_prefix};
+use crate::archive::released::TimelineRanges;
+use crate::archive::retention::Action;
+use crate::commands::basebackup::RECORD_LIMIT;
+use crate::commands::catalogue;
+use crate::commands::progress::Progress;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::store::{Body, PutMode, Store};
+
+/// Deletes the backups that the plan says shall go. What those need that the store holds on to is
+/// taken out of `deletable`.
+///
+/// # Errors
+/// `Conflict` where a backup was marked to be kept meanwhile; otherwise as the store.
+pub(super) async fn delete(
+    report: &mut ExpireReport,
+    deletable: &mut TimelineRanges,
+    catalogue: &Catalogue,
+    store: &Store,
+    progress: &Progress,
+) -> Result<()> {
+    let fates = report.plan.backups.iter();
+    let ids: Vec<_> = fates
+        .filter(|fate| fate.action == Action::Delete)
+        .map(|fate| fate.id.clone())
+        .collect();
+    let mut deletion = Deletion {
+        store,
+        progress,
+        now: report.plan.now,
+        report,
+    };
+    for id in ids {
+        progress.phase(format!("delete backup {id}"));
+        let unfinished = catalogue.unfinished.iter().find(|entry| entry.id == id);
+        let gone = match unfinished {
+            Some(entry) => deletion.unfinished(entry).await?,
+            None => deletion.listed(&id).await?,
+        };
+        if gone {
+            deletion.report.deleted.backups += 1;
+        } else {
+            spare(&id, deletable, catalogue);
+        }
+    }
+    Ok(())
+}
+
+/// A backup that is still listed must stay restorable.
+fn spare(id: &BackupId, deletable: &mut TimelineRanges, catalogue: &Catalogue) {
+    let Some(backup) = catalogue.readable().find(|backup| backup.id == *id) else {
+        return;
+    };
+    for needed in needed_wal(&backup.wal_ranges, catalogue.wal.segment_size()) {
+        let ranges = deletable.of_mut(needed.timeline);
+        ranges.remove_range(needed.first.0, needed.end.0 - 1);
+    }
+}
+
+struct Deletion<'a> {
+    store: &'a Store,
+    progress: &'a Progress,
+    now: DateTime<Utc>,
+    report: &'a mut ExpireReport,
+}
+
+impl Deletion<'_> {
+    /// Deletes a backup that has a record; false where the store holds on to that.
+    async fn listed(&mut self, id: &BackupId) -> Result<bool> {
+        self.refuse_marked(id).await?;
+        let key = key(id, BackupObject::Record);
+        let record = match self.store.read(&key, RECORD_LIMIT).await {
+            Ok(bytes) => Some(bytes),
+            // Another expiry was faster.
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error).context(|| format!("delete backup {id}")),
+        };
+        if let Some(record) = record {
+            if !self.delete(&[(key.clone(), record.len() as u64)]).await? {
+                return Ok(false);
+            }
+            if let Err(marked) = self.refuse_marked(id).await {
+                let body = Body::from_bytes(record);
+                let put_back = self.store.put(&key, &body, PutMode::Create).await;
+                put_back.context(|| format!("put {} back", self.store.url_of(&key)))?;
+                return Err(marked);
+            }
+        }
+        self.sweep(id).await?;
+        Ok(true)
+    }
+
+    /// Whoever marks a backup looks afterwards whether it is still there, and whoever deletes it
+    /// whether it was marked.
+    async fn refuse_marked(&self, id: &BackupId) -> Result<()> {
+        let keep = catalogue::read_keep(self.store, id).await?;
+        match keep.filter(|keep| keep.holds_at(self.now)) {
+            None => Ok(()),
+            Some(keep) => Err(Error::conflict(format!(
+                "backup {id} was marked to be kept {keep} while it was about to be deleted, and is kept; run walship \
+                 expire again for the rest"
+            ))),
+        }
+    }
+
+    /// Deletes what is left of a backup without a record, unless there is a new sign of it.
+    async fn unfinished(&mut self, entry: &Unfinished) -> Result<bool> {
+        let id = &entry.id;
+        if self.has_new_sign(entry).await? {
+            return Ok(false);
+        }
+        let pending = [(key(id, BackupObject::Pending), 0)];
+        if !self.delete(&pending).await? {
+            return Ok(false);
+        }
+        // Who began to finish it before that has a heartbeat by now.
+        if self.has_new_sign(entry).await? {
+            return Ok(false);
+        }
+        self.sweep(id).await?;
+        let record = key(id, BackupObject::Record);
+        if self.store.head(&record).await?.is_some() {
+            self.report.notes.push(format!(
+                "backup {id} was finished in the very moment in which it was swept away; it is deleted, take another"
+            ));
+            self.delete(&[(record, 0)]).await?;
+        }
+        Ok(true)
+    }
+
+    async fn has_new_sign(&mut self, entry: &Unfinished) -> Result<bool> {
+        let mut listing = self.store.list(&backup_prefix(&entry.id), None);
+        let mut is_new = false;
+        while let Some(page) = listing.next().await? {
+            for object in page {
+                let kind = object.key.parse();
+                is_new |= object.modified > entry.last_sign
+                    || matches!(kind, Ok(Key::Backup(_, BackupObject::Record)));
+            }
+        }
+        if is_new {
+            self.report.notes.push(format!(
+                "there is a new sign of backup {}; it is left alone",
+                entry.id
+            ));
+        }
+        Ok(is_new)
+    }
+
+    /// Deletes whatever walship wrote below a backup's prefix, a page at a time.
+    async fn sweep(&mut self, id: &BackupId) -> Result<()> {
+        let mut listing = self.store.list(&backup_prefix(id), None);
+        while let Some(page) = listing.next().await.context(|| format!("list backup {id}"))? {
+            let ours = page.into_iter().filter(|object| {
+                let key = object.key.parse();
+                matches!(key, Ok(Key::Backup(_, kind)) if kind != BackupObject::Record)
+            });
+            let objects: Vec<_> = ours.map(|object| (object.key, object.size)).collect();
+            self.delete(&objects).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes objects, each with its size; whether all of them went.
+    async fn delete(&mut self, objects: &[(String, u64)]) -> Result<bool> {
+        let (all, bytes) = self.report.delete(objects, self.store).await?;
+        self.progress.advance(bytes);
+        Ok(all)
+    }
+}
+
+fn key(id: &BackupId, object: BackupObject) -> String {
+    Key::Backup(id.clone(), object).to_string()
+}

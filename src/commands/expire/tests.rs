@@ -1,0 +1,566 @@
+//! What an expiry does to a directory store, whatever goes wrong. A day has four segments; the files'
+//! times are set, so the store's clock is the test's.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::*;
+use crate::archive::backup::{BackupAlive, BackupRecord, WalFrom, WalRange};
+use crate::archive::codec::WalEncoder;
+use crate::archive::identity::{ClusterIdentity, Identity};
+use crate::archive::keys::{BackupId, BackupObject, backup_prefix};
+use crate::commands::keep::{self, Mark};
+use crate::commands::recover::fixture;
+use crate::error::ErrorKind;
+use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
+use crate::store::{FaultKind, Faults, Operation};
+
+const SIZE: SegmentSize = SegmentSize::DEFAULT;
+const SEGMENTS_A_DAY: u64 = 4;
+
+fn day(number: u64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_788_220_800, 0).unwrap() + TimeDelta::days(number.cast_signed())
+}
+
+fn id(number: u64) -> BackupId {
+    BackupId::at(day(number))
+}
+
+fn segment(timeline: u32, number: u64) -> SegmentName {
+    SegmentName::new(TimelineId::new(timeline).unwrap(), SegmentNumber(number), SIZE).unwrap()
+}
+
+/// In memory where there is such a place, for these tests write and delete much.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
+struct Archive {
+    top: tempfile::TempDir,
+    store: Store,
+}
+
+impl Archive {
+    /// So many days, each with a backup in its first segment.
+    async fn of_days(days: u64) -> Self {
+        let top = scratch();
+        let store = fixture::store(top.path()).await;
+        let archive = Self { top, store };
+        let cluster = ClusterIdentity {
+            system_identifier: fixture::record(&[]).system_identifier,
+            postgres_major: 17,
+            segment_size: SIZE,
+        };
+        let identity = Identity::new(cluster, true, day(0));
+        archive
+            .put("walship.json", identity.to_json().unwrap(), day(0))
+            .await;
+        for number in 0..days {
+            archive.back_up(number).await;
+        }
+        for number in 0..days * SEGMENTS_A_DAY {
+            let key = Key::Segment(segment(1, number)).to_string();
+            archive.put(&key, vec![1], day(number / SEGMENTS_A_DAY)).await;
+        }
+        archive
+    }
+
+    /// The same archive in a place of its own.
+    async fn copy(&self) -> Self {
+        let top = scratch();
+        let store = fixture::store(top.path()).await;
+        let (from, to) = (self.file("."), top.path().join("archive"));
+        let mut copy = std::process::Command::new("cp");
+        assert!(copy.arg("-a").args([from, to]).status().unwrap().success());
+        Self { top, store }
+    }
+
+    async fn put(&self, key: &str, bytes: Vec<u8>, stored: DateTime<Utc>) {
+        let body = Body::from_bytes(bytes);
+        self.store.put(key, &body, PutMode::Replace).await.unwrap();
+        let file = std::fs::File::options()
+            .append(true)
+            .open(self.file(key))
+            .unwrap();
+        file.set_modified(stored.into()).unwrap();
+    }
+
+    fn file(&self, key: &str) -> PathBuf {
+        self.top.path().join("archive").join(key)
+    }
+
+    async fn back_up(&self, number: u64) {
+        let record = record(number);
+        for object in [BackupObject::Files, BackupObject::Manifest, BackupObject::Started] {
+            self.put_object(number, object).await;
+        }
+        let (key, _) = record.objects().next().unwrap();
+        self.put_object(number, key).await;
+        let key = Key::Backup(record.id.clone(), BackupObject::Record).to_string();
+        self.put(&key, record.to_json().unwrap(), day(number)).await;
+    }
+
+    async fn put_object(&self, number: u64, object: BackupObject) {
+        let key = Key::Backup(id(number), object).to_string();
+        self.put(&key, vec![1], day(number)).await;
+    }
+
+    /// Every key there is.
+    async fn keys(&self) -> BTreeSet<String> {
+        let mut keys = BTreeSet::new();
+        let mut listing = self.store.list("", None);
+        while let Some(page) = listing.next().await.unwrap() {
+            keys.extend(page.into_iter().map(|object| object.key));
+        }
+        keys
+    }
+
+    async fn expire(&self, store: &Store) -> Result<ExpireReport> {
+        run(&options(), store, now(), &Progress::default()).await
+    }
+
+    /// Everything that is listed can be restored.
+    async fn is_sound(&self, when: &str) {
+        let catalogue = catalogue::load(&self.store).await.unwrap();
+        assert!(
+            catalogue.unrestorable.is_empty(),
+            "{when}: {:?}",
+            catalogue.unrestorable
+        );
+        let listed: Vec<_> = catalogue.backups.iter().map(|backup| backup.id.clone()).collect();
+        for needed in [id(3), id(5), id(8), id(9)] {
+            assert!(listed.contains(&needed), "{when}: {listed:?}");
+        }
+        for number in 8 * SEGMENTS_A_DAY..10 * SEGMENTS_A_DAY {
+            let held = catalogue.wal.contains(TimelineId::FIRST, SegmentNumber(number));
+            assert!(held, "{when}: segment {number} is gone");
+        }
+    }
+}
+
+/// A backup that starts and ends in the first segment of its day.
+fn record(number: u64) -> BackupRecord {
+    let mut record = fixture::record(&[]);
+    let start = number * SEGMENTS_A_DAY * SIZE.bytes();
+    let one = crate::archive::backup::StoredObject {
+        stored_bytes: 1,
+        sha256: crate::archive::Sha256Sum::of(&[1]),
+    };
+    record.id = id(number);
+    (record.started_at, record.finished_at) = (day(number), day(number) + TimeDelta::seconds(10));
+    (record.start_lsn, record.stop_lsn) = (Lsn(start + 40), Lsn(start + 400));
+    record.wal_ranges = vec![WalRange {
+        timeline: TimelineId::FIRST,
+        start_lsn: record.start_lsn,
+        end_lsn: record.stop_lsn,
+    }];
+    (record.files, record.manifest, record.configuration) = (one, one, None);
+    record.streams[0].tar_bytes = 1;
+    record.streams[0].part_bytes = 1;
+    record.streams[0].parts = vec![one];
+    record
+}
+
+/// Backups 8 and 9 with all WAL after them, 3 by its mark, 5 by its week.
+fn options() -> ExpireOptions {
+    ExpireOptions {
+        policy: RetentionPolicy {
+            backups: Some(2),
+            weekly: Some(2),
+            ..RetentionPolicy::default()
+        },
+        dry_run: false,
+    }
+}
+
+fn now() -> DateTime<Utc> {
+    day(10)
+}
+
+async fn ten_days() -> Archive {
+    let archive = Archive::of_days(10).await;
+    let mark = crate::archive::keep::Keep::new(None, day(3)).to_json().unwrap();
+    archive
+        .put(&format!("{}keep.json", backup_prefix(&id(3))), mark, day(3))
+        .await;
+    archive
+}
+
+/// What must be left of [`ten_days`].
+fn expected() -> BTreeSet<String> {
+    let mut keys = BTreeSet::from(["retention.json".to_owned(), "walship.json".to_owned()]);
+    for number in [3, 5, 8, 9] {
+        for object in [
+            "backup.json",
+            "base/000001.tar.zst",
+            "files.zst",
+            "manifest.zst",
+            "started.json",
+        ] {
+            keys.insert(format!("{}{object}", backup_prefix(&id(number))));
+        }
+    }
+    keys.insert(format!("{}keep.json", backup_prefix(&id(3))));
+    let stand_alone = [3 * SEGMENTS_A_DAY, 5 * SEGMENTS_A_DAY];
+    for number in stand_alone
+        .into_iter()
+        .chain(8 * SEGMENTS_A_DAY..10 * SEGMENTS_A_DAY)
+    {
+        keys.insert(Key::Segment(segment(1, number)).to_string());
+    }
+    keys
+}
+
+#[tokio::test]
+async fn what_no_rule_keeps_goes_and_nothing_else() {
+    let archive = ten_days().await;
+    let report = archive.expire(&archive.store).await.unwrap();
+    assert_eq!(archive.keys().await, expected());
+    assert_eq!((report.deleted.backups, report.left_objects), (6, 0));
+    assert_eq!(report.deleted.objects, 6 * 5 + 40 - 10);
+    archive.is_sound("after an expiry").await;
+    let again = archive.expire(&archive.store).await.unwrap();
+    assert_eq!(again.deleted, Deleted::default());
+    assert_eq!(archive.keys().await, expected());
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_the_same_plan_and_deletes_nothing() {
+    let archive = ten_days().await;
+    let before = archive.keys().await;
+    let dry = ExpireOptions {
+        dry_run: true,
+        ..options()
+    };
+    let shown = run(&dry, &archive.store, now(), &Progress::default())
+        .await
+        .unwrap();
+    assert_eq!(archive.keys().await, before);
+    assert_eq!(shown.deleted.objects, 30, "the WAL that would go");
+    let done = archive.expire(&archive.store).await.unwrap();
+    assert_eq!(shown.plan, done.plan);
+}
+
+#[tokio::test]
+async fn whatever_call_fails_everything_listed_can_be_restored_and_the_next_run_finishes() {
+    let operations = [
+        Operation::Delete,
+        Operation::Put,
+        Operation::Get,
+        Operation::Head,
+        Operation::List,
+    ];
+    let whole = ten_days().await;
+    for operation in operations {
+        for kind in [FaultKind::Before(ErrorKind::Unavailable), FaultKind::After] {
+            let reads = !matches!(operation, Operation::Delete | Operation::Put);
+            if reads && kind == FaultKind::After {
+                continue;
+            }
+            for calls in 0.. {
+                let archive = whole.copy().await;
+                let faults = Faults::default();
+                for _ in 0..calls {
+                    faults.add(operation, "", FaultKind::Delay(Duration::ZERO));
+                }
+                faults.add(operation, "", kind);
+                let result = archive.expire(&archive.store.with_faults(faults.clone())).await;
+                let when = format!("{operation:?} {calls} {kind:?}");
+                // What proves to be missing hides that it failed.
+                assert!(result.is_ok() || faults.left() == 0, "{when}: {result:?}");
+                archive.is_sound(&when).await;
+                archive.expire(&archive.store).await.unwrap();
+                assert_eq!(archive.keys().await, expected(), "{when}");
+                if faults.left() > 0 {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_record_goes_first_and_wal_last() {
+    for (part, left) in [("backup.json", 5), ("base/", 4)] {
+        let archive = ten_days().await;
+        let faults = Faults::default();
+        faults.add(Operation::Delete, part, FaultKind::Before(ErrorKind::Denied));
+        archive
+            .expire(&archive.store.with_faults(faults))
+            .await
+            .unwrap_err();
+        let keys = archive.keys().await;
+        let of_first = keys.iter().filter(|key| key.starts_with(&backup_prefix(&id(0))));
+        assert_eq!(of_first.count(), left, "{part}");
+        assert!(keys.contains(&Key::Segment(segment(1, 0)).to_string()));
+        assert!(!keys.contains("retention.json"));
+    }
+    let archive = ten_days().await;
+    let faults = Faults::default();
+    faults.add(Operation::Delete, "wal/", FaultKind::Before(ErrorKind::Denied));
+    archive
+        .expire(&archive.store.with_faults(faults))
+        .await
+        .unwrap_err();
+    let keys = archive.keys().await;
+    assert!(
+        keys.contains("retention.json"),
+        "what is given up is noted before"
+    );
+    assert!(keys.contains(&Key::Segment(segment(1, 0)).to_string()));
+    assert!(!keys.iter().any(|key| key.starts_with(&backup_prefix(&id(7)))));
+}
+
+#[tokio::test]
+async fn what_the_store_does_not_let_go_is_reported_and_what_is_listed_stays_restorable() {
+    let archive = ten_days().await;
+    let faults = Faults::default();
+    let locked = format!("{}backup.json", backup_prefix(&id(1)));
+    faults.add(Operation::Delete, &locked, FaultKind::Refuse);
+    faults.add(
+        Operation::Delete,
+        &format!("{}base", backup_prefix(&id(2))),
+        FaultKind::Refuse,
+    );
+    faults.add(Operation::Delete, "000000000000001D", FaultKind::Refuse);
+    let report = archive.expire(&archive.store.with_faults(faults)).await.unwrap();
+    assert!(report.left_something());
+    let left: Vec<_> = report.left.iter().map(|left| left.key.as_str()).collect();
+    let part = format!("{}base/000001.tar.zst", backup_prefix(&id(2)));
+    let wal = Key::Segment(segment(1, 0x1D)).to_string();
+    assert_eq!(left, [locked.as_str(), part.as_str(), wal.as_str()]);
+    assert!(
+        report.to_string().contains("COULD NOT BE DELETED: 3 objects"),
+        "{report}"
+    );
+    archive.is_sound("with locked objects").await;
+    let catalogue = catalogue::load(&archive.store).await.unwrap();
+    assert!(catalogue.backups.iter().any(|backup| backup.id == id(1)));
+    // As soon as the store lets go, the next run finishes.
+    archive.expire(&archive.store).await.unwrap();
+    assert_eq!(archive.keys().await, expected());
+}
+
+#[tokio::test]
+async fn a_mark_that_is_set_in_the_very_moment_counts() {
+    let archive = ten_days().await;
+    let faults = Faults::default();
+    let record = format!("{}backup.json", backup_prefix(&id(4)));
+    faults.add(
+        Operation::Delete,
+        &record,
+        FaultKind::Delay(Duration::from_millis(500)),
+    );
+    let slow = archive.store.with_faults(faults);
+    let marking = async {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        keep::run(&id(4), Mark::Set(None), &archive.store, now()).await
+    };
+    let (expired, marked) = tokio::join!(archive.expire(&slow), marking);
+    assert!(marked.unwrap().kept);
+    let error = expired.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    archive.is_sound("after the conflict").await;
+    archive.expire(&archive.store).await.unwrap();
+    let catalogue = catalogue::load(&archive.store).await.unwrap();
+    assert!(catalogue.unrestorable.is_empty(), "{:?}", catalogue.unrestorable);
+    assert!(catalogue.backups.iter().any(|backup| backup.id == id(4)));
+}
+
+#[tokio::test]
+async fn who_marks_a_backup_that_is_being_deleted_is_told_so() {
+    let archive = ten_days().await;
+    let faults = Faults::default();
+    faults.add(
+        Operation::Put,
+        "keep.json",
+        FaultKind::Delay(Duration::from_millis(1500)),
+    );
+    let slow = archive.store.with_faults(faults);
+    let late = id(4);
+    let (marked, expired) = tokio::join!(
+        keep::run(&late, Mark::Set(None), &slow, now()),
+        archive.expire(&archive.store)
+    );
+    assert!(expired.is_ok(), "{expired:?}");
+    assert_eq!(marked.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(archive.keys().await, expected());
+}
+
+/// A backup begins while the expiry writes down what it gives up.
+async fn with_a_newcomer(archive: &Archive, alive: Option<BackupAlive>) -> ExpireReport {
+    let faults = Faults::default();
+    let pause = FaultKind::Delay(Duration::from_millis(500));
+    faults.add(Operation::Put, "retention.json", pause);
+    let slow = archive.store.with_faults(faults);
+    let beginning = async {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        archive.put_object(20, BackupObject::Started).await;
+        if let Some(alive) = alive {
+            let key = Key::Backup(id(20), BackupObject::Alive).to_string();
+            archive.put(&key, alive.to_json().unwrap(), day(10)).await;
+        }
+    };
+    let (report, ()) = tokio::join!(archive.expire(&slow), beginning);
+    report.unwrap()
+}
+
+#[tokio::test]
+async fn no_wal_goes_while_a_backup_that_began_meanwhile_may_need_any() {
+    let archive = ten_days().await;
+    let report = with_a_newcomer(&archive, None).await;
+    assert!(report.to_string().contains("began meanwhile"), "{report}");
+    for number in 0..40 {
+        let key = Key::Segment(segment(1, number)).to_string();
+        assert!(archive.keys().await.contains(&key), "{number}");
+    }
+}
+
+#[tokio::test]
+async fn the_wal_that_a_backup_needs_which_began_meanwhile_stays() {
+    let archive = ten_days().await;
+    let alive = BackupAlive {
+        at: day(10),
+        wal_from: Some(WalFrom {
+            timeline: TimelineId::FIRST,
+            lsn: Lsn(20 * SIZE.bytes() + 1),
+        }),
+    };
+    with_a_newcomer(&archive, Some(alive)).await;
+    let keys = archive.keys().await;
+    for number in 0..40 {
+        let key = Key::Segment(segment(1, number)).to_string();
+        assert_eq!(keys.contains(&key), number >= 20 || number == 12, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn a_backup_that_is_being_finished_is_left_alone() {
+    let archive = ten_days().await;
+    archive.put_object(0, BackupObject::Started).await;
+    let pending = Key::Backup(id(0), BackupObject::Pending).to_string();
+    let record_key = Key::Backup(id(0), BackupObject::Record).to_string();
+    archive.put(&pending, record(0).to_json().unwrap(), day(0)).await;
+    archive.store.delete(&[record_key]).await.unwrap();
+    let faults = Faults::default();
+    let pause = FaultKind::Delay(Duration::from_millis(500));
+    faults.add(Operation::Delete, "pending.json", pause);
+    let slow = archive.store.with_faults(faults);
+    let finishing = async {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let key = Key::Backup(id(0), BackupObject::Alive).to_string();
+        archive.put(&key, vec![1], day(10)).await;
+    };
+    let (report, ()) = tokio::join!(archive.expire(&slow), finishing);
+    let report = report.unwrap();
+    assert!(report.to_string().contains("new sign of backup"), "{report}");
+    let part = Key::Backup(id(0), record(0).objects().next().unwrap().0).to_string();
+    assert!(archive.keys().await.contains(&part));
+}
+
+#[tokio::test]
+async fn two_expiries_at_once_do_what_one_does() {
+    let archive = ten_days().await;
+    let (one, other) = tokio::join!(archive.expire(&archive.store), archive.expire(&archive.store));
+    assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
+    assert_eq!(archive.keys().await, expected());
+}
+
+#[tokio::test]
+async fn what_walship_did_not_write_and_histories_stay_and_companions_go_with_their_segment() {
+    let archive = ten_days().await;
+    let foreign = [
+        "wal/notes.txt".to_owned(),
+        "elsewhere/backup.json".to_owned(),
+        format!("{}notes.txt", backup_prefix(&id(0))),
+        "wal/00000001/0000000100000000/000000010000000000000001.zst.bak".to_owned(),
+    ];
+    for key in &foreign {
+        archive.put(key, vec![1], day(0)).await;
+    }
+    let history = "wal/00000002.history.zst";
+    archive.put(history, history_of_2(), day(0)).await;
+    let folder = "wal/00000001/0000000100000000/0000000100000000000000";
+    let companions = |number: &str| {
+        [
+            format!("{folder}{number}.00000028.backup.zst"),
+            format!("{folder}{number}.00000000000000ab.partial.zst"),
+        ]
+    };
+    for key in companions("02").iter().chain(&companions("21")) {
+        archive.put(key, vec![1], day(0)).await;
+    }
+    // What was stored after the plan was made is not the plan's to delete.
+    let fresh = Key::Segment(segment(1, 1)).to_string();
+    archive.put(&fresh, vec![1], day(11)).await;
+    archive.expire(&archive.store).await.unwrap();
+    let mut left = expected();
+    left.extend(foreign);
+    left.extend(companions("21"));
+    left.extend([history.to_owned(), fresh]);
+    assert_eq!(archive.keys().await, left);
+}
+
+/// Timeline 2 left timeline 1 in segment 38.
+fn history_of_2() -> Vec<u8> {
+    let content = format!("1\t{}\treason\n", Lsn(38 * SIZE.bytes() + 100));
+    let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
+    encoder.write(content.as_bytes()).unwrap();
+    let name = WalName::History(TimelineId::new(2).unwrap());
+    let system_identifier = fixture::record(&[]).system_identifier;
+    encoder.finish(name, system_identifier).unwrap().0
+}
+
+#[tokio::test]
+async fn on_doubt_nothing_is_deleted() {
+    for damaged in ["backup.json", "keep.json"] {
+        let archive = ten_days().await;
+        let key = format!("{}{damaged}", backup_prefix(&id(3)));
+        archive.put(&key, b"{".to_vec(), day(3)).await;
+        let before = archive.keys().await;
+        let error = archive.expire(&archive.store).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(archive.keys().await, before, "{damaged}");
+    }
+}
+
+#[tokio::test]
+async fn the_earlier_of_two_clocks_counts() {
+    let archive = ten_days().await;
+    let far_ahead = Utc::now() + TimeDelta::days(365);
+    let report = run(&options(), &archive.store, far_ahead, &Progress::default())
+        .await
+        .unwrap();
+    assert!(report.plan.now <= Utc::now());
+    assert!(report.to_string().contains("clock is"), "{report}");
+}
+
+#[tokio::test]
+async fn a_mark_is_set_listed_and_taken_away() {
+    let archive = ten_days().await;
+    let until = day(20);
+    keep::run(&id(4), Mark::Set(Some(until)), &archive.store, now())
+        .await
+        .unwrap();
+    let marked = catalogue::read_keep(&archive.store, &id(4))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(marked.until, Some(until));
+    let released = keep::run(&id(4), Mark::Release, &archive.store, now())
+        .await
+        .unwrap();
+    assert!(!released.kept);
+    assert_eq!(catalogue::read_keep(&archive.store, &id(4)).await.unwrap(), None);
+    for (unknown, mark, kind) in [
+        (id(77), Mark::Set(None), ErrorKind::NotFound),
+        (id(77), Mark::Release, ErrorKind::NotFound),
+        (id(4), Mark::Set(Some(now())), ErrorKind::Invalid),
+    ] {
+        let error = keep::run(&unknown, mark, &archive.store, now())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+}

@@ -1,0 +1,66 @@
+//! Which WAL the backups need that are not finished: from `pending.json`, or from the heartbeat.
+
+use crate::archive::backup::BackupAlive;
+use crate::archive::catalogue::{Catalogue, UnfinishedState};
+use crate::archive::keys::{BackupId, BackupObject, Key};
+use crate::archive::retention::{UnfinishedWal, UnfinishedWals};
+use crate::commands::catalogue;
+use crate::error::{ErrorKind, Result};
+use crate::store::Store;
+
+/// The largest `alive.json` that is read.
+const ALIVE_LIMIT: u64 = 64 << 10;
+
+/// Asks for each unfinished backup.
+///
+/// # Errors
+/// As the store.
+pub(super) async fn needs(store: &Store, catalogue: &Catalogue) -> Result<UnfinishedWals> {
+    let mut needs = UnfinishedWals::new();
+    for entry in &catalogue.unfinished {
+        let wal = match entry.state {
+            UnfinishedState::WaitingForWal => pending(store, &entry.id).await?,
+            UnfinishedState::Started => running(store, &entry.id).await?,
+            UnfinishedState::Remains => continue,
+        };
+        needs.insert(entry.id.clone(), wal);
+    }
+    Ok(needs)
+}
+
+async fn pending(store: &Store, id: &BackupId) -> Result<UnfinishedWal> {
+    match catalogue::find_record(store, id, BackupObject::Pending).await {
+        Ok(Some(record)) => Ok(UnfinishedWal::Ranges(record.wal_ranges)),
+        // It was finished or given up in this very moment.
+        Ok(None) => Ok(UnfinishedWal::Unknown),
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+            Ok(UnfinishedWal::Unreadable(error.to_string()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What a running backup says that it needs.
+///
+/// # Errors
+/// As the store.
+pub(super) async fn running(store: &Store, id: &BackupId) -> Result<UnfinishedWal> {
+    let key = Key::Backup(id.clone(), BackupObject::Alive).to_string();
+    let alive = match store.read(&key, ALIVE_LIMIT).await {
+        Ok(bytes) => BackupAlive::parse(&bytes, &store.url_of(&key)),
+        Err(error) => Err(error),
+    };
+    match alive {
+        Ok(BackupAlive {
+            wal_from: Some(from), ..
+        }) => Ok(UnfinishedWal::From {
+            timeline: from.timeline,
+            lsn: from.lsn,
+        }),
+        Ok(BackupAlive { wal_from: None, .. }) => Ok(UnfinishedWal::Unknown),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Invalid => Ok(UnfinishedWal::Unknown),
+            _ => Err(error),
+        },
+    }
+}
