@@ -9,9 +9,10 @@
 
 use std::fmt::Write as _;
 
+use chrono::{DateTime, Utc};
+
 use super::guc_file::{quote, setting_name};
 use crate::archive::recovery_plan::Target;
-use crate::archive::time_text;
 use crate::error::{Error, Result};
 use crate::pg::TimelineId;
 
@@ -234,9 +235,15 @@ fn write_lines<'a>(lines: &mut String, settings: impl Iterator<Item = (&'a str, 
     }
 }
 
+/// A moment as every PostgreSQL reads it in its configuration, whatever its time zone: in UTC and said so with
+/// an offset. It does not know `Z` there, for it reads the names of time zones later
+/// (`check_recovery_target_time`, `xlogrecovery.c`).
+fn time_text(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%M:%S%.6f+00").to_string()
+}
+
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
     use proptest::prelude::*;
 
     use super::super::guc_file::value_of;
@@ -380,7 +387,7 @@ mod tests {
         let file = rewrite_auto_conf(b"", &recovery(Target::Time(time.to_utc())));
         assert_eq!(
             value(&file, "recovery_target_time"),
-            "2026-11-23 04:15:00.123456Z"
+            "2026-11-23 04:15:00.123456+00"
         );
     }
 
