@@ -7,6 +7,7 @@ mod drill;
 mod expire;
 mod list;
 mod recover;
+mod setup;
 mod wal;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub use drill::DrillArgs;
 pub use expire::{ExpireArgs, KeepArgs};
 pub use list::{ListArgs, ListPart};
 pub use recover::{ArchiveMode, RecoverArgs, TargetAction, TargetArgs};
+pub use setup::{SetupArgs, SetupCommand, SetupPrimaryArgs};
 pub use wal::{PushArgs, RestoreArgs};
 
 /// Keeps a PostgreSQL cluster recoverable to any moment from an object store.
@@ -77,6 +79,8 @@ pub enum Command {
     Expire(ExpireArgs),
     /// Keep a backup whatever the retention policy says
     Keep(KeepArgs),
+    /// Prepare a server for archiving and replication
+    Setup(SetupArgs),
     /// Print the completion script of a shell
     Completions {
         /// The shell.

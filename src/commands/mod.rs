@@ -14,6 +14,7 @@ pub mod push;
 pub mod recover;
 pub mod restore;
 pub mod seed;
+pub mod setup;
 pub mod stored_wal;
 mod table;
 pub mod time_index;

@@ -34,6 +34,34 @@ pub fn password_line(database: Option<&str>, user: &str, address: Option<IpAddr>
     }
 }
 
+/// The line that lets a role in for replication from a network, with a password.
+#[must_use]
+pub fn password_rule(user: &str, network: &str) -> String {
+    format!("host replication {} {network} scram-sha-256", quote_name(user))
+}
+
+/// The file with lines before all its own rules, after the comments at its top: the first line that fits a
+/// connection counts.
+#[must_use]
+pub fn with_lines_first(file: &str, lines: &[String]) -> String {
+    let is_rule = |line: &str| !line.trim_start().is_empty() && !line.trim_start().starts_with('#');
+    let top: usize = file
+        .split_inclusive('\n')
+        .take_while(|line| !is_rule(line))
+        .map(str::len)
+        .sum();
+    let (before, after) = file.split_at(top);
+    let mut text = before.to_owned();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    for line in lines {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text + after
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +88,23 @@ mod tests {
         let line = password_line(Some("replication"), "s", Some("::1".parse().unwrap()));
         assert_eq!(line, "host \"replication\" s ::1/128 scram-sha-256");
         assert_eq!(password_line(Some("db"), "s", None), "local db s scram-sha-256");
+    }
+
+    #[test]
+    fn new_lines_come_before_every_rule() {
+        let lines = ["host replication r ::1/128 scram-sha-256".to_owned()];
+        for (file, expected) in [
+            ("", "NEW\n"),
+            (
+                "# top\n\nlocal all all trust\n# end\n",
+                "# top\n\nNEW\nlocal all all trust\n# end\n",
+            ),
+            ("local all all trust", "NEW\nlocal all all trust"),
+            ("# no end", "# no end\nNEW\n"),
+            (" \tinclude other", "NEW\n \tinclude other"),
+        ] {
+            let expected = expected.replace("NEW", &lines[0]);
+            assert_eq!(with_lines_first(file, &lines), expected, "{file}");
+        }
     }
 }

@@ -30,7 +30,7 @@ pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom
 pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, TablespaceHeader};
 pub use connection::{Connection, ScriptEvent, SlotState, SystemIdentity, TimelineHistoryFile};
 pub use conninfo::ConnInfo;
-pub(crate) use conninfo::{os_user, user_name};
+pub(crate) use conninfo::{os_user, passfile, user_name};
 pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
 pub use major::Major;

@@ -12,6 +12,7 @@ mod push;
 mod recover;
 mod restore;
 mod seed;
+mod setup;
 mod this_walship;
 
 use std::io::Write;
@@ -40,6 +41,7 @@ pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
         Command::Doctor(args) => doctor::run(args, settings),
         Command::Expire(args) => expire::run(&args, settings),
         Command::Keep(args) => keep::run(&args, settings),
+        Command::Setup(args) => setup::run(&args, settings),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "walship", &mut script);

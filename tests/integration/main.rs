@@ -32,6 +32,7 @@ mod sample;
 mod seed;
 mod server;
 mod session;
+mod setup;
 mod store_contract;
 mod store_directory;
 mod store_faults;

@@ -58,7 +58,7 @@ pub(super) use self::guc_file::quote as quote_setting;
 pub use self::layout::TablespaceMapping;
 pub(super) use self::made::remove;
 pub use self::report::RecoverReport;
-pub use self::restore_command::restore_command;
+pub use self::restore_command::{restore_command, server_command};
 pub use self::settings::{StandbySettings, TargetAction};
 pub(super) use self::shell::shell_word;
 pub(super) use self::space::free_bytes;

@@ -1,7 +1,5 @@
 //! The `restore_command` of the recovered server.
 
-use std::fmt::Write as _;
-
 use super::shell::shell_word;
 use crate::pg::SegmentName;
 
@@ -13,18 +11,19 @@ use crate::pg::SegmentName;
 /// `BuildRestoreCommand` before 16).
 #[must_use]
 pub fn restore_command(walship: &[String], gap: Option<SegmentName>) -> String {
+    let gap = gap.map_or_else(String::new, |gap| format!("--accept-gap {gap} "));
+    server_command(walship, &format!("restore {gap}%f %p"))
+}
+
+/// `walship` and what follows, as a command that PostgreSQL runs.
+#[must_use]
+pub fn server_command(walship: &[String], what: &str) -> String {
     let mut command = String::new();
     for word in walship {
         command.push_str(&shell_word(word).replace('%', "%%"));
         command.push(' ');
     }
-    command.push_str("restore ");
-    if let Some(gap) = gap {
-        // Writing to a String cannot fail.
-        let _ = write!(command, "--accept-gap {gap} ");
-    }
-    command.push_str("%f %p");
-    command
+    command + what
 }
 
 #[cfg(test)]

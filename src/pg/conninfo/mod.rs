@@ -8,7 +8,7 @@ mod files;
 
 pub(crate) use files::{os_user, user_name};
 mod hosts;
-pub(in crate::pg) mod passfile;
+pub(crate) mod passfile;
 mod service;
 mod settings;
 mod standby;

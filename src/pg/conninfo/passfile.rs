@@ -37,7 +37,7 @@ fn password_in(line: &str, login: &Login<'_>) -> Option<Password> {
 }
 
 /// A field as a line of the file has it.
-pub(in crate::pg) fn escape(field: &str) -> String {
+pub fn escape(field: &str) -> String {
     field.replace('\\', "\\\\").replace(':', "\\:")
 }
 

@@ -1,0 +1,636 @@
+//! What a primary lacks for archiving and replication, and why: values in, decisions out.
+//!
+//! What the administrator has stays wherever it will do: higher limits, another level, another walship command.
+//! Where walship and something else want the same place, that is a conflict for a person to decide.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::pg::hba::password_rule;
+use crate::pg::sql::{quote_identifier, quote_literal};
+
+/// Fewer do not do for one replica that streams, one that is seeded (two connections), and a base backup.
+const LEAST_SENDERS: u32 = 5;
+/// PostgreSQL's own default, where there are too few.
+const SENDERS: u32 = 10;
+/// One replica, one that takes its place, and one to spare.
+const LEAST_SLOTS: u32 = 3;
+/// `max_slot_wal_keep_size` in units of `max_wal_size`: room for a restart, not for a night.
+const SLOT_CHECKPOINTS: u64 = 4;
+/// Commands that are set to throw WAL away.
+const DISCARDING: [&str; 8] = [
+    "",
+    "(disabled)",
+    "true",
+    "/bin/true",
+    "/usr/bin/true",
+    ":",
+    "exit 0",
+    "cd .",
+];
+
+/// The settings that matter here.
+pub const NAMES: [&str; 13] = [
+    "archive_command",
+    "archive_library",
+    "archive_mode",
+    "archive_timeout",
+    "listen_addresses",
+    "max_replication_slots",
+    "max_slot_wal_keep_size",
+    "max_wal_senders",
+    "max_wal_size",
+    "password_encryption",
+    "summarize_wal",
+    "wal_keep_size",
+    "wal_level",
+];
+
+/// One setting of the server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Setting {
+    /// The value that it has, or will have once the server was restarted.
+    pub value: String,
+    /// It comes from the command line, which nothing in a file outranks.
+    pub on_command_line: bool,
+}
+
+/// The role that replicas log in as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// There is none of this name.
+    Missing,
+    /// It is there.
+    Present {
+        /// It may log in for replication.
+        replicates: bool,
+        /// How its password is stored.
+        password: StoredPassword,
+    },
+}
+
+/// How a role's password is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredPassword {
+    /// For SCRAM-SHA-256.
+    Scram,
+    /// Otherwise: MD5.
+    Weak,
+    /// It has none.
+    None,
+}
+
+/// What `pg_hba.conf` says to a replica at an address: its first line that fits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// The replica's network, such as `10.0.0.5/32`.
+    pub address: String,
+    /// The method of that line; none where no line fits.
+    pub method: Option<String>,
+    /// That line names the role, rather than all of them.
+    pub names_role: bool,
+}
+
+/// What is known of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerState {
+    /// Its major version.
+    pub major: u32,
+    /// Its settings, of [`NAMES`].
+    pub settings: BTreeMap<String, Setting>,
+    /// The role.
+    pub role: Role,
+    /// What the replicas' addresses meet with.
+    pub access: Vec<Access>,
+    /// The path of `pg_hba.conf`.
+    pub hba_file: String,
+    /// Its first line that cannot be read, if there is one.
+    pub hba_error: Option<String>,
+}
+
+/// What is wanted of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The role that replicas log in as.
+    pub role: String,
+    /// Whether a password for it was given.
+    pub password_given: bool,
+    /// `archive_command`.
+    pub archive_command: String,
+}
+
+/// Something the server lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Item {
+    /// The setting, or `role`, or `pg_hba.conf`.
+    pub name: String,
+    /// What was found, and why it will not do.
+    pub why: String,
+    /// What helps.
+    pub fix: Fix,
+    /// It takes effect with the next restart.
+    pub needs_restart: bool,
+}
+
+/// What helps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fix {
+    /// A statement. The role's password is not part of it.
+    Sql(String),
+    /// Lines of `pg_hba.conf`, to stand before all others.
+    HbaLines(Vec<String>),
+    /// Something that a person does, in words.
+    ByHand(String),
+    /// Something that a person decides, in words: walship changes nothing before.
+    Conflict(String),
+}
+
+/// Decides what the server lacks.
+#[must_use]
+pub fn plan(state: &ServerState, wanted: &Wanted) -> Vec<Item> {
+    let mut items = settings(state, wanted);
+    items.extend(role(state, wanted));
+    items.extend(hba(state, wanted));
+    items.extend(listening(state));
+    items
+}
+
+impl ServerState {
+    fn value(&self, name: &str) -> &str {
+        self.settings.get(name).map_or("", |setting| &setting.value)
+    }
+
+    /// A setting that takes another value.
+    fn set(&self, name: &str, value: &str, needs_restart: bool, why: String) -> Item {
+        let fixed = self
+            .settings
+            .get(name)
+            .is_some_and(|setting| setting.on_command_line);
+        Item {
+            name: name.to_owned(),
+            why,
+            fix: if fixed {
+                Fix::ByHand(format!(
+                    "it is set on the server's command line (by Patroni or a service, say), which outranks ALTER \
+                     SYSTEM: set {name} = {value} there"
+                ))
+            } else {
+                Fix::Sql(format!("ALTER SYSTEM SET {name} = {}", quote_literal(value)))
+            },
+            needs_restart,
+        }
+    }
+}
+
+fn settings(state: &ServerState, wanted: &Wanted) -> Vec<Item> {
+    let mut items = Vec::new();
+    if state.value("wal_level") == "minimal" {
+        let why = "wal_level is minimal, with which WAL is of no use to a replica or a backup".to_owned();
+        items.push(state.set("wal_level", "replica", true, why));
+    }
+    for (name, least) in [
+        ("max_wal_senders", LEAST_SENDERS),
+        ("max_replication_slots", LEAST_SLOTS),
+    ] {
+        let found = state.value(name);
+        if found.parse::<u32>().is_ok_and(|found| found < least) {
+            let why = format!(
+                "{name} is {found}; replicas, the seeding of another and a base backup take {least} at least"
+            );
+            items.push(state.set(name, &SENDERS.to_string(), true, why));
+        }
+    }
+    if state.value("max_slot_wal_keep_size") == "-1" {
+        let megabytes = state.value("max_wal_size").parse().unwrap_or(1024_u64);
+        let value = format!("{}MB", megabytes.saturating_mul(SLOT_CHECKPOINTS));
+        let why = "max_slot_wal_keep_size is -1: the slot of a replica that stays away would fill the disk. Beyond \
+                   this limit the replica goes on from the archive, so wal_keep_size is not needed"
+            .to_owned();
+        items.push(state.set("max_slot_wal_keep_size", &value, false, why));
+    }
+    items.extend(archiving(state, wanted));
+    if state.major >= 17 && is_off(state.value("summarize_wal")) {
+        let why = "summarize_wal is off; with the summaries incremental backups are possible".to_owned();
+        items.push(state.set("summarize_wal", "on", false, why));
+    }
+    if state.value("password_encryption") == "md5" {
+        let why =
+            "password_encryption is md5, and what is stored so can be used by whoever sees it".to_owned();
+        items.push(state.set("password_encryption", "scram-sha-256", false, why));
+    }
+    items
+}
+
+fn archiving(state: &ServerState, wanted: &Wanted) -> Vec<Item> {
+    let mut items = Vec::new();
+    if is_off(state.value("archive_mode")) {
+        let why = "archive_mode is off: no WAL leaves this server".to_owned();
+        items.push(state.set("archive_mode", "on", true, why));
+    }
+    let command = state.value("archive_command").trim();
+    let library = state.value("archive_library");
+    let set = format!(
+        "ALTER SYSTEM SET archive_command = {}",
+        quote_literal(&wanted.archive_command)
+    );
+    let conflict = |name: &str, why: String, how: String| Item {
+        name: name.to_owned(),
+        why,
+        fix: Fix::Conflict(how),
+        needs_restart: false,
+    };
+    if !library.is_empty() {
+        items.push(conflict(
+            "archive_library",
+            format!("archive_library is {library}, and PostgreSQL uses either a library or a command"),
+            format!("if walship shall archive instead: ALTER SYSTEM RESET archive_library; {set}"),
+        ));
+    } else if DISCARDING.contains(&command) {
+        let why = match command {
+            "" | "(disabled)" => "archive_command is empty: WAL waits on this server".to_owned(),
+            _ => format!("archive_command is {command}, which throws the WAL away"),
+        };
+        items.push(state.set("archive_command", &wanted.archive_command, false, why));
+    } else if !is_walship_push(command) {
+        items.push(conflict(
+            "archive_command",
+            format!("archive_command is {}, another tool's", quote_literal(command)),
+            format!(
+                "if walship shall archive instead: {set}. For both, put \"{} && \" before the other one",
+                wanted.archive_command
+            ),
+        ));
+    }
+    if is_zero(state.value("archive_timeout")) {
+        let why =
+            "archive_timeout is 0: on a quiet server the last transactions would wait for a full segment";
+        items.push(state.set("archive_timeout", "60s", false, why.to_owned()));
+    }
+    items
+}
+
+fn role(state: &ServerState, wanted: &Wanted) -> Option<Item> {
+    let name = &wanted.role;
+    let quoted = quote_identifier(name);
+    let (why, fix) = match state.role {
+        Role::Missing => (
+            format!("the role {name}, which replicas log in as, does not exist"),
+            Fix::Sql(format!("CREATE ROLE {quoted} LOGIN REPLICATION")),
+        ),
+        Role::Present {
+            replicates: false, ..
+        } => (
+            format!("the role {name} may not log in for replication"),
+            Fix::Sql(format!("ALTER ROLE {quoted} LOGIN REPLICATION")),
+        ),
+        Role::Present {
+            password: StoredPassword::None,
+            ..
+        } => (
+            format!("the role {name} has no password"),
+            Fix::Sql(format!("ALTER ROLE {quoted} LOGIN REPLICATION")),
+        ),
+        Role::Present {
+            password: StoredPassword::Weak,
+            ..
+        } if wanted.password_given => (
+            format!("the password of the role {name} is stored as MD5"),
+            Fix::Sql(format!("ALTER ROLE {quoted} LOGIN REPLICATION")),
+        ),
+        Role::Present {
+            password: StoredPassword::Weak,
+            ..
+        } => (
+            format!("the password of the role {name} is stored as MD5"),
+            Fix::ByHand(format!(
+                "give it anew, where password_encryption is scram-sha-256: \\password {name} in psql, or \
+                 --password-file"
+            )),
+        ),
+        Role::Present {
+            password: StoredPassword::Scram,
+            ..
+        } => return None,
+    };
+    Some(Item {
+        name: "role".to_owned(),
+        why,
+        fix,
+        needs_restart: false,
+    })
+}
+
+/// Whether a password is to be set for the role.
+#[must_use]
+pub fn needs_password(state: &ServerState, wanted: &Wanted) -> bool {
+    match state.role {
+        Role::Missing => true,
+        Role::Present { password, .. } => match password {
+            StoredPassword::Scram => false,
+            StoredPassword::Weak => wanted.password_given,
+            StoredPassword::None => true,
+        },
+    }
+}
+
+fn hba(state: &ServerState, wanted: &Wanted) -> Option<Item> {
+    let item = |why: String, fix: Fix| Item {
+        name: "pg_hba.conf".to_owned(),
+        why,
+        fix,
+        needs_restart: false,
+    };
+    if let Some(error) = &state.hba_error {
+        return Some(item(
+            format!("{} cannot be read as a whole: {error}", state.hba_file),
+            Fix::ByHand("correct it, and run this again".to_owned()),
+        ));
+    }
+    let lacking = state
+        .access
+        .iter()
+        .filter(|access| match access.method.as_deref() {
+            None | Some("trust" | "password" | "md5" | "ident" | "peer" | "reject") => true,
+            Some(_) => false,
+        });
+    let lacking: Vec<_> = lacking.collect();
+    if let Some(rejected) = lacking
+        .iter()
+        .find(|access| access.names_role && access.method.as_deref() == Some("reject"))
+    {
+        return Some(item(
+            format!(
+                "{} rejects {} at {}",
+                state.hba_file, wanted.role, rejected.address
+            ),
+            Fix::ByHand("remove that line if replicas shall log in from there".to_owned()),
+        ));
+    }
+    let first = lacking.first()?;
+    let found = match first.method.as_deref() {
+        None => "has no line for".to_owned(),
+        Some("reject") => "rejects".to_owned(),
+        Some(method) => format!("lets in by {method}"),
+    };
+    Some(item(
+        format!(
+            "{} {found} {} for replication from {}; it must ask for a password, by SCRAM",
+            state.hba_file, wanted.role, first.address
+        ),
+        Fix::HbaLines(
+            lacking
+                .iter()
+                .map(|access| password_rule(&wanted.role, &access.address))
+                .collect(),
+        ),
+    ))
+}
+
+/// Replicas elsewhere must be able to connect.
+fn listening(state: &ServerState) -> Option<Item> {
+    let listens = state.value("listen_addresses");
+    let local_only = listens
+        .split(',')
+        .all(|address| matches!(address.trim(), "" | "localhost" | "127.0.0.1" | "::1"));
+    let elsewhere = state.access.iter().find(|access| !is_loopback(&access.address))?;
+    local_only.then(|| Item {
+        name: "listen_addresses".to_owned(),
+        why: format!(
+            "listen_addresses is '{listens}': replicas at {} cannot connect",
+            elsewhere.address
+        ),
+        fix: Fix::ByHand(
+            "set it to the address of this server that they reach, for example: ALTER SYSTEM SET listen_addresses = \
+             'localhost, 10.0.0.1'"
+                .to_owned(),
+        ),
+        needs_restart: true,
+    })
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = address.split('/').next().unwrap_or_default();
+    host.parse::<std::net::IpAddr>()
+        .is_ok_and(|address| address.is_loopback())
+}
+
+fn is_off(value: &str) -> bool {
+    matches!(
+        value.to_ascii_lowercase().as_str(),
+        "off" | "false" | "no" | "0" | ""
+    )
+}
+
+/// `0`, `0s`, `0min`.
+fn is_zero(value: &str) -> bool {
+    let digits: String = value.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse::<u64>().is_ok_and(|number| number == 0)
+}
+
+/// Whether a command runs `walship … push`.
+fn is_walship_push(command: &str) -> bool {
+    let words = command
+        .split_whitespace()
+        .map(|word| word.trim_matches(['\'', '"']));
+    let mut after_program = words
+        .skip_while(|word| Path::new(word).file_name().is_none_or(|name| name != "walship"))
+        .skip(1);
+    after_program.any(|word| word == "push")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(changes: &[(&str, &str)]) -> ServerState {
+        let ready = [
+            ("archive_command", "/usr/bin/walship push %p"),
+            ("archive_library", ""),
+            ("archive_mode", "on"),
+            ("archive_timeout", "60"),
+            ("listen_addresses", "localhost"),
+            ("max_replication_slots", "10"),
+            ("max_slot_wal_keep_size", "4096"),
+            ("max_wal_senders", "10"),
+            ("max_wal_size", "1024"),
+            ("password_encryption", "scram-sha-256"),
+            ("summarize_wal", "on"),
+            ("wal_keep_size", "0"),
+            ("wal_level", "replica"),
+        ];
+        let setting = |(name, value): &(&str, &str)| {
+            let setting = Setting {
+                value: (*value).to_owned(),
+                on_command_line: false,
+            };
+            ((*name).to_owned(), setting)
+        };
+        ServerState {
+            major: 18,
+            settings: ready.iter().chain(changes).map(setting).collect(),
+            role: Role::Present {
+                replicates: true,
+                password: StoredPassword::Scram,
+            },
+            access: vec![access("127.0.0.1/32", Some("scram-sha-256"))],
+            hba_file: "/pg_hba.conf".to_owned(),
+            hba_error: None,
+        }
+    }
+
+    fn access(address: &str, method: Option<&str>) -> Access {
+        Access {
+            address: address.to_owned(),
+            method: method.map(str::to_owned),
+            names_role: false,
+        }
+    }
+
+    fn wanted() -> Wanted {
+        Wanted {
+            role: "replicator".to_owned(),
+            password_given: false,
+            archive_command: "/opt/walship push %p".to_owned(),
+        }
+    }
+
+    fn fixes(state: &ServerState) -> Vec<(String, Fix)> {
+        let items = plan(state, &wanted());
+        items.into_iter().map(|item| (item.name, item.fix)).collect()
+    }
+
+    #[track_caller]
+    fn fixed_by(changes: &[(&str, &str)], sql: &[&str]) {
+        let expected: Vec<_> = sql.iter().map(|sql| Fix::Sql((*sql).to_owned())).collect();
+        let found: Vec<_> = fixes(&state(changes)).into_iter().map(|(_, fix)| fix).collect();
+        assert_eq!(found, expected, "{changes:?}");
+    }
+
+    #[test]
+    fn a_server_that_has_all_of_it_lacks_nothing() {
+        fixed_by(&[], &[]);
+        fixed_by(&[("wal_level", "logical"), ("archive_mode", "always")], &[]);
+        fixed_by(
+            &[("archive_command", "env A=b '/x y/walship' --config /c push %p")],
+            &[],
+        );
+        fixed_by(&[("max_wal_senders", "100"), ("archive_timeout", "5min")], &[]);
+    }
+
+    #[test]
+    fn what_is_too_little_is_raised_and_what_is_more_stays() {
+        fixed_by(
+            &[("wal_level", "minimal"), ("max_wal_senders", "0")],
+            &[
+                "ALTER SYSTEM SET wal_level = 'replica'",
+                "ALTER SYSTEM SET max_wal_senders = '10'",
+            ],
+        );
+        fixed_by(
+            &[("max_slot_wal_keep_size", "-1"), ("max_wal_size", "2048")],
+            &["ALTER SYSTEM SET max_slot_wal_keep_size = '8192MB'"],
+        );
+        fixed_by(
+            &[("archive_timeout", "0"), ("summarize_wal", "off")],
+            &[
+                "ALTER SYSTEM SET archive_timeout = '60s'",
+                "ALTER SYSTEM SET summarize_wal = 'on'",
+            ],
+        );
+        fixed_by(
+            &[("password_encryption", "md5"), ("max_replication_slots", "2")],
+            &[
+                "ALTER SYSTEM SET max_replication_slots = '10'",
+                "ALTER SYSTEM SET password_encryption = 'scram-sha-256'",
+            ],
+        );
+    }
+
+    #[test]
+    fn commands_that_throw_wal_away_are_replaced_and_other_tools_are_not() {
+        for command in ["", "(disabled)", "/bin/true", " : "] {
+            fixed_by(
+                &[("archive_command", command)],
+                &["ALTER SYSTEM SET archive_command = '/opt/walship push %p'"],
+            );
+        }
+        for changes in [
+            [("archive_command", "pgbackrest archive-push %p")],
+            [("archive_command", "cp %p /walship/push")],
+            [("archive_library", "basic_archive")],
+        ] {
+            let found = fixes(&state(&changes));
+            let [(_, Fix::Conflict(how))] = found.as_slice() else {
+                panic!("{changes:?}: {found:?}");
+            };
+            assert!(how.contains("'/opt/walship push %p'"), "{how}");
+        }
+    }
+
+    #[test]
+    fn what_stands_on_the_command_line_is_left_to_whoever_put_it_there() {
+        let mut state = state(&[("archive_mode", "off")]);
+        state.settings.get_mut("archive_mode").unwrap().on_command_line = true;
+        let found = fixes(&state);
+        assert!(
+            matches!(found.as_slice(), [(name, Fix::ByHand(_))] if name == "archive_mode"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_role_is_made_or_mended_and_its_password_changed_only_where_one_was_given() {
+        let with = |role| {
+            let state = ServerState { role, ..state(&[]) };
+            (fixes(&state), needs_password(&state, &wanted()))
+        };
+        let present = |replicates, password| Role::Present { replicates, password };
+        let (found, password) = with(Role::Missing);
+        assert_eq!(
+            found[0].1,
+            Fix::Sql("CREATE ROLE \"replicator\" LOGIN REPLICATION".to_owned())
+        );
+        assert!(password);
+        let (found, password) = with(present(false, StoredPassword::Scram));
+        assert!(matches!(&found[0].1, Fix::Sql(sql) if sql.starts_with("ALTER ROLE")) && !password);
+        let (found, password) = with(present(true, StoredPassword::Weak));
+        assert!(matches!(&found[0].1, Fix::ByHand(_)) && !password, "{found:?}");
+        assert!(with(present(true, StoredPassword::None)).1);
+    }
+
+    #[test]
+    fn only_replicas_that_are_not_asked_for_a_password_get_a_line_and_never_all_the_world() {
+        let mut state = state(&[("listen_addresses", "*")]);
+        state.access = vec![
+            access("127.0.0.1/32", Some("trust")),
+            access("10.0.0.0/24", None),
+            access("10.1.0.1/32", Some("cert")),
+            access("10.2.0.1/32", Some("md5")),
+        ];
+        let found = fixes(&state);
+        let [(_, Fix::HbaLines(lines))] = found.as_slice() else {
+            panic!("{found:?}");
+        };
+        assert_eq!(
+            lines,
+            &[
+                "host replication replicator 127.0.0.1/32 scram-sha-256",
+                "host replication replicator 10.0.0.0/24 scram-sha-256",
+                "host replication replicator 10.2.0.1/32 scram-sha-256",
+            ]
+        );
+        state.access[1].names_role = true;
+        state.access[1].method = Some("reject".to_owned());
+        assert!(matches!(fixes(&state).as_slice(), [(_, Fix::ByHand(_))]));
+    }
+
+    #[test]
+    fn replicas_elsewhere_need_a_server_that_listens_there() {
+        let mut state = state(&[]);
+        state.access = vec![access("10.0.0.0/24", Some("scram-sha-256"))];
+        assert!(matches!(fixes(&state).as_slice(), [(name, _)] if name == "listen_addresses"));
+    }
+}

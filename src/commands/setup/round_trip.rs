@@ -1,0 +1,83 @@
+//! From the server into the archive, once: the proof that archiving works.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::state::Primary;
+use crate::archive::keys::Key;
+use crate::error::{Error, Result};
+use crate::pg::WalName;
+use crate::store::Store;
+
+/// Between two looks into the archive.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// A segment that arrived.
+#[derive(Debug, Clone, Serialize)]
+pub struct RoundTrip {
+    /// Its name.
+    pub segment: String,
+    /// Seconds from the switch until it was there.
+    pub seconds: f64,
+}
+
+/// Ends the current segment, and waits until the archive has it.
+///
+/// # Errors
+/// `Unavailable` where it does not arrive in time, with what the archiver says; as the server and the store say.
+pub(super) async fn run(primary: &mut Primary, store: &Store, limit: Duration) -> Result<RoundTrip> {
+    // Something must be in the segment, or there is nothing to end.
+    let segment = primary
+        .text(
+            "write a restore point",
+            "SELECT pg_walfile_name(pg_create_restore_point('walship setup'))",
+        )
+        .await?;
+    primary.text("switch WAL", "SELECT pg_switch_wal()").await?;
+    let name: WalName = segment.parse()?;
+    let key = Key::of_wal(name)?.to_string();
+    let begun = Instant::now();
+    loop {
+        let looked = store.head(&key).await;
+        if let Ok(Some(_)) = looked {
+            return Ok(RoundTrip {
+                segment,
+                seconds: begun.elapsed().as_secs_f64(),
+            });
+        }
+        if begun.elapsed() > limit {
+            let why = match looked {
+                Err(error) => error.to_string(),
+                Ok(_) => archiver(primary).await?,
+            };
+            return Err(Error::unavailable(format!(
+                "all is set, but {segment} did not arrive in the archive {} within {} s: {why}",
+                store.location(),
+                limit.as_secs()
+            )));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// What the archiver has to say.
+async fn archiver(primary: &mut Primary) -> Result<String> {
+    let failed = primary
+        .text(
+            "ask the archiver",
+            "SELECT last_failed_wal || ', ' || failed_count || ' times' FROM pg_stat_archiver WHERE last_failed_time > \
+             coalesce(last_archived_time, '-infinity')",
+        )
+        .await?;
+    Ok(if failed.is_empty() {
+        "PostgreSQL counts no failure. Look into its log (a command that is not found ends the archiver, uncounted), and \
+         whether archive_command archives into this archive"
+            .to_owned()
+    } else {
+        format!(
+            "the archiver failed at {failed}; the reason is in the server's log, in lines that begin with walship:"
+        )
+    })
+}

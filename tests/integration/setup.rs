@@ -1,0 +1,253 @@
+//! `walship setup primary` on real servers: what it shows, what it does, and what it leaves alone.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::connection::{reload, started};
+use crate::server::majors;
+use crate::support::postgres::{Cluster, Stop};
+use crate::support::process::Output;
+use crate::support::scratch;
+use crate::support::stores::Place;
+use crate::support::walship::Walship;
+
+pub(crate) fn setup(walship: &Walship, cluster: &Cluster, arguments: &[&str]) -> Output {
+    let conninfo = cluster.conninfo();
+    let mut all = vec!["setup", "primary", "-d", &conninfo];
+    all.extend(arguments);
+    walship.run(&all)
+}
+
+fn file(cluster: &Cluster, name: &str) -> String {
+    std::fs::read_to_string(cluster.data_dir().join(name)).unwrap()
+}
+
+/// What `setup` may change.
+fn all_it_changes(cluster: &Cluster) -> (String, String, String) {
+    (
+        file(cluster, "pg_hba.conf"),
+        file(cluster, "postgresql.auto.conf"),
+        cluster.sql(
+            "select string_agg(rolname || coalesce(rolpassword, ''), ' ' order by rolname) from pg_authid",
+        ),
+    )
+}
+
+/// A place for the archive, and walship with a home of its own.
+fn at_home() -> (Place, tempfile::TempDir, Walship) {
+    let place = Place::directory();
+    let home = scratch();
+    let walship = Walship::at(&place).env("HOME", home.path());
+    (place, home, walship)
+}
+
+#[test]
+fn a_fresh_cluster_is_shown_what_it_lacks_and_nothing_is_changed() {
+    for &major in majors() {
+        let (_place, home, walship) = at_home();
+        let cluster = started(major, &[]);
+        let before = all_it_changes(&cluster);
+        let text = setup(&walship, &cluster, &[]).succeeded().stdout;
+        for part in [
+            "ALTER SYSTEM SET archive_mode = 'on';",
+            "ALTER SYSTEM SET archive_command = 'env WALSHIP_ARCHIVE=file:///",
+            "push %p';",
+            "ALTER SYSTEM SET archive_timeout = '60s';",
+            "ALTER SYSTEM SET max_slot_wal_keep_size = '4096MB';",
+            "CREATE ROLE \"replicator\" LOGIN REPLICATION;",
+            "--   host replication replicator 127.0.0.1/32 scram-sha-256",
+            "(needs a restart)",
+        ] {
+            assert!(text.contains(part), "{major} lacks {part:?}: {text}");
+        }
+        assert_eq!(text.contains("summarize_wal"), major >= 17, "{text}");
+        assert!(
+            !text.contains("0.0.0.0/0") && !text.contains("wal_level"),
+            "{text}"
+        );
+        assert_eq!(all_it_changes(&cluster), before);
+        assert!(std::fs::read_dir(home.path()).unwrap().next().is_none());
+        // It is a script that psql takes.
+        let script = home.path().join("setup.sql");
+        std::fs::write(&script, &text).unwrap();
+        cluster
+            .run_program("psql", &["-v", "ON_ERROR_STOP=1", "-f", script.to_str().unwrap()])
+            .succeeded();
+    }
+}
+
+#[test]
+fn apply_does_it_and_after_the_restart_a_segment_arrives_and_there_is_nothing_to_do() {
+    for &major in majors() {
+        let (_place, home, walship) = at_home();
+        let mut cluster = started(major, &[("log_statement", "all"), ("max_wal_senders", "20")]);
+        let first = setup(&walship, &cluster, &["--apply"]).succeeded().stdout;
+        assert!(first.contains("A restart is needed for: archive_mode"), "{first}");
+        assert_eq!(cluster.sql("show max_wal_senders"), "20");
+
+        let passfile = home.path().join(".pgpass");
+        assert_eq!(passfile.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        let line = std::fs::read_to_string(&passfile).unwrap();
+        let password = line.trim_end().rsplit(':').next().unwrap();
+        assert!(password.len() >= 32, "{line}");
+        for place in [&first, &cluster.log()] {
+            assert!(!place.contains(password), "the password is in {place}");
+        }
+        log_in(&cluster, &passfile);
+
+        let second = setup(&walship, &cluster, &["--apply"]).succeeded().stdout;
+        assert!(
+            second.contains("nothing to do") && second.contains("A restart is needed"),
+            "{second}"
+        );
+        cluster.stop(Stop::Fast);
+        cluster.start();
+        let done = all_it_changes(&cluster);
+        for _ in 0..2 {
+            let report = setup(&walship, &cluster, &["--apply", "--json"])
+                .succeeded()
+                .stdout;
+            let report: Value = serde_json::from_str(&report).unwrap();
+            assert_eq!(report["missing"], Value::Array(Vec::new()), "{report}");
+            let segment = report["round_trip"]["segment"].as_str().unwrap().to_owned();
+            let listed = walship.run(&["list", "wal"]).succeeded().stdout;
+            assert!(listed.contains(&segment), "{listed}");
+        }
+        assert_eq!(all_it_changes(&cluster), done);
+        let shown = setup(&walship, &cluster, &[]).succeeded().stdout;
+        assert!(shown.contains("nothing to do"), "{shown}");
+        // The old pg_hba.conf is kept, once.
+        let kept = std::fs::read_dir(cluster.data_dir()).unwrap();
+        let kept = kept.filter(|entry| {
+            let name = entry.as_ref().unwrap().file_name();
+            name.to_string_lossy().starts_with("pg_hba.conf.before-walship-")
+        });
+        assert_eq!(kept.count(), 1);
+    }
+}
+
+/// The role gets in with its password, by SCRAM, although an older line lets everybody in.
+#[track_caller]
+fn log_in(cluster: &Cluster, passfile: &Path) {
+    let port = cluster.port().to_string();
+    let conninfo = format!("host=127.0.0.1 port={port} user=replicator dbname=replication replication=true");
+    let with = |passfile: &Path| {
+        let mut psql = cluster.program("psql");
+        psql.args(["-w", "-c", "IDENTIFY_SYSTEM", &conninfo])
+            .env("PGPASSFILE", passfile);
+        crate::support::process::Running::start(&mut psql).wait(std::time::Duration::from_secs(60))
+    };
+    with(passfile).succeeded();
+    let without = with(Path::new("/nowhere"));
+    assert!(without.stderr.contains("no password supplied"), "{without:?}");
+}
+
+#[test]
+fn a_given_password_is_used_and_another_network_gets_a_line() {
+    let (_place, home, walship) = at_home();
+    let cluster = started(18, &[("listen_addresses", "localhost")]);
+    let given = home.path().join("given");
+    std::fs::write(&given, "S3:CRET\n").unwrap();
+    let own = home.path().join("own");
+    let arguments = [
+        "--apply",
+        "--role",
+        "Ship",
+        "--password-file",
+        given.to_str().unwrap(),
+        "--passfile",
+        own.to_str().unwrap(),
+        "--replica-address",
+        "10.0.0.0/24",
+    ];
+    let output = setup(&walship, &cluster, &arguments).succeeded();
+    assert!(
+        !output.stdout.contains("S3") && !output.stderr.contains("S3"),
+        "{output:?}"
+    );
+    let line = std::fs::read_to_string(&own).unwrap();
+    assert_eq!(line, format!("*:{}:replication:Ship:S3\\:CRET\n", cluster.port()));
+    let hba = file(&cluster, "pg_hba.conf");
+    let rules: Vec<_> = hba
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .collect();
+    assert_eq!(rules[0], "host replication \"Ship\" 10.0.0.0/24 scram-sha-256");
+}
+
+#[test]
+fn another_tools_archiving_is_a_conflict_and_nothing_is_changed() {
+    for &major in majors() {
+        let (_place, _home, walship) = at_home();
+        for (name, value) in [
+            ("archive_command", "other-tool push %p"),
+            ("archive_library", "basic_archive"),
+        ] {
+            if name == "archive_library" && major < 15 {
+                continue;
+            }
+            let cluster = started(major, &[("archive_mode", "on"), (name, value)]);
+            let before = all_it_changes(&cluster);
+            let output = setup(&walship, &cluster, &["--apply"]).exited(4);
+            assert!(output.stderr.contains(value), "{}", output.stderr);
+            assert!(
+                output.stderr.contains("ALTER SYSTEM SET archive_command"),
+                "{}",
+                output.stderr
+            );
+            assert_eq!(output.stderr.trim_end().lines().count(), 1, "{}", output.stderr);
+            assert_eq!(all_it_changes(&cluster), before, "{name}");
+            let shown = setup(&walship, &cluster, &[]).succeeded().stdout;
+            assert!(shown.contains("-- CONFLICT"), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn a_broken_pg_hba_conf_is_left_alone() {
+    let (_place, _home, walship) = at_home();
+    let cluster = started(18, &[]);
+    cluster.append("pg_hba.conf", "host nonsense\n");
+    let before = file(&cluster, "pg_hba.conf");
+    let text = setup(&walship, &cluster, &["--apply"]).succeeded().stdout;
+    assert!(text.contains("cannot be read as a whole: line"), "{text}");
+    assert_eq!(file(&cluster, "pg_hba.conf"), before);
+}
+
+#[test]
+fn only_a_superuser_sets_up_and_only_a_primary_is_set_up() {
+    for &major in majors() {
+        let (_place, _home, walship) = at_home();
+        let mut cluster = started(major, &[]);
+        cluster.sql("create role plain login");
+        let plain = cluster.conninfo().replace("user=postgres", "user=plain");
+        let output = walship.run(&["setup", "primary", "-d", &plain]).exited(6);
+        assert!(output.stderr.contains("no superuser"), "{}", output.stderr);
+        cluster.stop(Stop::Fast);
+        cluster.append("standby.signal", "");
+        cluster.start();
+        let output = setup(&walship, &cluster, &["--apply"]).exited(2);
+        assert!(output.stderr.contains("is a standby"), "{}", output.stderr);
+    }
+}
+
+#[test]
+fn a_segment_that_does_not_arrive_is_said_with_what_the_archiver_says() {
+    for &major in majors() {
+        let (_place, _home, walship) = at_home();
+        let cluster = started(
+            major,
+            &[
+                ("archive_mode", "on"),
+                ("archive_command", "/bin/sh -c 'exit 1' walship push %p"),
+            ],
+        );
+        let output = setup(&walship, &cluster, &["--apply", "--timeout", "4s"]).exited(5);
+        for part in ["did not arrive", "within 4 s", "the archiver failed at 00000001"] {
+            assert!(output.stderr.contains(part), "{}", output.stderr);
+        }
+        reload(&cluster);
+    }
+}
