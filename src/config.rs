@@ -82,6 +82,8 @@ pub struct Settings {
     pub recover_concurrency: usize,
     /// `[drill]`.
     pub drill: DrillSettings,
+    /// `[verify]`.
+    pub verify: VerifySettings,
     /// `[s3]`; its `operation_timeout` is `s3.timeout`.
     pub store: StoreOptions,
 }
@@ -166,6 +168,17 @@ pub struct DrillSettings {
     pub shared_buffers: ByteSize,
     /// `drill.preload_libraries`.
     pub preload_libraries: String,
+}
+
+/// Settings of `walship verify`.
+#[derive(Debug, Clone)]
+pub struct VerifySettings {
+    /// `verify.recheck`.
+    pub recheck: Duration,
+    /// `verify.concurrency`, at least 1.
+    pub concurrency: usize,
+    /// `verify.max_rate`, in bytes a second.
+    pub max_rate: Option<ByteSize>,
 }
 
 /// What the command line and the environment say; the file is found through them.
@@ -396,6 +409,11 @@ impl Raw {
                 shared_buffers: self.required("drill.shared_buffers")?,
                 preload_libraries: self.text("drill.preload_libraries"),
             },
+            verify: VerifySettings {
+                recheck: self.duration("verify.recheck")?,
+                concurrency: at_least_one(self.required("verify.concurrency")?),
+                max_rate: self.verify_rate()?,
+            },
             store: self.store_options()?,
             raw: self,
         })
@@ -501,6 +519,17 @@ impl Raw {
             return Err(self.invalid("backup.part_size", "choose 4MiB to 256MiB"));
         }
         Ok(bytes)
+    }
+
+    /// Slower than this the store's own time limits end the reading.
+    fn verify_rate(&self) -> Result<Option<ByteSize>> {
+        let rate: Option<ByteSize> = self.optional("verify.max_rate")?;
+        match rate {
+            Some(rate) if rate.0 < (64 << 10) => {
+                Err(self.invalid("verify.max_rate", "choose at least 64KiB, or none"))
+            }
+            rate => Ok(rate),
+        }
     }
 
     fn invalid(&self, key: &'static str, why: impl fmt::Display) -> Error {

@@ -82,6 +82,9 @@ fn settings(cli: &Cli) -> Result<Settings> {
             ("backup.wal_timeout", &args.wal_timeout),
         ]);
     }
+    if let Command::Verify(args) = &cli.command {
+        flags.push(("verify.max_rate", &args.max_rate));
+    }
     let settings = Settings::load(&Sources {
         config_flag: config.clone(),
         flags: flags

@@ -280,6 +280,12 @@ impl WalDecoder {
         Ok(bytes.get(input.pos()..).unwrap_or_default())
     }
 
+    /// Whether the content has come to its end, whatever the trailer says of it.
+    #[must_use]
+    pub fn has_whole_content(&self) -> bool {
+        matches!(self.state, State::Trailer(_))
+    }
+
     /// Ends the object: everything was there, and the content is what the trailer says.
     ///
     /// # Errors

@@ -185,10 +185,8 @@ fn write_line(output: &mut impl Write, line: &impl Serialize) -> Result<()> {
 #[must_use]
 pub fn is_due(key: &str, verified_at: DateTime<Utc>, now: DateTime<Utc>, period: Duration) -> bool {
     let period = i64::try_from(period.as_millis()).unwrap_or(i64::MAX).max(1);
-    let start = Sha256Sum::of(key.as_bytes()).0;
-    let phase = start.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
     // Below the period, which is an i64.
-    let phase = (phase % period.cast_unsigned()).cast_signed();
+    let phase = (Sha256Sum::of(key.as_bytes()).first_eight() % period.cast_unsigned()).cast_signed();
     let rounds = |moment: DateTime<Utc>| (moment.timestamp_millis() - phase).div_euclid(period);
     // A clock that was put back proves nothing.
     verified_at > now || rounds(now) > rounds(verified_at)

@@ -1,5 +1,6 @@
 //! walship's format, as `docs/format.md` specifies it. Pure: no I/O, no clock, no environment.
 
+pub mod assessment;
 pub mod backup;
 pub mod catalogue;
 pub mod codec;
@@ -89,6 +90,12 @@ impl Sha256Sum {
     pub fn of(bytes: &[u8]) -> Self {
         use sha2::Digest;
         Self(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// Its first eight bytes, big-endian: what some keys carry.
+    #[must_use]
+    pub fn first_eight(&self) -> u64 {
+        self.0.first_chunk().map_or(0, |start| u64::from_be_bytes(*start))
     }
 }
 

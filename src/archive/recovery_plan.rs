@@ -23,6 +23,8 @@ use super::window::LastEnds;
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, SegmentName, TimelineId};
 
+pub use self::end::known_until;
+
 /// Where recovery stops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {

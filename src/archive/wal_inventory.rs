@@ -20,6 +20,7 @@ pub struct WalInventory {
     timelines: BTreeMap<TimelineId, HeldTimeline>,
     foreign: u64,
     empty: u64,
+    stored_bytes: u64,
 }
 
 /// What the archive holds of one timeline.
@@ -79,12 +80,14 @@ impl WalInventory {
             timelines: BTreeMap::new(),
             foreign: 0,
             empty: 0,
+            stored_bytes: 0,
         }
     }
 
     /// Takes note of a listed object below `wal/`. What is no key of an archive is counted and
     /// otherwise ignored; an empty object is never a WAL file, so it does not count as held.
     pub fn add(&mut self, key: &str, size_bytes: u64) {
+        self.stored_bytes += size_bytes;
         match key.parse() {
             Ok(_) if size_bytes == 0 => self.empty += 1,
             Ok(Key::Segment(name)) => match name.number(self.segment_size) {
@@ -101,14 +104,19 @@ impl WalInventory {
         }
     }
 
-    /// Takes a segment out again: what lies there is not it.
-    pub fn remove(&mut self, name: SegmentName) {
-        if let (Ok(number), Some(held)) = (
-            name.number(self.segment_size),
-            self.timelines.get_mut(&name.timeline()),
-        ) {
-            held.segments.remove_range(number.0, number.0);
+    /// Takes segments out again: what lies there is not them.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that no segment of this cluster has.
+    pub fn remove(&mut self, range: SegmentRange) -> Result<()> {
+        let (first, last) = (
+            range.first.number(self.segment_size)?,
+            range.last.number(self.segment_size)?,
+        );
+        if let Some(held) = self.timelines.get_mut(&range.first.timeline()) {
+            held.segments.remove_range(first.0, last.0);
         }
+        Ok(())
     }
 
     /// As [`WalInventory::add`], and remembers when the store says the object was stored.
@@ -141,6 +149,12 @@ impl WalInventory {
     #[must_use]
     pub fn foreign(&self) -> u64 {
         self.foreign
+    }
+
+    /// Bytes of everything below `wal/`, as stored.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
     }
 
     /// Objects with a WAL file's key and no content.
@@ -281,7 +295,8 @@ mod tests {
             let mut set: BTreeSet<u64> = listed.iter().copied().collect();
             for number in removed {
                 set.remove(&number);
-                inventory.remove(SegmentName::new(TimelineId::FIRST, SegmentNumber(number), SIZE).unwrap());
+                let range = SegmentRange::new(TimelineId::FIRST, SegmentNumber(number), SegmentNumber(number), SIZE);
+                inventory.remove(range.unwrap()).unwrap();
             }
             let tli = TimelineId::FIRST;
             let in_ranges: Vec<u64> = inventory.ranges(tli).map(numbers).flat_map(|(a, b)| a..=b).collect();

@@ -7,7 +7,9 @@ mod drill;
 mod expire;
 mod list;
 mod recover;
+mod repair;
 mod setup;
+mod verify;
 mod wal;
 
 use std::path::PathBuf;
@@ -21,7 +23,9 @@ pub use drill::DrillArgs;
 pub use expire::{ExpireArgs, KeepArgs};
 pub use list::{ListArgs, ListPart};
 pub use recover::{ArchiveMode, RecoverArgs, TargetAction, TargetArgs};
+pub use repair::RepairArgs;
 pub use setup::{SetupArgs, SetupCommand, SetupPrimaryArgs};
+pub use verify::VerifyArgs;
 pub use wal::{PushArgs, RestoreArgs};
 
 /// Keeps a PostgreSQL cluster recoverable to any moment from an object store.
@@ -81,6 +85,10 @@ pub enum Command {
     Keep(KeepArgs),
     /// Prepare a server for archiving and replication
     Setup(SetupArgs),
+    /// Read what is stored, check it, and say what it is worth
+    Verify(VerifyArgs),
+    /// Replace a damaged WAL file in the archive by a good local copy
+    Repair(RepairArgs),
     /// Print the completion script of a shell
     Completions {
         /// The shell.

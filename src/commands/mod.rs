@@ -12,6 +12,7 @@ pub mod programs;
 pub mod progress;
 pub mod push;
 pub mod recover;
+pub mod repair;
 pub mod restore;
 pub mod seed;
 pub mod setup;

@@ -66,14 +66,19 @@ async fn push(name: WalName, options: &PushOptions, store: &Store, now: DateTime
     if let WalName::History(_) = name {
         source.check_history(store, &identity).await?;
     }
-    let key = match name {
-        WalName::Partial(segment) => Key::Partial {
-            segment,
-            sha256_start: first_eight(&trailer),
-        },
-        _ => Key::of_wal(name)?,
-    };
+    let key = key_of(name, &trailer)?;
     put_or_compare(&key, name, &body, &trailer, store, &identity).await
+}
+
+/// Where a file with this content is stored.
+pub(super) fn key_of(name: WalName, trailer: &Trailer) -> Result<Key> {
+    match name {
+        WalName::Partial(segment) => Ok(Key::Partial {
+            segment,
+            sha256_start: trailer.sha256.first_eight(),
+        }),
+        _ => Key::of_wal(name),
+    }
 }
 
 async fn put_or_compare(
@@ -104,17 +109,13 @@ async fn compare(key: &str, name: WalName, ours: &Trailer, store: &Store) -> Res
     let url = store.url_of(key);
     let theirs = match stored_wal::verify(store, key, LARGEST_SEGMENT).await {
         Ok(trailer) => trailer,
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            return Err(error.context(format!(
-                "{url} is there already but damaged; move it away (never delete it unseen) and {name} will be stored again"
-            )));
-        }
+        Err(error) if error.kind() == ErrorKind::Corrupt => return Err(damaged(error, &url, name)),
         Err(error) => return Err(error.context(format!("compare with {url}, which is there already"))),
     };
-    if theirs.name == ours.name
-        && theirs.sha256 == ours.sha256
-        && theirs.system_identifier == ours.system_identifier
-    {
+    theirs
+        .check(name, ours.system_identifier)
+        .map_err(|error| damaged(error, &url, name))?;
+    if theirs.sha256 == ours.sha256 {
         return Ok(PushReport::AlreadyStored);
     }
     Err(Error::conflict(format!(
@@ -125,8 +126,14 @@ async fn compare(key: &str, name: WalName, ours: &Trailer, store: &Store) -> Res
     )))
 }
 
+fn damaged(error: Error, url: &str, name: WalName) -> Error {
+    error.context(format!(
+        "{url} is there already but damaged; see what it is, and replace it with walship repair {name}"
+    ))
+}
+
 /// A file of `pg_wal`, opened and checked.
-struct Source {
+pub(super) struct Source {
     name: WalName,
     path: PathBuf,
     size: u64,
@@ -137,7 +144,11 @@ struct Source {
 }
 
 impl Source {
-    fn open(name: WalName, path: &Path) -> Result<Self> {
+    /// Opens a file that should be `name`.
+    ///
+    /// # Errors
+    /// `Invalid` and `Corrupt` for a file that is not.
+    pub(super) fn open(name: WalName, path: &Path) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(|error| not_there(path, error))?;
         if !metadata.is_file() {
             return Err(Error::invalid(format!(
@@ -217,7 +228,7 @@ impl Source {
 
     /// A timeline's history must begin with that of each timeline it came from, as far as the
     /// archive has them: timeline 1 has none, and an archive may have begun on a later one.
-    async fn check_history(&self, store: &Store, identity: &Identity) -> Result<()> {
+    pub(super) async fn check_history(&self, store: &Store, identity: &Identity) -> Result<()> {
         let WalName::History(timeline) = self.name else {
             return Ok(());
         };
@@ -241,11 +252,26 @@ impl Source {
             };
         }
         let identity = identity::require(store).await?;
-        identity.check_system_identifier(self.system_identifier, &store.location().to_string())?;
+        self.check_identity(&identity, &store.location().to_string())?;
         Ok(identity)
     }
 
-    async fn compress(&self, options: &PushOptions) -> Result<(Body, Trailer)> {
+    /// Whether the file is the archive's cluster's.
+    ///
+    /// # Errors
+    /// `Invalid` where it is another's.
+    pub(super) fn check_identity(&self, identity: &Identity, url: &str) -> Result<()> {
+        match self.cluster {
+            Some(cluster) => identity.check(cluster, url),
+            None => identity.check_system_identifier(self.system_identifier, url),
+        }
+    }
+
+    /// The stored object that the file becomes.
+    ///
+    /// # Errors
+    /// `Internal` where the file cannot be read.
+    pub(super) async fn compress(&self, options: &PushOptions) -> Result<(Body, Trailer)> {
         let mut file = self.file()?;
         let output = BodyWriter::new(options.memory_bytes);
         let mut encoder = WalEncoder::new(output, options.compression_level, self.size)?;
@@ -316,13 +342,4 @@ fn wal_name(path: &Path) -> Result<WalName> {
         .unwrap_or_default();
     name.parse()
         .map_err(|error: Error| error.context(format!("push {}", path.display())))
-}
-
-fn first_eight(trailer: &Trailer) -> u64 {
-    trailer
-        .sha256
-        .0
-        .iter()
-        .take(8)
-        .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

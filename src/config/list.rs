@@ -191,6 +191,21 @@ pub const SETTINGS: &[Setting] = &[
         "shared_preload_libraries of the drill's server, for extensions with WAL records or tables of their own",
     ),
     setting(
+        "verify.recheck",
+        "30d",
+        "time within which verify reads every object again, whatever it knows; a share of them in each run",
+    ),
+    setting(
+        "verify.concurrency",
+        "0",
+        "objects that verify reads at the same time; 0 means one for each core, at most 8",
+    ),
+    setting(
+        "verify.max_rate",
+        "",
+        "most bytes a second that verify reads from the store; none means no limit",
+    ),
+    setting(
         "s3.endpoint",
         "",
         "base URL of an S3-compatible server; none means AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else AWS",

@@ -57,7 +57,7 @@ fn every_setting_can_be_set_in_the_file_and_in_the_environment() {
     for setting in SETTINGS {
         let value = match setting.default {
             "" if setting.key == "archive" => "file:///srv/archive",
-            "" if setting.key == "backup.max_rate" => "1MiB",
+            "" if setting.key.ends_with(".max_rate") => "1MiB",
             "" if setting.key == "doctor.ignore" => "settings.fsync, slots.limit",
             "" if setting.key == "retention.keep_window" => "14d",
             "" if setting.key.starts_with("retention.") => "3",

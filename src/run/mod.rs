@@ -10,10 +10,12 @@ mod list;
 mod man;
 mod push;
 mod recover;
+mod repair;
 mod restore;
 mod seed;
 mod setup;
 mod this_walship;
+mod verify;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -42,6 +44,8 @@ pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
         Command::Expire(args) => expire::run(&args, settings),
         Command::Keep(args) => keep::run(&args, settings),
         Command::Setup(args) => setup::run(&args, settings),
+        Command::Verify(args) => verify::run(&args, settings),
+        Command::Repair(args) => repair::run(args, settings),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "walship", &mut script);

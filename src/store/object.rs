@@ -21,6 +21,12 @@ use crate::error::{Context, Error, Result};
 pub struct Version(pub(super) String);
 
 impl Version {
+    /// As the store writes it; empty where it tells no versions apart.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether the store tells versions apart at all; `If-Match` needs it.
     pub(super) fn is_known(&self) -> bool {
         !self.0.is_empty()

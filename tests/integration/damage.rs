@@ -18,20 +18,20 @@ use crate::support::{command_as_user, make_dir, scratch};
 
 /// One archive, undamaged: two backups on timeline 1, two promotions, and what recovery to its end
 /// gives.
-struct Original {
+pub(crate) struct Original {
     archive: PathBuf,
     tablespaces: [PathBuf; 2],
     /// The first backup, of which the cases damage the objects.
-    backup: String,
-    other_backup: String,
+    pub(crate) backup: String,
+    pub(crate) other_backup: String,
     /// A segment that the first backup cannot be restored without.
-    segment: String,
+    pub(crate) segment: String,
     /// Every file of the data directory and its tablespaces as restored from the first backup.
     restored: BTreeMap<PathBuf, Vec<u8>>,
 }
 
 impl Original {
-    fn shared() -> &'static Self {
+    pub(crate) fn shared() -> &'static Self {
         static ORIGINAL: OnceLock<Original> = OnceLock::new();
         ORIGINAL.get_or_init(Self::make)
     }
@@ -98,7 +98,7 @@ impl Original {
     }
 
     /// The objects to damage: what they are, their keys, and another object of the same kind.
-    fn objects(&self) -> Vec<(&'static str, String, String)> {
+    pub(crate) fn objects(&self) -> Vec<(&'static str, String, String)> {
         let of = |name: &str| (Self::key(&self.backup, name), Self::key(&self.other_backup, name));
         let tablespace = fs::read_dir(self.archive.join(Self::key(&self.backup, "")))
             .unwrap()
@@ -136,7 +136,7 @@ impl Original {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Damage {
+pub(crate) enum Damage {
     BitFlip,
     Truncation,
     Emptiness,
@@ -144,7 +144,7 @@ enum Damage {
     Swap,
 }
 
-const EVERY: [Damage; 5] = [
+pub(crate) const EVERY: [Damage; 5] = [
     Damage::BitFlip,
     Damage::Truncation,
     Damage::Emptiness,
@@ -153,13 +153,13 @@ const EVERY: [Damage; 5] = [
 ];
 
 /// A copy of the archive, to be damaged.
-struct Case {
+pub(crate) struct Case {
     root: tempfile::TempDir,
-    archive: PathBuf,
+    pub(crate) archive: PathBuf,
 }
 
 impl Case {
-    fn of(original: &Original) -> Self {
+    pub(crate) fn of(original: &Original) -> Self {
         let root = scratch();
         let archive = root.path().join("archive");
         let copied = command_as_user("/bin/cp")
@@ -173,7 +173,7 @@ impl Case {
     }
 
     /// Spoils an object; `other` is another of its kind.
-    fn damage(&self, key: &str, other: &str, damage: Damage) {
+    pub(crate) fn damage(&self, key: &str, other: &str, damage: Damage) {
         let path = self.archive.join(key);
         let mut bytes = fs::read(&path).unwrap();
         match damage {
@@ -194,7 +194,7 @@ impl Case {
         fs::write(self.archive.join(key), bytes).unwrap();
     }
 
-    fn walship(&self) -> Walship {
+    pub(crate) fn walship(&self) -> Walship {
         Walship::new(&format!("file://{}", self.archive.display())).env("WALSHIP_RESTORE_TIMEOUT", "2s")
     }
 

@@ -82,7 +82,8 @@ pub(crate) fn reach(catalogue: &Catalogue, chain: &TimelineChain<'_>, backup: &B
 
 /// The last segment of a timeline of which something else in the archive tells: a backup's record,
 /// or a timeline that branched off later. An archive that lost the end of its WAL is recognised so.
-fn known_until(catalogue: &Catalogue, timeline: TimelineId) -> Option<SegmentNumber> {
+#[must_use]
+pub fn known_until(catalogue: &Catalogue, timeline: TimelineId) -> Option<SegmentNumber> {
     let size = catalogue.wal.segment_size();
     let backups = catalogue
         .readable()

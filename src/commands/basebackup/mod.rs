@@ -15,7 +15,7 @@ mod objects;
 mod parts;
 mod record;
 mod server;
-mod verify;
+pub(super) mod verify;
 mod wal_wait;
 
 use std::time::{Duration, Instant};

@@ -31,7 +31,8 @@ pub(super) async fn every_file_is_indexed(checked: Checked) -> Result<(Checked, 
         let index = FileIndexReader::new(checked.index.reader(), "the index just made")?;
         let manifest = zstd::stream::read::Decoder::new(checked.manifest.reader())
             .map_err(|error| Error::io("start decompression", error))?;
-        let manifest = compare(manifest, index, &checked.streams)?;
+        let manifest = compare(manifest, index, &checked.streams, |_, _| Ok(()))
+            .map_err(|error| mismatch_of_sender(&error))?;
         Ok((checked, manifest))
     };
     tokio::task::spawn_blocking(compare)
@@ -39,15 +40,22 @@ pub(super) async fn every_file_is_indexed(checked: Checked) -> Result<(Checked, 
         .unwrap_or_else(|error| Err(Error::internal(format!("{error}; this is a defect in walship"))))
 }
 
-fn compare(
+/// Goes through manifest and index side by side; `each` sees the files that agree.
+///
+/// # Errors
+/// `Corrupt` where they differ, and where the manifest does not match its own checksum; what `each`
+/// returns.
+pub(in crate::commands) fn compare(
     manifest: impl Read,
     index: impl Iterator<Item = Result<IndexEntry>>,
     streams: &[TarStream],
+    mut each: impl FnMut(&ManifestFile, &IndexEntry) -> Result<()>,
 ) -> Result<Manifest> {
     let mut sent = index.filter(|entry| entry.as_ref().map_or(true, |entry| entry.kind == EntryKind::File));
     let manifest = Manifest::read(manifest, |listed| {
         let entry = sent.next().transpose()?;
-        check(&listed, entry.as_ref(), streams)
+        let entry = check(&listed, entry.as_ref(), streams)?;
+        each(&listed, entry)
     })?;
     match sent.next().transpose()? {
         None => Ok(manifest),
@@ -55,7 +63,11 @@ fn compare(
     }
 }
 
-fn check(listed: &ManifestFile, entry: Option<&IndexEntry>, streams: &[TarStream]) -> Result<()> {
+fn check<'a>(
+    listed: &ManifestFile,
+    entry: Option<&'a IndexEntry>,
+    streams: &[TarStream],
+) -> Result<&'a IndexEntry> {
     let path = &listed.path;
     let Some(entry) = entry else {
         return Err(mismatch(&format!("{path} is listed but was not sent")));
@@ -72,7 +84,7 @@ fn check(listed: &ManifestFile, entry: Option<&IndexEntry>, streams: &[TarStream
             listed.size_bytes, entry.size
         )));
     }
-    Ok(())
+    Ok(entry)
 }
 
 fn path_in_manifest(entry: &IndexEntry, streams: &[TarStream]) -> String {
@@ -85,8 +97,12 @@ fn path_in_manifest(entry: &IndexEntry, streams: &[TarStream]) -> String {
 
 fn mismatch(what: &str) -> Error {
     Error::corrupt(format!(
-        "PostgreSQL's manifest does not fit the files it sent: {what}; take the backup again"
+        "PostgreSQL's manifest does not fit the files it sent: {what}"
     ))
+}
+
+fn mismatch_of_sender(error: &Error) -> Error {
+    Error::new(error.kind(), format!("{error}; take the backup again"))
 }
 
 #[cfg(test)]
@@ -159,7 +175,12 @@ mod tests {
             location: "/srv/fast".to_owned(),
         };
         let streams = [stream(Some(tablespace)), stream(None)];
-        compare(&manifest(files)[..], index.into_iter().map(Ok), &streams)
+        compare(
+            &manifest(files)[..],
+            index.into_iter().map(Ok),
+            &streams,
+            |_, _| Ok(()),
+        )
     }
 
     #[test]

@@ -8,9 +8,9 @@
 use std::io::Write;
 
 use crate::archive::Sha256Sum;
-use crate::archive::backup::BackupRecord;
+use crate::archive::backup::{BackupRecord, StoredObject};
 use crate::archive::file_index::FileIndexReader;
-use crate::archive::keys::{BackupObject, Key};
+use crate::archive::keys::{BackupId, BackupObject, Key};
 use crate::error::{Context, Error, Result};
 use crate::store::{Body, BodyReader, BodyWriter, Store};
 
@@ -19,22 +19,27 @@ use super::extract::damaged;
 /// Bytes of the index that are held in memory.
 const MEMORY_LIMIT_BYTES: usize = 8 << 20;
 
-/// A verified `files.zst`.
+/// An object of a backup, verified.
 #[derive(Debug)]
-pub struct Index {
+pub struct Spooled {
     body: Body,
     /// For messages.
     pub url: String,
 }
 
-impl Index {
-    /// Fetches the index of a backup.
+impl Spooled {
+    /// Fetches an object of a backup.
     ///
     /// # Errors
     /// `Corrupt` where it is not what the record says, `NotFound` where it is missing; as the store
     /// says.
-    pub async fn fetch(store: &Store, record: &BackupRecord) -> Result<Self> {
-        let key = Key::Backup(record.id.clone(), BackupObject::Files).to_string();
+    pub async fn fetch(
+        store: &Store,
+        id: &BackupId,
+        object: BackupObject,
+        expected: StoredObject,
+    ) -> Result<Self> {
+        let key = Key::Backup(id.clone(), object).to_string();
         let url = store.url_of(&key);
         let mut object = store.get(&key).await.context(|| format!("read {url}"))?;
         let mut body = BodyWriter::new(MEMORY_LIMIT_BYTES);
@@ -44,16 +49,44 @@ impl Index {
         }
         let body = body.finish();
         let sum = Sha256Sum(body.sha256);
-        if body.length() != record.files.stored_bytes || sum != record.files.sha256 {
+        if body.length() != expected.stored_bytes || sum != expected.sha256 {
             let found = Error::corrupt(format!(
                 "it has {} bytes and SHA-256 {sum}, backup.json says {} bytes and {}",
                 body.length(),
-                record.files.stored_bytes,
-                record.files.sha256
+                expected.stored_bytes,
+                expected.sha256
             ));
             return Err(damaged(found, &url));
         }
         Ok(Self { body, url })
+    }
+
+    /// Its bytes, from the first.
+    #[must_use]
+    pub fn reader(&self) -> BodyReader<'_> {
+        self.body.reader()
+    }
+}
+
+/// A verified `files.zst`.
+#[derive(Debug)]
+pub struct Index(Spooled);
+
+impl Index {
+    /// Fetches the index of a backup.
+    ///
+    /// # Errors
+    /// As [`Spooled::fetch`].
+    pub async fn fetch(store: &Store, record: &BackupRecord) -> Result<Self> {
+        Spooled::fetch(store, &record.id, BackupObject::Files, record.files)
+            .await
+            .map(Self)
+    }
+
+    /// Its URL, for messages.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.0.url
     }
 
     /// Its entries, from the first.
@@ -61,6 +94,6 @@ impl Index {
     /// # Errors
     /// `Internal` where there is no memory for it.
     pub fn entries(&self) -> Result<FileIndexReader<BodyReader<'_>>> {
-        FileIndexReader::new(self.body.reader(), self.url.as_str())
+        FileIndexReader::new(self.0.reader(), self.url())
     }
 }

@@ -7,7 +7,7 @@
 
 mod alive;
 mod configuration;
-mod decompress;
+pub(super) mod decompress;
 mod destination;
 mod extract;
 mod files;
@@ -15,20 +15,20 @@ mod find_record;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod guc_file;
-mod index;
+pub(super) mod index;
 mod layout;
 mod made;
-mod part_writer;
+pub(super) mod part_writer;
 mod report;
 mod restore;
 mod restore_command;
-mod schedule;
+pub(super) mod schedule;
 mod settings;
 mod shell;
 mod space;
 mod standby;
 mod start_command;
-mod survey;
+pub(super) mod survey;
 mod tablespace_map;
 #[cfg(test)]
 mod tests;

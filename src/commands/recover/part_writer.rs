@@ -5,44 +5,64 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::files::{Files, set_mtime, spans_parts, writing};
-use super::schedule::PartJob;
+use super::schedule::{PartFile, PartJob};
 use crate::error::{Error, Result};
 
-/// Writes the content of one part, from its first byte to its last, to the files it belongs to.
+/// Cuts the bytes of one part, from its first to its last, at the borders of the files in it.
 #[derive(Debug)]
-pub struct PartWriter<'a> {
-    files: &'a Files,
+pub struct PartCursor<'a> {
     job: &'a PartJob,
-    /// Index of the file that comes next, or is open.
+    /// Index of the file that comes next, or that the next byte is in.
     next: usize,
-    open: Option<(File, PathBuf)>,
     /// Offset in the tar stream.
     position: u64,
 }
 
-impl<'a> PartWriter<'a> {
-    /// A writer at the start of a part.
+/// Some bytes of a file's content.
+#[derive(Debug)]
+pub struct FileBytes<'a> {
+    /// The file.
+    pub file: &'a PartFile,
+    /// Where in the file they begin.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
+impl FileBytes<'_> {
+    /// Whether the file ends with them.
     #[must_use]
-    pub fn new(files: &'a Files, job: &'a PartJob) -> Self {
+    pub fn are_last(&self) -> bool {
+        self.offset + self.bytes.len() as u64 == self.file.size
+    }
+}
+
+impl<'a> PartCursor<'a> {
+    /// At the start of a part.
+    #[must_use]
+    pub fn new(job: &'a PartJob) -> Self {
         Self {
-            files,
             job,
             next: 0,
-            open: None,
             position: job.start,
         }
     }
 
-    /// Takes the next bytes of the tar stream.
+    /// Takes the next bytes of the tar stream, and hands on those that are a file's content.
     ///
     /// # Errors
-    /// `Corrupt` for more bytes than the part has; as the operating system says.
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+    /// `Corrupt` for more bytes than the part has; what `each` returns.
+    pub fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        mut each: impl FnMut(FileBytes<'_>) -> Result<()>,
+    ) -> Result<()> {
         if bytes.len() as u64 > self.job.end - self.position {
             return Err(self.wrong_size("more"));
         }
         while !bytes.is_empty() {
-            let limit = match self.job.files.get(self.next) {
+            let file = self.job.files.get(self.next);
+            let limit = match file {
                 Some(file) if self.position < file.offset => file.offset,
                 Some(file) => file.end(),
                 None => self.job.end,
@@ -50,35 +70,17 @@ impl<'a> PartWriter<'a> {
             let length =
                 usize::try_from(limit - self.position).map_or(bytes.len(), |max| max.min(bytes.len()));
             let (taken, rest) = bytes.split_at(length);
-            self.write_within(taken)?;
+            let start = self.position;
+            self.position += length as u64;
             bytes = rest;
-        }
-        Ok(())
-    }
-
-    /// Takes bytes that lie between two files, or all in one.
-    fn write_within(&mut self, bytes: &[u8]) -> Result<()> {
-        let start = self.position;
-        self.position += bytes.len() as u64;
-        let Some(file) = self.job.files.get(self.next) else {
-            return Ok(());
-        };
-        if start < file.offset {
-            return Ok(());
-        }
-        let (opened, path) = match &mut self.open {
-            Some(open) => open,
-            closed => closed.insert(self.files.open(self.job.stream, file)?),
-        };
-        opened
-            .write_all_at(bytes, start - file.offset)
-            .map_err(|error| writing(path, error))?;
-        if self.position == file.end() {
-            if !spans_parts(file, self.job) {
-                set_mtime(opened, file.mtime).map_err(|error| writing(path, error))?;
+            if let Some(file) = file.filter(|file| start >= file.offset) {
+                self.next += usize::from(self.position == file.end());
+                each(FileBytes {
+                    file,
+                    offset: start - file.offset,
+                    bytes: taken,
+                })?;
             }
-            self.open = None;
-            self.next += 1;
         }
         Ok(())
     }
@@ -102,6 +104,66 @@ impl<'a> PartWriter<'a> {
     }
 }
 
+/// Writes the content of one part, from its first byte to its last, to the files it belongs to.
+#[derive(Debug)]
+pub struct PartWriter<'a> {
+    files: &'a Files,
+    job: &'a PartJob,
+    cursor: PartCursor<'a>,
+    open: Option<(File, PathBuf)>,
+}
+
+impl<'a> PartWriter<'a> {
+    /// A writer at the start of a part.
+    #[must_use]
+    pub fn new(files: &'a Files, job: &'a PartJob) -> Self {
+        Self {
+            files,
+            job,
+            cursor: PartCursor::new(job),
+            open: None,
+        }
+    }
+
+    /// Takes the next bytes of the tar stream.
+    ///
+    /// # Errors
+    /// `Corrupt` for more bytes than the part has; as the operating system says.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let Self {
+            files,
+            job,
+            cursor,
+            open,
+        } = self;
+        cursor.feed(bytes, |content| {
+            let file = content.file;
+            let (opened, path) = match &mut *open {
+                Some(open) => open,
+                closed => closed.insert(files.open(job.stream, file)?),
+            };
+            opened
+                .write_all_at(content.bytes, content.offset)
+                .map_err(|error| writing(path, error))?;
+            if content.are_last() {
+                if !spans_parts(file, job) {
+                    set_mtime(opened, file.mtime).map_err(|error| writing(path, error))?;
+                }
+                *open = None;
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends the part: every byte of it was there.
+    ///
+    /// # Errors
+    /// `Corrupt` where bytes are missing.
+    pub fn finish(self) -> Result<()> {
+        self.cursor.finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -110,7 +172,6 @@ mod tests {
 
     use super::super::fixture;
     use super::super::layout::Layout;
-    use super::super::schedule::PartFile;
     use super::*;
     use crate::archive::Sha256Sum;
     use crate::archive::backup::StoredObject;

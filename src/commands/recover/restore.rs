@@ -56,7 +56,7 @@ impl Restoration {
     ) -> Result<Self> {
         destination::check(&layout)?;
         let index = Index::fetch(store, &record).await?;
-        let survey = survey(&record, &index.url, index.entries()?)?;
+        let survey = survey(&record, index.url(), index.entries()?)?;
         space::check(&needs(&layout, &survey, &record))?;
         let configuration = match source_configuration {
             SourceConfiguration::Kept => StoredConfiguration::fetch(store, &record).await?,

@@ -1,5 +1,335 @@
 //! `walship verify`: reads what is stored and checks it, and says what it is worth.
+//!
+//! Backups and WAL are listed first. Then every object that the ledger does not know, that changed since
+//! or whose turn has come is read. What seems wrong is looked at once more after a pause, against a fresh
+//! listing: what `expire` deleted, `push` was about to store or `repair` replaced meanwhile is not wrong.
+//!
+//! Runs that are killed leave a ledger that is true as far as it goes. Nothing but the ledger is written.
 
+mod backups;
+mod contents;
 mod ledger;
+mod report;
+mod scope;
+mod tally;
+mod wal;
+mod wal_object;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use self::backups::BackupPass;
+use self::ledger::{Ledger, read_summary};
+use self::scope::Scope;
+use self::tally::Tally;
+use self::wal::WalPass;
+pub(super) use self::wal_object::{Found, WalContext};
+use self::wal_object::{patiently, wal_name};
+use crate::archive::assessment::{Assessment, Evidence, assess};
+use crate::archive::catalogue::Catalogue;
+use crate::archive::keys::{BackupId, Key};
+use crate::archive::ledger::{LedgerFinding, LedgerRun, LedgerScope, LedgerSummary};
+use crate::archive::wal_inventory::{SegmentRange, WalInventory};
+use crate::commands::catalogue;
+use crate::commands::progress::Progress;
+use crate::error::Result;
+use crate::pg::WalName;
+use crate::store::{Meter, Store};
 
 pub use self::ledger::last_verification;
+pub use self::report::VerifyReport;
+pub use self::tally::{Finding, FindingKind};
+
+/// What `walship verify` is asked to do.
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    /// Read everything, whatever the ledger knows.
+    pub full: bool,
+    /// Read only what was written at this moment or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Within this time every object is read again.
+    pub recheck: Duration,
+    /// Objects read at the same time, at least 1.
+    pub concurrency: usize,
+    /// Most bytes to read from the store in a second.
+    pub max_rate: Option<u64>,
+    /// Pause before what seems wrong is looked at once more.
+    pub settle: Duration,
+}
+
+impl VerifyOptions {
+    fn scope(&self) -> LedgerScope {
+        match (self.since, self.full) {
+            (Some(_), _) => LedgerScope::Since,
+            (None, true) => LedgerScope::Full,
+            (None, false) => LedgerScope::New,
+        }
+    }
+}
+
+/// Verifies an archive.
+///
+/// # Errors
+/// As the store, and [`catalogue::load`]. What is damaged or missing is no error but in the report.
+pub async fn run(
+    options: &VerifyOptions,
+    store: &Store,
+    now: DateTime<Utc>,
+    progress: &Arc<Progress>,
+) -> Result<VerifyReport> {
+    let begun = Instant::now();
+    let meter = Meter::new(options.max_rate);
+    let mut run = Run::begin(options, store.with_meter(meter.clone()), now, progress).await?;
+    run.read_everything().await?;
+    let assessment = run.assess().await?;
+    let finished_at = now + TimeDelta::from_std(begun.elapsed()).unwrap_or_default();
+    let report = run.report(assessment, &meter, finished_at);
+    run.note_the_end(&report).await?;
+    Ok(VerifyReport {
+        // What could not be noted is worth a note.
+        notes: report.notes.iter().chain(&run.ledger.notes).cloned().collect(),
+        ..report
+    })
+}
+
+/// A run in progress.
+struct Run<'a> {
+    options: &'a VerifyOptions,
+    store: Store,
+    now: DateTime<Utc>,
+    progress: &'a Arc<Progress>,
+    catalogue: Catalogue,
+    context: Arc<WalContext>,
+    summary: Option<LedgerSummary>,
+    ledger: Ledger,
+    tally: Tally,
+    notes: Vec<String>,
+}
+
+impl<'a> Run<'a> {
+    async fn begin(
+        options: &'a VerifyOptions,
+        store: Store,
+        now: DateTime<Utc>,
+        progress: &'a Arc<Progress>,
+    ) -> Result<Self> {
+        progress.phase("list the archive");
+        let catalogue = catalogue::load(&store).await?;
+        let mut notes = Vec::new();
+        let summary = read_summary(&store, &catalogue.identity, &mut notes).await?;
+        let backups: u64 = catalogue.readable().map(|backup| backup.stored_bytes).sum();
+        progress.expect(catalogue.wal.stored_bytes() + backups);
+        Ok(Self {
+            ledger: Ledger::open(&store, &catalogue.identity, options.full).await?,
+            context: Arc::new(WalContext {
+                store: store.clone(),
+                identity: catalogue.identity.clone(),
+                histories: catalogue.histories.clone(),
+            }),
+            tally: Tally::new(catalogue.identity.segment_bytes),
+            options,
+            store,
+            now,
+            progress,
+            catalogue,
+            summary,
+            notes,
+        })
+    }
+
+    async fn read_everything(&mut self) -> Result<()> {
+        let scope = Scope {
+            now: self.now,
+            since: self.options.since,
+            recheck: self.options.recheck,
+        };
+        self.progress.phase("verify the WAL");
+        WalPass {
+            context: Arc::clone(&self.context),
+            catalogue: &self.catalogue,
+            scope,
+            concurrency: self.options.concurrency,
+            ledger: &mut self.ledger,
+            tally: &mut self.tally,
+            progress: self.progress,
+        }
+        .run()
+        .await?;
+        BackupPass {
+            store: &self.store,
+            catalogue: &self.catalogue,
+            scope,
+            concurrency: self.options.concurrency,
+            ledger: &mut self.ledger,
+            tally: &mut self.tally,
+            progress: self.progress,
+        }
+        .run()
+        .await
+    }
+
+    /// What the archive is worth; where something seems wrong, judged by a second look.
+    async fn assess(&mut self) -> Result<Assessment> {
+        self.miss_histories();
+        let first = self.judge()?;
+        if self.tally.count() == 0 && !self.tally.vanished && first.is_whole() {
+            return Ok(first);
+        }
+        self.progress.phase("look again at what seems wrong");
+        tokio::time::sleep(self.options.settle).await;
+        self.catalogue = catalogue::load(&self.store).await?;
+        self.look_again().await?;
+        self.miss_histories();
+        let second = self.judge()?;
+        self.miss_segments(&second);
+        Ok(second)
+    }
+
+    fn judge(&self) -> Result<Assessment> {
+        assess(
+            &self.catalogue,
+            &Evidence {
+                bad_segments: &self.tally.bad_segments,
+                bad_backups: &self.tally.bad_backups,
+                known: &self.tally.known,
+            },
+        )
+    }
+
+    /// Looks once more at every object that seemed wrong.
+    async fn look_again(&mut self) -> Result<()> {
+        let there: BTreeSet<BackupId> = self
+            .catalogue
+            .readable()
+            .map(|backup| &backup.id)
+            .chain(self.catalogue.unrestorable.iter().map(|entry| &entry.id))
+            .cloned()
+            .collect();
+        self.tally.bad_backups.retain(|id, _| there.contains(id));
+        let found = std::mem::take(&mut self.tally.findings);
+        if self.tally.more_findings == 0 {
+            self.tally.bad_segments = WalInventory::new(self.catalogue.identity.segment_bytes);
+        }
+        for finding in found {
+            let Ok(key) = finding.key.parse::<Key>() else {
+                continue;
+            };
+            match (&key, wal_name(&key)) {
+                (Key::Backup(id, _), _) if !there.contains(id) => {}
+                (_, Some(name)) if finding.kind == FindingKind::Damaged => {
+                    if let Found::Bad(what) = patiently(|| self.context.look(&key)).await? {
+                        self.tally.bad_wal(&key, name, what);
+                    }
+                }
+                // Whether it is still missing shows the fresh listing.
+                (Key::History(timeline), _) if self.catalogue.histories.contains_key(timeline) => {}
+                _ => self.tally.find(finding),
+            }
+        }
+        Ok(())
+    }
+
+    /// A timeline that has WAL and no history cannot be recovered along.
+    fn miss_histories(&mut self) {
+        let catalogue = &self.catalogue;
+        for timeline in catalogue.wal.timelines() {
+            let is_known = catalogue.histories.contains_key(&timeline)
+                || catalogue.unreadable_histories.contains_key(&timeline);
+            let key = Key::History(timeline).to_string();
+            let is_found = self.tally.findings.iter().any(|finding| finding.key == key);
+            if !is_known && !is_found && catalogue.wal.newest(timeline).is_some() {
+                let what = format!(
+                    "timeline {timeline} has WAL, and without its history nobody can recover along it"
+                );
+                self.tally
+                    .find(Finding::missing(key, what).named(WalName::History(timeline)));
+            }
+        }
+    }
+
+    /// What is lost and not because of a damaged object is missing.
+    fn miss_segments(&mut self, assessment: &Assessment) {
+        for lost in &assessment.lost {
+            let SegmentRange { first, segments, .. } = lost.segments;
+            let bad = self.bad_within(&lost.segments);
+            if bad < segments {
+                let what = format!("{} is missing: {}", lost.segments, lost.evidence);
+                let key = Key::Segment(first).to_string();
+                self.tally
+                    .find(Finding::missing(key, what).named(WalName::Segment(first)));
+            }
+        }
+    }
+
+    fn bad_within(&self, range: &SegmentRange) -> u64 {
+        let bad = &self.tally.bad_segments;
+        let size = bad.segment_size();
+        let (Ok(first), Ok(last)) = (range.first.number(size), range.last.number(size)) else {
+            return 0;
+        };
+        let timeline = range.first.timeline();
+        (first.0..=last.0)
+            .filter(|number| bad.contains(timeline, crate::pg::SegmentNumber(*number)))
+            .count() as u64
+    }
+
+    fn report(&mut self, assessment: Assessment, meter: &Meter, finished_at: DateTime<Utc>) -> VerifyReport {
+        self.notes.extend(assessment.notes.iter().cloned());
+        for entry in &self.catalogue.unfinished {
+            self.notes.push(format!(
+                "backup {} is not finished, and was not verified",
+                entry.id
+            ));
+        }
+        let mut findings = std::mem::take(&mut self.tally.findings);
+        findings.sort_by(|one, other| one.key.cmp(&other.key));
+        VerifyReport {
+            url: self.store.location().to_string(),
+            is_clean: findings.is_empty() && assessment.is_whole() && self.tally.more_findings == 0,
+            started_at: self.now,
+            finished_at,
+            scope: self.options.scope(),
+            since: self.options.since,
+            objects: self.tally.objects,
+            read_objects: self.tally.read_objects,
+            read_bytes: meter.read_bytes(),
+            requests: meter.requests(),
+            unread_objects: self.tally.unread,
+            all_read_since: self.tally.oldest_read.filter(|_| self.tally.unread == 0),
+            findings,
+            more_findings: self.tally.more_findings,
+            backups: assessment.backups,
+            lost: assessment.lost,
+            notes: std::mem::take(&mut self.notes),
+        }
+    }
+
+    async fn note_the_end(&mut self, report: &VerifyReport) -> Result<()> {
+        let finding = |finding: &Finding| LedgerFinding {
+            key: finding.key.clone(),
+            what: finding.what.clone(),
+        };
+        let unrestorable = report
+            .backups
+            .iter()
+            .filter(|backup| backup.unrestorable.is_some());
+        let run = LedgerRun {
+            started_at: report.started_at,
+            finished_at: report.finished_at,
+            scope: report.scope,
+            objects: report.objects,
+            read_objects: report.read_objects,
+            read_bytes: report.read_bytes,
+            all_read_since: report.all_read_since,
+            findings_count: report.findings.len() as u64 + report.more_findings,
+            findings: report.findings.iter().map(finding).collect(),
+            unrestorable: unrestorable.map(|backup| backup.id.clone()).collect(),
+        };
+        let identity = &self.catalogue.identity;
+        let summary = LedgerSummary::after(run, self.summary.as_ref(), identity.system_identifier);
+        self.ledger.write_summary(&summary).await
+    }
+}

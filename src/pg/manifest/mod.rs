@@ -4,6 +4,7 @@
 //! Memory is bounded by [`MAX_LINE_BYTES`], whatever the number of files. The manifest's own checksum
 //! stands at its end: what the callback is given is proven only when [`Manifest::read`] returns.
 
+mod checksum;
 mod file;
 mod source;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use std::io::{BufReader, Read};
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+pub use checksum::FileHash;
 pub use file::{ChecksumAlgorithm, FileChecksum, ManifestFile};
 use file::{FileLine, from_hex};
 use source::Source;

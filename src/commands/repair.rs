@@ -1,0 +1,295 @@
+//! `walship repair`: replaces a damaged WAL object by a good local copy of the same file.
+//!
+//! What holds: an object that is good is never replaced; neither is one that may be the only trace of a
+//! different history; the damaged bytes are kept under `damaged/` before anything is replaced; and only the
+//! very object that was looked at is replaced. A crash at any point leaves either the damaged object or the
+//! good one, and repairing again is safe.
+
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::identity;
+use super::push::{PushOptions, Source, key_of};
+use super::verify::{Found, WalContext};
+use crate::archive::Sha256Sum;
+use crate::archive::codec::{Trailer, WalDecoder, trailer_in};
+use crate::archive::keys::Key;
+use crate::commands::stored_wal::LARGEST_SEGMENT;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::pg::WalName;
+use crate::store::{Body, BodyWriter, PutMode, Store, Version};
+
+/// A trailer is in these last bytes of an object, if it is there at all.
+const TRAILER_WITHIN: usize = 1 << 20;
+
+/// What to repair, and with what.
+#[derive(Debug, Clone)]
+pub struct RepairOptions {
+    /// The file.
+    pub name: WalName,
+    /// A good copy of it.
+    pub from: PathBuf,
+    /// zstd level.
+    pub compression_level: i32,
+    /// Bytes of an object kept in memory; more goes to an unlinked temporary file.
+    pub memory_bytes: usize,
+}
+
+/// What a repair did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RepairReport {
+    /// The file.
+    pub name: String,
+    /// The object.
+    pub key: String,
+    /// Whether it was replaced; if not, it was good already, with the content of the local copy.
+    pub replaced: bool,
+    /// What was wrong with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+    /// Where the damaged bytes are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_as: Option<String>,
+    /// SHA-256 of the file.
+    pub sha256: Sha256Sum,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// Repairs one object.
+///
+/// # Errors
+/// As push for a local copy that does not belong. `NotFound` where there is no such object, `Conflict`
+/// where the object is good and other than the local copy, where its trailer tells of another content, or
+/// where somebody else writes to it at the same time. Otherwise as the store.
+pub async fn run(options: &RepairOptions, store: &Store) -> Result<RepairReport> {
+    let name = options.name;
+    repair(options, store).await.context(|| format!("repair {name}"))
+}
+
+async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> {
+    let name = options.name;
+    let source = Source::open(name, &options.from)?;
+    let identity = identity::require(store).await?;
+    source.check_identity(&identity, &store.location().to_string())?;
+    if let WalName::History(_) = name {
+        source.check_history(store, &identity).await?;
+    }
+    let push = PushOptions {
+        path: options.from.clone(),
+        compression_level: options.compression_level,
+        memory_bytes: options.memory_bytes,
+    };
+    let (body, good) = source.compress(&push).await?;
+    let key = key_of(name, &good)?;
+    let context = WalContext::new(store, identity);
+    let mut report = RepairReport {
+        name: name.to_string(),
+        key: key.to_string(),
+        replaced: false,
+        damage: None,
+        kept_as: None,
+        sha256: good.sha256,
+        notes: Vec::new(),
+    };
+    let stored = Stored::fetch(store, &key, options.memory_bytes).await?;
+    let damage = match context.look(&key).await? {
+        Found::Good if stored.content == Some(good.sha256) => return Ok(report),
+        Found::Good => return Err(is_good(store, &report.key, stored.content, &good)),
+        Found::Gone => return Err(vanished(store, &report.key)),
+        Found::Bad(damage) => damage,
+    };
+    stored.refuse_other_history(&good)?;
+    let kept_as = keep(store, &key, &stored.body).await?;
+    if !store.probe_conditional_replaces().await? {
+        report.notes.push(format!(
+            "{} ignores If-Match: had somebody else replaced the object at the same moment, it would not have been noticed",
+            store.location()
+        ));
+    }
+    replace(store, &key, &body, stored.version, &context).await?;
+    report.replaced = true;
+    report.damage = Some(damage);
+    report.kept_as = Some(kept_as);
+    Ok(report)
+}
+
+/// An object as it is stored.
+struct Stored {
+    body: Body,
+    version: Version,
+    /// SHA-256 of what it decompresses to, where that comes to an end.
+    content: Option<Sha256Sum>,
+    trailer: Option<Trailer>,
+}
+
+impl Stored {
+    async fn fetch(store: &Store, key: &Key, memory_bytes: usize) -> Result<Self> {
+        let path = key.to_string();
+        let mut object = store.get(&path).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => vanished(store, &path),
+            _ => error,
+        })?;
+        let version = object.info.version.clone();
+        let mut spool = BodyWriter::new(memory_bytes);
+        let mut content = Hashing::default();
+        let mut decoder = Some(WalDecoder::new(LARGEST_SEGMENT)?);
+        let mut tail: Vec<u8> = Vec::new();
+        while let Some(piece) = object.chunk().await? {
+            spool
+                .write_all(&piece)
+                .map_err(|error| Error::io("write a temporary file (TMPDIR)", error))?;
+            // Its damage is told by the look; what counts here is whether the content is whole.
+            if let Some(readable) = &mut decoder
+                && readable.write(&piece, &mut content).is_err()
+            {
+                decoder = None;
+            }
+            tail.extend_from_slice(&piece);
+            let excess = tail.len().saturating_sub(TRAILER_WITHIN);
+            tail.drain(..excess);
+        }
+        let is_whole = decoder.is_some_and(|decoder| decoder.has_whole_content());
+        Ok(Self {
+            body: spool.finish(),
+            version,
+            content: is_whole.then(|| content.sum()),
+            trailer: trailer_in(&tail).ok().flatten(),
+        })
+    }
+
+    /// A damaged object whose trailer tells of another content than the local copy's is the trace of
+    /// another history. Unless its content is whole and equal: then the trailer is what is damaged.
+    fn refuse_other_history(&self, good: &Trailer) -> Result<()> {
+        let Some(trailer) = &self.trailer else {
+            return Ok(());
+        };
+        let is_of_this_file =
+            trailer.name == good.name && trailer.system_identifier == good.system_identifier;
+        if !is_of_this_file || trailer.sha256 == good.sha256 || self.content == Some(good.sha256) {
+            return Ok(());
+        }
+        Err(Error::conflict(format!(
+            "the damaged object's trailer says that its content had SHA-256 {}, and the local copy has {}: it is a \
+             different history of the same name, and putting it there would fork the archive. Nothing was changed. \
+             Look for a copy with that SHA-256 (pg_wal of every server that was primary)",
+            trailer.sha256, good.sha256
+        )))
+    }
+}
+
+fn is_good(store: &Store, key: &str, content: Option<Sha256Sum>, good: &Trailer) -> Error {
+    let stored = content.map_or_else(|| "another one".to_owned(), |sum| sum.to_string());
+    Error::conflict(format!(
+        "{} is good, and its content is other than the local copy's: SHA-256 {stored}, the local copy {}. A good object \
+         is never replaced: find out which server's history is the right one",
+        store.url_of(key),
+        good.sha256
+    ))
+}
+
+fn vanished(store: &Store, key: &str) -> Error {
+    Error::not_found(format!(
+        "there is no object {}; a file that is missing is stored with walship push",
+        store.url_of(key)
+    ))
+}
+
+/// Keeps the damaged bytes; the same bytes may be kept already.
+async fn keep(store: &Store, key: &Key, body: &Body) -> Result<String> {
+    let kept = Key::Damaged {
+        original: Box::new(key.clone()),
+        sha256_start: Sha256Sum(body.sha256).first_eight(),
+    }
+    .to_string();
+    match store.put(&kept, body, PutMode::Create).await {
+        Err(error) if error.kind() == ErrorKind::Conflict => {
+            let there = store.head(&kept).await?;
+            if there.is_some_and(|there| there.size == body.length()) {
+                return Ok(kept);
+            }
+            Err(Error::conflict(format!(
+                "{} is there already with other bytes; move it elsewhere and repair again",
+                store.url_of(&kept)
+            )))
+        }
+        result => result.context(|| "keep the damaged bytes").map(|()| kept),
+    }
+}
+
+/// Replaces the object that was looked at, and looks at what is there then.
+async fn replace(
+    store: &Store,
+    key: &Key,
+    body: &Body,
+    version: Version,
+    context: &WalContext,
+) -> Result<()> {
+    let path = key.to_string();
+    match store.put(&path, body, PutMode::ReplaceIf(version)).await {
+        Ok(()) => {}
+        // By this very put, if its first answer got lost.
+        Err(error)
+            if error.kind() == ErrorKind::Conflict
+                && Stored::fetch(store, key, 0).await?.body.sha256 == body.sha256 => {}
+        Err(error) if error.kind() == ErrorKind::Conflict => {
+            return Err(error.context(
+                "somebody else changed the object at the same time; see who writes to the archive, and repair again",
+            ));
+        }
+        Err(error) => return Err(error),
+    }
+    match context.look(key).await? {
+        Found::Good => Ok(()),
+        Found::Gone | Found::Bad(_) => Err(Error::corrupt(format!(
+            "{} was replaced and is not good; the store damages what it is given, see its own health",
+            store.url_of(&path)
+        ))),
+    }
+}
+
+/// A sink that only sums up.
+#[derive(Default)]
+struct Hashing(sha2::Sha256);
+
+impl Hashing {
+    fn sum(self) -> Sha256Sum {
+        use sha2::Digest;
+        Sha256Sum(self.0.finalize().into())
+    }
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        use sha2::Digest;
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Display for RepairReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.damage, &self.kept_as) {
+            (Some(damage), Some(kept)) => {
+                writeln!(f, "{} is replaced; it was damaged: {damage}", self.key)?;
+                writeln!(f, "the damaged bytes are kept as {kept}")?;
+            }
+            _ => writeln!(
+                f,
+                "{} is good and has the content of the local copy; nothing was changed",
+                self.key
+            )?,
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,176 @@
+//! What a verification found, for people and for programs.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::{Finding, FindingKind};
+use crate::archive::assessment::{BackupWorth, End, Lost};
+use crate::archive::ledger::LedgerScope;
+use crate::archive::time_text;
+use crate::config::ByteSize;
+
+/// So many findings are shown to people.
+const SHOWN: usize = 20;
+
+/// What `walship verify` found.
+#[derive(Debug, Clone, Serialize)]
+pub struct VerifyReport {
+    /// The archive.
+    pub url: String,
+    /// Whether nothing is wrong.
+    pub is_clean: bool,
+    /// When the run began.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+    /// How much it looked at.
+    pub scope: LedgerScope,
+    /// The moment that was given with `--since`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<DateTime<Utc>>,
+    /// Objects of the archive.
+    pub objects: u64,
+    /// Objects that were read.
+    pub read_objects: u64,
+    /// Bytes that were read.
+    pub read_bytes: u64,
+    /// Requests to the store.
+    pub requests: u64,
+    /// Objects that nobody has read yet.
+    pub unread_objects: u64,
+    /// Every object was read at this moment or later; absent where some never were.
+    pub all_read_since: Option<DateTime<Utc>>,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// How many more things are wrong than `findings` has.
+    pub more_findings: u64,
+    /// What each backup is worth.
+    pub backups: Vec<BackupWorth>,
+    /// What lies out of reach.
+    pub lost: Vec<Lost>,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
+}
+
+impl fmt::Display for VerifyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_summary(f)?;
+        self.write_findings(f)?;
+        for backup in &self.backups {
+            write_backup(backup, f)?;
+        }
+        for lost in &self.lost {
+            write_lost(lost, f)?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
+        Ok(())
+    }
+}
+
+impl VerifyReport {
+    fn write_summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let result = if self.is_clean {
+            "is as it should be".to_owned()
+        } else {
+            format!("IS DAMAGED: {}", self.findings.len() as u64 + self.more_findings)
+        };
+        writeln!(f, "{} {result}", self.url)?;
+        write!(
+            f,
+            "{} objects, {} of them read now ({})",
+            self.objects,
+            self.read_objects,
+            ByteSize(self.read_bytes)
+        )?;
+        if self.unread_objects > 0 {
+            write!(f, ", {} older ones never", self.unread_objects)?;
+        }
+        match self.all_read_since {
+            Some(since) if self.read_objects < self.objects => {
+                writeln!(f, ", every one since {}", time_text(since))
+            }
+            _ => writeln!(f),
+        }
+    }
+
+    fn write_findings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.findings.is_empty() {
+            writeln!(f)?;
+        }
+        for finding in self.findings.iter().take(SHOWN) {
+            let word = match finding.kind {
+                FindingKind::Damaged => "DAMAGED",
+                FindingKind::Missing => "MISSING",
+            };
+            writeln!(f, "{word} {}: {}", finding.key, finding.what)?;
+            match (&finding.name, finding.kind) {
+                (Some(name), FindingKind::Damaged) => writeln!(
+                    f,
+                    "        if a server still has it: walship repair {name} --from FILE"
+                )?,
+                (Some(name), FindingKind::Missing) => writeln!(
+                    f,
+                    "        if a server still has it: walship push .../pg_wal/{name}"
+                )?,
+                (None, _) => {}
+            }
+        }
+        let more = self.findings.len().saturating_sub(SHOWN) as u64 + self.more_findings;
+        if more > 0 {
+            writeln!(f, "and {more} more, see --json")?;
+        }
+        if !self.findings.is_empty() && !self.backups.is_empty() {
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_backup(backup: &BackupWorth, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if let Some(reason) = &backup.unrestorable {
+        return writeln!(f, "backup {} CANNOT BE RESTORED: {reason}", backup.id);
+    }
+    write!(f, "backup {} can be restored", backup.id)?;
+    if let Some(finished) = backup.finished_at {
+        write!(f, ", from {}", time_text(finished))?;
+    }
+    let leads: Vec<_> = backup
+        .leads_to
+        .iter()
+        .map(|leads| {
+            let end = match leads.end {
+                End::EndOfWal => "the end of its WAL",
+                End::Released => "its own end, for retention gave up what follows",
+                End::Lost => "where WAL is damaged or missing",
+            };
+            format!("to LSN {} on timeline {}, {end}", leads.end_lsn, leads.timeline)
+        })
+        .collect();
+    let space = if leads.is_empty() { "" } else { " " };
+    writeln!(f, "{space}{}", leads.join("; "))
+}
+
+fn write_lost(lost: &Lost, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let timelines: Vec<_> = lost.timelines.iter().map(ToString::to_string).collect();
+    write!(
+        f,
+        "OUT OF REACH on timeline {}: everything from LSN {} (segment {}) on",
+        timelines.join(", "),
+        lost.from_lsn,
+        lost.segments
+    )?;
+    match &lost.again_from {
+        Some(again) => writeln!(
+            f,
+            ", until backup {} at {} (LSN {})",
+            again.backup,
+            time_text(again.finished_at),
+            again.stop_lsn
+        ),
+        None => writeln!(f, "; take a new backup now"),
+    }
+}

@@ -1,0 +1,201 @@
+//! One WAL object: read, and checked in every way that its content allows.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use crate::archive::codec::{Trailer, WalDecoder};
+use crate::archive::identity::Identity;
+use crate::archive::keys::Key;
+use crate::commands::stored_wal::{LARGEST_SEGMENT, SMALL_FILE_LIMIT};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pg::{BackupHistory, PageCheck, SegmentName, TimelineHistory, TimelineId, WalName};
+use crate::store::Store;
+
+/// How often an object is read whose bytes stop coming.
+const ATTEMPTS: u32 = 3;
+
+/// What a look at an object found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::commands) enum Found {
+    /// It is what it should be.
+    Good,
+    /// It is not there (any more).
+    Gone,
+    /// What is wrong with it.
+    Bad(String),
+}
+
+/// What WAL objects are checked against.
+#[derive(Debug)]
+pub(in crate::commands) struct WalContext {
+    pub(super) store: Store,
+    pub(super) identity: Identity,
+    pub(super) histories: BTreeMap<TimelineId, TimelineHistory>,
+}
+
+impl WalContext {
+    /// Without the histories: what they say of a segment is not checked.
+    pub(in crate::commands) fn new(store: &Store, identity: Identity) -> Self {
+        Self {
+            store: store.clone(),
+            identity,
+            histories: BTreeMap::new(),
+        }
+    }
+
+    /// Reads an object and checks it.
+    ///
+    /// # Errors
+    /// Only where the store cannot say what it holds.
+    pub(in crate::commands) async fn look(&self, key: &Key) -> Result<Found> {
+        found(self.check(key)).await
+    }
+
+    async fn check(&self, key: &Key) -> Result<Result<()>> {
+        let path = key.to_string();
+        let Some(name) = wal_name(key) else {
+            return Err(Error::internal("no WAL object; this is a defect in walship"));
+        };
+        let (limit, mut content) = match name {
+            WalName::Segment(_) | WalName::Partial(_) => {
+                (LARGEST_SEGMENT, Content::Pages(PageCheck::default()))
+            }
+            WalName::History(_) | WalName::Backup { .. } => (SMALL_FILE_LIMIT, Content::Small(Vec::new())),
+        };
+        let mut object = self.store.get(&path).await?;
+        let mut decoder = WalDecoder::new(limit)?;
+        while let Some(chunk) = object.chunk().await? {
+            if let Err(damage) = decoder.write(&chunk, &mut content) {
+                return Ok(Err(damage));
+            }
+        }
+        let trailer = match decoder.finish() {
+            Ok(trailer) => trailer,
+            Err(damage) => return Ok(Err(damage)),
+        };
+        Ok(self.judge(key, name, &trailer, content))
+    }
+
+    fn judge(&self, key: &Key, name: WalName, trailer: &Trailer, content: Content) -> Result<()> {
+        trailer.check(name, self.identity.system_identifier)?;
+        if let Key::Partial { sha256_start, .. } = key
+            && trailer.sha256.first_eight() != *sha256_start
+        {
+            return Err(Error::corrupt("its key names other content"));
+        }
+        match (name, content) {
+            (WalName::Segment(segment), Content::Pages(pages)) => self.judge_pages(segment, pages, true),
+            (WalName::Partial(segment), Content::Pages(pages)) => self.judge_pages(segment, pages, false),
+            (WalName::History(timeline), Content::Small(content)) => self.judge_history(timeline, &content),
+            (_, Content::Small(content)) => {
+                BackupHistory::parse(&content)?.check(name, self.identity.segment_bytes)
+            }
+            (_, Content::Pages(_)) => Err(Error::internal("a small file has no pages")),
+        }
+    }
+
+    fn judge_pages(&self, name: SegmentName, pages: PageCheck, is_whole: bool) -> Result<()> {
+        let size = self.identity.segment_bytes;
+        let pages = pages.finish(name, size, self.identity.system_identifier)?;
+        let start = name.start(size)?;
+        let timeline = name.timeline();
+        let begins_at = self
+            .histories
+            .get(&timeline)
+            .and_then(TimelineHistory::parent)
+            .map(|parent| parent.end);
+        // What a promotion copies to the new timeline ends in the segment of the fork.
+        if begins_at.is_some_and(|fork| fork <= start) && pages.earliest_timeline < timeline {
+            return Err(Error::corrupt(format!(
+                "it has pages of timeline {}, but timeline {timeline} had begun before it",
+                pages.earliest_timeline
+            )));
+        }
+        let leaves_here = self
+            .histories
+            .values()
+            .filter_map(|history| history.end_of(timeline))
+            .any(|fork| fork >= start && fork.0 - start.0 <= size.bytes());
+        match pages.stale_from {
+            Some(from) if is_whole && !leaves_here => Err(Error::corrupt(format!(
+                "its WAL ends at {from}: what follows belongs elsewhere; PostgreSQL archived a segment that was not \
+                 complete"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn judge_history(&self, timeline: TimelineId, content: &[u8]) -> Result<()> {
+        let history = TimelineHistory::parse(timeline, content)?;
+        let parents = history
+            .ancestors()
+            .iter()
+            .filter_map(|ancestor| self.histories.get(&ancestor.timeline));
+        for parent in parents {
+            history.extends(parent)?;
+        }
+        Ok(())
+    }
+}
+
+/// Sorts what a check came to: the inner result is about the object, the outer about the store.
+pub(super) async fn found(check: impl Future<Output = Result<Result<()>>>) -> Result<Found> {
+    match check.await {
+        Ok(Ok(())) => Ok(Found::Good),
+        Ok(Err(damage)) if damage.kind() == ErrorKind::Internal => Err(damage),
+        Ok(Err(damage)) => Ok(Found::Bad(damage.to_string())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Found::Gone),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads an object again whose bytes stop coming.
+pub(super) async fn patiently<T, F>(mut look: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut attempt = 1;
+    loop {
+        match look().await {
+            Err(error) if error.is_retryable() && attempt < ATTEMPTS => {
+                tracing::warn!(%error, attempt, "an object broke off and is read again");
+                attempt += 1;
+            }
+            looked => return looked,
+        }
+    }
+}
+
+/// The file that a WAL object holds.
+pub(super) fn wal_name(key: &Key) -> Option<WalName> {
+    match key {
+        Key::Segment(segment) => Some(WalName::Segment(*segment)),
+        Key::Partial { segment, .. } => Some(WalName::Partial(*segment)),
+        Key::History(timeline) => Some(WalName::History(*timeline)),
+        Key::BackupHistory { segment, offset } => Some(WalName::Backup {
+            segment: *segment,
+            offset: *offset,
+        }),
+        Key::Identity | Key::Retention | Key::Backup(..) | Key::Ledger(_) | Key::Damaged { .. } => None,
+    }
+}
+
+/// Where the decoded bytes go.
+enum Content {
+    Pages(PageCheck),
+    Small(Vec<u8>),
+}
+
+impl Write for Content {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Pages(check) => check.feed(bytes),
+            Self::Small(content) => content.extend_from_slice(bytes),
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,520 @@
+//! `walship verify`: what it finds, what it costs, and what it must not take for damage.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use walship::ErrorKind;
+use walship::commands::progress::Progress;
+use walship::commands::verify::{self, FindingKind, VerifyOptions, VerifyReport, last_verification};
+use walship::store::{FaultKind, Faults, Location, Operation, Store};
+
+use crate::damage::{Case, Damage, EVERY, Original};
+use crate::recovery::History;
+use crate::server::majors;
+use crate::store_contract::{block_on, options};
+use crate::support::stores::Place;
+use crate::support::walship::Walship;
+
+pub fn store_of(place: &Place) -> Store {
+    let location: Location = place.url.parse().unwrap();
+    block_on(Store::open(&location, &options(place))).unwrap()
+}
+
+fn defaults() -> VerifyOptions {
+    VerifyOptions {
+        full: false,
+        since: None,
+        recheck: Duration::from_hours(24 * 30),
+        concurrency: 2,
+        max_rate: None,
+        settle: Duration::ZERO,
+    }
+}
+
+/// Verifies within this process, without the pause before the second look.
+pub fn verify(place: &Place, change: impl FnOnce(&mut VerifyOptions)) -> VerifyReport {
+    verify_at(place, Utc::now(), change)
+}
+
+pub fn verify_at(place: &Place, now: DateTime<Utc>, change: impl FnOnce(&mut VerifyOptions)) -> VerifyReport {
+    verify_store(&store_of(place), now, change).unwrap()
+}
+
+fn verify_store(
+    store: &Store,
+    now: DateTime<Utc>,
+    change: impl FnOnce(&mut VerifyOptions),
+) -> walship::Result<VerifyReport> {
+    let mut options = defaults();
+    change(&mut options);
+    block_on(verify::run(&options, store, now, &Arc::new(Progress::default())))
+}
+
+fn place_of(case: &Case) -> Place {
+    Place::directory().with_url(&format!("file://{}", case.archive.display()))
+}
+
+#[test]
+fn a_real_archive_is_clean_and_every_file_is_compared_with_the_manifest() {
+    for &major in majors() {
+        // Parts so small that files span several of them.
+        let place = Place::directory();
+        let history = History::write(major, place);
+        let walship = history.walship.clone().env("WALSHIP_BACKUP_PART_SIZE", "4MiB");
+        let backup = crate::recovery::take_backup(&walship, &history.primary);
+        let segment = history.primary.switch_wal();
+        crate::server::wait_archived(&history.primary, &segment);
+        let output = walship.run(&["verify", "--json"]).succeeded();
+        let report: Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!(report["is_clean"], true, "{major}: {}", output.stdout);
+        assert_eq!(report["objects"], report["read_objects"], "{major}");
+        let ids: Vec<_> = report["backups"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|b| &b["id"])
+            .collect();
+        assert_eq!(ids, [history.backup.as_str(), backup.as_str()]);
+        for backup in report["backups"].as_array().unwrap() {
+            assert_eq!(
+                backup["leads_to"][0]["end"], "end_of_wal",
+                "{major}: {}",
+                output.stdout
+            );
+        }
+        a_file_that_differs_from_the_manifest_is_found(&history, &backup);
+    }
+}
+
+/// Parts and record agree, and PostgreSQL's manifest says otherwise.
+fn a_file_that_differs_from_the_manifest_is_found(history: &History, backup: &str) {
+    let folder = history.place.path().unwrap().join(format!("backups/{backup}"));
+    let part = folder.join("base/000003.tar.zst");
+    let mut tar = zstd_of(&part, "-dc", &[]);
+    // In the middle of a part lies a file's content; the header of the next is far away.
+    let middle = tar.len() / 2 / 512 * 512 + 100;
+    tar[middle] ^= 1;
+    let stored = zstd_of(&part, "-c", &tar);
+    fs::write(&part, &stored).unwrap();
+    let mut record: Value = serde_json::from_slice(&fs::read(folder.join("backup.json")).unwrap()).unwrap();
+    let streams = record["streams"].as_array_mut().unwrap();
+    let base = streams
+        .iter_mut()
+        .find(|stream| stream["tablespace"].is_null())
+        .unwrap();
+    base["parts"][2]["stored_bytes"] = stored.len().into();
+    base["parts"][2]["sha256"] = walship::archive::Sha256Sum::of(&stored).to_string().into();
+    fs::write(folder.join("backup.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+    let changed = verify(&history.place, |_| {});
+    assert_eq!(changed.findings.len(), 2, "a record is written once: {changed}");
+    let report = verify(&history.place, |options| options.full = true);
+    assert_eq!(report.findings.len(), 1, "{report}");
+    let finding = &report.findings[0];
+    assert!(
+        finding
+            .what
+            .contains("1 of its files differ from PostgreSQL's manifest"),
+        "{report}"
+    );
+    let broken = report
+        .backups
+        .iter()
+        .find(|worth| worth.id.to_string() == backup)
+        .unwrap();
+    assert!(broken.unrestorable.is_some(), "{report}");
+}
+
+fn zstd_of(file: &Path, flag: &str, input: &[u8]) -> Vec<u8> {
+    match flag {
+        "-dc" => zstd_run(&[flag, file.to_str().unwrap()], input),
+        _ => zstd_run(&[flag], input),
+    }
+}
+
+fn zstd_run(arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let mut child = Command::new("zstd")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = thread::spawn(move || stdin.write_all(&input).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output.stdout
+}
+
+/// Every kind of object, spoiled in every way, one after another in one archive: the ledger knows the rest.
+#[test]
+fn every_damage_to_every_kind_of_object_is_found() {
+    let original = Original::shared();
+    let case = Case::of(original);
+    let place = place_of(&case);
+    let clean = verify(&place, |_| {});
+    assert!(clean.is_clean, "{clean}");
+    let ways: Vec<_> = clean.backups.iter().map(|worth| worth.leads_to.len()).collect();
+    // The second backup ended after timeline 2 had left the first.
+    assert_eq!(ways, [3, 1], "{clean}");
+    for (kind, key, other) in original.objects() {
+        let path = case.archive.join(&key);
+        let whole = fs::read(&path).unwrap();
+        for damage in EVERY {
+            let what = format!("{kind}, {damage:?}");
+            case.damage(&key, &other, damage);
+            match kind {
+                "identity" => identity_is_noticed(&place, damage, &what),
+                _ => object_is_noticed(&place, original, kind, &key, damage, &what),
+            }
+            fs::write(&path, &whole).unwrap();
+            let mended = verify(&place, |_| {});
+            assert!(mended.is_clean, "{what}, mended: {mended}");
+            assert!(mended.read_objects < mended.objects / 2, "{what}: {mended}");
+        }
+    }
+}
+
+fn object_is_noticed(place: &Place, original: &Original, kind: &str, key: &str, damage: Damage, what: &str) {
+    let report = verify(place, |_| {});
+    // Without its record a backup does not exist: that it did is nowhere written.
+    if kind == "record" && damage == Damage::Deletion {
+        assert!(
+            report.notes.iter().any(|note| note.contains(&original.backup)),
+            "{what}: {report}"
+        );
+        return;
+    }
+    assert!(!report.is_clean, "{what}: {report}");
+    let finding = report.findings.iter().find(|finding| finding.key == key);
+    let finding = finding.unwrap_or_else(|| panic!("{what}: no finding names {key}: {report}"));
+    let expected = match damage {
+        Damage::Deletion => FindingKind::Missing,
+        _ => FindingKind::Damaged,
+    };
+    assert_eq!(finding.kind, expected, "{what}: {report}");
+    let worth = |id: &str| {
+        report
+            .backups
+            .iter()
+            .find(|worth| worth.id.to_string() == id)
+            .unwrap()
+    };
+    if kind != "history" {
+        assert!(worth(&original.backup).unrestorable.is_some(), "{what}: {report}");
+    }
+    // The other one is sound, and needs nothing of what was damaged but the history.
+    assert!(
+        worth(&original.other_backup).unrestorable.is_none(),
+        "{what}: {report}"
+    );
+}
+
+/// Who owns the archive must be known before anything else.
+fn identity_is_noticed(place: &Place, damage: Damage, what: &str) {
+    match verify_store(&store_of(place), Utc::now(), |_| {}) {
+        Ok(report) => assert!(!report.is_clean, "{what}: {report}"),
+        Err(error) => {
+            let expected = match damage {
+                Damage::Deletion => ErrorKind::Invalid,
+                _ => ErrorKind::Corrupt,
+            };
+            assert_eq!(error.kind(), expected, "{what}: {error}");
+        }
+    }
+}
+
+#[test]
+fn damage_ends_with_7_and_both_outputs_name_it_and_what_it_costs() {
+    let original = Original::shared();
+    let case = Case::of(original);
+    let (_, key, other) = original
+        .objects()
+        .into_iter()
+        .find(|(kind, ..)| *kind == "segment")
+        .unwrap();
+    case.walship().run(&["verify"]).succeeded();
+    case.damage(&key, &other, Damage::BitFlip);
+    let text = case.walship().run(&["verify"]).exited(7);
+    for said in [
+        format!("DAMAGED {key}"),
+        format!("walship repair {}", original.segment),
+        format!("backup {} CANNOT BE RESTORED", original.backup),
+        format!("backup {} can be restored", original.other_backup),
+        "OUT OF REACH".to_owned(),
+        format!("until backup {}", original.other_backup),
+    ] {
+        assert!(text.stdout.contains(&said), "{said}: {text:#?}");
+    }
+    let json = case.walship().run(&["verify", "--json"]).exited(7);
+    let report: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(report["findings"][0]["key"], key.as_str());
+    assert_eq!(report["findings"][0]["name"], original.segment.as_str());
+    assert_eq!(report["lost"][0]["segments"]["first"], original.segment.as_str());
+    let last = block_on(last_verification(&store_of(&place_of(&case))))
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (last.last.findings_count, last.last.findings[0].key.as_str()),
+        (1, key.as_str())
+    );
+    assert!(
+        last.last_clean_at
+            .is_some_and(|clean| clean < last.last.started_at)
+    );
+}
+
+#[test]
+fn an_outage_is_no_damage() {
+    let original = Original::shared();
+    let case = Case::of(original);
+    let store = store_of(&place_of(&case));
+    for (operation, key) in [
+        (Operation::Get, ".zst"),
+        (Operation::List, ""),
+        (Operation::Put, "ledger/"),
+    ] {
+        let faults = Faults::default();
+        for _ in 0..5 {
+            faults.add(operation, key, FaultKind::Before(ErrorKind::Unavailable));
+        }
+        let error = verify_store(&store.with_faults(faults), Utc::now(), |_| {}).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{operation:?}: {error}");
+    }
+    // A body that breaks off is read again.
+    let faults = Faults::default();
+    faults.add(
+        Operation::Get,
+        &format!("{}.zst", original.segment),
+        FaultKind::Short,
+    );
+    let report = verify_store(&store.with_faults(faults), Utc::now(), |options| {
+        options.full = true;
+    })
+    .unwrap();
+    assert!(report.is_clean, "{report}");
+    // So is one that came damaged and is not.
+    let faults = Faults::default();
+    faults.add(
+        Operation::Get,
+        &format!("{}.zst", original.segment),
+        FaultKind::Corrupt,
+    );
+    let report = verify_store(&store.with_faults(faults), Utc::now(), |options| {
+        options.full = true;
+    })
+    .unwrap();
+    assert!(report.is_clean, "{report}");
+}
+
+/// Something happens in the archive while an object is waited for.
+fn meanwhile(case: &Case, held: &str, happens: impl FnOnce() + Send + 'static) -> VerifyReport {
+    let faults = Faults::default();
+    faults.add(Operation::Get, held, FaultKind::Delay(Duration::from_millis(700)));
+    let store = store_of(&place_of(case)).with_faults(faults.clone());
+    let other = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        happens();
+    });
+    let report = verify_store(&store, Utc::now(), |options| {
+        options.full = true;
+        options.settle = Duration::from_millis(300);
+        options.concurrency = 1;
+    });
+    other.join().unwrap();
+    assert_eq!(faults.left(), 0, "{held} was never read");
+    report.unwrap()
+}
+
+fn remove_below(folder: &Path, wanted: impl Fn(&str) -> bool + Copy) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            remove_below(&path, wanted);
+        } else if wanted(path.file_name().unwrap().to_str().unwrap()) {
+            fs::remove_file(&path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_expire_deletes_meanwhile_is_no_damage() {
+    let original = Original::shared();
+    for held in [
+        format!("{}.zst", original.segment),
+        format!("{}/base/000001.tar.zst", original.backup),
+        "walship.json".to_owned(),
+    ] {
+        let case = Case::of(original);
+        let (archive, backup) = (case.archive.clone(), original.backup.clone());
+        let first_kept = start_segment(&case, &original.other_backup);
+        let report = meanwhile(&case, &held, move || {
+            let folder = archive.join("backups").join(&backup);
+            fs::remove_file(folder.join("backup.json")).unwrap();
+            remove_below(&folder, |_| true);
+            remove_below(&archive.join("wal/00000001"), |name| name < first_kept.as_str());
+        });
+        assert!(report.is_clean, "{held}: {report}");
+        assert!(verify(&place_of(&case), |_| {}).is_clean, "{held}");
+    }
+}
+
+fn start_segment(case: &Case, backup: &str) -> String {
+    let record = fs::read(case.archive.join(format!("backups/{backup}/backup.json"))).unwrap();
+    let record: Value = serde_json::from_slice(&record).unwrap();
+    let start: walship::pg::Lsn = record["start_lsn"].as_str().unwrap().parse().unwrap();
+    format!("0000000100000000{:08X}", start.0 >> 20)
+}
+
+#[test]
+fn a_backup_that_ends_meanwhile_is_no_damage() {
+    let original = Original::shared();
+    let case = Case::of(original);
+    let record = case
+        .archive
+        .join(format!("backups/{}/backup.json", original.backup));
+    let hidden = case.archive.join("backup.json.hidden");
+    fs::rename(&record, &hidden).unwrap();
+    let report = meanwhile(&case, &format!("{}.zst", original.segment), move || {
+        fs::rename(&hidden, &record).unwrap();
+    });
+    assert!(report.is_clean, "{report}");
+}
+
+#[test]
+fn a_segment_that_arrives_after_its_successor_is_no_gap() {
+    let original = Original::shared();
+    let case = Case::of(original);
+    let path = case
+        .archive
+        .join(format!("wal/00000001/0000000100000000/{}.zst", original.segment));
+    let hidden = case.archive.join("hidden");
+    fs::rename(&path, &hidden).unwrap();
+    let report = meanwhile(&case, "backup.json", move || fs::rename(&hidden, &path).unwrap());
+    assert!(report.is_clean, "{report}");
+}
+
+#[test]
+fn a_ledger_that_is_damaged_or_newer_is_not_believed() {
+    let case = Case::of(Original::shared());
+    let place = place_of(&case);
+    let first = verify(&place, |_| {});
+    let shard = case.archive.join("ledger/wal/00000001/0000000100000000.zst");
+    let whole = fs::read(&shard).unwrap();
+    let newer = zstd_run(&["-c"], br#"{"ledger_version":9}"#);
+    let other = fs::read(case.archive.join("ledger/wal/00000002/0000000200000000.zst")).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    for bytes in [flipped, whole[..20].to_vec(), Vec::new(), newer, other] {
+        fs::write(&shard, bytes).unwrap();
+        let report = verify(&place, |_| {});
+        assert!(report.is_clean, "{report}");
+        assert!(
+            report
+                .notes
+                .iter()
+                .any(|note| note.contains("0000000100000000.zst is not used")),
+            "{report}"
+        );
+        assert!(report.read_objects > 3, "its folder is read again: {report}");
+        let again = verify(&place, |_| {});
+        assert!(
+            again.notes.is_empty() && again.read_bytes < first.read_bytes / 20,
+            "{again}"
+        );
+    }
+    fs::write(case.archive.join("ledger/summary.json"), "{}").unwrap();
+    assert_eq!(block_on(last_verification(&store_of(&place))).unwrap(), None);
+    assert!(verify(&place, |_| {}).is_clean);
+}
+
+#[test]
+fn whoever_may_only_read_verifies_too() {
+    let case = Case::of(Original::shared());
+    let faults = Faults::default();
+    faults.add(Operation::Put, "ledger/", FaultKind::Before(ErrorKind::Denied));
+    let store = store_of(&place_of(&case)).with_faults(faults);
+    let report = verify_store(&store, Utc::now(), |_| {}).unwrap();
+    assert!(report.is_clean, "{report}");
+    assert!(
+        report.notes.iter().any(|note| note.contains("cannot be written")),
+        "{report}"
+    );
+    assert!(!case.archive.join("ledger").exists());
+}
+
+#[test]
+fn since_reads_only_what_is_younger() {
+    let case = Case::of(Original::shared());
+    let place = place_of(&case);
+    let path = case.archive.join(format!(
+        "wal/00000001/0000000100000000/{}.zst",
+        Original::shared().segment
+    ));
+    let now = Utc::now();
+    fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_modified(now.into())
+        .unwrap();
+    let report = verify(&place, |options| {
+        options.since = Some(now - chrono::TimeDelta::seconds(1));
+    });
+    // The segment, and the two records, which are always read.
+    assert_eq!(report.read_objects, 3, "{report}");
+    assert!(
+        report.is_clean && report.unread_objects > 10 && report.all_read_since.is_none(),
+        "{report}"
+    );
+    // What this process wrote is not the test user's.
+    fs::remove_dir_all(case.archive.join("ledger")).unwrap();
+    case.walship()
+        .run(&["verify", "--since", "1d", "--full"])
+        .exited(2);
+    case.walship().run(&["verify", "--since", "soon"]).exited(2);
+    case.walship().run(&["verify", "--since", "1d"]).succeeded();
+    case.walship()
+        .run(&["verify", "--since", "2026-11-01 00:00:00+00"])
+        .succeeded();
+}
+
+#[test]
+fn the_rate_is_kept() {
+    let case = Case::of(Original::shared());
+    let place = place_of(&case);
+    let bytes = verify(&place, |options| options.full = true).read_bytes;
+    let begun = Instant::now();
+    let report = verify(&place, |options| {
+        options.full = true;
+        options.max_rate = Some(bytes / 2);
+    });
+    assert!(
+        report.is_clean && begun.elapsed() > Duration::from_millis(1500),
+        "{report}"
+    );
+}
+
+#[test]
+fn an_archive_that_cannot_be_reached_is_an_outage() {
+    let server = crate::support::stores::Kind::MinIo;
+    let place = crate::support::stores::TestStore::Server(server);
+    if !crate::support::stores::chosen().contains(&place) {
+        return;
+    }
+    let place = place
+        .new_place()
+        .with_env("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
+    let output = Walship::at(&place)
+        .env("WALSHIP_S3_TIMEOUT", "2s")
+        .run(&["verify"])
+        .exited(5);
+    assert_eq!(output.stdout, "", "no verdict: {output:#?}");
+}
