@@ -278,6 +278,12 @@ impl<'a> Run<'a> {
 
     fn report(&mut self, assessment: Assessment, meter: &Meter, finished_at: DateTime<Utc>) -> VerifyReport {
         self.notes.extend(assessment.notes.iter().cloned());
+        if assessment.backups.is_empty() {
+            self.notes.push(
+                "there is no backup, and without one nothing can be recovered; take one with walship basebackup"
+                    .to_owned(),
+            );
+        }
         for entry in &self.catalogue.unfinished {
             self.notes.push(format!(
                 "backup {} is not finished, and was not verified",
