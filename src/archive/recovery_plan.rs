@@ -1,6 +1,7 @@
 //! Which backup to restore and which timeline to follow for a recovery target, decided before a byte
 //! is written. What cannot be reached is refused here, with what can be reached instead.
 
+mod alone;
 mod base;
 mod end;
 mod last_moment;
@@ -148,12 +149,14 @@ impl Request {
 /// `Conflict` for histories that disagree, `Unfinished` for a backup whose WAL has not arrived, `Corrupt` where WAL or a record that is
 /// needed is missing or damaged.
 pub fn plan(catalogue: &Catalogue, request: &Request, now: DateTime<Utc>) -> Result<Plan> {
+    let (request, alone) = &alone::settle(catalogue, request);
     let Start {
         backup,
         chain,
         mut notes,
     } = start(catalogue, request, now)?;
     let end = end::find(catalogue, request, &chain, backup)?;
+    notes.extend(alone.clone());
     notes.extend(end.notes);
     Ok(Plan {
         timeline: chain.timeline(),
@@ -193,6 +196,7 @@ impl Start<'_> {
 /// # Errors
 /// As [`plan`].
 pub fn start<'a>(catalogue: &'a Catalogue, request: &Request, now: DateTime<Utc>) -> Result<Start<'a>> {
+    let (request, alone) = &alone::settle(catalogue, request);
     refuse_future(request, now)?;
     let named = request
         .backup
@@ -202,7 +206,7 @@ pub fn start<'a>(catalogue: &'a Catalogue, request: &Request, now: DateTime<Utc>
     if named.is_none() && catalogue.backups.is_empty() {
         return Err(base::no_backup(catalogue));
     }
-    let mut notes = Vec::new();
+    let mut notes: Vec<_> = alone.clone().into_iter().collect();
     let chain = timeline::follow(catalogue, request, named, &mut notes)?;
     let backup = match named {
         Some(backup) => base::check(backup, catalogue, request, &chain)?,

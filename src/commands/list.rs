@@ -1,5 +1,6 @@
 //! `walship list`: the backups, and the WAL of each timeline with its gaps.
 
+mod retention;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -7,16 +8,19 @@ mod text;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+pub use self::retention::{ListedMark, ListedRetention};
 use super::time_index::TimeIndex;
 use super::{catalogue, identity};
 use crate::archive::backup::{BackupKind, BackupSource};
 use crate::archive::catalogue::{Backup, Catalogue, UnfinishedState};
 use crate::archive::keys::BackupId;
 use crate::archive::proof::{DrillRecord, Proof};
+use crate::archive::released::TimelineRanges;
+use crate::archive::retention::RetentionPolicy;
 use crate::archive::wal_inventory::{SegmentRange, WalInventory};
 use crate::archive::window::Window;
 use crate::error::Result;
-use crate::pg::{Lsn, SegmentName, TimelineId};
+use crate::pg::{Lsn, SegmentName, SegmentSize, TimelineId};
 use crate::store::Store;
 
 /// So many segments are read whole to learn when transactions ended in them, where an older walship
@@ -49,6 +53,10 @@ pub struct ListReport {
     pub notes: Vec<String>,
     #[serde(skip)]
     url: String,
+    #[serde(skip)]
+    released: TimelineRanges,
+    #[serde(skip)]
+    segment_size: SegmentSize,
 }
 
 /// A backup that can be restored.
@@ -70,6 +78,8 @@ pub struct ListedBackup {
     pub stored_bytes: u64,
     /// When drills proved it, or failed to.
     pub proven: Proven,
+    /// What retention makes of it.
+    pub retention: ListedRetention,
 }
 
 /// What drills showed of a backup.
@@ -129,6 +139,9 @@ pub struct ListedTimeline {
     pub segments: u64,
     /// What is missing between the first and the last.
     pub gaps: Vec<SegmentRange>,
+    /// What is not there because retention has given it up.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub given_up: Vec<SegmentRange>,
     /// How many `.partial` files a promotion left.
     pub partials: u64,
 }
@@ -144,11 +157,17 @@ pub enum ListPart {
     Wal,
 }
 
-/// Reads what the archive holds.
+/// Reads what the archive holds, and what the next expiry by this policy would do with it. `now` is this
+/// machine's time.
 ///
 /// # Errors
 /// As [`catalogue::load`].
-pub async fn run(part: ListPart, store: &Store) -> Result<ListReport> {
+pub async fn run(
+    part: ListPart,
+    store: &Store,
+    policy: &RetentionPolicy,
+    now: DateTime<Utc>,
+) -> Result<ListReport> {
     let mut report = ListReport {
         backups: None,
         unrestorable: None,
@@ -158,14 +177,20 @@ pub async fn run(part: ListPart, store: &Store) -> Result<ListReport> {
         timelines_without_wal: Vec::new(),
         notes: Vec::new(),
         url: store.location().to_string(),
+        released: TimelineRanges::default(),
+        segment_size: SegmentSize::DEFAULT,
     };
     if part == ListPart::Wal {
         let identity = identity::require(store).await?;
+        report.segment_size = identity.segment_bytes;
+        report.released = catalogue::released(store, &identity).await?;
         report.add_wal(&catalogue::wal(store, &identity).await?);
         return Ok(report);
     }
     let catalogue = catalogue::load(store).await?;
-    report.add_backups(&catalogue);
+    report.segment_size = catalogue.wal.segment_size();
+    report.released = catalogue.released.clone();
+    report.add_backups(&catalogue, policy, now);
     if part == ListPart::All {
         report.add_wal(&catalogue.wal);
         let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
@@ -175,8 +200,16 @@ pub async fn run(part: ListPart, store: &Store) -> Result<ListReport> {
 }
 
 impl ListReport {
-    fn add_backups(&mut self, catalogue: &Catalogue) {
-        self.backups = Some(catalogue.backups.iter().map(listed).collect());
+    fn add_backups(&mut self, catalogue: &Catalogue, policy: &RetentionPolicy, now: DateTime<Utc>) {
+        let plan = retention::plan(catalogue, policy, now).unwrap_or_else(|refusal| {
+            self.notes.push(refusal);
+            None
+        });
+        let backups = catalogue.backups.iter().map(|backup| {
+            let retention = ListedRetention::of(backup, catalogue, plan.as_ref());
+            listed(backup, retention)
+        });
+        self.backups = Some(backups.collect());
         let unrestorable = catalogue.unrestorable.iter().map(|entry| ListedUnrestorable {
             id: entry.id.clone(),
             reason: entry.reason.clone(),
@@ -193,12 +226,14 @@ impl ListReport {
     fn add_wal(&mut self, wal: &WalInventory) {
         let timelines = wal.timelines().filter_map(|timeline| {
             let span = wal.span(timeline)?;
+            let (gaps, given_up) = retention::gaps(wal, timeline, &self.released);
             Some(ListedTimeline {
                 timeline,
                 first: span.first,
                 last: span.last,
                 segments: span.segments,
-                gaps: wal.gaps(timeline).collect(),
+                gaps,
+                given_up,
                 partials: wal.partials(timeline),
             })
         });
@@ -222,7 +257,7 @@ impl ListReport {
     }
 }
 
-fn listed(backup: &Backup) -> ListedBackup {
+fn listed(backup: &Backup, retention: ListedRetention) -> ListedBackup {
     ListedBackup {
         id: backup.id.clone(),
         label: backup.label.clone(),
@@ -237,5 +272,6 @@ fn listed(backup: &Backup) -> ListedBackup {
         size_bytes: backup.size_bytes,
         stored_bytes: backup.stored_bytes,
         proven: Proven::of(backup.proof.as_ref()),
+        retention,
     }
 }

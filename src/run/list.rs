@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use chrono::Utc;
 use walship::Result;
 use walship::commands::list::{self, ListPart};
 use walship::config::Settings;
@@ -18,7 +19,7 @@ pub(super) fn run(args: &cli::ListArgs, settings: &Settings) -> Result<ExitCode>
     };
     let report = finish(one_thread()?, async {
         let store = Store::open(&settings.archive()?, &settings.store).await?;
-        list::run(part, &store).await
+        list::run(part, &store, &settings.retention, Utc::now()).await
     })?;
     print(&report, args.json, ToString::to_string)
 }

@@ -1,7 +1,7 @@
 //! How far the archived WAL leads from a backup, and whether the target lies within that.
 
 use super::last_moment::LastMoment;
-use super::{Request, Search, Target};
+use super::{Request, Search, Target, alone};
 use crate::archive::catalogue::{Backup, Catalogue};
 use crate::archive::timeline_chain::{Hole, Reach, TimelineChain};
 use crate::archive::wal_inventory::SegmentRange;
@@ -53,6 +53,10 @@ pub(super) fn find(
         }
     }
     let reached = reached(request, &reach);
+    if reached != Reached::Yes && !request.end_at_gap && alone::is_given_up(catalogue, chain, &reach, backup)
+    {
+        return Err(alone::refuse(catalogue, request, chain, backup));
+    }
     let (target, notes) = match (&reach.hole, reached) {
         (_, Reached::Yes) => (
             request.target.clone(),

@@ -573,3 +573,92 @@ proptest! {
         prop_assert_eq!(decide(&catalogue, &request).ok().map(|plan| plan.backup.id), expected);
     }
 }
+
+/// Backups 2 and 5 stand alone, from 9 on there is all WAL.
+fn with_stand_alone_backups() -> Catalogue {
+    let segments = [(1, 2..=2), (1, 5..=5), (1, 9..=12)];
+    let mut catalogue = archive(&[(1, 2), (1, 5), (1, 9), (1, 11)], &segments);
+    for (first, last) in [(0, 1), (3, 4), (6, 8)] {
+        catalogue.released.of_mut(tli(1)).insert_range(first, last);
+    }
+    catalogue
+}
+
+#[test]
+fn a_backup_that_stands_alone_is_recovered_to_its_own_end() {
+    let catalogue = with_stand_alone_backups();
+    for target in [Target::Latest, Target::Immediate] {
+        let request = Request {
+            backup: Some(id(5)),
+            ..Request::new(target.clone())
+        };
+        let plan = decide(&catalogue, &request).unwrap();
+        assert_eq!((plan.backup.id, plan.target), (id(5), Target::Immediate));
+        assert_eq!(plan.timeline, tli(1));
+        assert_eq!(plan.last_segment.to_string(), "000000010000000000000005");
+        // PostgreSQL may read ahead of it.
+        assert_eq!(plan.gap.unwrap().first.to_string(), "000000010000000000000006");
+        let says_so = plan.notes.iter().any(|note| note.contains("stands alone"));
+        assert_eq!(says_so, target == Target::Latest, "{:?}", plan.notes);
+    }
+    let newest = decide(&catalogue, &Request::new(Target::Latest)).unwrap();
+    assert_eq!((newest.backup.id, newest.target), (id(11), Target::Latest));
+}
+
+#[test]
+fn other_targets_of_a_backup_that_stands_alone_are_refused_with_what_can_be_reached() {
+    let catalogue = with_stand_alone_backups();
+    let reachable = [
+        "every moment from 2026-",
+        &format!("(backup {}) on", id(9)),
+        &format!("(--backup {} --target-immediate)", id(2)),
+        &format!("(--backup {} --target-immediate)", id(5)),
+    ];
+    let in_between = Request::new(Target::Time(time(7, 0)));
+    assert_eq!(refused(&catalogue, &in_between, &reachable), ErrorKind::Invalid);
+    for target in [Target::Lsn(at(7, 0)), Target::Time(time(10, 0)), Target::Xid(700)] {
+        let request = Request {
+            backup: Some(id(5)),
+            search: Search::Absent,
+            ..Request::new(target)
+        };
+        assert_eq!(refused(&catalogue, &request, &reachable), ErrorKind::Invalid);
+    }
+    let accepted = Request {
+        backup: Some(id(5)),
+        end_at_gap: true,
+        ..Request::new(Target::Latest)
+    };
+    assert_eq!(decide(&catalogue, &accepted).unwrap().target, Target::Latest);
+}
+
+#[test]
+fn wal_that_nobody_gave_up_is_a_hole_even_right_after_a_backup() {
+    let mut catalogue = with_stand_alone_backups();
+    catalogue.released = crate::archive::released::TimelineRanges::default();
+    let request = Request {
+        backup: Some(id(5)),
+        ..Request::new(Target::Latest)
+    };
+    assert_eq!(refused(&catalogue, &request, &["has a hole"]), ErrorKind::Corrupt);
+}
+
+#[test]
+fn the_last_backup_of_an_abandoned_branch_stands_alone_too() {
+    let mut catalogue = archive(&[(1, 2), (1, 7), (2, 9)], &[(1, 7..=7), (2, 9..=12)]);
+    catalogue = with_history(catalogue, 2, &[(1, at(4, 500))]);
+    catalogue.backups.remove(0);
+    catalogue.released.of_mut(tli(1)).insert_range(0, 6);
+    catalogue.released.of_mut(tli(1)).insert_range(8, 8);
+    let request = Request {
+        backup: Some(id(7)),
+        ..Request::new(Target::Latest)
+    };
+    let plan = decide(&catalogue, &request).unwrap();
+    assert_eq!((plan.target, plan.timeline), (Target::Immediate, tli(1)));
+    let later = Request {
+        timeline: Some(tli(1)),
+        ..Request::new(Target::Time(time(8, 0)))
+    };
+    assert_eq!(refused(&catalogue, &later, &["given up"]), ErrorKind::Invalid);
+}

@@ -42,7 +42,9 @@ async fn put(store: &Store, key: &str, bytes: Vec<u8>) {
 }
 
 async fn list(part: ListPart, store: &Store) -> (Value, String) {
-    let report = run(part, store).await.unwrap();
+    let report = run(part, store, &RetentionPolicy::default(), Utc::now())
+        .await
+        .unwrap();
     (serde_json::to_value(&report).unwrap(), report.to_string())
 }
 
@@ -74,6 +76,7 @@ async fn the_json_is_what_programs_rely_on() {
                 "postgres_version": "17.11",
                 "size_bytes": 3_221_225_472_u64,
                 "stored_bytes": 1_073_741_824,
+                "retention": { "stand_alone": false },
                 "proven": { "last_success": null, "last_failure": null },
             }],
             "unrestorable": [],
@@ -139,7 +142,7 @@ async fn people_get_aligned_columns() {
     let store = archive(top.path(), &SEGMENTS, true).await;
     let (_, text) = list(ListPart::All, &store).await;
     let expected = "\
-BACKUP            LABEL               KIND  STARTED               FINISHED              START LSN  STOP LSN   TIMELINE  POSTGRESQL  SIZE     STORED   PROVEN
+BACKUP            LABEL               KIND  STARTED               FINISHED              START LSN  STOP LSN   TIMELINE  POSTGRESQL  SIZE     STORED   PROVEN  RETENTION
 20261123T041500Z  before?the upgrade  full  1970-01-01 00:00:00Z  2026-09-21 14:13:20Z  0/2000028  0/2000100  1         17.11       3.0 GiB  1.0 GiB  never
 
 TIMELINE  FIRST SEGMENT             LAST SEGMENT              SEGMENTS  GAPS
@@ -251,4 +254,40 @@ async fn timelines_without_wal_and_useless_objects_are_mentioned() {
         text.contains("objects below wal/ that are not walship's: 1"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn what_retention_gave_up_and_would_delete_is_shown() {
+    let top = tempfile::tempdir().unwrap();
+    let store = archive(top.path(), &SEGMENTS, true).await;
+    let mut released = crate::archive::released::TimelineRanges::default();
+    released.of_mut(TimelineId::FIRST).insert_range(3, 4);
+    let released = crate::archive::released::to_json(&released, SegmentSize::DEFAULT, Utc::now());
+    put(&store, "retention.json", released.unwrap()).await;
+    let id = fixture::record(&[]).id;
+    let mark = crate::archive::keep::Keep::new(None, Utc::now())
+        .to_json()
+        .unwrap();
+    let prefix = crate::archive::keys::backup_prefix(&id);
+    put(&store, &format!("{prefix}keep.json"), mark).await;
+    let (json, text) = list(ListPart::All, &store).await;
+    assert_eq!(
+        json["backups"][0]["retention"],
+        json!({ "stand_alone": true, "mark": {} })
+    );
+    assert_eq!(json["wal"][0]["gaps"], json!([]));
+    assert_eq!(json["wal"][0]["given_up"][0]["segments"], 2);
+    assert!(text.contains("stands alone, kept for ever"), "{text}");
+    assert!(
+        text.contains("retention has given up 000000010000000000000003"),
+        "{text}"
+    );
+    assert!(!text.contains("LACKS") && !text.contains("MISSING"), "{text}");
+    // Timeline 2 has no history here, so an expiry would refuse, and the list says why.
+    let policy = RetentionPolicy {
+        backups: Some(1),
+        ..RetentionPolicy::default()
+    };
+    let report = run(ListPart::Backups, &store, &policy, Utc::now()).await.unwrap();
+    assert!(report.to_string().contains("expire would refuse"), "{report}");
 }

@@ -31,7 +31,7 @@ impl fmt::Display for ListReport {
         }
         if let Some(window @ [_, ..]) = self.window.as_deref() {
             writeln!(f)?;
-            write_window(window, f)?;
+            self.write_window(window, f)?;
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
@@ -62,6 +62,7 @@ impl ListReport {
             "SIZE",
             "STORED",
             "PROVEN",
+            "RETENTION",
         ];
         let rows = backups.iter().map(|backup| {
             vec![
@@ -77,6 +78,7 @@ impl ListReport {
                 ByteSize(backup.size_bytes).to_string(),
                 ByteSize(backup.stored_bytes).to_string(),
                 proven(&backup.proven),
+                backup.retention.to_string(),
             ]
         });
         write_table(&headings, rows.collect(), f)
@@ -112,6 +114,10 @@ impl ListReport {
             for gap in &timeline.gaps {
                 writeln!(f, "timeline {} LACKS {gap}", timeline.timeline)?;
             }
+            for stretch in &timeline.given_up {
+                let timeline = timeline.timeline;
+                writeln!(f, "timeline {timeline}: retention has given up {stretch}")?;
+            }
         }
         for timeline in &self.timelines_without_wal {
             writeln!(f, "timeline {timeline} has no whole segment in the archive yet")?;
@@ -120,34 +126,40 @@ impl ListReport {
     }
 }
 
-/// To the microsecond, for these are times to recover to.
-fn write_window(window: &[Window], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let rows = window.iter().map(|window| {
-        let what = match window.latest_is {
-            LatestIs::Commit => "last commit",
-            LatestIs::EndOfBackup => "end of the newest backup",
-            LatestIs::Unknown => "not known",
-        };
-        vec![
-            window.timeline.to_string(),
-            time_text(window.earliest),
-            window.latest.map_or_else(|| "?".to_owned(), time_text),
-            what.to_owned(),
-            window.last_segment.to_string(),
-        ]
-    });
-    let headings = ["TIMELINE", "RECOVERABLE FROM", "TO", "WHICH IS", "LAST SEGMENT"];
-    write_table(&headings, rows.collect(), f)?;
-    for window in window {
-        if let Some(missing) = window.missing {
-            let (timeline, end) = (window.timeline, window.end_lsn);
-            writeln!(
-                f,
-                "timeline {timeline}: {missing} MISSING at {end}, which ends what can be recovered before it"
-            )?;
+impl ListReport {
+    /// To the microsecond, for these are times to recover to.
+    fn write_window(&self, window: &[Window], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = window.iter().map(|window| {
+            let what = match window.latest_is {
+                LatestIs::Commit => "last commit",
+                LatestIs::EndOfBackup => "end of the newest backup",
+                LatestIs::Unknown => "not known",
+            };
+            vec![
+                window.timeline.to_string(),
+                time_text(window.earliest),
+                window.latest.map_or_else(|| "?".to_owned(), time_text),
+                what.to_owned(),
+                window.last_segment.to_string(),
+            ]
+        });
+        let headings = ["TIMELINE", "RECOVERABLE FROM", "TO", "WHICH IS", "LAST SEGMENT"];
+        write_table(&headings, rows.collect(), f)?;
+        for window in window {
+            if let Some(missing) = window.missing {
+                let (timeline, end) = (window.timeline, window.end_lsn);
+                let number = missing.first.number(self.segment_size);
+                if number.is_ok_and(|number| self.released.contains(missing.first.timeline(), number)) {
+                    continue;
+                }
+                writeln!(
+                    f,
+                    "timeline {timeline}: {missing} MISSING at {end}, which ends what can be recovered before it"
+                )?;
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 impl ListedUnfinished {
