@@ -26,6 +26,8 @@ pub const ABSENT: u8 = 1;
 const UNKNOWN: u8 = 3;
 /// `drill`: it was made, and what it showed speaks against the backup or the archive.
 pub const DRILL_FAILED: u8 = 9;
+/// `status`: something is wrong.
+pub const STATUS_WARNS: u8 = 10;
 /// `restore`: everything else that is no success.
 const RESTORE_FAILED: u8 = 200;
 

@@ -9,6 +9,7 @@ mod list;
 mod recover;
 mod repair;
 mod setup;
+mod status;
 mod verify;
 mod wal;
 
@@ -25,6 +26,7 @@ pub use list::{ListArgs, ListPart};
 pub use recover::{ArchiveMode, RecoverArgs, TargetAction, TargetArgs};
 pub use repair::RepairArgs;
 pub use setup::{SetupArgs, SetupCommand, SetupPrimaryArgs};
+pub use status::StatusArgs;
 pub use verify::VerifyArgs;
 pub use wal::{PushArgs, RestoreArgs};
 
@@ -75,6 +77,8 @@ pub enum Command {
     Recover(RecoverArgs),
     /// Prove a backup: restore it aside, replay the WAL with a real server, check the data
     Drill(DrillArgs),
+    /// Show on one screen what there is, what it is worth, and what is wrong
+    Status(StatusArgs),
     /// Show the backups and the WAL in the archive
     List(ListArgs),
     /// Check server, archive and this machine; exit 0 if all is well, 1 for warnings, 2 for problems

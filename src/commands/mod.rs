@@ -16,6 +16,7 @@ pub mod repair;
 pub mod restore;
 pub mod seed;
 pub mod setup;
+pub mod status;
 pub mod stored_wal;
 mod table;
 pub mod time_index;

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::{ControlFile, TimelineHistory, WalName};
 use crate::archive::identity::ClusterIdentity;
 use crate::error::{Error, ErrorKind, Result};
@@ -98,6 +100,33 @@ pub fn postmaster_pid(data_directory: &Path) -> Option<i32> {
     text.lines().next()?.trim().parse().ok()
 }
 
+/// How many files wait for PostgreSQL's archiver, and since when the oldest does.
+///
+/// # Errors
+/// `Internal` where `pg_wal/archive_status` cannot be read.
+pub fn ready_files(data_directory: &Path) -> Result<(u64, Option<DateTime<Utc>>)> {
+    let path = data_directory.join("pg_wal/archive_status");
+    let unreadable = |error| Error::io(format!("read the directory {}", path.display()), error);
+    let (mut count, mut oldest) = (0, None::<DateTime<Utc>>);
+    for entry in std::fs::read_dir(&path).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        if entry
+            .path()
+            .extension()
+            .is_none_or(|extension| extension != "ready")
+        {
+            continue;
+        }
+        // One that was archived meanwhile does not wait.
+        if let Ok(modified) = entry.metadata().and_then(|found| found.modified()) {
+            count += 1;
+            let modified = DateTime::from(modified);
+            oldest = Some(oldest.map_or(modified, |oldest| oldest.min(modified)));
+        }
+    }
+    Ok((count, oldest))
+}
+
 /// Whose data directory it is; `None` where it is no data directory.
 ///
 /// # Errors
@@ -183,6 +212,20 @@ mod tests {
         ] {
             assert_eq!(data_directory_of(Path::new(path)), Path::new(directory), "{path}");
         }
+    }
+
+    #[test]
+    fn what_waits_for_the_archiver_is_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let status = directory.path().join("pg_wal/archive_status");
+        assert!(ready_files(directory.path()).is_err());
+        std::fs::create_dir_all(&status).unwrap();
+        assert_eq!(ready_files(directory.path()).unwrap(), (0, None));
+        for name in ["000000010000000000000001.done", "a.ready", "b.ready"] {
+            std::fs::write(status.join(name), "").unwrap();
+        }
+        let (count, oldest) = ready_files(directory.path()).unwrap();
+        assert!(count == 2 && oldest.is_some());
     }
 
     #[test]

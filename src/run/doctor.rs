@@ -39,14 +39,7 @@ fn options(pgdata: Option<PathBuf>, settings: &Settings) -> DoctorOptions {
     DoctorOptions {
         pgdata,
         timeout: doctor.timeout,
-        limits: Limits {
-            backup_age: doctor.max_backup_age,
-            archive_delay: doctor.max_archive_delay,
-            standby_lag: doctor.max_standby_lag,
-            verify_age: doctor.max_verify_age,
-            drill_age: doctor.max_drill_age,
-            push_time: settings.push.timeout,
-        },
+        limits: limits(settings),
         expires: settings.expires(),
         ignore: doctor.ignore.clone(),
         host: HostOptions {
@@ -57,6 +50,18 @@ fn options(pgdata: Option<PathBuf>, settings: &Settings) -> DoctorOptions {
             },
             aws_credentials: aws_credentials(),
         },
+    }
+}
+
+/// Where warnings begin.
+pub(super) fn limits(settings: &Settings) -> Limits {
+    Limits {
+        backup_age: settings.doctor.max_backup_age,
+        archive_delay: settings.doctor.max_archive_delay,
+        standby_lag: settings.doctor.max_standby_lag,
+        verify_age: settings.doctor.max_verify_age,
+        drill_age: settings.doctor.max_drill_age,
+        push_time: settings.push.timeout,
     }
 }
 

@@ -14,6 +14,7 @@ mod repair;
 mod restore;
 mod seed;
 mod setup;
+mod status;
 mod this_walship;
 mod verify;
 
@@ -39,6 +40,7 @@ pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
         Command::Basebackup(args) => basebackup::run(&args, settings),
         Command::Recover(args) => recover::run(args, settings),
         Command::Drill(args) => drill::run(args, settings),
+        Command::Status(args) => status::run(args, settings),
         Command::List(args) => list::run(&args, settings),
         Command::Doctor(args) => doctor::run(args, settings),
         Command::Expire(args) => expire::run(&args, settings),

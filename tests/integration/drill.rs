@@ -534,7 +534,7 @@ fn missing_programs_and_a_small_disk_are_said_before_anything_is_restored() {
         announce("NOT TESTED: no programs of that version (this machine has PostgreSQL 17 installed)");
         return;
     }
-    for (folder, says) in [(&empty, "looked in"), (&old, "has 14.")] {
+    for (folder, says) in [(&empty, "looked in"), (&old, "has 14")] {
         let walship = drills
             .walship
             .clone()

@@ -34,6 +34,7 @@ mod seed;
 mod server;
 mod session;
 mod setup;
+mod status;
 mod store_contract;
 mod store_directory;
 mod store_faults;

@@ -99,7 +99,7 @@ fn last_success(archiver: &ArchiverFacts) -> String {
     }
 }
 
-fn backlog(ready: &ReadyFiles, facts: &Facts, findings: &mut Findings) {
+pub(super) fn backlog(ready: &ReadyFiles, facts: &Facts, findings: &mut Findings) {
     let check = Check::ArchiverBacklog;
     let limit = facts.limits.archive_delay;
     let age = ready.oldest_age.unwrap_or_default();

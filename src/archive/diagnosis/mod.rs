@@ -27,7 +27,8 @@ pub use archive_command::ArchiveCommand;
 pub use checks::Check;
 pub use promotion::{PromotionFacts, StandbyPosition, Unreplayed, judge_promotion, unreplayed};
 
-use facts::Facts;
+use chrono::{DateTime, Utc};
+use facts::{ArchiveFacts, Facts, HostFacts, ReadyFiles};
 
 /// A fact, or why it is not known.
 pub type Known<T> = std::result::Result<T, String>;
@@ -105,6 +106,40 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     content::judge(facts, &mut findings);
     proof::judge(facts, &mut findings);
     host::judge(facts, &mut findings);
+    findings.0
+}
+
+/// Looks at what an archive holds and how it was tried, and at the WAL that waits for it, without asking a
+/// server or this machine more.
+#[must_use]
+pub fn judge_archive(
+    archive: ArchiveFacts,
+    ready: Option<&ReadyFiles>,
+    limits: Limits,
+    now: DateTime<Utc>,
+) -> Vec<Finding> {
+    let not_asked = || "not asked".to_owned();
+    let facts = Facts {
+        now,
+        limits,
+        server: Err(not_asked()),
+        archive: Ok(archive),
+        host: HostFacts {
+            pg_wal_space: Err(not_asked()),
+            exposed_files: Err(not_asked()),
+            user: String::new(),
+            owner: Err(not_asked()),
+            program: Err(not_asked()),
+            command_archive: Err(not_asked()),
+        },
+        expires: false,
+    };
+    let mut findings = Findings::default();
+    if let Some(ready) = ready {
+        archiver::backlog(ready, &facts, &mut findings);
+    }
+    content::judge(&facts, &mut findings);
+    proof::judge(&facts, &mut findings);
     findings.0
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use crate::archive::diagnosis::facts::{ArchiveFacts, Facts, ServerFacts};
+use crate::archive::diagnosis::facts::{ArchiveFacts, Facts, ReadyFiles, ServerFacts};
 use crate::archive::diagnosis::{Check, Known, Limits, judge, judge_promotion};
 use crate::archive::keys::{self, Key};
 use crate::error::Result;
@@ -91,6 +91,16 @@ pub async fn run(options: DoctorOptions, connection: &ConnInfo, store: Result<St
         expires: options.expires,
     };
     DoctorReport::new(judge(&facts), &options.ignore, facts.now)
+}
+
+/// The finished WAL that waits for a server's archiver.
+pub(super) async fn ready_files(connection: &ConnInfo, limit: Duration) -> Known<ReadyFiles> {
+    let mut session = Session::open(connection, limit)
+        .await
+        .map_err(|error| error.to_string())?;
+    let ready = server::ready(&mut session).await;
+    session.close().await;
+    ready
 }
 
 /// What takes both the server and the archive. The archive was listed a moment ago, and may have gone on.

@@ -170,7 +170,7 @@ async fn archiver_runs(session: &mut Session) -> Known<bool> {
     }
 }
 
-async fn ready(session: &mut Session) -> Known<ReadyFiles> {
+pub(super) async fn ready(session: &mut Session) -> Known<ReadyFiles> {
     let sql = "select count(*), min(name), extract(epoch from clock_timestamp() - min(modification)) \
                from pg_ls_archive_statusdir() where name like '%.ready'";
     let row = session.row("list archive_status", sql).await?;

@@ -233,8 +233,12 @@ fn message(line: &str) -> Option<&str> {
     if line.starts_with("walship: ") {
         return Some(line);
     }
-    ["PANIC:  ", "FATAL:  ", "ERROR:  ", "DETAIL:  ", "HINT:  "]
+    // What is wrong with a configuration file is for the log only.
+    let of_settings = ["LOG:  invalid ", "LOG:  unrecognized ", "LOG:  parameter "];
+    let levels = ["PANIC:  ", "FATAL:  ", "ERROR:  ", "DETAIL:  ", "HINT:  "];
+    levels
         .iter()
+        .chain(&of_settings)
         .find_map(|level| line.find(level).and_then(|at| line.get(at..)))
 }
 
