@@ -13,14 +13,14 @@ use serde::Serialize;
 
 use super::list::Proven;
 use super::time_index::TimeIndex;
-use super::{catalogue, doctor, verify};
+use super::{catalogue, doctor, expire, verify};
 use crate::archive::catalogue::{Backup, Catalogue};
 use crate::archive::diagnosis::facts::{ArchiveFacts, ReadyFiles};
 use crate::archive::diagnosis::{Finding, Known, Level, Limits, judge_archive};
 use crate::archive::keys::BackupId;
 use crate::archive::ledger::LedgerSummary;
 use crate::archive::proof::DrillRecord;
-use crate::archive::retention::{self, Action, RetentionPolicy, UnfinishedWals};
+use crate::archive::retention::{Action, RetentionPolicy};
 use crate::archive::window::Window;
 use crate::error::{ErrorKind, Result};
 use crate::pg::{ConnInfo, SegmentName, TimelineId, data_directory};
@@ -311,7 +311,7 @@ fn last_drill(catalogue: &Catalogue) -> Option<Drill> {
 }
 
 fn expiry(catalogue: &Catalogue, policy: &RetentionPolicy, now: DateTime<Utc>) -> Expiry {
-    let plan = match retention::plan(catalogue, &UnfinishedWals::new(), policy, now) {
+    let plan = match expire::preview(catalogue, policy, now) {
         Ok(plan) => plan,
         Err(error) if error.kind() == ErrorKind::Invalid => return Expiry::NoPolicy,
         Err(error) => {
