@@ -16,6 +16,7 @@ use chrono::TimeDelta;
 
 use crate::archive::diagnosis::Check;
 use crate::archive::retention::RetentionPolicy;
+use crate::archive::seed_source::WalLimits;
 use crate::error::{Error, Result};
 use crate::pg::os_user;
 use crate::store::{Location, S3Options, StoreOptions};
@@ -147,8 +148,8 @@ pub struct DoctorSettings {
 /// Settings of `walship basebackup --seed-replica`.
 #[derive(Debug, Clone)]
 pub struct SeedSettings {
-    /// `seed.archive_wal_limit`.
-    pub archive_wal_limit: ByteSize,
+    /// `seed.archive_wal_percent` and `seed.archive_wal_limit`.
+    pub archive_wal: WalLimits,
     /// `seed.start_timeout`.
     pub start_timeout: Duration,
 }
@@ -265,6 +266,17 @@ impl Settings {
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.raw.file.as_deref()
+    }
+
+    /// These settings for another archive.
+    #[must_use]
+    pub fn with_archive(&self, url: &str) -> Self {
+        let mut settings = self.clone();
+        settings
+            .raw
+            .values
+            .insert("archive", (url.to_owned(), Origin::Flag));
+        settings
     }
 
     /// What another walship process needs to come to the same settings: the file's path, and the
@@ -397,7 +409,10 @@ impl Raw {
             },
             bin_dir: self.optional("postgres.bin_dir")?,
             seed: SeedSettings {
-                archive_wal_limit: self.required("seed.archive_wal_limit")?,
+                archive_wal: WalLimits {
+                    percent: self.required("seed.archive_wal_percent")?,
+                    bytes: self.required("seed.archive_wal_limit")?,
+                },
                 start_timeout: self.duration("seed.start_timeout")?,
             },
             recover_concurrency: at_least_one(self.required("recover.concurrency")?),

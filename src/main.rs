@@ -12,19 +12,19 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use walship::config::{Settings, Sources, StandbyFailure};
 use walship::pg::data_directory::{RecoverySignal, recovery_signal};
 use walship::{Error, ErrorKind, Result};
 
-use cli::{Cli, Command, GlobalArgs};
+use cli::{Cli, Command, GlobalArgs, as_clap_takes_them};
 use exit::Caller;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let guess = Caller::guess(&arguments);
     exit_on_panic(guess);
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(as_clap_takes_them(arguments, &Cli::command())) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             print_usage_error(&error, guess);
@@ -84,6 +84,12 @@ fn settings(cli: &Cli) -> Result<Settings> {
     }
     if let Command::Verify(args) = &cli.command {
         flags.push(("verify.max_rate", &args.max_rate));
+    }
+    if let Command::PatroniReplica(args) = &cli.command {
+        flags.extend([
+            ("seed.archive_wal_limit", &args.archive_wal_limit),
+            ("seed.archive_wal_percent", &args.archive_wal_percent),
+        ]);
     }
     let settings = Settings::load(&Sources {
         config_flag: config.clone(),

@@ -4,8 +4,14 @@ use super::keys::BackupId;
 use crate::config::ByteSize;
 use crate::pg::Lsn;
 
-/// From the archive, while the WAL since its newest backup is at most this part of the backup's size.
-const PERCENT: u128 = 30;
+/// From the archive, while the WAL since its newest backup is at most so much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalLimits {
+    /// Percent of the backup's size.
+    pub percent: u32,
+    /// Bytes.
+    pub bytes: ByteSize,
+}
 
 /// Whether the archive is the better source, and why, in one sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,22 +33,26 @@ pub struct Candidate {
     pub size_bytes: u64,
 }
 
-/// Weighs the WAL from a backup's start to `current`, the primary's position, against the backup's size and a limit.
+/// Weighs the WAL from a backup's start to `current`, the primary's position, against the backup's size and the limits.
 /// Replaying WAL is slower than copying files, so a copy is better where there is much of it.
 #[must_use]
-pub fn weigh(backup: &Candidate, current: Lsn, limit: ByteSize) -> Verdict {
+pub fn weigh(backup: &Candidate, current: Lsn, limits: WalLimits) -> Verdict {
+    let WalLimits { percent, bytes } = limits;
     let wal = current.0.saturating_sub(backup.start_lsn.0);
-    let share = u128::from(wal) * 100 <= u128::from(backup.size_bytes) * PERCENT;
+    let share = u128::from(wal) * 100 <= u128::from(backup.size_bytes) * u128::from(percent);
     let found = format!(
         "{} of WAL since backup {}, which has {}",
         ByteSize(wal),
         backup.id,
         ByteSize(backup.size_bytes)
     );
-    let (archive, why) = match (share, wal <= limit.0) {
-        (true, true) => (true, format!("at most {PERCENT} % and {limit}")),
-        (false, _) => (false, format!("more than {PERCENT} % of it")),
-        (true, false) => (false, format!("more than the {limit} of seed.archive_wal_limit")),
+    let (archive, why) = match (share, wal <= bytes.0) {
+        (true, true) => (true, format!("at most {percent} % and {bytes}")),
+        (false, _) => (
+            false,
+            format!("more than the {percent} % of seed.archive_wal_percent"),
+        ),
+        (true, false) => (false, format!("more than the {bytes} of seed.archive_wal_limit")),
     };
     Verdict {
         archive,
@@ -56,7 +66,10 @@ mod tests {
 
     #[test]
     fn the_archive_is_the_source_up_to_30_percent_and_up_to_the_limit() {
-        let limit = ByteSize(500);
+        let limits = WalLimits {
+            percent: 30,
+            bytes: ByteSize(500),
+        };
         for (size_bytes, current, archive) in [
             (1000, 1300, true),
             (1000, 1301, false),
@@ -71,7 +84,7 @@ mod tests {
                 start_lsn: Lsn(1000),
                 size_bytes,
             };
-            let verdict = weigh(&candidate, Lsn(current), limit);
+            let verdict = weigh(&candidate, Lsn(current), limits);
             assert_eq!(verdict.archive, archive, "{current}: {}", verdict.reason);
         }
     }

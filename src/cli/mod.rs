@@ -6,6 +6,7 @@ mod doctor;
 mod drill;
 mod expire;
 mod list;
+mod patroni;
 mod recover;
 mod repair;
 mod setup;
@@ -23,6 +24,7 @@ pub use doctor::DoctorArgs;
 pub use drill::DrillArgs;
 pub use expire::{ExpireArgs, KeepArgs};
 pub use list::{ListArgs, ListPart};
+pub use patroni::{PatroniArgs, PatroniBootstrapArgs, PatroniReplicaArgs, as_clap_takes_them};
 pub use recover::{ArchiveMode, RecoverArgs, TargetAction, TargetArgs};
 pub use repair::RepairArgs;
 pub use setup::{SetupArgs, SetupCommand, SetupPrimaryArgs};
@@ -73,6 +75,10 @@ pub enum Command {
     Restore(RestoreArgs),
     /// Take a base backup over the replication protocol, or seed a replica
     Basebackup(BasebackupArgs),
+    /// Make a Patroni replica from the archive, where that is the better source; for create_replica_methods
+    PatroniReplica(PatroniReplicaArgs),
+    /// Make a Patroni cluster from an archive, as a clone or anew; for Patroni's bootstrap method
+    PatroniBootstrap(PatroniBootstrapArgs),
     /// Restore a backup into an empty directory, ready to recover to a target
     Recover(RecoverArgs),
     /// Prove a backup: restore it aside, replay the WAL with a real server, check the data

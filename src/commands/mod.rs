@@ -2,12 +2,14 @@
 
 pub mod basebackup;
 pub mod catalogue;
+pub mod clone_mark;
 pub mod doctor;
 pub mod drill;
 pub mod expire;
 pub mod identity;
 pub mod keep;
 pub mod list;
+pub mod patroni_bootstrap;
 pub mod programs;
 pub mod progress;
 pub mod push;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
-use super::identity;
 use super::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
+use super::{clone_mark, identity};
 use crate::archive::codec::{Trailer, WalEncoder};
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::Key;
@@ -245,11 +245,14 @@ impl Source {
 
     async fn archive_identity(&self, store: &Store, now: DateTime<Utc>) -> Result<Identity> {
         if let Some(cluster) = self.cluster {
-            return if has_archived(&data_directory_of(&self.path))? {
-                identity::require_of(store, cluster).await
+            let data_directory = data_directory_of(&self.path);
+            let identity = if has_archived(&data_directory)? {
+                identity::require_of(store, cluster).await?
             } else {
-                identity::find_or_create(store, cluster, now).await
+                identity::find_or_create(store, cluster, now).await?
             };
+            clone_mark::check(&data_directory, &identity, &store.location().to_string())?;
+            return Ok(identity);
         }
         let identity = identity::require(store).await?;
         self.check_identity(&identity, &store.location().to_string())?;

@@ -120,6 +120,11 @@ pub const SETTINGS: &[Setting] = &[
         "with more WAL than this since the newest backup, a replica is copied from the primary",
     ),
     setting(
+        "seed.archive_wal_percent",
+        "30",
+        "likewise with more than this part of the backup's size",
+    ),
+    setting(
         "seed.start_timeout",
         "10m",
         "time that a started replica has until it streams",

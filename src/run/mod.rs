@@ -8,6 +8,7 @@ mod expire;
 mod keep;
 mod list;
 mod man;
+mod patroni;
 mod push;
 mod recover;
 mod repair;
@@ -38,6 +39,8 @@ pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
         Command::Push(args) => push::run(args, settings),
         Command::Restore(args) => restore::run(args, settings),
         Command::Basebackup(args) => basebackup::run(&args, settings),
+        Command::PatroniReplica(args) => patroni::replica(&args, settings),
+        Command::PatroniBootstrap(args) => patroni::bootstrap(args, settings),
         Command::Recover(args) => recover::run(args, settings),
         Command::Drill(args) => drill::run(args, settings),
         Command::Status(args) => status::run(args, settings),

@@ -58,7 +58,7 @@ fn seed_options(pgdata: &Path, args: &cli::BasebackupArgs, settings: &Settings) 
         fast_checkpoint: args.checkpoint == Checkpoint::Fast,
         max_rate_kib: max_rate_kib(settings)?,
         concurrency: settings.recover_concurrency,
-        archive_wal_limit: settings.seed.archive_wal_limit,
+        archive_wal: settings.seed.archive_wal,
         start: seed.start.then_some(settings.seed.start_timeout),
         walship: this_walship(settings)?,
         search_path: search_path(settings)?,

@@ -22,6 +22,7 @@ mod durability;
 mod false_server;
 mod format;
 mod limits;
+mod patroni;
 mod pgbouncer;
 mod push;
 mod recover;

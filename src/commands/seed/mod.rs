@@ -5,6 +5,7 @@
 //! message says what is left and where. Until everything is there, no server starts on the data directory as
 //! anything but a standby.
 
+mod archive_only;
 mod copy;
 mod primary;
 mod report;
@@ -25,11 +26,12 @@ use super::progress::Progress;
 use super::recover::{
     self, RestoredStandby, StandbyOptions, StandbySettings, TablespaceMapping, restore_command,
 };
-use crate::config::ByteSize;
+use crate::archive::seed_source::WalLimits;
 use crate::error::{Error, Result};
 use crate::pg::{ConnInfo, SlotName};
 use crate::store::Store;
 
+pub use self::archive_only::{ArchiveSeed, from_archive};
 pub use self::report::SeedReport;
 
 /// What to make, and how.
@@ -52,7 +54,7 @@ pub struct SeedOptions {
     /// Parts of a backup that are restored at the same time.
     pub concurrency: usize,
     /// With more WAL than this since the newest backup, `From::Auto` copies from the primary.
-    pub archive_wal_limit: ByteSize,
+    pub archive_wal: WalLimits,
     /// Start it, and give it so long until it streams.
     pub start: Option<Duration>,
     /// This program, and the global flags that it needs to find the archive: the beginning of the replica's
@@ -93,7 +95,7 @@ pub async fn run(
     let name = info.given_application_name().unwrap_or(&options.name);
     let conninfo = info.standby_conninfo(name, primary.used_password)?;
     progress.phase("read the archive");
-    let source = source::choose(options, &primary, store, now).await?;
+    let source = source::choose(options.from, options.archive_wal, &primary, store, now).await?;
     let copy = match &source {
         Source::Primary { .. } => Some(Copy::prepare(options, &primary, &conninfo)?),
         Source::Archive { .. } => None,

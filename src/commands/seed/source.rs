@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, Utc};
 
+use super::From;
 use super::primary::Primary;
-use super::{From, SeedOptions};
 use crate::archive::keys::{Key, WAL_PREFIX, after_timeline};
 use crate::archive::recovery_plan::Plan;
-use crate::archive::seed_source::{Candidate, weigh};
+use crate::archive::seed_source::{Candidate, WalLimits, weigh};
 use crate::commands::recover::plan_standby;
 use crate::commands::{catalogue, identity};
 use crate::error::{Error, ErrorKind, Result};
@@ -26,13 +26,14 @@ pub(super) enum Source {
 /// `Invalid` for another cluster's archive; `Conflict` where the archive has a later timeline than the primary;
 /// where the archive was asked for, all that speaks against it.
 pub(super) async fn choose(
-    options: &SeedOptions,
+    from: From,
+    limits: WalLimits,
     primary: &Primary,
     store: &Store,
     now: DateTime<Utc>,
 ) -> Result<Source> {
     let usable = check_archive(primary, store).await;
-    let usable = match (usable, options.from) {
+    let usable = match (usable, from) {
         (Ok(usable), _) => usable,
         // A replica can be seeded while the store is away; it streams, and asks the archive only later.
         (Err(error), From::Auto | From::Primary) if may_pass(&error) => {
@@ -46,7 +47,7 @@ pub(super) async fn choose(
         (Err(error), _) => return Err(error),
     };
     let from_primary = |reason: String| Source::Primary { reason, note: None };
-    match options.from {
+    match from {
         From::Primary => Ok(from_primary("as asked for with --from primary".to_owned())),
         From::Archive => Ok(Source::Archive {
             reason: "as asked for with --from archive".to_owned(),
@@ -60,7 +61,7 @@ pub(super) async fn choose(
                     start_lsn: plan.backup.start_lsn,
                     size_bytes: plan.backup.size_bytes,
                 };
-                let verdict = weigh(&candidate, primary.current, options.archive_wal_limit);
+                let verdict = weigh(&candidate, primary.current, limits);
                 Ok(if verdict.archive {
                     Source::Archive {
                         reason: verdict.reason,

@@ -18,6 +18,7 @@
     clippy::unwrap_used
 )]
 
+pub mod patroni;
 pub mod ports;
 pub mod postgres;
 pub mod process;
