@@ -85,6 +85,8 @@ pub struct Settings {
     pub drill: DrillSettings,
     /// `[verify]`.
     pub verify: VerifySettings,
+    /// `[agent]`.
+    pub agent: AgentSettings,
     /// `[s3]`; its `operation_timeout` is `s3.timeout`.
     pub store: StoreOptions,
 }
@@ -180,6 +182,21 @@ pub struct VerifySettings {
     pub concurrency: usize,
     /// `verify.max_rate`, in bytes a second.
     pub max_rate: Option<ByteSize>,
+}
+
+/// Settings of `walship agent`, and of those who ask it.
+#[derive(Debug, Clone)]
+pub struct AgentSettings {
+    /// `agent.socket`.
+    pub socket: Option<PathBuf>,
+    /// `agent.autostart`.
+    pub autostart: bool,
+    /// `agent.idle_timeout`.
+    pub idle_timeout: Duration,
+    /// `agent.lookahead`, at least 1.
+    pub lookahead: usize,
+    /// `agent.prefetch`.
+    pub prefetch: usize,
 }
 
 /// What the command line and the environment say; the file is found through them.
@@ -429,6 +446,16 @@ impl Raw {
                 concurrency: at_least_one(self.required("verify.concurrency")?),
                 max_rate: self.verify_rate()?,
             },
+            agent: AgentSettings {
+                socket: self.socket()?,
+                autostart: self.required("agent.autostart")?,
+                idle_timeout: self.duration("agent.idle_timeout")?,
+                lookahead: match self.required("agent.lookahead")? {
+                    0 => automatic_workers(2 * cores),
+                    number => number,
+                },
+                prefetch: self.required("agent.prefetch")?,
+            },
             store: self.store_options()?,
             raw: self,
         })
@@ -526,6 +553,14 @@ impl Raw {
         let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty());
         ids.map(|id| id.parse().map_err(|why: String| self.invalid(key, why)))
             .collect()
+    }
+
+    fn socket(&self) -> Result<Option<PathBuf>> {
+        let socket: Option<PathBuf> = self.optional("agent.socket")?;
+        match socket {
+            Some(path) if !path.is_absolute() => Err(self.invalid("agent.socket", "give an absolute path")),
+            socket => Ok(socket),
+        }
     }
 
     fn part_size(&self) -> Result<u64> {

@@ -2,6 +2,7 @@
 //!
 //! The library exists for the binary and for its tests; `ARCHITECTURE.md` is the map.
 
+pub mod agent;
 pub mod archive;
 pub mod commands;
 pub mod config;

@@ -1,6 +1,7 @@
 //! The command line: clap definitions, no logic. One file for each command.
 #![allow(clippy::doc_markdown, rustdoc::bare_urls)] // what stands in a comment here is shown by --help as it is
 
+mod agent;
 mod basebackup;
 mod doctor;
 mod drill;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+pub use agent::AgentArgs;
 pub use basebackup::{BasebackupArgs, Checkpoint, SeedSource};
 pub use doctor::DoctorArgs;
 pub use drill::DrillArgs;
@@ -99,6 +101,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Replace a damaged WAL file in the archive by a good local copy
     Repair(RepairArgs),
+    /// Store WAL ahead of the archiver and fetch it ahead of recovery, as a long-lived process
+    Agent(AgentArgs),
     /// Print the completion script of a shell
     Completions {
         /// The shell.

@@ -52,22 +52,52 @@ pub enum PushReport {
 /// holds there cannot be read. Otherwise as the store.
 pub async fn run(options: &PushOptions, store: &Store, now: DateTime<Utc>) -> Result<PushReport> {
     let name = wal_name(&options.path)?;
-    push(name, options, store, now)
-        .await
-        .context(|| format!("push {name}"))
+    let pushing = push(name, options, store, now, None, std::future::ready(Ok(())));
+    let (report, _) = pushing.await.context(|| format!("push {name}"))?;
+    Ok(report)
 }
 
-async fn push(name: WalName, options: &PushOptions, store: &Store, now: DateTime<Utc>) -> Result<PushReport> {
+/// As [`run`], for a process that stores many: it may know the archive's identity, and returns it; and
+/// nothing is stored before `turn` has come.
+///
+/// # Errors
+/// As [`run`]; what `turn` fails with.
+pub async fn run_in_turn(
+    options: &PushOptions,
+    store: &Store,
+    now: DateTime<Utc>,
+    known: Option<Identity>,
+    turn: impl Future<Output = Result<()>>,
+) -> Result<Identity> {
+    let name = wal_name(&options.path)?;
+    let pushing = push(name, options, store, now, known, turn);
+    let (_, identity) = pushing.await.context(|| format!("push {name}"))?;
+    Ok(identity)
+}
+
+async fn push(
+    name: WalName,
+    options: &PushOptions,
+    store: &Store,
+    now: DateTime<Utc>,
+    known: Option<Identity>,
+    turn: impl Future<Output = Result<()>>,
+) -> Result<(PushReport, Identity)> {
     let source = Source::open(name, &options.path)?;
     // One thread: reading walship.json makes progress between the pieces that are compressed.
-    let (identity, compressed) = tokio::join!(source.archive_identity(store, now), source.compress(options));
+    let (identity, compressed) = tokio::join!(
+        source.archive_identity(store, now, known),
+        source.compress(options)
+    );
     let identity = identity?;
     let (body, trailer) = compressed?;
+    turn.await?;
     if let WalName::History(_) = name {
         source.check_history(store, &identity).await?;
     }
     let key = key_of(name, &trailer)?;
-    put_or_compare(&key, name, &body, &trailer, store, &identity).await
+    let report = put_or_compare(&key, name, &body, &trailer, store, &identity).await?;
+    Ok((report, identity))
 }
 
 /// Where a file with this content is stored.
@@ -243,7 +273,16 @@ impl Source {
         Ok(())
     }
 
-    async fn archive_identity(&self, store: &Store, now: DateTime<Utc>) -> Result<Identity> {
+    async fn archive_identity(
+        &self,
+        store: &Store,
+        now: DateTime<Utc>,
+        known: Option<Identity>,
+    ) -> Result<Identity> {
+        if let (Some(identity), Some(cluster)) = (known, self.cluster) {
+            identity.check(cluster, &store.location().to_string())?;
+            return Ok(identity);
+        }
         if let Some(cluster) = self.cluster {
             let data_directory = data_directory_of(&self.path);
             let identity = if has_archived(&data_directory)? {

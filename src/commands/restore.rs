@@ -59,30 +59,93 @@ pub enum RestoreReport {
 /// Any failure that leaves it open whether the archive has the file, or that shows the archive to
 /// be damaged or another cluster's. Nothing stands at the destination then.
 pub async fn run(options: &RestoreOptions, store: &Store) -> Result<RestoreReport> {
+    let folder = folder_of(&options.destination);
+    match obtain(options, store, folder, None).await? {
+        Obtained::File(file) => file
+            .deliver(&options.destination)
+            .map(|()| RestoreReport::Delivered),
+        Obtained::Absent(reason) => Ok(RestoreReport::Absent(reason)),
+    }
+}
+
+/// Obtains one file, proven to be what was asked for, in `folder`, which is on the destination's file
+/// system; `fetched` is taken for it where it was fetched before.
+///
+/// # Errors
+/// As [`run`].
+pub async fn obtain(
+    options: &RestoreOptions,
+    store: &Store,
+    folder: &Path,
+    fetched: Option<Fetched>,
+) -> Result<Obtained> {
     let name: WalName = options.name.parse()?;
     let request = Request {
         name,
         options,
         store,
+        folder,
         started: Instant::now(),
     };
-    request.run().await.context(|| format!("restore {name}"))
+    request.run(fetched).await.context(|| format!("restore {name}"))
+}
+
+/// Fetches a segment into `folder` before anybody asks for it; `None` where the store has no such key.
+/// Whether it may be delivered is decided by [`obtain`].
+///
+/// # Errors
+/// As the store; `Corrupt` where the object is damaged.
+pub async fn fetch_ahead(segment: SegmentName, store: &Store, folder: &Path) -> Result<Option<Fetched>> {
+    let key = Key::Segment(segment).to_string();
+    fetch(store, key, LARGEST_SEGMENT, folder).await
+}
+
+/// What [`obtain`] found.
+#[derive(Debug)]
+pub enum Obtained {
+    /// The file, verified.
+    File(VerifiedFile),
+    /// It is proven that the archive has no such file; the reason is for people.
+    Absent(String),
+}
+
+/// A verified file without its final name; dropping it removes it.
+#[derive(Debug)]
+pub struct VerifiedFile(UnnamedFile);
+
+impl VerifiedFile {
+    /// Gives it its name, in the folder where it was made, where there is none of that name yet.
+    ///
+    /// # Errors
+    /// `Internal` where that is not possible.
+    pub fn deliver(self, path: &Path) -> Result<()> {
+        self.0
+            .persist_noclobber(path)
+            .map_err(|error| Error::io(format!("give it the name {}", path.display()), error))
+    }
 }
 
 struct Request<'a> {
     name: WalName,
     options: &'a RestoreOptions,
     store: &'a Store,
+    /// Where files are made.
+    folder: &'a Path,
     started: Instant,
 }
 
 impl Request<'_> {
-    async fn run(&self) -> Result<RestoreReport> {
+    async fn run(&self, fetched: Option<Fetched>) -> Result<Obtained> {
         // Whose archive this is must be known before anything is believed of it, absence above all.
-        let (identity, fetched) = tokio::join!(self.identity(), self.fetch_patiently());
+        let (identity, fetched) = tokio::join!(self.identity(), async {
+            match fetched {
+                Some(fetched) => Ok(Some(fetched)),
+                None => self.fetch_patiently().await,
+            }
+        });
         let identity = identity?;
         match fetched? {
-            Some(file) => self.deliver(file, &identity).await,
+            Some(file) => self.verify(file, &identity).await,
             None => self.absent(&identity).await,
         }
     }
@@ -111,33 +174,19 @@ impl Request<'_> {
         self.started.elapsed() + PAUSE < self.options.retry_timeout
     }
 
-    /// Fetches and decodes the object into a temporary file beside the destination; `None` where
-    /// the store says that there is no such key.
+    /// Fetches and decodes the object; `None` where the store says that there is no such key.
     async fn fetch(&self) -> Result<Option<Fetched>> {
         let key = match self.key().await {
             Ok(key) => key,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut file = file_beside(&self.options.destination)?;
         let limit = if matches!(self.name, WalName::Segment(_) | WalName::Partial(_)) {
             LARGEST_SEGMENT
         } else {
             SMALL_FILE_LIMIT
         };
-        match stored_wal::decode(self.store, &key, limit, file.file()).await {
-            Ok(trailer) => Ok(Some(Fetched { file, trailer, key })),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) if error.kind() == ErrorKind::Corrupt => Err(error.context(format!(
-                "{} is damaged; recover from another copy of the archive, or to a target before it",
-                self.store.url_of(&key)
-            ))),
-            Err(error) if error.kind() == ErrorKind::Internal => {
-                let destination = self.options.destination.display();
-                Err(error.context(format!("write {destination}")))
-            }
-            Err(error) => Err(error),
-        }
+        fetch(self.store, key, limit, self.folder).await
     }
 
     async fn key(&self) -> Result<String> {
@@ -162,8 +211,8 @@ impl Request<'_> {
         }
     }
 
-    /// Gives a decoded file its final name, once it is proven to be what was asked for.
-    async fn deliver(&self, mut fetched: Fetched, identity: &Identity) -> Result<RestoreReport> {
+    /// Proves that a decoded file is what was asked for.
+    async fn verify(&self, mut fetched: Fetched, identity: &Identity) -> Result<Obtained> {
         let check = |fetched: &mut Fetched| {
             fetched.trailer.check(self.name, identity.system_identifier)?;
             fetched.check_header(self.name, identity)
@@ -172,14 +221,9 @@ impl Request<'_> {
         if let WalName::Segment(segment) = self.name
             && let Some(reason) = self.past_the_fork(segment, &mut fetched, identity).await?
         {
-            return Ok(RestoreReport::Absent(reason));
+            return Ok(Obtained::Absent(reason));
         }
-        let destination = &self.options.destination;
-        fetched
-            .file
-            .persist_noclobber(destination)
-            .map_err(|error| Error::io(format!("give it the name {}", destination.display()), error))?;
-        Ok(RestoreReport::Delivered)
+        Ok(Obtained::File(VerifiedFile(fetched.file)))
     }
 
     /// Whether the server follows a timeline that left this segment's timeline in it or before it.
@@ -252,7 +296,7 @@ impl Request<'_> {
     }
 
     /// The key is missing. Says so only where that cannot be a hole in the archive.
-    async fn absent(&self, identity: &Identity) -> Result<RestoreReport> {
+    async fn absent(&self, identity: &Identity) -> Result<Obtained> {
         let absent = format!("{} is not in the archive {}", self.name, self.store.location());
         let directory = data_directory_of(&self.options.destination);
         if cluster_identity(&directory)?.is_none() {
@@ -264,11 +308,11 @@ impl Request<'_> {
         let accepted = self.options.accepted_gap.map(WalName::Segment) == Some(self.name);
         // A standby asks again.
         if self.options.signal == RecoverySignal::Standby || accepted {
-            return Ok(RestoreReport::Absent(absent));
+            return Ok(Obtained::Absent(absent));
         }
         loop {
             let Some(witness) = self.witness_of_a_hole(&directory, identity).await? else {
-                return Ok(RestoreReport::Absent(absent));
+                return Ok(Obtained::Absent(absent));
             };
             if !self.has_time() {
                 return Err(Error::corrupt(format!(
@@ -283,7 +327,7 @@ impl Request<'_> {
             // It may be on its way.
             tokio::time::sleep(PAUSE).await;
             if let Some(file) = self.fetch_patiently().await? {
-                return self.deliver(file, identity).await;
+                return self.verify(file, identity).await;
             }
         }
     }
@@ -365,8 +409,27 @@ fn child_of(followed: &TimelineHistory, segment: SegmentName) -> SegmentName {
     segment.on_timeline(child)
 }
 
-/// A decoded file that nobody has given its name yet; dropping it removes it.
-struct Fetched {
+/// Fetches and decodes an object into a temporary file in `folder`; `None` where the store says that
+/// there is no such key.
+async fn fetch(store: &Store, key: String, limit: u64, folder: &Path) -> Result<Option<Fetched>> {
+    let mut file = file_in(folder)?;
+    match stored_wal::decode(store, &key, limit, file.file()).await {
+        Ok(trailer) => Ok(Some(Fetched { file, trailer, key })),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Err(error.context(format!(
+            "{} is damaged; recover from another copy of the archive, or to a target before it",
+            store.url_of(&key)
+        ))),
+        Err(error) if error.kind() == ErrorKind::Internal => {
+            Err(error.context(format!("write a file in {}", folder.display())))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A decoded file that is not proven yet to be what is wanted; dropping it removes it.
+#[derive(Debug)]
+pub struct Fetched {
     file: UnnamedFile,
     trailer: crate::archive::codec::Trailer,
     key: String,
@@ -424,17 +487,20 @@ impl Write for Comparison<'_> {
     }
 }
 
-/// A file beside the destination. It carries PostgreSQL's own permissions: 0600, or 0640 where the data
-/// directory allows group access.
-fn file_beside(destination: &Path) -> Result<UnnamedFile> {
-    let directory = match destination.parent() {
+fn folder_of(destination: &Path) -> &Path {
+    match destination.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// A file on the destination's file system. It carries PostgreSQL's own permissions: 0600, or 0640
+/// where the folder allows group access.
+fn file_in(folder: &Path) -> Result<UnnamedFile> {
     let create = || -> std::io::Result<UnnamedFile> {
-        let group_access = std::fs::metadata(directory)?.permissions().mode() & 0o050 == 0o050;
+        let group_access = std::fs::metadata(folder)?.permissions().mode() & 0o050 == 0o050;
         let mode = if group_access { 0o640 } else { 0o600 };
-        UnnamedFile::create_in(directory, mode)
+        UnnamedFile::create_in(folder, mode)
     };
-    create().map_err(|error| Error::io(format!("create a file in {}", directory.display()), error))
+    create().map_err(|error| Error::io(format!("create a file in {}", folder.display()), error))
 }

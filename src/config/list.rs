@@ -211,6 +211,31 @@ pub const SETTINGS: &[Setting] = &[
         "most bytes a second that verify reads from the store; none means no limit",
     ),
     setting(
+        "agent.socket",
+        "",
+        "socket of the agent; none means a name of its own in /run/walship where that is this user's, else in /tmp/walship-<uid>",
+    ),
+    setting(
+        "agent.autostart",
+        "false",
+        "whether push starts an agent when files wait for the archiver, and restore in recovery: true or false",
+    ),
+    setting(
+        "agent.idle_timeout",
+        "5m",
+        "time without a request after which an agent that was started by itself ends",
+    ),
+    setting(
+        "agent.lookahead",
+        "0",
+        "files that an agent compresses and stores at the same time; 0 means two for each core, at most 8",
+    ),
+    setting(
+        "agent.prefetch",
+        "8",
+        "segments that an agent fetches ahead of recovery and holds ready; 0 means none",
+    ),
+    setting(
         "s3.endpoint",
         "",
         "base URL of an S3-compatible server; none means AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else AWS",

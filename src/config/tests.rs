@@ -58,6 +58,7 @@ fn every_setting_can_be_set_in_the_file_and_in_the_environment() {
         let value = match setting.default {
             "" if setting.key == "archive" => "file:///srv/archive",
             "" if setting.key.ends_with(".max_rate") => "1MiB",
+            "" if setting.key == "agent.socket" => "/run/walship/agent.sock",
             "" if setting.key == "doctor.ignore" => "settings.fsync, slots.limit",
             "" if setting.key == "retention.keep_window" => "14d",
             "" if setting.key.starts_with("retention.") => "3",

@@ -1,6 +1,7 @@
 //! From arguments and settings to one command of the library, and from its report to the exit code:
 //! one file for each command, and here what they share.
 
+mod agent;
 mod basebackup;
 mod doctor;
 mod drill;
@@ -44,6 +45,7 @@ pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
         Command::Recover(args) => recover::run(args, settings),
         Command::Drill(args) => drill::run(args, settings),
         Command::Status(args) => status::run(args, settings),
+        Command::Agent(args) => agent::run(&args, settings),
         Command::List(args) => list::run(&args, settings),
         Command::Doctor(args) => doctor::run(args, settings),
         Command::Expire(args) => expire::run(&args, settings),

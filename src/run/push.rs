@@ -1,16 +1,24 @@
 //! `walship push`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use chrono::Utc;
 use walship::Result;
+use walship::agent::{self, Answer, Ask};
 use walship::commands::push::{self, PushOptions};
 use walship::config::Settings;
+use walship::pg::data_directory::data_directory_of;
 
-use super::{finish, one_thread, open_within, within};
+use super::agent::address_for;
+use super::{absolute, finish, one_thread, open_within, within};
 use crate::cli;
 
 pub(super) fn run(args: cli::PushArgs, settings: &Settings) -> Result<ExitCode> {
+    if let Some(stored) = ask_agent(&args.path, settings) {
+        return stored.map(|()| ExitCode::SUCCESS);
+    }
+    let data_directory = data_directory_of(&args.path);
     let options = PushOptions {
         path: args.path,
         compression_level: settings.push.compression_level,
@@ -22,5 +30,20 @@ pub(super) fn run(args: cli::PushArgs, settings: &Settings) -> Result<ExitCode> 
         push::run(&options, &store, Utc::now()).await
     };
     finish(one_thread()?, within(limit, "push.timeout", work))?;
+    if settings.agent.autostart && agent::is_behind(&data_directory) {
+        super::agent::start(settings, &data_directory);
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What an agent says of the file; `None` where there is none to be relied on.
+fn ask_agent(path: &Path, settings: &Settings) -> Option<Result<()>> {
+    let address = address_for(settings, &data_directory_of(path)).ok()?;
+    let file = std::fs::metadata(path).ok().as_ref().map(Into::into)?;
+    let path = absolute(path).ok()?;
+    match agent::ask(&address, Ask::Push { path, file }, settings.push.timeout)? {
+        Ok(Answer::Stored) => Some(Ok(())),
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
+    }
 }

@@ -2,13 +2,17 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use tempfile::TempPath;
 use walship::Result;
+use walship::agent::{self, Answer, Ask};
 use walship::commands::restore::{self, RestoreOptions, RestoreReport};
 use walship::config::Settings;
-use walship::pg::data_directory::{RecoverySignal, recovery_signal};
+use walship::pg::data_directory::{RecoverySignal, data_directory_of, recovery_signal};
 
-use super::{finish, most_of, one_thread, open_within, within};
+use super::agent::address_for;
+use super::{absolute, finish, most_of, one_thread, open_within, within};
 use crate::{cli, exit};
 
 pub(super) fn run(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCode> {
@@ -25,15 +29,55 @@ pub(super) fn run(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCod
         retry_timeout: most_of(limit),
         accepted_gap: args.accept_gap.as_deref().map(str::parse).transpose()?,
     };
-    let work = async {
-        let store = open_within(limit, settings).await?;
-        restore::run(&options, &store).await
+    let answer = ask_agent(&options, limit, settings);
+    let asked = answer.is_some();
+    let report = match answer {
+        Some(answer) => answer?,
+        None => {
+            let work = async {
+                let store = open_within(limit, settings).await?;
+                restore::run(&options, &store).await
+            };
+            finish(one_thread()?, within(limit, setting, work))?
+        }
     };
-    match finish(one_thread()?, within(limit, setting, work))? {
-        RestoreReport::Delivered => Ok(ExitCode::SUCCESS),
+    match report {
+        RestoreReport::Delivered => {
+            if !asked && settings.agent.autostart && signal != RecoverySignal::None {
+                super::agent::start(settings, &data_directory_of(&options.destination));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         RestoreReport::Absent(reason) => {
             tracing::info!("{reason}");
             Ok(exit::ABSENT.into())
         }
+    }
+}
+
+/// What an agent says of the file, and has ready; `None` where there is none to be relied on.
+fn ask_agent(
+    options: &RestoreOptions,
+    limit: Duration,
+    settings: &Settings,
+) -> Option<Result<RestoreReport>> {
+    let destination = absolute(&options.destination).ok()?;
+    let address = address_for(settings, &data_directory_of(&options.destination)).ok()?;
+    let ask = Ask::Restore {
+        name: options.name.clone(),
+        destination,
+        accepted_gap: options.accepted_gap,
+        retry_millis: options.retry_timeout.as_millis() as u64,
+    };
+    match agent::ask(&address, ask, limit)? {
+        // Whoever asks gives the name, so that an agent that wakes up late changes nothing.
+        Ok(Answer::Ready(file)) => {
+            let file = TempPath::try_from_path(file).ok()?;
+            let delivered = file.persist_noclobber(&options.destination);
+            delivered.ok().map(|()| Ok(RestoreReport::Delivered))
+        }
+        Ok(Answer::Absent(reason)) => Some(Ok(RestoreReport::Absent(reason))),
+        Ok(Answer::Stored | Answer::Alive) => None,
+        Err(error) => Some(Err(error)),
     }
 }

@@ -62,6 +62,23 @@ pub struct S3Options {
     pub environment: Environment,
 }
 
+impl S3Options {
+    /// The base URL that is set, here or in the environment; a profile may hold another.
+    pub(super) fn endpoint_set(&self) -> Option<String> {
+        let from_environment = || self.environment.get("AWS_ENDPOINT_URL_S3");
+        let endpoint = self.endpoint.clone().or_else(from_environment);
+        endpoint.or_else(|| self.environment.get("AWS_ENDPOINT_URL"))
+    }
+
+    /// What decides where a bucket's name leads: two processes in which it is the same, on the same
+    /// machine, mean the same bucket.
+    #[must_use]
+    pub fn way(&self) -> String {
+        let profile = ["AWS_PROFILE", "AWS_CONFIG_FILE"].map(|name| self.environment.get(name));
+        format!("{:?} {profile:?}", self.endpoint_set())
+    }
+}
+
 /// Where environment variables come from: the process, unless a test gives others. Only the
 /// variables that walship reads itself can be given; the AWS chain behind profiles reads the
 /// process's.

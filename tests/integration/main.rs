@@ -12,6 +12,8 @@
     clippy::large_stack_arrays
 )]
 
+mod agent;
+mod agent_chaos;
 mod bad_input;
 mod base_backup_stream;
 mod basebackup;

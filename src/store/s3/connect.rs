@@ -37,11 +37,7 @@ pub(super) struct Connection {
 /// region (IMDS), for at most `limit`.
 pub(super) async fn connect(options: &S3Options, limit: Duration) -> Result<Connection> {
     let environment = &options.environment;
-    let endpoint = options
-        .endpoint
-        .clone()
-        .or_else(|| environment.get("AWS_ENDPOINT_URL_S3"))
-        .or_else(|| environment.get("AWS_ENDPOINT_URL"));
+    let endpoint = options.endpoint_set();
     let region = options
         .region
         .clone()

@@ -1,0 +1,124 @@
+//! Where an agent listens: a socket whose name follows from whom it serves.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::archive::hex;
+use crate::error::{Error, Result};
+use crate::store::{Location, StoreOptions};
+
+/// Made by systemd for the unit in `deploy/systemd/` (`RuntimeDirectory=walship`).
+const SYSTEM_DIRECTORY: &str = "/run/walship";
+
+/// Where the agent of a data directory and an archive listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// The socket.
+    pub socket: PathBuf,
+    /// What the two ends must agree on: version, data directory, archive and the way to it.
+    pub fingerprint: String,
+}
+
+impl Address {
+    /// The address for this data directory and archive: `socket` where one is set, else a name in
+    /// `/run/walship` where that belongs to this user, else in `/tmp/walship-<uid>`.
+    ///
+    /// # Errors
+    /// `Internal` where the data directory cannot be found.
+    pub fn new(
+        archive: &Location,
+        store: &StoreOptions,
+        data_directory: &Path,
+        socket: Option<&Path>,
+    ) -> Result<Self> {
+        let data_directory = std::fs::canonicalize(data_directory)
+            .map_err(|error| Error::io(format!("find {}", data_directory.display()), error))?;
+        let mut hash = Sha256::new();
+        for part in [
+            env!("CARGO_PKG_VERSION"),
+            &data_directory.to_string_lossy(),
+            &archive.to_string(),
+            &store.s3.way(),
+        ] {
+            hash.update(part);
+            hash.update([0]);
+        }
+        let fingerprint = hex(&hash.finalize());
+        let socket = socket.map_or_else(
+            || {
+                runtime_directory().join(format!(
+                    "agent-{}.sock",
+                    fingerprint.get(..16).unwrap_or_default()
+                ))
+            },
+            Path::to_owned,
+        );
+        Ok(Self { socket, fingerprint })
+    }
+}
+
+fn runtime_directory() -> PathBuf {
+    let system = Path::new(SYSTEM_DIRECTORY);
+    if is_ours(system) {
+        return system.to_owned();
+    }
+    PathBuf::from(format!("/tmp/walship-{}", rustix::process::geteuid().as_raw()))
+}
+
+/// Whether a directory is this user's, and nobody else can make files in it.
+pub(super) fn is_ours(directory: &Path) -> bool {
+    std::fs::symlink_metadata(directory).is_ok_and(|metadata| {
+        metadata.is_dir()
+            && metadata.uid() == rustix::process::geteuid().as_raw()
+            && metadata.mode() & 0o022 == 0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(archive: &str, directory: &Path) -> Address {
+        Address::new(
+            &archive.parse().unwrap(),
+            &StoreOptions::default(),
+            directory,
+            None,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn each_archive_and_each_data_directory_has_an_agent_of_its_own() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let first = address("file:///a", one.path());
+        assert_eq!(first, address("file:///a", one.path()));
+        assert_ne!(first, address("file:///b", one.path()));
+        assert_ne!(first, address("file:///a", other.path()));
+        assert!(
+            first.socket.to_string_lossy().len() < 100,
+            "the kernel's limit is 107 bytes"
+        );
+    }
+
+    #[test]
+    fn a_link_to_a_data_directory_leads_to_the_same_agent() {
+        let root = tempfile::tempdir().unwrap();
+        let (data, link) = (root.path().join("data"), root.path().join("link"));
+        std::fs::create_dir(&data).unwrap();
+        std::os::unix::fs::symlink(&data, &link).unwrap();
+        assert_eq!(address("file:///a", &data), address("file:///a", &link));
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_is_not_trusted() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        assert!(is_ours(root.path()));
+        std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(!is_ours(root.path()));
+        assert!(!is_ours(&root.path().join("missing")));
+    }
+}

@@ -1,0 +1,58 @@
+//! Becoming a process of its own, for an agent that a command of PostgreSQL's started.
+#![allow(unsafe_code)] // closing descriptors that this process inherited and nothing in it owns
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::pg::data_directory::postmaster_pid;
+
+/// How long the starter may take to end.
+const STARTER: Duration = Duration::from_secs(10);
+
+/// Leaves the session and the files of whoever started this process, and waits until it has ended. To
+/// be called first of all, while there is no other thread.
+///
+/// # Errors
+/// `Invalid` where this process would become the postmaster's child, as in a container in which that
+/// is process 1: PostgreSQL takes the end of a child it does not know for a crash and restarts
+/// (`CleanupBackend`, `postmaster.c`, 14 to 17).
+pub fn detach(data_directory: &Path) -> Result<()> {
+    // Fails only for the leader of a group, which leads its own session then anyway.
+    let _ = rustix::process::setsid();
+    close_inherited();
+    let starter = rustix::process::getppid();
+    let begun = Instant::now();
+    while rustix::process::getppid() == starter && begun.elapsed() < STARTER {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let parent = rustix::process::getppid().map(rustix::process::Pid::as_raw_nonzero);
+    match (parent, postmaster_pid(data_directory)) {
+        (Some(parent), Some(postmaster)) if parent.get() == postmaster => Err(Error::invalid(
+            "the postmaster would have to reap this agent; start it outside: walship agent --pgdata DIR",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Closes all descriptors but the standard ones: PostgreSQL's may be among them, before version 15
+/// those of its files too.
+fn close_inherited() {
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|descriptor| *descriptor > 2)
+        .collect();
+    for descriptor in open {
+        // SAFETY: called before anything in this process opens a file that it keeps, so that nothing
+        // else owns the descriptor. The one that listed the folder is closed already: no harm.
+        let is_open =
+            rustix::io::fcntl_getfd(unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) }).is_ok();
+        if is_open {
+            // SAFETY: as above.
+            drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! When an agent ends: nobody asked for a while, what it serves is gone, or it is out of date.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use super::protocol::FileIdentity;
+use crate::pg::data_directory::postmaster_pid;
+
+/// How often it looks.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The last sign that somebody needs the agent.
+#[derive(Debug)]
+pub(super) struct Activity(Mutex<Instant>);
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+
+    pub(super) fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn idle(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+/// What an agent's life depends on.
+#[derive(Debug)]
+pub(super) struct Life {
+    data_directory: PathBuf,
+    /// The program and the configuration file, as they were when it started.
+    files: Vec<(PathBuf, Option<FileIdentity>)>,
+    idle_timeout: Option<Duration>,
+}
+
+impl Life {
+    /// `idle_timeout` none: it is not ended for being idle, and outlives its server.
+    pub(super) fn new(data_directory: &Path, files: Vec<PathBuf>, idle_timeout: Option<Duration>) -> Self {
+        let files = files.into_iter().map(|path| {
+            let file = identity_of(&path);
+            (path, file)
+        });
+        Self {
+            data_directory: data_directory.to_owned(),
+            files: files.collect(),
+            idle_timeout,
+        }
+    }
+
+    /// Returns when there is a reason to end, which is for people.
+    pub(super) async fn over(&self, activity: &Activity) -> String {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Some(reason) = self.reason(activity.idle()) {
+                return reason;
+            }
+        }
+    }
+
+    fn reason(&self, idle: Duration) -> Option<String> {
+        if !self.data_directory.join("global/pg_control").exists() {
+            return Some(format!("{} is gone", self.data_directory.display()));
+        }
+        let changed = self.files.iter().find(|(path, file)| identity_of(path) != *file);
+        if let Some((path, _)) = changed {
+            return Some(format!("{} has changed", path.display()));
+        }
+        let limit = self.idle_timeout?;
+        if idle >= limit {
+            return Some(format!("nobody has asked for {} s", idle.as_secs()));
+        }
+        (!self.has_postmaster()).then(|| "its server has ended".to_owned())
+    }
+
+    fn has_postmaster(&self) -> bool {
+        let pid = postmaster_pid(&self.data_directory).and_then(rustix::process::Pid::from_raw);
+        pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+    }
+}
+
+fn identity_of(path: &Path) -> Option<FileIdentity> {
+    std::fs::metadata(path).ok().as_ref().map(FileIdentity::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data_directory() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("global")).unwrap();
+        std::fs::write(root.path().join("global/pg_control"), "").unwrap();
+        std::fs::write(
+            root.path().join("postmaster.pid"),
+            format!("{}\n", std::process::id()),
+        )
+        .unwrap();
+        root
+    }
+
+    #[test]
+    fn it_ends_when_idle_or_when_what_it_serves_is_gone_or_it_is_out_of_date() {
+        let root = data_directory();
+        let config = root.path().join("walship.toml");
+        std::fs::write(&config, "").unwrap();
+        let life = Life::new(root.path(), vec![config.clone()], Some(Duration::from_mins(1)));
+        assert_eq!(life.reason(Duration::ZERO), None);
+        assert!(life.reason(Duration::from_mins(2)).unwrap().contains("asked"));
+        std::fs::remove_file(root.path().join("postmaster.pid")).unwrap();
+        assert!(life.reason(Duration::ZERO).unwrap().contains("server"));
+        std::fs::write(&config, "archive = \"file:///a\"").unwrap();
+        assert!(life.reason(Duration::ZERO).unwrap().contains("walship.toml"));
+        std::fs::remove_file(root.path().join("global/pg_control")).unwrap();
+        assert!(life.reason(Duration::ZERO).unwrap().contains("gone"));
+    }
+
+    #[test]
+    fn without_an_idle_timeout_it_outlives_its_server() {
+        let root = data_directory();
+        std::fs::remove_file(root.path().join("postmaster.pid")).unwrap();
+        let life = Life::new(root.path(), Vec::new(), None);
+        assert_eq!(life.reason(Duration::from_hours(100)), None);
+    }
+}

@@ -1,0 +1,34 @@
+//! `walship agent`: the optional long-lived process beside PostgreSQL.
+//!
+//! It holds warm connections, stores WAL ahead of the archiver and fetches it ahead of recovery.
+//! `push` and `restore` ask it over a Unix socket and do the work themselves where there is none, or
+//! where it does not answer in a short time; the same code does the work in both cases.
+//!
+//! What holds:
+//! - Everything it knows is in its memory, checked against the file it is about, and lost with it at
+//!   no harm: pushing again is idempotent, and a spool without its agent is never read.
+//! - Files are stored in the archiver's order: each only after the one before it is durable. So two
+//!   live clones of one primary cannot interleave their histories, just as without an agent.
+//! - It never touches a destination of `restore`: the client renames the verified file itself, so an
+//!   agent that hangs and wakes up later changes nothing.
+//! - Only processes of the same user are answered, and only an agent of the same user is believed.
+
+mod address;
+mod archiver;
+mod client;
+mod detach;
+mod life;
+mod prefetch;
+mod protocol;
+mod ready;
+mod server;
+mod spool;
+mod start;
+
+pub use address::Address;
+pub use client::{Answer, ask};
+pub use detach::detach;
+pub use protocol::Ask;
+pub use ready::is_behind;
+pub use server::{AgentOptions, run};
+pub use start::start;

@@ -1,0 +1,206 @@
+//! Fetching WAL ahead of recovery.
+//!
+//! While a server recovers and asks for one segment after the other, the next ones of the timeline
+//! that it is on are fetched in parallel into the spool. They are verified there; whether one may be
+//! delivered (identity, header, the fork rule) is decided when it is asked for. What is not there yet
+//! is never remembered: a missing segment and a history are asked for anew each time. Who reads
+//! backwards, or outside of recovery, as `pg_rewind` does, gets what it asks for and no more.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tempfile::TempPath;
+use tokio::task::JoinHandle;
+
+use super::protocol::Reply;
+use super::spool::Spool;
+use crate::commands::identity;
+use crate::commands::restore::{self, Fetched, Obtained, RestoreOptions, VerifiedFile};
+use crate::error::{Error, Result};
+use crate::pg::data_directory::{RecoverySignal, recovery_signal};
+use crate::pg::{SegmentName, SegmentSize, WalName};
+use crate::store::Store;
+
+/// Fetches files for clients, and ahead of them.
+pub(super) struct Prefetcher {
+    store: Store,
+    data_directory: PathBuf,
+    spool: Spool,
+    /// Segments that are fetched or stand ready at the same time.
+    ahead: usize,
+    /// How many files had a name so far.
+    named: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The last segment that was delivered.
+    last: Option<SegmentName>,
+    /// How many were delivered in sequence.
+    in_sequence: u32,
+    fetching: BTreeMap<SegmentName, JoinHandle<Result<Option<Fetched>>>>,
+    segment_size: Option<SegmentSize>,
+}
+
+impl State {
+    fn stop(&mut self) {
+        for (_, job) in std::mem::take(&mut self.fetching) {
+            job.abort();
+        }
+    }
+}
+
+impl Prefetcher {
+    pub(super) fn new(store: Store, data_directory: PathBuf, spool: Spool, ahead: usize) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            data_directory,
+            spool,
+            ahead,
+            named: AtomicU64::new(0),
+            state: Mutex::default(),
+        })
+    }
+
+    /// Obtains one file for a client; the file is removed when what is returned with the reply is
+    /// dropped, unless the client renamed it before.
+    pub(super) async fn restore(self: &Arc<Self>, mut options: RestoreOptions) -> (Reply, Option<TempPath>) {
+        let obtained = async {
+            options.signal = recovery_signal(&self.data_directory)?;
+            let fetched = match options.name.parse()? {
+                WalName::Segment(segment) => self.take(segment).await,
+                _ => None,
+            };
+            let folder = self.spool.folder()?;
+            let obtained = restore::obtain(&options, &self.store, folder, fetched).await?;
+            if let (Obtained::File(_), WalName::Segment(segment)) = (&obtained, options.name.parse()?) {
+                self.delivered(segment, options.signal).await;
+            }
+            Ok::<_, Error>(obtained)
+        };
+        match obtained.await {
+            Ok(Obtained::File(file)) => match self.stand_ready(file) {
+                Ok(file) => (
+                    Reply::Ready {
+                        file: file.to_path_buf(),
+                    },
+                    Some(file),
+                ),
+                Err(error) => (error.into(), None),
+            },
+            Ok(Obtained::Absent(reason)) => (Reply::Absent { reason }, None),
+            Err(error) => (error.into(), None),
+        }
+    }
+
+    /// Gives a verified file a name in the spool, which no other has.
+    fn stand_ready(&self, file: VerifiedFile) -> Result<TempPath> {
+        let number = self.named.fetch_add(1, Ordering::Relaxed);
+        let path = self.spool.folder()?.join(number.to_string());
+        file.deliver(&path)?;
+        TempPath::try_from_path(&path).map_err(|error| Error::io(format!("find {}", path.display()), error))
+    }
+
+    /// Ends all fetching, and forgets what stands ready.
+    pub(super) fn stop(&self) {
+        self.lock().stop();
+    }
+
+    /// What was fetched of this segment; `None` where it has to be asked for (again). Everything is
+    /// dropped when it is not among what was expected.
+    async fn take(&self, segment: SegmentName) -> Option<Fetched> {
+        let job = {
+            let mut state = self.lock();
+            let job = state.fetching.remove(&segment);
+            if job.is_none()
+                && state
+                    .fetching
+                    .keys()
+                    .any(|next| next.timeline() == segment.timeline())
+            {
+                state.stop();
+            }
+            job
+        };
+        // A failure tells nothing here: the request asks again by itself, and reports.
+        job?.await.ok()?.ok()?
+    }
+
+    /// Takes note of a delivery, and fetches what follows it where a recovery goes forward.
+    async fn delivered(self: &Arc<Self>, segment: SegmentName, signal: RecoverySignal) {
+        let Some(size) = self.segment_size().await else {
+            return;
+        };
+        let mut state = self.lock();
+        let follows = |last: SegmentName| {
+            let (last, this) = (last.number(size).ok()?, segment.number(size).ok()?);
+            Some(this == last.next() || this == last)
+        };
+        let goes_on = state.last.is_some_and(|last| follows(last) == Some(true));
+        state.in_sequence = if goes_on { state.in_sequence + 1 } else { 0 };
+        state.last = Some(segment);
+        if signal == RecoverySignal::None || state.in_sequence == 0 {
+            state.stop();
+            return;
+        }
+        let wanted = self.next_of(segment, size);
+        state.fetching.retain(|fetched, job| {
+            let keep = wanted.contains(fetched);
+            if !keep {
+                job.abort();
+            }
+            keep
+        });
+        for next in wanted {
+            let prefetcher = Arc::clone(self);
+            state.fetching.entry(next).or_insert_with(|| {
+                tokio::spawn(async move {
+                    let folder = prefetcher.spool.folder()?;
+                    restore::fetch_ahead(next, &prefetcher.store, folder).await
+                })
+            });
+        }
+    }
+
+    /// The segments after this one on its timeline.
+    fn next_of(&self, segment: SegmentName, size: SegmentSize) -> Vec<SegmentName> {
+        let mut next = Vec::new();
+        let Ok(mut number) = segment.number(size) else {
+            return next;
+        };
+        for _ in 0..self.ahead {
+            number = number.next();
+            if let Ok(name) = SegmentName::new(segment.timeline(), number, size) {
+                next.push(name);
+            }
+        }
+        next
+    }
+
+    async fn segment_size(&self) -> Option<SegmentSize> {
+        let known = self.lock().segment_size;
+        if known.is_some() {
+            return known;
+        }
+        let size = identity::require(&self.store).await.ok()?.segment_bytes;
+        self.lock().segment_size = Some(size);
+        Some(size)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The folder of `pg_wal` that a destination is in, if it is this data directory's.
+pub(super) fn is_destination_of(data_directory: &Path, destination: &Path) -> bool {
+    let pg_wal = std::fs::canonicalize(data_directory.join("pg_wal")).ok();
+    pg_wal.is_some()
+        && pg_wal
+            == destination
+                .parent()
+                .and_then(|parent| std::fs::canonicalize(parent).ok())
+}

@@ -1,0 +1,251 @@
+//! The agent's side: a socket, and an answer for each client.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use tempfile::TempPath;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Address;
+use super::address::is_ours;
+use super::archiver::{Archiver, ArchiverOptions};
+use super::life::{Activity, Life};
+use super::prefetch::{Prefetcher, is_destination_of};
+use super::protocol::{Ask, LINE_LIMIT, Reply, Request, SIGN_OF_LIFE, SILENCE, line, parse};
+use super::spool::Spool;
+use crate::commands::restore::RestoreOptions;
+use crate::error::{Error, Result};
+use crate::pg::data_directory::RecoverySignal;
+use crate::store::Store;
+
+/// How an agent works.
+#[derive(Debug, Clone)]
+pub struct AgentOptions {
+    /// Where it listens, and for whom.
+    pub address: Address,
+    /// The data directory it serves.
+    pub data_directory: PathBuf,
+    /// zstd level of WAL.
+    pub compression_level: i32,
+    /// Compressed bytes of one file kept in memory.
+    pub memory_bytes: usize,
+    /// Time after which storing one file is given up.
+    pub push_timeout: Duration,
+    /// Files that are stored at the same time, the one that was asked for included.
+    pub lookahead: usize,
+    /// Segments that are fetched ahead of recovery.
+    pub prefetch: usize,
+    /// It ends after so long without a request, and with its server; none: it does neither.
+    pub idle_timeout: Option<Duration>,
+    /// Files whose change ends it: the program, the configuration.
+    pub files: Vec<PathBuf>,
+}
+
+struct Agent {
+    fingerprint: String,
+    data_directory: PathBuf,
+    archiver: Arc<Archiver>,
+    prefetcher: Arc<Prefetcher>,
+    activity: Activity,
+}
+
+/// Serves until it is told to end (SIGTERM, SIGINT) or has a reason of its own, which it returns.
+/// `ready` is called when clients can connect.
+///
+/// # Errors
+/// `Conflict` where another agent listens there; `Denied` for a directory that others can write;
+/// `Internal` where the socket cannot be made.
+pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> Result<String> {
+    let socket = Socket::bind(&options.address.socket)?;
+    let spool = Spool::open(&options.data_directory, &options.address.fingerprint)?;
+    let archiver = ArchiverOptions {
+        compression_level: options.compression_level,
+        memory_bytes: options.memory_bytes,
+        timeout: options.push_timeout,
+        ahead: options.lookahead,
+    };
+    let data_directory = options.data_directory.clone();
+    let life = Life::new(&data_directory, options.files, options.idle_timeout);
+    let agent = Arc::new(Agent {
+        fingerprint: options.address.fingerprint,
+        archiver: Archiver::new(store.clone(), archiver, data_directory.clone()),
+        prefetcher: Prefetcher::new(store, data_directory.clone(), spool, options.prefetch),
+        data_directory,
+        activity: Activity::new(),
+    });
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| Error::io("await signals", error))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Error::io("await signals", error))?;
+    ready();
+    let reason = tokio::select! {
+        reason = life.over(&agent.activity) => reason,
+        _ = terminate.recv() => "it was told to".to_owned(),
+        _ = interrupt.recv() => "it was told to".to_owned(),
+        error = accept(&socket.listener, &agent) => return Err(error),
+    };
+    agent.prefetcher.stop();
+    Ok(reason)
+}
+
+async fn accept(listener: &UnixListener, agent: &Arc<Agent>) -> Error {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let agent = Arc::clone(agent);
+                tokio::spawn(async move {
+                    agent.activity.note();
+                    agent.serve(stream).await;
+                    agent.activity.note();
+                });
+            }
+            // Too many open files, say: those in use will be closed.
+            Err(error) => {
+                tracing::warn!("accept a client: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+impl Agent {
+    /// Answers one request; whatever goes wrong with the client ends the conversation.
+    async fn serve(&self, stream: UnixStream) -> Option<()> {
+        let own = rustix::process::geteuid().as_raw();
+        if stream.peer_cred().ok()?.uid() != own {
+            return None;
+        }
+        let mut stream = BufReader::new(stream);
+        let mut text = Vec::new();
+        let mut limited = (&mut stream).take(LINE_LIMIT);
+        let reading = limited.read_until(b'\n', &mut text);
+        tokio::time::timeout(SILENCE, reading).await.ok()?.ok()?;
+        let request: Request = parse(&text).ok()?;
+        let mut stream = stream.into_inner();
+        if request.fingerprint != self.fingerprint {
+            return send(&mut stream, &Reply::Foreign).await;
+        }
+        send(&mut stream, &Reply::Working).await?;
+        let mut work = Box::pin(self.answer(request.ask));
+        let (reply, file) = loop {
+            match tokio::time::timeout(SIGN_OF_LIFE, &mut work).await {
+                Ok(answer) => break answer,
+                Err(_) => send(&mut stream, &Reply::Working).await?,
+            }
+        };
+        send(&mut stream, &reply).await?;
+        if file.is_some() {
+            // The client renames the file and hangs up; what it left is removed.
+            let mut end = [0];
+            let _ = tokio::time::timeout(SILENCE * 2, stream.read(&mut end)).await;
+        }
+        Some(())
+    }
+
+    async fn answer(&self, ask: Ask) -> (Reply, Option<TempPath>) {
+        match ask {
+            Ask::Ping => (Reply::Alive, None),
+            Ask::Push { path, file } => (self.archiver.push(&path, file).await, None),
+            Ask::Restore {
+                name,
+                destination,
+                accepted_gap,
+                retry_millis,
+            } => {
+                if !is_destination_of(&self.data_directory, &destination) {
+                    return (Reply::Foreign, None);
+                }
+                let options = RestoreOptions {
+                    name,
+                    destination,
+                    signal: RecoverySignal::None,
+                    retry_timeout: Duration::from_millis(retry_millis),
+                    accepted_gap,
+                };
+                self.prefetcher.restore(options).await
+            }
+        }
+    }
+}
+
+async fn send(stream: &mut UnixStream, reply: &Reply) -> Option<()> {
+    let bytes = line(reply).ok()?;
+    tokio::time::timeout(SILENCE, stream.write_all(&bytes))
+        .await
+        .ok()?
+        .ok()
+}
+
+/// The socket, and the lock that keeps a second agent away.
+struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Socket {
+    fn bind(path: &Path) -> Result<Self> {
+        make_folder(path.parent().unwrap_or(Path::new("/")))?;
+        let lock = lock(&path.with_extension("lock"))?;
+        match std::fs::remove_file(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(format!("remove {}", path.display()), error)),
+        }
+        let listener = UnixListener::bind(path)
+            .map_err(|error| Error::io(format!("listen on {}", path.display()), error))?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Makes the folder of a socket, if it is missing; nobody else may write there.
+///
+/// # Errors
+/// `Denied` where others can; `Internal` where it cannot be made.
+pub(super) fn make_folder(folder: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(Error::io(format!("create {}", folder.display()), error)),
+    }
+    if is_ours(folder) {
+        return Ok(());
+    }
+    Err(Error::denied(format!(
+        "{} is not a directory that only this user can write; remove it, or set agent.socket to a path in a \
+         directory that is",
+        folder.display()
+    )))
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
+    let file = opened.map_err(|error| Error::io(format!("open {}", path.display()), error))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::conflict(format!(
+            "another agent of this data directory and archive is running (it holds {})",
+            path.display()
+        ))),
+        Err(error) => Err(Error::io(format!("lock {}", path.display()), error.into())),
+    }
+}
