@@ -104,9 +104,10 @@ impl Prefetcher {
         TempPath::try_from_path(&path).map_err(|error| Error::io(format!("find {}", path.display()), error))
     }
 
-    /// Ends all fetching, and forgets what stands ready.
-    pub(super) fn stop(&self) {
+    /// Ends all fetching, and removes what stands ready.
+    pub(super) fn close(&self) {
         self.lock().stop();
+        self.spool.close();
     }
 
     /// What was fetched of this segment; `None` where it has to be asked for (again). Everything is

@@ -88,7 +88,7 @@ pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> R
         _ = interrupt.recv() => "it was told to".to_owned(),
         error = accept(&socket.listener, &agent) => return Err(error),
     };
-    agent.prefetcher.stop();
+    agent.prefetcher.close();
     Ok(reason)
 }
 

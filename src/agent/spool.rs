@@ -7,6 +7,7 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 
@@ -14,6 +15,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Spool {
     folder: PathBuf,
+    closed: AtomicBool,
 }
 
 impl Spool {
@@ -25,6 +27,7 @@ impl Spool {
         let name = format!(".walship-spool-{}", fingerprint.get(..16).unwrap_or_default());
         let spool = Self {
             folder: data_directory.join("pg_wal").join(name),
+            closed: AtomicBool::new(false),
         };
         spool.clear()?;
         Ok(spool)
@@ -33,8 +36,11 @@ impl Spool {
     /// The folder, which exists now, with `pg_wal`'s own permissions.
     ///
     /// # Errors
-    /// `Internal` where it cannot be made.
+    /// `Internal` where it cannot be made, or the agent is about to end.
     pub(super) fn folder(&self) -> Result<&Path> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::internal("the agent ends"));
+        }
         let group_access = self
             .folder
             .parent()
@@ -48,21 +54,20 @@ impl Spool {
         }
     }
 
+    /// Removes the folder for good.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        if let Err(error) = self.clear() {
+            tracing::warn!("{error}");
+        }
+    }
+
     /// Removes the folder and everything in it.
-    ///
-    /// # Errors
-    /// `Internal` where that is not possible.
-    pub(super) fn clear(&self) -> Result<()> {
+    fn clear(&self) -> Result<()> {
         match std::fs::remove_dir_all(&self.folder) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(Error::io(format!("remove {}", self.folder.display()), error)),
         }
-    }
-}
-
-impl Drop for Spool {
-    fn drop(&mut self) {
-        let _ = self.clear();
     }
 }
