@@ -154,7 +154,7 @@ mod tests {
             message: "a\nb".to_owned(),
         };
         let text = line(&reply).unwrap();
-        assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(text.iter().position(|byte| *byte == b'\n'), Some(text.len() - 1));
         assert_eq!(parse::<Reply>(&text).unwrap(), reply);
         let file = FileIdentity::from(&std::fs::metadata("/").unwrap());
         let ask = Ask::Push {

@@ -31,15 +31,14 @@ pub(super) fn run(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCod
     };
     let answer = ask_agent(&options, limit, settings);
     let asked = answer.is_some();
-    let report = match answer {
-        Some(answer) => answer?,
-        None => {
-            let work = async {
-                let store = open_within(limit, settings).await?;
-                restore::run(&options, &store).await
-            };
-            finish(one_thread()?, within(limit, setting, work))?
-        }
+    let report = if let Some(answer) = answer {
+        answer?
+    } else {
+        let work = async {
+            let store = open_within(limit, settings).await?;
+            restore::run(&options, &store).await
+        };
+        finish(one_thread()?, within(limit, setting, work))?
     };
     match report {
         RestoreReport::Delivered => {

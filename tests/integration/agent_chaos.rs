@@ -29,7 +29,7 @@ fn rounds() -> u32 {
 /// A number from 0 to `below`, from the clock: each run tries other moments.
 fn any(below: u64) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    u64::from(now.subsec_nanos() / 1000) % below
+    u64::from(now.subsec_micros()) % below
 }
 
 /// A primary that keeps a copy of every segment, as it was when it was acknowledged, in `kept`.
@@ -67,19 +67,16 @@ fn torment(walship: &Walship, data: &Path, rounds: u32) -> u32 {
     for round in 0..rounds {
         let mut running = agent(walship, data);
         std::thread::sleep(Duration::from_millis(20 + any(250)));
-        match round % 4 {
-            3 => {
-                signal(running.pid(), Signal::STOP);
-                std::thread::sleep(Duration::from_millis(500 + any(2500)));
-                signal(running.pid(), Signal::CONT);
-                std::thread::sleep(Duration::from_millis(any(200)));
-                running.terminate();
-                running.wait(PATIENCE);
-            }
-            _ => {
-                running.kill9();
-                kills += 1;
-            }
+        if round % 4 == 3 {
+            signal(running.pid(), Signal::STOP);
+            std::thread::sleep(Duration::from_millis(500 + any(2500)));
+            signal(running.pid(), Signal::CONT);
+            std::thread::sleep(Duration::from_millis(any(200)));
+            running.terminate();
+            running.wait(PATIENCE);
+        } else {
+            running.kill9();
+            kills += 1;
         }
     }
     kills
