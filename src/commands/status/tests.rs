@@ -78,11 +78,11 @@ Cluster       PostgreSQL 17, system identifier 7642135790246813579
 Recoverable   2026-11-11 04:15:00Z to 2026-11-25 20:01:13Z, timeline 1
 Last WAL      00000001000000030000002A, stored 10 s ago
 Backlog       3 files, the oldest waits for 7 s
-Backups       15, 231.0 GiB stored; the newest, 20261125T041500Z, is of 15 h ago
+Backups       15, 231.0 GiB stored; the newest, 20261125T041500Z, ended 15 h ago
 Verified      3 h ago, nothing wrong
 Last drill    3 days ago, backup 20261125T041500Z passed; recovery took 4 min 5
               s; data loss at most 12.3 s
-Next expiry   deletes 1 backups (24.0 GiB) and 212 WAL segments
+Next expiry   deletes 1 backup (24.0 GiB) and 212 WAL segments
 Warnings      none
 ";
     assert_eq!(report().to_string(), expected);

@@ -67,7 +67,7 @@ impl StatusReport {
         let mut text = match &backups.newest {
             None => "none that can be restored; take one with walship basebackup".to_owned(),
             Some(newest) => format!(
-                "{}, {} stored; the newest, {}, is of {}",
+                "{}, {} stored; the newest, {}, ended {}",
                 backups.count,
                 ByteSize(backups.stored_bytes),
                 newest.id,
@@ -151,10 +151,11 @@ fn backlog_text(backlog: &Backlog) -> String {
     match (backlog.files, backlog.oldest_seconds, &backlog.unknown) {
         (Some(0), _, _) => "none".to_owned(),
         (Some(files), Some(seconds), _) => format!(
-            "{files} files, the oldest waits for {}",
+            "{}, the oldest waits for {}",
+            counted(files, "file"),
             span(Duration::from_secs(seconds))
         ),
-        (Some(files), None, _) => format!("{files} files"),
+        (Some(files), None, _) => counted(files, "file"),
         (None, _, why) => format!("unknown: {}", why.as_deref().unwrap_or_default()),
     }
 }
@@ -169,13 +170,19 @@ fn expiry_text(expiry: &Expiry) -> String {
             wal_segments,
         } => match (backups.len(), wal_segments) {
             (0, 0) => "deletes nothing now".to_owned(),
-            (0, segments) => format!("deletes {segments} WAL segments"),
+            (0, segments) => format!("deletes {}", counted(*segments, "WAL segment")),
             (count, segments) => format!(
-                "deletes {count} backups ({}) and {segments} WAL segments",
-                ByteSize(*backup_bytes)
+                "deletes {} ({}) and {}",
+                counted(count as u64, "backup"),
+                ByteSize(*backup_bytes),
+                counted(*segments, "WAL segment")
             ),
         },
     }
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// To the second; JSON has it all.
