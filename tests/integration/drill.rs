@@ -354,6 +354,24 @@ const NOTHING_GOES_OUT: &str = "
     select pg_sleep(2)";
 
 #[test]
+fn no_background_worker_of_a_library_that_was_asked_for_starts() {
+    let history = History::write(17, Place::directory());
+    let drills = Drills::beside(&history.primary, &history.walship);
+    let sql = drills.sql(
+        "select current_setting('shared_preload_libraries') = 'pg_prewarm';
+         select count(*) = 0 from pg_stat_activity where backend_type ~ 'autoprewarm'",
+    );
+    let walship = drills
+        .walship
+        .clone()
+        .env("WALSHIP_DRILL_PRELOAD_LIBRARIES", "pg_prewarm");
+    walship
+        .run(&["drill", "--sql", sql.to_str().unwrap()])
+        .succeeded();
+    drills.nothing_is_left();
+}
+
+#[test]
 fn nothing_of_a_drill_reaches_out_archives_listens_or_runs_the_sources_jobs() {
     for &major in majors() {
         let place = Place::directory();

@@ -369,3 +369,43 @@ async fn record(store: &Store, backup: &BackupId, drill: DrillRecord) -> Result<
         )
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::recover::fixture;
+
+    #[tokio::test]
+    async fn a_backup_that_was_deleted_meanwhile_does_not_come_back_as_a_remainder() {
+        let top = tempfile::tempdir().unwrap();
+        let store = fixture::store(top.path()).await;
+        let id = fixture::record(&[]).id;
+        let drill = DrillRecord {
+            started_at: DateTime::UNIX_EPOCH,
+            finished_at: DateTime::UNIX_EPOCH,
+            host: "db1".to_owned(),
+            walship: "0.1.0".to_owned(),
+            target: "the end".to_owned(),
+            postgres_version: None,
+            restore: None,
+            replay: None,
+            timeline: None,
+            reached_lsn: None,
+            newest_commit: None,
+            checks: Vec::new(),
+            failure: None,
+        };
+        let error = record(&store, &id, drill.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        let key = |object| Key::Backup(id.clone(), object).to_string();
+        assert!(store.head(&key(BackupObject::Proof)).await.unwrap().is_none());
+        // A damaged proof is replaced; nothing depends on it.
+        for object in [BackupObject::Record, BackupObject::Proof] {
+            let body = Body::from_bytes("{");
+            store.put(&key(object), &body, PutMode::Create).await.unwrap();
+        }
+        record(&store, &id, drill.clone()).await.unwrap();
+        let proof = catalogue::read_proof(&store, &id).await.unwrap().unwrap();
+        assert_eq!(proof.last_success, Some(drill));
+    }
+}

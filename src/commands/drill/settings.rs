@@ -87,7 +87,7 @@ pub fn postgresql_conf(server: &ServerSettings<'_>) -> String {
 }
 
 /// The same for every drill.
-const FIXED: [(&str, &str); 24] = [
+const FIXED: [(&str, &str); 22] = [
     ("listen_addresses", ""),
     ("unix_socket_permissions", "0700"),
     ("external_pid_file", ""),
@@ -102,10 +102,8 @@ const FIXED: [(&str, &str); 24] = [
     ("synchronous_standby_names", ""),
     // Subscriptions.
     ("max_logical_replication_workers", "0"),
-    // Jobs of extensions, where the user preloads their library after all.
-    ("cron.launch_active_jobs", "off"),
-    ("timescaledb.max_background_workers", "0"),
-    ("pg_partman_bgw.dbname", ""),
+    // The schedulers of extensions are background workers; none starts, whatever is preloaded.
+    ("max_worker_processes", "0"),
     ("session_preload_libraries", ""),
     ("local_preload_libraries", ""),
     ("autovacuum", "off"),
@@ -163,7 +161,7 @@ mod tests {
             "max_wal_senders = '0'",
             "max_logical_replication_workers = '0'",
             "shared_preload_libraries = ''",
-            "cron.launch_active_jobs = 'off'",
+            "max_worker_processes = '0'",
             "event_triggers = 'off'",
             "unix_socket_directories = '/tmp/it''s'",
             "shared_buffers = '131072kB'",
