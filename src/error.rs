@@ -175,3 +175,50 @@ impl<T> Context<T> for Result<T> {
         self.map_err(|error| error.context(doing()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::io;
+
+    use super::*;
+
+    const KINDS: [ErrorKind; 8] = [
+        ErrorKind::NotFound,
+        ErrorKind::Conflict,
+        ErrorKind::Unavailable,
+        ErrorKind::Denied,
+        ErrorKind::Corrupt,
+        ErrorKind::Invalid,
+        ErrorKind::Unfinished,
+        ErrorKind::Internal,
+    ];
+
+    #[test]
+    fn each_kind_has_an_exit_code_of_its_own_and_one_of_them_passes() {
+        assert_eq!(KINDS.map(ErrorKind::exit_code), [3, 4, 5, 6, 7, 2, 8, 1]);
+        for kind in KINDS {
+            let error = Error::new(kind, "x");
+            assert_eq!(error.is_retryable(), kind == ErrorKind::Unavailable, "{kind:?}");
+            assert!(error.source().is_none());
+        }
+    }
+
+    #[test]
+    fn a_file_operation_says_what_to_do_and_keeps_its_cause() {
+        for (cause, says) in [
+            (io::ErrorKind::StorageFull, "free some"),
+            (
+                io::ErrorKind::PermissionDenied,
+                "run walship as the user that owns",
+            ),
+            (io::ErrorKind::NotFound, "entity not found"),
+        ] {
+            let error = Error::io("open a/file", cause.into());
+            assert_eq!(error.kind(), ErrorKind::Internal);
+            assert!(error.to_string().contains(says), "{error}");
+            assert!(error.to_string().starts_with("open a/file: "), "{error}");
+            assert!(error.source().is_some());
+        }
+    }
+}

@@ -342,11 +342,12 @@ impl BackupRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::FORMAT_VERSION;
 
     #[test]
     fn a_record_that_contradicts_itself_is_refused() {
         type Change = fn(&mut BackupRecord);
-        let changes: [Change; 8] = [
+        let changes: [Change; 10] = [
             |record| record.streams.clear(),
             |record| drop(record.streams.pop()),
             |record| record.streams.push(record.streams[2].clone()),
@@ -359,6 +360,8 @@ mod tests {
                 stream.parts = vec![record.files];
             },
             |record| record.size_bytes = u64::MAX,
+            |record| record.stop_lsn = Lsn(record.start_lsn.0 - 1),
+            |record| record.wal_ranges.clear(),
         ];
         let good = fixture::record(&["/a", "/b"]);
         BackupRecord::parse(&good.to_json().unwrap(), "u").unwrap();
@@ -368,5 +371,77 @@ mod tests {
             let error = BackupRecord::parse(&record.to_json().unwrap(), "u").unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::Corrupt, "change {number}");
         }
+        let mut short = good;
+        short.stop_lsn = short.start_lsn;
+        BackupRecord::parse(&short.to_json().unwrap(), "u").unwrap();
+    }
+
+    #[test]
+    fn what_a_running_backup_says_of_itself_reads_back() {
+        let started = BackupStarted {
+            format_version: FORMAT_VERSION,
+            walship: "0.1.0".to_owned(),
+            id: "20261123T041500Z".parse().unwrap(),
+            started_at: DateTime::UNIX_EPOCH,
+            host: "db1".to_owned(),
+            process_id: 77,
+        };
+        let json = started.to_json().unwrap();
+        assert_eq!(serde_json::from_slice::<BackupStarted>(&json).unwrap(), started);
+        let alive = BackupAlive {
+            at: DateTime::UNIX_EPOCH,
+            wal_from: None,
+        };
+        let json = alive.to_json().unwrap();
+        assert_eq!(serde_json::from_slice::<BackupAlive>(&json).unwrap(), alive);
+    }
+
+    #[test]
+    fn the_objects_of_a_backup_are_its_parts_and_what_describes_it() {
+        let mut record = fixture::record(&["/a"]);
+        let part = |bytes| StoredObject {
+            stored_bytes: bytes,
+            ..record.files
+        };
+        record.streams[0].parts = vec![part(1), part(2)];
+        record.streams[1].parts = vec![part(3)];
+        let objects: Vec<_> = record
+            .objects()
+            .map(|(object, stored)| (object.to_string(), stored.stored_bytes))
+            .collect();
+        let expected = [
+            ("16384/000001.tar.zst", 1),
+            ("16384/000002.tar.zst", 2),
+            ("base/000001.tar.zst", 3),
+            ("files.zst", 0),
+            ("manifest.zst", 0),
+        ];
+        assert_eq!(
+            objects,
+            expected.map(|(object, bytes)| (object.to_owned(), bytes))
+        );
+    }
+
+    #[test]
+    fn the_index_is_silent_of_what_a_directory_has_not() {
+        let mut entry = IndexEntry {
+            stream: 0,
+            path: "base".to_owned(),
+            kind: EntryKind::Directory,
+            mode: 0o700,
+            mtime: 5,
+            size: 0,
+            offset: 0,
+            target: None,
+        };
+        let json = |entry: &IndexEntry| serde_json::to_string(entry).unwrap();
+        let directory = r#"{"stream":0,"path":"base","kind":"directory","mode":448,"mtime":5}"#;
+        assert_eq!(json(&entry), directory);
+        (entry.size, entry.offset) = (1, 512);
+        assert!(
+            json(&entry).ends_with(r#""size":1,"offset":512}"#),
+            "{}",
+            json(&entry)
+        );
     }
 }

@@ -156,15 +156,6 @@ impl Catalogue {
         let unrestorable = self.unrestorable.iter().filter_map(|entry| entry.backup.as_ref());
         self.backups.iter().chain(unrestorable)
     }
-
-    /// Whether the archive holds neither a backup nor any WAL.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.backups.is_empty()
-            && self.unrestorable.is_empty()
-            && self.unfinished.is_empty()
-            && self.wal.timelines().next().is_none()
-    }
 }
 
 /// The first stretch of WAL that a backup needs and the archive lacks. Where the backup went through a
@@ -429,5 +420,22 @@ mod tests {
             reason.contains("16384/000001.tar.zst has 4 bytes") && reason.contains('5'),
             "{reason}"
         );
+    }
+
+    #[test]
+    fn a_range_that_ends_in_the_segment_of_its_fork_needs_nothing_of_its_own() {
+        let size = SegmentSize::DEFAULT;
+        let segment = size.bytes();
+        let ranges = [
+            range(1, 5 * segment + 40, 5 * segment + 80),
+            range(2, 5 * segment + 80, 6 * segment),
+        ];
+        let needed = needed_wal(&ranges, size);
+        let only = NeededWal {
+            timeline: TimelineId::new(2).unwrap(),
+            first: SegmentNumber(5),
+            end: SegmentNumber(6),
+        };
+        assert_eq!(needed, [only]);
     }
 }

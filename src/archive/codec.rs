@@ -411,6 +411,55 @@ mod tests {
         }
     }
 
+    /// Bytes that do not compress.
+    fn noise(length: usize) -> Vec<u8> {
+        let mut state = 0x2545_F491_4F6C_DD1D_u64;
+        let next = std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        });
+        next.take(length).collect()
+    }
+
+    #[test]
+    fn content_larger_than_a_piece_comes_back_in_whatever_pieces_the_object_comes() {
+        let zeros = vec![0; 5 * PIECE_BYTES + 3];
+        for content in [noise(3 * PIECE_BYTES + 1), noise(PIECE_BYTES), zeros] {
+            let object = encode(&content);
+            for piece in [1, 1000, PIECE_BYTES, object.len() - 1, object.len()] {
+                let (back, _) = decode(&object, piece).unwrap();
+                assert!(back == content, "{} in pieces of {piece}", content.len());
+            }
+        }
+    }
+
+    #[test]
+    fn content_may_be_as_large_as_the_limit_and_no_larger() {
+        let object = encode(&[7; 1000]);
+        for (limit, fits) in [(1000, true), (999, false)] {
+            let mut decoder = WalDecoder::new(limit).unwrap();
+            assert_eq!(decoder.write(&object, &mut Vec::new()).is_ok(), fits, "{limit}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_kept_of_what_follows_the_content_than_a_trailer_has() {
+        let object = encode(b"content");
+        let begin = object
+            .windows(4)
+            .position(|bytes| bytes == TRAILER_MAGIC)
+            .unwrap();
+        let mut decoder = WalDecoder::new(1000).unwrap();
+        decoder.write(&object[..begin], &mut Vec::new()).unwrap();
+        for _ in 0..2 {
+            decoder.write(&[0; TRAILER_LIMIT / 2], &mut Vec::new()).unwrap();
+        }
+        let error = decoder.write(b"x", &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("more bytes follow"), "{error}");
+    }
+
     fn index() -> SegmentIndex {
         SegmentIndex {
             more_restore_points: 7,

@@ -234,6 +234,18 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_line_is_named_by_its_number() {
+        let mut frame = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        for entry in &some_entries()[..2] {
+            serde_json::to_writer(&mut frame, entry).unwrap();
+            frame.write_all(b"\n").unwrap();
+        }
+        frame.write_all(b"{}\n").unwrap();
+        let error = read(&frame.finish().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("line 3"), "{error}");
+    }
+
+    #[test]
     fn what_follows_the_index_is_noticed() {
         let whole = write(&some_entries());
         assert!(read(&[&whole[..], b"x"].concat()).is_err());

@@ -408,7 +408,7 @@ mod tests {
         });
         let id = (0..4_000_000_000i64)
             .prop_map(|seconds| BackupId::at(DateTime::from_timestamp(seconds, 0).unwrap()));
-        let object = (0..10, any::<u32>(), any::<u32>()).prop_map(|(kind, oid, number)| match kind {
+        let object = (0..11, any::<u32>(), any::<u32>()).prop_map(|(kind, oid, number)| match kind {
             0 => BackupObject::Started,
             1 => BackupObject::Alive,
             2 => BackupObject::Record,
@@ -418,6 +418,7 @@ mod tests {
             6 => BackupObject::Proof,
             7 => BackupObject::Part(Stream::Base, number),
             8 => BackupObject::Keep,
+            9 => BackupObject::Pending,
             _ => BackupObject::Part(Stream::Tablespace(oid), number),
         });
         prop_oneof![

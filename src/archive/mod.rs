@@ -117,7 +117,8 @@ impl TryFrom<String> for Sha256Sum {
     fn try_from(text: String) -> Result<Self> {
         let bad = || Error::corrupt(format!("{text:?} is not a SHA-256 in hexadecimal"));
         let mut sum = [0; 32];
-        if text.len() != 64 || !text.is_ascii() {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 64 || !text.bytes().all(is_digit) {
             return Err(bad());
         }
         for (byte, digits) in sum.iter_mut().zip(text.as_bytes().chunks(2)) {
@@ -125,5 +126,51 @@ impl TryFrom<String> for Sha256Sum {
             *byte = u8::from_str_radix(digits, 16).map_err(|_| bad())?;
         }
         Ok(Self(sum))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_shown_in_utc_with_no_more_digits_than_it_has() {
+        for (micros, text) in [
+            (1_796_010_300_000_000, "2026-11-30 03:45:00Z"),
+            (1_796_010_300_250_000, "2026-11-30 03:45:00.25Z"),
+            (1_796_010_310_000_001, "2026-11-30 03:45:10.000001Z"),
+        ] {
+            let moment = chrono::DateTime::from_timestamp_micros(micros).unwrap();
+            assert_eq!(time_text(moment), text);
+            assert_eq!(crate::pg::parse_timestamp(text).unwrap(), moment);
+        }
+    }
+
+    #[test]
+    fn what_a_newer_format_wrote_is_refused_and_not_called_damaged() {
+        let parse = |text: &str| parse_json::<serde_json::Value>(text.as_bytes(), "u");
+        assert!(parse(&format!("{{\"format_version\": {FORMAT_VERSION}}}")).is_ok());
+        let newer = parse(&format!("{{\"format_version\": {}}}", FORMAT_VERSION + 1)).unwrap_err();
+        assert_eq!(newer.kind(), crate::ErrorKind::Invalid, "{newer}");
+        assert_eq!(parse("{}").unwrap_err().kind(), crate::ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_hash_is_64_hexadecimal_digits_and_nothing_else() {
+        let text = "00ff".repeat(16);
+        let sum = Sha256Sum::try_from(text.clone()).unwrap();
+        assert_eq!(sum.0[..2], [0, 0xff]);
+        assert_eq!(String::from(sum), text);
+        for wrong in [
+            &text[..62],
+            &format!("{text}00"),
+            &text.replace('f', "g"),
+            &text.replace('f', "F"),
+            &text.replace("00", "+0"),
+            &format!("é{}", &text[2..]),
+            "",
+        ] {
+            assert!(Sha256Sum::try_from(wrong.to_owned()).is_err(), "{wrong}");
+        }
     }
 }

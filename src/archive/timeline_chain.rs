@@ -324,6 +324,49 @@ mod tests {
         assert_eq!(known(4).unwrap().hole.unwrap().missing.segments, 2);
     }
 
+    #[test]
+    fn a_hole_ends_where_its_timeline_goes_on() {
+        let history = history(2, &[(1, at(5, 0).0)]);
+        let missing = |segments: &[(u32, u64)]| {
+            let hole = reach(&history, segments, 1).hole.unwrap();
+            (hole.missing.first.to_string(), hole.missing.segments)
+        };
+        let first = "000000010000000000000002".to_owned();
+        assert_eq!(missing(&[(1, 1), (1, 3), (1, 4), (2, 5)]), (first.clone(), 1));
+        // What the old primary archived beyond the fork is no end of it.
+        assert_eq!(missing(&[(1, 1), (1, 7), (2, 5)]), (first, 3));
+    }
+
+    #[test]
+    fn an_archive_without_wal_has_no_hole_where_nothing_is_known_to_have_been() {
+        let reached = reach(&TimelineHistory::root(tli(1)), &[], 0);
+        assert_eq!((reached.last_segment, reached.hole), (None, None));
+    }
+
+    #[test]
+    fn a_parents_copy_is_spoken_of_only_where_it_is_and_where_it_could_be_taken_for_the_childs() {
+        let history = history(2, &[(1, at(3, 100).0)]);
+        for segments in [
+            // No copy of the segment of the fork.
+            &[(1, 1), (1, 2)][..],
+            // The copy of a later one.
+            &[(1, 1), (1, 2), (2, 3), (1, 4), (2, 5)],
+        ] {
+            let evidence = reach(&history, segments, 1).hole.unwrap().evidence;
+            assert!(!evidence.contains("own version"), "{evidence}");
+        }
+    }
+
+    #[test]
+    fn each_timeline_has_its_parent_and_its_end_in_the_chain() {
+        let history = history(4, &[(1, at(3, 100).0), (2, at(5, 0).0)]);
+        let chain = TimelineChain::new(&history, SIZE);
+        let parents = [1, 2, 4].map(|timeline| chain.parent_of(tli(timeline)));
+        assert_eq!(parents, [None, Some(tli(1)), Some(tli(2))]);
+        let ends = [1, 2, 3, 4].map(|timeline| chain.leaves(tli(timeline)));
+        assert_eq!(ends, [Some(at(3, 100)), Some(at(5, 0)), None, None]);
+    }
+
     proptest! {
         #[test]
         fn what_is_reached_is_held_and_what_follows_is_not(

@@ -244,6 +244,38 @@ fn a_name_that_is_not_utf8_is_named_in_the_refusal() {
 }
 
 #[test]
+fn a_member_behind_half_an_end_is_refused() {
+    let (tar, _) = build(&[file("one", b"1"), file("two", b"2")]);
+    let second = 2 * BLOCK_BYTES;
+    let torn = [&tar[..second], &[0; BLOCK_BYTES], &tar[second..]].concat();
+    let error = scan(&torn, 512).unwrap_err();
+    assert!(error.to_string().contains("follows a zero block"), "{error}");
+}
+
+#[test]
+fn no_more_is_captured_than_the_limit() {
+    let limit = CAPTURE_LIMIT_BYTES as usize;
+    for (size, fits) in [(limit, true), (limit + 1, false)] {
+        let (tar, _) = build(&[file("backup_label", &vec![7; size])]);
+        assert_eq!(scan(&tar, 1 << 20).is_ok(), fits, "{size}");
+        // Others may be as large as they like.
+        let (tar, _) = build(&[file("another", &vec![7; size])]);
+        assert!(scan(&tar, 1 << 20).is_ok());
+    }
+}
+
+#[test]
+fn a_size_that_no_position_can_hold_is_refused() {
+    let content_offset = 512;
+    let largest = (u64::MAX >> 1) - content_offset;
+    for (size, fits) in [(largest, true), (largest + 1, false)] {
+        let tar = with_header(|header| header.set_size(size));
+        let mut scanner = TarScanner::new(3, WANTED);
+        assert_eq!(scanner.feed(&tar[..512]).is_ok(), fits, "{size}");
+    }
+}
+
+#[test]
 fn nothing_may_follow_the_end() {
     let (tar, _) = build(&[file("one", b"1")]);
     let twice = [&tar[..], &tar[..]].concat();
