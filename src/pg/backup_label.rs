@@ -344,6 +344,13 @@ STOP TIMELINE: 1
     }
 
     #[test]
+    fn a_backup_may_end_where_it_began() {
+        let content = HISTORY.replace("STOP WAL LOCATION: 0/800120", "STOP WAL LOCATION: 0/800028");
+        let history = BackupHistory::parse(content.as_bytes()).unwrap();
+        assert_eq!(history.stop, history.label.start);
+    }
+
+    #[test]
     fn what_contradicts_itself_is_corrupt() {
         for (from, to) in [
             ("START TIMELINE: 1", "START TIMELINE: 2"),

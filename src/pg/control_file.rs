@@ -244,7 +244,7 @@ mod tests {
                 redo: Lsn(checkpoint),
                 timeline: TimelineId::FIRST,
                 min_recovery_point: Lsn(0),
-                max_prepared_transactions: 0,
+                max_prepared_transactions: 10,
                 max_locks_per_transaction: 64,
                 segment_size: SegmentSize::new(1 << 20).unwrap(),
                 // 17 was made with initdb -k, and 18 has checksums by default.
@@ -252,6 +252,23 @@ mod tests {
             };
             assert_eq!(ControlFile::parse(bytes).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn each_state_reads_as_pg_controldata_prints_it() {
+        let texts = [
+            "starting up",
+            "shut down",
+            "shut down in recovery",
+            "shutting down",
+            "in crash recovery",
+            "in archive recovery",
+            "in production",
+        ];
+        for (number, text) in (0..).zip(texts) {
+            assert_eq!(ClusterState::of(number).unwrap().to_string(), text);
+        }
+        assert_eq!(ClusterState::of(7), None);
     }
 
     #[test]

@@ -139,6 +139,7 @@ mod tests {
             assert_eq!(Major::new(major.number()).unwrap(), major);
             assert_eq!(major.to_string().parse::<Major>().unwrap(), major);
             assert_eq!(Major::of_wal_magic(major.wal_magic()), Some(major));
+            assert_eq!(Major::try_from(u16::from(major)).unwrap(), major);
             assert_eq!(Major::of_catalog_version(major.catalog_version()), Some(major));
         }
     }

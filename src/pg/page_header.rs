@@ -93,12 +93,6 @@ impl LongPageHeader {
         }
         Ok(())
     }
-
-    /// Whether the segment starts in the middle of a record.
-    #[must_use]
-    pub fn starts_with_continuation(&self) -> bool {
-        self.info & FIRST_IS_CONTINUATION != 0
-    }
 }
 
 /// The header as it stands in the file, before any of it is believed.
@@ -192,6 +186,21 @@ mod tests {
         bytes.extend((16_u32 << 20).to_le_bytes());
         bytes.extend(8192_u32.to_le_bytes());
         bytes
+    }
+
+    #[test]
+    fn a_page_size_that_postgresql_cannot_be_built_with_is_refused() {
+        for (page_bytes, fits) in [
+            (1024_u32, true),
+            (65536, true),
+            (512, false),
+            (1 << 17, false),
+            (8193, false),
+        ] {
+            let mut bytes = header_bytes(Major::V17, 1, 0);
+            bytes[36..40].copy_from_slice(&page_bytes.to_le_bytes());
+            assert_eq!(LongPageHeader::parse(&bytes).is_ok(), fits, "{page_bytes}");
+        }
     }
 
     fn kind_of(bytes: &[u8]) -> ErrorKind {

@@ -1,3 +1,5 @@
+mod words;
+
 use chrono::TimeDelta;
 use proptest::prelude::*;
 

@@ -196,6 +196,57 @@ fn an_unusable_checksum_is_corrupt() {
 }
 
 #[test]
+fn a_checksum_of_each_algorithm_is_read() {
+    for (name, algorithm, length) in [
+        ("CRC32C", ChecksumAlgorithm::Crc32c, 4),
+        ("SHA224", ChecksumAlgorithm::Sha224, 28),
+        ("SHA256", ChecksumAlgorithm::Sha256, 32),
+        ("SHA384", ChecksumAlgorithm::Sha384, 48),
+        ("SHA512", ChecksumAlgorithm::Sha512, 64),
+    ] {
+        let digits = "a5".repeat(length);
+        let text = one_file(&format!(
+            "\"Path\": \"a\", \"Size\": 1, \"Checksum-Algorithm\": \"{name}\", \"Checksum\": \"{digits}\""
+        ));
+        let (_, files) = read(text).unwrap();
+        let expected = FileChecksum {
+            algorithm,
+            bytes: vec![0xa5; length],
+        };
+        assert_eq!(files[0].checksum, Some(expected), "{name}");
+    }
+}
+
+#[test]
+fn a_refusal_says_what_was_expected() {
+    let good = one_file("\"Path\": \"a\", \"Size\": 1");
+    let content = good.split("\"Manifest-Checksum\"").next().unwrap();
+    let files = content.find("\"Files\": [").unwrap()..content.find(",\n\"WAL-Ranges\"").unwrap();
+    let mut no_files = content.to_owned();
+    no_files.replace_range(files, "\"Files\": 1");
+    let ranges = content.find("\"WAL-Ranges\": [").unwrap()..content.rfind(",\n").unwrap();
+    let mut no_ranges = content.to_owned();
+    no_ranges.replace_range(ranges, "\"WAL-Ranges\": 1");
+    for (text, says) in [
+        ("[]\n".to_owned(), "expected a backup manifest"),
+        (signed(&no_files), "expected an array of files"),
+        (signed(&no_ranges), "expected an array of WAL ranges"),
+        (content.to_owned(), "it was cut short"),
+    ] {
+        let error = read(&text).unwrap_err();
+        assert!(error.to_string().contains(says), "{says}: {error}");
+    }
+}
+
+#[test]
+fn wal_that_ends_where_it_starts_is_a_range() {
+    let good = one_file("\"Path\": \"a\", \"Size\": 1");
+    let content = good.split("\"Manifest-Checksum\"").next().unwrap();
+    let (manifest, _) = read(signed(&content.replace("0/800120", "0/800028"))).unwrap();
+    assert_eq!(manifest.wal_ranges[0].start, manifest.wal_ranges[0].end);
+}
+
+#[test]
 fn an_outer_object_that_postgresql_never_writes_is_refused() {
     let good = one_file("\"Path\": \"a\", \"Size\": 1");
     let content = good.split("\"Manifest-Checksum\"").next().unwrap();

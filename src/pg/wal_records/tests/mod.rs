@@ -32,6 +32,14 @@ impl std::fmt::Debug for Writer {
     }
 }
 
+#[test]
+fn the_first_record_follows_one_that_began_before_it() {
+    let reader = WalReader::new(Lsn(START), WalCheck::Crc);
+    let previous = |lsn| reader.check_header(Lsn(START), RecordHeader::SIZE_BYTES as u32, Lsn(lsn));
+    assert!(previous(START - 1).is_ok());
+    assert!(previous(START).is_err());
+}
+
 /// Everything a reader tells, and the end of the valid WAL.
 fn read_from(start: u64, bytes: &[u8], check: WalCheck, step: usize) -> (Vec<WalEvent>, Lsn) {
     let mut reader = WalReader::new(Lsn(start), check);

@@ -1,0 +1,130 @@
+//! What a plan, and a refusal, says to the user.
+
+use super::*;
+
+fn note_of(catalogue: &Catalogue, request: &Request) -> Option<String> {
+    decide(catalogue, request).unwrap().notes.into_iter().next()
+}
+
+#[test]
+fn a_target_is_named_as_its_option_names_it() {
+    let name = Target::Name("before \"DROP\"".to_owned());
+    for (target, text) in [
+        (Target::Latest, "the end of the archived WAL"),
+        (Target::Time(time(0, 0)), "time 2026-09-21 14:13:20Z"),
+        (Target::Lsn(Lsn(0x1_0000_0000)), "LSN 1/0"),
+        (Target::Xid(700), "transaction 700"),
+        (name, "restore point \"before \\\"DROP\\\"\""),
+        (Target::Immediate, "the first consistent moment"),
+    ] {
+        assert_eq!(target.to_string(), text);
+    }
+}
+
+#[test]
+fn a_plan_says_why_it_starts_from_its_backup() {
+    let catalogue = archive(&[(1, 2), (1, 5)], &[(1, 2..=9)]);
+    let reason = |request: &Request| decide(&catalogue, request).unwrap().reason;
+    let newest = Request::new(Target::Latest);
+    assert_eq!(
+        reason(&newest),
+        format!(
+            "backup {} is the newest on the way to the end of the archived WAL",
+            id(5)
+        )
+    );
+    let named = Request {
+        backup: Some(id(2)),
+        ..newest
+    };
+    assert_eq!(
+        reason(&named),
+        format!("backup {}, as asked for with --backup", id(2))
+    );
+    let found = Request {
+        search: found(at(5, 0)),
+        ..Request::new(Target::Xid(700))
+    };
+    assert_eq!(
+        reason(&found),
+        format!(
+            "backup {} is the newest that ended before transaction 700 (at LSN {}): at LSN {}",
+            id(2),
+            at(5, 0),
+            at(2, 400)
+        )
+    );
+    let lsn = Request::new(Target::Lsn(at(5, 0)));
+    assert!(!reason(&lsn).contains("(at LSN"), "{}", reason(&lsn));
+}
+
+#[test]
+fn a_target_of_this_very_moment_is_not_in_the_future() {
+    let catalogue = archive(&[(1, 2)], &[(1, 2..=9)]);
+    let request = Request::new(Target::Time(time(1_000, 0)));
+    assert!(decide(&catalogue, &request).is_ok());
+}
+
+#[test]
+fn only_in_the_last_segment_may_an_lsn_have_no_record() {
+    let catalogue = archive(&[(1, 2)], &[(1, 2..=9)]);
+    let note = |lsn| note_of(&catalogue, &Request::new(Target::Lsn(lsn)));
+    for lsn in [at(9, 0), at(9, 500)] {
+        let note = note(lsn).unwrap();
+        assert!(note.contains("lies in the last archived segment"), "{note}");
+    }
+    assert_eq!(note(Lsn(at(9, 0).0 - 1)), None);
+    assert_eq!(note_of(&catalogue, &Request::new(Target::Immediate)), None);
+}
+
+#[test]
+fn the_parent_is_offered_only_where_the_childs_first_wal_is_missing() {
+    let offer = "--target-timeline 1 (without what happened on timeline 2)";
+    let forked = |segments: &[(u32, std::ops::RangeInclusive<u64>)]| {
+        let catalogue = with_history(archive(&[(1, 2)], segments), 2, &[(1, at(6, 300))]);
+        decide(&catalogue, &Request::new(Target::Latest))
+            .unwrap_err()
+            .to_string()
+    };
+    let first = forked(&[(1, 2..=8), (2, 8..=9)]);
+    assert!(first.contains(offer), "{first}");
+    let later = forked(&[(1, 2..=8), (2, 6..=7), (2, 9..=9)]);
+    assert!(!later.contains("--target-timeline"), "{later}");
+}
+
+#[test]
+fn a_backup_that_needed_no_wal_tells_of_none() {
+    let mut catalogue = archive(&[(1, 2)], &[(1, 2..=4)]);
+    let mut empty = backup(1, 7);
+    empty.wal_ranges[0].start_lsn = empty.wal_ranges[0].end_lsn;
+    catalogue.unrestorable.push(Unrestorable {
+        id: id(7),
+        reason: "a part is missing".to_owned(),
+        backup: Some(empty),
+    });
+    assert_eq!(
+        decide(&catalogue, &Request::new(Target::Latest)).unwrap().gap,
+        None
+    );
+}
+
+#[test]
+fn the_end_of_a_backup_needs_no_later_timeline() {
+    let mut catalogue = with_history(
+        archive(&[(1, 2)], &[(1, 2..=8), (2, 6..=9)]),
+        2,
+        &[(1, at(6, 300))],
+    );
+    let request = Request::new(Target::Immediate);
+    assert_eq!(decide(&catalogue, &request).unwrap().timeline, tli(1));
+    // Nor that its history can be read, where the backup is named.
+    catalogue.histories.remove(&tli(2));
+    catalogue
+        .unreadable_histories
+        .insert(tli(2), "it is truncated".to_owned());
+    let named = Request {
+        backup: Some(id(2)),
+        ..request
+    };
+    assert_eq!(decide(&catalogue, &named).unwrap().timeline, tli(1));
+}
