@@ -454,7 +454,9 @@ mod tests {
         let mut decoder = WalDecoder::new(1000).unwrap();
         decoder.write(&object[..begin], &mut Vec::new()).unwrap();
         for _ in 0..2 {
-            decoder.write(&[0; TRAILER_LIMIT / 2], &mut Vec::new()).unwrap();
+            decoder
+                .write(&vec![0; TRAILER_LIMIT / 2], &mut Vec::new())
+                .unwrap();
         }
         let error = decoder.write(b"x", &mut Vec::new()).unwrap_err();
         assert!(error.to_string().contains("more bytes follow"), "{error}");

@@ -294,6 +294,16 @@ fn a_line_without_end_is_refused_before_it_fills_memory() {
 }
 
 #[test]
+fn a_line_may_be_as_long_as_the_limit() {
+    for (more, fits) in [(0, true), (1, false)] {
+        let around = "{ \"Path\": \"\", \"Size\": 1 }\n".len();
+        let path = "x".repeat(MAX_LINE_BYTES - around + more);
+        let read = read(one_file(&format!("\"Path\": \"{path}\", \"Size\": 1")));
+        assert_eq!(read.is_ok(), fits, "{more} more");
+    }
+}
+
+#[test]
 fn the_callers_and_the_readers_errors_keep_their_kind() {
     let text = one_file("\"Path\": \"a\", \"Size\": 1");
     let error = Manifest::read(text.as_bytes(), |_| Err(Error::conflict("stop"))).unwrap_err();

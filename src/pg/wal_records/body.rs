@@ -297,3 +297,65 @@ fn tells(record: &RecordHeader) -> Option<Tells> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRANSACTION: u8 = 1;
+
+    /// What a record of this operation tells whose main data is this, with this in front of it.
+    fn told(resource_manager: u8, info: u8, front: &[u8], data: &[u8]) -> Option<WalEventKind> {
+        let body = [front, &[DATA_SHORT, data.len() as u8], data].concat();
+        let mut header = [0; RecordHeader::SIZE_BYTES];
+        header[..4].copy_from_slice(&(RecordHeader::SIZE_BYTES as u32 + body.len() as u32).to_le_bytes());
+        header[4..8].copy_from_slice(&700_u32.to_le_bytes());
+        (header[16], header[17]) = (info, resource_manager);
+        let header = RecordHeader::parse(&header).unwrap();
+        // Whatever the pieces, the same is told.
+        let mut all = (1..=body.len()).map(|piece| {
+            let mut reading = Body::of(&header, Major::V18)?;
+            body.chunks(piece).for_each(|bytes| reading.take(bytes));
+            reading.finish()
+        });
+        let first = all.next().unwrap();
+        assert!(all.all(|other| other == first));
+        first
+    }
+
+    fn prepared(info: u8, flags: u32) -> Option<WalEventKind> {
+        let data = [
+            &9_i64.to_le_bytes()[..],
+            &flags.to_le_bytes(),
+            &77_u32.to_le_bytes(),
+        ]
+        .concat();
+        told(TRANSACTION, info, &[], &data)
+    }
+
+    #[test]
+    fn a_prepared_transactions_end_says_which_one_it_was_or_nothing() {
+        assert!(prepared(0x30 | 0x80, HAS_TWO_PHASE).is_some());
+        assert_eq!(prepared(0x30 | 0x80, 0), None, "without its id");
+        assert_eq!(prepared(0x30, HAS_TWO_PHASE), None, "without flags");
+    }
+
+    #[test]
+    fn what_stands_before_the_main_data_is_passed_over() {
+        let time = 9_i64.to_le_bytes();
+        let plain = told(TRANSACTION, 0, &[], &time);
+        assert!(plain.is_some());
+        let toplevel = [TOPLEVEL_XID, 1, 2, 3, 4];
+        let origin = [ORIGIN, 1, 0];
+        assert_eq!(told(TRANSACTION, 0, &toplevel, &time), plain);
+        assert_eq!(told(TRANSACTION, 0, &origin, &time), plain);
+        assert_eq!(told(TRANSACTION, 0, &[251], &time), None);
+    }
+
+    #[test]
+    fn only_a_restore_point_is_one() {
+        let data = [0; RESTORE_POINT_BYTES];
+        assert!(told(0, 0x70, &[], &data).is_some());
+        assert_eq!(told(0, 0xF0, &[], &data), None);
+    }
+}

@@ -230,3 +230,26 @@ impl Pages {
         u32_at(&self.header, 4).unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_a_record_fills_has_no_record_that_begins_in_it() {
+        let first_record = |continues, remaining| {
+            let start = PageStart {
+                continues,
+                overwrites: false,
+                remaining,
+                body_start: 24,
+                body_bytes: 8192 - 24,
+            };
+            start.first_record()
+        };
+        assert_eq!(first_record(false, 0), Some(0));
+        assert_eq!(first_record(true, 13), Some(16));
+        assert_eq!(first_record(true, 8192 - 32), Some(8192 - 32));
+        assert_eq!(first_record(true, 8192 - 31), None);
+    }
+}

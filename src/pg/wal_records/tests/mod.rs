@@ -301,6 +301,31 @@ fn a_segment_of_another_cluster_version_or_place_ends_the_wal() {
 }
 
 #[test]
+fn a_page_with_flags_that_it_cannot_have_ends_the_wal_and_is_named() {
+    let wal = Writer::of(Major::V17, &[Spec::Switch, Spec::Commit(1, 2)]);
+    let second = SEGMENT as usize;
+    // Not the long header of a segment's first page; a flag that no version has.
+    for (flip, flags) in [(0x02, "0x0000"), (0x10, "0x0012")] {
+        let mut bytes = wal.bytes.clone();
+        bytes[second + 2] ^= flip;
+        let (events, _) = read_from(START, &bytes, WalCheck::Structure, 500);
+        let [
+            WalEvent {
+                kind: WalEventKind::End { why },
+                ..
+            },
+        ] = &events[..]
+        else {
+            panic!("{events:?}");
+        };
+        assert!(
+            why.contains(&format!("{} has flags {flags}", Lsn(START + SEGMENT))),
+            "{why}"
+        );
+    }
+}
+
+#[test]
 fn a_switch_that_fills_its_segment_exactly_skips_nothing() {
     let mut wal = Writer::new(Major::V17);
     while wal.position() < START + SEGMENT - PAGE {
