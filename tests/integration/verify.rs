@@ -87,8 +87,22 @@ fn a_real_archive_is_clean_and_every_file_is_compared_with_the_manifest() {
                 output.stdout
             );
         }
+        what_expire_gave_up_is_no_damage(&history);
         a_file_that_differs_from_the_manifest_is_found(&history, &backup);
     }
+}
+
+/// The first backup is kept, and the WAL between it and the second is not.
+fn what_expire_gave_up_is_no_damage(history: &History) {
+    let walship = &history.walship;
+    walship.run(&["keep", &history.backup, "--forever"]).succeeded();
+    let policy = walship.clone().env("WALSHIP_RETENTION_KEEP_BACKUPS", "1");
+    policy.run(&["expire"]).succeeded();
+    let output = walship.run(&["verify", "--json"]).succeeded();
+    let report: Value = serde_json::from_str(&output.stdout).unwrap();
+    let backups = report["backups"].as_array().unwrap().iter();
+    let ends: Vec<_> = backups.map(|backup| &backup["leads_to"][0]["end"]).collect();
+    assert_eq!(ends, ["released", "end_of_wal"], "{}", output.stdout);
 }
 
 /// Parts and record agree, and PostgreSQL's manifest says otherwise.
@@ -399,6 +413,17 @@ fn a_segment_that_arrives_after_its_successor_is_no_gap() {
     fs::rename(&path, &hidden).unwrap();
     let report = meanwhile(&case, "backup.json", move || fs::rename(&hidden, &path).unwrap());
     assert!(report.is_clean, "{report}");
+}
+
+#[test]
+fn a_history_that_was_never_there_is_missed_too() {
+    let case = Case::of(Original::shared());
+    let path = case.archive.join("wal/00000003.history.zst");
+    fs::remove_file(&path).unwrap();
+    let report = verify(&place_of(&case), |_| {});
+    assert_eq!(report.findings.len(), 1, "{report}");
+    assert_eq!(report.findings[0].key, "wal/00000003.history.zst");
+    assert_eq!(report.findings[0].kind, FindingKind::Missing);
 }
 
 #[test]

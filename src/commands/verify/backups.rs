@@ -1,8 +1,8 @@
 //! The base backups, one after another: every object against `backup.json`, and once for each record the
 //! files in them against PostgreSQL's manifest.
 //!
-//! A backup that `expire` deletes meanwhile loses its record first: what is missing counts only while the
-//! record is there.
+//! A backup that `expire` deletes meanwhile loses its record first: what is missing counts only if the
+//! record is still there at the second look.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -104,10 +104,6 @@ impl BackupPass<'_> {
             let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
             findings.insert(0, Finding::damaged(key, CHANGED));
         }
-        if !findings.is_empty() && !self.is_there(id).await? {
-            self.tally.vanished = true;
-            return Ok(());
-        }
         let reason = reason(&findings);
         self.tally.objects += 1 + contents.record.objects().count() as u64;
         for finding in findings {
@@ -145,11 +141,6 @@ impl BackupPass<'_> {
             }
             Err(error) => Err(error),
         }
-    }
-
-    async fn is_there(&self, id: &BackupId) -> Result<bool> {
-        let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
-        Ok(self.store.head(&key).await?.is_some())
     }
 
     /// What is wrong with the backup's objects.
