@@ -360,7 +360,11 @@ type Histories = (
 );
 
 /// The histories that can be read, and why the others cannot.
-async fn histories(store: &Store, wal: &WalInventory, identity: &Identity) -> Result<Histories> {
+/// Reads the timelines' histories: those that can be read, and why others cannot.
+///
+/// # Errors
+/// As the store.
+pub async fn histories(store: &Store, wal: &WalInventory, identity: &Identity) -> Result<Histories> {
     let system_identifier = identity.system_identifier;
     let reads = wal.histories().map(|timeline| {
         let store = store.clone();

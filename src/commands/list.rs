@@ -5,6 +5,8 @@ mod retention;
 mod tests;
 mod text;
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -12,6 +14,7 @@ pub use self::retention::{ListedMark, ListedRetention};
 use super::time_index::TimeIndex;
 use super::{catalogue, identity};
 use crate::archive::backup::{BackupKind, BackupSource};
+use crate::archive::branches::{Branch, branch};
 use crate::archive::catalogue::{Backup, Catalogue, UnfinishedState};
 use crate::archive::keys::BackupId;
 use crate::archive::proof::{DrillRecord, Proof};
@@ -20,7 +23,7 @@ use crate::archive::retention::RetentionPolicy;
 use crate::archive::wal_inventory::{SegmentRange, WalInventory};
 use crate::archive::window::Window;
 use crate::error::Result;
-use crate::pg::{Lsn, SegmentName, SegmentSize, TimelineId};
+use crate::pg::{Lsn, SegmentName, SegmentSize, TimelineHistory, TimelineId};
 use crate::store::Store;
 
 /// So many segments are read whole to learn when transactions ended in them, where an older walship
@@ -144,6 +147,8 @@ pub struct ListedTimeline {
     pub given_up: Vec<SegmentRange>,
     /// How many `.partial` files a promotion left.
     pub partials: u64,
+    /// Where it branched off another timeline; null where it did not, or its history is not readable.
+    pub branched_from: Option<Branch>,
 }
 
 /// Which part of the list is wanted.
@@ -184,7 +189,9 @@ pub async fn run(
         let identity = identity::require(store).await?;
         report.segment_size = identity.segment_bytes;
         report.released = catalogue::released(store, &identity).await?;
-        report.add_wal(&catalogue::wal(store, &identity).await?);
+        let wal = catalogue::wal(store, &identity).await?;
+        let (histories, _) = catalogue::histories(store, &wal, &identity).await?;
+        report.add_wal(&wal, &histories);
         return Ok(report);
     }
     let catalogue = catalogue::load(store).await?;
@@ -192,7 +199,7 @@ pub async fn run(
     report.released = catalogue.released.clone();
     report.add_backups(&catalogue, policy, now);
     if part == ListPart::All {
-        report.add_wal(&catalogue.wal);
+        report.add_wal(&catalogue.wal, &catalogue.histories);
         let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
         report.window = Some(times.windows(&catalogue).await?);
     }
@@ -223,7 +230,7 @@ impl ListReport {
         self.unfinished = Some(unfinished.collect());
     }
 
-    fn add_wal(&mut self, wal: &WalInventory) {
+    fn add_wal(&mut self, wal: &WalInventory, histories: &BTreeMap<TimelineId, TimelineHistory>) {
         let timelines = wal.timelines().filter_map(|timeline| {
             let span = wal.span(timeline)?;
             let (gaps, given_up) = retention::gaps(wal, timeline, &self.released);
@@ -235,6 +242,7 @@ impl ListReport {
                 gaps,
                 given_up,
                 partials: wal.partials(timeline),
+                branched_from: branch(histories, wal, timeline),
             })
         });
         self.wal = Some(timelines.collect());

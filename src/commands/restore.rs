@@ -136,6 +136,33 @@ struct Request<'a> {
 
 impl Request<'_> {
     async fn run(&self, fetched: Option<Fetched>) -> Result<Obtained> {
+    async fn run(&self) -> Result<RestoreReport> {
+        // PostgreSQL asks for it all the same when it begins a new timeline (`writeTimeLineHistory`, `timeline.c`).
+        if self.name == WalName::History(TimelineId::FIRST) {
+            return Ok(RestoreReport::Absent("timeline 1 has no history file".to_owned()));
+        }
+        match self.ask_the_archive().await {
+            Err(error) if self.has_its_own_history() => {
+                tracing::warn!("{error}; the server has {} itself", self.name);
+                Ok(RestoreReport::Absent(format!("{} is in pg_wal", self.name)))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// PostgreSQL 14 asks for its timeline's history at the very end of a recovery or a promotion, when it has removed
+    /// the signal file already (`exitArchiveRecovery`, `xlog.c`). To stop there would be fatal: the next start would
+    /// go on as a primary on the old timeline. Told that the archive has no such file, it takes its own.
+    fn has_its_own_history(&self) -> bool {
+        let own = data_directory_of(&self.options.destination)
+            .join("pg_wal")
+            .join(self.name.to_string());
+        matches!(self.name, WalName::History(_))
+            && self.options.signal == RecoverySignal::None
+            && own.is_file()
+    }
+
+    async fn ask_the_archive(&self) -> Result<RestoreReport> {
         // Whose archive this is must be known before anything is believed of it, absence above all.
         let (identity, fetched) = tokio::join!(self.identity(), async {
             match fetched {
@@ -355,7 +382,7 @@ impl Request<'_> {
                 )
                 .await
             }
-            WalName::History(timeline) if timeline != TimelineId::FIRST => {
+            WalName::History(timeline) => {
                 let own = self
                     .find(&timeline_prefix(timeline), None, |key| {
                         matches!(key, Key::Segment(_))
@@ -371,9 +398,7 @@ impl Request<'_> {
                 })
                 .await
             }
-            // Timeline 1 has no history, though PostgreSQL asks for it when it begins a new timeline
-            // (`writeTimeLineHistory`, `timeline.c`).
-            WalName::History(_) | WalName::Partial(_) | WalName::Backup { .. } => Ok(None),
+            WalName::Partial(_) | WalName::Backup { .. } => Ok(None),
         }
     }
 

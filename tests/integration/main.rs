@@ -30,6 +30,7 @@ mod push;
 mod recover;
 mod recovery;
 mod repair;
+mod replica;
 mod restore;
 mod s3_settings;
 mod sample;

@@ -51,7 +51,7 @@ pub(crate) fn seed(walship: &Walship, primary: &Cluster, pgdata: &Path, argument
     seed_at(walship, primary, &primary.conninfo(), pgdata, arguments)
 }
 
-fn seed_at(
+pub(crate) fn seed_at(
     walship: &Walship,
     primary: &Cluster,
     conninfo: &str,

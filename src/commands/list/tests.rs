@@ -93,6 +93,7 @@ async fn the_json_is_what_programs_rely_on() {
                         "segments": 2,
                     }],
                     "partials": 0,
+                    "branched_from": null,
                 },
                 {
                     "timeline": 2,
@@ -101,6 +102,7 @@ async fn the_json_is_what_programs_rely_on() {
                     "segments": 1,
                     "gaps": [],
                     "partials": 0,
+                    "branched_from": null,
                 },
             ],
             "window": [{

@@ -119,6 +119,9 @@ impl ListReport {
                 writeln!(f, "timeline {timeline}: retention has given up {stretch}")?;
             }
         }
+        for timeline in wal {
+            write_branch(timeline, f)?;
+        }
         for timeline in &self.timelines_without_wal {
             writeln!(f, "timeline {timeline} has no whole segment in the archive yet")?;
         }
@@ -159,6 +162,26 @@ impl ListReport {
             }
         }
         Ok(())
+    }
+}
+
+fn write_branch(timeline: &ListedTimeline, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Some(branch) = &timeline.branched_from else {
+        return Ok(());
+    };
+    let parent = branch.timeline;
+    write!(
+        f,
+        "timeline {} branched off timeline {parent} at {}",
+        timeline.timeline, branch.lsn
+    )?;
+    match &branch.goes_on {
+        None => writeln!(f),
+        Some(range) => writeln!(
+            f,
+            "; timeline {parent} went on beyond it, a branch of its own from {} to {} ({} held)",
+            range.first, range.last, range.segments
+        ),
     }
 }
 

@@ -101,7 +101,7 @@ pub async fn run(
         Source::Archive { .. } => None,
     };
     let slot = match &options.slot {
-        Some(name) => Some(Slot::take(name, info, &primary).await?),
+        Some(name) => Some(Slot::take(name, info).await?),
         None => None,
     };
     let settings = StandbySettings {

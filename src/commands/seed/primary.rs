@@ -59,8 +59,8 @@ impl Slot {
     ///
     /// # Errors
     /// `Conflict` for one that is in use or is a logical one; as the server says.
-    pub(super) async fn take(name: &SlotName, info: &ConnInfo, primary: &Primary) -> Result<Self> {
-        let state = look(name, info, primary.current).await?;
+    pub(super) async fn take(name: &SlotName, info: &ConnInfo) -> Result<Self> {
+        let state = look(name, info).await?;
         let mut connection = Connection::connect(info).await?;
         let was_there = match state {
             SlotState::Missing => false,
@@ -114,7 +114,7 @@ impl Slot {
 }
 
 /// What the slot is; on a connection of its own.
-pub(super) async fn look(name: &SlotName, info: &ConnInfo, at: Lsn) -> Result<SlotState> {
+pub(super) async fn look(name: &SlotName, info: &ConnInfo) -> Result<SlotState> {
     let connection = Connection::connect(info).await?;
-    connection.slot_state(name, at).await
+    connection.slot_state(name).await
 }

@@ -105,13 +105,7 @@ pub(super) async fn run(replica: &Replica<'_>, limit: Duration, progress: &Progr
 }
 
 async fn is_active(slot: &SlotName, primary: &ConnInfo) -> bool {
-    let at = async {
-        let mut connection = Connection::connect(primary).await?;
-        let at = connection.identify_system().await?.flush_lsn;
-        connection.close().await;
-        look(slot, primary, at).await
-    };
-    matches!(at.await, Ok(SlotState::Active(_)))
+    matches!(look(slot, primary).await, Ok(SlotState::Active(_)))
 }
 
 /// Runs the start command. It may give up waiting on a server that is still on its way.

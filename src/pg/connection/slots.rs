@@ -8,7 +8,7 @@ use postgres_protocol::message::backend::Message;
 use super::Connection;
 use super::server_error::ServerError;
 use crate::error::Result;
-use crate::pg::{Lsn, SlotName};
+use crate::pg::SlotName;
 
 /// `CopyBothResponse`, which `postgres-protocol` does not know.
 const COPY_BOTH_RESPONSE: u8 = b'W';
@@ -49,12 +49,13 @@ impl Connection {
         self.query(&command, &command).await.map(drop)
     }
 
-    /// Looks at a slot by beginning to stream through it at `lsn`, a position the server has; this connection ends
-    /// with that. The slot is as it was then.
+    /// Looks at a slot by beginning to stream through it; this connection ends with that. The slot is as it was then.
     ///
     /// # Errors
     /// As [`Connection::simple_query`].
-    pub async fn slot_state(mut self, name: &SlotName, lsn: Lsn) -> Result<SlotState> {
+    pub async fn slot_state(mut self, name: &SlotName) -> Result<SlotState> {
+        // A standby refuses to stream before it was asked this (14 to 18).
+        let lsn = self.identify_system().await?.flush_lsn;
         let command = format!("START_REPLICATION SLOT {name} PHYSICAL {lsn}");
         self.send_command(&command).await?;
         loop {
