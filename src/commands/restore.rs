@@ -136,15 +136,14 @@ struct Request<'a> {
 
 impl Request<'_> {
     async fn run(&self, fetched: Option<Fetched>) -> Result<Obtained> {
-    async fn run(&self) -> Result<RestoreReport> {
         // PostgreSQL asks for it all the same when it begins a new timeline (`writeTimeLineHistory`, `timeline.c`).
         if self.name == WalName::History(TimelineId::FIRST) {
-            return Ok(RestoreReport::Absent("timeline 1 has no history file".to_owned()));
+            return Ok(Obtained::Absent("timeline 1 has no history file".to_owned()));
         }
-        match self.ask_the_archive().await {
+        match self.ask_the_archive(fetched).await {
             Err(error) if self.has_its_own_history() => {
                 tracing::warn!("{error}; the server has {} itself", self.name);
-                Ok(RestoreReport::Absent(format!("{} is in pg_wal", self.name)))
+                Ok(Obtained::Absent(format!("{} is in pg_wal", self.name)))
             }
             outcome => outcome,
         }
@@ -162,7 +161,7 @@ impl Request<'_> {
             && own.is_file()
     }
 
-    async fn ask_the_archive(&self) -> Result<RestoreReport> {
+    async fn ask_the_archive(&self, fetched: Option<Fetched>) -> Result<Obtained> {
         // Whose archive this is must be known before anything is believed of it, absence above all.
         let (identity, fetched) = tokio::join!(self.identity(), async {
             match fetched {
