@@ -3,6 +3,7 @@
 //! [`SETTINGS`] is the whole list. Every setting is a key of the TOML file (`push.timeout` is
 //! `timeout` in `[push]`) and an environment variable (`WALSHIP_PUSH_TIMEOUT`).
 
+mod byte_size;
 mod list;
 mod values;
 
@@ -21,9 +22,10 @@ use crate::error::{Error, Result};
 use crate::pg::os_user;
 use crate::store::{Location, S3Options, StoreOptions};
 
+pub use byte_size::ByteSize;
 pub use list::{SETTINGS, Setting};
 use values::Count;
-pub use values::{ByteSize, duration_text, parse_duration};
+pub use values::{duration_text, parse_duration};
 
 /// The file that is read when neither `--config` nor `WALSHIP_CONFIG` names one, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/walship/walship.toml";

@@ -4,7 +4,7 @@
 
 # What of src/pg is not pure, and the dependencies that only the rest of walship needs.
 EDGES='base_backup|connection|conninfo|data_directory|tls|tls_verifier|x509'
-FOREIGN='aws-|clap|fallible-iterator|indicatif|postgres-protocol|rustix|rustls|strsim|tempfile|tokio|toml|tracing'
+FOREIGN='aws-|clap|fallible-iterator|indicatif|postgres-protocol|rustix|rustls|tempfile|tokio|toml|tracing'
 
 # copy_pure DIR: a package that holds nothing but src/archive, the formats of src/pg, and fixtures.
 copy_pure() {
@@ -16,7 +16,10 @@ copy_pure() {
     cp -r "$ROOT/src/pg" "$copy/src"
     find "$copy/src/pg" -mindepth 1 -maxdepth 1 | grep -E "/($EDGES)(\.rs)?$" | xargs rm -r
     perl -0pi -e "s/^(pub(\(crate\))? )?(mod|use) ($EDGES)\b[^;]*;\n//mg" "$copy/src/pg/mod.rs"
+    mkdir -p "$copy/src/config"
+    cp "$ROOT/src/config/byte_size.rs" "$copy/src/config"
     printf '%s\n' '//! The pure part of walship.' 'pub mod archive;' 'pub mod error;' 'pub mod pg;' \
+        'pub mod config { mod byte_size; pub use byte_size::ByteSize; }' \
         'pub use error::{Error, ErrorKind, Result};' >"$copy/src/lib.rs"
     {
         grep -vE "^($FOREIGN)" "$ROOT/Cargo.toml"

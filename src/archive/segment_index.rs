@@ -149,79 +149,47 @@ impl SegmentIndex {
         }
     }
 
-    /// Adds what a record tells. `None` for a moment that no calendar of people has.
-    fn add(&mut self, event: WalEvent) -> Option<()> {
-        let lsn = event.start;
-        match event.kind {
-            WalEventKind::Commit(ended) | WalEventKind::CommitPrepared(ended) => {
-                let time = moment(ended.time)?;
-                Ends::add(&mut self.commits, EndOfTransaction { time, lsn });
-            }
-            WalEventKind::Abort(ended) | WalEventKind::AbortPrepared(ended) => {
-                let time = moment(ended.time)?;
-                Ends::add(&mut self.aborts, EndOfTransaction { time, lsn });
-            }
-            WalEventKind::RestorePoint { .. } if self.restore_points.len() >= RESTORE_POINTS => {
-                self.more_restore_points += 1;
-            }
-            WalEventKind::RestorePoint { name, time } => {
-                let time = moment(time)?;
-                self.restore_points.push(RestorePoint { name, time, lsn });
-            }
-            WalEventKind::End { .. } => self.valid_until = Some(lsn),
-        }
-        Some(())
-    }
-
     /// The same with a record that follows.
     #[cfg(test)]
-    pub(super) fn with_later(mut self, event: WalEvent) -> Self {
-        let _ = self.add(event);
-        self
+    pub(super) fn with_later(self, event: WalEvent) -> Self {
+        let mut later = Tally::default();
+        later.add(event);
+        self.then(later.finish().unwrap())
     }
 
     /// The same with a record that ends in this segment and begins in an earlier one, which comes
     /// before all others.
     #[must_use]
     pub fn with_crossing(&self, crossing: Option<WalEvent>) -> Self {
-        let Some(event) = crossing else {
-            return self.clone();
-        };
-        let mut first = Self::default();
-        if first.add(event).is_none() {
-            return self.clone();
+        let told = crossing.and_then(|event| {
+            let mut first = Tally::default();
+            first.add(event);
+            first.finish()
+        });
+        match told {
+            Some(first) => first.then(self.clone()),
+            None => self.clone(),
         }
+    }
+
+    /// What this one tells, and then another one.
+    fn then(self, later: Self) -> Self {
         let together = |first: Option<Ends>, later: Option<Ends>| match (first, later) {
             (Some(first), Some(later)) => Some(first.then(&later)),
             (one, other) => one.or(other),
         };
-        let mut restore_points = first.restore_points;
-        restore_points.extend(self.restore_points.iter().cloned());
+        let mut restore_points = self.restore_points;
+        restore_points.extend(later.restore_points);
         Self {
-            commits: together(first.commits, self.commits),
-            aborts: together(first.aborts, self.aborts),
+            commits: together(self.commits, later.commits),
+            aborts: together(self.aborts, later.aborts),
             restore_points,
-            ..self.clone()
+            ..later
         }
     }
 }
 
 impl Ends {
-    fn of(end: EndOfTransaction) -> Self {
-        Self {
-            count: 1,
-            first: end,
-            last: end,
-            smallest: end,
-            largest: end,
-        }
-    }
-
-    fn add(ends: &mut Option<Self>, end: EndOfTransaction) {
-        let one = Self::of(end);
-        *ends = Some(ends.map_or(one, |before| before.then(&one)));
-    }
-
     /// These, and others that come later in the WAL.
     #[must_use]
     pub fn then(&self, later: &Self) -> Self {
@@ -262,6 +230,97 @@ impl Ends {
     }
 }
 
+/// What records tell, as they come: a segment may have a hundred thousand of them.
+#[derive(Default)]
+struct Tally {
+    commits: EndsTally,
+    aborts: EndsTally,
+    restore_points: Vec<(String, WalTime, Lsn)>,
+    more_restore_points: u64,
+    valid_until: Option<Lsn>,
+}
+
+/// Ends of transactions, each with its time and position.
+#[derive(Default)]
+struct EndsTally {
+    count: u64,
+    first: (WalTime, Lsn),
+    last: (WalTime, Lsn),
+    smallest: (WalTime, Lsn),
+    largest: (WalTime, Lsn),
+}
+
+impl Tally {
+    fn add(&mut self, event: WalEvent) {
+        let lsn = event.start;
+        match event.kind {
+            WalEventKind::Commit(ended) | WalEventKind::CommitPrepared(ended) => {
+                self.commits.add((ended.time, lsn));
+            }
+            WalEventKind::Abort(ended) | WalEventKind::AbortPrepared(ended) => {
+                self.aborts.add((ended.time, lsn));
+            }
+            WalEventKind::RestorePoint { .. } if self.restore_points.len() >= RESTORE_POINTS => {
+                self.more_restore_points += 1;
+            }
+            WalEventKind::RestorePoint { name, time } => self.restore_points.push((name, time, lsn)),
+            WalEventKind::End { .. } => self.valid_until = Some(lsn),
+        }
+    }
+
+    /// `None` where there is a moment that no calendar of people has.
+    fn finish(self) -> Option<SegmentIndex> {
+        let points = self.restore_points.into_iter().map(|(name, time, lsn)| {
+            let time = moment(time)?;
+            Some(RestorePoint { name, time, lsn })
+        });
+        Some(SegmentIndex {
+            commits: self.commits.finish()?,
+            aborts: self.aborts.finish()?,
+            restore_points: points.collect::<Option<_>>()?,
+            more_restore_points: self.more_restore_points,
+            valid_until: self.valid_until,
+            ..SegmentIndex::default()
+        })
+    }
+}
+
+impl EndsTally {
+    fn add(&mut self, end: (WalTime, Lsn)) {
+        if self.count == 0 {
+            (self.first, self.smallest, self.largest) = (end, end, end);
+        }
+        self.count += 1;
+        self.last = end;
+        if end.0 < self.smallest.0 {
+            self.smallest = end;
+        }
+        if end.0 > self.largest.0 {
+            self.largest = end;
+        }
+    }
+
+    /// `None` where a moment is on no calendar; `Some(None)` where there is no end.
+    fn finish(&self) -> Option<Option<Ends>> {
+        if self.count == 0 {
+            return Some(None);
+        }
+        let end = |(time, lsn)| {
+            Some(EndOfTransaction {
+                time: moment(time)?,
+                lsn,
+            })
+        };
+        Some(Some(Ends {
+            count: self.count,
+            first: end(self.first)?,
+            last: end(self.last)?,
+            smallest: end(self.smallest)?,
+            largest: end(self.largest)?,
+        }))
+    }
+}
+
 /// A moment between the years 0 and 9999: what JSON's form of a time can hold.
 fn moment(time: WalTime) -> Option<DateTime<Utc>> {
     time.to_utc().filter(|time| (0..=9999).contains(&time.year()))
@@ -270,8 +329,7 @@ fn moment(time: WalTime) -> Option<DateTime<Utc>> {
 /// Makes the index of a segment from its bytes, as they come.
 pub struct IndexBuilder {
     reader: WalReader,
-    index: SegmentIndex,
-    known: bool,
+    tally: Tally,
 }
 
 impl IndexBuilder {
@@ -280,36 +338,31 @@ impl IndexBuilder {
     pub fn new(segment_start: Lsn, check: WalCheck) -> Self {
         Self {
             reader: WalReader::new(segment_start, check),
-            index: SegmentIndex::default(),
-            known: true,
+            tally: Tally::default(),
         }
     }
 
     /// Takes the segment's next bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
-        let (index, known) = (&mut self.index, &mut self.known);
-        self.reader
-            .feed(bytes, |event| *known &= index.add(event).is_some());
+        self.reader.feed(bytes, |event| self.tally.add(event));
     }
 
     /// The index, when the whole segment was fed. `None` where it cannot be known.
     #[must_use]
-    pub fn finish(mut self) -> Option<SegmentIndex> {
+    pub fn finish(self) -> Option<SegmentIndex> {
         self.reader.first_page()?;
-        if !self.known {
-            return None;
-        }
-        self.index.continued = self.reader.continued().map(|tail| ContinuedRecord {
+        let mut index = self.tally.finish()?;
+        index.continued = self.reader.continued().map(|tail| ContinuedRecord {
             remaining: tail.remaining,
             bytes: HexBytes(tail.bytes.clone()),
             end: tail.end,
         });
-        self.index.unfinished = self.reader.unfinished().map(|head| UnfinishedRecord {
+        index.unfinished = self.reader.unfinished().map(|head| UnfinishedRecord {
             lsn: head.start,
             remaining: head.remaining,
             bytes: HexBytes(head.bytes),
         });
-        Some(self.index)
+        Some(index)
     }
 }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 /// Microseconds from 2000-01-01 00:00 UTC, printed as `pg_waldump` does in UTC:
 /// `2026-11-23 13:08:15.123456 UTC`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct WalTime(pub i64);
 
 impl WalTime {

@@ -46,3 +46,4 @@ mod support;
 mod tls;
 mod verify;
 mod verify_many;
+mod window;

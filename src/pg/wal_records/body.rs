@@ -71,6 +71,18 @@ impl Field {
     }
 }
 
+/// The time in a whole body that is the main data of a transaction's end and nothing else, as most are.
+pub(super) fn plain_time(body: &[u8]) -> Option<WalTime> {
+    let data = match *body {
+        [DATA_SHORT, length, ref data @ ..] if usize::from(length) == data.len() => data,
+        [DATA_LONG, a, b, c, d, ref data @ ..] if u32::from_le_bytes([a, b, c, d]) as usize == data.len() => {
+            data
+        }
+        _ => return None,
+    };
+    Some(WalTime(u64_at(data, 0)?.cast_signed()))
+}
+
 /// The part of a body that is still to come, and what was learned so far.
 #[derive(Debug)]
 pub(super) struct Body {

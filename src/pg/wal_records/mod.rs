@@ -13,7 +13,7 @@ mod record;
 pub(super) mod tests;
 
 use pages::{PageStart, Pages, Piece};
-use record::{PartialHeader, Record, RecordHeader};
+use record::{PartialHeader, Record, RecordHeader, WholeRecord};
 
 pub use cut::{RecordHead, RecordTail, join};
 
@@ -233,7 +233,7 @@ impl WalReader {
             let taken = match &mut self.state {
                 State::Seeking | State::Ended => return Ok(()),
                 State::Between { padding: 0 } => {
-                    let passed = self.pass_whole_records(at, bytes)?;
+                    let passed = self.pass_whole_records(at, bytes, on_event)?;
                     if passed > 0 {
                         at += take_front(&mut bytes, passed).len() as u64;
                         continue;
@@ -270,21 +270,31 @@ impl WalReader {
         Ok(())
     }
 
-    /// The short way over records that tell nothing and lie in one piece, which most do. Returns how
-    /// many bytes it passed, padding included.
-    fn pass_whole_records(&mut self, start: u64, bytes: &[u8]) -> Result<u64, String> {
+    /// The short way over records of common forms that lie in one piece, which most do. Returns how many
+    /// bytes it passed, padding included.
+    fn pass_whole_records(
+        &mut self,
+        start: u64,
+        bytes: &[u8],
+        on_event: &mut impl FnMut(WalEvent),
+    ) -> Result<u64, String> {
         if self.check == WalCheck::Crc {
             return Ok(0);
         }
         let mut passed = 0_usize;
-        while let Some(length) = bytes.get(passed..).and_then(record::plain_record_bytes) {
+        while let Some(record) = bytes.get(passed..).and_then(WholeRecord::at_start_of) {
             let at = Lsn(start + passed as u64);
-            let header = bytes.get(passed..).and_then(record::total_and_previous);
-            let (total, previous) = header.ok_or("no record was read")?;
-            self.check_header(at, total, previous)?;
+            self.check_header(at, record.total_bytes, record.previous)?;
             self.previous = Some(at);
-            passed += length;
+            passed += record.padded_bytes;
             self.valid_until = Lsn(start + passed as u64);
+            if let Some(kind) = record.tells {
+                on_event(WalEvent {
+                    start: at,
+                    end: self.valid_until,
+                    kind,
+                });
+            }
         }
         Ok(passed as u64)
     }

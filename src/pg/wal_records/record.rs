@@ -1,8 +1,8 @@
 //! One WAL record on its way through the reader (`XLogRecord`, `src/include/access/xlogrecord.h`, the
 //! same in PostgreSQL 14 to 18).
 
-use super::body::Body;
-use super::{RECORD_ALIGNMENT, RecordHead, WalCheck, WalEventKind};
+use super::body::{self, Body};
+use super::{RECORD_ALIGNMENT, RecordHead, WalCheck, WalEventKind, WalTransaction};
 use crate::pg::fields::{u32_at, u64_at};
 use crate::pg::{Lsn, Major, TransactionId};
 
@@ -109,24 +109,49 @@ impl PartialHeader {
     }
 }
 
-/// How long a record is, padding included, that stands whole at the start of these bytes and tells
-/// nothing; `None` for any other. Its length is not checked.
-pub(super) fn plain_record_bytes(bytes: &[u8]) -> Option<usize> {
-    let total = u32_at(bytes, 0)? as usize;
-    let (info, resource_manager) = (*bytes.get(16)?, *bytes.get(17)?);
-    // The managers of transactions and of the WAL itself: `RM_XLOG_ID` and `RM_XACT_ID`.
-    let telling = match resource_manager {
-        0 => info & 0xF0 == 0x40 || info & 0xF0 == 0x70,
-        1 => true,
-        _ => false,
-    };
-    let length = total.next_multiple_of(RECORD_ALIGNMENT as usize);
-    (!telling && bytes.len() >= length.max(RecordHeader::SIZE_BYTES)).then_some(length)
+/// A record that stands whole in one piece of WAL.
+pub(super) struct WholeRecord {
+    pub(super) total_bytes: u32,
+    /// The position of the record before.
+    pub(super) previous: Lsn,
+    /// Its length with the padding after it.
+    pub(super) padded_bytes: usize,
+    pub(super) tells: Option<WalEventKind>,
 }
 
-/// The length in a record's header, and the position of the record before.
-pub(super) fn total_and_previous(bytes: &[u8]) -> Option<(u32, Lsn)> {
-    Some((u32_at(bytes, 0)?, Lsn(u64_at(bytes, 8)?)))
+impl WholeRecord {
+    /// The record at the start of these bytes, if all of it is there and it is of a common form: it
+    /// tells nothing, or is the end of a transaction with nothing before its main data. `None` says
+    /// nothing about it.
+    pub(super) fn at_start_of(bytes: &[u8]) -> Option<Self> {
+        let header = bytes.first_chunk::<{ RecordHeader::SIZE_BYTES }>()?;
+        let total_bytes = u32_at(header, 0)?;
+        let padded_bytes = (total_bytes as usize).next_multiple_of(RECORD_ALIGNMENT as usize);
+        if bytes.len() < padded_bytes {
+            return None;
+        }
+        let [.., info, resource_manager, _, _, _, _, _, _] = *header;
+        // The managers of the WAL itself and of transactions: `RM_XLOG_ID` and `RM_XACT_ID`.
+        let tells = match (resource_manager, info & 0x70) {
+            (0, 0x40 | 0x70) | (1, 0x30 | 0x40) => return None,
+            (1, 0x00 | 0x20) => {
+                let time = body::plain_time(bytes.get(RecordHeader::SIZE_BYTES..total_bytes as usize)?)?;
+                let id = TransactionId(u32_at(header, 4)?);
+                let ended = WalTransaction { id, time };
+                Some(match info & 0x70 {
+                    0x00 => WalEventKind::Commit(ended),
+                    _ => WalEventKind::Abort(ended),
+                })
+            }
+            _ => None,
+        };
+        Some(Self {
+            total_bytes,
+            previous: Lsn(u64_at(header, 8)?),
+            padded_bytes,
+            tells,
+        })
+    }
 }
 
 /// A record whose header was read.

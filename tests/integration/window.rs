@@ -1,0 +1,327 @@
+//! The recoverable window and the times in segments' trailers, against a living server's own knowledge.
+
+use std::path::Path;
+use std::thread;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
+use walship::archive::segment_index::{Crossing, SegmentIndex};
+use walship::commands::{identity, time_index::TimeIndex};
+use walship::pg::{Major, SegmentName};
+use walship::store::{Location, Store};
+
+use crate::recovery::{PATIENCE, take_backup};
+use crate::server::{majors, wait_archived};
+use crate::store_contract::{block_on, options};
+use crate::support::postgres::Cluster;
+use crate::support::process::Output;
+use crate::support::scratch;
+use crate::support::stores::Place;
+use crate::support::walship::{Walship, binary};
+
+const SESSIONS: usize = 6;
+
+/// A primary that keeps commit timestamps, and all WAL.
+fn primary(major: u32, segment_mib: u32, walship: &Walship) -> Cluster {
+    let mut builder = Cluster::builder(major)
+        .segment_mib(segment_mib)
+        .option("archive_mode", "on")
+        .option("archive_command", &format!("{} push %p", binary().display()))
+        .option("track_commit_timestamp", "on")
+        .option("max_prepared_transactions", "20")
+        .option("wal_keep_size", "1GB")
+        .option("autovacuum", "off");
+    for (name, value) in walship.environment() {
+        builder = builder.env(name, value);
+    }
+    let mut cluster = builder.initdb();
+    cluster.start();
+    cluster.sql("create table rows (session int, n int, filler text)");
+    cluster
+}
+
+/// What one session does: commits, rollbacks, subtransactions, prepared transactions.
+fn script(session: usize, rounds: usize) -> String {
+    let row = |n: usize| {
+        let filler = 20 + (n * 97 + session * 31) % 900;
+        format!("insert into rows values ({session}, {n}, repeat('x', {filler}));\n")
+    };
+    let mut text = String::new();
+    for n in 0..rounds {
+        let gid = format!("{session}-{n}");
+        text += &match n % 6 {
+            0 => row(n),
+            1 => format!("begin;\n{}rollback;\n", row(n)),
+            2 => format!(
+                "begin;\n{}savepoint s;\n{}rollback to s;\n{}commit;\n",
+                row(n),
+                row(n),
+                row(n)
+            ),
+            3 => format!(
+                "begin;\n{}prepare transaction '{gid}';\ncommit prepared '{gid}';\n",
+                row(n)
+            ),
+            4 => format!(
+                "begin;\n{}prepare transaction '{gid}';\nrollback prepared '{gid}';\n",
+                row(n)
+            ),
+            // A commit record of more than a kilobyte: it crosses pages, and now and then a segment's end.
+            _ => format!(
+                "do $$ begin for i in 1..300 loop begin {} exception when others then null; end; end loop; end $$;\n",
+                row(n).trim()
+            ),
+        };
+    }
+    text
+}
+
+fn run_sessions(cluster: &Cluster, rounds: usize) {
+    let dir = cluster.make_dir("scripts");
+    thread::scope(|scope| {
+        for session in 0..SESSIONS {
+            let path = dir.join(format!("{session}.sql"));
+            std::fs::write(&path, script(session, rounds)).unwrap();
+            scope.spawn(move || {
+                let path = path.to_str().unwrap();
+                let arguments = [
+                    "-X",
+                    "-q",
+                    "-v",
+                    "ON_ERROR_STOP=1",
+                    "-f",
+                    path,
+                    "-d",
+                    &cluster.conninfo(),
+                ];
+                cluster.run_program("psql", &arguments).succeeded();
+            });
+        }
+    });
+}
+
+/// The time of the latest commit there is, by the server's own record.
+fn latest_commit(cluster: &Cluster) -> DateTime<Utc> {
+    moment(
+        cluster,
+        "select max(pg_xact_commit_timestamp(x::text::xid)) from generate_series(3, txid_current_snapshot_xmax()) x",
+    )
+}
+
+fn moment(cluster: &Cluster, sql: &str) -> DateTime<Utc> {
+    let sql = sql.replace(
+        "txid_current_snapshot_xmax()",
+        "txid_snapshot_xmax(txid_current_snapshot()) - 1",
+    );
+    let text = cluster.sql(&format!(
+        "select to_char(({sql}) at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+    ));
+    text.parse().unwrap_or_else(|error| panic!("{error}: {text:?}"))
+}
+
+fn list(walship: &Walship, arguments: &[&str]) -> Value {
+    let mut all = vec!["list"];
+    all.extend(arguments);
+    all.push("--json");
+    serde_json::from_str(&walship.run(&all).succeeded().stdout).unwrap()
+}
+
+fn time_of(value: &Value) -> DateTime<Utc> {
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value} is no time"))
+        .parse()
+        .unwrap()
+}
+
+fn switch_and_wait(cluster: &Cluster) -> String {
+    let segment = cluster.switch_wal();
+    wait_archived(cluster, &segment);
+    segment
+}
+
+/// The indexes of consecutive segments, records over their ends put together.
+fn indexes(place: &Place, major: u32, first: &str, last: &str) -> Vec<SegmentIndex> {
+    block_on(async {
+        let location: Location = place.url.parse().unwrap();
+        let store = Store::open(&location, &options(place)).await.unwrap();
+        let identity = identity::require(&store).await.unwrap();
+        let times = TimeIndex::new(&store, &identity, 0);
+        let size = identity.segment_bytes;
+        let number = |name: &str| name.parse::<SegmentName>().unwrap().number(size).unwrap().0;
+        let timeline = first.parse::<SegmentName>().unwrap().timeline();
+        let names: Vec<_> = (number(first)..=number(last))
+            .map(|number| SegmentName::new(timeline, walship::pg::SegmentNumber(number), size).unwrap())
+            .collect();
+        let mut crossing = Crossing::new(Major::new(major as u16).unwrap());
+        let read = times.of_all(&names).await.unwrap();
+        read.into_iter()
+            .zip(&names)
+            .map(|(index, name)| {
+                let index = index.unwrap_or_else(|| panic!("{name} has no index"));
+                assert_eq!(index.valid_until, None, "{name}");
+                let before = crossing.next(Some(&index));
+                index.with_crossing(before)
+            })
+            .collect()
+    })
+}
+
+/// How many commits and rollbacks `pg_waldump` prints.
+fn counted_by_pg_waldump(cluster: &Cluster, first: &str, last: &str) -> (u64, u64) {
+    let wal = cluster.data_dir().join("pg_wal");
+    let wal = wal.to_str().unwrap();
+    let output = cluster.run_program("pg_waldump", &["-p", wal, "--rmgr=Transaction", first, last]);
+    let count = |words: [&str; 2]| {
+        let told = |line: &&str| words.iter().any(|word| line.contains(&format!("desc: {word} ")));
+        output.stdout.lines().filter(told).count() as u64
+    };
+    (
+        count(["COMMIT", "COMMIT_PREPARED"]),
+        count(["ABORT", "ABORT_PREPARED"]),
+    )
+}
+
+fn check_counts(cluster: &Cluster, place: &Place, first: &str, last: &str) {
+    let indexes = indexes(place, cluster.major(), first, last);
+    let sum = |pick: fn(&SegmentIndex) -> Option<u64>| indexes.iter().filter_map(pick).sum::<u64>();
+    let counted = (
+        sum(|index| index.commits.map(|commits| commits.count)),
+        sum(|index| index.aborts.map(|aborts| aborts.count)),
+    );
+    assert_eq!(
+        counted,
+        counted_by_pg_waldump(cluster, first, last),
+        "PostgreSQL {}",
+        cluster.major()
+    );
+}
+
+fn recover(walship: &Walship, data: &Path, target: DateTime<Utc>) -> Output {
+    let target = target.to_rfc3339();
+    walship.run(&[
+        "recover",
+        "--pgdata",
+        data.to_str().unwrap(),
+        "--target-time",
+        &target,
+        "--target-action",
+        "promote",
+        "--archive-mode",
+        "off",
+    ])
+}
+
+/// The rows of the last session that are there at a moment.
+fn steps_at(walship: &Walship, major: u32, target: DateTime<Utc>) -> String {
+    let root = scratch();
+    let data = root.path().join("data");
+    recover(walship, &data, target).succeeded();
+    let mut copy = Cluster::adopt(major, &data);
+    for (name, value) in walship.environment() {
+        copy.set_env(name, value);
+    }
+    copy.start();
+    copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    copy.sql("select coalesce(string_agg(n::text, ' ' order by n), 'none') from rows where session = -1")
+}
+
+fn check(major: u32) {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let cluster = primary(major, 1, &walship);
+    let first = switch_and_wait(&cluster);
+    take_backup(&walship, &cluster);
+    let finished = time_of(&list(&walship, &["backups"])["backups"][0]["finished_at"]);
+    run_sessions(&cluster, 60);
+    let times: Vec<_> = (1..=3)
+        .map(|n| {
+            cluster.sql(&format!("insert into rows values (-1, {n}, '')"));
+            moment(
+                &cluster,
+                &format!("select pg_xact_commit_timestamp(xmin) from rows where session = -1 and n = {n}"),
+            )
+        })
+        .collect();
+    // The last end of a transaction is a rollback: it is no commit, and none is later.
+    cluster.sql("begin; insert into rows values (-1, 4, ''); rollback");
+    let last = switch_and_wait(&cluster);
+    check_counts(&cluster, &place, &first, &last);
+
+    let window = list(&walship, &[])["window"].clone();
+    assert_eq!(
+        window.as_array().unwrap().len(),
+        1,
+        "PostgreSQL {major}: {window}"
+    );
+    assert_eq!(time_of(&window[0]["earliest"]), finished, "PostgreSQL {major}");
+    assert_eq!(window[0]["latest_is"], "commit");
+    let latest = time_of(&window[0]["latest"]);
+    assert_eq!(latest, latest_commit(&cluster), "PostgreSQL {major}");
+    assert_eq!(latest, times[2]);
+    assert_eq!(window[0]["last_segment"], last.as_str());
+
+    let just_before = times[2] - TimeDelta::microseconds(1);
+    for (target, rows) in [(times[0], "1"), (just_before, "1 2"), (latest, "1 2 3")] {
+        assert_eq!(
+            steps_at(&walship, major, target),
+            rows,
+            "PostgreSQL {major}, {target}"
+        );
+    }
+}
+
+#[test]
+fn the_window_agrees_with_pg_xact_commit_timestamp_to_the_microsecond() {
+    thread::scope(|scope| {
+        for &major in majors() {
+            scope.spawn(move || check(major));
+        }
+    });
+}
+
+#[test]
+fn the_window_of_large_segments_agrees_as_well() {
+    for (major, segment_mib) in [(18, 64), (14, 1024)] {
+        let place = Place::directory();
+        let walship = Walship::at(&place);
+        let cluster = primary(major, segment_mib, &walship);
+        let first = switch_and_wait(&cluster);
+        take_backup(&walship, &cluster);
+        run_sessions(&cluster, 12);
+        let last = switch_and_wait(&cluster);
+        check_counts(&cluster, &place, &first, &last);
+        let window = list(&walship, &[])["window"].clone();
+        assert_eq!(
+            time_of(&window[0]["latest"]),
+            latest_commit(&cluster),
+            "{segment_mib} MiB"
+        );
+    }
+}
+
+#[test]
+fn the_last_archived_commit_is_a_target_and_a_moment_later_is_none() {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let cluster = primary(17, 1, &walship);
+    take_backup(&walship, &cluster);
+    cluster.sql("insert into rows values (-1, 1, '')");
+    switch_and_wait(&cluster);
+    let latest = latest_commit(&cluster);
+    assert_eq!(steps_at(&walship, 17, latest), "1");
+    // Committed, but not archived.
+    cluster.sql("insert into rows values (-1, 2, '')");
+    let root = scratch();
+    let data = root.path().join("data");
+    let output = recover(&walship, &data, latest + TimeDelta::microseconds(1)).exited(2);
+    let says = format!(
+        "the latest time that can be reached is {}",
+        latest.format("%Y-%m-%d %H:%M:%S")
+    );
+    assert!(output.stderr.contains(&says), "{}", output.stderr);
+    assert!(!data.exists(), "something was written");
+    // As soon as something later is archived, PostgreSQL finds the moment by itself.
+    switch_and_wait(&cluster);
+    assert_eq!(steps_at(&walship, 17, latest + TimeDelta::microseconds(1)), "1");
+}
