@@ -275,8 +275,8 @@ impl Tally {
             Some(RestorePoint { name, time, lsn })
         });
         Some(SegmentIndex {
-            commits: self.commits.finish()?,
-            aborts: self.aborts.finish()?,
+            commits: self.commits.finish().ok()?,
+            aborts: self.aborts.finish().ok()?,
             restore_points: points.collect::<Option<_>>()?,
             more_restore_points: self.more_restore_points,
             valid_until: self.valid_until,
@@ -300,18 +300,16 @@ impl EndsTally {
         }
     }
 
-    /// `None` where a moment is on no calendar; `Some(None)` where there is no end.
-    fn finish(&self) -> Option<Option<Ends>> {
+    /// `None` where there is no end.
+    fn finish(&self) -> Result<Option<Ends>, OffCalendar> {
         if self.count == 0 {
-            return Some(None);
+            return Ok(None);
         }
         let end = |(time, lsn)| {
-            Some(EndOfTransaction {
-                time: moment(time)?,
-                lsn,
-            })
+            let time = moment(time).ok_or(OffCalendar)?;
+            Ok(EndOfTransaction { time, lsn })
         };
-        Some(Some(Ends {
+        Ok(Some(Ends {
             count: self.count,
             first: end(self.first)?,
             last: end(self.last)?,
@@ -320,6 +318,9 @@ impl EndsTally {
         }))
     }
 }
+
+/// A moment that no calendar of people has.
+struct OffCalendar;
 
 /// A moment between the years 0 and 9999: what JSON's form of a time can hold.
 fn moment(time: WalTime) -> Option<DateTime<Utc>> {
