@@ -13,6 +13,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
+pub(crate) use self::alone::is_given_up;
 pub(crate) use self::end::reach;
 pub(crate) use self::timeline::chain_of;
 use super::catalogue::{Backup, Catalogue};

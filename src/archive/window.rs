@@ -40,6 +40,8 @@ pub struct Stretch<'a> {
     pub end_lsn: Lsn,
     /// What is missing there, where it is known that there was more.
     pub missing: Option<SegmentRange>,
+    /// Whether retention has given up what followed.
+    pub given_up: bool,
 }
 
 /// A stretch of time to which a cluster can be recovered.
@@ -66,6 +68,9 @@ pub struct Window {
     /// WAL that is missing there although there was more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<SegmentRange>,
+    /// Whether retention has given up what followed: then nothing is missing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
 }
 
 /// What the latest moment of a window is.
@@ -127,6 +132,7 @@ pub fn stretches(catalogue: &Catalogue) -> Result<Vec<Stretch<'_>>> {
                 .skip(begin)
                 .find(|known: &&mut Stretch<'_>| known.end_lsn == reach.end_lsn);
             let first = catalogue.wal.segment_size().segment_of(backup.start_lsn);
+            let given_up = recovery_plan::is_given_up(catalogue, &chain, &reach, backup);
             match known {
                 Some(stretch) => {
                     stretch.first = stretch.first.min(first);
@@ -138,7 +144,8 @@ pub fn stretches(catalogue: &Catalogue) -> Result<Vec<Stretch<'_>>> {
                     first,
                     last,
                     end_lsn: reach.end_lsn,
-                    missing: reach.hole.map(|hole| hole.missing),
+                    missing: reach.hole.map(|hole| hole.missing).filter(|_| !given_up),
+                    given_up,
                 }),
             }
         }
@@ -170,6 +177,7 @@ impl Stretch<'_> {
             last_segment: self.last,
             end_lsn: self.end_lsn,
             missing: self.missing,
+            given_up: self.given_up,
         })
     }
 }

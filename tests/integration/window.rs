@@ -46,10 +46,9 @@ fn script(session: usize, rounds: usize) -> String {
         let filler = 20 + (n * 97 + session * 31) % 900;
         format!("insert into rows values ({session}, {n}, repeat('x', {filler}));\n")
     };
-    let mut text = String::new();
-    for n in 0..rounds {
+    let one = |n: usize| {
         let gid = format!("{session}-{n}");
-        text += &match n % 6 {
+        match n % 6 {
             0 => row(n),
             1 => format!("begin;\n{}rollback;\n", row(n)),
             2 => format!(
@@ -71,9 +70,9 @@ fn script(session: usize, rounds: usize) -> String {
                 "do $$ begin for i in 1..300 loop begin {} exception when others then null; end; end loop; end $$;\n",
                 row(n).trim()
             ),
-        };
-    }
-    text
+        }
+    };
+    (0..rounds).map(one).collect()
 }
 
 fn run_sessions(cluster: &Cluster, rounds: usize) {

@@ -37,7 +37,7 @@ pub(super) fn settle(catalogue: &Catalogue, request: &Request) -> (Request, Opti
 }
 
 /// Whether what recovery lacks was given up on purpose.
-pub(super) fn is_given_up(
+pub(crate) fn is_given_up(
     catalogue: &Catalogue,
     chain: &TimelineChain<'_>,
     reach: &Reach,

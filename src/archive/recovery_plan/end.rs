@@ -44,11 +44,11 @@ pub(super) fn find(
                 target: end.target(backup),
                 last_segment,
                 reached_lsn: reach.end_lsn,
-                gap: None,
+                gap: reach.hole.map(|hole| hole.missing),
                 notes: vec![LastMoment::note(*time)],
             });
         }
-        if reach.hole.is_none() {
+        if reach.hole.is_none() && !alone::is_given_up(catalogue, chain, &reach, backup) {
             return Err(end.refuse(*time, last_segment));
         }
     }

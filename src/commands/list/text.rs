@@ -31,7 +31,7 @@ impl fmt::Display for ListReport {
         }
         if let Some(window @ [_, ..]) = self.window.as_deref() {
             writeln!(f)?;
-            self.write_window(window, f)?;
+            Self::write_window(window, f)?;
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
@@ -131,7 +131,7 @@ impl ListReport {
 
 impl ListReport {
     /// To the microsecond, for these are times to recover to.
-    fn write_window(&self, window: &[Window], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_window(window: &[Window], f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = window.iter().map(|window| {
             let what = match window.latest_is {
                 LatestIs::Commit => "last commit",
@@ -151,10 +151,6 @@ impl ListReport {
         for window in window {
             if let Some(missing) = window.missing {
                 let (timeline, end) = (window.timeline, window.end_lsn);
-                let number = missing.first.number(self.segment_size);
-                if number.is_ok_and(|number| self.released.contains(missing.first.timeline(), number)) {
-                    continue;
-                }
                 writeln!(
                     f,
                     "timeline {timeline}: {missing} MISSING at {end}, which ends what can be recovered before it"
