@@ -17,6 +17,7 @@ copy_pure() {
     find "$copy/src/pg" -mindepth 1 -maxdepth 1 | grep -E "/($EDGES)(\.rs)?$" | xargs rm -r
     perl -0pi -e "s/^(pub(\(crate\))? )?(mod|use) ($EDGES)\b[^;]*;\n//mg" "$copy/src/pg/mod.rs"
     mkdir -p "$copy/src/config"
+    cp -r "$ROOT/docs" "$copy"
     cp "$ROOT/src/config/byte_size.rs" "$copy/src/config"
     printf '%s\n' '//! The pure part of walship.' 'pub mod archive;' 'pub mod error;' 'pub mod pg;' \
         'pub mod config { mod byte_size; pub use byte_size::ByteSize; }' \

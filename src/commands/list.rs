@@ -1,5 +1,6 @@
 //! `walship list`: the backups, and the WAL of each timeline with its gaps.
 
+mod moment;
 mod retention;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+pub use self::moment::{ListedMoment, ListedSegment, MomentOnTimeline, at};
 pub use self::retention::{ListedMark, ListedRetention};
 use super::time_index::TimeIndex;
 use super::{catalogue, identity};

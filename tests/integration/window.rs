@@ -260,6 +260,8 @@ fn check(major: u32) {
     assert_eq!(latest, times[2]);
     assert_eq!(window[0]["last_segment"], last.as_str());
 
+    check_moments(&cluster, &walship, &times);
+
     let just_before = times[2] - TimeDelta::microseconds(1);
     for (target, rows) in [(times[0], "1"), (just_before, "1 2"), (latest, "1 2 3")] {
         assert_eq!(
@@ -268,6 +270,50 @@ fn check(major: u32) {
             "PostgreSQL {major}, {target}"
         );
     }
+}
+
+/// `list wal --at` names the segment in which `pg_waldump` sees each of these commits.
+fn check_moments(cluster: &Cluster, walship: &Walship, times: &[DateTime<Utc>]) {
+    for time in times {
+        let found = list(walship, &["wal", "--at", &time.to_rfc3339()]);
+        let segments = found["timelines"][0]["segments"].as_array().unwrap();
+        let wal = cluster.data_dir().join("pg_wal");
+        let text = time.format("%Y-%m-%d %H:%M:%S%.6f").to_string();
+        let holds = |segment: &Value| {
+            let arguments = [
+                "-p",
+                wal.to_str().unwrap(),
+                "--rmgr=Transaction",
+                segment["segment"].as_str().unwrap(),
+            ];
+            // It ends with an error where the segment does, and prints in the time zone of its environment.
+            let printed = cluster
+                .program("pg_waldump")
+                .env("PGTZ", "UTC")
+                .env("TZ", "UTC")
+                .args(arguments)
+                .output();
+            String::from_utf8_lossy(&printed.unwrap().stdout).contains(&text)
+        };
+        assert!(
+            segments.iter().any(holds),
+            "PostgreSQL {}, {text}: {found}",
+            cluster.major()
+        );
+        assert_eq!(found["timelines"][0]["unknown"], 0);
+    }
+    let all = vec!["list", "wal", "--at", "2000-01-01 00:00:00Z"];
+    let text = walship.run(&all).succeeded().stdout;
+    assert!(
+        text.contains("nothing as early as 2000-01-01 00:00:00Z is archived"),
+        "{text}"
+    );
+    let refused = walship.run(&["list", "--at", "2000-01-01 00:00:00Z"]).exited(2);
+    assert!(
+        refused.stderr.contains("walship list wal --at TIME"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]

@@ -8,10 +8,11 @@ use super::*;
 use crate::archive::backup::{BackupRecord, WalRange};
 use crate::archive::codec::WalEncoder;
 use crate::archive::identity::{ClusterIdentity, Identity};
+use crate::archive::segment_index::SegmentIndex;
 use crate::archive::wal_inventory::WalInventory;
 use crate::error::ErrorKind;
 use crate::pg::{LongPageHeader, SegmentSize, TimelineHistory, TimelineId};
-use crate::store::{Body, PutMode};
+use crate::store::{Body, Meter, PutMode};
 
 const SEGMENT: &str = "000000010000000000000006";
 const HOLE_AFTER: &str = "000000010000000000000008";
@@ -36,9 +37,7 @@ impl Archive {
         };
         let identity = Identity::new(cluster, true, DateTime::UNIX_EPOCH);
         let name: SegmentName = SEGMENT.parse().unwrap();
-        let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
-        encoder.write(&content).unwrap();
-        let (object, _) = encoder.finish(name.into(), header.system_identifier).unwrap();
+        let object = stored(name, &content, None);
         let key = Key::Segment(name).to_string();
         store
             .put(&key, &Body::from_bytes(object), PutMode::Create)
@@ -67,6 +66,16 @@ impl Archive {
         }
     }
 
+    /// With this index in the segment's object.
+    async fn with_index(self, index: SegmentIndex) -> Self {
+        let content = zstd::decode_all(&include_bytes!("../../../../tests/fixtures/wal/17.zst")[..]).unwrap();
+        let name: SegmentName = SEGMENT.parse().unwrap();
+        let body = Body::from_bytes(stored(name, &content, Some(index)));
+        let key = Key::Segment(name).to_string();
+        self.store.put(&key, &body, PutMode::Replace).await.unwrap();
+        self
+    }
+
     /// A later segment is listed and the one between is not.
     fn with_hole(mut self) -> Self {
         let later: SegmentName = HOLE_AFTER.parse().unwrap();
@@ -89,6 +98,15 @@ impl Archive {
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains(says), "{says:?} is not in: {error}");
     }
+}
+
+/// A segment's object.
+fn stored(name: SegmentName, content: &[u8], index: Option<SegmentIndex>) -> Vec<u8> {
+    let header = LongPageHeader::parse(content).unwrap();
+    let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
+    encoder.write(content).unwrap();
+    let encoder = encoder.with_index(index);
+    encoder.finish(name.into(), header.system_identifier).unwrap().0
 }
 
 fn backup(start: u64, stop: u64) -> Backup {
@@ -298,4 +316,38 @@ async fn a_damaged_segment_ends_the_search_with_its_name() {
     let request = Request::new(Target::Time(time("2026-11-23 14:05:05Z")));
     let plan = archive.plan(&request).await.unwrap();
     assert!(plan.notes[0].contains("not known yet"), "{:?}", plan.notes);
+}
+
+#[tokio::test]
+async fn where_an_index_names_all_restore_points_no_wal_is_read_for_one() {
+    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await;
+    // It says that there is none, and is believed.
+    let archive = archive.with_index(SegmentIndex::default()).await;
+    let request = Request::new(name("before the migration"));
+    archive
+        .refused(&request, ErrorKind::Invalid, "is not in the archived WAL")
+        .await;
+    // One that leaves names out is not.
+    let cut = SegmentIndex {
+        more_restore_points: 1,
+        ..SegmentIndex::default()
+    };
+    let archive = archive.with_index(cut).await;
+    assert_eq!(archive.chosen(name("before the migration")).await, 0x60_0010);
+}
+
+#[tokio::test]
+async fn an_index_is_read_with_one_small_request() {
+    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await;
+    let archive = archive.with_index(SegmentIndex::default()).await;
+    let meter = Meter::new(None);
+    let times = TimeIndex::new(
+        &archive.store.with_meter(meter.clone()),
+        &archive.catalogue.identity,
+        0,
+    );
+    let read = times.of(SEGMENT.parse().unwrap()).await.unwrap();
+    assert_eq!(read, Some(SegmentIndex::default()));
+    assert_eq!(meter.requests(), 1);
+    assert!(meter.read_bytes() <= 4096, "{}", meter.read_bytes());
 }
