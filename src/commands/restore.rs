@@ -53,6 +53,35 @@ pub enum RestoreReport {
     Absent(String),
 }
 
+/// Why the answer is "not in the archive" to what PostgreSQL asks when a recovery has ended already; no store
+/// need be asked for that.
+///
+/// It reads the history of the timeline that it leaves once more (`writeTimeLineHistory`, `timeline.c`, 14 to
+/// 18). The signal file is gone then and the new timeline's history not yet written: to fail ends the server,
+/// and its next start opens it for writing on the *old* timeline, beside whoever else writes there. Timeline
+/// 1 has no history. Of a later one, which the server has followed, `pg_wal` has a copy, and PostgreSQL takes
+/// that where it is told that the archive has none.
+///
+/// # Errors
+/// `Invalid` for a name that is none.
+pub fn without_asking(options: &RestoreOptions) -> Result<Option<String>> {
+    let name: WalName = options.name.parse()?;
+    let WalName::History(timeline) = name else {
+        return Ok(None);
+    };
+    if timeline == TimelineId::FIRST {
+        return Ok(Some("timeline 1 has no history file".to_owned()));
+    }
+    // Where PostgreSQL has histories put. A person who asks for one names another file.
+    let postgresql_asks = options.destination.file_name() == Some("RECOVERYHISTORY".as_ref());
+    let has_ended = options.signal == RecoverySignal::None && postgresql_asks;
+    let copy = data_directory_of(&options.destination)
+        .join("pg_wal")
+        .join(name.to_string());
+    Ok((has_ended && copy.is_file())
+        .then(|| format!("recovery has ended, and the server has {name} in pg_wal")))
+}
+
 /// Delivers one file.
 ///
 /// # Errors
@@ -136,32 +165,6 @@ struct Request<'a> {
 
 impl Request<'_> {
     async fn run(&self, fetched: Option<Fetched>) -> Result<Obtained> {
-        // PostgreSQL asks for it all the same when it begins a new timeline (`writeTimeLineHistory`, `timeline.c`).
-        if self.name == WalName::History(TimelineId::FIRST) {
-            return Ok(Obtained::Absent("timeline 1 has no history file".to_owned()));
-        }
-        match self.ask_the_archive(fetched).await {
-            Err(error) if self.has_its_own_history() => {
-                tracing::warn!("{error}; the server has {} itself", self.name);
-                Ok(Obtained::Absent(format!("{} is in pg_wal", self.name)))
-            }
-            outcome => outcome,
-        }
-    }
-
-    /// PostgreSQL 14 asks for its timeline's history at the very end of a recovery or a promotion, when it has removed
-    /// the signal file already (`exitArchiveRecovery`, `xlog.c`). To stop there would be fatal: the next start would
-    /// go on as a primary on the old timeline. Told that the archive has no such file, it takes its own.
-    fn has_its_own_history(&self) -> bool {
-        let own = data_directory_of(&self.options.destination)
-            .join("pg_wal")
-            .join(self.name.to_string());
-        matches!(self.name, WalName::History(_))
-            && self.options.signal == RecoverySignal::None
-            && own.is_file()
-    }
-
-    async fn ask_the_archive(&self, fetched: Option<Fetched>) -> Result<Obtained> {
         // Whose archive this is must be known before anything is believed of it, absence above all.
         let (identity, fetched) = tokio::join!(self.identity(), async {
             match fetched {

@@ -29,6 +29,10 @@ pub(super) fn run(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCod
         retry_timeout: most_of(limit),
         accepted_gap: args.accept_gap.as_deref().map(str::parse).transpose()?,
     };
+    if let Some(reason) = restore::without_asking(&options)? {
+        tracing::info!("{reason}");
+        return Ok(exit::ABSENT.into());
+    }
     let answer = ask_agent(&options, limit, settings);
     let asked = answer.is_some();
     let report = if let Some(answer) = answer {

@@ -19,6 +19,7 @@ mod base_backup_stream;
 mod basebackup;
 mod connection;
 mod damage;
+mod doctor;
 mod drill;
 mod durability;
 mod false_server;

@@ -102,9 +102,11 @@ fn command(settings: &ServerSettings, facts: &Facts, findings: &mut Findings) {
     });
     match ArchiveCommand::parse(text) {
         Some(command) => archive_command::judge(&command, text, facts, findings),
-        None if arrives == Some(true) => findings.info(
+        // A script around walship, perhaps; what it will do next cannot be seen.
+        None if arrives == Some(true) => findings.warning(
             check,
-            format!("{text:?} is not walship itself, but what it archived last is here"),
+            format!("{text:?} does not run walship itself, though what was archived last is here"),
+            fix,
         ),
         None => findings.problem(check, format!("{text:?} does not run walship"), fix),
     }

@@ -98,7 +98,8 @@ fn permissions(archive: &ArchiveFacts, facts: &Facts, findings: &mut Findings) {
         Err(why) => findings.problem(
             Check::ArchiveList,
             why,
-            "allow s3:ListBucket on the bucket, and s3:GetObject on the archive's objects",
+            "allow s3:ListBucket on the bucket, and s3:GetObject on the archive's objects; for a very large archive raise \
+             doctor.timeout",
         ),
     }
     match &archive.probe {

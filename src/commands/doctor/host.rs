@@ -26,6 +26,9 @@ pub struct HostOptions {
 
 const ELSEWHERE: &str = "the data directory is not on this machine, or not readable; give --pgdata";
 
+/// Seconds between the two times that a postmaster notes of its start.
+const START_TOLERANCE: u64 = 3;
+
 /// Looks at this machine, within `limit`: a file system can hang.
 pub(super) async fn gather(
     pgdata: Option<&Path>,
@@ -83,10 +86,12 @@ fn look(data: Option<&Path>, command: Option<&ArchiveCommand>, options: &HostOpt
 }
 
 /// The server's data directory, if it is on this machine. A standby elsewhere may have the same path
-/// and system identifier, but was not started in the same second.
+/// and system identifier, but was not started in the same moment.
 fn local_data_directory(local: &Local) -> Option<PathBuf> {
     let data = PathBuf::from(local.data_directory.as_ref()?);
-    (postmaster(&data)?.started_at == local.started_at?).then_some(data)
+    // The postmaster takes the time twice: for its file, and a moment later for SQL.
+    let apart = local.started_at?.abs_diff(postmaster(&data)?.started_at);
+    (apart <= START_TOLERANCE).then_some(data)
 }
 
 struct Postmaster {

@@ -62,7 +62,7 @@ impl Session {
         let asked = self
             .row(
                 "ask for the data directory",
-                "select current_setting('data_directory', true), extract(epoch from pg_postmaster_start_time())::bigint",
+                "select current_setting('data_directory', true), floor(extract(epoch from pg_postmaster_start_time()))::bigint",
             )
             .await;
         if let Ok(row) = asked {

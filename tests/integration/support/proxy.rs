@@ -28,6 +28,8 @@ pub enum Fault {
     /// The request is passed on and done, its response swallowed and the connection closed: the
     /// client cannot know the outcome.
     DropResponse,
+    /// The request is passed on, and its response says a time that is so many seconds off.
+    Date(i64),
     /// The request is not passed on but answered with this status and no body.
     Answer(u16),
 }
@@ -263,7 +265,7 @@ fn serve(client: &TcpStream, upstream: SocketAddr, state: &Mutex<State>) -> Resu
                 continue;
             }
             Fault::Delay(time) => thread::sleep(time),
-            Fault::Pass | Fault::CutAfter(_) | Fault::DropResponse => {}
+            Fault::Pass | Fault::Date(_) | Fault::CutAfter(_) | Fault::DropResponse => {}
         }
         if server.is_none() {
             let to_server = TcpStream::connect(upstream)?;
@@ -331,6 +333,10 @@ fn pass_responses(server: &TcpStream, mut client: &TcpStream, expected: &Expecte
                 limited.write_all(&head.bytes)?;
                 body.copy(&mut from_server, &mut limited)?;
                 return Ok(()); // the response was shorter than the cut: closed after it
+            }
+            Fault::Date(seconds) => {
+                client.write_all(&head.dated(seconds))?;
+                body.copy(&mut from_server, &mut client)?;
             }
             _ => {
                 client.write_all(&head.bytes)?;
@@ -420,6 +426,17 @@ impl Head {
             return Some(Body::Chunked);
         }
         self.header("content-length")?.parse().ok().map(Body::Length)
+    }
+
+    /// The head with another `Date`.
+    fn dated(&self, off_seconds: i64) -> Vec<u8> {
+        let date = chrono::Utc::now() + chrono::TimeDelta::seconds(off_seconds);
+        let date = date.format("%a, %d %b %Y %H:%M:%S GMT");
+        let is_date = |line: &str| line.to_ascii_lowercase().starts_with("date:");
+        let lines = self.text.split_inclusive("\r\n").filter(|line| !is_date(line));
+        let mut text: String = lines.collect();
+        text.truncate(text.len() - 2);
+        format!("{text}Date: {date}\r\n\r\n").into_bytes()
     }
 
     fn request_body(&self) -> Body {

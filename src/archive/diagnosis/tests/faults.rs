@@ -36,6 +36,9 @@ const FAULTS: &[(Check, Level, Plant)] = &[
     (C::ArchiveCommand, Problem, |f| {
         f.host.command_archive = Ok("s3://b/other".into());
     }),
+    (C::ArchiveCommand, Warning, |f| {
+        set(f, "archive_command", "/usr/local/bin/archive.sh %p");
+    }),
     (C::ArchiveTimeout, Warning, |f| set(f, "archive_timeout", "0")),
     (C::ArchiveTimeout, Warning, |f| set(f, "archive_timeout", "3601")),
     (C::MaxWalSenders, Problem, |f| set(f, "max_wal_senders", "0")),
