@@ -125,6 +125,26 @@ impl CheckKind {
 }
 
 impl DrillRecord {
+    /// A drill of which nothing is known yet, by this walship.
+    #[must_use]
+    pub fn begun(started_at: DateTime<Utc>, host: String, target: String) -> Self {
+        Self {
+            started_at,
+            finished_at: started_at,
+            host,
+            walship: env!("CARGO_PKG_VERSION").to_owned(),
+            target,
+            postgres_version: None,
+            restore: None,
+            replay: None,
+            timeline: None,
+            reached_lsn: None,
+            newest_commit: None,
+            checks: Vec::new(),
+            failure: None,
+        }
+    }
+
     /// Whether everything that was tried went well.
     #[must_use]
     pub fn passed(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::recover::move_configuration_out;
 use crate::recovery::{History, take_backup};
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::support::postgres::{Cluster, Stop};
-use crate::support::process::{Output, Running, start_time};
+use crate::support::process::{Output, Running, descendants, start_time};
 use crate::support::stores::{self, Place};
 use crate::support::walship::Walship;
 use crate::support::{announce, give_to_user, make_dir, scratch, wait_for};
@@ -356,18 +356,22 @@ const NOTHING_GOES_OUT: &str = "
 #[test]
 fn no_background_worker_of_a_library_that_was_asked_for_starts() {
     let history = History::write(17, Place::directory());
-    let drills = Drills::beside(&history.primary, &history.walship);
-    let sql = drills.sql(
-        "select current_setting('shared_preload_libraries') = 'pg_prewarm';
-         select count(*) = 0 from pg_stat_activity where backend_type ~ 'autoprewarm'",
-    );
-    let walship = drills
+    let mut drills = Drills::beside(&history.primary, &history.walship);
+    drills.walship = drills
         .walship
-        .clone()
         .env("WALSHIP_DRILL_PRELOAD_LIBRARIES", "pg_prewarm");
-    walship
-        .run(&["drill", "--sql", sql.to_str().unwrap()])
-        .succeeded();
+    let (running, server) = stuck(&drills);
+    // The leader of autoprewarm is in no view.
+    let titles: String = descendants(server)
+        .into_iter()
+        .map(|(pid, _)| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+        .collect();
+    assert!(
+        titles.contains("checkpointer") && !titles.contains("autoprewarm"),
+        "{titles}"
+    );
+    running.terminate();
+    running.wait(PATIENCE).exited(1);
     drills.nothing_is_left();
 }
 

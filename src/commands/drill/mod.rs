@@ -11,6 +11,7 @@
 mod checks;
 mod processes;
 mod programs;
+mod record;
 mod replay;
 mod report;
 mod room;
@@ -27,11 +28,13 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use self::programs::Programs;
+use self::record::record;
 use self::replay::Bench;
 use self::scratch::{Note, Scratch};
+use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::Catalogue;
-use crate::archive::keys::{BackupId, BackupObject, Key};
-use crate::archive::proof::{DrillRecord, Proof, Stage};
+use crate::archive::keys::BackupId;
+use crate::archive::proof::{DrillRecord, Stage};
 use crate::archive::recovery_plan::{self, Plan, Request, Target};
 use crate::commands::progress::Progress;
 use crate::commands::recover::{
@@ -40,7 +43,7 @@ use crate::commands::recover::{
 use crate::commands::{catalogue, identity};
 use crate::config::ByteSize;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Body, PutMode, Store};
+use crate::store::Store;
 
 pub use self::checks::SqlFile;
 pub use self::report::{CleanReport, DrillReport, Kept};
@@ -102,7 +105,7 @@ pub async fn run(
         store,
         progress,
         began: Instant::now(),
-        record: blank_record(options, now),
+        record: DrillRecord::begun(now, host(), options.request.target.to_string()),
         backup: None,
         bench: None,
         notes: Vec::new(),
@@ -117,24 +120,6 @@ pub async fn run(
         outcome = drill.make(now) => outcome,
     };
     drill.finish(outcome).await
-}
-
-fn blank_record(options: &DrillOptions, now: DateTime<Utc>) -> DrillRecord {
-    DrillRecord {
-        started_at: now,
-        finished_at: now,
-        host: host(),
-        walship: env!("CARGO_PKG_VERSION").to_owned(),
-        target: options.request.target.to_string(),
-        postgres_version: None,
-        restore: None,
-        replay: None,
-        timeline: None,
-        reached_lsn: None,
-        newest_commit: None,
-        checks: Vec::new(),
-        failure: None,
-    }
 }
 
 /// This machine's name.
@@ -221,38 +206,15 @@ impl Drill<'_> {
     ) -> Result<bool> {
         let record = catalogue::read_record(self.store, &plan.backup.id).await?;
         room::check(&self.options.directory, &record, &plan)?;
-        let scratch = Scratch::create(
-            &self.options.directory,
-            Note {
-                host: self.record.host.clone(),
-                archive: self.store.location().to_string(),
-                backup: plan.backup.id.clone(),
-                started_at: now,
-                kept: false,
-            },
-        )?;
-        let locations = record
-            .streams
-            .iter()
-            .filter_map(|stream| stream.tablespace.as_ref());
-        let mappings = locations
-            .filter(|tablespace| Path::new(&tablespace.location).is_absolute())
-            .map(|tablespace| TablespaceMapping {
-                old: PathBuf::from(&tablespace.location),
-                new: scratch.tablespaces().join(tablespace.oid.to_string()),
-            })
-            .collect();
-        let options = RecoverOptions {
-            pgdata: scratch.data(),
-            request: self.options.request.clone(),
-            action: Some(TargetAction::Promote),
-            tablespace_mappings: mappings,
-            archive_mode: ArchiveMode::Off,
-            configuration: SourceConfiguration::LeftOut,
-            concurrency: self.options.concurrency,
-            walship: self.options.walship.clone(),
-            search_path: None,
+        let note = Note {
+            host: self.record.host.clone(),
+            archive: self.store.location().to_string(),
+            backup: plan.backup.id.clone(),
+            started_at: now,
+            kept: false,
         };
+        let scratch = Scratch::create(&self.options.directory, note)?;
+        let options = self.recover_options(&scratch, &record);
         self.record.timeline = Some(plan.timeline);
         let bench = self
             .bench
@@ -271,6 +233,30 @@ impl Drill<'_> {
                 Ok(false)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// A copy with nothing of the source's configuration, and nothing outside the scratch directory.
+    fn recover_options(&self, scratch: &Scratch, record: &BackupRecord) -> RecoverOptions {
+        let streams = record.streams.iter();
+        let locations = streams.filter_map(|stream| stream.tablespace.as_ref());
+        RecoverOptions {
+            pgdata: scratch.data(),
+            request: self.options.request.clone(),
+            action: Some(TargetAction::Promote),
+            tablespace_mappings: locations
+                // One inside the data directory moves with it.
+                .filter(|tablespace| Path::new(&tablespace.location).is_absolute())
+                .map(|tablespace| TablespaceMapping {
+                    old: PathBuf::from(&tablespace.location),
+                    new: scratch.tablespaces().join(tablespace.oid.to_string()),
+                })
+                .collect(),
+            archive_mode: ArchiveMode::Off,
+            configuration: SourceConfiguration::LeftOut,
+            concurrency: self.options.concurrency,
+            walship: self.options.walship.clone(),
+            search_path: None,
         }
     }
 
@@ -344,68 +330,5 @@ fn stage(bytes: u64, begun: Instant) -> Stage {
     Stage {
         bytes,
         ms: begun.elapsed().as_millis() as u64,
-    }
-}
-
-/// Notes the result beside the backup.
-async fn record(store: &Store, backup: &BackupId, drill: DrillRecord) -> Result<()> {
-    let key = |object| Key::Backup(backup.clone(), object).to_string();
-    // A backup that was deleted meanwhile must not come back as a remainder.
-    if store.head(&key(BackupObject::Record)).await?.is_none() {
-        return Err(Error::not_found(format!(
-            "backup {backup} was deleted while it was proven"
-        )));
-    }
-    let before = match catalogue::read_proof(store, backup).await {
-        Err(error) if error.kind() == ErrorKind::Corrupt => None,
-        read => read?,
-    };
-    let proof = Proof::after(before, drill).to_json()?;
-    store
-        .put(
-            &key(BackupObject::Proof),
-            &Body::from_bytes(proof),
-            PutMode::Replace,
-        )
-        .await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::commands::recover::fixture;
-
-    #[tokio::test]
-    async fn a_backup_that_was_deleted_meanwhile_does_not_come_back_as_a_remainder() {
-        let top = tempfile::tempdir().unwrap();
-        let store = fixture::store(top.path()).await;
-        let id = fixture::record(&[]).id;
-        let drill = DrillRecord {
-            started_at: DateTime::UNIX_EPOCH,
-            finished_at: DateTime::UNIX_EPOCH,
-            host: "db1".to_owned(),
-            walship: "0.1.0".to_owned(),
-            target: "the end".to_owned(),
-            postgres_version: None,
-            restore: None,
-            replay: None,
-            timeline: None,
-            reached_lsn: None,
-            newest_commit: None,
-            checks: Vec::new(),
-            failure: None,
-        };
-        let error = record(&store, &id, drill.clone()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NotFound);
-        let key = |object| Key::Backup(id.clone(), object).to_string();
-        assert!(store.head(&key(BackupObject::Proof)).await.unwrap().is_none());
-        // A damaged proof is replaced; nothing depends on it.
-        for object in [BackupObject::Record, BackupObject::Proof] {
-            let body = Body::from_bytes("{");
-            store.put(&key(object), &body, PutMode::Create).await.unwrap();
-        }
-        record(&store, &id, drill.clone()).await.unwrap();
-        let proof = catalogue::read_proof(&store, &id).await.unwrap().unwrap();
-        assert_eq!(proof.last_success, Some(drill));
     }
 }
