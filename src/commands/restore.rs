@@ -6,6 +6,8 @@
 //! is not fsynced: PostgreSQL does that itself, and asks again after a crash
 //! (`KeepFileRestoredFromArchive`, `xlogarchive.c`, 14 to 18).
 
+mod later_timeline;
+
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -21,7 +23,7 @@ use crate::archive::identity::Identity;
 use crate::archive::keys::{Key, WAL_PREFIX, after_timeline, segment_siblings_prefix, timeline_prefix};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::data_directory::{RecoverySignal, cluster_identity, data_directory_of, newest_history};
-use crate::pg::{LongPageHeader, SegmentName, TimelineHistory, TimelineId, WalName};
+use crate::pg::{LongPageHeader, Lsn, SegmentName, SegmentSize, TimelineHistory, TimelineId, WalName};
 use crate::store::Store;
 
 /// Pause before the next try, and between looks for a segment that should be on its way.
@@ -264,14 +266,15 @@ impl Request<'_> {
         identity: &Identity,
     ) -> Result<Option<String>> {
         let directory = data_directory_of(&self.options.destination);
-        let Some(followed) = newest_history(&directory.join("pg_wal"))? else {
-            return Ok(None);
-        };
-        let Some(fork) = followed.end_of(segment.timeline()) else {
-            return Ok(None);
-        };
         let size = identity.segment_bytes;
         let start = segment.start(size)?;
+        let followed = newest_history(&directory.join("pg_wal"))?;
+        let Some((followed, fork)) = followed.and_then(|followed| {
+            let fork = followed.end_of(segment.timeline())?;
+            Some((followed, fork))
+        }) else {
+            return self.past_an_unknown_fork(segment, start, size).await;
+        };
         if fork.0.saturating_sub(start.0) >= size.bytes() {
             return Ok(None);
         }
@@ -297,6 +300,31 @@ impl Request<'_> {
                 segment.timeline()
             ))),
         }
+    }
+
+    /// Whether a standby would follow a timeline of the archive that left this segment's in it or before it, if it
+    /// knew of it. The archive is asked after the segment was fetched: a segment of an old primary that came after
+    /// the history is then never delivered.
+    async fn past_an_unknown_fork(
+        &self,
+        segment: SegmentName,
+        start: Lsn,
+        size: SegmentSize,
+    ) -> Result<Option<String>> {
+        let RestoreOptions {
+            signal, destination, ..
+        } = self.options;
+        let left = later_timeline::find(segment, *signal, destination, self.store).await?;
+        Ok(left
+            .filter(|left| left.at.0.saturating_sub(start.0) < size.bytes())
+            .map(|left| {
+                format!(
+                    "timeline {} left timeline {} at {}, before the end of {segment}; the standby asks for it next",
+                    left.by,
+                    segment.timeline(),
+                    left.at
+                )
+            }))
     }
 
     /// Whether the first `common` bytes of `child` are those of the fetched file; `None` where the

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::recovery::take_backup;
-use crate::seed::{seed, seed_at, seeded, wait_streaming};
+use crate::seed::{Replica, seed, seed_at, seeded, wait_streaming};
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::setup::setup;
 use crate::support::ports::Port;
@@ -18,8 +18,6 @@ use crate::support::walship::Walship;
 use crate::support::{scratch, wait_for};
 
 const PATIENCE: Duration = Duration::from_mins(3);
-/// Between two questions of a standby's, and some more.
-const A_LITTLE: Duration = Duration::from_secs(8);
 
 /// Every object of a directory archive, with its bytes.
 fn objects(place: &Place) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -335,40 +333,64 @@ fn at_the_end_of_a_recovery_an_outage_is_no_reason_to_stop_where_the_server_has_
     }
 }
 
-#[test]
-fn a_standby_that_was_away_during_the_promotion_never_reads_the_old_primarys_segment() {
-    for &major in majors() {
-        let place = Place::directory();
-        let walship = Walship::at(&place);
-        let primary = archiving_primary(major, &walship);
-        primary.sql("create table t (i int)");
-        write(&primary, 1);
-        take_backup(&walship, &primary);
-        let mut replica = seeded(&walship, &primary, &["--from", "archive", "--no-slot"]);
-        let alone = &mut replica.cluster;
-        follow_the_archive_alone(alone);
-        alone.stop(Stop::Fast);
-        alone.start();
-        write(&primary, 1);
-        count(alone, "2");
-        let heir = seeded(&walship, &primary, &["--from", "primary", "--slot", "heir"]);
-        wait_streaming(&heir.cluster);
-        alone.stop(Stop::Fast);
-        promote(&heir.cluster);
-        // The old primary fills the segment of the fork, with other content.
-        primary.sql("insert into t values (0), (0), (0)");
-        write(&primary, 2);
-        alone.start();
-        count(alone, "4");
-        std::thread::sleep(A_LITTLE);
-        assert_eq!(alone.sql("select count(*) from t where i >= 100"), "2");
-    }
+/// A standby that knows the archive alone, an heir that streams, and a primary, with two rows and all caught up.
+fn family(major: u32) -> (Place, Walship, Cluster, Replica, Replica) {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let primary = archiving_primary(major, &walship);
+    primary.sql("create table t (i int)");
+    write(&primary, 1);
+    take_backup(&walship, &primary);
+    let mut alone = seeded(&walship, &primary, &["--from", "archive", "--no-slot"]);
+    follow_the_archive_alone(&alone.cluster);
+    // Long between two questions: what happens meanwhile happens at once, for the standby.
+    alone.cluster.set("wal_retrieve_retry_interval", "15s");
+    alone.cluster.stop(Stop::Fast);
+    alone.cluster.start();
+    let heir = seeded(&walship, &primary, &["--from", "primary", "--slot", "heir"]);
+    wait_streaming(&heir.cluster);
+    write(&primary, 1);
+    count(&alone.cluster, "2");
+    count(&heir.cluster, "2");
+    (place, walship, primary, alone, heir)
 }
 
-/// Promotes in the middle of a segment, and archives the new timeline's version of it.
-fn promote(heir: &Cluster) {
+/// The heir is promoted in the middle of a segment, and the old primary fills that segment with something else.
+fn part(primary: &Cluster, heir: &Cluster) {
     heir.sql("select pg_promote()");
     heir.sql("insert into t values (100), (101)");
     let segment = heir.switch_wal();
     wait_archived(heir, &segment);
+    primary.sql("insert into t values (0), (0), (0)");
+    write(primary, 2);
+}
+
+/// It went the heir's way, and goes on with it.
+fn follows(alone: &Cluster, heir: &Cluster) {
+    let is_heirs = "select count(*) filter (where i >= 100) || ' ' || count(*) from t";
+    alone.wait_until(is_heirs, "2 4", PATIENCE);
+    heir.sql("insert into t values (102)");
+    let segment = heir.switch_wal();
+    wait_archived(heir, &segment);
+    alone.wait_until(is_heirs, "3 5", PATIENCE);
+}
+
+#[test]
+fn a_standby_that_was_away_during_the_promotion_never_reads_the_old_primarys_segment() {
+    for &major in majors() {
+        let (_place, _walship, primary, mut alone, heir) = family(major);
+        alone.cluster.stop(Stop::Fast);
+        part(&primary, &heir.cluster);
+        alone.cluster.start();
+        follows(&alone.cluster, &heir.cluster);
+    }
+}
+
+#[test]
+fn a_standby_that_runs_during_the_promotion_never_reads_the_old_primarys_segment() {
+    for &major in majors() {
+        let (_place, _walship, primary, alone, heir) = family(major);
+        part(&primary, &heir.cluster);
+        follows(&alone.cluster, &heir.cluster);
+    }
 }

@@ -55,6 +55,7 @@ use crate::store::Store;
 pub use self::configuration::ConfigurationReport;
 pub(super) use self::find_record::plan;
 pub(super) use self::guc_file::quote as quote_setting;
+pub(crate) use self::guc_file::value_of;
 pub use self::layout::TablespaceMapping;
 pub(super) use self::made::remove;
 pub use self::report::RecoverReport;
