@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::recover::lost_its_configuration;
 use crate::recovery::take_backup;
 use crate::sample::Sample;
 use crate::server::{archiving_primary, wait_archived};
@@ -32,16 +33,7 @@ fn durably_published(trace: &Trace, root: &Path) -> Vec<PathBuf> {
     let within = |call: &&Call| call.target().starts_with(root);
     let published: Vec<&Call> = trace.calls(&NEW_NAMES).filter(within).collect();
     for call in &published {
-        let written = trace
-            .calls(&WRITES)
-            .filter(|write| write.path() == call.path() && write.ended < call.begun)
-            .map(|write| write.ended)
-            .max();
-        let written = written.unwrap_or_else(|| panic!("nothing was written before {call:?}"));
-        assert!(
-            trace.is_synced(call.path(), written, call.begun),
-            "the content was not fsynced before {call:?}"
-        );
+        assert_written_durably(trace, call);
         assert_directories_synced(trace, root, call);
     }
     for made in trace.calls(&DIRECTORIES).filter(within) {
@@ -53,6 +45,20 @@ fn durably_published(trace: &Trace, root: &Path) -> Vec<PathBuf> {
         );
     }
     published.iter().map(|call| call.target().to_owned()).collect()
+}
+
+/// The content of what gets a name here was fsynced before.
+fn assert_written_durably(trace: &Trace, call: &Call) {
+    let written = trace
+        .calls(&WRITES)
+        .filter(|write| write.path() == call.path() && write.ended < call.begun)
+        .map(|write| write.ended)
+        .max();
+    let written = written.unwrap_or_else(|| panic!("nothing was written before {call:?}"));
+    assert!(
+        trace.is_synced(call.path(), written, call.begun),
+        "the content was not fsynced before {call:?}"
+    );
 }
 
 fn assert_directories_synced(trace: &Trace, root: &Path, change: &Call) {
@@ -216,6 +222,26 @@ fn a_recovered_directory_can_be_started_only_when_everything_in_it_is_on_disk() 
         );
     }
     assert!(trace.is_synced(&data.join("global"), released.ended, trace.end()));
+}
+
+#[test]
+fn a_configuration_file_is_put_back_durably() {
+    let place = Place::directory();
+    let (_primary, walship, etc) = lost_its_configuration(&place);
+    let top = scratch();
+    let data = top.path().join("data");
+    let (output, trace) = Trace::of(&walship, &["recover", "--pgdata", data.to_str().unwrap()]);
+    output.succeeded();
+    let lost = etc.join("pg_hba.conf");
+    let named = |path: &Path| {
+        let mut calls = trace.calls(&NEW_NAMES).filter(|call| call.target() == path);
+        calls
+            .next()
+            .unwrap_or_else(|| panic!("{} got no name", path.display()))
+    };
+    let (put_back, released) = (named(&lost), named(&data.join("global/pg_control")));
+    assert_written_durably(&trace, put_back);
+    assert!(trace.is_synced(&etc, put_back.ended, released.begun));
 }
 
 #[test]

@@ -143,20 +143,19 @@ pub(crate) fn move_configuration_out(cluster: &Cluster) -> PathBuf {
     etc
 }
 
-#[test]
-fn configuration_outside_the_data_directory_comes_back_and_serves_a_copy_elsewhere() {
-    let place = Place::directory();
-    let mut primary = archiving_primary(17, &Walship::at(&place));
+/// A cluster, ended, of which the archive has a backup; the folder of its configuration, in which
+/// `pg_hba.conf` is missing meanwhile.
+pub(crate) fn lost_its_configuration(place: &Place) -> (Cluster, Walship, PathBuf) {
+    let mut primary = archiving_primary(17, &Walship::at(place));
     settle_in(&primary);
     primary.stop(Stop::Fast);
     let etc = move_configuration_out(&primary);
-    let walship = walship_beside(&primary, &place);
-    let config_file = etc.join("postgresql.conf");
+    let walship = walship_beside(&primary, place);
     let start = format!(
         "pg_ctl -w -D {} -l {}/log -o '-c config_file={}' start",
         primary.data_dir().display(),
         etc.display(),
-        config_file.display()
+        etc.join("postgresql.conf").display()
     );
     let source = Started::by(&start, &primary, &walship, primary.data_dir());
     back_up(&primary, &walship);
@@ -168,7 +167,14 @@ fn configuration_outside_the_data_directory_comes_back_and_serves_a_copy_elsewhe
         (!primary.data_dir().join("postmaster.pid").exists()).then_some(())
     });
     std::fs::remove_file(etc.join("pg_hba.conf")).unwrap();
+    (primary, walship, etc)
+}
 
+#[test]
+fn configuration_outside_the_data_directory_comes_back_and_serves_a_copy_elsewhere() {
+    let place = Place::directory();
+    let (primary, walship, etc) = lost_its_configuration(&place);
+    let config_file = etc.join("postgresql.conf");
     let root = scratch();
     let copy = root.path().join("a copy");
     let report = recover(&walship, &copy, &[]);
