@@ -22,6 +22,7 @@ mod damage;
 mod doctor;
 mod drill;
 mod durability;
+mod expire;
 mod false_server;
 mod format;
 mod limits;

@@ -1,5 +1,6 @@
 mod doubt;
 mod model;
+mod scale;
 mod scene;
 mod stored_plans;
 

@@ -1,0 +1,534 @@
+//! Retention, end to end: a month of daily backups of a real server, an expiry that is killed at any
+//! moment, and real recoveries of what must be left.
+//!
+//! A month does not pass in a test. The server, its archiver and `walship basebackup` run with a clock that
+//! libfaketime sets back by as many days as are left of the month; WAL, backups and recoveries are
+//! real. The archive's files are dated back in the end, as the store's clock would have dated them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::recovery::{PATIENCE, take_backup};
+use crate::server::{archiving_primary, wait_archived};
+use crate::support::postgres::Cluster;
+use crate::support::stores::{self, Kind, Place, StoreServer, TestStore};
+use crate::support::walship::Walship;
+use crate::support::{announce, give_to_user, scratch};
+
+const DAYS: i64 = 30;
+const DAY: i64 = 86_400;
+
+/// A server whose clock is set by a file.
+struct Month {
+    place: Place,
+    walship: Walship,
+    primary: Cluster,
+    _clock: tempfile::TempDir,
+}
+
+fn faketime() -> Option<PathBuf> {
+    let paths = ["x86_64", "aarch64"]
+        .map(|machine| PathBuf::from(format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketime.so.1")));
+    paths.into_iter().find(|path| path.exists())
+}
+
+impl Month {
+    /// A backup each day, a row after it and another one twelve hours later.
+    fn pass(major: u32, library: &Path) -> Self {
+        let clock = scratch();
+        let file = clock.path().join("offset");
+        let set_back = |seconds: i64| {
+            std::fs::write(&file, format!("-{seconds}\n")).unwrap();
+            give_to_user(&file);
+        };
+        set_back(DAYS * DAY);
+        let place = Place::directory();
+        let walship = Walship::at(&place);
+        let in_the_past = walship
+            .clone()
+            .env("LD_PRELOAD", library)
+            .env("FAKETIME_TIMESTAMP_FILE", &file)
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .env("NO_FAKE_STAT", "1");
+        let primary = archiving_primary(major, &in_the_past);
+        primary.sql("create table rows (n int, at timestamptz default clock_timestamp())");
+        let mut segment = String::new();
+        for day in 0..DAYS {
+            let left = (DAYS - day) * DAY;
+            set_back(left);
+            take_backup(&in_the_past, &primary);
+            primary.sql(&format!("insert into rows values ({})", 2 * day));
+            set_back(left - DAY / 2);
+            primary.sql(&format!("insert into rows values ({})", 2 * day + 1));
+            segment = primary.switch_wal();
+        }
+        wait_archived(&primary, &segment);
+        let archive = place.path().unwrap();
+        let mut touch = Command::new("find");
+        touch
+            .arg(archive)
+            .args(["-type", "f", "-exec", "touch", "-d", "40 days ago", "{}", "+"]);
+        assert!(touch.status().unwrap().success());
+        Self {
+            place,
+            walship,
+            primary,
+            _clock: clock,
+        }
+    }
+
+    /// How many rows there were at that moment.
+    fn rows_at(&self, moment: &str) -> String {
+        self.primary
+            .sql(&format!("select count(*) from rows where at <= '{moment}'"))
+    }
+
+    /// The same archive elsewhere.
+    fn copy(&self) -> (Walship, PathBuf, tempfile::TempDir) {
+        let root = scratch();
+        let archive = root.path().join("archive");
+        let mut cp = Command::new("cp");
+        cp.arg("-a").arg(self.place.path().unwrap()).arg(&archive);
+        assert!(cp.status().unwrap().success());
+        let walship = with_policy(&Walship::new(&format!("file://{}", archive.display())));
+        (walship, archive, root)
+    }
+
+    /// Recovers, starts the server, and counts its rows.
+    fn rows_recovered(&self, arguments: &[&str]) -> String {
+        let root = scratch();
+        let data = root.path().join("data");
+        let mut all = vec![
+            "recover",
+            "--pgdata",
+            data.to_str().unwrap(),
+            "--archive-mode",
+            "off",
+        ];
+        all.extend(["--target-action", "promote"]);
+        all.extend(arguments);
+        self.walship.run(&all).succeeded();
+        let mut cluster = Cluster::adopt(self.primary.major(), &data);
+        for (name, value) in self.walship.environment() {
+            cluster.set_env(name, value);
+        }
+        cluster.start();
+        cluster.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        cluster.sql("select count(*) from rows")
+    }
+}
+
+fn with_policy(walship: &Walship) -> Walship {
+    walship
+        .clone()
+        .env("WALSHIP_RETENTION_KEEP_WINDOW", "7d")
+        .env("WALSHIP_RETENTION_KEEP_BACKUPS", "2")
+        .env("WALSHIP_RETENTION_KEEP_WEEKLY", "3")
+        .env("WALSHIP_RETENTION_KEEP_MONTHLY", "2")
+}
+
+fn json(walship: &Walship, arguments: &[&str]) -> Value {
+    let output = walship.run(arguments).succeeded();
+    serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:#?}"))
+}
+
+/// The ids of the backups that a plan keeps, or keeps standing alone, or deletes.
+fn with_action<'a>(plan: &'a Value, action: &str) -> Vec<&'a str> {
+    let backups = plan["backups"].as_array().unwrap().iter();
+    let chosen = backups.filter(|fate| fate["action"] == action);
+    chosen.map(|fate| fate["id"].as_str().unwrap()).collect()
+}
+
+fn files(archive: &Path) -> BTreeSet<String> {
+    let output = Command::new("find")
+        .arg(archive)
+        .args(["-type", "f", "-printf", "%P\\n"])
+        .output();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn is_sound(walship: &Walship, kept: &[&str], when: &str) {
+    let list = json(walship, &["list", "--json"]);
+    assert_eq!(list["unrestorable"], serde_json::json!([]), "{when}");
+    let listed: Vec<_> = list["backups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|backup| &backup["id"])
+        .collect();
+    for id in kept {
+        assert!(listed.iter().any(|listed| *listed == id), "{when}: {id} is gone");
+    }
+}
+
+/// Killed at any moment, it leaves an archive in which what is listed can be restored, and the next run
+/// finishes the work.
+fn kills(month: &Month, kept: &[&str]) {
+    let (walship, archive, _root) = month.copy();
+    let begun = Instant::now();
+    walship.run(&["expire"]).succeeded();
+    let whole = begun.elapsed();
+    let expected = files(&archive);
+    let mut interrupted = 0;
+    for step in 0..16_u32 {
+        let (walship, archive, _root) = month.copy();
+        let before = files(&archive);
+        let mut running = walship.spawn(&["expire"]);
+        std::thread::sleep(whole * step / 16);
+        running.kill9();
+        running.wait(PATIENCE);
+        let after = files(&archive);
+        interrupted += u32::from(after != before && after != expected);
+        let when = format!("killed after {:?}", whole * step / 16);
+        is_sound(&walship, kept, &when);
+        walship.run(&["expire"]).succeeded();
+        assert_eq!(files(&archive), expected, "{when}");
+    }
+    assert!(interrupted > 0, "no kill struck in the middle");
+}
+
+#[test]
+fn a_month_of_backups_expires_and_what_is_promised_is_recovered() {
+    let Some(library) = faketime() else {
+        announce("NOT TESTED: a month of backups (libfaketime is missing: apt-get install faketime)");
+        return;
+    };
+    let month = Month::pass(18, &library);
+    let walship = with_policy(&month.walship);
+    // A mark on the third day's backup.
+    let dry = json(&walship, &["expire", "--dry-run", "--json"]);
+    let marked = dry["backups"][2]["id"].as_str().unwrap().to_owned();
+    assert!(with_action(&dry, "delete").contains(&marked.as_str()));
+    walship
+        .run(&["keep", &marked, "--until", "2099-01-01"])
+        .succeeded();
+    let archive = month.place.path().unwrap();
+    let before = files(archive);
+    let dry = json(&walship, &["expire", "--dry-run", "--json"]);
+    assert_eq!(files(archive), before, "a dry run deletes nothing");
+    let kept: Vec<_> = [with_action(&dry, "keep"), with_action(&dry, "keep_stand_alone")].concat();
+    kills(&month, &kept);
+
+    let report = json(&walship, &["expire", "--json"]);
+    assert_eq!(report["backups"], dry["backups"]);
+    assert_eq!(report["wal"], dry["wal"]);
+    assert_eq!(report["deleted"]["backups"], with_action(&dry, "delete").len());
+    assert_eq!(report["left_objects"], 0);
+    is_sound(&walship, &kept, "after the expiry");
+    // Six in the window and the one before it; of the rest, weeks, a month and the mark.
+    assert!(
+        (7..=8).contains(&with_action(&report, "keep").len()),
+        "{report:#}"
+    );
+    let alone = with_action(&report, "keep_stand_alone");
+    assert!((2..=4).contains(&alone.len()), "{report:#}");
+    let list = walship.run(&["list"]).succeeded().stdout;
+    assert!(list.contains("stands alone, kept until 2099-01-01"), "{list}");
+    assert!(!list.contains("LACKS") && !list.contains("MISSING"), "{list}");
+
+    // The oldest moment that is promised.
+    let oldest = report["window_start"].as_str().unwrap();
+    let rows = month.rows_recovered(&["--target-time", oldest]);
+    assert_eq!(rows, month.rows_at(oldest), "{oldest}");
+    // Each backup that stands alone, to its own end.
+    for id in [alone[0], alone.last().unwrap()] {
+        let fate = report["backups"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|fate| fate["id"] == id);
+        let finished = fate.unwrap()["finished_at"].as_str().unwrap();
+        let rows = month.rows_recovered(&["--backup", id]);
+        assert_eq!(rows, month.rows_at(finished), "{id}");
+    }
+    // And nowhere else.
+    let root = scratch();
+    let data = root.path().join("data");
+    let target = month.primary.sql("select at from rows where n = 9");
+    let arguments = [
+        "recover",
+        "--pgdata",
+        data.to_str().unwrap(),
+        "--target-time",
+        &target,
+    ];
+    let refused = walship.run(&arguments).exited(2);
+    assert!(
+        refused.stderr.contains("retention has given up the WAL"),
+        "{}",
+        refused.stderr
+    );
+    assert!(refused.stderr.contains("every moment from"), "{}", refused.stderr);
+    assert!(!data.exists());
+
+    let again = json(&walship, &["expire", "--json"]);
+    assert_eq!(again["deleted"]["objects"], 0);
+}
+
+#[test]
+fn a_policy_that_says_nothing_and_ids_that_do_not_exist_are_refused_in_one_line() {
+    let place = Place::directory();
+    let primary = archiving_primary(18, &Walship::at(&place));
+    let walship = Walship::at(&place);
+    take_backup(&walship, &primary);
+    let before = files(place.path().unwrap());
+    let zero = walship.clone().env("WALSHIP_RETENTION_KEEP_BACKUPS", "0");
+    let negative = walship.clone().env("WALSHIP_RETENTION_KEEP_WINDOW", "-3d");
+    let absurd = walship.clone().env("WALSHIP_RETENTION_KEEP_WINDOW", "99999d");
+    let cases: [(&Walship, &[&str], i32, &str); 9] = [
+        (&walship, &["expire"], 2, "no retention policy is set"),
+        (&zero, &["expire"], 2, "would keep nothing"),
+        (&negative, &["expire"], 2, "no duration walship can use"),
+        (
+            &absurd,
+            &["expire", "--dry-run"],
+            2,
+            "no duration walship can use",
+        ),
+        (&walship, &["keep", "20200101T000000Z"], 3, "is not in"),
+        (
+            &walship,
+            &["keep", "20200101T000000Z", "--release"],
+            3,
+            "is not in",
+        ),
+        (&walship, &["keep", "yesterday"], 2, "is not a backup's id"),
+        (
+            &walship,
+            &["keep", "20200101T000000Z", "--until", "2020-01-01"],
+            2,
+            "is over",
+        ),
+        (
+            &walship,
+            &["keep", "20200101T000000Z", "--until", "soon"],
+            2,
+            "no moment",
+        ),
+    ];
+    for (walship, arguments, code, says) in cases {
+        let output = walship.run(arguments).exited(code);
+        assert!(output.stderr.contains(says), "{arguments:?}: {}", output.stderr);
+        assert_eq!(
+            output.stderr.lines().count(),
+            1,
+            "{arguments:?}: {}",
+            output.stderr
+        );
+    }
+    assert_eq!(files(place.path().unwrap()), before);
+}
+
+#[test]
+fn every_store_lets_go_of_what_expires_and_keeps_the_rest() {
+    for store in stores::chosen() {
+        let place = store.new_place();
+        let walship = Walship::at(&place);
+        let primary = archiving_primary(18, &walship);
+        let first = take_backup(&walship, &primary);
+        primary.sql("create table t as select 1 as n");
+        let segment = primary.switch_wal();
+        std::thread::sleep(Duration::from_millis(1100));
+        let second = take_backup(&walship, &primary);
+        wait_archived(&primary, &segment);
+        // What was stored in this very second is not the plan's to delete.
+        std::thread::sleep(Duration::from_millis(2100));
+        let expiring = walship.clone().env("WALSHIP_RETENTION_KEEP_BACKUPS", "1");
+        let report = json(&expiring, &["expire", "--json"]);
+        assert_eq!(
+            with_action(&report, "delete"),
+            [first.as_str()],
+            "{}",
+            store.name()
+        );
+        assert_eq!(report["deleted"]["backups"], 1);
+        let deleted = report["wal"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|fate| fate["action"] == "delete");
+        let segments: u64 = deleted.map(|fate| fate["segments"].as_u64().unwrap()).sum();
+        assert!(segments >= 2, "{}: {report:#}", store.name());
+        let list = json(&expiring, &["list", "--json"]);
+        assert_eq!(list["backups"].as_array().unwrap().len(), 1);
+        assert_eq!(list["backups"][0]["id"], second.as_str());
+        assert_eq!(
+            (&list["unrestorable"], &list["unfinished"]),
+            (&serde_json::json!([]), &serde_json::json!([]))
+        );
+        let again = json(&expiring, &["expire", "--json"]);
+        assert_eq!(again["deleted"]["objects"], 0, "{}", store.name());
+    }
+}
+
+#[test]
+fn a_folder_that_must_not_be_written_to_is_reported_and_its_backup_stays_whole() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let primary = archiving_primary(18, &walship);
+    let first = take_backup(&walship, &primary);
+    std::thread::sleep(Duration::from_millis(1100));
+    take_backup(&walship, &primary);
+    let expiring = walship.env("WALSHIP_RETENTION_KEEP_BACKUPS", "1");
+    let folder = place.path().unwrap().join("backups").join(&first);
+    let mode = |mode| std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o550);
+    let output = expiring.run(&["expire"]).exited(6);
+    assert!(
+        output.stdout.contains("COULD NOT BE DELETED: 1 objects"),
+        "{}",
+        output.stdout
+    );
+    assert!(output.stdout.contains("backup.json"), "{}", output.stdout);
+    is_sound(&expiring, &[&first], "locked");
+    mode(0o750);
+    expiring.run(&["expire"]).succeeded();
+    assert!(!folder.exists());
+}
+
+/// A signed request that walship has no use for, and so no code.
+fn curl(server: &StoreServer, service: &str, arguments: &[&str]) -> String {
+    let output = Command::new("curl")
+        .args(["-s", "-S", "--fail-with-body", "--aws-sigv4"])
+        .arg(format!("aws:amz:{}:{service}", server.region))
+        .args(["--user", &format!("{}:{}", server.access_key, server.secret_key)])
+        .args(arguments)
+        .output()
+        .expect("run curl");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {text} {output:?}");
+    text
+}
+
+fn put_xml(server: &StoreServer, path: &str, header: &str, body: &str) {
+    use sha2::Digest;
+    let sha256 = sha2::Sha256::digest(body);
+    let hash = walship::archive::hex(&sha256);
+    let checksum = aws_smithy_types::base64::encode(sha256);
+    let url = format!("{}/{path}", server.endpoint);
+    curl(
+        server,
+        "s3",
+        &[
+            "-X",
+            "PUT",
+            &url,
+            "-H",
+            header,
+            "-H",
+            &format!("x-amz-content-sha256: {hash}"),
+            "-H",
+            &format!("x-amz-checksum-sha256: {checksum}"),
+            "-d",
+            body,
+        ],
+    );
+}
+
+/// Two backups; the first one and the second.
+fn two_backups(walship: &Walship) -> [String; 2] {
+    let primary = archiving_primary(18, walship);
+    let first = take_backup(walship, &primary);
+    std::thread::sleep(Duration::from_millis(1100));
+    let second = take_backup(walship, &primary);
+    std::thread::sleep(Duration::from_millis(2100));
+    [first, second]
+}
+
+#[test]
+fn a_bucket_with_object_lock_keeps_the_versions_and_the_archive_forgets_them() {
+    if !stores::chosen().contains(&TestStore::Server(Kind::MinIo)) {
+        return;
+    }
+    let server = StoreServer::shared(Kind::MinIo);
+    let bucket = format!("locked-{}", std::process::id());
+    put_xml(server, &bucket, "x-amz-bucket-object-lock-enabled: true", "");
+    let lock = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>\
+                <Mode>COMPLIANCE</Mode><Days>1</Days></DefaultRetention></Rule></ObjectLockConfiguration>";
+    put_xml(
+        server,
+        &format!("{bucket}?object-lock="),
+        "content-type: application/xml",
+        lock,
+    );
+    let place = server.new_place().with_url(&format!("s3://{bucket}/archive"));
+    let walship = Walship::at(&place).env("WALSHIP_RETENTION_KEEP_BACKUPS", "1");
+    let [first, second] = two_backups(&walship);
+    let report = json(&walship, &["expire", "--json"]);
+    assert_eq!(
+        (&report["deleted"]["backups"], &report["left_objects"]),
+        (&1.into(), &0.into())
+    );
+    let list = json(&walship, &["list", "--json"]);
+    assert_eq!(list["backups"].as_array().unwrap().len(), 1);
+    assert_eq!(list["backups"][0]["id"], second.as_str());
+    // Nothing was fought: every version is still there, under a delete marker.
+    let query = format!("prefix=archive%2Fbackups%2F{first}%2Fbackup.json&versions=");
+    let versions = curl(server, "s3", &[&format!("{}/{bucket}?{query}", server.endpoint)]);
+    assert!(
+        versions.contains("<Version>") && versions.contains("<DeleteMarker>"),
+        "{versions}"
+    );
+    assert_eq!(json(&walship, &["expire", "--json"])["deleted"]["objects"], 0);
+}
+
+#[test]
+fn what_a_policy_of_the_bucket_protects_is_reported_and_stays_whole() {
+    if !stores::chosen().contains(&TestStore::Server(Kind::MinIo)) {
+        return;
+    }
+    let server = StoreServer::shared(Kind::MinIo);
+    let place = server.new_place();
+    let walship = Walship::at(&place).env("WALSHIP_RETENTION_KEEP_BACKUPS", "1");
+    let [first, second] = two_backups(&walship);
+    let (bucket, prefix) = place.bucket_and_prefix().unwrap();
+    let policy = format!(
+        r#"{{"Version":"2012-10-17","Statement":[
+            {{"Effect":"Allow","Action":["s3:*"],"Resource":["arn:aws:s3:::*"]}},
+            {{"Effect":"Deny","Action":["s3:DeleteObject"],"Resource":["arn:aws:s3:::{bucket}/{prefix}/backups/{first}/*"]}}]}}"#
+    );
+    let answer = curl(
+        server,
+        "sts",
+        &[
+            "-X",
+            "POST",
+            &format!("{}/", server.endpoint),
+            "--data-urlencode",
+            "Action=AssumeRole",
+            "--data-urlencode",
+            "Version=2011-06-15",
+            "--data-urlencode",
+            "DurationSeconds=3600",
+            "--data-urlencode",
+            &format!("Policy={policy}"),
+        ],
+    );
+    let field = |name: &str| {
+        let (_, rest) = answer.split_once(&format!("<{name}>")).expect("credentials");
+        rest.split_once('<').unwrap().0.to_owned()
+    };
+    let restricted = walship
+        .clone()
+        .env("AWS_ACCESS_KEY_ID", field("AccessKeyId"))
+        .env("AWS_SECRET_ACCESS_KEY", field("SecretAccessKey"))
+        .env("AWS_SESSION_TOKEN", field("SessionToken"));
+    let output = restricted.run(&["expire"]).exited(6);
+    assert!(
+        output.stdout.contains("COULD NOT BE DELETED: 1 objects"),
+        "{}",
+        output.stdout
+    );
+    assert!(output.stdout.contains("s3:DeleteObject"), "{}", output.stdout);
+    is_sound(&walship, &[&first, &second], "protected");
+    walship.run(&["expire"]).succeeded();
+    let list = json(&walship, &["list", "--json"]);
+    assert_eq!(list["backups"].as_array().unwrap().len(), 1);
+}
