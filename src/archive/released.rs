@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::FORMAT_VERSION;
-use super::catalogue::{Backup, needed_wal};
+use super::catalogue::{Backup, Catalogue, needed_wal};
 use super::ranges::RangeSet;
 use crate::error::{Error, Result};
 use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineId};
@@ -133,13 +133,16 @@ pub fn parse(bytes: &[u8], size: SegmentSize, url: &str) -> Result<TimelineRange
     Ok(released)
 }
 
-/// Whether retention has given up the WAL that follows a backup's own: it stands alone then, and can
-/// be recovered to its own end and nowhere else.
+/// Whether retention has given up the WAL that follows a backup's own, and it has not come back (a
+/// standby may have archived it again): the backup stands alone then, and can be recovered to its own end
+/// and nowhere else.
 #[must_use]
-pub fn stands_alone(backup: &Backup, released: &TimelineRanges, size: SegmentSize) -> bool {
-    let own = needed_wal(&backup.wal_ranges, size);
-    own.last()
-        .is_some_and(|last| released.contains(last.timeline, last.end))
+pub fn stands_alone(backup: &Backup, catalogue: &Catalogue) -> bool {
+    let own = needed_wal(&backup.wal_ranges, catalogue.wal.segment_size());
+    own.last().is_some_and(|last| {
+        catalogue.released.contains(last.timeline, last.end)
+            && !catalogue.wal.contains(last.timeline, last.end)
+    })
 }
 
 #[cfg(test)]

@@ -40,16 +40,23 @@ const PARALLEL: usize = 8;
 pub async fn load(store: &Store) -> Result<Catalogue> {
     let identity = identity::require(store).await?;
     let (recorded, unfinished) = survey_backups(store).await?;
-    let (records, wal, released) = tokio::try_join!(
+    let (records, wal) = tokio::try_join!(
         gather(recorded.into_iter().map(|(id, survey)| read_backup(
             store.clone(),
             id,
             survey,
             identity.clone()
         ))),
-        wal(store, &identity),
-        released(store, &identity)
+        wal(store, &identity)
     )?;
+    // Read after the WAL was listed, as it is written before WAL is deleted.
+    let released = match released(store, &identity).await {
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+            tracing::warn!("{error}; WAL that retention deleted looks lost");
+            TimelineRanges::default()
+        }
+        read => read?,
+    };
     let (histories, unreadable_histories) = histories(store, &wal, &identity).await?;
     let mut catalogue = Catalogue {
         identity,

@@ -21,7 +21,7 @@ pub(super) fn settle(catalogue: &Catalogue, request: &Request) -> (Request, Opti
     let Some(backup) = request.backup.as_ref().and_then(|id| find(catalogue, id)) else {
         return as_it_is();
     };
-    if !is_alone(catalogue, backup) {
+    if !stands_alone(backup, catalogue) {
         return as_it_is();
     }
     let note = format!(
@@ -50,7 +50,7 @@ pub(crate) fn is_given_up(
             number.is_ok_and(|number| catalogue.released.contains(first.timeline(), number))
         }
         // A younger timeline may end there because nothing more was written to it.
-        None => chain.timeline() == backup.stop_timeline && is_alone(catalogue, backup),
+        None => chain.timeline() == backup.stop_timeline && stands_alone(backup, catalogue),
     }
 }
 
@@ -114,11 +114,4 @@ fn reachable(catalogue: &Catalogue, chain: &TimelineChain<'_>) -> Result<String>
 
 fn find<'a>(catalogue: &'a Catalogue, id: &BackupId) -> Option<&'a Backup> {
     catalogue.backups.iter().find(|backup| backup.id == *id)
-}
-
-/// WAL that was given up may have come back: a standby archived it again.
-fn is_alone(catalogue: &Catalogue, backup: &Backup) -> bool {
-    let size = catalogue.wal.segment_size();
-    let next = size.segment_before(backup.stop_lsn).next();
-    stands_alone(backup, &catalogue.released, size) && !catalogue.wal.contains(backup.stop_timeline, next)
 }

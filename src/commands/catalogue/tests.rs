@@ -313,3 +313,12 @@ async fn more_backups_than_are_looked_at_in_parallel_are_all_found_in_order() {
     assert_eq!(catalogue.unrestorable.len(), 20);
     assert!(catalogue.unrestorable.is_sorted_by_key(|entry| entry.id.clone()));
 }
+
+#[tokio::test]
+async fn a_damaged_note_of_what_was_given_up_does_not_stand_in_the_way_of_a_recovery() {
+    let archive = Archive::new().await;
+    archive.put("retention.json", b"{".to_vec()).await;
+    let catalogue = archive.load().await;
+    assert_eq!(catalogue.backups.len(), 1);
+    assert!(catalogue.released.is_empty());
+}

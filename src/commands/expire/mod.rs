@@ -62,6 +62,11 @@ pub async fn run(
     let mut notes = Vec::new();
     let now = earlier_clock(store, now, &mut notes).await?;
     let catalogue = catalogue::load(store).await?;
+    let known = catalogue::released(store, &catalogue.identity).await;
+    known.context(|| {
+        "nothing was deleted, for what retention has given up so far cannot be read (deleted by hand, it is written anew, \
+         and what is missing looks lost until then)"
+    })?;
     let needs = unfinished::needs(store, &catalogue).await?;
     let plan = retention::plan(&catalogue, &needs, &options.policy, now)?;
     let mut report = ExpireReport::new(options.dry_run, plan, notes, store);

@@ -514,14 +514,19 @@ fn history_of_2() -> Vec<u8> {
 
 #[tokio::test]
 async fn on_doubt_nothing_is_deleted() {
-    for damaged in ["backup.json", "keep.json"] {
+    let of_backup = |object: &str| format!("{}{object}", backup_prefix(&id(3)));
+    for key in [
+        of_backup("backup.json"),
+        of_backup("keep.json"),
+        "retention.json".to_owned(),
+    ] {
         let archive = ten_days().await;
-        let key = format!("{}{damaged}", backup_prefix(&id(3)));
         archive.put(&key, b"{".to_vec(), day(3)).await;
         let before = archive.keys().await;
         let error = archive.expire(&archive.store).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-        assert_eq!(archive.keys().await, before, "{damaged}");
+        assert_eq!(archive.keys().await, before, "{key}");
+        assert!(error.to_string().contains("nothing was deleted"), "{error}");
     }
 }
 

@@ -53,9 +53,8 @@ pub(super) fn plan(
 impl ListedRetention {
     pub(super) fn of(backup: &Backup, catalogue: &Catalogue, plan: Option<&RetentionPlan>) -> Self {
         let fate = plan.and_then(|plan| plan.backups.iter().find(|fate| fate.id == backup.id));
-        let size = catalogue.wal.segment_size();
         Self {
-            stand_alone: stands_alone(backup, &catalogue.released, size),
+            stand_alone: stands_alone(backup, catalogue),
             mark: backup.keep.as_ref().map(|keep| ListedMark { until: keep.until }),
             next: fate.map(|fate| fate.action),
             reasons: fate.map(|fate| fate.reasons.clone()).unwrap_or_default(),
