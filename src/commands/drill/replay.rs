@@ -296,7 +296,8 @@ fn failures(checks: &[Check]) -> Option<String> {
 
 /// What ended the server and says nothing about the archive.
 fn outside_cause(log: &str) -> Option<&'static str> {
-    if log.contains("No space left on device") {
+    // As PostgreSQL and as walship restore have it.
+    if log.to_lowercase().contains("no space left on") {
         return Some("the scratch directory ran full; set drill.directory to a larger place");
     }
     if log.contains("terminated by signal 9") {
@@ -324,6 +325,10 @@ mod tests {
             None
         );
         let full = format!("{begun}FATAL:  could not write to file: No space left on device");
+        assert!(outside_cause(&full).unwrap().contains("drill.directory"));
+        let restore =
+            "walship: restore 000000010000000000000006: write a file in pg_wal: no space left on the device";
+        let full = format!("{begun}{restore}; free some and run it again\nFATAL:  could not restore file");
         assert!(outside_cause(&full).unwrap().contains("drill.directory"));
         assert!(outside_cause("FATAL:  could not map anonymous shared memory").is_some());
         let killed = format!("{begun}LOG:  startup process (PID 7) was terminated by signal 9: Killed");
