@@ -32,12 +32,25 @@ fn a_cluster_lives_on_through_its_archive() {
         let mut node1 = Member::new(major, "main", "node1", &etcd, &walship);
         let mut node2 = Member::new(major, "main", "node2", &etcd, &walship);
 
+        // The least that Patroni lets a server keep.
+        node1.replace(
+            "wal_level: replica",
+            "wal_level: replica\n        wal_keep_size: 16MB",
+        );
         node1.start();
         node1.wait_role(Role::Leader);
         node1.sql("create table steps (n int)");
         node1.sql("insert into steps values (1)");
         take_backup(&walship, &node1);
         node1.sql("insert into steps values (2)");
+        // The leader keeps none of the WAL since the backup: only the archive leads on from there.
+        for n in 0..3 {
+            node1.sql(&format!("create table filler{n} ()"));
+            wait_archived(&walship, &node1);
+        }
+        node1.sql("checkpoint");
+        let kept = "select count(*) from pg_ls_waldir() where name = '000000010000000000000002'";
+        assert_eq!(node1.sql(kept), "0");
 
         a_replica_comes_from_the_archive(&mut node2);
         let moment = node2.sql("select clock_timestamp()");

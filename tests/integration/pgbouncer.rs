@@ -23,7 +23,7 @@ const APP_PASSWORD: &str = "writes rows";
 struct Front {
     primary: Cluster,
     standby: Cluster,
-    _bouncer: Running,
+    bouncer: Running,
     port: Port,
     /// PgBouncer's folder: its files, its socket.
     dir: PathBuf,
@@ -52,7 +52,7 @@ impl Front {
         let front = Self {
             primary,
             standby,
-            _bouncer: bouncer,
+            bouncer,
             port,
             dir,
             _roots: [standby_root, root],
@@ -273,14 +273,23 @@ fn clients_wait_through_a_switchover_and_see_no_error() {
             let busy = front.psql("app", APP_PASSWORD, "select count(*) > 100 from ledger");
             (busy.stdout == "t\n").then_some(())
         });
-        // The old primary ends, and for that it sends the standby all it has; then that is promoted.
+        // The old primary ends, and for that it sends the standby all it has; then that is promoted, here
+        // as by a control plane whose command ends before it is done.
         let switchover = format!(
-            "sleep 1; pg_ctl stop -s -m fast -D {} && pg_ctl promote -s -D {}",
+            "sleep 1; pg_ctl stop -s -m fast -D {} && (sleep 1; pg_ctl promote -s -D {}) >/dev/null 2>&1 &",
             front.primary.data_dir().display(),
             front.standby.data_dir().display(),
         );
         front
-            .switch(&[&front.to_standby(), "--", "sh", "-c", &switchover])
+            .switch(&[
+                "--writable",
+                &front.standby.conninfo(),
+                &front.to_standby(),
+                "--",
+                "sh",
+                "-c",
+                &switchover,
+            ])
             .wait(PATIENCE)
             .succeeded();
         assert_eq!(front.leads_to(), front.standby.port());
@@ -372,6 +381,16 @@ fn a_switch_that_fails_lets_the_clients_go_on_where_they_were() {
     goes_on("a transaction was open");
     open.wait(PATIENCE).succeeded();
 
+    let standby = front.standby.conninfo();
+    let args = ["--deadline", "2", "--writable", &standby, &to_standby];
+    let not_promoted = front.switch(&args).wait(PATIENCE).exited(1);
+    assert!(
+        not_promoted.stderr.contains("not open for writing"),
+        "{}",
+        not_promoted.stderr
+    );
+    goes_on("the new server was no primary");
+
     let interrupted = front.switch(&["--deadline", "3", &to_standby, "--", "sleep", "2"]);
     wait_for("the pool to be held", PATIENCE, || {
         (front.pool_state("app", 11) == "1").then_some(())
@@ -390,4 +409,14 @@ fn a_switch_that_fails_lets_the_clients_go_on_where_they_were() {
         assert!(refused.stderr.contains(word), "{}", refused.stderr);
     }
     goes_on("it was misused");
+
+    // Whoever starts PgBouncer again finds the pools where they were.
+    let kill = format!("kill -9 {}", front.bouncer.pid());
+    let dead = front
+        .switch(&[&to_standby, "--", "sh", "-c", &kill])
+        .wait(PATIENCE)
+        .exited(3);
+    assert!(dead.stderr.contains("did not take RESUME app"), "{}", dead.stderr);
+    let after = std::fs::read_to_string(front.dir.join("pools.ini")).unwrap();
+    assert_eq!(after, before);
 }
