@@ -80,7 +80,7 @@ pub struct DrillOptions {
 /// Removes what killed drills left in `directory`, and what was kept there.
 ///
 /// # Errors
-/// As [`scratch::clean`].
+/// `Internal` where something cannot be read or removed.
 pub async fn clean(directory: &Path) -> Result<CleanReport> {
     Ok(CleanReport {
         removed: scratch::clean(directory, &host(), true).await?,
@@ -92,7 +92,7 @@ pub async fn clean(directory: &Path) -> Result<CleanReport> {
 /// # Errors
 /// What keeps the drill from being made: `NotFound` for programs, `Internal` for a scratch directory that
 /// is too small and for an interruption, `Unavailable` for outages and for one that takes longer than the
-/// timeout; as [`recover::plan`] for a target that cannot be reached, unless that speaks against the archive.
+/// timeout; as `recover` for a target that cannot be reached, unless that speaks against the archive.
 pub async fn run(
     options: &DrillOptions,
     store: &Store,

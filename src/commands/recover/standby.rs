@@ -151,7 +151,7 @@ pub async fn restore_standby(
 /// Refuses a data directory that something cannot be restored into, whatever the way.
 ///
 /// # Errors
-/// As [`destination::check`].
+/// `Conflict` where it is not empty; `Invalid` where it cannot be one.
 pub fn check_empty(pgdata: &Path) -> Result<()> {
     let data = std::path::absolute(pgdata)
         .map_err(|error| Error::io(format!("find {}", pgdata.display()), error))?;

@@ -1,4 +1,4 @@
-//! Asking a server for what [`super::plan`] decides on.
+//! Asking a server for what [`super::plan()`] decides on.
 
 use std::collections::BTreeMap;
 
