@@ -286,6 +286,8 @@ fn a_promotion_while_the_store_is_away_loses_what_only_the_archive_has() {
         let mut replica = seeded(&walship, &primary, &["--from", "archive", "--no-slot"]);
         let cluster = &mut replica.cluster;
         follow_the_archive_alone(cluster);
+        // It would begin a new archive in the place of the one that is away.
+        cluster.set("archive_mode", "off");
         cluster.stop(Stop::Fast);
         cluster.start();
         count(cluster, "5");
