@@ -333,8 +333,11 @@ fn meanwhile(case: &Case, held: &str, happens: impl FnOnce() + Send + 'static) -
     let faults = Faults::default();
     faults.add(Operation::Get, held, FaultKind::Delay(Duration::from_millis(700)));
     let store = store_of(&place_of(case)).with_faults(faults.clone());
+    let waited_for = faults.clone();
     let other = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(300));
+        while waited_for.left() > 0 {
+            thread::sleep(Duration::from_millis(5));
+        }
         happens();
     });
     let report = verify_store(&store, Utc::now(), |options| {
@@ -342,8 +345,8 @@ fn meanwhile(case: &Case, held: &str, happens: impl FnOnce() + Send + 'static) -
         options.settle = Duration::from_millis(300);
         options.concurrency = 1;
     });
-    other.join().unwrap();
     assert_eq!(faults.left(), 0, "{held} was never read");
+    other.join().unwrap();
     report.unwrap()
 }
 
