@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::pg::wal_writer::{SEGMENT, START, Spec, Writer};
+use crate::pg::wal_writer::{PAGE, SEGMENT, START, Spec, Writer};
 
 fn telling() -> impl Strategy<Value = Spec> {
     let lists = || prop::array::uniform4(prop_oneof![4 => 0_u32..20, 1 => 0_u32..60_000]);
@@ -162,6 +162,27 @@ fn a_commit_over_a_segments_end_is_known_only_with_both_segments() {
             assert_eq!(crossing.next(Some(second)), None);
         }
     }
+}
+
+#[test]
+fn a_record_over_a_segments_end_that_fills_its_last_page_is_known() {
+    let mut found = 0;
+    for subtransactions in 2000..2040 {
+        let mut wal = Writer::new(Major::V17);
+        wal.fill_to(24);
+        wal.write(&Spec::AbortPrepared(
+            7,
+            800_000_000_000_000,
+            [subtransactions, 0, 0, 0],
+        ));
+        let end = wal.position();
+        wal.write(&Spec::Other(10, 0, 50));
+        wal.write(&Spec::Switch);
+        let crossing = indexes(&wal, WalCheck::Structure, 999).remove(1).1;
+        assert_eq!(crossing.unwrap().end, Lsn(end), "{subtransactions}");
+        found += u32::from(end.is_multiple_of(PAGE));
+    }
+    assert!(found > 0, "none filled its page");
 }
 
 #[test]

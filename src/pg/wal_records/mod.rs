@@ -203,15 +203,16 @@ impl WalReader {
 
     /// Looks for the first record that begins in a page.
     fn seek_in(&mut self, page: PageStart) {
-        let first = self.tail_left.is_none();
-        if page.continues && first {
-            self.tail = Some(RecordTail::new(page.remaining));
-        } else if self.tail_left != Some(page.remaining) || !page.continues {
-            // Either the first page begins with a record, or a crash cut the one before off.
-            self.tail = None;
+        let ended = self.tail.as_ref().is_some_and(|tail| tail.end.is_some());
+        match self.tail_left {
+            None if page.continues => self.tail = Some(RecordTail::new(page.remaining)),
+            Some(left) if page.continues && page.remaining == left => {}
+            // A crash cut the record off.
+            Some(_) if !ended => self.tail = None,
+            None | Some(_) => {}
         }
         self.tail_left = Some(page.remaining_after());
-        if let Some(tail) = &mut self.tail {
+        if let Some(tail) = self.tail.as_mut().filter(|_| !ended) {
             tail.end = page.continuation_end();
         }
         if let Some(padding) = page.first_record() {
