@@ -174,6 +174,7 @@ mod tests {
         let identity = Identity::new(cluster(), true, DateTime::UNIX_EPOCH);
         let bytes = identity.to_json().unwrap();
         assert_eq!(Identity::parse(&bytes, "u").unwrap(), identity);
+        assert!((bytes.len() as u64) < IDENTITY_LIMIT);
         assert!(
             String::from_utf8(bytes)
                 .unwrap()

@@ -347,10 +347,28 @@ mod tests {
     }
 
     #[test]
+    fn each_partial_counts() {
+        let mut inventory = inventory(&[1]);
+        assert_eq!(inventory.partials(TimelineId::FIRST), 0);
+        for sha256_start in [7, 8] {
+            let segment = SegmentName::new(TimelineId::FIRST, SegmentNumber(2), SIZE).unwrap();
+            let partial = Key::Partial {
+                segment,
+                sha256_start,
+            };
+            inventory.add(&partial.to_string(), 1);
+        }
+        assert_eq!(inventory.partials(TimelineId::FIRST), 2);
+        assert!(!inventory.contains(TimelineId::FIRST, SegmentNumber(2)));
+    }
+
+    #[test]
     fn an_empty_object_is_no_segment() {
         let mut inventory = inventory(&[1, 3]);
+        assert_eq!(inventory.empty(), 0);
         inventory.add(&key(2), 0);
-        assert_eq!(inventory.empty(), 1);
+        inventory.add(&key(2), 0);
+        assert_eq!(inventory.empty(), 2);
         assert!(!inventory.contains(TimelineId::FIRST, SegmentNumber(2)));
         assert_eq!(
             inventory.gaps(TimelineId::FIRST).map(numbers).collect::<Vec<_>>(),

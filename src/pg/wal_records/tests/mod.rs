@@ -326,6 +326,19 @@ fn a_page_with_flags_that_it_cannot_have_ends_the_wal_and_is_named() {
 }
 
 #[test]
+fn reading_can_start_within_a_record_that_ends_near_the_end_of_a_page() {
+    for body in (8000..8400).step_by(8) {
+        let mut wal = Writer::new(Major::V17);
+        wal.fill_to(24);
+        wal.write(&Spec::Other(10, 0, body));
+        wal.write(&Spec::Commit(1, 2));
+        let second = &wal.bytes[SEGMENT as usize..];
+        let (events, _) = read_from(START + SEGMENT, second, WalCheck::Crc, 5000);
+        assert_eq!(events, wal.events, "{body}");
+    }
+}
+
+#[test]
 fn a_switch_that_fills_its_segment_exactly_skips_nothing() {
     let mut wal = Writer::new(Major::V17);
     while wal.position() < START + SEGMENT - PAGE {
