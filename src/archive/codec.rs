@@ -436,6 +436,20 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_the_content_is_known_before_the_trailer() {
+        let object = encode(b"content");
+        let begin = object
+            .windows(4)
+            .position(|bytes| bytes == TRAILER_MAGIC)
+            .unwrap();
+        for (length, whole) in [(begin - 1, false), (begin, true)] {
+            let mut decoder = WalDecoder::new(1000).unwrap();
+            decoder.write(&object[..length], &mut Vec::new()).unwrap();
+            assert_eq!(decoder.has_whole_content(), whole);
+        }
+    }
+
+    #[test]
     fn content_may_be_as_large_as_the_limit_and_no_larger() {
         let object = encode(&[7; 1000]);
         for (limit, fits) in [(1000, true), (999, false)] {

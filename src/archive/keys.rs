@@ -537,6 +537,21 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_to_a_segment_and_a_timeline_is_known_by_its_key() {
+        let name = "00000001000000030000002A";
+        let folder = "wal/00000001/0000000100000003";
+        assert_eq!(timeline_prefix(TimelineId::FIRST), "wal/00000001/");
+        for end in ["zst", "0123456789abcdef.partial.zst", "00000028.backup.zst"] {
+            let text = format!("{folder}/{name}.{end}");
+            let key: Key = text.parse().unwrap();
+            assert_eq!(key.segment(), Some(name.parse().unwrap()), "{text}");
+            assert!(text.starts_with(&timeline_prefix(TimelineId::FIRST)));
+        }
+        let history: Key = "wal/00000002.history.zst".parse().unwrap();
+        assert_eq!(history.segment(), None);
+    }
+
+    #[test]
     fn the_siblings_of_a_segment_begin_alike() {
         let prefix = segment_siblings_prefix("00000001000000030000002A".parse().unwrap());
         assert_eq!(prefix, "wal/00000001/0000000100000003/00000001000000030000002A.");

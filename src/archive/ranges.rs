@@ -211,6 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn its_ends_are_those_of_the_first_and_the_last_run() {
+        let mut ranges = RangeSet::default();
+        assert!(ranges.is_empty());
+        assert_eq!((ranges.first(), ranges.last()), (None, None));
+        ranges.insert_range(5, 6);
+        ranges.insert(9);
+        assert!(!ranges.is_empty());
+        assert_eq!((ranges.first(), ranges.last()), (Some(5), Some(9)));
+    }
+
+    #[test]
     fn the_largest_number_is_a_number_like_any_other() {
         let mut ranges = RangeSet::default();
         ranges.insert_range(5, u64::MAX);

@@ -347,6 +347,20 @@ mod tests {
     }
 
     #[test]
+    fn every_stored_byte_counts_whatever_it_is_of() {
+        let mut inventory = WalInventory::new(SIZE);
+        assert_eq!(inventory.stored_bytes(), 0);
+        for (key, bytes) in [
+            (key(2), 3),
+            ("wal/00000002.history.zst".to_owned(), 4),
+            ("wal/x".to_owned(), 5),
+        ] {
+            inventory.add(&key, bytes);
+        }
+        assert_eq!(inventory.stored_bytes(), 12);
+    }
+
+    #[test]
     fn each_partial_counts() {
         let mut inventory = inventory(&[1]);
         assert_eq!(inventory.partials(TimelineId::FIRST), 0);

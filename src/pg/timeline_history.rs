@@ -252,6 +252,17 @@ mod tests {
     }
 
     #[test]
+    fn the_history_of_an_ancestor_is_what_came_before_it() {
+        let third = TimelineId::new(3).unwrap();
+        let history = TimelineHistory::parse(third, b"1\t0/5000000\ta\n\n2\t0/9000000\tb\n").unwrap();
+        let second = history.of_ancestor(TimelineId::new(2).unwrap()).unwrap();
+        assert_eq!(second.timeline().get(), 2);
+        assert_eq!(second.ancestors(), &history.ancestors()[..1]);
+        assert!(history.of_ancestor(TimelineId::FIRST).unwrap().parent().is_none());
+        assert_eq!(history.of_ancestor(third), None);
+    }
+
+    #[test]
     fn what_is_no_history_is_corrupt() {
         for content in [
             "",

@@ -365,6 +365,34 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_told_before_the_time_is_known_nor_of_what_makes_no_sense() {
+        let mut header = [0; RecordHeader::SIZE_BYTES];
+        header[..4].copy_from_slice(&(RecordHeader::SIZE_BYTES as u32 + 10).to_le_bytes());
+        header[17] = TRANSACTION;
+        let header = RecordHeader::parse(&header).unwrap();
+        let told = |bytes: &[u8]| {
+            let mut reading = Body::of(&header, Major::V18).unwrap();
+            reading.take(bytes);
+            reading.told_so_far()
+        };
+        let whole = [&[DATA_SHORT, 8][..], &9_i64.to_le_bytes()].concat();
+        assert!(told(&whole).is_some());
+        assert_eq!(told(&whole[..9]), None);
+        assert_eq!(told(&[251; 10]), None);
+    }
+
+    #[test]
+    fn a_plain_time_is_read_only_where_the_lengths_agree() {
+        let time = 9_i64.to_le_bytes();
+        let plain = |front: &[u8]| plain_time(&[front, &time].concat());
+        assert_eq!(plain(&[DATA_SHORT, 8]), Some(WalTime(9)));
+        assert_eq!(plain(&[DATA_LONG, 8, 0, 0, 0]), Some(WalTime(9)));
+        for front in [&[DATA_SHORT, 9][..], &[DATA_LONG, 9, 0, 0, 0], &[ORIGIN, 8]] {
+            assert_eq!(plain(front), None, "{front:?}");
+        }
+    }
+
+    #[test]
     fn only_a_restore_point_is_one() {
         let data = [0; RESTORE_POINT_BYTES];
         assert!(told(0, 0x70, &[], &data).is_some());

@@ -109,6 +109,37 @@ fn a_backup_that_needed_no_wal_tells_of_none() {
 }
 
 #[test]
+fn an_exclusive_target_stays_so_unless_another_one_takes_its_place() {
+    let catalogue = archive(&[(1, 2)], &[(1, 2..=5), (1, 8..=9)]);
+    let exclusive = |lsn| Request {
+        inclusive: false,
+        end_at_gap: true,
+        ..Request::new(Target::Lsn(lsn))
+    };
+    assert!(!decide(&catalogue, &exclusive(at(4, 0))).unwrap().inclusive);
+    assert!(decide(&catalogue, &exclusive(at(8, 0))).unwrap().inclusive);
+}
+
+#[test]
+fn where_nothing_later_is_archived_the_last_moment_is_the_end_of_the_last_backup() {
+    let request = |seconds| Request {
+        search: Search::NothingLater(None),
+        ..Request::new(Target::Time(time(2, seconds)))
+    };
+    let whole = archive(&[(1, 2)], &[(1, 2..=9)]);
+    assert_eq!(decide(&whole, &request(10)).unwrap().target, Target::Immediate);
+    refused(
+        &whole,
+        &request(11),
+        &["the latest time that can be reached", "the last backup"],
+    );
+    // Beyond a hole there may have been more.
+    let broken = archive(&[(1, 2)], &[(1, 2..=5), (1, 8..=9)]);
+    let kind = refused(&broken, &request(11), &["a hole on the way"]);
+    assert_eq!(kind, ErrorKind::Corrupt);
+}
+
+#[test]
 fn the_end_of_a_backup_needs_no_later_timeline() {
     let mut catalogue = with_history(
         archive(&[(1, 2)], &[(1, 2..=8), (2, 6..=9)]),

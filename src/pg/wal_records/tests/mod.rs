@@ -339,6 +339,30 @@ fn reading_can_start_within_a_record_that_ends_near_the_end_of_a_page() {
 }
 
 #[test]
+fn a_record_counts_as_continued_only_where_each_page_says_so() {
+    let mut wal = Writer::new(Major::V17);
+    wal.fill_to(24);
+    wal.write(&Spec::Other(10, 0, 30_000));
+    wal.write(&Spec::Commit(1, 2));
+    let second = &wal.bytes[SEGMENT as usize..];
+    let page = PAGE as usize;
+    let continued = |change: fn(&mut [u8])| {
+        let mut bytes = second.to_vec();
+        change(&mut bytes[page..]);
+        let mut reader = WalReader::new(Lsn(START + SEGMENT), WalCheck::Structure);
+        reader.feed(&bytes, |_| ());
+        reader.continued().is_some()
+    };
+    assert!(continued(|_| ()));
+    // A crash cut it off: the page says that another record goes on, or that none does.
+    assert!(!continued(|page| page[16] ^= 8));
+    assert!(!continued(|page| page[2] &= !1));
+    let mut reader = WalReader::new(Lsn(START), WalCheck::Structure);
+    reader.feed(&wal.bytes, |_| ());
+    assert_eq!(reader.continued(), None);
+}
+
+#[test]
 fn a_switch_that_fills_its_segment_exactly_skips_nothing() {
     let mut wal = Writer::new(Major::V17);
     while wal.position() < START + SEGMENT - PAGE {
