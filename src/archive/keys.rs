@@ -537,6 +537,27 @@ mod tests {
     }
 
     #[test]
+    fn every_object_of_a_backup_has_its_key() {
+        for object in [
+            "started.json",
+            "alive.json",
+            "pending.json",
+            "backup.json",
+            "keep.json",
+            "proof.json",
+            "manifest.zst",
+            "files.zst",
+            "configuration.tar.zst",
+            "base/000001.tar.zst",
+            "16384/000002.tar.zst",
+        ] {
+            let text = format!("backups/20261123T041500Z/{object}");
+            let key: Key = text.parse().unwrap();
+            assert_eq!(key.to_string(), text);
+        }
+    }
+
+    #[test]
     fn what_belongs_to_a_segment_and_a_timeline_is_known_by_its_key() {
         let name = "00000001000000030000002A";
         let folder = "wal/00000001/0000000100000003";
