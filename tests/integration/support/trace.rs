@@ -161,12 +161,40 @@ fn paths(arguments: &str) -> Vec<PathBuf> {
 /// (`fsync:error=EIO`), where they concern one of these paths.
 #[track_caller]
 pub fn with_fault<S: AsRef<OsStr>>(walship: &Walship, fault: &str, at: &[&Path], args: &[S]) -> Output {
+    faulted(walship, fault, at, args).0
+}
+
+/// As [`with_fault`]; tells also which files had it done to them. A fault's `when` counts the calls of
+/// each thread by itself.
+#[track_caller]
+pub fn faulted<S: AsRef<OsStr>>(
+    walship: &Walship,
+    fault: &str,
+    at: &[&Path],
+    args: &[S],
+) -> (Output, Vec<PathBuf>) {
+    let folder = scratch();
+    let file = folder.path().join("trace");
     let inject = format!("inject={fault}");
-    let mut options = vec!["-f", "-qq", "-e", "signal=none", "-e", &inject, "-o", "/dev/null"];
+    let file_text = file.to_str().expect("a path in UTF-8");
+    let mut options = vec![
+        "-f",
+        "-y",
+        "-qq",
+        "-e",
+        "signal=none",
+        "-e",
+        &inject,
+        "-o",
+        file_text,
+    ];
     for path in at {
         options.extend(["-P", path.to_str().expect("a path in UTF-8")]);
     }
-    under_strace(walship, &options, args)
+    let output = under_strace(walship, &options, args);
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("no trace ({e}): {output:#?}"));
+    let injected = text.lines().filter(|line| line.contains("(INJECTED)"));
+    (output, injected.flat_map(paths).collect())
 }
 
 #[track_caller]
