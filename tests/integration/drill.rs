@@ -301,7 +301,11 @@ fn a_drill_that_is_told_to_end_leaves_nothing_behind_and_records_nothing() {
         .walship
         .clone()
         .env("WALSHIP_DRILL_TIMEOUT", "1s")
-        .run(&["drill"])
+        .run(&[
+            "drill",
+            "--sql",
+            drills.sql("select pg_sleep(600)").to_str().unwrap(),
+        ])
         .exited(5);
     assert!(output.stderr.contains("drill.timeout"), "{output:?}");
     drills.nothing_is_left();
