@@ -1,25 +1,27 @@
 //! `walship repair`: replaces a damaged WAL object by a good local copy of the same file.
 //!
 //! What holds: an object that is good is never replaced; neither is one that may be the only trace of a
-//! different history; the damaged bytes are kept under `damaged/` before anything is replaced; and only the
-//! very object that was looked at is replaced. A crash at any point leaves either the damaged object or the
+//! different history; what replaces it is whole, and passes what `walship verify` checks; the damaged bytes
+//! are kept under `damaged/` before anything is replaced; and only the very object that was looked at is
+//! replaced. A crash at any point leaves either the damaged object or the
 //! good one, and repairing again is safe.
 
 use std::fmt;
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::identity;
 use super::push::{PushOptions, Source, key_of};
 use super::verify::{Found, WalContext};
+use super::{catalogue, identity};
 use crate::archive::Sha256Sum;
 use crate::archive::codec::{Trailer, WalDecoder, trailer_in};
 use crate::archive::keys::Key;
 use crate::commands::stored_wal::LARGEST_SEGMENT;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::WalName;
+use crate::pg::{SegmentName, WalName};
 use crate::store::{Body, BodyWriter, PutMode, Store, Version};
 
 /// A trailer is in these last bytes of an object, if it is there at all.
@@ -62,8 +64,8 @@ pub struct RepairReport {
 /// Repairs one object.
 ///
 /// # Errors
-/// As push for a local copy that does not belong. `NotFound` where there is no such object, `Conflict`
-/// where the object is good and other than the local copy, where its trailer tells of another content, or
+/// As push for a local copy that does not belong; `Invalid` for a segment that is not complete. `NotFound` where there is no such object, `Conflict`
+/// where the object is good and other than the local copy, where what is left of it tells of another content, or
 /// where somebody else writes to it at the same time. Otherwise as the store.
 pub async fn run(options: &RepairOptions, store: &Store) -> Result<RepairReport> {
     let name = options.name;
@@ -85,7 +87,16 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
     };
     let (body, good) = source.compress(&push).await?;
     let key = key_of(name, &good)?;
-    let context = WalContext::new(store, identity);
+    let mut context = WalContext::new(store, identity);
+    if let WalName::Segment(segment) = name {
+        refuse_incomplete(segment, &good, &mut context).await?;
+    }
+    context.check_body(&key, &body).context(|| {
+        format!(
+            "{} does not pass, and nothing was changed",
+            options.from.display()
+        )
+    })?;
     let mut report = RepairReport {
         name: name.to_string(),
         key: key.to_string(),
@@ -95,14 +106,14 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
         sha256: good.sha256,
         notes: Vec::new(),
     };
-    let stored = Stored::fetch(store, &key, options.memory_bytes).await?;
+    let stored = Stored::fetch(store, &key, options.memory_bytes, &options.from).await?;
     let damage = match context.look(&key).await? {
         Found::Good if stored.content == Some(good.sha256) => return Ok(report),
         Found::Good => return Err(is_good(store, &report.key, stored.content, &good)),
         Found::Gone => return Err(vanished(store, &report.key)),
         Found::Bad(damage) => damage,
     };
-    stored.refuse_other_history(&good)?;
+    stored.refuse_other_history(&good, &store.url_of(&report.key))?;
     let kept_as = keep(store, &key, &stored.body).await?;
     if !store.probe_conditional_replaces().await? {
         report.notes.push(format!(
@@ -110,11 +121,35 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
             store.location()
         ));
     }
-    replace(store, &key, &body, stored.version, &context).await?;
+    replace(store, &key, &body, stored.version, &context, &options.from).await?;
     report.replaced = true;
     report.damage = Some(damage);
     report.kept_as = Some(kept_as);
     Ok(report)
+}
+
+/// A segment whose WAL ends early is still being written, or is a standby's that has not received the rest:
+/// stored, it would end every recovery there. Only where a timeline branched off can it be whole.
+async fn refuse_incomplete(segment: SegmentName, good: &Trailer, context: &mut WalContext) -> Result<()> {
+    let Some(index) = &good.index else {
+        return Err(Error::invalid(
+            "whether the local copy is complete cannot be told, for its records cannot be read; nothing was changed. \
+             Give another copy with --from",
+        ));
+    };
+    let Some(end) = index.valid_until else {
+        return Ok(());
+    };
+    let wal = catalogue::wal(&context.store, &context.identity).await?;
+    (context.histories, _) = catalogue::histories(&context.store, &wal, &context.identity).await?;
+    if context.forks_in(segment)? {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the local copy is not complete: its WAL ends at LSN {end}, within the segment. It is still being written, or \
+         is of a server that has not received the rest. Nothing was changed; give a complete copy with --from (pg_wal \
+         of the server that wrote it)"
+    )))
 }
 
 /// An object as it is stored.
@@ -123,11 +158,13 @@ struct Stored {
     version: Version,
     /// SHA-256 of what it decompresses to, where that comes to an end.
     content: Option<Sha256Sum>,
+    /// The first byte of the content, as far as it can be read, that is other than the local copy's.
+    differs_at: Option<u64>,
     trailer: Option<Trailer>,
 }
 
 impl Stored {
-    async fn fetch(store: &Store, key: &Key, memory_bytes: usize) -> Result<Self> {
+    async fn fetch(store: &Store, key: &Key, memory_bytes: usize, local: &Path) -> Result<Self> {
         let path = key.to_string();
         let mut object = store.get(&path).await.map_err(|error| match error.kind() {
             ErrorKind::NotFound => vanished(store, &path),
@@ -135,7 +172,7 @@ impl Stored {
         })?;
         let version = object.info.version.clone();
         let mut spool = BodyWriter::new(memory_bytes);
-        let mut content = Hashing::default();
+        let mut content = Content::beside(local)?;
         let mut decoder = Some(WalDecoder::new(LARGEST_SEGMENT)?);
         let mut tail: Vec<u8> = Vec::new();
         while let Some(piece) = object.chunk().await? {
@@ -156,16 +193,18 @@ impl Stored {
         Ok(Self {
             body: spool.finish(),
             version,
+            differs_at: content.differs_at,
             content: is_whole.then(|| content.sum()),
             trailer: trailer_in(&tail).ok().flatten(),
         })
     }
 
     /// A damaged object whose trailer tells of another content than the local copy's is the trace of
-    /// another history. Unless its content is whole and equal: then the trailer is what is damaged.
-    fn refuse_other_history(&self, good: &Trailer) -> Result<()> {
+    /// another history. Unless its content is whole and equal: then the trailer is what is damaged. Where
+    /// there is no trailer, the content tells as far as it can be read.
+    fn refuse_other_history(&self, good: &Trailer, url: &str) -> Result<()> {
         let Some(trailer) = &self.trailer else {
-            return Ok(());
+            return self.refuse_other_beginning(url);
         };
         let is_of_this_file =
             trailer.name == good.name && trailer.system_identifier == good.system_identifier;
@@ -177,6 +216,18 @@ impl Stored {
              different history of the same name, and putting it there would fork the archive. Nothing was changed. \
              Look for a copy with that SHA-256 (pg_wal of every server that was primary)",
             trailer.sha256, good.sha256
+        )))
+    }
+
+    fn refuse_other_beginning(&self, url: &str) -> Result<()> {
+        let Some(at) = self.differs_at else {
+            return Ok(());
+        };
+        Err(Error::conflict(format!(
+            "what can still be read of the damaged object is other than the local copy from byte {at} on: it may be a \
+             different history of the same name, and replacing it would fork the archive. Nothing was changed. Look for \
+             another copy (pg_wal of every server that was primary); if this one is known to be right, move {url} \
+             elsewhere and store the copy with walship push"
         )))
     }
 }
@@ -227,6 +278,7 @@ async fn replace(
     body: &Body,
     version: Version,
     context: &WalContext,
+    local: &Path,
 ) -> Result<()> {
     let path = key.to_string();
     match store.put(&path, body, PutMode::ReplaceIf(version)).await {
@@ -234,7 +286,7 @@ async fn replace(
         // By this very put, if its first answer got lost.
         Err(error)
             if error.kind() == ErrorKind::Conflict
-                && Stored::fetch(store, key, 0).await?.body.sha256 == body.sha256 => {}
+                && Stored::fetch(store, key, 0, local).await?.body.sha256 == body.sha256 => {}
         Err(error) if error.kind() == ErrorKind::Conflict => {
             return Err(error.context(
                 "somebody else changed the object at the same time; see who writes to the archive, and repair again",
@@ -251,21 +303,53 @@ async fn replace(
     }
 }
 
-/// A sink that only sums up.
-#[derive(Default)]
-struct Hashing(sha2::Sha256);
+/// Sums up what it is given, and compares it with the local copy.
+struct Content {
+    hash: sha2::Sha256,
+    local: File,
+    position: u64,
+    differs_at: Option<u64>,
+}
 
-impl Hashing {
+impl Content {
+    fn beside(local: &Path) -> Result<Self> {
+        Ok(Self {
+            hash: sha2::Sha256::default(),
+            local: File::open(local)
+                .map_err(|error| Error::io(format!("open {}", local.display()), error))?,
+            position: 0,
+            differs_at: None,
+        })
+    }
+
     fn sum(self) -> Sha256Sum {
         use sha2::Digest;
-        Sha256Sum(self.0.finalize().into())
+        Sha256Sum(self.hash.finalize().into())
+    }
+
+    fn compare(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let mut expected = Vec::with_capacity(bytes.len());
+        let mut local = Read::by_ref(&mut self.local).take(bytes.len() as u64);
+        local.read_to_end(&mut expected)?;
+        if expected != bytes {
+            let same = bytes
+                .iter()
+                .zip(&expected)
+                .take_while(|(one, other)| one == other);
+            self.differs_at = Some(self.position + same.count() as u64);
+        }
+        Ok(())
     }
 }
 
-impl Write for Hashing {
+impl Write for Content {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         use sha2::Digest;
-        self.0.update(bytes);
+        self.hash.update(bytes);
+        if self.differs_at.is_none() {
+            self.compare(bytes)?;
+        }
+        self.position += bytes.len() as u64;
         Ok(bytes.len())
     }
 

@@ -162,6 +162,50 @@ fn what_the_damaged_objects_trailer_says_is_another_history() {
 }
 
 #[test]
+fn what_is_left_of_a_damaged_object_tells_of_another_history() {
+    let case = Damaged::new();
+    let good = fs::read(case.local()).unwrap();
+    let mut other = good.clone();
+    // Within a row, where no structure is.
+    let row = other
+        .windows(32)
+        .position(|bytes| bytes.iter().all(u8::is_ascii_hexdigit))
+        .unwrap();
+    other[row] = if other[row] == b'0' { b'1' } else { b'0' };
+    for left in [case.whole.len() - 20, case.whole.len() * 9 / 10] {
+        case.store(&case.whole[..left]);
+        fs::write(case.local(), &other).unwrap();
+        case.refused(4, &format!("from byte {row} on"));
+        fs::write(case.local(), &good).unwrap();
+        let repair = ["repair", &case.name, "--pgdata", "."];
+        case.data.walship(&case.place).run(&repair).succeeded();
+        assert_eq!(case.stored(), case.whole);
+        let kept = case.kept();
+        block_on(case.store.delete(&kept)).unwrap();
+    }
+}
+
+#[test]
+fn a_local_copy_that_ends_early_is_refused_and_the_right_one_is_not_after_it() {
+    let case = Damaged::new();
+    let damaged = case.whole[..case.whole.len() / 2].to_vec();
+    case.store(&damaged);
+    let good = fs::read(case.local()).unwrap();
+    let older = fs::read(case.data.segment(&Sample::shared().segments[1])).unwrap();
+    let half_written = 8 * 8192;
+    // As a standby that lags has it: in a new file, and in one that held another segment.
+    for rest in [&vec![0; SEGMENT], &older] {
+        let copy = [&good[..half_written], &rest[half_written..]].concat();
+        fs::write(case.local(), copy).unwrap();
+        case.refused(2, "not complete");
+    }
+    fs::write(case.local(), &good).unwrap();
+    let repair = ["repair", &case.name, "--pgdata", "."];
+    case.data.walship(&case.place).run(&repair).succeeded();
+    assert_eq!(case.stored(), case.whole);
+}
+
+#[test]
 fn a_trailer_that_is_itself_damaged_is_no_other_history() {
     let case = Damaged::new();
     let mut bytes = case.whole.clone();

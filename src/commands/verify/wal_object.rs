@@ -1,7 +1,7 @@
 //! One WAL object: read, and checked in every way that its content allows.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 
 use crate::archive::codec::{Trailer, WalDecoder};
 use crate::archive::identity::Identity;
@@ -9,8 +9,10 @@ use crate::archive::keys::Key;
 use crate::commands::stored_wal::{LARGEST_SEGMENT, SMALL_FILE_LIMIT};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{BackupHistory, PageCheck, SegmentName, TimelineHistory, TimelineId, WalName};
-use crate::store::Store;
+use crate::store::{Body, Store};
 
+/// Bytes of an object that is not stored yet, read at a time.
+const PIECE_BYTES: usize = 64 << 10;
 /// How often an object is read whose bytes stop coming.
 const ATTEMPTS: u32 = 3;
 
@@ -28,9 +30,9 @@ pub(in crate::commands) enum Found {
 /// What WAL objects are checked against.
 #[derive(Debug)]
 pub(in crate::commands) struct WalContext {
-    pub(super) store: Store,
-    pub(super) identity: Identity,
-    pub(super) histories: BTreeMap<TimelineId, TimelineHistory>,
+    pub(in crate::commands) store: Store,
+    pub(in crate::commands) identity: Identity,
+    pub(in crate::commands) histories: BTreeMap<TimelineId, TimelineHistory>,
 }
 
 impl WalContext {
@@ -52,28 +54,37 @@ impl WalContext {
     }
 
     async fn check(&self, key: &Key) -> Result<Result<()>> {
-        let path = key.to_string();
-        let Some(name) = wal_name(key) else {
-            return Err(Error::internal("no WAL object; this is a defect in walship"));
-        };
-        let (limit, mut content) = match name {
-            WalName::Segment(_) | WalName::Partial(_) => {
-                (LARGEST_SEGMENT, Content::Pages(PageCheck::default()))
-            }
-            WalName::History(_) | WalName::Backup { .. } => (SMALL_FILE_LIMIT, Content::Small(Vec::new())),
-        };
-        let mut object = self.store.get(&path).await?;
-        let mut decoder = WalDecoder::new(limit)?;
+        let mut object = self.store.get(&key.to_string()).await?;
+        let mut reading = Reading::begin(key)?;
         while let Some(chunk) = object.chunk().await? {
-            if let Err(damage) = decoder.write(&chunk, &mut content) {
+            if let Err(damage) = reading.feed(&chunk) {
                 return Ok(Err(damage));
             }
         }
-        let trailer = match decoder.finish() {
-            Ok(trailer) => trailer,
-            Err(damage) => return Ok(Err(damage)),
-        };
-        Ok(self.judge(key, name, &trailer, content))
+        Ok(self.end(key, reading))
+    }
+
+    /// Checks an object that is not stored yet.
+    ///
+    /// # Errors
+    /// What is wrong with it; `Internal` where it cannot be read.
+    pub(in crate::commands) fn check_body(&self, key: &Key, body: &Body) -> Result<()> {
+        let mut reading = Reading::begin(key)?;
+        let mut reader = body.reader();
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let read = reader.read(&mut piece);
+            let length = read.map_err(|error| Error::io("read a temporary file (TMPDIR)", error))?;
+            if length == 0 {
+                return self.end(key, reading);
+            }
+            reading.feed(piece.get(..length).unwrap_or_default())?;
+        }
+    }
+
+    fn end(&self, key: &Key, reading: Reading) -> Result<()> {
+        let trailer = reading.decoder.finish()?;
+        self.judge(key, reading.name, &trailer, reading.content)
     }
 
     fn judge(&self, key: &Key, name: WalName, trailer: &Trailer, content: Content) -> Result<()> {
@@ -111,18 +122,28 @@ impl WalContext {
                 pages.earliest_timeline
             )));
         }
-        let leaves_here = self
-            .histories
-            .values()
-            .filter_map(|history| history.end_of(timeline))
-            .any(|fork| fork >= start && fork.0 - start.0 <= size.bytes());
         match pages.stale_from {
-            Some(from) if is_whole && !leaves_here => Err(Error::corrupt(format!(
+            Some(from) if is_whole && !self.forks_in(name)? => Err(Error::corrupt(format!(
                 "its WAL ends at {from}: what follows belongs elsewhere; PostgreSQL archived a segment that was not \
                  complete"
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a timeline is known to have branched off within a segment, or at its end: then its own WAL may
+    /// end there.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that no segment of this cluster has.
+    pub(in crate::commands) fn forks_in(&self, segment: SegmentName) -> Result<bool> {
+        let size = self.identity.segment_bytes;
+        let start = segment.start(size)?;
+        let mut forks = self
+            .histories
+            .values()
+            .filter_map(|history| history.end_of(segment.timeline()));
+        Ok(forks.any(|fork| fork >= start && fork.0 - start.0 <= size.bytes()))
     }
 
     fn judge_history(&self, timeline: TimelineId, content: &[u8]) -> Result<()> {
@@ -177,6 +198,36 @@ pub(super) fn wal_name(key: &Key) -> Option<WalName> {
             offset: *offset,
         }),
         Key::Identity | Key::Retention | Key::Backup(..) | Key::Ledger(_) | Key::Damaged { .. } => None,
+    }
+}
+
+/// An object that is being taken apart.
+struct Reading {
+    name: WalName,
+    decoder: WalDecoder,
+    content: Content,
+}
+
+impl Reading {
+    fn begin(key: &Key) -> Result<Self> {
+        let Some(name) = wal_name(key) else {
+            return Err(Error::internal("no WAL object; this is a defect in walship"));
+        };
+        let (limit, content) = match name {
+            WalName::Segment(_) | WalName::Partial(_) => {
+                (LARGEST_SEGMENT, Content::Pages(PageCheck::default()))
+            }
+            WalName::History(_) | WalName::Backup { .. } => (SMALL_FILE_LIMIT, Content::Small(Vec::new())),
+        };
+        Ok(Self {
+            name,
+            decoder: WalDecoder::new(limit)?,
+            content,
+        })
+    }
+
+    fn feed(&mut self, bytes: &[u8]) -> Result<()> {
+        self.decoder.write(bytes, &mut self.content)
     }
 }
 
