@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
+use walship::archive::codec::{WalDecoder, WalEncoder};
 
 use crate::bad_input::SmallDisk;
 use crate::recover::move_configuration_out;
@@ -188,6 +189,42 @@ fn a_lost_segment_fails_the_drill_and_is_named() {
         let list = history.walship.run(&["list", "backups"]).succeeded();
         assert!(list.stdout.contains("FAILED"), "{}", list.stdout);
     }
+}
+
+/// The content of an archived segment, zeroed from here on and archived as if that were all of it.
+fn cut_short(archive: &Path, segment: &str, from: usize) {
+    let key = format!("wal/{}/{}/{segment}.zst", &segment[..8], &segment[..16]);
+    let path = archive.join(key);
+    let mut content = Vec::new();
+    let mut decoder = WalDecoder::new(1 << 30).unwrap();
+    decoder.write(&fs::read(&path).unwrap(), &mut content).unwrap();
+    let trailer = decoder.finish().unwrap();
+    content[from..].fill(0);
+    // Without an index, as an older walship stored it.
+    let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
+    encoder.write(&content).unwrap();
+    let (object, _) = encoder
+        .finish(segment.parse().unwrap(), trailer.system_identifier)
+        .unwrap();
+    fs::write(&path, object).unwrap();
+    give_to_user(&path);
+}
+
+#[test]
+fn a_drill_whose_replay_ends_before_the_archived_wal_does_fails() {
+    let history = History::write(17, Place::directory());
+    let drills = Drills::beside(&history.primary, &history.walship);
+    history.primary.sql("insert into steps values (6)");
+    let last = history.primary.switch_wal();
+    wait_archived(&history.primary, &last);
+    drills.made(0, &[]);
+    cut_short(history.place.path().unwrap(), &history.last_segment, 8192);
+    let report = drills.made(9, &[]);
+    let failure = report["failure"].as_str().unwrap();
+    assert!(
+        failure.contains("replay ended at LSN") && failure.contains(&last),
+        "{report}"
+    );
 }
 
 /// Runs drills with programs of which one is a script, which gets `$REAL`, the folder of the real ones.

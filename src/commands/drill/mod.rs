@@ -11,6 +11,7 @@
 mod checks;
 mod processes;
 mod programs;
+mod reach;
 mod record;
 mod replay;
 mod report;
@@ -43,6 +44,7 @@ use crate::commands::recover::{
 use crate::commands::{catalogue, identity};
 use crate::config::ByteSize;
 use crate::error::{Error, ErrorKind, Result};
+use crate::pg::SegmentName;
 use crate::store::Store;
 
 pub use self::checks::SqlFile;
@@ -107,6 +109,7 @@ pub async fn run(
         began: Instant::now(),
         record: DrillRecord::begun(now, host(), options.request.target.to_string()),
         backup: None,
+        last_segment: None,
         bench: None,
         notes: Vec::new(),
     };
@@ -137,6 +140,8 @@ struct Drill<'a> {
     record: DrillRecord,
     /// The backup that is proven, or speaks against itself.
     backup: Option<BackupId>,
+    /// Where replay must come to, if that is the end of the archived WAL.
+    last_segment: Option<SegmentName>,
     /// What must be ended and removed, whatever happens.
     bench: Option<Bench>,
     notes: Vec<String>,
@@ -216,6 +221,7 @@ impl Drill<'_> {
         let scratch = Scratch::create(&self.options.directory, note)?;
         let options = self.recover_options(&scratch, &record);
         self.record.timeline = Some(plan.timeline);
+        self.last_segment = (plan.target == Target::Latest).then_some(plan.last_segment);
         let bench = self
             .bench
             .insert(Bench::new(scratch, programs, &plan, record.segment_bytes));
@@ -285,6 +291,12 @@ impl Drill<'_> {
             bytes: bench.bytes_to(reached.lsn),
             ms: replayed.as_millis() as u64,
         });
+        if let Some(last) = self.last_segment
+            && let Some(failure) = reach::ended_early(self.store, last, reached.lsn).await?
+        {
+            self.record.failure = Some(failure);
+            return Ok(());
+        }
         self.record.failure = bench
             .check(
                 self.options,
