@@ -4,13 +4,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
+use walship::ErrorKind;
+use walship::commands::basebackup::{self, BasebackupOptions, BasebackupReport, PartSettings};
+use walship::commands::progress::Progress;
+use walship::pg::ConnInfo;
+use walship::store::{FaultKind, Faults, Operation};
 
 use crate::server::{archiving_primary, majors};
+use crate::store_contract::block_on;
 use crate::support::postgres::{Cluster, Stop};
 use crate::support::process::Output;
 use crate::support::stores::Place;
 use crate::support::walship::Walship;
 use crate::support::{command_as_user, give_to_user, make_dir, scratch, wait_for};
+use crate::verify::store_of;
 
 const PATIENCE: Duration = Duration::from_mins(2);
 const MIB: usize = 1 << 20;
@@ -247,6 +254,38 @@ fn a_backup_that_fails_leaves_nothing() {
     assert_ne!(output.code, Some(0));
     assert!(output.stderr.contains("nothing is listed"), "{}", output.stderr);
     assert_eq!(keys(&place, "backups"), Vec::<String>::new());
+}
+
+/// Takes a backup in this process, on a store that fails as the script says.
+fn taken_with(place: &Place, primary: &Cluster, faults: Faults) -> walship::Result<BasebackupReport> {
+    let options = BasebackupOptions {
+        label: "faults".to_owned(),
+        fast_checkpoint: true,
+        max_rate_kib: None,
+        wal_timeout: PATIENCE,
+        parts: PartSettings::new(1, 1, 4 << 20),
+    };
+    let connection = ConnInfo::resolve(Some(&primary.conninfo()), |_| None).unwrap();
+    let store = store_of(place).with_faults(faults);
+    block_on(basebackup::run(
+        &options,
+        &connection,
+        &store,
+        &Progress::default(),
+    ))
+}
+
+#[test]
+fn a_backup_whose_first_heartbeat_fails_leaves_nothing_that_holds_wal_back() {
+    let place = Place::directory();
+    let primary = archiving_primary(17, &Walship::at(&place));
+    for kind in [FaultKind::Before(ErrorKind::Unavailable), FaultKind::After] {
+        let faults = Faults::default();
+        faults.add(Operation::Put, "alive.json", kind);
+        let error = taken_with(&place, &primary, faults).unwrap_err();
+        assert!(error.to_string().contains("nothing is listed"), "{error}");
+        assert_eq!(keys(&place, "backups"), Vec::<String>::new());
+    }
 }
 
 #[test]

@@ -104,7 +104,11 @@ pub async fn run(
     server.warn_if_not_archiving();
     history::ensure(&mut server.connection, server.timeline, &identity, store).await?;
     let id = claim::claim(store, &identity).await?;
-    let heartbeat = Heartbeat::start(store, &id, server.wal_from).await?;
+    let heartbeat = match Heartbeat::start(store, &id, server.wal_from).await {
+        Ok(heartbeat) => heartbeat,
+        // What stayed would hold the WAL back for a day, as a backup that may still run.
+        Err(error) => return Err(given_up(store, &id, error).await),
+    };
     let taken = take(options, server, store, &id, &heartbeat, progress).await;
     match taken {
         Ok(record) => {
@@ -116,8 +120,7 @@ pub async fn run(
         }
         Err(error) => {
             heartbeat.stop().await;
-            discard(store, &id).await;
-            Err(error.context(format!("backup {id} failed and nothing is listed")))
+            Err(given_up(store, &id, error).await)
         }
     }
 }
@@ -249,6 +252,12 @@ async fn tidy(store: &Store, id: &BackupId) {
     if let Err(error) = store.delete(&keys).await {
         tracing::debug!("{error}; pending.json or alive.json of backup {id} stay");
     }
+}
+
+/// Discards what there is of a backup that failed.
+async fn given_up(store: &Store, id: &BackupId, error: Error) -> Error {
+    discard(store, id).await;
+    error.context(format!("backup {id} failed and nothing is listed"))
 }
 
 async fn discard(store: &Store, id: &BackupId) {

@@ -83,7 +83,8 @@ async fn look(needed: &mut Needed, store: &Store) -> Result<()> {
         let mut listing = store.list(&format!("{folder}/"), before);
         while let Some(page) = listing.next().await? {
             arrived.extend(page.iter().filter_map(|object| match object.key.parse() {
-                Ok(Key::Segment(name)) => Some(name),
+                // An empty object is no WAL file, whatever its name.
+                Ok(Key::Segment(name)) if object.size > 0 => Some(name),
                 _ => None,
             }));
         }
@@ -158,6 +159,7 @@ impl Needed {
 mod tests {
     use super::*;
     use crate::pg::Lsn;
+    use crate::store::{Body, PutMode, StoreOptions};
 
     fn range(timeline: u32, start: u64, end: u64) -> WalRange {
         WalRange {
@@ -196,6 +198,28 @@ mod tests {
         let first = names(&["000000010000000000000002", "000000010000000000000003"]);
         needed.remove(&first).unwrap();
         assert_eq!(missing(&needed).unwrap(), "000000020000000000000004");
+    }
+
+    #[tokio::test]
+    async fn an_empty_object_is_no_segment_that_arrived() {
+        let directory = tempfile::tempdir().unwrap();
+        let location = format!("file://{}", directory.path().display());
+        let location = location.parse().unwrap();
+        let store = Store::open(&location, &StoreOptions::default()).await.unwrap();
+        let first = "000000010000000000000003";
+        let mut needed = Needed::new(
+            &[range(1, 0x300_0028, 0x300_0100)],
+            TimelineId::FIRST,
+            SegmentSize::DEFAULT,
+        )
+        .unwrap();
+        let key = Key::Segment(first.parse().unwrap()).to_string();
+        for (content, left) in [("", Some(first)), ("x", None)] {
+            let body = Body::from_bytes(content);
+            store.put(&key, &body, PutMode::Replace).await.unwrap();
+            look(&mut needed, &store).await.unwrap();
+            assert_eq!(missing(&needed).as_deref(), left);
+        }
     }
 
     #[test]
