@@ -1,7 +1,7 @@
 //! Storing WAL ahead of PostgreSQL's archiver.
 //!
-//! Files are read, hashed and compressed several at a time, and stored one after the other in the
-//! archiver's order: each waits until the one before it is durable. Whoever meets different content
+//! Files are read, hashed, compressed and transferred several at a time, and stored one after the
+//! other in the archiver's order: each gets its name only when the one before it is durable. Whoever meets different content
 //! under a name stops there, and with it everything behind it, as a lone archiver would. So two
 //! primaries that look ahead into one archive cannot interleave their histories.
 //!
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tokio::sync::watch;
 
+use super::IDENTITY_AGE;
 use super::protocol::{FileIdentity, Reply};
 use super::ready::{Place, waiting};
 use crate::archive::identity::Identity;
@@ -23,9 +24,6 @@ use crate::commands::push::{self, PushOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::WalName;
 use crate::store::Store;
-
-/// For so long the archive's identity is believed without reading it again.
-const IDENTITY_AGE: Duration = Duration::from_secs(5);
 
 /// For so long a look into `archive_status` is believed; a new file may have come before the others.
 const LOOK_AGE: Duration = Duration::from_secs(1);
@@ -227,7 +225,7 @@ impl Archiver {
         };
         let known = self.known_identity();
         let is_known = known.is_some();
-        let pushing = push::run_in_turn(&options, &self.store, Utc::now(), known, after(turn));
+        let pushing = push::run_in_turn(&options, &self.store, Utc::now(), known, turn.map(after));
         let limit = self.options.timeout;
         let identity = tokio::time::timeout(limit, pushing).await.unwrap_or_else(|_| {
             Err(Error::unavailable(format!(
@@ -259,10 +257,7 @@ impl Archiver {
 }
 
 /// Waits until the file before this one is durable.
-async fn after(turn: Option<watch::Receiver<Option<Outcome>>>) -> Result<()> {
-    let Some(mut before) = turn else {
-        return Ok(());
-    };
+async fn after(mut before: watch::Receiver<Option<Outcome>>) -> Result<()> {
     match before.wait_for(Option::is_some).await.as_deref() {
         Ok(Some(Outcome::Stored)) => Ok(()),
         _ => Err(Error::internal("the file before it was not stored")),

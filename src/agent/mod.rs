@@ -25,6 +25,8 @@ mod server;
 mod spool;
 mod start;
 
+use std::time::Duration;
+
 pub use address::Address;
 pub use client::{Answer, ask};
 pub use detach::detach;
@@ -32,3 +34,6 @@ pub use protocol::Ask;
 pub use ready::is_behind;
 pub use server::{AgentOptions, run};
 pub use start::start;
+
+/// For so long the archive's identity is believed without reading it again.
+const IDENTITY_AGE: Duration = Duration::from_secs(5);

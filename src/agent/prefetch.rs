@@ -10,12 +10,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tempfile::TempPath;
 use tokio::task::JoinHandle;
 
+use super::IDENTITY_AGE;
 use super::protocol::Reply;
 use super::spool::Spool;
+use crate::archive::identity::Identity;
 use crate::commands::identity;
 use crate::commands::restore::{self, Fetched, Obtained, RestoreOptions, VerifiedFile};
 use crate::error::{Error, Result};
@@ -42,7 +45,7 @@ struct State {
     /// How many were delivered in sequence.
     in_sequence: u32,
     fetching: BTreeMap<SegmentName, JoinHandle<Result<Option<Fetched>>>>,
-    segment_size: Option<SegmentSize>,
+    identity: Option<(Identity, Instant)>,
 }
 
 impl State {
@@ -70,13 +73,18 @@ impl Prefetcher {
     pub(super) async fn restore(self: &Arc<Self>, mut options: RestoreOptions) -> (Reply, Option<TempPath>) {
         let obtained = async {
             options.signal = recovery_signal(&self.data_directory)?;
-            let fetched = match options.name.parse()? {
+            let name = options.name.parse()?;
+            let ahead = match name {
                 WalName::Segment(segment) => self.take(segment).await,
                 _ => None,
             };
+            let ahead = match ahead {
+                Some(fetched) => Some((fetched, self.identity().await?)),
+                None => None,
+            };
             let folder = self.spool.folder()?;
-            let obtained = restore::obtain(&options, &self.store, folder, fetched).await?;
-            if let (Obtained::File(_), WalName::Segment(segment)) = (&obtained, options.name.parse()?) {
+            let obtained = restore::obtain(&options, &self.store, folder, ahead).await?;
+            if let (Obtained::File(_), WalName::Segment(segment)) = (&obtained, name) {
                 self.delivered(segment, options.signal).await;
             }
             Ok::<_, Error>(obtained)
@@ -132,9 +140,10 @@ impl Prefetcher {
 
     /// Takes note of a delivery, and fetches what follows it where a recovery goes forward.
     async fn delivered(self: &Arc<Self>, segment: SegmentName, signal: RecoverySignal) {
-        let Some(size) = self.segment_size().await else {
+        let Ok(identity) = self.identity().await else {
             return;
         };
+        let size = identity.segment_bytes;
         let mut state = self.lock();
         let follows = |last: SegmentName| {
             let (last, this) = (last.number(size).ok()?, segment.number(size).ok()?);
@@ -181,14 +190,17 @@ impl Prefetcher {
         next
     }
 
-    async fn segment_size(&self) -> Option<SegmentSize> {
-        let known = self.lock().segment_size;
-        if known.is_some() {
-            return known;
+    /// The archive's identity, read again when it is no longer believed.
+    async fn identity(&self) -> Result<Identity> {
+        let known = self.lock().identity.clone();
+        if let Some((identity, read)) = known
+            && read.elapsed() < IDENTITY_AGE
+        {
+            return Ok(identity);
         }
-        let size = identity::require(&self.store).await.ok()?.segment_bytes;
-        self.lock().segment_size = Some(size);
-        Some(size)
+        let identity = identity::require(&self.store).await?;
+        self.lock().identity = Some((identity.clone(), Instant::now()));
+        Ok(identity)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

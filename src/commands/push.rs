@@ -52,13 +52,13 @@ pub enum PushReport {
 /// holds there cannot be read. Otherwise as the store.
 pub async fn run(options: &PushOptions, store: &Store, now: DateTime<Utc>) -> Result<PushReport> {
     let name = wal_name(&options.path)?;
-    let pushing = push(name, options, store, now, None, std::future::ready(Ok(())));
+    let pushing = push(name, options, store, now, None, None::<std::future::Ready<Result<()>>>);
     let (report, _) = pushing.await.context(|| format!("push {name}"))?;
     Ok(report)
 }
 
 /// As [`run`], for a process that stores many: it may know the archive's identity, and returns it; and
-/// nothing is stored before `turn` has come.
+/// nothing is stored before `turn` has come, if there is one.
 ///
 /// # Errors
 /// As [`run`]; what `turn` fails with.
@@ -67,7 +67,7 @@ pub async fn run_in_turn(
     store: &Store,
     now: DateTime<Utc>,
     known: Option<Identity>,
-    turn: impl Future<Output = Result<()>>,
+    turn: Option<impl Future<Output = Result<()>>>,
 ) -> Result<Identity> {
     let name = wal_name(&options.path)?;
     let pushing = push(name, options, store, now, known, turn);
@@ -81,7 +81,7 @@ async fn push(
     store: &Store,
     now: DateTime<Utc>,
     known: Option<Identity>,
-    turn: impl Future<Output = Result<()>>,
+    mut turn: Option<impl Future<Output = Result<()>>>,
 ) -> Result<(PushReport, Identity)> {
     let source = Source::open(name, &options.path)?;
     // One thread: reading walship.json makes progress between the pieces that are compressed.
@@ -91,12 +91,14 @@ async fn push(
     );
     let identity = identity?;
     let (body, trailer) = compressed?;
-    turn.await?;
-    if let WalName::History(_) = name {
-        source.check_history(store, &identity).await?;
-    }
     let key = key_of(name, &trailer)?;
-    let report = put_or_compare(&key, name, &body, &trailer, store, &identity).await?;
+    // What is looked at in the archive first must be as the files before this one leave it.
+    let looks_first = matches!(name, WalName::History(_)) || !identity.conditional_writes;
+    if looks_first && let Some(turn) = turn.take() {
+        turn.await?;
+    }
+    source.check_history(store, &identity).await?;
+    let report = put_or_compare(&key, name, &body, &trailer, store, &identity, turn).await?;
     Ok((report, identity))
 }
 
@@ -118,6 +120,7 @@ async fn put_or_compare(
     trailer: &Trailer,
     store: &Store,
     identity: &Identity,
+    turn: Option<impl Future<Output = Result<()>>>,
 ) -> Result<PushReport> {
     let key = key.to_string();
     if !identity.conditional_writes {
@@ -126,7 +129,11 @@ async fn put_or_compare(
             return compare(&key, name, trailer, store).await;
         }
     }
-    match store.put(&key, body, PutMode::Create).await {
+    let stored = match turn {
+        Some(turn) => store.create_in_turn(&key, body, turn).await,
+        None => store.put(&key, body, PutMode::Create).await,
+    };
+    match stored {
         Ok(()) => Ok(PushReport::Stored),
         // There already: from an earlier try of this very push, from a standby that archives too,
         // or from another primary. Only the content tells.

@@ -100,7 +100,8 @@ pub async fn run(options: &RestoreOptions, store: &Store) -> Result<RestoreRepor
 }
 
 /// Obtains one file, proven to be what was asked for, in `folder`, which is on the destination's file
-/// system; `fetched` is taken for it where it was fetched before.
+/// system. What was fetched before is taken for it, and checked against the identity that comes with
+/// it; else both are asked for.
 ///
 /// # Errors
 /// As [`run`].
@@ -108,7 +109,7 @@ pub async fn obtain(
     options: &RestoreOptions,
     store: &Store,
     folder: &Path,
-    fetched: Option<Fetched>,
+    ahead: Option<(Fetched, Identity)>,
 ) -> Result<Obtained> {
     let name: WalName = options.name.parse()?;
     let request = Request {
@@ -118,7 +119,7 @@ pub async fn obtain(
         folder,
         started: Instant::now(),
     };
-    request.run(fetched).await.context(|| format!("restore {name}"))
+    request.run(ahead).await.context(|| format!("restore {name}"))
 }
 
 /// Fetches a segment into `folder` before anybody asks for it; `None` where the store has no such key.
@@ -166,24 +167,21 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    async fn run(&self, fetched: Option<Fetched>) -> Result<Obtained> {
+    async fn run(&self, ahead: Option<(Fetched, Identity)>) -> Result<Obtained> {
+        if let Some((file, identity)) = ahead {
+            return self.verify(file, &self.checked(identity)?).await;
+        }
         // Whose archive this is must be known before anything is believed of it, absence above all.
-        let (identity, fetched) = tokio::join!(self.identity(), async {
-            match fetched {
-                Some(fetched) => Ok(Some(fetched)),
-                None => self.fetch_patiently().await,
-            }
-        });
-        let identity = identity?;
+        let (identity, fetched) = tokio::join!(identity::require(self.store), self.fetch_patiently());
+        let identity = self.checked(identity?)?;
         match fetched? {
             Some(file) => self.verify(file, &identity).await,
             None => self.absent(&identity).await,
         }
     }
 
-    /// The archive's identity, checked against the data directory that asks.
-    async fn identity(&self) -> Result<Identity> {
-        let identity = identity::require(self.store).await?;
+    /// The archive's identity, if it is that of the data directory that asks.
+    fn checked(&self, identity: Identity) -> Result<Identity> {
         if let Some(cluster) = cluster_identity(&data_directory_of(&self.options.destination))? {
             identity.check(cluster, &self.store.location().to_string())?;
         }

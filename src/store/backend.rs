@@ -46,6 +46,22 @@ impl Backend {
         }
     }
 
+    pub(super) async fn create_in_turn(
+        &self,
+        key: &str,
+        body: &Body,
+        turn: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        match self {
+            Self::Directory(directory) => directory.create_in_turn(key, body, turn).await,
+            Self::S3(s3) => s3.create_in_turn(key, body, turn).await,
+            Self::Faulty(_) | Self::Metered(_) => {
+                turn.await?;
+                self.put(key, body, PutMode::Create).await
+            }
+        }
+    }
+
     pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, ObjectBody)> {
         match self {
             Self::Directory(directory) => directory

@@ -72,6 +72,26 @@ impl Directory {
     }
 
     pub(super) async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
+        let unpublished = self.write(key, body).await?;
+        blocking(self.operation_timeout, move || unpublished.publish(mode)).await
+    }
+
+    pub(super) async fn create_in_turn(
+        &self,
+        key: &str,
+        body: &Body,
+        turn: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        let unpublished = self.write(key, body).await?;
+        turn.await?;
+        blocking(self.operation_timeout, move || {
+            unpublished.publish(PutMode::Create)
+        })
+        .await
+    }
+
+    /// Writes the object to a file that does not have its name yet, durably.
+    async fn write(&self, key: &str, body: &Body) -> Result<Unpublished> {
         let limit = StoreOptions::with_body(self.operation_timeout, body.length());
         let (root, key, sha256) = (self.root.clone(), key.to_owned(), body.sha256);
         let content = match &body.content {
@@ -84,7 +104,7 @@ impl Directory {
             },
         };
         let body = Body { content, sha256 };
-        blocking(limit, move || put(&root, &key, &body, mode)).await
+        blocking(limit, move || Unpublished::write(root, &key, &body)).await
     }
 
     pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, FileBody)> {
@@ -229,35 +249,58 @@ fn check_root(root: &Path) -> Result<()> {
     }
 }
 
-fn put(root: &Path, key: &str, body: &Body, mode: PutMode) -> Result<()> {
-    let target = root.join(key);
-    let directory = target.parent().unwrap_or(root);
-    let mut temporary = create_temporary(root, directory, key)?;
-    if write_hashed(temporary.as_file_mut(), body)? != body.sha256 {
-        return Err(Error::corrupt(
-            "the bytes changed on their way to the disk (their SHA-256 is another one); nothing was stored, try again",
-        ));
+/// A written and fsynced object that does not have its name yet.
+struct Unpublished {
+    root: PathBuf,
+    target: PathBuf,
+    temporary: NamedTempFile,
+}
+
+impl Unpublished {
+    fn write(root: PathBuf, key: &str, body: &Body) -> Result<Self> {
+        let target = root.join(key);
+        let directory = target.parent().unwrap_or(&root);
+        let mut temporary = create_temporary(&root, directory, key)?;
+        if write_hashed(temporary.as_file_mut(), body)? != body.sha256 {
+            return Err(Error::corrupt(
+                "the bytes changed on their way to the disk (their SHA-256 is another one); nothing was stored, try again",
+            ));
+        }
+        temporary
+            .as_file()
+            .sync_all()
+            .map_err(|error| failed("fsync the object's file", error))?;
+        Ok(Self {
+            root,
+            target,
+            temporary,
+        })
     }
-    temporary
-        .as_file()
-        .sync_all()
-        .map_err(|error| failed("fsync the object's file", error))?;
-    let published = match mode {
-        PutMode::Create => temporary.persist_noclobber(&target),
-        PutMode::Replace => temporary.persist(&target),
-        PutMode::ReplaceIf(version) => {
-            replace_if(&version, temporary, &target)?;
-            return sync_up_to(root, directory);
+
+    fn publish(self, mode: PutMode) -> Result<()> {
+        let Self {
+            root,
+            target,
+            temporary,
+        } = self;
+        let directory = target.parent().unwrap_or(&root);
+        let published = match mode {
+            PutMode::Create => temporary.persist_noclobber(&target),
+            PutMode::Replace => temporary.persist(&target),
+            PutMode::ReplaceIf(version) => {
+                replace_if(&version, temporary, &target)?;
+                return sync_up_to(&root, directory);
+            }
+        };
+        match published {
+            Ok(_) => sync_up_to(&root, directory),
+            Err(_) if fs::metadata(&target).is_ok_and(|there| there.is_dir()) => Err(is_a_directory(&target)),
+            Err(lost) if lost.error.kind() == IoKind::AlreadyExists => {
+                sync_up_to(&root, directory)?;
+                Err(Error::conflict("an object of this name is there already"))
+            }
+            Err(lost) => Err(failed("give the object's file its name", lost.error)),
         }
-    };
-    match published {
-        Ok(_) => sync_up_to(root, directory),
-        Err(_) if fs::metadata(&target).is_ok_and(|there| there.is_dir()) => Err(is_a_directory(&target)),
-        Err(lost) if lost.error.kind() == IoKind::AlreadyExists => {
-            sync_up_to(root, directory)?;
-            Err(Error::conflict("an object of this name is there already"))
-        }
-        Err(lost) => Err(failed("give the object's file its name", lost.error)),
     }
 }
 

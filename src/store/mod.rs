@@ -151,6 +151,22 @@ impl Store {
         stored.context(|| format!("store {}", self.url_of(key)))
     }
 
+    /// Creates an object, but not before `turn` has come; what can be done before is done meanwhile: in a
+    /// directory everything but giving the file its name, on S3 sending all but the last byte.
+    ///
+    /// # Errors
+    /// As [`Store::put`] for [`PutMode::Create`]. What `turn` fails with; nothing is stored then.
+    pub async fn create_in_turn(
+        &self,
+        key: &str,
+        body: &Body,
+        turn: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        key::check(key)?;
+        let stored = self.inner.backend.create_in_turn(key, body, turn).await;
+        stored.context(|| format!("store {}", self.url_of(key)))
+    }
+
     /// Begins to read an object.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod attempts;
 mod bucket;
 mod connect;
 mod failure;
+mod held_back;
 
 use std::error::Error as StdError;
 use std::os::fd::AsRawFd;
@@ -32,11 +33,13 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier, ServerSideEncryption, StorageC
 use aws_smithy_types::base64;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use self::attempts::{Attempts, KnownHash, RetryPassing, chain};
 use self::connect::connect;
 use self::failure::{Answer, Asked, Failure};
+use self::held_back::held_back;
 use super::object::Version;
 use super::options::StoreOptions;
 use super::{Body, BodyContent, ObjectInfo, PutMode, Refused};
@@ -131,6 +134,35 @@ impl S3 {
     }
 
     pub(super) async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
+        self.put_stream(key, body, stream_of(&body.content).await?, mode)
+            .await
+    }
+
+    /// Sends everything but the last byte, which waits for its turn: no server stores an object before.
+    pub(super) async fn create_in_turn(
+        &self,
+        key: &str,
+        body: &Body,
+        turn: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        let BodyContent::Memory(bytes) = &body.content else {
+            turn.await?;
+            return self.put(key, body, PutMode::Create).await;
+        };
+        let (gate, is_open) = watch::channel(false);
+        let stream = held_back(bytes.clone(), is_open);
+        let stored = async { Ok(self.put_stream(key, body, stream, PutMode::Create).await) };
+        let turn = async {
+            turn.await?;
+            gate.send_replace(true);
+            Ok(())
+        };
+        // Without its turn the request is dropped, unfinished.
+        let ((), stored) = tokio::try_join!(turn, stored)?;
+        stored
+    }
+
+    async fn put_stream(&self, key: &str, body: &Body, stream: ByteStream, mode: PutMode) -> Result<()> {
         let settings = &self.settings;
         let length = body.length();
         let (must_be_new, expected) = match mode {
@@ -147,7 +179,7 @@ impl S3 {
             .put_object()
             .bucket(&settings.bucket)
             .key(self.full_key(key))
-            .body(stream_of(&body.content).await?)
+            .body(stream)
             .content_length(length.cast_signed())
             .checksum_sha256(base64::encode(body.sha256))
             .set_if_none_match(must_be_new)

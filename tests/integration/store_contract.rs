@@ -119,6 +119,7 @@ macro_rules! promise {
 promise!(a_name_is_created_by_one_of_many_writers);
 promise!(a_conflict_changes_nothing);
 promise!(a_large_create_of_an_existing_name_is_a_conflict);
+promise!(what_waits_for_its_turn_is_stored_only_then);
 promise!(a_replace_replaces);
 promise!(a_version_is_replaced_by_one_of_many_writers);
 promise!(another_version_is_not_replaced);
@@ -196,6 +197,39 @@ async fn a_large_create_of_an_existing_name_is_a_conflict(subject: Subject) {
         .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
     assert_eq!(read(&subject.store, "large").await, "small");
+}
+
+async fn what_waits_for_its_turn_is_stored_only_then(Subject { store, .. }: Subject) {
+    let body = |content: &'static str| Body::from_bytes(content.repeat(100_000));
+    let (ours, other) = (body("ours"), body("other"));
+    let (go, turn) = tokio::sync::oneshot::channel::<()>();
+    let turn = async {
+        turn.await.unwrap();
+        Ok(())
+    };
+    let look = async {
+        // Long enough for all that can be done before.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(store.head("a/late").await.unwrap(), None);
+        go.send(()).unwrap();
+    };
+    let (stored, ()) = tokio::join!(store.create_in_turn("a/late", &ours, turn), look);
+    stored.unwrap();
+    assert_eq!(store.read("a/late", 1 << 20).await.unwrap(), "ours".repeat(100_000));
+
+    let lost = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Err(walship::Error::internal("the file before it was not stored"))
+    };
+    let error = store.create_in_turn("a/never", &ours, lost).await.unwrap_err();
+    assert!(error.to_string().contains("the file before it"), "{error}");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(store.head("a/never").await.unwrap(), None);
+
+    let turn = std::future::ready(Ok(()));
+    let error = store.create_in_turn("a/late", &other, turn).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert_eq!(store.read("a/late", 1 << 20).await.unwrap(), "ours".repeat(100_000));
 }
 
 async fn a_replace_replaces(subject: Subject) {
