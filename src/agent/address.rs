@@ -17,8 +17,10 @@ const SYSTEM_DIRECTORY: &str = "/run/walship";
 pub struct Address {
     /// The socket.
     pub socket: PathBuf,
-    /// What the two ends must agree on: version, data directory, archive and the way to it.
-    pub fingerprint: String,
+    /// Who the agent is in words: a hash of version, data directory, archive and the way to it.
+    pub(super) name: String,
+    /// The data directory, and the archive's where it is in one.
+    directories: Vec<PathBuf>,
 }
 
 impl Address {
@@ -45,17 +47,31 @@ impl Address {
             hash.update(part);
             hash.update([0]);
         }
-        let fingerprint = hex(&hash.finalize());
+        let name = hex(&hash.finalize());
         let socket = socket.map_or_else(
-            || {
-                runtime_directory().join(format!(
-                    "agent-{}.sock",
-                    fingerprint.get(..16).unwrap_or_default()
-                ))
-            },
+            || runtime_directory().join(format!("agent-{}.sock", name.get(..16).unwrap_or_default())),
             Path::to_owned,
         );
-        Ok(Self { socket, fingerprint })
+        let mut directories = vec![data_directory];
+        if let Location::Directory(root) = archive {
+            directories.push(root.clone());
+        }
+        Ok(Self {
+            socket,
+            name,
+            directories,
+        })
+    }
+
+    /// What the two ends must agree on: the name, and that each path leads to the same directory for both,
+    /// which it need not in two containers. `None` while one of them is missing.
+    pub(super) fn fingerprint(&self) -> Option<String> {
+        let mut parts = vec![self.name.clone()];
+        for directory in &self.directories {
+            let found = std::fs::metadata(directory).ok()?;
+            parts.push(format!("{:x}.{:x}", found.dev(), found.ino()));
+        }
+        Some(parts.join("-"))
     }
 }
 
@@ -101,6 +117,20 @@ mod tests {
             first.socket.to_string_lossy().len() < 100,
             "the kernel's limit is 107 bytes"
         );
+    }
+
+    #[test]
+    fn a_path_that_leads_elsewhere_is_another_archive() {
+        let (data, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let archive = root.path().join("archive");
+        let address = address(&format!("file://{}", archive.display()), data.path());
+        assert_eq!(address.fingerprint(), None);
+        std::fs::create_dir(&archive).unwrap();
+        let first = address.fingerprint().unwrap();
+        assert_eq!(address.fingerprint().unwrap(), first);
+        std::fs::rename(&archive, root.path().join("other")).unwrap();
+        std::fs::create_dir(&archive).unwrap();
+        assert_ne!(address.fingerprint().unwrap(), first);
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub(super) struct Archiver {
 struct State {
     jobs: BTreeMap<Place, Job>,
     waiting: Vec<WalName>,
+    /// What the archiver asked for last.
+    asked: Option<WalName>,
     looked: Option<Instant>,
     identity: Option<(Identity, Instant)>,
 }
@@ -97,6 +99,7 @@ impl Archiver {
             return Reply::Foreign;
         }
         let mut outcome = self.job(name, path, file);
+        self.lock().asked = Some(name);
         self.look_ahead();
         let ended = outcome
             .wait_for(Option::is_some)
@@ -123,15 +126,18 @@ impl Archiver {
         }
     }
 
-    /// Begins to store what waits for the archiver, as far ahead as is allowed.
+    /// Begins to store what waits behind the file that the archiver asked for last, as far ahead as is
+    /// allowed.
     fn look_ahead(self: &Arc<Self>) {
         let mut state = self.lock();
         if !self.look(&mut state) {
             return;
         }
-        let mut running = state.jobs.values().filter(|job| job.is_running()).count();
+        let asked = state.asked;
+        let behind = state.waiting.iter().skip_while(|name| Some(**name) != asked);
+        let window: Vec<WalName> = behind.take(self.options.ahead).copied().collect();
         let mut before: Option<watch::Receiver<Option<Outcome>>> = None;
-        for name in state.waiting.clone() {
+        for name in window {
             if let Some(job) = state.jobs.get(&name.into()) {
                 if !job.is_running() && !job.is_stored() {
                     // Nothing is stored beyond a failure until the archiver has asked for it again.
@@ -141,7 +147,7 @@ impl Archiver {
                 continue;
             }
             // The archiver asks for the first one itself, and that is where everything begins.
-            let Some(turn) = before.take().filter(|_| running < self.options.ahead) else {
+            let Some(turn) = before.take() else {
                 return;
             };
             let path = self.data_directory.join("pg_wal").join(name.to_string());
@@ -150,7 +156,6 @@ impl Archiver {
             };
             let file = FileIdentity::from(&metadata);
             before = Some(self.start(&mut state, name, path, file, Some(turn)));
-            running += 1;
         }
     }
 
@@ -203,11 +208,7 @@ impl Archiver {
                 Ok(()) => Outcome::Stored,
                 Err(error) => Outcome::Failed(error.kind(), error.to_string()),
             };
-            let went_well = matches!(ended, Outcome::Stored);
             sender.send_replace(Some(ended));
-            if went_well {
-                archiver.look_ahead();
-            }
         });
         outcome
     }
@@ -225,14 +226,16 @@ impl Archiver {
         };
         let known = self.known_identity();
         let is_known = known.is_some();
-        let pushing = push::run_in_turn(&options, &self.store, Utc::now(), known, turn.map(after));
         let limit = self.options.timeout;
-        let identity = tokio::time::timeout(limit, pushing).await.unwrap_or_else(|_| {
-            Err(Error::unavailable(format!(
+        let over = time_over(turn.clone(), limit);
+        let pushing = push::run_in_turn(&options, &self.store, Utc::now(), known, turn.map(after));
+        let identity = tokio::select! {
+            pushed = pushing => pushed,
+            () = over => Err(Error::unavailable(format!(
                 "gave up after {} s; the store is too slow, or push.timeout too low",
                 limit.as_secs_f64()
-            )))
-        })?;
+            ))),
+        }?;
         if !is_known {
             self.lock().identity = Some((identity, Instant::now()));
         }
@@ -254,6 +257,14 @@ impl Archiver {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Resolves when a file has had its time. What it waits for the ones before it is theirs.
+async fn time_over(turn: Option<watch::Receiver<Option<Outcome>>>, limit: Duration) {
+    if let Some(mut before) = turn {
+        let _ = before.wait_for(Option::is_some).await;
+    }
+    tokio::time::sleep(limit).await;
 }
 
 /// Waits until the file before this one is durable.

@@ -35,7 +35,7 @@ pub enum Answer {
 #[must_use]
 pub fn ask(address: &Address, ask: Ask, limit: Duration) -> Option<Result<Answer>> {
     let request = Request {
-        fingerprint: address.fingerprint.clone(),
+        fingerprint: address.fingerprint()?,
         ask,
     };
     match converse(address, &request, limit)? {
@@ -62,7 +62,13 @@ fn converse(address: &Address, request: &Request, limit: Duration) -> Option<Rep
     stream.write_all(&line(request).ok()?).ok()?;
     let mut reader = BufReader::new(stream);
     loop {
-        let left = deadline.checked_duration_since(Instant::now())?;
+        let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+            // It lives, and has tried as long as this process may.
+            return Some(Reply::Failed {
+                kind: ErrorKind::Unavailable,
+                message: format!("the agent was not done within {} s", limit.as_secs_f64()),
+            });
+        };
         let silence = SILENCE.min(left.max(Duration::from_millis(1)));
         reader.get_ref().set_read_timeout(Some(silence)).ok()?;
         let mut text = Vec::new();

@@ -11,25 +11,24 @@ use crate::pg::data_directory::postmaster_pid;
 /// How long the starter may take to end.
 const STARTER: Duration = Duration::from_secs(10);
 
-/// Leaves the session and the files of whoever started this process, and waits until it has ended. To
-/// be called first of all, while there is no other thread.
+/// Leaves the session and the files of `starter`, the process that started this one, and waits until it
+/// has ended. To be called first of all, while there is no other thread.
 ///
 /// # Errors
 /// `Invalid` where this process would become the postmaster's child, as in a container in which that
 /// is process 1: PostgreSQL takes the end of a child it does not know for a crash and restarts
 /// (`CleanupBackend`, `postmaster.c`, 14 to 17).
-pub fn detach(data_directory: &Path) -> Result<()> {
+pub fn detach(data_directory: &Path, starter: i32) -> Result<()> {
     // Fails only for the leader of a group, which leads its own session then anyway.
     let _ = rustix::process::setsid();
     close_inherited();
-    let starter = rustix::process::getppid();
+    let parent = || rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get());
     let begun = Instant::now();
-    while rustix::process::getppid() == starter && begun.elapsed() < STARTER {
+    while parent() == Some(starter) && begun.elapsed() < STARTER {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let parent = rustix::process::getppid().map(rustix::process::Pid::as_raw_nonzero);
-    match (parent, postmaster_pid(data_directory)) {
-        (Some(parent), Some(postmaster)) if parent.get() == postmaster => Err(Error::invalid(
+    match (parent(), postmaster_pid(data_directory)) {
+        (Some(parent), Some(postmaster)) if parent == postmaster => Err(Error::invalid(
             "the postmaster would have to reap this agent; start it outside: walship agent --pgdata DIR",
         )),
         _ => Ok(()),

@@ -7,10 +7,11 @@
 //! backwards, or outside of recovery, as `pg_rewind` does, gets what it asks for and no more.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tempfile::TempPath;
 use tokio::task::JoinHandle;
@@ -25,6 +26,9 @@ use crate::error::{Error, Result};
 use crate::pg::data_directory::{RecoverySignal, recovery_signal};
 use crate::pg::{SegmentName, SegmentSize, WalName};
 use crate::store::Store;
+
+/// Segments that nobody asked for in this time are dropped.
+const IDLE: Duration = Duration::from_mins(1);
 
 /// Fetches files for clients, and ahead of them.
 pub(super) struct Prefetcher {
@@ -46,6 +50,7 @@ struct State {
     in_sequence: u32,
     fetching: BTreeMap<SegmentName, JoinHandle<Result<Option<Fetched>>>>,
     identity: Option<(Identity, Instant)>,
+    asked: Option<Instant>,
 }
 
 impl State {
@@ -71,6 +76,7 @@ impl Prefetcher {
     /// Obtains one file for a client; the file is removed when what is returned with the reply is
     /// dropped, unless the client renamed it before.
     pub(super) async fn restore(self: &Arc<Self>, mut options: RestoreOptions) -> (Reply, Option<TempPath>) {
+        self.lock().asked = Some(Instant::now());
         let obtained = async {
             options.signal = recovery_signal(&self.data_directory)?;
             let name = options.name.parse()?;
@@ -110,6 +116,17 @@ impl Prefetcher {
         let path = self.spool.folder()?.join(number.to_string());
         file.deliver(&path)?;
         TempPath::try_from_path(&path).map_err(|error| Error::io(format!("find {}", path.display()), error))
+    }
+
+    /// Drops what stands ready for nobody: a recovery that has ended, or a standby that streams.
+    pub(super) async fn tidy(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(IDLE / 4).await;
+            let mut state = self.lock();
+            if state.asked.is_none_or(|asked| asked.elapsed() > IDLE) {
+                state.stop();
+            }
+        }
     }
 
     /// Ends all fetching, and removes what stands ready.

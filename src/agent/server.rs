@@ -1,7 +1,7 @@
 //! The agent's side: a socket, and an answer for each client.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub struct AgentOptions {
 }
 
 struct Agent {
-    fingerprint: String,
+    address: Address,
     data_directory: PathBuf,
     archiver: Arc<Archiver>,
     prefetcher: Arc<Prefetcher>,
@@ -63,7 +63,7 @@ struct Agent {
 /// `Internal` where the socket cannot be made.
 pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> Result<String> {
     let socket = Socket::bind(&options.address.socket)?;
-    let spool = Spool::open(&options.data_directory, &options.address.fingerprint)?;
+    let spool = Spool::open(&options.data_directory, &options.address.name)?;
     let archiver = ArchiverOptions {
         compression_level: options.compression_level,
         memory_bytes: options.memory_bytes,
@@ -71,9 +71,12 @@ pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> R
         ahead: options.lookahead,
     };
     let data_directory = options.data_directory.clone();
-    let life = Life::new(&data_directory, options.files, options.idle_timeout);
+    let mut files = options.files;
+    // Who removes or replaces its socket takes it out of its clients' reach.
+    files.push(options.address.socket.clone());
+    let life = Life::new(&data_directory, files, options.idle_timeout);
     let agent = Arc::new(Agent {
-        fingerprint: options.address.fingerprint,
+        address: options.address,
         archiver: Archiver::new(store.clone(), archiver, data_directory.clone()),
         prefetcher: Prefetcher::new(store, data_directory.clone(), spool, options.prefetch),
         data_directory,
@@ -87,6 +90,7 @@ pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> R
         _ = terminate.recv() => "it was told to".to_owned(),
         _ = interrupt.recv() => "it was told to".to_owned(),
         error = accept(&socket.listener, &agent) => return Err(error),
+        never = agent.prefetcher.tidy() => match never {},
     };
     agent.prefetcher.close();
     Ok(reason)
@@ -126,7 +130,7 @@ impl Agent {
         tokio::time::timeout(SILENCE, reading).await.ok()?.ok()?;
         let request: Request = parse(&text).ok()?;
         let mut stream = stream.into_inner();
-        if request.fingerprint != self.fingerprint {
+        if self.address.fingerprint().as_ref() != Some(&request.fingerprint) {
             return send(&mut stream, &Reply::Foreign).await;
         }
         send(&mut stream, &Reply::Working).await?;
@@ -184,6 +188,7 @@ async fn send(stream: &mut UnixStream, reply: &Reply) -> Option<()> {
 struct Socket {
     listener: UnixListener,
     path: PathBuf,
+    inode: u64,
     _lock: File,
 }
 
@@ -198,9 +203,12 @@ impl Socket {
         }
         let listener = UnixListener::bind(path)
             .map_err(|error| Error::io(format!("listen on {}", path.display()), error))?;
+        let bound = std::fs::metadata(path)
+            .map_err(|error| Error::io(format!("look at {}", path.display()), error))?;
         Ok(Self {
             listener,
             path: path.to_owned(),
+            inode: bound.ino(),
             _lock: lock,
         })
     }
@@ -208,7 +216,10 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        // Another agent's may be there by now.
+        if std::fs::metadata(&self.path).is_ok_and(|there| there.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

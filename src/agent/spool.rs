@@ -1,36 +1,55 @@
 //! Files that stand ready for recovery, beside `pg_wal`'s own, so that delivery is a rename.
 //!
-//! The folder is the agent's alone. It trusts nothing that it finds there: what was there before is
-//! removed when the agent starts, and what is left when it ends. Nothing is fsynced, for what the
-//! files are is known to the agent's memory only.
+//! The folder is the agent's alone, which holds a lock on it (`flock`). What is found without a living
+//! agent's lock is removed when an agent starts, and what is left when it ends. Nothing is fsynced, for what
+//! the files are is known to the agent's memory only.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
+use std::io::ErrorKind as IoKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
+
+/// What the names of spools begin with.
+const PREFIX: &str = ".walship-spool-";
 
 /// A folder in `pg_wal`, made when it is first needed.
 #[derive(Debug)]
 pub(super) struct Spool {
     folder: PathBuf,
-    closed: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    NotMade,
+    /// With the lock on it.
+    Made(#[expect(dead_code, reason = "closing it lets go of the lock")] File),
+    Closed,
 }
 
 impl Spool {
-    /// The spool of the agent with this fingerprint, empty.
+    /// The spool of the agent of this name. What agents that have ended left in `pg_wal` is removed.
     ///
     /// # Errors
-    /// `Internal` where an earlier one's files cannot be removed.
-    pub(super) fn open(data_directory: &Path, fingerprint: &str) -> Result<Self> {
-        let name = format!(".walship-spool-{}", fingerprint.get(..16).unwrap_or_default());
-        let spool = Self {
-            folder: data_directory.join("pg_wal").join(name),
-            closed: AtomicBool::new(false),
-        };
-        spool.clear()?;
-        Ok(spool)
+    /// `Internal` where that cannot be removed.
+    pub(super) fn open(data_directory: &Path, agent: &str) -> Result<Self> {
+        let pg_wal = data_directory.join("pg_wal");
+        let listed = std::fs::read_dir(&pg_wal)
+            .map_err(|error| Error::io(format!("read {}", pg_wal.display()), error))?;
+        for entry in listed.flatten() {
+            let is_spool = entry.file_name().to_string_lossy().starts_with(PREFIX);
+            if is_spool && File::open(entry.path()).is_ok_and(|left| left.try_lock().is_ok()) {
+                remove(&entry.path())?;
+            }
+        }
+        let name = format!("{PREFIX}{}", agent.get(..16).unwrap_or_default());
+        Ok(Self {
+            folder: pg_wal.join(name),
+            state: Mutex::new(State::NotMade),
+        })
     }
 
     /// The folder, which exists now, with `pg_wal`'s own permissions.
@@ -38,36 +57,78 @@ impl Spool {
     /// # Errors
     /// `Internal` where it cannot be made, or the agent is about to end.
     pub(super) fn folder(&self) -> Result<&Path> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::internal("the agent ends"));
+        let mut state = self.lock();
+        match *state {
+            State::Made(_) if self.folder.is_dir() => {}
+            State::Made(_) | State::NotMade => {
+                let made = make(&self.folder);
+                *state = State::Made(
+                    made.map_err(|error| Error::io(format!("create {}", self.folder.display()), error))?,
+                );
+            }
+            State::Closed => return Err(Error::internal("the agent ends")),
         }
-        let group_access = self
-            .folder
-            .parent()
-            .and_then(|pg_wal| std::fs::metadata(pg_wal).ok())
-            .is_some_and(|metadata| metadata.mode() & 0o050 == 0o050);
-        let mode = if group_access { 0o750 } else { 0o700 };
-        match DirBuilder::new().mode(mode).create(&self.folder) {
-            Ok(()) => Ok(&self.folder),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(&self.folder),
-            Err(error) => Err(Error::io(format!("create {}", self.folder.display()), error)),
-        }
+        Ok(&self.folder)
     }
 
     /// Removes the folder for good.
     pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        if let Err(error) = self.clear() {
+        *self.lock() = State::Closed;
+        if let Err(error) = remove(&self.folder) {
             tracing::warn!("{error}");
         }
     }
 
-    /// Removes the folder and everything in it.
-    fn clear(&self) -> Result<()> {
-        match std::fs::remove_dir_all(&self.folder) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(Error::io(format!("remove {}", self.folder.display()), error)),
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the folder, and locks it.
+fn make(folder: &Path) -> std::io::Result<File> {
+    let group_access = folder
+        .parent()
+        .and_then(|pg_wal| std::fs::metadata(pg_wal).ok())
+        .is_some_and(|metadata| metadata.mode() & 0o050 == 0o050);
+    let mode = if group_access { 0o750 } else { 0o700 };
+    match DirBuilder::new().mode(mode).create(folder) {
+        Err(error) if error.kind() != IoKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let opened = File::open(folder)?;
+    opened.try_lock()?;
+    Ok(opened)
+}
+
+/// Removes a folder and everything in it.
+fn remove(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != IoKind::NotFound => {
+            Err(Error::io(format!("remove {}", folder.display()), error))
         }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_agents_left_is_removed_and_a_living_ones_stays() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = |name: &str| data.path().join("pg_wal").join(name);
+        for name in ["", ".walship-spool-left", "archive_status"] {
+            std::fs::create_dir(folder(name)).unwrap();
+        }
+        std::fs::write(folder(".walship-spool-left").join("0"), "").unwrap();
+        let living = Spool::open(data.path(), "an_agent_of_a_name").unwrap();
+        assert!(!folder(".walship-spool-left").exists() && folder("archive_status").exists());
+        let file = living.folder().unwrap().join("1");
+        std::fs::write(&file, "").unwrap();
+        Spool::open(data.path(), "another_agent_of_a_name").unwrap();
+        assert!(file.exists());
+        living.close();
+        assert!(!file.exists() && living.folder().is_err());
     }
 }

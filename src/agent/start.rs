@@ -47,7 +47,12 @@ pub fn start(address: &Address, data_directory: &Path, words: &[String]) -> Resu
     let mut command = Command::new(program);
     command
         .args(arguments)
-        .args(["agent", "--started-by-itself", "--pgdata"])
+        .args([
+            "agent",
+            "--started-by",
+            &std::process::id().to_string(),
+            "--pgdata",
+        ])
         .arg(data_directory)
         .current_dir("/")
         .stdin(Stdio::null())

@@ -13,7 +13,7 @@ pub struct AgentArgs {
     /// Only say whether an agent answers: exit code 0 if one does
     #[arg(long)]
     pub ping: bool,
-    /// Started by push or restore: ends when idle, and with its server
-    #[arg(long, hide = true)]
-    pub started_by_itself: bool,
+    /// Started by this process, a push or restore: ends when idle, and with its server
+    #[arg(long, value_name = "PID", hide = true)]
+    pub started_by: Option<i32>,
 }

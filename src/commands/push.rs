@@ -52,7 +52,14 @@ pub enum PushReport {
 /// holds there cannot be read. Otherwise as the store.
 pub async fn run(options: &PushOptions, store: &Store, now: DateTime<Utc>) -> Result<PushReport> {
     let name = wal_name(&options.path)?;
-    let pushing = push(name, options, store, now, None, None::<std::future::Ready<Result<()>>>);
+    let pushing = push(
+        name,
+        options,
+        store,
+        now,
+        None,
+        None::<std::future::Ready<Result<()>>>,
+    );
     let (report, _) = pushing.await.context(|| format!("push {name}"))?;
     Ok(report)
 }

@@ -18,8 +18,8 @@ const PING: Duration = Duration::from_secs(3);
 
 pub(super) fn run(args: &cli::AgentArgs, settings: &Settings) -> Result<ExitCode> {
     let data_directory = data_directory(args)?;
-    if args.started_by_itself {
-        agent::detach(&data_directory)?;
+    if let Some(starter) = args.started_by {
+        agent::detach(&data_directory, starter)?;
     }
     let address = address_for(settings, &data_directory)?;
     if args.ping {
@@ -74,7 +74,7 @@ fn options(
         push_timeout: settings.push.timeout,
         lookahead: settings.agent.lookahead,
         prefetch: settings.agent.prefetch,
-        idle_timeout: args.started_by_itself.then_some(settings.agent.idle_timeout),
+        idle_timeout: args.started_by.map(|_| settings.agent.idle_timeout),
         files: std::iter::once(program).chain(configuration).collect(),
     })
 }

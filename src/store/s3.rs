@@ -53,6 +53,9 @@ const MAX_ATTEMPTS: u32 = 1000;
 /// The first pause of the retry loop (times a random number), and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
+/// So many objects may share the line, each waiting for the one before it.
+const IN_TURN: u64 = 8;
+
 /// A store in a bucket. Clones share connections.
 #[derive(Debug, Clone)]
 pub(super) struct S3 {
@@ -134,8 +137,8 @@ impl S3 {
     }
 
     pub(super) async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
-        self.put_stream(key, body, stream_of(&body.content).await?, mode)
-            .await
+        let stream = stream_of(&body.content).await?;
+        self.put_stream(key, body, stream, mode, body.length()).await
     }
 
     /// Sends everything but the last byte, which waits for its turn: no server stores an object before.
@@ -151,7 +154,8 @@ impl S3 {
         };
         let (gate, is_open) = watch::channel(false);
         let stream = held_back(bytes.clone(), is_open);
-        let stored = async { Ok(self.put_stream(key, body, stream, PutMode::Create).await) };
+        let bytes = body.length() * IN_TURN;
+        let stored = async { Ok(self.put_stream(key, body, stream, PutMode::Create, bytes).await) };
         let turn = async {
             turn.await?;
             gate.send_replace(true);
@@ -162,7 +166,15 @@ impl S3 {
         stored
     }
 
-    async fn put_stream(&self, key: &str, body: &Body, stream: ByteStream, mode: PutMode) -> Result<()> {
+    /// `bytes_before`: so many may have to pass through the line before the object is stored.
+    async fn put_stream(
+        &self,
+        key: &str,
+        body: &Body,
+        stream: ByteStream,
+        mode: PutMode,
+        bytes_before: u64,
+    ) -> Result<()> {
         let settings = &self.settings;
         let length = body.length();
         let (must_be_new, expected) = match mode {
@@ -172,7 +184,7 @@ impl S3 {
         };
         let is_conditional = expected.is_some();
         let mut call = self.call("s3:PutObject");
-        call.limit = StoreOptions::with_body(call.limit, length);
+        call.limit = StoreOptions::with_body(call.limit, bytes_before);
         let s3 = &settings.options.s3;
         let request = self
             .client
@@ -195,7 +207,7 @@ impl S3 {
             .customize()
             .interceptor(call.attempts.clone())
             .interceptor(KnownHash(hex(&body.sha256)))
-            .config_override(Builder::new().timeout_config(timeouts(&settings.options, length)));
+            .config_override(Builder::new().timeout_config(timeouts(&settings.options, bytes_before)));
         match self.run(&call, request.send()).await {
             Ok(_) => Ok(()),
             // An object that is gone is answered with 412 or with 404.

@@ -82,10 +82,30 @@ fn backlog() -> DataDirectory {
     data
 }
 
+fn looking_far_ahead(data: &DataDirectory, archive: &Place) -> Walship {
+    data.walship(archive).env("WALSHIP_AGENT_LOOKAHEAD", "8")
+}
+
+#[test]
+fn nothing_is_stored_further_ahead_than_the_archiver_has_come() {
+    let (data, archive) = (backlog(), Place::directory());
+    let segments = &Sample::shared().segments;
+    let walship = data.walship(&archive).env("WALSHIP_AGENT_LOOKAHEAD", "2");
+    let agent = Agent::start(&walship, data.path());
+    agent.ask().run(&push(&segments[0])).succeeded();
+    wait_for("the next segment to be stored ahead", PATIENCE, || {
+        stored(&archive, &segments[1]).exists().then_some(())
+    });
+    // As after archive_command was taken away.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!stored(&archive, &segments[2]).exists());
+    agent.end();
+}
+
 #[test]
 fn what_waits_is_stored_ahead_in_the_archivers_order() {
     let (data, archive) = (backlog(), Place::directory());
-    let agent = Agent::start(&data.walship(&archive), data.path());
+    let agent = Agent::start(&looking_far_ahead(&data, &archive), data.path());
     let segments = &Sample::shared().segments;
     agent.ask().run(&push(&segments[0])).succeeded();
     wait_for("the last segment to be stored ahead", PATIENCE, || {
@@ -143,7 +163,7 @@ fn nothing_is_stored_beyond_a_segment_that_another_primary_stored() {
 fn a_file_that_changed_after_it_was_stored_ahead_is_not_taken_for_stored() {
     let (data, archive) = (backlog(), Place::directory());
     let segments = &Sample::shared().segments;
-    let agent = Agent::start(&data.walship(&archive), data.path());
+    let agent = Agent::start(&looking_far_ahead(&data, &archive), data.path());
     agent.ask().run(&push(&segments[0])).succeeded();
     wait_for("the second segment to be stored ahead", PATIENCE, || {
         stored(&archive, segments.last().unwrap()).exists().then_some(())

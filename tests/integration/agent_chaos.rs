@@ -308,7 +308,7 @@ fn agents_of(data: &Path) -> Vec<u32> {
     let is_agent = |pid: &u32| {
         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let text = String::from_utf8_lossy(&words).into_owned();
-        text.contains("agent\0--started-by-itself") && text.contains(&wanted)
+        text.contains("agent\0--started-by\0") && text.contains(&wanted)
     };
     entries.filter(is_agent).collect()
 }

@@ -215,7 +215,10 @@ async fn what_waits_for_its_turn_is_stored_only_then(Subject { store, .. }: Subj
     };
     let (stored, ()) = tokio::join!(store.create_in_turn("a/late", &ours, turn), look);
     stored.unwrap();
-    assert_eq!(store.read("a/late", 1 << 20).await.unwrap(), "ours".repeat(100_000));
+    assert_eq!(
+        store.read("a/late", 1 << 20).await.unwrap(),
+        "ours".repeat(100_000)
+    );
 
     let lost = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -229,7 +232,10 @@ async fn what_waits_for_its_turn_is_stored_only_then(Subject { store, .. }: Subj
     let turn = std::future::ready(Ok(()));
     let error = store.create_in_turn("a/late", &other, turn).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    assert_eq!(store.read("a/late", 1 << 20).await.unwrap(), "ours".repeat(100_000));
+    assert_eq!(
+        store.read("a/late", 1 << 20).await.unwrap(),
+        "ours".repeat(100_000)
+    );
 }
 
 async fn a_replace_replaces(subject: Subject) {

@@ -3,9 +3,11 @@
 //! A standby that does not stream asks for its next segment, then for new timelines, then waits, and asks for the
 //! segment again (`WaitForWALToBecomeAvailable`, `xlogrecovery.c`, `xlog.c` in 14). When a promotion falls into that
 //! wait, and the old primary archives its own version of the segment of the fork, the standby would get that one, and
-//! could never follow the new timeline. So the segment is absent for it: it looks for new timelines next.
+//! could never follow the new timeline. So the segment is absent for it: it looks for new timelines next. One that is
+//! to stay on its timeline says so with `recovery_target_timeline` in `postgresql.auto.conf` (`ALTER SYSTEM`) or in the
+//! server's configuration file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::commands::recover::value_of;
 use crate::commands::stored_wal;
@@ -54,15 +56,28 @@ pub(super) async fn find(
     Ok(newest)
 }
 
-/// Whether no file of the data directory names another timeline than the latest, which is the default.
+/// Whether neither `postgresql.auto.conf` nor the server's configuration file names another timeline than the
+/// latest, which is the default. What that file includes is not read.
 fn follows_latest(directory: &Path) -> bool {
-    let named = ["postgresql.auto.conf", "postgresql.conf"]
-        .iter()
-        .find_map(|file| {
-            let content = std::fs::read(directory.join(file)).ok()?;
-            value_of(&content, "recovery_target_timeline")
-        });
+    let files = [
+        directory.join("postgresql.auto.conf"),
+        config_file(directory).unwrap_or_else(|| directory.join("postgresql.conf")),
+    ];
+    let named = files.iter().find_map(|file| {
+        let content = std::fs::read(file).ok()?;
+        value_of(&content, "recovery_target_timeline")
+    });
     named.is_none_or(|timeline| timeline.is_empty() || timeline == b"latest")
+}
+
+/// The configuration file that the server was started with, where one was named, as Debian does. The server
+/// notes its command line in `postmaster.opts`, each argument in quotes (`CreateOptsFile`, `postmaster.c`).
+fn config_file(directory: &Path) -> Option<PathBuf> {
+    let options = std::fs::read_to_string(directory.join("postmaster.opts")).ok()?;
+    let named = options
+        .split('"')
+        .find_map(|argument| argument.trim_start_matches("--").strip_prefix("config_file="))?;
+    Some(PathBuf::from(named))
 }
 
 #[cfg(test)]
@@ -79,6 +94,19 @@ mod tests {
         write("postgresql.auto.conf", "recovery_target_timeline = 'latest'\n");
         assert!(follows_latest(top.path()));
         write("postgresql.auto.conf", "recovery_target_timeline = 'current'\n");
+        assert!(!follows_latest(top.path()));
+
+        // Debian keeps it elsewhere.
+        write("postgresql.auto.conf", "");
+        write("main.conf", "recovery_target_timeline = '1'\n");
+        write("postgresql.conf", "");
+        assert!(follows_latest(top.path()));
+        let named = top.path().join("main.conf");
+        let options = format!(
+            "/usr/bin/postgres \"-D\" \"x\" \"-c\" \"config_file={}\"\n",
+            named.display()
+        );
+        write("postmaster.opts", &options);
         assert!(!follows_latest(top.path()));
     }
 }

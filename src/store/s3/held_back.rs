@@ -12,9 +12,8 @@ use tokio::sync::watch;
 
 /// A body that holds its last byte back until the gate is open, at every attempt that reads it.
 pub(super) fn held_back(bytes: Bytes, is_open: watch::Receiver<bool>) -> ByteStream {
-    let body = SdkBody::retryable(move || {
-        SdkBody::from_body_1_x(HeldBack::new(bytes.clone(), is_open.clone()))
-    });
+    let body =
+        SdkBody::retryable(move || SdkBody::from_body_1_x(HeldBack::new(bytes.clone(), is_open.clone())));
     ByteStream::new(body)
 }
 
@@ -58,7 +57,11 @@ impl Body for HeldBack {
             return Poll::Ready(None);
         }
         let gate = self.gate.get_mut();
-        ready!(gate.unwrap_or_else(std::sync::PoisonError::into_inner).as_mut().poll(context));
+        ready!(
+            gate.unwrap_or_else(std::sync::PoisonError::into_inner)
+                .as_mut()
+                .poll(context)
+        );
         let last = std::mem::take(&mut self.last);
         Poll::Ready(Some(Ok(Frame::data(last))))
     }
