@@ -51,7 +51,7 @@ pub struct SeedArgs {
     /// Where the data comes from: the archive where there is little WAL since its newest backup, else the primary (auto)
     #[arg(long, value_enum, default_value_t = SeedSource::Auto, requires = "seed_replica")]
     pub from: SeedSource,
-    /// The replica's slot on the primary, made if it is not there [default: walship_ and this machine's name]
+    /// The replica's slot on the primary, made if it is not there or keeps no WAL [default: walship_ and this machine's name]
     #[arg(long, value_name = "NAME", requires = "seed_replica")]
     pub slot: Option<String>,
     /// Stream without a slot

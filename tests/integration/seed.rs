@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::connection::set_hba;
+use crate::connection::{reload, set_hba};
 use crate::recovery::take_backup;
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::support::postgres::{Cluster, Stop};
 use crate::support::process::{Output, Running};
 use crate::support::stores::Place;
 use crate::support::walship::Walship;
-use crate::support::{give_to_user, make_dir, scratch};
+use crate::support::{give_to_user, make_dir, scratch, wait_for};
 
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -343,6 +343,20 @@ fn directories_in_the_way(walship: &Walship, primary: &Cluster) {
         assert_eq!(std::fs::read(data.join("file")).unwrap(), b"mine");
         assert_eq!(std::fs::read_dir(&data).unwrap().count(), 1);
     }
+    // pg_basebackup does not look at a place that no tablespace goes to.
+    let others = primary.make_dir("others");
+    std::fs::write(others.join("file"), "mine").unwrap();
+    let mapping = format!("/nowhere={}", others.display());
+    let arguments = [
+        "--from",
+        "primary",
+        "--slot",
+        "s",
+        "--tablespace-mapping",
+        &mapping,
+    ];
+    refused(walship, primary, &arguments, 4, &["others is not empty"]);
+    assert_eq!(std::fs::read(others.join("file")).unwrap(), b"mine");
     // A tablespace's place that is taken shows only to pg_basebackup, which has begun by then.
     let space = primary.make_dir("space");
     primary.sql(&format!("create tablespace space location '{}'", space.display()));
@@ -358,7 +372,7 @@ fn directories_in_the_way(walship: &Walship, primary: &Cluster) {
 }
 
 #[test]
-fn an_idle_slot_is_taken_over_and_a_logical_one_refused() {
+fn a_slot_that_keeps_wal_for_another_replica_is_refused_and_one_that_keeps_none_is_made_anew() {
     for &major in majors() {
         let place = Place::directory();
         let walship = Walship::at(&place);
@@ -368,15 +382,41 @@ fn an_idle_slot_is_taken_over_and_a_logical_one_refused() {
         primary.start();
         primary.switch_wal();
         primary.sql(
-            "select from pg_create_physical_replication_slot('idle');
+            "select from pg_create_physical_replication_slot('down', true);
              select from pg_create_logical_replication_slot('logical', 'pgoutput')",
         );
         let arguments = ["--from", "primary", "--slot", "logical"];
         refused(&walship, &primary, &arguments, 4, &["slot logical cannot serve"]);
-        let replica = seeded(&walship, &primary, &["--from", "primary", "--slot", "idle"]);
+        let kept = "select restart_lsn from pg_replication_slots where slot_name = 'down'";
+        let before = primary.sql(kept);
+        let says = [
+            "slot down is there, and keeps WAL",
+            "pg_drop_replication_slot('down')",
+            "--slot",
+        ];
+        refused(&walship, &primary, &["--slot", "down"], 4, &says);
+        assert_eq!(primary.sql(kept), before);
+
+        // It loses its WAL, and so does no replica any good. PostgreSQL 14 does not tell.
+        primary.sql("select pg_drop_replication_slot('logical')");
+        primary.sql("alter system set max_slot_wal_keep_size = '1MB'");
+        reload(&primary);
+        wait_for("the slot to lose its WAL", PATIENCE, || {
+            (0..5).for_each(|_| drop(primary.switch_wal()));
+            primary.sql("checkpoint");
+            (primary.sql("select wal_status from pg_replication_slots") == "lost").then_some(())
+        });
+        primary.sql("alter system reset max_slot_wal_keep_size");
+        reload(&primary);
+        let arguments = ["--from", "primary", "--slot", "down"];
+        if major < 15 {
+            refused(&walship, &primary, &arguments, 4, &says);
+            primary.sql("select pg_drop_replication_slot('down')");
+        }
+        let replica = seeded(&walship, &primary, &arguments);
         wait_streaming(&replica.cluster);
         let notes = replica.report["notes"].to_string();
-        assert!(notes.contains("the slot idle was there"), "{notes}");
+        assert_eq!(notes.contains("the slot down was there"), major >= 15, "{notes}");
         assert!(notes.contains("max_slot_wal_keep_size"), "{notes}");
     }
 }

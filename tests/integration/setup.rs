@@ -6,12 +6,12 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::connection::{reload, started};
-use crate::server::majors;
+use crate::server::{archiving_primary, majors, wait_archived};
 use crate::support::postgres::{Cluster, Stop};
 use crate::support::process::Output;
-use crate::support::scratch;
 use crate::support::stores::Place;
 use crate::support::walship::Walship;
+use crate::support::{give_to_user, scratch};
 
 pub(crate) fn setup(walship: &Walship, cluster: &Cluster, arguments: &[&str]) -> Output {
     let conninfo = cluster.conninfo();
@@ -202,6 +202,57 @@ fn another_tools_archiving_is_a_conflict_and_nothing_is_changed() {
             let shown = setup(&walship, &cluster, &[]).succeeded().stdout;
             assert!(shown.contains("-- CONFLICT"), "{shown}");
         }
+    }
+}
+
+#[test]
+fn another_clusters_archive_is_refused_and_nothing_is_changed() {
+    for &major in majors() {
+        let (_place, _home, walship) = at_home();
+        let owner = archiving_primary(major, &walship);
+        wait_archived(&owner, &owner.switch_wal());
+        let cluster = started(major, &[("archive_mode", "on")]);
+        let before = all_it_changes(&cluster);
+        let output = setup(&walship, &cluster, &["--apply"]).exited(2);
+        for part in [
+            "belongs to the cluster with system identifier",
+            "Nothing was changed",
+        ] {
+            assert!(output.stderr.contains(part), "{}", output.stderr);
+        }
+        assert_eq!(all_it_changes(&cluster), before);
+    }
+}
+
+/// Somebody stored a segment of that name before: a copy of this cluster, say.
+#[test]
+fn archiving_works_only_where_this_servers_archiver_has_stored_the_segment() {
+    for &major in majors() {
+        let (place, _home, walship) = at_home();
+        let cluster = archiving_primary(major, &walship);
+        let first = cluster.switch_wal();
+        wait_archived(&cluster, &first);
+        cluster.sql("alter system set archive_command = 'exit 1; walship push %p'");
+        cluster.reload();
+        let stored = |name: &str| {
+            let path = format!("wal/{}/{}/{name}.zst", &name[..8], &name[..16]);
+            place.path().unwrap().join(path)
+        };
+        // Whatever the segment is called that setup switches.
+        let number = u64::from_str_radix(&first[8..], 16).unwrap();
+        for next in number + 1..number + 20 {
+            let name = format!("{}{next:016X}", &first[..8]);
+            if !stored(&name).exists() {
+                std::fs::copy(stored(&first), stored(&name)).unwrap();
+                give_to_user(&stored(&name));
+            }
+        }
+        let output = setup(&walship, &cluster, &["--apply", "--timeout", "4s"]).exited(5);
+        assert!(
+            output.stderr.contains("the archiver failed at"),
+            "{}",
+            output.stderr
+        );
     }
 }
 

@@ -50,6 +50,20 @@ impl ArchiveCommand {
     }
 }
 
+impl ArchiveCommand {
+    /// Why PostgreSQL could take WAL for archived that walship did not store, if it could.
+    #[must_use]
+    pub fn flaw(&self) -> Option<String> {
+        match &self.operator {
+            _ if !self.pushes => Some("runs walship but does not push the file".to_owned()),
+            Some(operator) => Some(format!(
+                "goes on after walship with {operator:?}: PostgreSQL may take WAL for archived that was not stored"
+            )),
+            None => None,
+        }
+    }
+}
+
 fn flag(arguments: &[&str], name: &str) -> Option<String> {
     let glued = arguments
         .iter()
@@ -120,15 +134,8 @@ pub(super) fn judge(command: &ArchiveCommand, text: &str, facts: &Facts, finding
         "ALTER SYSTEM SET archive_command = '{} push %p' and SELECT pg_reload_conf()",
         command.program
     );
-    if !command.pushes {
-        let message = format!("{text:?} runs walship but does not push the file");
-        return findings.problem(check, message, fix);
-    }
-    if let Some(operator) = &command.operator {
-        let message = format!(
-            "{text:?} goes on after walship with {operator:?}: PostgreSQL may take WAL for archived that was not stored"
-        );
-        return findings.problem(check, message, fix);
+    if let Some(flaw) = command.flaw() {
+        return findings.problem(check, format!("{text:?} {flaw}"), fix);
     }
     let program = &command.program;
     match host.program {

@@ -51,8 +51,10 @@ impl Copy {
     /// Looks for the program, and for what it needs.
     ///
     /// # Errors
-    /// `NotFound` where there is none of the primary's major version.
+    /// `NotFound` where there is none of the primary's major version; `Conflict` where a tablespace's new place
+    /// holds something: the program does not look at a place that no tablespace goes to.
     pub(super) fn prepare(options: &SeedOptions, primary: &Primary, conninfo: &str) -> Result<Self> {
+        options.tablespace_mappings.iter().try_for_each(check_empty)?;
         let search = programs::find("pg_basebackup", primary.major, options.search_path.as_deref());
         let program = search
             .found
@@ -159,15 +161,14 @@ impl Copy {
         recover::check_room(&directories, at.total_bytes)
     }
 
-    /// Removes what a program that was ended had made. It begins only in directories that are empty, and cleans up
-    /// by itself only where it fails by itself. What cannot be removed is said afterwards.
+    /// Removes what a program that was ended had made. It begins only in directories that are empty, and links the
+    /// tablespaces it writes to; no other directory is touched. What cannot be removed is said afterwards.
     fn remove_copy(&self) {
         let tablespaces = std::fs::read_dir(self.pgdata.join("pg_tblspc"));
         let links = tablespaces.into_iter().flatten().flatten();
         let mut directories: Vec<_> = links
             .filter_map(|link| std::fs::read_link(link.path()).ok())
             .collect();
-        directories.extend(self.mappings.iter().map(|mapping| mapping.new.clone()));
         directories.push(self.pgdata.clone());
         for directory in directories {
             for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
@@ -185,13 +186,20 @@ impl Copy {
         }
     }
 
-    /// Says what is left behind, if anything is.
+    /// Says what is left behind, if anything is. A program that fails by itself leaves the tablespaces, each of
+    /// which is a directory named after the version.
     fn with_remains(&self, error: Error) -> Error {
-        let mut directories = vec![self.pgdata.as_path()];
-        directories.extend(self.mappings.iter().map(|mapping| mapping.new.as_path()));
-        let left: Vec<_> = directories
+        let version = format!("PG_{}_", self.major);
+        let is_tablespace = |directory: &Path| {
+            let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+            let mut names = entries.map(|entry| entry.file_name());
+            names.any(|name| name.to_string_lossy().starts_with(&version))
+        };
+        let tablespaces = self.mappings.iter().map(|mapping| mapping.new.as_path());
+        let data = Some(self.pgdata.as_path()).filter(|data| holds_something(data));
+        let left: Vec<_> = data
             .into_iter()
-            .filter(|directory| holds_something(directory))
+            .chain(tablespaces.filter(|directory| is_tablespace(directory)))
             .map(|directory| directory.display().to_string())
             .collect();
         if left.is_empty() {
@@ -335,6 +343,20 @@ fn end(child: &mut Child) {
     }
 }
 
+/// Refuses a place for a tablespace that holds something, whether a tablespace goes there or not.
+fn check_empty(mapping: &TablespaceMapping) -> Result<()> {
+    let new = mapping.new.as_path();
+    if !holds_something(new) {
+        return Ok(());
+    }
+    Err(Error::conflict(format!(
+        "the tablespace's directory {} is not empty, and nothing is copied into a directory that is not; give \
+         another one with --tablespace-mapping {}=NEW, or move what is there away",
+        new.display(),
+        mapping.old.display()
+    )))
+}
+
 fn holds_something(directory: &Path) -> bool {
     std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
 }
@@ -342,6 +364,52 @@ fn holds_something(directory: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
+
+    fn mapping(new: &Path) -> TablespaceMapping {
+        format!("/old={}", new.display()).parse().unwrap()
+    }
+
+    /// What the copy made, and, where no tablespace of the primary went, somebody else's file.
+    #[test]
+    fn seeding_removes_what_it_made_and_never_what_else_is_in_a_mapped_directory() {
+        let top = tempfile::tempdir().unwrap();
+        let [data, made, others] = ["data", "made", "others"].map(|name| top.path().join(name));
+        for directory in [&data.join("pg_tblspc"), &made.join("PG_17_202406281"), &others] {
+            std::fs::create_dir_all(directory).unwrap();
+        }
+        std::os::unix::fs::symlink(&made, data.join("pg_tblspc/16384")).unwrap();
+        std::fs::write(others.join("file"), "mine").unwrap();
+        let copy = Copy {
+            program: PathBuf::new(),
+            arguments: Vec::new(),
+            pgdata: data.clone(),
+            was_there: false,
+            mappings: vec![mapping(&made), mapping(&others)],
+            major: 17,
+            search_path: None,
+        };
+        let left = copy.with_remains(Error::internal("no room")).to_string();
+        assert!(left.contains("data, ") && left.ends_with("made"), "{left}");
+        copy.remove_copy();
+        assert!(!data.exists() && !holds_something(&made));
+        assert_eq!(std::fs::read(others.join("file")).unwrap(), b"mine");
+        assert_eq!(
+            copy.with_remains(Error::internal("no room")).to_string(),
+            "no room"
+        );
+    }
+
+    #[test]
+    fn a_mapped_directory_that_holds_something_is_refused() {
+        let top = tempfile::tempdir().unwrap();
+        for good in [top.path().join("missing"), top.path().to_owned()] {
+            check_empty(&mapping(&good)).unwrap();
+        }
+        std::fs::write(top.path().join("file"), "mine").unwrap();
+        let error = check_empty(&mapping(top.path())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+    }
 
     #[test]
     fn progress_is_read_as_pg_basebackup_writes_it() {

@@ -79,7 +79,7 @@ pub enum From {
 /// Seeds, and starts where that is asked for.
 ///
 /// # Errors
-/// `Conflict` for a directory that is not empty, a slot in use, and a primary that is not the archive's latest;
+/// `Conflict` for a directory that is not empty, a slot that is another replica's, and a primary that is not the archive's latest;
 /// `Invalid`, `NotFound` for programs, backups and settings that will not do; as the server, the store and the
 /// operating system say.
 pub async fn run(

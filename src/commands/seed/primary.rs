@@ -49,24 +49,37 @@ impl Primary {
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) name: SlotName,
-    /// Whether a slot of this name was there before.
+    /// Whether a slot of this name was there before, and kept no WAL.
     pub(super) was_there: bool,
 }
 
 impl Slot {
-    /// Makes the slot. One of this name that nobody uses is made anew: it may keep WAL that nobody needs any more,
-    /// or have lost what it kept.
+    /// Makes the slot. One of this name that keeps no WAL is made anew: it is new, or has lost what it kept. One that
+    /// does may be that of another replica, which is down.
     ///
     /// # Errors
-    /// `Conflict` for one that is in use or is a logical one; as the server says.
+    /// `Conflict` for one that is in use, keeps WAL, or is a logical one; as the server says.
     pub(super) async fn take(name: &SlotName, info: &ConnInfo) -> Result<Self> {
         let state = look(name, info).await?;
         let mut connection = Connection::connect(info).await?;
+        let keeps = match &state {
+            SlotState::Idle => connection.slot_keeps_wal(name).await?,
+            // A logical one cannot be asked.
+            SlotState::Unusable(_) => connection.slot_keeps_wal(name).await.unwrap_or(true),
+            SlotState::Missing | SlotState::Active(_) => false,
+        };
         let was_there = match state {
             SlotState::Missing => false,
-            SlotState::Idle => {
+            SlotState::Idle | SlotState::Unusable(_) if !keeps => {
                 connection.drop_slot(name).await?;
                 true
+            }
+            SlotState::Idle => {
+                return Err(Error::conflict(format!(
+                    "the slot {name} is there, and keeps WAL for a replica that does not stream now; give this one a \
+                     slot of its own with --slot, or, if no other replica needs it, drop it first: SELECT \
+                     pg_drop_replication_slot('{name}')"
+                )));
             }
             SlotState::Active(said) => {
                 return Err(Error::conflict(format!(
@@ -89,12 +102,9 @@ impl Slot {
         })
     }
 
-    /// Drops the slot again, unless it was there before, and says in the error that ended the seeding where that
-    /// did not work.
+    /// Drops the slot again, which keeps WAL now, and says in the error that ended the seeding where that did not
+    /// work.
     pub(super) async fn release(&self, info: &ConnInfo, reason: Error) -> Error {
-        if self.was_there {
-            return reason;
-        }
         let dropped = async {
             let mut connection = Connection::connect(info).await?;
             connection.drop_slot(&self.name).await

@@ -102,7 +102,7 @@ fn slot_notes(primary: &Primary, slot: Option<&Slot>) -> Vec<String> {
     };
     if slot.was_there {
         notes.push(format!(
-            "the slot {} was there, unused, and was made anew",
+            "the slot {} was there, kept no WAL, and was made anew",
             slot.name
         ));
     }

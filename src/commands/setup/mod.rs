@@ -20,6 +20,8 @@ pub use self::password::{Secret, default_passfile};
 use self::plan::{Fix, Item, ServerState, Wanted, needs_password, plan};
 pub use self::report::SetupReport;
 use self::state::Primary;
+use crate::archive::identity::ClusterIdentity;
+use crate::commands::identity;
 use crate::error::{Context, Error, Result};
 use crate::pg::ConnInfo;
 use crate::pg::data_directory::cluster_identity;
@@ -73,19 +75,21 @@ pub async fn run(
         state.hba_file.clone(),
         items.clone(),
     );
+    let cluster = cluster_here(&primary);
     if !options.apply {
         report.pending_restart = primary.pending_restart().await?;
-        report.remote = !is_here(&primary);
+        report.remote = cluster.is_none();
         return Ok(report);
     }
     refuse_conflicts(&items)?;
-    if !is_here(&primary) {
+    let Some(cluster) = cluster else {
         return Err(Error::invalid(format!(
             "the data directory {} of {info} is not on this machine, or this user cannot read it; run setup --apply \
              on the primary as the user who owns it, or run it without --apply and do what it shows",
             primary.data_directory
         )));
-    }
+    };
+    refuse_foreign(store, cluster).await?;
     apply(options, &mut primary, &state, &wanted, items, now, &mut report).await?;
     report.pending_restart = primary.pending_restart().await?;
     if report.pending_restart.is_empty()
@@ -94,12 +98,13 @@ pub async fn run(
             .iter()
             .any(|item| item.name.starts_with("archive_"))
     {
-        report.round_trip = Some(round_trip::run(&mut primary, store, options.round_trip_timeout).await?);
+        let limit = options.round_trip_timeout;
+        report.round_trip = Some(round_trip::run(&mut primary, cluster, store, limit).await?);
     }
     Ok(report)
 }
 
-/// A network as `pg_hba.conf` and PostgreSQL's `cidr` have it. All the world is no network of replicas.
+/// A network as `pg_hba.conf` and PostgreSQL's `cidr` have it, with its bits: without them one would be a host's.
 fn check_network(text: &str) -> Result<()> {
     let wrong = || {
         Error::invalid(format!(
@@ -118,10 +123,21 @@ fn check_network(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether the server's files are on this machine, and readable.
-fn is_here(primary: &Primary) -> bool {
-    let found = cluster_identity(Path::new(&primary.data_directory));
-    matches!(found, Ok(Some(cluster)) if cluster.system_identifier == primary.system_identifier)
+/// The server's cluster, where its files are on this machine, and readable.
+fn cluster_here(primary: &Primary) -> Option<ClusterIdentity> {
+    let found = cluster_identity(Path::new(&primary.data_directory)).ok()?;
+    found.filter(|cluster| cluster.system_identifier == primary.system_identifier)
+}
+
+/// Refuses the archive of another cluster. One that is not there yet, or cannot be read now, is met again when a
+/// segment has arrived in it.
+async fn refuse_foreign(store: &Store, cluster: ClusterIdentity) -> Result<()> {
+    match identity::find(store).await {
+        Ok(Some(identity)) => identity
+            .check(cluster, &store.location().to_string())
+            .map_err(|error| Error::new(error.kind(), format!("{error}. Nothing was changed"))),
+        Ok(None) | Err(_) => Ok(()),
+    }
 }
 
 fn refuse_conflicts(items: &[Item]) -> Result<()> {

@@ -4,10 +4,10 @@
 //! Where walship and something else want the same place, that is a conflict for a person to decide.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Serialize;
 
+use crate::archive::diagnosis::ArchiveCommand;
 use crate::pg::hba::password_rule;
 use crate::pg::sql::{quote_identifier, quote_literal};
 
@@ -254,15 +254,25 @@ fn archiving(state: &ServerState, wanted: &Wanted) -> Vec<Item> {
             _ => format!("archive_command is {command}, which throws the WAL away"),
         };
         items.push(state.set("archive_command", &wanted.archive_command, false, why));
-    } else if !is_walship_push(command) {
-        items.push(conflict(
-            "archive_command",
-            format!("archive_command is {}, another tool's", quote_literal(command)),
-            format!(
-                "if walship shall archive instead: {set}. For both, put \"{} && \" before the other one",
-                wanted.archive_command
-            ),
-        ));
+    } else {
+        let found = format!("archive_command is {}", quote_literal(command));
+        let name = "archive_command";
+        match ArchiveCommand::parse(command).map(|command| command.flaw()) {
+            Some(None) => {}
+            Some(Some(flaw)) => items.push(conflict(
+                name,
+                format!("{found}, which {flaw}"),
+                format!("correct it: {set}"),
+            )),
+            None => items.push(conflict(
+                name,
+                format!("{found}, another tool's"),
+                format!(
+                    "if walship shall archive instead: {set}. For both, put \"{} && \" before the other one",
+                    wanted.archive_command
+                ),
+            )),
+        }
     }
     if is_zero(state.value("archive_timeout")) {
         let why =
@@ -430,17 +440,6 @@ fn is_zero(value: &str) -> bool {
     digits.parse::<u64>().is_ok_and(|number| number == 0)
 }
 
-/// Whether a command runs `walship … push`.
-fn is_walship_push(command: &str) -> bool {
-    let words = command
-        .split_whitespace()
-        .map(|word| word.trim_matches(['\'', '"']));
-    let mut after_program = words
-        .skip_while(|word| Path::new(word).file_name().is_none_or(|name| name != "walship"))
-        .skip(1);
-    after_program.any(|word| word == "push")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -568,6 +567,26 @@ mod tests {
             };
             assert!(how.contains("'/opt/walship push %p'"), "{how}");
         }
+    }
+
+    #[test]
+    fn a_walship_command_that_could_lose_wal_is_a_conflict() {
+        for command in [
+            "walship push %p || true",
+            "walship push %p; true",
+            "walship push %p | logger",
+            "walship push",
+            "walship push %f",
+        ] {
+            let found = fixes(&state(&[("archive_command", command)]));
+            assert!(
+                matches!(found.as_slice(), [(name, Fix::Conflict(how))]
+                    if name == "archive_command" && how.contains("'/opt/walship push %p'")),
+                "{command}: {found:?}"
+            );
+        }
+        fixed_by(&[("archive_command", "walship push %p && other %p")], &[]);
+        fixed_by(&[("archive_command", "walship push %p >> /tmp/log 2>&1")], &[]);
     }
 
     #[test]

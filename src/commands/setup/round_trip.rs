@@ -6,9 +6,12 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::state::Primary;
+use crate::archive::identity::ClusterIdentity;
 use crate::archive::keys::Key;
+use crate::commands::identity;
 use crate::error::{Error, Result};
 use crate::pg::WalName;
+use crate::pg::sql::quote_literal;
 use crate::store::Store;
 
 /// Between two looks into the archive.
@@ -23,11 +26,18 @@ pub struct RoundTrip {
     pub seconds: f64,
 }
 
-/// Ends the current segment, and waits until the archive has it.
+/// Ends the current segment, and waits until the archive has it and this server's archiver has stored it: in the
+/// archive alone it might be another server's.
 ///
 /// # Errors
-/// `Unavailable` where it does not arrive in time, with what the archiver says; as the server and the store say.
-pub(super) async fn run(primary: &mut Primary, store: &Store, limit: Duration) -> Result<RoundTrip> {
+/// `Unavailable` where it does not arrive in time, with what the archiver says; `Invalid` for another cluster's
+/// archive; as the server and the store say.
+pub(super) async fn run(
+    primary: &mut Primary,
+    cluster: ClusterIdentity,
+    store: &Store,
+    limit: Duration,
+) -> Result<RoundTrip> {
     // Something must be in the segment, or there is nothing to end.
     let segment = primary
         .text(
@@ -41,7 +51,10 @@ pub(super) async fn run(primary: &mut Primary, store: &Store, limit: Duration) -
     let begun = Instant::now();
     loop {
         let looked = store.head(&key).await;
-        if let Ok(Some(_)) = looked {
+        if let Ok(Some(_)) = looked
+            && is_archived(primary, &segment).await?
+        {
+            identity::require_of(store, cluster).await?;
             return Ok(RoundTrip {
                 segment,
                 seconds: begun.elapsed().as_secs_f64(),
@@ -60,6 +73,16 @@ pub(super) async fn run(primary: &mut Primary, store: &Store, limit: Duration) -
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Whether the archiver says that it is as far as this segment. What it stores on one timeline it stores in the order
+/// of the names.
+async fn is_archived(primary: &mut Primary, segment: &str) -> Result<bool> {
+    let sql = format!(
+        "SELECT last_archived_wal COLLATE \"C\" >= {} FROM pg_stat_archiver",
+        quote_literal(segment)
+    );
+    Ok(primary.text("ask the archiver", &sql).await? == "t")
 }
 
 /// What the archiver has to say.

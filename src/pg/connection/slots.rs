@@ -49,6 +49,22 @@ impl Connection {
         self.query(&command, &command).await.map(drop)
     }
 
+    /// Whether a physical slot keeps WAL: not where it was never used, and not where it has lost its WAL. PostgreSQL 14
+    /// does not say, and then it counts as keeping.
+    ///
+    /// # Errors
+    /// As [`Connection::simple_query`]; for a logical slot too.
+    pub async fn slot_keeps_wal(&mut self, name: &SlotName) -> Result<bool> {
+        if self.server_major() < 15 {
+            return Ok(true);
+        }
+        let command = format!("READ_REPLICATION_SLOT {name}");
+        let rows = self.simple_query(&command).await?;
+        // slot_type, restart_lsn, restart_tli
+        let row = rows.into_iter().next().unwrap_or_default();
+        Ok(row.into_iter().nth(1).flatten().is_some())
+    }
+
     /// Looks at a slot by beginning to stream through it; this connection ends with that. The slot is as it was then.
     ///
     /// # Errors
