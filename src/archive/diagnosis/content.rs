@@ -9,7 +9,7 @@ use crate::archive::catalogue::{Backup, Catalogue, UnfinishedState};
 use crate::archive::ranges::RangeSet;
 use crate::archive::timeline_chain::TimelineChain;
 use crate::archive::wal_inventory::SegmentRange;
-use crate::pg::{Lsn, TimelineId, WalName};
+use crate::pg::{Lsn, SegmentName, SegmentSize, TimelineId, WalName};
 
 /// A running backup shows a sign of life every 30 s.
 const HEARTBEAT_LOST: Duration = Duration::from_mins(10);
@@ -126,9 +126,22 @@ fn hole(catalogue: &Catalogue, server: Option<&ServerFacts>, backup: &Backup) ->
     };
     let chain = chain(&timeline).or_else(|| chain(&backup.stop_timeline))?;
     let reach = chain.reach(&catalogue.wal, backup.start_lsn, None).ok()?;
-    reach
+    let hole = reach
         .hole
-        .map(|hole| (hole.missing, hole.evidence, reach.end_lsn))
+        .filter(|hole| !is_written_now(hole.missing.first, server, size))?;
+    Some((hole.missing, hole.evidence, reach.end_lsn))
+}
+
+/// Whether the server has not finished this segment yet: after a promotion the history is archived at once,
+/// and the first segment of the new timeline when it is full.
+fn is_written_now(segment: SegmentName, server: Option<&ServerFacts>, size: SegmentSize) -> bool {
+    let Some(server) = server.filter(|server| !server.in_recovery) else {
+        return false;
+    };
+    let (Ok(timeline), Ok(lsn), Ok(number)) = (&server.timeline, &server.lsn, segment.number(size)) else {
+        return false;
+    };
+    segment.timeline() == *timeline && *lsn < size.start_of(number.next())
 }
 
 fn histories(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Findings) {

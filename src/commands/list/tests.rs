@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::archive::codec::WalEncoder;
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::Key;
 use crate::commands::recover::fixture;
@@ -231,6 +232,32 @@ async fn an_empty_archive_says_so_in_words() {
         text.contains("no backups in file://") && text.contains("no WAL in file://"),
         "{text}"
     );
+}
+
+/// What is seen for a minute after every recovery and failover.
+#[tokio::test]
+async fn the_first_segment_of_a_new_timeline_is_not_called_missing() {
+    let top = tempfile::tempdir().unwrap();
+    let segments = ["000000010000000000000002", "000000010000000000000003"];
+    let store = archive(top.path(), &segments, true).await;
+    let content = b"1\t0/4000080\tno recovery target specified\n";
+    let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
+    encoder.write(content).unwrap();
+    let system_identifier = fixture::record(&[]).system_identifier;
+    let name = "00000002.history".parse().unwrap();
+    put(
+        &store,
+        "wal/00000002.history.zst",
+        encoder.finish(name, system_identifier).unwrap().0,
+    )
+    .await;
+    let (json, text) = list(ListPart::All, &store).await;
+    assert_eq!(json["window"][1]["timeline"], 2);
+    assert!(
+        text.contains("timeline 2 has no whole segment in the archive yet"),
+        "{text}"
+    );
+    assert!(!text.contains("MISSING"), "{text}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use super::{ListReport, ListedBackup, ListedTimeline, ListedUnfinished, Proven};
 use crate::archive::backup::BackupKind;
 use crate::archive::catalogue::UnfinishedState;
 use crate::archive::time_text;
+use crate::archive::wal_inventory::SegmentRange;
 use crate::archive::window::{LatestIs, Window};
 use crate::commands::table::write_table;
 use crate::config::ByteSize;
@@ -31,7 +32,7 @@ impl fmt::Display for ListReport {
         }
         if let Some(window @ [_, ..]) = self.window.as_deref() {
             writeln!(f)?;
-            Self::write_window(window, f)?;
+            self.write_window(window, f)?;
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
@@ -131,7 +132,7 @@ impl ListReport {
 
 impl ListReport {
     /// To the microsecond, for these are times to recover to.
-    fn write_window(window: &[Window], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_window(&self, window: &[Window], f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = window.iter().map(|window| {
             let what = match window.latest_is {
                 LatestIs::Commit => "last commit",
@@ -149,8 +150,12 @@ impl ListReport {
         let headings = ["TIMELINE", "RECOVERABLE FROM", "TO", "WHICH IS", "LAST SEGMENT"];
         write_table(&headings, rows.collect(), f)?;
         for window in window {
-            if let Some(missing) = window.missing {
-                let (timeline, end) = (window.timeline, window.end_lsn);
+            let (timeline, end) = (window.timeline, window.end_lsn);
+            // A timeline's first segment is archived when it is full: that it is not there yet was said.
+            let not_yet = |missing: &SegmentRange| {
+                missing.first.timeline() == timeline && self.timelines_without_wal.contains(&timeline)
+            };
+            if let Some(missing) = window.missing.filter(|missing| !not_yet(missing)) {
                 writeln!(
                     f,
                     "timeline {timeline}: {missing} MISSING at {end}, which ends what can be recovered before it"

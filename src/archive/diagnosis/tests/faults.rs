@@ -370,6 +370,27 @@ fn a_gap_before_every_backup_is_no_gap_and_one_before_the_newest_is_a_warning() 
 }
 
 #[test]
+fn a_segment_that_the_promoted_server_still_writes_is_no_gap() {
+    let promoted = |lsn: Lsn| {
+        let mut facts = healthy();
+        let server = facts.server.as_mut().unwrap();
+        (server.timeline, server.lsn) = (Ok(tli(2)), Ok(lsn));
+        let history =
+            TimelineHistory::parse(tli(2), b"1\t0/9000080\tno recovery target specified\n").unwrap();
+        holdings(&mut facts).histories.insert(tli(2), history);
+        facts
+    };
+    assert_eq!(wrong(&promoted(at(9, 400))), []);
+    assert_eq!(wrong(&promoted(at(10, 0))), [(Check::WalGaps, Level::Problem)]);
+    let mut elsewhere = promoted(at(9, 400));
+    without_segment(&mut elsewhere, 5);
+    assert_eq!(wrong(&elsewhere), [(Check::WalGaps, Level::Problem)]);
+    let mut standby = promoted(at(9, 400));
+    standby.server.as_mut().unwrap().in_recovery = true;
+    assert!(wrong(&standby).contains(&(Check::WalGaps, Level::Problem)));
+}
+
+#[test]
 fn a_server_on_a_timeline_without_history_in_the_archive_is_told() {
     let mut facts = healthy();
     facts.server.as_mut().unwrap().timeline = Ok(tli(2));
