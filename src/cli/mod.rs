@@ -51,20 +51,23 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// In --help, what every command takes comes after what is the command's own; before --help and --version.
+const LAST: usize = 900;
+
 /// Flags that every command takes.
 #[derive(Debug, Args)]
 pub struct GlobalArgs {
     /// Configuration file [env: WALSHIP_CONFIG] [default: /etc/walship/walship.toml if it is there]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, display_order = LAST, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// URL of the archive: s3://bucket/prefix or file:///path [env: WALSHIP_ARCHIVE]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, display_order = LAST, value_name = "URL")]
     pub archive: Option<String>,
     /// What is logged to stderr: error, warn, info, debug or trace [env: WALSHIP_LOG_LEVEL] [default: warn]
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, display_order = LAST, value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// Format of what is logged: text or json [env: WALSHIP_LOG_FORMAT] [default: text]
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(long, global = true, display_order = LAST, value_name = "FORMAT")]
     pub log_format: Option<String>,
 }
 

@@ -49,7 +49,7 @@ pub struct TargetArgs {
     /// A position in the WAL, such as 16/B374D848
     #[arg(long, value_name = "LSN")]
     pub target_lsn: Option<String>,
-    /// A transaction
+    /// A transaction's number (xid), such as 743
     #[arg(long, value_name = "XID")]
     pub target_xid: Option<String>,
     /// A restore point made with pg_create_restore_point

@@ -5,7 +5,7 @@ use clap::Args;
 /// Arguments of `walship verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Read only what was written since: a moment, or a time such as 7d
+    /// Read only what was written since: a moment, or how long ago, such as 7d
     #[arg(long, value_name = "WHEN", conflicts_with = "full")]
     pub since: Option<String>,
     /// Read everything, whatever earlier runs found good

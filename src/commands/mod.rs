@@ -3,6 +3,7 @@
 pub mod basebackup;
 pub mod catalogue;
 pub mod clone_mark;
+mod counted;
 pub mod doctor;
 pub mod drill;
 pub mod expire;

@@ -487,7 +487,8 @@ fn failed(doing: impl Into<String>, error: std::io::Error) -> Error {
     let doing = doing.into();
     match error.kind() {
         IoKind::PermissionDenied | IoKind::ReadOnlyFilesystem => Error::denied(format!(
-            "{doing}: {error}; let the user that runs walship read and write the archive's directory"
+            "{doing}: {error}; run every walship command as one and the same user (sudo -u postgres walship …), and let all of \
+             the archive's directory belong to that user (chown -R)"
         )),
         IoKind::StaleNetworkFileHandle
         | IoKind::TimedOut

@@ -214,7 +214,7 @@ fn broken(
     Error::corrupt(format!(
         "the archived WAL has a hole on the way to {}: {} is missing ({}). Without a break it leads to LSN {}, the end of \
          {last_segment}. Find the missing WAL (pg_wal of the old servers) and push it, choose a target before the hole\
-         {other_way}, or accept with --end-at-gap that recovery ends there",
+         {other_way}, or accept with walship recover --end-at-gap that recovery ends there",
         request.target, hole.missing, hole.evidence, reach.end_lsn
     ))
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::archive::diagnosis::{Check, Finding, Level};
 use crate::archive::time_text;
+use crate::commands::counted::counted;
 
 /// What the doctor found.
 #[derive(Debug, Clone, Serialize)]
@@ -84,14 +85,10 @@ fn summary(status: Level, findings: &[Finding]) -> String {
     };
     format!(
         "{word}: {}, {}{unknown}: {}",
-        counted(of(Level::Problem).count(), "problem"),
-        counted(of(Level::Warning).count(), "warning"),
+        counted(of(Level::Problem).count() as u64, "problem"),
+        counted(of(Level::Warning).count() as u64, "warning"),
         names.join(" ")
     )
-}
-
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 impl fmt::Display for DoctorReport {

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::archive::retention::{Action, BackupFate, RetentionPlan, WalFate};
+use crate::commands::counted::counted;
 use crate::commands::table::write_table;
 use crate::config::ByteSize;
 use crate::error::Result;
@@ -111,15 +112,18 @@ impl ExpireReport {
             let stored = self.plan.backups.iter().filter(deleted);
             let stored = stored.filter_map(|fate| fate.stored_bytes).sum::<u64>();
             return format!(
-                "Would delete {planned} backups ({}) and {} WAL files ({bytes}) from {}; nothing was deleted.",
+                "Would delete {} ({}) and {} ({bytes}) from {}; nothing was deleted.",
+                counted(planned as u64, "backup"),
                 ByteSize(stored),
-                self.deleted.objects,
+                counted(self.deleted.objects, "WAL file"),
                 self.url
             );
         }
         format!(
-            "Deleted {} backups and {} objects in all ({bytes}) from {}.",
-            self.deleted.backups, self.deleted.objects, self.url
+            "Deleted {} and {} in all ({bytes}) from {}.",
+            counted(self.deleted.backups, "backup"),
+            counted(self.deleted.objects, "object"),
+            self.url
         )
     }
 }

@@ -159,14 +159,14 @@ fn ended(pgdata: &Path, said: &str) -> Error {
     let fatal = text
         .lines()
         .rev()
-        .find(|line| line.contains("FATAL") || line.contains("PANIC"));
+        .find(|line| line.contains("FATAL") || line.contains("PANIC") || line.starts_with("postgres: "));
     let last = fatal
         .or_else(|| said.lines().rev().find(|line| !line.trim().is_empty()))
         .unwrap_or("it said nothing");
     let last: String = last.chars().take(LAST_WORDS).collect();
     Error::internal(format!(
         "the replica in {} does not run: {last}; its log is {} or where its configuration says. The directory is \
-         complete: mend the cause and start it",
+         complete: mend the cause and start it, or remove it and drop its slot",
         pgdata.display(),
         log.display()
     ))

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use super::{Backlog, Backups, Drill, Expiry, StatusReport, Verification};
 use crate::archive::diagnosis::{Level, span};
 use crate::archive::window::{LatestIs, Window};
+use crate::commands::counted::counted;
 use crate::config::{ByteSize, duration_text};
 
 /// Where the second column begins.
@@ -179,10 +180,6 @@ fn expiry_text(expiry: &Expiry) -> String {
             ),
         },
     }
-}
-
-fn counted(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// To the second; JSON has it all.
