@@ -27,7 +27,7 @@ use crate::archive::released::{self, RELEASED_LIMIT, TimelineRanges};
 use crate::archive::wal_inventory::WalInventory;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::{TimelineHistory, TimelineId};
-use crate::store::Store;
+use crate::store::{Store, Version};
 
 /// Backups, or histories, that are looked at the same time.
 const PARALLEL: usize = 8;
@@ -97,13 +97,24 @@ pub async fn wal(store: &Store, identity: &Identity) -> Result<WalInventory> {
 /// # Errors
 /// As the store and [`released::parse`].
 pub async fn released(store: &Store, identity: &Identity) -> Result<TimelineRanges> {
+    released_version(store, identity).await.map(|(released, _)| released)
+}
+
+/// As [`released`]; tells also which version of the object was read, where there is one.
+pub(super) async fn released_version(
+    store: &Store,
+    identity: &Identity,
+) -> Result<(TimelineRanges, Option<Version>)> {
     let key = Key::Retention.to_string();
     let url = store.url_of(&key);
-    match store.read(&key, RELEASED_LIMIT).await {
-        Ok(bytes) => released::parse(&bytes, identity.segment_bytes, &url),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(TimelineRanges::default()),
-        Err(error) => Err(error).context(|| format!("read {url}")),
-    }
+    let object = match store.get(&key).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((TimelineRanges::default(), None)),
+        object => object?,
+    };
+    let version = object.info.version.clone();
+    let bytes = object.read_to_end(RELEASED_LIMIT).await?;
+    let released = released::parse(&bytes, identity.segment_bytes, &url)?;
+    Ok((released, Some(version)))
 }
 
 /// Reads a backup's mark of `walship keep`; `None` where it has none.
@@ -366,7 +377,6 @@ type Histories = (
     BTreeMap<TimelineId, String>,
 );
 
-/// The histories that can be read, and why the others cannot.
 /// Reads the timelines' histories: those that can be read, and why others cannot.
 ///
 /// # Errors

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -16,6 +16,7 @@ use crate::recovery::{PATIENCE, take_backup};
 use crate::server::{archiving_primary, wait_archived};
 use crate::support::postgres::Cluster;
 use crate::support::stores::{self, Kind, Place, StoreServer, TestStore};
+use crate::support::trace::with_fault;
 use crate::support::walship::Walship;
 use crate::support::{announce, give_to_user, scratch};
 
@@ -144,53 +145,63 @@ fn with_action<'a>(plan: &'a Value, action: &str) -> Vec<&'a str> {
     chosen.map(|fate| fate["id"].as_str().unwrap()).collect()
 }
 
+/// The archive's files, but for what `verify` notes.
 fn files(archive: &Path) -> BTreeSet<String> {
     let output = Command::new("find")
         .arg(archive)
         .args(["-type", "f", "-printf", "%P\\n"])
         .output();
     let text = String::from_utf8(output.unwrap().stdout).unwrap();
-    text.lines().map(str::to_owned).collect()
+    let files = text.lines().filter(|file| !file.starts_with("ledger/"));
+    files.map(str::to_owned).collect()
 }
 
+/// `walship verify` finds nothing wrong, and these backups are there.
 fn is_sound(walship: &Walship, kept: &[&str], when: &str) {
-    let list = json(walship, &["list", "--json"]);
-    assert_eq!(list["unrestorable"], serde_json::json!([]), "{when}");
-    let listed: Vec<_> = list["backups"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|backup| &backup["id"])
-        .collect();
+    let output = walship.run(&["verify", "--json"]);
+    assert_eq!(output.code, Some(0), "{when}: {output:#?}");
+    let report: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(report["is_clean"], true, "{when}: {report:#}");
+    let backups = report["backups"].as_array().unwrap();
     for id in kept {
-        assert!(listed.iter().any(|listed| *listed == id), "{when}: {id} is gone");
+        assert!(
+            backups.iter().any(|backup| backup["id"] == *id),
+            "{when}: {id} is gone"
+        );
     }
 }
 
-/// Killed at any moment, it leaves an archive in which what is listed can be restored, and the next run
-/// finishes the work.
+/// Killed at any point, it leaves an archive that verifies, and the next run finishes the work. The points
+/// are the calls that change the archive: some of those that delete, and the one that publishes
+/// `retention.json`.
 fn kills(month: &Month, kept: &[&str]) {
     let (walship, archive, _root) = month.copy();
-    let begun = Instant::now();
+    let before = files(&archive);
     walship.run(&["expire"]).succeeded();
-    let whole = begun.elapsed();
     let expected = files(&archive);
-    let mut interrupted = 0;
-    for step in 0..16_u32 {
+    let doomed: Vec<_> = before.difference(&expected).collect();
+    let (backups, wal): (Vec<_>, Vec<_>) = doomed.iter().partition(|key| key.starts_with("backups/"));
+    let deletions = [backups, wal].map(|keys| every_nth(&keys, 8));
+    let points = deletions.iter().flatten().map(|key| ("unlink,unlinkat", *key));
+    let retention = "retention.json".to_owned();
+    for (calls, key) in points.chain([("link,linkat,rename,renameat,renameat2", &retention)]) {
         let (walship, archive, _root) = month.copy();
-        let before = files(&archive);
-        let mut running = walship.spawn(&["expire"]);
-        std::thread::sleep(whole * step / 16);
-        running.kill9();
-        running.wait(PATIENCE);
-        let after = files(&archive);
-        interrupted += u32::from(after != before && after != expected);
-        let when = format!("killed after {:?}", whole * step / 16);
+        let when = format!("killed at {calls} of {key}");
+        let fault = format!("{calls}:signal=KILL");
+        let killed = with_fault(&walship, &fault, &[&archive.join(key)], &["expire"]);
+        assert_eq!(killed.signal, Some(9), "{when}: {killed:#?}");
         is_sound(&walship, kept, &when);
         walship.run(&["expire"]).succeeded();
         assert_eq!(files(&archive), expected, "{when}");
+        is_sound(&walship, kept, &when);
     }
-    assert!(interrupted > 0, "no kill struck in the middle");
+}
+
+/// The first, the last, and so many in all that lie evenly between them.
+fn every_nth<'a>(keys: &[&&'a String], count: usize) -> Vec<&'a String> {
+    assert!(keys.len() >= count, "{keys:?}");
+    let last = keys.len() - 1;
+    (0..count).map(|n| **keys[n * last / (count - 1)]).collect()
 }
 
 #[test]

@@ -12,7 +12,8 @@
 //!   writes `backup.json`; here its heartbeat is looked for after `pending.json` is gone.
 //! - *`walship keep`.* It writes the mark and then looks whether the backup is still there; here the
 //!   mark is looked for after `backup.json` is gone, which is put back if there is one.
-//! - *Another expiry.* Both delete what their plans say; nothing either keeps is needed less.
+//! - *Another expiry.* Both delete what their plans say. Each adds to the version of `retention.json` that it
+//!   read, or reads it again, so that neither takes back what the other noted.
 //! - *A push.* What is stored after the plan was made is never deleted by it.
 
 mod backups;
@@ -31,11 +32,13 @@ use crate::archive::catalogue::Catalogue;
 use crate::archive::keys::Key;
 use crate::archive::released;
 use crate::archive::retention::{self, RetentionPlan, RetentionPolicy};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::{Body, PutMode, Store};
 
 /// This machine's clock may differ from the store's by so much without a word.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
+/// So often `retention.json` is read and written anew where others write it at the same time.
+const NOTE_ATTEMPTS: usize = 10;
 
 /// What `walship expire` is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,26 +100,39 @@ async fn earlier_clock(store: &Store, now: DateTime<Utc>, notes: &mut Vec<String
     Ok(now.min(of_store))
 }
 
-/// Notes which WAL is given up, before any of it is deleted.
+/// Notes which WAL is given up, before any of it is deleted. Another expiry, with another plan perhaps,
+/// may add to it at the same time: what it noted stays.
 async fn note_released(
     catalogue: &Catalogue,
     deletable: &released::TimelineRanges,
     store: &Store,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    // Another expiry may have added to it.
-    let before = catalogue::released(store, &catalogue.identity).await?;
-    let mut after = before.clone();
-    after.add(deletable);
-    if after == before {
-        return Ok(());
-    }
     let key = Key::Retention.to_string();
-    let body = Body::from_bytes(released::to_json(&after, catalogue.wal.segment_size(), now)?);
-    store
-        .put(&key, &body, PutMode::Replace)
-        .await
-        .context(|| format!("write {}", store.url_of(&key)))
+    let identity = &catalogue.identity;
+    for _ in 0..NOTE_ATTEMPTS {
+        let (before, version) = catalogue::released_version(store, identity).await?;
+        let mut after = before.clone();
+        after.add(deletable);
+        if after == before {
+            return Ok(());
+        }
+        let body = Body::from_bytes(released::to_json(&after, identity.segment_bytes, now)?);
+        let mode = version.map_or(PutMode::Create, PutMode::ReplaceIf);
+        let written = match store.put(&key, &body, mode).await {
+            // Somebody else wrote it, or this very put, if its first answer got lost: look again.
+            Err(error) if error.kind() == ErrorKind::Conflict => continue,
+            // A server that does not know `If-Match` may say so.
+            Err(error) if error.kind() == ErrorKind::Invalid => store.put(&key, &body, PutMode::Replace).await,
+            written => written,
+        };
+        return written.context(|| format!("write {}", store.url_of(&key)));
+    }
+    Err(Error::conflict(format!(
+        "{} was changed by somebody else {NOTE_ATTEMPTS} times while it was to be written; no WAL was deleted. Let the \
+         other expiries end, and run walship expire again",
+        store.url_of(&key)
+    )))
 }
 
 /// The plan of an expiry that would run now, for those who only show it: what unfinished backups need

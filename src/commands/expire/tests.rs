@@ -468,6 +468,34 @@ async fn two_expiries_at_once_do_what_one_does() {
 }
 
 #[tokio::test]
+async fn of_two_expiries_with_other_plans_neither_takes_back_what_the_other_gave_up() {
+    let archive = ten_days().await;
+    let faults = Faults::default();
+    let pause = FaultKind::Delay(Duration::from_millis(1500));
+    faults.add(Operation::Put, "retention.json", pause);
+    let slow = archive.store.with_faults(faults);
+    let strict = ExpireOptions {
+        policy: RetentionPolicy {
+            backups: Some(1),
+            ..RetentionPolicy::default()
+        },
+        dry_run: false,
+    };
+    let meanwhile = async {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        run(&strict, &archive.store, now(), &Progress::default()).await
+    };
+    let (one, other) = tokio::join!(archive.expire(&slow), meanwhile);
+    assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
+    let catalogue = catalogue::load(&archive.store).await.unwrap();
+    for number in 0..36 {
+        let given_up = catalogue.released.contains(TimelineId::FIRST, SegmentNumber(number));
+        // The mark's own, on day 3, is kept by both.
+        assert_eq!(given_up, number != 12, "segment {number}");
+    }
+}
+
+#[tokio::test]
 async fn what_walship_did_not_write_and_histories_stay_and_companions_go_with_their_segment() {
     let archive = ten_days().await;
     let foreign = [
