@@ -50,10 +50,14 @@ fn one_screen_shows_what_there_is_and_a_program_gets_the_same() {
     assert_eq!(report["expiry"]["state"], "no_policy");
     assert_eq!(report.get("backlog"), None);
 
+    assert_eq!(report["verification"], Value::Null);
+
     // Of two backups the policy keeps one.
     let newest = take_backup(walship, primary);
     let policy = walship.clone().env("WALSHIP_RETENTION_KEEP_BACKUPS", "1");
+    walship.run(&["verify"]).succeeded();
     let report = status(&policy, 0, &[]);
+    assert_eq!(report["verification"]["findings"], 0, "{report}");
     assert_eq!(report["backups"]["newest"]["id"], newest.as_str());
     assert_eq!(
         report["expiry"]["backups"][0],

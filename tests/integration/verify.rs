@@ -18,6 +18,7 @@ use crate::recovery::History;
 use crate::server::majors;
 use crate::store_contract::{block_on, options};
 use crate::support::stores::Place;
+use crate::support::trace::with_fault;
 use crate::support::walship::Walship;
 
 pub fn store_of(place: &Place) -> Store {
@@ -512,6 +513,26 @@ fn since_reads_only_what_is_younger() {
     case.walship()
         .run(&["verify", "--since", "2026-11-01 00:00:00+00"])
         .succeeded();
+}
+
+#[test]
+fn what_a_killed_run_has_read_is_not_read_again() {
+    let case = Case::of(Original::shared());
+    let walship = case.walship();
+    let summary = case.archive.join("ledger/summary.json");
+    let killed = with_fault(
+        &walship,
+        "link,linkat,rename,renameat,renameat2:signal=KILL",
+        &[&summary],
+        &["verify"],
+    );
+    assert_eq!(killed.signal, Some(9), "{killed:#?}");
+    assert!(!summary.exists());
+    let output = walship.run(&["verify", "--json"]).succeeded();
+    let report: Value = serde_json::from_str(&output.stdout).unwrap();
+    // The two records are always read.
+    assert_eq!(report["read_objects"], 2, "{report:#}");
+    assert_eq!(report["unread_objects"], 0, "{report:#}");
 }
 
 #[test]

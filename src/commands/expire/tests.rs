@@ -9,7 +9,7 @@ use super::*;
 use crate::archive::backup::{BackupAlive, BackupRecord, WalFrom, WalRange};
 use crate::archive::codec::WalEncoder;
 use crate::archive::identity::{ClusterIdentity, Identity};
-use crate::archive::keys::{BackupId, BackupObject, backup_prefix};
+use crate::archive::keys::{BackupId, BackupObject, WAL_PREFIX, backup_prefix};
 use crate::commands::keep::{self, Mark};
 use crate::commands::recover::fixture;
 use crate::error::ErrorKind;
@@ -223,6 +223,24 @@ async fn what_no_rule_keeps_goes_and_nothing_else() {
     let again = archive.expire(&archive.store).await.unwrap();
     assert_eq!(again.deleted, Deleted::default());
     assert_eq!(archive.keys().await, expected());
+}
+
+#[tokio::test]
+async fn a_thousand_objects_are_deleted_with_one_request() {
+    let archive = Archive::of_days(300).await;
+    let faults = Faults::default();
+    for _ in 0..5 {
+        faults.add(Operation::Delete, WAL_PREFIX, FaultKind::Delay(Duration::ZERO));
+    }
+    let last = run(
+        &options(),
+        &archive.store.with_faults(faults.clone()),
+        day(300),
+        &Progress::default(),
+    );
+    let report = last.await.unwrap();
+    assert!(report.deleted.objects > 1100 + 290 * 5, "{report}");
+    assert_eq!(5 - faults.left(), 2, "requests for more than 1,100 segments");
 }
 
 #[tokio::test]
