@@ -151,6 +151,10 @@ fn a_healthy_archive_passes_with_figures_and_the_archive_keeps_them() {
         let list = history.walship.run(&["list", "backups", "--json"]).succeeded();
         let list: Value = serde_json::from_str(&list.stdout).unwrap();
         assert_eq!(list["backups"][0]["proven"]["last_success"], report["started_at"]);
+        let status = history.walship.run(&["status", "--json"]).succeeded();
+        let status: Value = serde_json::from_str(&status.stdout).unwrap();
+        assert_eq!(status["drill"]["started_at"], report["started_at"]);
+        assert_eq!(status["drill"]["recovery_ms"], report["recovery_ms"]);
     }
 }
 
