@@ -97,7 +97,9 @@ pub async fn wal(store: &Store, identity: &Identity) -> Result<WalInventory> {
 /// # Errors
 /// As the store and [`released::parse`].
 pub async fn released(store: &Store, identity: &Identity) -> Result<TimelineRanges> {
-    released_version(store, identity).await.map(|(released, _)| released)
+    released_version(store, identity)
+        .await
+        .map(|(released, _)| released)
 }
 
 /// As [`released`]; tells also which version of the object was read, where there is one.

@@ -145,14 +145,16 @@ fn with_action<'a>(plan: &'a Value, action: &str) -> Vec<&'a str> {
     chosen.map(|fate| fate["id"].as_str().unwrap()).collect()
 }
 
-/// The archive's files, but for what `verify` notes.
+/// The archive's files, but for what `verify` notes and for what a killed put leaves until it is a day old.
 fn files(archive: &Path) -> BTreeSet<String> {
     let output = Command::new("find")
         .arg(archive)
         .args(["-type", "f", "-printf", "%P\\n"])
         .output();
     let text = String::from_utf8(output.unwrap().stdout).unwrap();
-    let files = text.lines().filter(|file| !file.starts_with("ledger/"));
+    let files = text
+        .lines()
+        .filter(|file| !file.starts_with("ledger/") && !file.contains(".walship-"));
     files.map(str::to_owned).collect()
 }
 
@@ -201,7 +203,7 @@ fn kills(month: &Month, kept: &[&str]) {
 fn every_nth<'a>(keys: &[&&'a String], count: usize) -> Vec<&'a String> {
     assert!(keys.len() >= count, "{keys:?}");
     let last = keys.len() - 1;
-    (0..count).map(|n| **keys[n * last / (count - 1)]).collect()
+    (0..count).map(|n| *keys[n * last / (count - 1)]).collect()
 }
 
 #[test]

@@ -123,7 +123,9 @@ async fn note_released(
             // Somebody else wrote it, or this very put, if its first answer got lost: look again.
             Err(error) if error.kind() == ErrorKind::Conflict => continue,
             // A server that does not know `If-Match` may say so.
-            Err(error) if error.kind() == ErrorKind::Invalid => store.put(&key, &body, PutMode::Replace).await,
+            Err(error) if error.kind() == ErrorKind::Invalid => {
+                store.put(&key, &body, PutMode::Replace).await
+            }
             written => written,
         };
         return written.context(|| format!("write {}", store.url_of(&key)));
