@@ -51,17 +51,17 @@ pub async fn require(store: &Store) -> Result<Identity> {
     })
 }
 
-/// Reads the identity of an archive that `cluster` has used before.
+/// Reads the identity of an archive that `cluster` should have used before; `why` says what speaks for that.
 ///
 /// # Errors
 /// `Invalid` where there is none, or it is another cluster's: a file system that is not mounted or an
 /// emptied archive must not become a new archive behind the administrator's back.
-pub async fn require_of(store: &Store, cluster: ClusterIdentity) -> Result<Identity> {
+pub async fn require_of(store: &Store, cluster: ClusterIdentity, why: &str) -> Result<Identity> {
     let identity = require(store).await.map_err(|error| {
-        let hint = "this cluster has archived before; mount or restore that archive, \
-                    or start a new one here with `walship basebackup`";
         if error.kind() == ErrorKind::Invalid {
-            Error::invalid(format!("{error} ({hint})"))
+            Error::invalid(format!(
+                "{error} ({why}; mount or restore its archive, or start a new one here with `walship basebackup`)"
+            ))
         } else {
             error
         }

@@ -18,7 +18,7 @@ use crate::archive::keys::Key;
 use crate::archive::segment_index::IndexBuilder;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::data_directory::{cluster_identity, data_directory_of, has_archived};
-use crate::pg::{BackupHistory, LongPageHeader, SegmentSize, TimelineHistory, WalCheck, WalName};
+use crate::pg::{BackupHistory, LongPageHeader, SegmentSize, TimelineHistory, TimelineId, WalCheck, WalName};
 use crate::store::{Body, BodyWriter, PutMode, Store};
 
 /// Bytes read, hashed and compressed at a time.
@@ -299,10 +299,9 @@ impl Source {
         }
         if let Some(cluster) = self.cluster {
             let data_directory = data_directory_of(&self.path);
-            let identity = if has_archived(&data_directory)? {
-                identity::require_of(store, cluster).await?
-            } else {
-                identity::find_or_create(store, cluster, now).await?
+            let identity = match self.archived_before(&data_directory)? {
+                Some(why) => identity::require_of(store, cluster, why).await?,
+                None => identity::find_or_create(store, cluster, now).await?,
             };
             clone_mark::check(&data_directory, &identity, &store.location().to_string())?;
             return Ok(identity);
@@ -310,6 +309,18 @@ impl Source {
         let identity = identity::require(store).await?;
         self.check_identity(&identity, &store.location().to_string())?;
         Ok(identity)
+    }
+
+    /// What speaks for an archive of this cluster that has begun. A server that was promoted may never have archived
+    /// itself; those before it have, as a rule.
+    fn archived_before(&self, data_directory: &Path) -> Result<Option<&'static str>> {
+        if has_archived(data_directory)? {
+            return Ok(Some("this cluster has archived before"));
+        }
+        let promoted = self.name.timeline() > TimelineId::FIRST;
+        Ok(promoted.then_some(
+            "this server was promoted or recovered, and its cluster has archived before, as a rule",
+        ))
     }
 
     /// Whether the file is the archive's cluster's.

@@ -180,19 +180,22 @@ fn a_history_or_backup_file_needs_a_data_directory() {
         "1\t0/3000000\tno recovery target specified\n",
     )
     .unwrap();
+    let segments = &Sample::shared().segments;
+    data.walship(&archive).run(&push(&segments[0])).succeeded();
     data.walship(&archive).run(&push("00000002.history")).succeeded();
     fs::remove_file(data.file("global/pg_control")).unwrap();
     let output = data.walship(&archive).run(&push("00000002.history")).exited(1);
     assert!(output.stderr.contains("pg_control"), "{}", output.stderr);
     // A segment says whose it is by itself.
-    data.walship(&archive)
-        .run(&push(&Sample::shared().segments[0]))
-        .succeeded();
+    data.walship(&archive).run(&push(&segments[1])).succeeded();
 }
 
 #[test]
 fn a_history_that_contradicts_its_parents_is_refused() {
     let (data, archive) = (Sample::shared().copy(), Place::directory());
+    data.walship(&archive)
+        .run(&push(&Sample::shared().segments[0]))
+        .succeeded();
     for (name, content, code) in [
         ("00000002.history", "1\t0/3000000\tfirst\n", 0),
         (
@@ -327,4 +330,26 @@ fn an_archive_that_vanished_is_not_started_anew_behind_the_administrators_back()
         assert!(!path.join("walship.json").exists());
         assert_eq!(path.exists(), !gone);
     }
+}
+
+/// A replica that is promoted while the archive's file system is not mounted has archived nothing itself.
+#[test]
+fn a_promoted_server_begins_no_archive_and_joins_the_one_that_is_there() {
+    let (data, archive) = (Sample::shared().copy(), Place::directory());
+    let first = &Sample::shared().segments[0];
+    let history = "1\t0/2000000\tno recovery target specified\n";
+    fs::write(data.segment("00000002.history"), history).unwrap();
+    let path = archive.path().unwrap();
+    let output = data.walship(&archive).run(&push("00000002.history")).exited(1);
+    for part in [
+        "nothing was archived there yet",
+        "was promoted or recovered",
+        "walship basebackup",
+    ] {
+        assert!(output.stderr.contains(part), "{}", output.stderr);
+    }
+    assert_eq!(output.stderr.trim_end().lines().count(), 1, "{}", output.stderr);
+    assert!(fs::read_dir(path).unwrap().next().is_none());
+    data.walship(&archive).run(&push(first)).succeeded();
+    data.walship(&archive).run(&push("00000002.history")).succeeded();
 }

@@ -286,8 +286,6 @@ fn a_promotion_while_the_store_is_away_loses_what_only_the_archive_has() {
         let mut replica = seeded(&walship, &primary, &["--from", "archive", "--no-slot"]);
         let cluster = &mut replica.cluster;
         follow_the_archive_alone(cluster);
-        // It would begin a new archive in the place of the one that is away.
-        cluster.set("archive_mode", "off");
         cluster.stop(Stop::Fast);
         cluster.start();
         count(cluster, "5");
@@ -298,9 +296,23 @@ fn a_promotion_while_the_store_is_away_loses_what_only_the_archive_has() {
         let archive = place.path().unwrap();
         let away = archive.with_file_name("away");
         std::fs::rename(archive, &away).unwrap();
+        // Checkpoints remove what tells of files that were archived, in time.
+        let status = cluster.data_dir().join("pg_wal/archive_status");
+        for entry in std::fs::read_dir(status).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
         cluster.start();
         cluster.sql("select pg_promote()");
+        // It begins no other archive in the place of the one that is away.
+        let last = cluster.switch_wal();
+        cluster.wait_until("select failed_count > 0 from pg_stat_archiver", "t", PATIENCE);
+        assert!(
+            cluster.log().contains("was promoted or recovered"),
+            "{}",
+            cluster.log()
+        );
         std::fs::rename(&away, archive).unwrap();
+        wait_archived(cluster, &last);
         assert_eq!(
             cluster.sql("select count(*) from t"),
             "5",

@@ -51,6 +51,7 @@ fn a_fresh_cluster_is_shown_what_it_lacks_and_nothing_is_changed() {
         let before = all_it_changes(&cluster);
         let text = setup(&walship, &cluster, &[]).succeeded().stdout;
         for part in [
+            " lacks this. Nothing was changed; --apply does it:",
             "ALTER SYSTEM SET archive_mode = 'on';",
             "ALTER SYSTEM SET archive_command = 'env WALSHIP_ARCHIVE=file:///",
             "push %p';",
@@ -83,8 +84,14 @@ fn apply_does_it_and_after_the_restart_a_segment_arrives_and_there_is_nothing_to
     for &major in majors() {
         let (_place, home, walship) = at_home();
         let mut cluster = started(major, &[("log_statement", "all"), ("max_wal_senders", "20")]);
-        let first = setup(&walship, &cluster, &["--apply"]).succeeded().stdout;
+        let first = setup(&walship, &cluster, &["--apply"]).succeeded();
+        let (first, said) = (first.stdout, first.stderr);
         assert!(first.contains("A restart is needed for: archive_mode"), "{first}");
+        assert!(first.starts_with("-- Done on "), "{first}");
+        assert!(!first.contains("Left for a person"), "{first}");
+        for to_do in ["-- Add, before", "and a password for it"] {
+            assert!(!first.contains(to_do), "{to_do:?} is done: {first}");
+        }
         assert_eq!(cluster.sql("show max_wal_senders"), "20");
 
         let passfile = home.path().join(".pgpass");
@@ -92,7 +99,7 @@ fn apply_does_it_and_after_the_restart_a_segment_arrives_and_there_is_nothing_to
         let line = std::fs::read_to_string(&passfile).unwrap();
         let password = line.trim_end().rsplit(':').next().unwrap();
         assert!(password.len() >= 32, "{line}");
-        for place in [&first, &cluster.log()] {
+        for place in [&first, &said, &cluster.log()] {
             assert!(!place.contains(password), "the password is in {place}");
         }
         log_in(&cluster, &passfile);
@@ -263,6 +270,7 @@ fn a_broken_pg_hba_conf_is_left_alone() {
     cluster.append("pg_hba.conf", "host nonsense\n");
     let before = file(&cluster, "pg_hba.conf");
     let text = setup(&walship, &cluster, &["--apply"]).succeeded().stdout;
+    assert!(text.contains("-- Left for a person to do on "), "{text}");
     assert!(text.contains("cannot be read as a whole: line"), "{text}");
     assert_eq!(file(&cluster, "pg_hba.conf"), before);
 }

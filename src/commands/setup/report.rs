@@ -53,7 +53,8 @@ impl SetupReport {
         }
     }
 
-    fn write_item(&self, item: &Item, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// What was done, or what is to be done about something.
+    fn write_item(&self, item: &Item, done: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let restart = if item.needs_restart {
             " (needs a restart)"
         } else {
@@ -61,16 +62,20 @@ impl SetupReport {
         };
         writeln!(f, "-- {}{restart}", item.why)?;
         match &item.fix {
-            Fix::Sql(sql) if item.name == "role" => {
+            Fix::Sql(sql) if item.name == "role" && !done => {
                 writeln!(f, "{sql};  -- and a password for it: \\password in psql")
             }
             Fix::Sql(sql) => writeln!(f, "{sql};"),
             Fix::HbaLines(lines) => {
-                writeln!(
-                    f,
-                    "-- Add, before all other lines of {}, and then SELECT pg_reload_conf():",
-                    self.hba_file
-                )?;
+                let file = &self.hba_file;
+                if done {
+                    writeln!(f, "-- Added before all other lines of {file}:")?;
+                } else {
+                    writeln!(
+                        f,
+                        "-- Add, before all other lines of {file}, and then SELECT pg_reload_conf():"
+                    )?;
+                }
                 lines.iter().try_for_each(|line| writeln!(f, "--   {line}"))
             }
             Fix::ByHand(how) => writeln!(f, "-- By hand: {how}"),
@@ -94,8 +99,11 @@ impl SetupReport {
 impl fmt::Display for SetupReport {
     /// SQL with comments, for a person to read or to run.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.applied.is_empty() {
+            writeln!(f, "-- Done on {}:", self.server)?;
+        }
         for item in &self.applied {
-            self.write_item(item, f)?;
+            self.write_item(item, true, f)?;
         }
         if let Some(path) = &self.passfile {
             writeln!(
@@ -107,13 +115,24 @@ impl fmt::Display for SetupReport {
         if let Some(path) = &self.hba_kept {
             writeln!(f, "-- The old pg_hba.conf is {}", path.display())?;
         }
-        let left = if self.applied.is_empty() && self.by_hand.is_empty() {
-            &self.missing
-        } else {
-            &self.by_hand
-        };
+        let shown_only = self.applied.is_empty() && self.by_hand.is_empty();
+        let left = if shown_only { &self.missing } else { &self.by_hand };
+        if !left.is_empty() {
+            let server = &self.server;
+            if shown_only {
+                let conflict = left.iter().any(|item| matches!(item.fix, Fix::Conflict(_)));
+                let then = if conflict {
+                    "decide the conflict before --apply"
+                } else {
+                    "--apply does it"
+                };
+                writeln!(f, "-- {server} lacks this. Nothing was changed; {then}:")?;
+            } else {
+                writeln!(f, "-- Left for a person to do on {server}:")?;
+            }
+        }
         for item in left {
-            self.write_item(item, f)?;
+            self.write_item(item, false, f)?;
         }
         if self.missing.is_empty() {
             writeln!(f, "-- {}: nothing to do", self.server)?;
