@@ -33,6 +33,7 @@ mod recover;
 mod recovery;
 mod repair;
 mod replica;
+mod replicas_page;
 mod restore;
 mod s3_settings;
 mod sample;

@@ -125,7 +125,8 @@ fn from_initdb_to_a_promotion_and_beyond() {
         recycle(&primary, &needed);
         replica.start();
         count(&replica, "6");
-        assert!(replica.log().contains("restored log file"), "{}", replica.log());
+        let restored = format!("restored log file \"{needed}\"");
+        assert!(replica.log().contains(&restored), "{restored}: {}", replica.log());
         primary.sql("select from pg_create_physical_replication_slot('first')");
         wait_streaming(&replica);
         primary.sql("insert into t values (7)");
@@ -140,6 +141,18 @@ fn from_initdb_to_a_promotion_and_beyond() {
         let second_timeline = replica.switch_wal();
         assert!(second_timeline.starts_with("00000002"), "{second_timeline}");
         wait_archived(&replica, &second_timeline);
+        let timelines = |listed: &Value| {
+            let wal = listed["wal"].as_array().unwrap().clone();
+            let gaps = wal
+                .iter()
+                .all(|timeline| timeline["gaps"] == Value::Array(Vec::new()));
+            assert!(gaps, "{listed}");
+            wal.iter()
+                .map(|timeline| timeline["timeline"].as_u64().unwrap())
+                .collect::<Vec<_>>()
+        };
+        let listed = walship.run(&["list", "--json"]).succeeded().stdout;
+        assert_eq!(timelines(&serde_json::from_str(&listed).unwrap()), [1, 2]);
         let before = objects(&place);
 
         // The old primary goes on, on its own branch, and changes nothing.
@@ -151,6 +164,11 @@ fn from_initdb_to_a_promotion_and_beyond() {
         }
         let listed: Value =
             serde_json::from_str(&walship.run(&["list", "--json"]).succeeded().stdout).unwrap();
+        assert_eq!(timelines(&listed), [1, 2]);
+        assert!(
+            after.keys().any(|path| path.ends_with(format!("{own}.zst"))),
+            "{own}"
+        );
         let branch = &listed["wal"][1]["branched_from"];
         assert_eq!(branch["timeline"], 1, "{listed}");
         assert_eq!(branch["goes_on"]["last"], own.as_str(), "{listed}");
@@ -161,6 +179,7 @@ fn from_initdb_to_a_promotion_and_beyond() {
         // A second replica, from the archive, follows the new primary and not the old one.
         let arguments = ["--from", "archive", "--slot", "second"];
         let second = seeded(&walship, &replica, &arguments);
+        assert_eq!(second.report["source"], "archive", "{}", second.report);
         wait_streaming(&second.cluster);
         count(&second.cluster, "10");
         replica.sql("insert into t values (102)");

@@ -92,7 +92,6 @@ fn apply_does_it_and_after_the_restart_a_segment_arrives_and_there_is_nothing_to
         for to_do in ["-- Add, before", "and a password for it"] {
             assert!(!first.contains(to_do), "{to_do:?} is done: {first}");
         }
-        assert_eq!(cluster.sql("show max_wal_senders"), "20");
 
         let passfile = home.path().join(".pgpass");
         assert_eq!(passfile.metadata().unwrap().permissions().mode() & 0o777, 0o600);
@@ -111,6 +110,7 @@ fn apply_does_it_and_after_the_restart_a_segment_arrives_and_there_is_nothing_to
         );
         cluster.stop(Stop::Fast);
         cluster.start();
+        assert_eq!(cluster.sql("show max_wal_senders"), "20");
         let done = all_it_changes(&cluster);
         for _ in 0..2 {
             let report = setup(&walship, &cluster, &["--apply", "--json"])
@@ -273,6 +273,25 @@ fn a_broken_pg_hba_conf_is_left_alone() {
     assert!(text.contains("-- Left for a person to do on "), "{text}");
     assert!(text.contains("cannot be read as a whole: line"), "{text}");
     assert_eq!(file(&cluster, "pg_hba.conf"), before);
+}
+
+/// From 16 on a role whose name begins with a slash is a regular expression there, in quotes too.
+#[test]
+fn lines_that_the_server_does_not_understand_are_taken_back() {
+    let (_place, _home, walship) = at_home();
+    let cluster = started(18, &[]);
+    let before = file(&cluster, "pg_hba.conf");
+    let text = setup(&walship, &cluster, &["--apply", "--role", "/["])
+        .succeeded()
+        .stdout;
+    assert!(text.contains("so the file is as it was: line"), "{text}");
+    assert!(text.contains("--   host replication \"/[\""), "{text}");
+    assert_eq!(file(&cluster, "pg_hba.conf"), before);
+    let errors = "select count(*) from pg_hba_file_rules where error is not null";
+    assert_eq!(cluster.sql(errors), "0");
+    let files = std::fs::read_dir(cluster.data_dir()).unwrap();
+    let mut names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(!names.any(|name| name.contains("before-walship")));
 }
 
 #[test]

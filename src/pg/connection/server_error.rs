@@ -169,6 +169,8 @@ impl ServerError {
     /// The error of a command that failed.
     pub(super) fn of_command(&self, peer: &str, session: &Session, command: &str) -> Error {
         let next = match self.code.as_str() {
+            // A setting that few may see: the server says who.
+            "42501" if self.message.contains("to examine") => "",
             "42501" if matches!(session, Session::Database(_)) => "; run it as a superuser",
             "42501" => "; the role needs REPLICATION: ALTER ROLE … REPLICATION as a superuser",
             "55000" if self.message.contains("WAL level") => {
