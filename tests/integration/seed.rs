@@ -120,6 +120,8 @@ fn a_replica_copied_from_its_primary_streams_through_its_slot() {
         primary.sql(&format!("create tablespace space location '{}'", space.display()));
         primary.sql("create table t (i int) tablespace space; insert into t values (1)");
         primary.sql("alter system set recovery_end_command = 'touch /tmp/never'");
+        primary.sql("alter system set log_replication_commands = on");
+        primary.sql("select from pg_reload_conf()");
         let moved = scratch();
         let mapping = format!("{}={}/moved", space.display(), moved.path().display());
         let arguments = ["--slot", "first", "--tablespace-mapping", &mapping];
@@ -140,6 +142,13 @@ fn a_replica_copied_from_its_primary_streams_through_its_slot() {
         assert_eq!(
             primary.sql("select application_name from pg_stat_replication"),
             "first"
+        );
+        // The copy streamed its WAL through the slot as well.
+        let log = primary.log();
+        assert!(log.contains("received replication command: BASE_BACKUP"), "{log}");
+        assert!(
+            !log.contains("received replication command: START_REPLICATION 0/"),
+            "{log}"
         );
         let settings = replica.cluster.data_dir().join("postgresql.auto.conf");
         assert_eq!(
@@ -206,6 +215,42 @@ fn a_started_replica_is_waited_for_until_it_streams() {
         assert_eq!(report["started"]["streaming"], true, "{report}");
         // Not only soon: what is reported is true already.
         assert_eq!(primary.sql("select active from pg_replication_slots"), "t");
+        primary
+            .run_program(
+                "pg_ctl",
+                &["-D", data.to_str().unwrap(), "-m", "immediate", "stop"],
+            )
+            .succeeded();
+    }
+}
+
+/// A server that runs is no replica yet. Here its `pg_ctl` takes away whom it should follow.
+#[test]
+fn a_started_replica_that_does_not_stream_in_time_is_no_success() {
+    for &major in majors() {
+        let (_place, walship, primary) = archived(major);
+        let port = crate::support::ports::Port::take();
+        let root = scratch();
+        let bin = make_dir(root.path(), "bin", 0o755);
+        let (data, real) = (root.path().join("data"), primary.bin_dir().join("pg_ctl"));
+        let script = format!(
+            "#!/bin/sh\n[ ! -d {data} ] || sed -i /^primary_/d {data}/postgresql.auto.conf\nexec {real} \"$@\"\n",
+            data = data.display(),
+            real = real.display()
+        );
+        std::fs::write(bin.join("pg_ctl"), script).unwrap();
+        std::fs::set_permissions(bin.join("pg_ctl"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let walship = walship
+            .env("PGPORT", port.number.to_string())
+            .env("WALSHIP_POSTGRES_BIN_DIR", &bin)
+            .env("WALSHIP_SEED_START_TIMEOUT", "3s");
+        let output = seed(&walship, &primary, &data, &["--start", "--slot", "idle"]).exited(5);
+        assert!(
+            output.stderr.contains("did not stream within 3 s"),
+            "{}",
+            output.stderr
+        );
+        assert_eq!(primary.sql("select active from pg_replication_slots"), "f");
         primary
             .run_program(
                 "pg_ctl",
