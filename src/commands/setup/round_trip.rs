@@ -54,7 +54,7 @@ pub(super) async fn run(
         if let Ok(Some(_)) = looked
             && is_archived(primary, &segment).await?
         {
-            identity::require_of(store, cluster).await?;
+            identity::require_of(store, cluster, "this server has archived the segment somewhere").await?;
             return Ok(RoundTrip {
                 segment,
                 seconds: begun.elapsed().as_secs_f64(),
