@@ -76,6 +76,38 @@ fn recycle(primary: &Cluster, segment: &str) {
     });
 }
 
+/// `setup primary --apply` on a fresh cluster, in two runs with a restart between them.
+fn set_up(primary: &mut Cluster, walship: &Walship) {
+    setup(walship, primary, &["--apply"]).succeeded();
+    primary.stop(Stop::Fast);
+    primary.start();
+    let done = setup(walship, primary, &["--apply"]).succeeded().stdout;
+    assert!(done.contains("Archiving works"), "{done}");
+}
+
+/// The timelines that a list has, none of them with a gap.
+fn timelines(listed: &Value) -> Vec<u64> {
+    let wal = listed["wal"].as_array().unwrap();
+    let gaps = |timeline: &Value| timeline["gaps"] != Value::Array(Vec::new());
+    assert!(!wal.iter().any(gaps), "{listed}");
+    let number = |timeline: &Value| timeline["timeline"].as_u64().unwrap();
+    wal.iter().map(number).collect()
+}
+
+/// A replica of the new primary, although the old primary's version of the segment of the fork is in the archive.
+fn one_that_knows_the_archive_alone_follows(walship: &Walship, replica: &Cluster) {
+    let root = scratch();
+    let data = root.path().join("data");
+    seed(walship, replica, &data, &["--from", "archive", "--no-slot"]).succeeded();
+    let last = replica.switch_wal();
+    wait_archived(replica, &last);
+    let mut alone = adopt(replica.major(), &data, walship);
+    follow_the_archive_alone(&alone);
+    alone.start();
+    count(&alone, "11");
+    assert_eq!(alone.sql("select count(*) from t where i >= 100"), "3");
+}
+
 #[test]
 fn from_initdb_to_a_promotion_and_beyond() {
     for &major in majors() {
@@ -85,12 +117,7 @@ fn from_initdb_to_a_promotion_and_beyond() {
         let mut primary = Cluster::builder(major).option("wal_keep_size", "0").initdb();
         primary.start();
 
-        // The primary, in two runs with a restart between them.
-        setup(&walship, &primary, &["--apply"]).succeeded();
-        primary.stop(Stop::Fast);
-        primary.start();
-        let done = setup(&walship, &primary, &["--apply"]).succeeded().stdout;
-        assert!(done.contains("Archiving works"), "{done}");
+        set_up(&mut primary, &walship);
         primary.sql("create table t (i int); insert into t values (1)");
 
         // A replica, as the role that setup made, with the password that it wrote down.
@@ -141,16 +168,6 @@ fn from_initdb_to_a_promotion_and_beyond() {
         let second_timeline = replica.switch_wal();
         assert!(second_timeline.starts_with("00000002"), "{second_timeline}");
         wait_archived(&replica, &second_timeline);
-        let timelines = |listed: &Value| {
-            let wal = listed["wal"].as_array().unwrap().clone();
-            let gaps = wal
-                .iter()
-                .all(|timeline| timeline["gaps"] == Value::Array(Vec::new()));
-            assert!(gaps, "{listed}");
-            wal.iter()
-                .map(|timeline| timeline["timeline"].as_u64().unwrap())
-                .collect::<Vec<_>>()
-        };
         let listed = walship.run(&["list", "--json"]).succeeded().stdout;
         assert_eq!(timelines(&serde_json::from_str(&listed).unwrap()), [1, 2]);
         let before = objects(&place);
@@ -190,24 +207,7 @@ fn from_initdb_to_a_promotion_and_beyond() {
             "{major}"
         );
 
-        // And so does one that knows the archive alone, although the old primary's version of the segment of the
-        // fork is there.
-        let alone_root = scratch();
-        let alone_data = alone_root.path().join("data");
-        seed(
-            &walship,
-            &replica,
-            &alone_data,
-            &["--from", "archive", "--no-slot"],
-        )
-        .succeeded();
-        let last = replica.switch_wal();
-        wait_archived(&replica, &last);
-        let mut alone = adopt(major, &alone_data, &walship);
-        follow_the_archive_alone(&alone);
-        alone.start();
-        count(&alone, "11");
-        assert_eq!(alone.sql("select count(*) from t where i >= 100"), "3");
+        one_that_knows_the_archive_alone_follows(&walship, &replica);
     }
 }
 
