@@ -1,5 +1,5 @@
-//! `docs/replicas.md`, literally: its commands are taken out of the page and run in their order, and what the page
-//! says that they print is looked for in what they printed. Only places and ports are other ones.
+//! `docs/replicas.md`, literally: the commands of its steps are taken out of the page and run in their order, and what
+//! the page says that they print is looked for in what they printed. Only places and ports are other ones.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,9 @@ impl Machine {
     fn page(&self) -> String {
         let top = self.top.path().display().to_string();
         let walship = format!("{} --config {}", binary().display(), self.config().display());
-        let mut page = fs::read_to_string(project().join("docs/replicas.md")).unwrap();
+        let page = fs::read_to_string(project().join("docs/replicas.md")).unwrap();
+        let (walk, _) = page.split_once("## Clusters as Debian makes them").unwrap();
+        let mut page = walk.to_owned();
         for (theirs, ours) in [
             ("sudo ", ""),
             ("-o postgres -g postgres ", ""),
