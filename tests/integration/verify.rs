@@ -516,7 +516,7 @@ fn since_reads_only_what_is_younger() {
 }
 
 #[test]
-fn what_a_killed_run_has_read_is_not_read_again() {
+fn what_a_killed_run_has_read_is_read_again_only_when_asked_for() {
     let case = Case::of(Original::shared());
     let walship = case.walship();
     let summary = case.archive.join("ledger/summary.json");
@@ -533,6 +533,9 @@ fn what_a_killed_run_has_read_is_not_read_again() {
     // The two records are always read.
     assert_eq!(report["read_objects"], 2, "{report:#}");
     assert_eq!(report["unread_objects"], 0, "{report:#}");
+    let output = walship.run(&["verify", "--full", "--json"]).succeeded();
+    let report: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(report["read_objects"], report["objects"], "{report:#}");
 }
 
 #[test]
