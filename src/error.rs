@@ -108,6 +108,11 @@ impl Error {
         Self::new(ErrorKind::Internal, message)
     }
 
+    /// Something that cannot happen, in the middle of `doing` something.
+    pub fn defect(doing: impl fmt::Display, what: impl fmt::Display) -> Self {
+        Self::internal(format!("{doing}: {what}; this is a defect in walship"))
+    }
+
     /// A local file operation that failed; `doing` names the file ("open `pg_wal/0000…`").
     /// The kind is [`ErrorKind::Internal`] whatever the operating system said, so that a missing
     /// local file is never mistaken for an object missing from the archive.

@@ -175,9 +175,7 @@ impl<W: Write> WalEncoder<W> {
             index: self.index,
         };
         let json = TrailerText::of(&trailer).and_then(|text| serde_json::to_vec(&text));
-        let json = json.map_err(|error| {
-            Error::internal(format!("write the trailer: {error}; this is a defect in walship"))
-        })?;
+        let json = json.map_err(|error| Error::defect("write the trailer", error))?;
         let end = |mut output: W| {
             output.write_all(&TRAILER_MAGIC)?;
             output.write_all(&(json.len() as u32).to_le_bytes())?;

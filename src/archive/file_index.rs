@@ -43,8 +43,7 @@ impl<W: Write> FileIndexWriter<W> {
     /// `Internal` where the output cannot be written.
     pub fn push(&mut self, entry: &IndexEntry) -> Result<()> {
         self.line.clear();
-        serde_json::to_writer(&mut self.line, entry)
-            .map_err(|error| Error::internal(format!("write JSON: {error}; this is a defect in walship")))?;
+        serde_json::to_writer(&mut self.line, entry).map_err(|error| Error::defect("write JSON", error))?;
         self.line.push(b'\n');
         self.frame.write_all(&self.line).map_err(failed)
     }

@@ -172,8 +172,7 @@ impl Shard {
 }
 
 fn write_line(output: &mut impl Write, line: &impl Serialize) -> Result<()> {
-    let mut json = serde_json::to_vec(line)
-        .map_err(|error| Error::internal(format!("write JSON: {error}; this is a defect in walship")))?;
+    let mut json = serde_json::to_vec(line).map_err(|error| Error::defect("write JSON", error))?;
     json.push(b'\n');
     output
         .write_all(&json)

@@ -32,8 +32,7 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// JSON as walship stores it: indented, one newline at the end, for people who look with `cat`.
 pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec_pretty(value)
-        .map_err(|error| Error::internal(format!("write JSON: {error}; this is a defect in walship")))?;
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| Error::defect("write JSON", error))?;
     bytes.push(b'\n');
     Ok(bytes)
 }

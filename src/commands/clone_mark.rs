@@ -41,8 +41,7 @@ pub fn write(data_directory: &Path, mark: &CloneMark) -> Result<()> {
         .mode(0o600 | group)
         .open(&path)
         .map_err(failed)?;
-    let mut text = serde_json::to_vec(mark)
-        .map_err(|error| Error::internal(format!("write JSON: {error}; this is a defect in walship")))?;
+    let mut text = serde_json::to_vec(mark).map_err(|error| Error::defect("write JSON", error))?;
     text.push(b'\n');
     file.write_all(&text)
         .and_then(|()| file.sync_all())

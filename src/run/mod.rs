@@ -65,8 +65,7 @@ pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
 /// Prints a report as JSON, or as a person reads it.
 fn print<T: Serialize>(report: &T, json: bool, text: impl FnOnce(&T) -> String) -> Result<ExitCode> {
     let text = if json {
-        serde_json::to_string_pretty(report)
-            .map_err(|error| Error::internal(format!("write JSON: {error}; this is a defect in walship")))?
+        serde_json::to_string_pretty(report).map_err(|error| Error::defect("write JSON", error))?
     } else {
         text(report)
     };

@@ -255,7 +255,7 @@ impl PartWriter {
         let permit = Arc::clone(&self.permits)
             .acquire_many_owned(wanted as u32)
             .await
-            .map_err(|_| Error::internal("the uploads' semaphore was closed; this is a defect in walship"))?;
+            .map_err(|_| Error::defect("upload", "the semaphore was closed"))?;
         let store = self.store.clone();
         self.uploads.spawn(async move {
             let created = objects::create(&store, &key, &body).await;
@@ -314,7 +314,7 @@ fn permits(bytes: usize) -> usize {
 
 fn flatten<T>(joined: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
     joined
-        .unwrap_or_else(|error| Err(Error::internal(format!("{error}; this is a defect in walship"))))
+        .unwrap_or_else(|error| Err(Error::defect("take the backup", error)))
         .context(|| "copy the cluster")
 }
 

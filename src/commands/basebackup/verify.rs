@@ -37,7 +37,7 @@ pub(super) async fn every_file_is_indexed(checked: Checked) -> Result<(Checked, 
     };
     tokio::task::spawn_blocking(compare)
         .await
-        .unwrap_or_else(|error| Err(Error::internal(format!("{error}; this is a defect in walship"))))
+        .unwrap_or_else(|error| Err(Error::defect("compare the index with the manifest", error)))
 }
 
 /// Goes through manifest and index side by side; `each` sees the files that agree.

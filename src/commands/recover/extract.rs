@@ -68,11 +68,7 @@ pub async fn extract(extraction: Extraction) -> Result<()> {
         .run()
     })
     .await
-    .map_err(|error| {
-        Error::internal(format!(
-            "restore the backup: {error}; this is a defect in walship"
-        ))
-    })?
+    .map_err(|error| Error::defect("restore the backup", error))?
 }
 
 /// The threads of one extraction.
@@ -147,7 +143,7 @@ impl Workers<'_> {
         let record = &self.extraction.record;
         let stream = record
             .stream_key(job.stream)
-            .ok_or_else(|| Error::internal("a part of no stream; this is a defect in walship"))?;
+            .ok_or_else(|| Error::defect("restore the backup", "a part of no stream"))?;
         let key = Key::Backup(record.id.clone(), BackupObject::Part(stream, job.number)).to_string();
         let mut counted = 0;
         let mut attempt = 1;

@@ -43,9 +43,10 @@ impl Files {
     /// Where a member goes. `pg_control` is set aside.
     fn path_of(&self, stream: usize, path: &str) -> Result<PathBuf> {
         let root = self.roots.get(stream).ok_or_else(|| {
-            Error::internal(format!(
-                "stream {stream} does not exist; this is a defect in walship"
-            ))
+            Error::defect(
+                "restore the backup",
+                format_args!("stream {stream} does not exist"),
+            )
         })?;
         let path = match root.tablespace {
             None if path == CONTROL => SET_ASIDE_CONTROL,
@@ -148,9 +149,10 @@ impl Files {
     pub fn finish(&self) -> Result<()> {
         let count = lock(&self.missing).len();
         if count > 0 {
-            return Err(Error::internal(format!(
-                "{count} files are not complete after the last part; this is a defect in walship"
-            )));
+            return Err(Error::defect(
+                "restore the backup",
+                format_args!("{count} files are not complete after the last part"),
+            ));
         }
         // What lies in a directory was made after it, and has to be reached through it.
         lock(&self.closed).iter().rev().try_for_each(|(path, mode)| {

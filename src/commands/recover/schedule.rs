@@ -99,8 +99,9 @@ impl<'a, I: Iterator<Item = Result<IndexEntry>>> Schedule<'a, I> {
             self.given = 0;
         }
         if self.entries.next().is_some() || self.carried.is_some() {
-            return Err(Error::internal(
-                "the file index goes on after the last part; this is a defect in walship",
+            return Err(Error::defect(
+                "restore the backup",
+                "the file index goes on after the last part",
             ));
         }
         Ok(None)

@@ -214,7 +214,7 @@ impl Contents {
         let stream = self
             .record
             .stream_key(job.stream)
-            .ok_or_else(|| Error::internal("a part of no stream; this is a defect in walship"))?;
+            .ok_or_else(|| Error::defect("verify a backup", "a part of no stream"))?;
         let object = BackupObject::Part(stream, job.number);
         let key = Key::Backup(self.record.id.clone(), object.clone()).to_string();
         let (found, hashes) = patiently(|| self.hash_part(&key, &job, algorithm, carried.clone())).await?;
@@ -268,7 +268,7 @@ async fn next<T: Send + 'static>(running: &mut VecDeque<JoinHandle<Result<T>>>) 
     };
     oldest
         .await
-        .map_err(|error| Error::internal(format!("{error}; this is a defect in walship")))?
+        .map_err(|error| Error::defect("verify a backup", error))?
         .map(Some)
 }
 
@@ -365,7 +365,7 @@ impl Described {
     ) -> Result<T> {
         tokio::task::spawn_blocking(move || work(&self))
             .await
-            .unwrap_or_else(|error| Err(Error::internal(format!("{error}; this is a defect in walship"))))
+            .unwrap_or_else(|error| Err(Error::defect("verify a backup", error)))
     }
 
     /// Checks that record, index and manifest tell the same, and says how files were summed up.
