@@ -326,8 +326,15 @@ impl S3 {
                     "the server broke off a listing without saying where it goes on",
                 ));
             }
-            (Some(true), token) => Some(Cursor { token, ..cursor }),
-            _ => None,
+            (Some(true) | None, Some(token)) if cursor.token.as_ref() == Some(&token) => {
+                return Err(Error::invalid("the server's listing goes in a circle"));
+            }
+            // Some say only where it goes on.
+            (Some(true) | None, Some(token)) => Some(Cursor {
+                token: Some(token),
+                ..cursor
+            }),
+            (Some(false), _) | (None, None) => None,
         };
         Ok((page, next))
     }
@@ -420,13 +427,8 @@ impl S3 {
         E: ProvideErrorMetadata + StdError + 'static,
     {
         let begun = Instant::now();
-        // On the heap, because the SDK's futures have several kilobytes.
-        let failure = match timeout(call.limit, Box::pin(sending)).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => failure_of(&error),
-            Err(_) => Failure::Deadline,
-        };
-        Err(self.explain(failure, call, begun.elapsed()))
+        let sent = within_limit(call, sending).await;
+        sent.map_err(|failure| self.explain(failure, call, begun.elapsed()))
     }
 
     fn explain(&self, failure: Failure, call: &Call, elapsed: Duration) -> Error {
@@ -438,6 +440,22 @@ impl S3 {
             elapsed,
             last_failure: call.attempts.last_failure(),
         })
+    }
+}
+
+/// Sends a request; what is not answered in time has failed.
+async fn within_limit<T, E>(
+    call: &Call,
+    sending: impl Future<Output = Result<T, SdkError<E>>>,
+) -> Result<T, Failure>
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
+    // On the heap, because the SDK's futures have several kilobytes.
+    match timeout(call.limit, Box::pin(sending)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(failure_of(&error)),
+        Err(_) => Err(Failure::Deadline),
     }
 }
 

@@ -427,3 +427,51 @@ fn scripted_faults_strike_once_and_in_order() {
         assert_eq!(faults.left(), 0);
     });
 }
+
+/// A server that answers each listing with one object and says where it goes on, though not that it does.
+fn tells_only_where_a_listing_goes_on(tokens: &'static [&'static str]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            let mut byte = [0];
+            while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+                request.extend(byte);
+            }
+            let next = tokens.get(number).map_or_else(String::new, |token| {
+                format!("<NextContinuationToken>{token}</NextContinuationToken>")
+            });
+            let body = format!(
+                "<ListBucketResult>{next}<Contents><Key>archive/{number}</Key><Size>1</Size>\
+                 <LastModified>2026-11-23T04:15:00Z</LastModified><ETag>\"1\"</ETag></Contents></ListBucketResult>"
+            );
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/xml\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn a_listing_goes_on_where_the_server_says_so_and_never_in_a_circle() {
+    block_on(async {
+        let all = async |tokens| {
+            let store = open(&at_socket(tells_only_where_a_listing_goes_on(tokens))).await;
+            let mut listing = store.list("", None);
+            let mut keys = Vec::new();
+            while let Some(page) = listing.next().await? {
+                keys.extend(page.into_iter().map(|object| object.key));
+            }
+            Ok::<_, walship::Error>(keys)
+        };
+        assert_eq!(all(&["a", "b"]).await.unwrap().len(), 3);
+        let error = all(&["a", "a", "a"]).await.unwrap_err();
+        assert!(error.to_string().contains("circle"), "{error}");
+    });
+}

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::failure::Failure;
-use super::{ProvideErrorMetadata, S3, SdkError, StdError, failure_of, timeout};
+use super::{ProvideErrorMetadata, S3, SdkError, StdError, within_limit};
 use crate::error::Result;
 use crate::store::manners::Manners;
 
@@ -66,14 +66,10 @@ impl S3 {
         E: ProvideErrorMetadata + StdError + 'static,
     {
         let begun = Instant::now();
-        let failure = match timeout(call.limit, Box::pin(sending)).await {
-            Ok(Ok(answer)) => return Ok(Some(answer)),
-            Ok(Err(error)) => failure_of(&error),
-            Err(_) => Failure::Deadline,
-        };
-        match &failure {
-            Failure::Answer(answer) if none.is_some() && answer.code.as_deref() == none => Ok(None),
-            _ => Err(self.explain(failure, call, begun.elapsed())),
+        match within_limit(call, sending).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(Failure::Answer(answer)) if none.is_some() && answer.code.as_deref() == none => Ok(None),
+            Err(failure) => Err(self.explain(failure, call, begun.elapsed())),
         }
     }
 }
