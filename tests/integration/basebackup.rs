@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use chrono::Utc;
 use serde_json::Value;
 use walship::ErrorKind;
 use walship::commands::basebackup::{self, BasebackupOptions, BasebackupReport, PartSettings};
@@ -10,7 +11,7 @@ use walship::commands::progress::Progress;
 use walship::pg::ConnInfo;
 use walship::store::{FaultKind, Faults, Operation};
 
-use crate::server::{archiving_primary, majors};
+use crate::server::{archiving_primary, majors, wait_archived};
 use crate::store_contract::block_on;
 use crate::support::postgres::{Cluster, Stop};
 use crate::support::process::Output;
@@ -286,6 +287,29 @@ fn a_backup_whose_first_heartbeat_fails_leaves_nothing_that_holds_wal_back() {
         assert!(error.to_string().contains("nothing is listed"), "{error}");
         assert_eq!(keys(&place, "backups"), Vec::<String>::new());
     }
+}
+
+#[test]
+fn a_slow_heartbeat_does_not_make_a_backup_end_too_early() {
+    let place = Place::directory();
+    let primary = archiving_primary(17, &Walship::at(&place));
+    // The archive is the archiver's, not this process's.
+    let first = primary.switch_wal();
+    wait_archived(&primary, &first);
+    let faults = Faults::default();
+    faults.add(Operation::Put, "alive.json", FaultKind::Delay(Duration::ZERO));
+    faults.add(
+        Operation::Put,
+        "alive.json",
+        FaultKind::Delay(Duration::from_secs(8)),
+    );
+    let begun = Utc::now();
+    let report = taken_with(&place, &primary, faults.clone()).unwrap();
+    assert_eq!(faults.left(), 0);
+    assert!(
+        report.started_at >= begun && report.finished_at >= report.started_at,
+        "begun {begun}: {report:?}"
+    );
 }
 
 #[test]

@@ -5,7 +5,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Clocks that differ by no more agree: the `mtime` is cut to a second, and the bytes take a moment.
+/// Clocks that differ by no more agree: the `mtime` is cut to a second, and the bytes take a moment. By so much a
+/// backup may be dated too early.
 const TOLERANCE: TimeDelta = TimeDelta::seconds(2);
 
 /// How far the server's clock is from this machine's.
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_applied_and_never_makes_a_backup_end_too_early() {
+    fn a_difference_beyond_the_tolerance_is_applied_and_rounded_up() {
         for (ahead_seconds, received) in [(3600, 1_000_000), (-90, 1_000_900), (5, 1_000_500_i64)] {
             let true_server_time = received + ahead_seconds * 1000;
             let clock = ServerClock::observe(true_server_time.div_euclid(1000), at(received), true);
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_kept_waiting_never_makes_a_backup_end_too_early() {
+    fn a_file_that_was_kept_waiting_makes_no_backup_end_earlier() {
         // The clocks agree; an upload stalled for a minute before the file was read.
         let clock = ServerClock::observe(1000, at(1_060_000), false);
         assert_eq!(clock.time_of(at(1_070_000)), at(1_070_000));

@@ -193,19 +193,22 @@ async fn take(
     };
     let mut stream = server.connection.base_backup(backup).await?;
     let began_at = Utc::now();
-    heartbeat
-        .tell(WalFrom {
-            timeline: stream.start_timeline,
-            lsn: stream.start_lsn,
-        })
-        .await;
+    let wal_from = WalFrom {
+        timeline: stream.start_timeline,
+        lsn: stream.start_lsn,
+    };
     let sizes_kib = stream
         .tablespaces
         .iter()
         .filter_map(|tablespace| tablespace.size_kib);
     progress.expect(sizes_kib.sum::<u64>() << 10);
     progress.phase("copy the cluster");
-    let copied = copy::copy(options, &mut stream, store, id, progress).await?;
+    // At the same time: what the server sent first must be read at once, for it tells the server's clock.
+    let ((), copied) = tokio::join!(
+        heartbeat.tell(wal_from),
+        Box::pin(copy::copy(options, &mut stream, store, id, progress))
+    );
+    let copied = copied?;
     copied.clock.warn_if_off();
     let basics = Basics {
         id: id.clone(),
