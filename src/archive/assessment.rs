@@ -140,6 +140,17 @@ pub fn assess(catalogue: &Catalogue, evidence: &Evidence<'_>) -> Result<Assessme
             leads_to: Vec::new(),
         });
     }
+    for (id, reason) in evidence.bad_backups {
+        if !assessment.backups.iter().any(|backup| backup.id == *id) {
+            assessment.backups.push(BackupWorth {
+                id: id.clone(),
+                unrestorable: Some(reason.clone()),
+                finished_at: None,
+                stop_lsn: None,
+                leads_to: Vec::new(),
+            });
+        }
+    }
     assessment.backups.sort_by(|one, other| one.id.cmp(&other.id));
     for backup in sound.readable() {
         follow(&sound, evidence, backup, &mut assessment)?;

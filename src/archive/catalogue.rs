@@ -76,6 +76,20 @@ pub struct Backup {
     pub proof: Option<Proof>,
     /// The mark of `walship keep`.
     pub keep: Option<Keep>,
+    /// When its record was stored, by the store's clock, where that is known.
+    pub stored_at: Option<DateTime<Utc>>,
+}
+
+impl Backup {
+    /// When it had ended by all means. A standby dates its backups by its own clock, the WAL is dated by its
+    /// primary's; the record was stored after the end.
+    #[must_use]
+    pub fn ended_by(&self) -> DateTime<Utc> {
+        match (self.source, self.stored_at) {
+            (BackupSource::Standby, Some(stored)) => stored.max(self.finished_at),
+            _ => self.finished_at,
+        }
+    }
 }
 
 /// A backup that cannot be restored as it is.
@@ -99,6 +113,23 @@ pub struct Unfinished {
     /// When the store last saw a sign of it, by the store's clock: its heartbeat, or its first or
     /// last object.
     pub last_sign: DateTime<Utc>,
+    /// The mark of `walship keep`.
+    pub keep: Option<Keep>,
+    /// Whether a verification once found all of it good.
+    pub was_verified: bool,
+}
+
+impl Unfinished {
+    /// How it is known that it once had a `backup.json` and lost it by no deed of walship: retention deletes
+    /// none that is marked, and lets the ledger forget a backup before it deletes the record.
+    #[must_use]
+    pub fn lost_record(&self, now: DateTime<Utc>) -> Option<String> {
+        match &self.keep {
+            Some(keep) if keep.holds_at(now) => Some(format!("the backup is marked to be kept {keep}")),
+            _ if self.was_verified => Some("an earlier walship verify found the backup good".to_owned()),
+            _ => None,
+        }
+    }
 }
 
 /// How far an unfinished backup came.
@@ -132,6 +163,7 @@ impl From<&BackupRecord> for Backup {
             stored_bytes: record.stored_bytes,
             proof: None,
             keep: None,
+            stored_at: None,
         }
     }
 }

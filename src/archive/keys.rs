@@ -356,6 +356,14 @@ impl BackupId {
     pub fn at(moment: DateTime<Utc>) -> Self {
         Self(moment.format(BACKUP_ID_FORMAT).to_string())
     }
+
+    /// That moment, by the clock of the machine that took the backup.
+    #[must_use]
+    pub fn moment(&self) -> DateTime<Utc> {
+        let read = NaiveDateTime::parse_from_str(&self.0, BACKUP_ID_FORMAT);
+        // Every id was made from a moment, or compared with one.
+        read.map_or(DateTime::UNIX_EPOCH, |moment| moment.and_utc())
+    }
 }
 
 impl fmt::Display for BackupId {

@@ -193,6 +193,21 @@ impl WalInventory {
         Some(span)
     }
 
+    /// How many of these segments are held.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that no segment of this cluster has.
+    pub fn count_within(&self, range: &SegmentRange) -> Result<u64> {
+        let (first, last) = (
+            range.first.number(self.segment_size)?,
+            range.last.number(self.segment_size)?,
+        );
+        let mut wanted = RangeSet::default();
+        wanted.insert_range(first.0, last.0);
+        let held = self.ranges_of(range.first.timeline());
+        Ok(held.map_or(0, |held| held.intersection(&wanted).count()))
+    }
+
     /// The runs of segments held of a timeline, in ascending order.
     pub fn ranges(&self, timeline: TimelineId) -> impl Iterator<Item = SegmentRange> {
         self.ranges_of(timeline)

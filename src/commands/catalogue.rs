@@ -21,7 +21,10 @@ use crate::archive::catalogue::{
 };
 use crate::archive::identity::Identity;
 use crate::archive::keep::{KEEP_LIMIT, Keep};
-use crate::archive::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, WAL_PREFIX, backup_prefix};
+use crate::archive::keys::{
+    BACKUPS_PREFIX, BackupId, BackupObject, Key, LedgerObject, WAL_PREFIX, backup_prefix,
+};
+use crate::archive::ledger::{SHARD_LIMIT, Shard};
 use crate::archive::proof::{PROOF_LIMIT, Proof};
 use crate::archive::released::{self, RELEASED_LIMIT, TimelineRanges};
 use crate::archive::wal_inventory::WalInventory;
@@ -39,8 +42,14 @@ const PARALLEL: usize = 8;
 /// that cannot be read because of an outage is.
 pub async fn load(store: &Store) -> Result<Catalogue> {
     let identity = identity::require(store).await?;
-    let (recorded, unfinished) = survey_backups(store).await?;
-    let (records, wal) = tokio::try_join!(
+    let (recorded, others) = survey_backups(store).await?;
+    let (unfinished, records, wal) = tokio::try_join!(
+        gather(others.into_iter().map(|(id, survey)| read_unfinished(
+            store.clone(),
+            id,
+            survey,
+            identity.clone()
+        ))),
         gather(recorded.into_iter().map(|(id, survey)| read_backup(
             store.clone(),
             id,
@@ -62,18 +71,25 @@ pub async fn load(store: &Store) -> Result<Catalogue> {
         identity,
         backups: Vec::new(),
         unrestorable: Vec::new(),
-        unfinished,
+        unfinished: Vec::new(),
         wal,
         histories,
         unreadable_histories,
         unreadable_keeps: BTreeMap::new(),
         released,
     };
+    for (entry, unreadable_keep) in unfinished {
+        if let Some(why) = unreadable_keep {
+            catalogue.unreadable_keeps.insert(entry.id.clone(), why);
+        }
+        catalogue.unfinished.push(entry);
+    }
     for found in records.into_iter().flatten() {
         judge(found, &mut catalogue)?;
     }
     catalogue.backups.sort_by(|one, other| one.id.cmp(&other.id));
     catalogue.unrestorable.sort_by(|one, other| one.id.cmp(&other.id));
+    catalogue.unfinished.sort_by(|one, other| one.id.cmp(&other.id));
     Ok(catalogue)
 }
 
@@ -184,6 +200,8 @@ pub async fn read_proof(store: &Store, id: &BackupId) -> Result<Option<Proof>> {
 struct Survey {
     /// Its objects but for the parts.
     objects: Vec<BackupObject>,
+    /// When its record was stored.
+    recorded_at: Option<DateTime<Utc>>,
     last_sign: DateTime<Utc>,
 }
 
@@ -203,8 +221,10 @@ impl Survey {
     }
 }
 
+type Surveys = Vec<(BackupId, Survey)>;
+
 /// The backups with a record, and those without.
-async fn survey_backups(store: &Store) -> Result<(Vec<(BackupId, Survey)>, Vec<Unfinished>)> {
+async fn survey_backups(store: &Store) -> Result<(Surveys, Surveys)> {
     let mut seen = BTreeMap::new();
     let mut listing = store.list(BACKUPS_PREFIX, None);
     while let Some(page) = listing.next().await.context(|| "list the backups")? {
@@ -214,23 +234,70 @@ async fn survey_backups(store: &Store) -> Result<(Vec<(BackupId, Survey)>, Vec<U
             };
             let survey = seen.entry(id).or_insert(Survey {
                 objects: Vec::new(),
+                recorded_at: None,
                 last_sign: object.modified,
             });
             survey.last_sign = survey.last_sign.max(object.modified);
+            if kind == BackupObject::Record {
+                survey.recorded_at = Some(object.modified);
+            }
             if !matches!(kind, BackupObject::Part(..)) {
                 survey.objects.push(kind);
             }
         }
     }
-    let (recorded, unfinished): (Vec<_>, Vec<_>) = seen
+    Ok(seen
         .into_iter()
-        .partition(|(_, survey)| survey.has(&BackupObject::Record));
-    let unfinished = unfinished.into_iter().map(|(id, survey)| Unfinished {
-        id,
+        .partition(|(_, survey)| survey.has(&BackupObject::Record)))
+}
+
+/// What else is known of a backup without a record, and why its mark cannot be read.
+async fn read_unfinished(
+    store: Store,
+    id: BackupId,
+    survey: Survey,
+    identity: Identity,
+) -> Result<(Unfinished, Option<String>)> {
+    let (keep, unreadable_keep) = mark(&store, &id, &survey).await?;
+    let entry = Unfinished {
         state: survey.state(),
         last_sign: survey.last_sign,
-    });
-    Ok((recorded, unfinished.collect()))
+        keep,
+        was_verified: was_verified(&store, &id, &identity).await?,
+        id,
+    };
+    Ok((entry, unreadable_keep))
+}
+
+/// The mark of `walship keep`, or why it cannot be read.
+async fn mark(store: &Store, id: &BackupId, survey: &Survey) -> Result<(Option<Keep>, Option<String>)> {
+    if !survey.has(&BackupObject::Keep) {
+        return Ok((None, None));
+    }
+    match read_keep(store, id).await {
+        Ok(keep) => Ok((keep, None)),
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+            Ok((None, Some(error.to_string())))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the ledger tells that all of a backup was found good. A ledger that cannot be used tells nothing.
+async fn was_verified(store: &Store, id: &BackupId, identity: &Identity) -> Result<bool> {
+    let object = LedgerObject::Backup(id.clone());
+    let key = Key::Ledger(object.clone()).to_string();
+    let shard = match store.read(&key, SHARD_LIMIT).await {
+        Ok(bytes) => Shard::parse(&bytes, object, identity.system_identifier),
+        Err(error) => Err(error),
+    };
+    match shard {
+        Ok(shard) => Ok(shard.compared.is_some()),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Denied => Ok(false),
+            _ => Err(error).context(|| format!("read {}", store.url_of(&key))),
+        },
+    }
 }
 
 /// What a backup's record and a listing of its objects say.
@@ -277,22 +344,12 @@ async fn read_backup(
     } else {
         None
     };
-    let mark = if survey.has(&BackupObject::Keep) {
-        read_keep(&store, &id).await
-    } else {
-        Ok(None)
-    };
-    let (keep, unreadable_keep) = match mark {
-        Ok(keep) => (keep, None),
-        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
-            (None, Some(error.to_string()))
-        }
-        Err(error) => return Err(error),
-    };
+    let (keep, unreadable_keep) = mark(&store, &id, &survey).await?;
     Ok(Some(FoundBackup {
         backup: Some(Backup {
             proof,
             keep,
+            stored_at: survey.recorded_at,
             ..Backup::from(&record)
         }),
         wrong: missing_object(&store, &record).await?,
@@ -429,7 +486,6 @@ where
         let Some(ended) = running.join_next().await else {
             return Ok(results);
         };
-        results
-            .push(ended.map_err(|error| Error::internal(format!("{error}; this is a defect in walship")))??);
+        results.push(ended.map_err(|error| Error::defect("read the archive", error))??);
     }
 }

@@ -52,8 +52,11 @@ pub async fn run(id: &BackupId, mark: Mark, store: &Store, now: DateTime<Utc>) -
         )));
     }
     identity::require(store).await?;
-    require_backup(id, store).await?;
     let key = Key::Backup(id.clone(), BackupObject::Keep).to_string();
+    // What is left of a backup that has lost its record can be released as well.
+    if mark != Mark::Release || store.head(&key).await?.is_none() {
+        require_backup(id, store).await?;
+    }
     let until = match mark {
         Mark::Release => {
             store.delete(std::slice::from_ref(&key)).await?;

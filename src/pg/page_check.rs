@@ -81,6 +81,12 @@ impl PageCheck {
         }
     }
 
+    /// The header of the first page, when it was fed and is one.
+    #[must_use]
+    pub fn first(&self) -> Option<&LongPageHeader> {
+        self.first.as_ref()
+    }
+
     fn header_bytes(&self) -> usize {
         match self.first {
             None => LongPageHeader::SIZE_BYTES,

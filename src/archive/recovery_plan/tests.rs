@@ -58,6 +58,7 @@ fn backup(timeline: u32, segment: u64) -> Backup {
         stored_bytes: 0,
         proof: None,
         keep: None,
+        stored_at: None,
     }
 }
 
@@ -279,6 +280,8 @@ fn a_backup_that_is_not_there_is_named_with_those_that_are() {
         id: id(7),
         state: UnfinishedState::WaitingForWal,
         last_sign: time(7, 0),
+        keep: None,
+        was_verified: false,
     });
     let request = |segment| Request {
         backup: Some(id(segment)),

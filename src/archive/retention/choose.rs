@@ -91,7 +91,7 @@ impl Chooser<'_> {
     fn window(&mut self, cutoff: DateTime<Utc>) -> Result<()> {
         let catalogue = self.catalogue;
         for backup in &catalogue.backups {
-            if backup.finished_at > cutoff {
+            if backup.ended_by() > cutoff {
                 self.add(backup, Reason::InWindow);
             }
         }
@@ -106,7 +106,7 @@ impl Chooser<'_> {
                 continue;
             };
             for backup in newest_first(catalogue, &chain) {
-                if backup.finished_at <= cutoff && self.leads_on(backup, &chain)? {
+                if backup.ended_by() <= cutoff && self.leads_on(backup, &chain)? {
                     self.add(backup, Reason::WindowStart { timeline });
                     break;
                 }
@@ -233,6 +233,7 @@ fn unfinished(
     let silent_for = |grace: TimeDelta| last_sign <= before(now, grace);
     let pending_grace = policy.window.unwrap_or_default().max(PENDING_GRACE);
     let (keep, reason) = match entry.state {
+        _ if let Some(why) = entry.lost_record(now) => (true, Reason::LostRecord { why }),
         UnfinishedState::WaitingForWal if silent_for(pending_grace) && newer_exists => {
             (false, Reason::NeverFinished { last_sign })
         }

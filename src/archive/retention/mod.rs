@@ -163,6 +163,11 @@ pub enum Reason {
     },
     /// Only remains of it are left.
     Remains,
+    /// Its `backup.json` is gone, and nothing of walship has deleted it.
+    LostRecord {
+        /// How that is known.
+        why: String,
+    },
 }
 
 /// What happens to a stretch of WAL, and why.
@@ -329,6 +334,10 @@ impl fmt::Display for Reason {
                 write!(f, "was never finished, last sign {}", time_text(*last_sign))
             }
             Self::Remains => f.write_str("remains of a deleted backup"),
+            Self::LostRecord { why } => write!(
+                f,
+                "its backup.json is lost, for {why}: bring it back, or delete the rest by hand"
+            ),
         }
     }
 }
@@ -341,7 +350,7 @@ impl fmt::Display for WalReason {
             Self::BackupStarts { backup } => {
                 write!(
                     f,
-                    "backup {backup} is starting and may need it; it goes at a later run"
+                    "it is not known which WAL backup {backup} needs; it goes at a later run"
                 )
             }
             Self::NoBackup => f.write_str("no kept backup leads to it; it stays for a while"),

@@ -1,10 +1,12 @@
 //! Deleting backups: the record first, so that a backup whose objects go is not listed any more.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 
 use super::report::ExpireReport;
 use crate::archive::catalogue::{Catalogue, Unfinished, needed_wal};
-use crate::archive::keys::{BackupId, BackupObject, Key, backup_prefix};
+use crate::archive::keys::{BackupId, BackupObject, Key, LedgerObject, backup_prefix};
 use crate::archive::released::TimelineRanges;
 use crate::archive::retention::Action;
 use crate::commands::basebackup::RECORD_LIMIT;
@@ -12,6 +14,10 @@ use crate::commands::catalogue;
 use crate::commands::progress::Progress;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::{Body, PutMode, Store};
+
+/// How often a record is put back that must stay, and how long between.
+const PUT_BACK_ATTEMPTS: u32 = 5;
+const PUT_BACK_PAUSE: Duration = Duration::from_secs(3);
 
 /// Deletes the backups that the plan says shall go. What those need that the store holds on to is
 /// taken out of `deletable`.
@@ -76,24 +82,50 @@ impl Deletion<'_> {
         self.refuse_marked(id).await?;
         let key = key(id, BackupObject::Record);
         let record = match self.store.read(&key, RECORD_LIMIT).await {
-            Ok(bytes) => Some(bytes),
+            Ok(bytes) => Some(bytes.to_vec()),
             // Another expiry was faster.
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(error).context(|| format!("delete backup {id}")),
         };
         if let Some(record) = record {
+            self.forget(id).await?;
             if !self.delete(&[(key.clone(), record.len() as u64)]).await? {
                 return Ok(false);
             }
-            if let Err(marked) = self.refuse_marked(id).await {
-                let body = Body::from_bytes(record);
-                let put_back = self.store.put(&key, &body, PutMode::Create).await;
-                put_back.context(|| format!("put {} back", self.store.url_of(&key)))?;
-                return Err(marked);
+            // A mark, or an outage in which nobody knows whether there is one.
+            if let Err(error) = self.refuse_marked(id).await {
+                self.put_back(&key, record).await?;
+                return Err(error);
             }
         }
         self.sweep(id).await?;
         Ok(true)
+    }
+
+    /// Lets the ledger forget a backup, before its record goes: a backup that the ledger knows and that has no
+    /// record has lost it. If that cannot be done, a later run may say so of what a kill leaves.
+    async fn forget(&self, id: &BackupId) -> Result<()> {
+        let key = Key::Ledger(LedgerObject::Backup(id.clone())).to_string();
+        self.store.delete_what_goes(&[key]).await.map(drop)
+    }
+
+    /// Puts a record back that must stay. While it is away only this process has it.
+    async fn put_back(&self, key: &str, record: Vec<u8>) -> Result<()> {
+        let body = Body::from_bytes(record);
+        let mut attempt = 1;
+        loop {
+            match self.store.put(key, &body, PutMode::Create).await {
+                Ok(()) => return Ok(()),
+                // By an attempt whose answer got lost.
+                Err(error) if error.kind() == ErrorKind::Conflict && attempt > 1 => return Ok(()),
+                Err(error) if error.is_retryable() && attempt < PUT_BACK_ATTEMPTS => {
+                    tracing::warn!(%error, attempt, "a record that must stay could not be put back yet");
+                    tokio::time::sleep(PUT_BACK_PAUSE).await;
+                    attempt += 1;
+                }
+                Err(error) => return Err(error).context(|| format!("put {} back", self.store.url_of(key))),
+            }
+        }
     }
 
     /// Whoever marks a backup looks afterwards whether it is still there, and whoever deletes it

@@ -1,7 +1,7 @@
 //! `walship expire`: deletes what the retention policy does not keep.
 //!
 //! # Order
-//! The reverse of writing: a backup's `backup.json`, then its other objects; when all backups are
+//! The reverse of writing: what the ledger tells of a backup, its `backup.json`, then its other objects; when all backups are
 //! done, what WAL is given up is noted in `retention.json`, and then WAL goes. So at any moment
 //! everything that is listed can be restored, and what a kill leaves behind the next run deletes.
 //!
@@ -70,7 +70,7 @@ pub async fn run(
         "nothing was deleted, for what retention has given up so far cannot be read (deleted by hand, it is written anew, \
          and what is missing looks lost until then)"
     })?;
-    let needs = unfinished::needs(store, &catalogue).await?;
+    let needs = unfinished::needs(store, &catalogue, now).await?;
     let plan = retention::plan(&catalogue, &needs, &options.policy, now)?;
     let mut report = ExpireReport::new(options.dry_run, plan, notes, store);
     let mut deletable = report.plan.deletable_wal.clone();

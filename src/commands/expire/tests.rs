@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::archive::Sha256Sum;
 use crate::archive::backup::{BackupAlive, BackupRecord, WalFrom, WalRange};
 use crate::archive::codec::WalEncoder;
 use crate::archive::identity::{ClusterIdentity, Identity};
-use crate::archive::keys::{BackupId, BackupObject, WAL_PREFIX, backup_prefix};
+use crate::archive::keys::{BackupId, BackupObject, LedgerObject, WAL_PREFIX, backup_prefix};
+use crate::archive::ledger::Shard;
 use crate::commands::keep::{self, Mark};
 use crate::commands::recover::fixture;
 use crate::error::ErrorKind;
@@ -389,6 +391,89 @@ async fn a_mark_that_is_set_in_the_very_moment_counts() {
 }
 
 #[tokio::test]
+async fn a_record_that_must_be_put_back_is_put_back_although_the_store_fails_once() {
+    let archive = ten_days().await;
+    let faults = Faults::default();
+    let record = format!("{}backup.json", backup_prefix(&id(4)));
+    let slow = FaultKind::Delay(Duration::from_millis(500));
+    faults.add(Operation::Delete, &record, slow);
+    faults.add(Operation::Put, &record, FaultKind::Before(ErrorKind::Unavailable));
+    let failing = archive.store.with_faults(faults);
+    let marking = async {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        keep::run(&id(4), Mark::Set(None), &archive.store, now()).await
+    };
+    let (expired, marked) = tokio::join!(archive.expire(&failing), marking);
+    assert!(marked.unwrap().kept);
+    assert_eq!(expired.unwrap_err().kind(), ErrorKind::Conflict);
+    assert!(archive.keys().await.contains(&record));
+    archive.is_sound("after the conflict").await;
+}
+
+/// The record of a backup is gone.
+async fn lose_record(archive: &Archive, number: u64) {
+    let record = Key::Backup(id(number), BackupObject::Record).to_string();
+    archive.store.delete(&[record]).await.unwrap();
+}
+
+/// What a verification leaves that found the backup good.
+async fn note_as_good(archive: &Archive, number: u64) -> String {
+    let object = LedgerObject::Backup(id(number));
+    let key = Key::Ledger(object.clone()).to_string();
+    let mut shard = Shard::new(object, fixture::record(&[]).system_identifier);
+    shard.compared = Some(Sha256Sum([1; 32]));
+    archive.put(&key, shard.to_bytes().unwrap(), day(9)).await;
+    key
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_backup_that_lost_its_record_stays_where_it_was_marked_or_found_good() {
+    let archive = ten_days().await;
+    keep::run(&id(1), Mark::Set(None), &archive.store, now())
+        .await
+        .unwrap();
+    note_as_good(&archive, 2).await;
+    for lost in [1, 2, 4] {
+        lose_record(&archive, lost).await;
+    }
+    let part = |number| {
+        let part = record(number).objects().next().unwrap().0;
+        Key::Backup(id(number), part).to_string()
+    };
+    let report = archive.expire(&archive.store).await.unwrap();
+    let text = report.to_string();
+    assert!(text.contains("its backup.json is lost"), "{text}");
+    let keys = archive.keys().await;
+    assert!(keys.contains(&part(1)) && keys.contains(&part(2)), "{keys:?}");
+    assert!(!keys.contains(&part(4)), "{keys:?}");
+    // Nobody knows which WAL they need.
+    for number in 0..10 * SEGMENTS_A_DAY {
+        assert!(keys.contains(&Key::Segment(segment(1, number)).to_string()));
+    }
+    // Whoever gives the backup up takes the mark away.
+    keep::run(&id(1), Mark::Release, &archive.store, now())
+        .await
+        .unwrap();
+    archive.expire(&archive.store).await.unwrap();
+    assert!(!archive.keys().await.contains(&part(1)));
+}
+
+#[tokio::test]
+async fn a_backup_that_an_expiry_began_to_delete_is_none_that_lost_its_record() {
+    let archive = ten_days().await;
+    let ledger = note_as_good(&archive, 0).await;
+    let faults = Faults::default();
+    let record = Key::Backup(id(0), BackupObject::Record).to_string();
+    faults.add(Operation::Delete, &record, FaultKind::After);
+    let killed = archive.expire(&archive.store.with_faults(faults)).await;
+    assert!(killed.is_err());
+    let keys = archive.keys().await;
+    assert!(!keys.contains(&record) && !keys.contains(&ledger), "{keys:?}");
+    archive.expire(&archive.store).await.unwrap();
+    assert_eq!(archive.keys().await, expected());
+}
+
+#[tokio::test]
 async fn who_marks_a_backup_that_is_being_deleted_is_told_so() {
     let archive = ten_days().await;
     let faults = Faults::default();
@@ -409,16 +494,17 @@ async fn who_marks_a_backup_that_is_being_deleted_is_told_so() {
 }
 
 /// A backup begins while the expiry writes down what it gives up.
-async fn with_a_newcomer(archive: &Archive, alive: Option<BackupAlive>) -> ExpireReport {
+async fn with_a_newcomer(archive: &Archive, id: BackupId, alive: Option<BackupAlive>) -> ExpireReport {
     let faults = Faults::default();
     let pause = FaultKind::Delay(Duration::from_millis(500));
     faults.add(Operation::Put, "retention.json", pause);
     let slow = archive.store.with_faults(faults);
     let beginning = async {
         tokio::time::sleep(Duration::from_millis(250)).await;
-        archive.put_object(20, BackupObject::Started).await;
+        let started = Key::Backup(id.clone(), BackupObject::Started).to_string();
+        archive.put(&started, vec![1], day(10)).await;
         if let Some(alive) = alive {
-            let key = Key::Backup(id(20), BackupObject::Alive).to_string();
+            let key = Key::Backup(id, BackupObject::Alive).to_string();
             archive.put(&key, alive.to_json().unwrap(), day(10)).await;
         }
     };
@@ -428,12 +514,15 @@ async fn with_a_newcomer(archive: &Archive, alive: Option<BackupAlive>) -> Expir
 
 #[tokio::test]
 async fn no_wal_goes_while_a_backup_that_began_meanwhile_may_need_any() {
-    let archive = ten_days().await;
-    let report = with_a_newcomer(&archive, None).await;
-    assert!(report.to_string().contains("began meanwhile"), "{report}");
-    for number in 0..40 {
-        let key = Key::Segment(segment(1, number)).to_string();
-        assert!(archive.keys().await.contains(&key), "{number}");
+    // The clock of its machine may be behind those of the others.
+    for newcomer in [id(20), BackupId::at(day(9) - TimeDelta::hours(7))] {
+        let archive = ten_days().await;
+        let report = with_a_newcomer(&archive, newcomer, None).await;
+        assert!(report.to_string().contains("began meanwhile"), "{report}");
+        for number in 0..40 {
+            let key = Key::Segment(segment(1, number)).to_string();
+            assert!(archive.keys().await.contains(&key), "{number}");
+        }
     }
 }
 
@@ -447,7 +536,7 @@ async fn the_wal_that_a_backup_needs_which_began_meanwhile_stays() {
             lsn: Lsn(20 * SIZE.bytes() + 1),
         }),
     };
-    with_a_newcomer(&archive, Some(alive)).await;
+    with_a_newcomer(&archive, id(20), Some(alive)).await;
     let keys = archive.keys().await;
     for number in 0..40 {
         let key = Key::Segment(segment(1, number)).to_string();

@@ -1,5 +1,7 @@
 //! Which WAL the backups need that are not finished: from `pending.json`, or from the heartbeat.
 
+use chrono::{DateTime, Utc};
+
 use crate::archive::backup::BackupAlive;
 use crate::archive::catalogue::{Catalogue, UnfinishedState};
 use crate::archive::keys::{BackupId, BackupObject, Key};
@@ -15,11 +17,17 @@ const ALIVE_LIMIT: u64 = 64 << 10;
 ///
 /// # Errors
 /// As the store.
-pub(super) async fn needs(store: &Store, catalogue: &Catalogue) -> Result<UnfinishedWals> {
+pub(super) async fn needs(
+    store: &Store,
+    catalogue: &Catalogue,
+    now: DateTime<Utc>,
+) -> Result<UnfinishedWals> {
     let mut needs = UnfinishedWals::new();
     for entry in &catalogue.unfinished {
         let wal = match entry.state {
             UnfinishedState::WaitingForWal => pending(store, &entry.id).await?,
+            // A lost record told it.
+            _ if entry.lost_record(now).is_some() => UnfinishedWal::Unknown,
             UnfinishedState::Started => running(store, &entry.id).await?,
             UnfinishedState::Remains => continue,
         };

@@ -1,5 +1,9 @@
 //! Deleting WAL: listed a page at a time, so that memory does not grow with it.
 
+use std::collections::BTreeSet;
+
+use chrono::TimeDelta;
+
 use super::report::ExpireReport;
 use super::unfinished;
 use crate::archive::catalogue::{Catalogue, needed_wal};
@@ -135,9 +139,12 @@ async fn needed_from(store: &Store, id: &BackupId, size: SegmentSize) -> Result<
     }
 }
 
-/// Backups with ids beyond those that the plan knew.
+/// How much the clock of a machine that begins a backup may be behind those before it.
+const CLOCK_TOLERANCE: TimeDelta = TimeDelta::days(1);
+
+/// Backups that the plan did not know.
 struct Newcomers {
-    newest_known: Option<BackupId>,
+    known: BTreeSet<BackupId>,
 }
 
 impl Newcomers {
@@ -146,29 +153,26 @@ impl Newcomers {
         let unrestorable = catalogue.unrestorable.iter().map(|entry| &entry.id);
         let unfinished = catalogue.unfinished.iter().map(|entry| &entry.id);
         Self {
-            newest_known: backups.chain(unrestorable).chain(unfinished).max().cloned(),
+            known: backups.chain(unrestorable).chain(unfinished).cloned().collect(),
         }
     }
 
-    /// Those that came since the last look. Ids are in the order of time.
+    /// Those that came since the last look. Their ids are in the order of their machines' clocks.
     async fn look(&mut self, store: &Store) -> Result<Vec<BackupId>> {
-        let after = self
-            .newest_known
-            .as_ref()
-            .map(|id| format!("{}~", backup_prefix(id)));
+        let newest = self.known.last().map(BackupId::moment);
+        let after = newest.map(|newest| backup_prefix(&BackupId::at(newest - CLOCK_TOLERANCE)));
         let mut listing = store.list(BACKUPS_PREFIX, after.as_deref());
         let mut found = Vec::new();
         while let Some(page) = listing.next().await.context(|| "look for new backups")? {
             for object in page {
                 if let Ok(Key::Backup(id, BackupObject::Started)) = object.key.parse()
-                    && self.newest_known.as_ref().is_none_or(|known| id > *known)
+                    && self.known.insert(id.clone())
                 {
                     found.push(id);
                 }
             }
         }
         found.sort_unstable();
-        self.newest_known = found.last().cloned().or_else(|| self.newest_known.take());
         Ok(found)
     }
 }

@@ -55,6 +55,13 @@ impl BackupPass<'_> {
                     .insert(entry.id.clone(), entry.reason.clone());
             }
         }
+        for entry in &self.catalogue.unfinished {
+            if let Some(why) = entry.lost_record(self.scope.now) {
+                let key = Key::Backup(entry.id.clone(), BackupObject::Record).to_string();
+                self.tally
+                    .find(Finding::missing(key, lost_record(&entry.id, &why)));
+            }
+        }
         let ids: Vec<_> = self
             .catalogue
             .readable()
@@ -68,7 +75,9 @@ impl BackupPass<'_> {
             .stored()
             .filter(|object| match object {
                 LedgerObject::Backup(id) => {
-                    !ids.contains(id) && !self.catalogue.unrestorable.iter().any(|entry| entry.id == *id)
+                    !ids.contains(id)
+                        && !self.catalogue.unrestorable.iter().any(|entry| entry.id == *id)
+                        && !self.catalogue.unfinished.iter().any(|entry| entry.id == *id)
                 }
                 _ => false,
             })
@@ -113,10 +122,16 @@ impl BackupPass<'_> {
             self.tally.bad_backups.insert(id.clone(), reason);
         }
         // The ledger goes on telling of the record that was good.
-        if after != before && !is_another {
-            self.ledger.write(&after).await?;
+        if after == before || is_another {
+            return Ok(());
         }
-        Ok(())
+        // Retention lets the ledger forget a backup before it deletes it: that must not be undone.
+        let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
+        if self.store.head(&key).await?.is_none() {
+            self.tally.vanished = true;
+            return Ok(());
+        }
+        self.ledger.write(&after).await
     }
 
     /// The record, with the SHA-256 of its bytes; `None` where the backup was deleted meanwhile.
@@ -212,6 +227,14 @@ impl BackupPass<'_> {
     }
 }
 
+/// What is wrong where the record of a backup is lost.
+pub(super) fn lost_record(id: &BackupId, why: &str) -> String {
+    format!(
+        "{why}, but its record is not there, and without it the backup cannot be restored: bring backup.json back from \
+         a copy of the archive, or delete what is left in backups/{id}/ by hand"
+    )
+}
+
 /// In short, why a backup with these findings cannot be restored.
 fn reason(findings: &[Finding]) -> Option<String> {
     let first = findings.first()?;
@@ -256,7 +279,6 @@ async fn read(
         let Some(ended) = running.join_next().await else {
             return Ok(judged);
         };
-        judged
-            .push(ended.map_err(|error| Error::internal(format!("{error}; this is a defect in walship")))??);
+        judged.push(ended.map_err(|error| Error::defect("verify a backup", error))??);
     }
 }

@@ -30,7 +30,7 @@ pub(super) use self::wal_object::{Found, WalContext};
 use self::wal_object::{patiently, wal_name};
 use crate::archive::assessment::{Assessment, Evidence, assess};
 use crate::archive::catalogue::Catalogue;
-use crate::archive::keys::{BackupId, Key};
+use crate::archive::keys::{BackupId, BackupObject, Key};
 use crate::archive::ledger::{LedgerFinding, LedgerRun, LedgerScope, LedgerSummary};
 use crate::archive::wal_inventory::{SegmentRange, WalInventory};
 use crate::commands::catalogue;
@@ -128,6 +128,7 @@ impl<'a> Run<'a> {
                 store: store.clone(),
                 identity: catalogue.identity.clone(),
                 histories: catalogue.histories.clone(),
+                wal: catalogue.wal.clone(),
             }),
             tally: Tally::new(catalogue.identity.segment_bytes),
             options,
@@ -189,11 +190,17 @@ impl<'a> Run<'a> {
     }
 
     fn judge(&self) -> Result<Assessment> {
+        let mut bad_backups = self.tally.bad_backups.clone();
+        for entry in &self.catalogue.unfinished {
+            if entry.lost_record(self.now).is_some() {
+                bad_backups.insert(entry.id.clone(), "backup.json is missing".to_owned());
+            }
+        }
         assess(
             &self.catalogue,
             &Evidence {
                 bad_segments: &self.tally.bad_segments,
-                bad_backups: &self.tally.bad_backups,
+                bad_backups: &bad_backups,
                 known: &self.tally.known,
             },
         )
@@ -218,10 +225,17 @@ impl<'a> Run<'a> {
                 continue;
             };
             match (&key, wal_name(&key)) {
+                (Key::Backup(id, BackupObject::Record), _) if finding.kind == FindingKind::Missing => {
+                    let mut unfinished = self.catalogue.unfinished.iter();
+                    if unfinished.any(|entry| entry.id == *id && entry.lost_record(self.now).is_some()) {
+                        self.tally.find(finding);
+                    }
+                }
                 (Key::Backup(id, _), _) if !there.contains(id) => {}
                 (_, Some(name)) if finding.kind == FindingKind::Damaged => {
                     if let Found::Bad(what) = patiently(|| self.context.look(&key)).await? {
-                        self.tally.bad_wal(&key, name, what);
+                        // What is known of it was noted at the first look.
+                        self.tally.bad_wal(&key, name, what, false);
                     }
                 }
                 // Whether it is still missing shows the fresh listing.
@@ -254,26 +268,14 @@ impl<'a> Run<'a> {
     fn miss_segments(&mut self, assessment: &Assessment) {
         for lost in &assessment.lost {
             let SegmentRange { first, segments, .. } = lost.segments;
-            let bad = self.bad_within(&lost.segments);
-            if bad < segments {
+            let bad = self.tally.bad_segments.count_within(&lost.segments);
+            if bad.is_ok_and(|bad| bad < segments) {
                 let what = format!("{} is missing: {}", lost.segments, lost.evidence);
                 let key = Key::Segment(first).to_string();
                 self.tally
                     .find(Finding::missing(key, what).named(WalName::Segment(first)));
             }
         }
-    }
-
-    fn bad_within(&self, range: &SegmentRange) -> u64 {
-        let bad = &self.tally.bad_segments;
-        let size = bad.segment_size();
-        let (Ok(first), Ok(last)) = (range.first.number(size), range.last.number(size)) else {
-            return 0;
-        };
-        let timeline = range.first.timeline();
-        (first.0..=last.0)
-            .filter(|number| bad.contains(timeline, crate::pg::SegmentNumber(*number)))
-            .count() as u64
     }
 
     fn report(&mut self, assessment: Assessment, meter: &Meter, finished_at: DateTime<Utc>) -> VerifyReport {
@@ -284,7 +286,8 @@ impl<'a> Run<'a> {
                     .to_owned(),
             );
         }
-        for entry in &self.catalogue.unfinished {
+        let unfinished = self.catalogue.unfinished.iter();
+        for entry in unfinished.filter(|entry| entry.lost_record(self.now).is_none()) {
             self.notes.push(format!(
                 "backup {} is not finished, and was not verified",
                 entry.id

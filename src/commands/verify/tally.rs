@@ -114,11 +114,13 @@ impl Tally {
         }
     }
 
-    /// A WAL object that is not what it should be.
-    pub(super) fn bad_wal(&mut self, key: &Key, name: WalName, what: String) {
+    /// A WAL object that is not what it should be; `existed` if more than its key tells of the file.
+    pub(super) fn bad_wal(&mut self, key: &Key, name: WalName, what: String, existed: bool) {
         if let Key::Segment(segment) = key {
             self.bad_segments.add(&key.to_string(), 1);
-            self.knows(*segment);
+            if existed {
+                self.knows(*segment);
+            }
         }
         self.find(Finding::damaged(key.to_string(), what).named(name));
     }

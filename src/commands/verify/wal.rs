@@ -107,7 +107,10 @@ impl WalPass<'_> {
                     after.entries.insert(info.key, entry);
                 }
                 Verdict::PassOver => self.tally.unread += 1,
-                Verdict::Read => due.push((key, info)),
+                Verdict::Read => {
+                    let was_good = before.entries.contains_key(&info.key);
+                    due.push((key, info, was_good));
+                }
             }
         }
         self.read(due, &mut after).await?;
@@ -117,24 +120,27 @@ impl WalPass<'_> {
         Ok(())
     }
 
-    async fn read(&mut self, due: Vec<(Key, ObjectInfo)>, after: &mut Shard) -> Result<()> {
+    /// Reads objects, each with whether an earlier run found it good.
+    async fn read(&mut self, due: Vec<(Key, ObjectInfo, bool)>, after: &mut Shard) -> Result<()> {
         let mut running = JoinSet::new();
         let mut due = due.into_iter();
         loop {
             while running.len() < self.concurrency.max(1)
-                && let Some((key, info)) = due.next()
+                && let Some((key, info, was_good)) = due.next()
             {
                 let context = Arc::clone(&self.context);
                 running.spawn(async move {
                     let found = patiently(|| context.look(&key)).await?;
-                    Ok::<_, Error>((key, info, found))
+                    let is_bad = matches!(found, Found::Bad(_));
+                    let existed = was_good || is_bad && patiently(|| context.is_of_its_name(&key)).await?;
+                    Ok::<_, Error>((key, info, found, existed))
                 });
             }
             let Some(ended) = running.join_next().await else {
                 return Ok(());
             };
-            let (key, info, found) =
-                ended.map_err(|error| Error::internal(format!("{error}; this is a defect in walship")))??;
+            let (key, info, found, existed) =
+                ended.map_err(|error| Error::defect("verify the WAL", error))??;
             self.tally.read_objects += 1;
             self.progress.advance(info.size);
             match (found, wal_name(&key)) {
@@ -143,7 +149,7 @@ impl WalPass<'_> {
                     self.tally.good(&entry);
                     after.entries.insert(info.key, entry);
                 }
-                (Found::Bad(what), Some(name)) => self.tally.bad_wal(&key, name, what),
+                (Found::Bad(what), Some(name)) => self.tally.bad_wal(&key, name, what, existed),
                 (Found::Gone | Found::Bad(_), _) => self.tally.vanished = true,
             }
         }

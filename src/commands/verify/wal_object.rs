@@ -6,7 +6,9 @@ use std::io::{Read, Write};
 use crate::archive::codec::{Trailer, WalDecoder};
 use crate::archive::identity::Identity;
 use crate::archive::keys::Key;
+use crate::archive::wal_inventory::WalInventory;
 use crate::commands::stored_wal::{LARGEST_SEGMENT, SMALL_FILE_LIMIT};
+use crate::commands::time_index::read_trailer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{BackupHistory, PageCheck, SegmentName, TimelineHistory, TimelineId, WalName};
 use crate::store::{Body, Store};
@@ -33,13 +35,16 @@ pub(in crate::commands) struct WalContext {
     pub(in crate::commands) store: Store,
     pub(in crate::commands) identity: Identity,
     pub(in crate::commands) histories: BTreeMap<TimelineId, TimelineHistory>,
+    /// Which segments there are.
+    pub(super) wal: WalInventory,
 }
 
 impl WalContext {
-    /// Without the histories: what they say of a segment is not checked.
+    /// Without the histories and the other segments: what they say of a segment is not checked.
     pub(in crate::commands) fn new(store: &Store, identity: Identity) -> Self {
         Self {
             store: store.clone(),
+            wal: WalInventory::new(identity.segment_bytes),
             identity,
             histories: BTreeMap::new(),
         }
@@ -82,6 +87,44 @@ impl WalContext {
         }
     }
 
+    /// Whether something in a damaged object beside its key tells that it was this file: its trailer, or the
+    /// header of the first page.
+    ///
+    /// # Errors
+    /// As the store.
+    pub(super) async fn is_of_its_name(&self, key: &Key) -> Result<bool> {
+        let Key::Segment(segment) = key else {
+            return Ok(false);
+        };
+        let system_identifier = self.identity.system_identifier;
+        let look = async {
+            match read_trailer(&self.store, &key.to_string()).await {
+                Ok(trailer) => return Ok(trailer.check((*segment).into(), system_identifier).is_ok()),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {}
+                Err(error) => return Err(error),
+            }
+            let mut object = self.store.get(&key.to_string()).await?;
+            let mut reading = Reading::begin(key)?;
+            while let Some(chunk) = object.chunk().await? {
+                let damage = reading.feed(&chunk);
+                if let Content::Pages(pages) = &reading.content
+                    && let Some(header) = pages.first()
+                {
+                    let size = self.identity.segment_bytes;
+                    return Ok(header.check(*segment, size, system_identifier).is_ok());
+                }
+                if damage.is_err() {
+                    break;
+                }
+            }
+            Ok(false)
+        };
+        match look.await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            looked => looked,
+        }
+    }
+
     fn end(&self, key: &Key, reading: Reading) -> Result<()> {
         let trailer = reading.decoder.finish()?;
         self.judge(key, reading.name, &trailer, reading.content)
@@ -95,7 +138,10 @@ impl WalContext {
             return Err(Error::corrupt("its key names other content"));
         }
         match (name, content) {
-            (WalName::Segment(segment), Content::Pages(pages)) => self.judge_pages(segment, pages, true),
+            (WalName::Segment(segment), Content::Pages(pages)) => {
+                self.judge_pages(segment, pages, true)?;
+                self.judge_end(segment, trailer)
+            }
             (WalName::Partial(segment), Content::Pages(pages)) => self.judge_pages(segment, pages, false),
             (WalName::History(timeline), Content::Small(content)) => self.judge_history(timeline, &content),
             (_, Content::Small(content)) => {
@@ -129,6 +175,21 @@ impl WalContext {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// A segment that another one follows is WAL to its end, unless a timeline branched off in it.
+    fn judge_end(&self, name: SegmentName, trailer: &Trailer) -> Result<()> {
+        let Some(end) = trailer.index.as_ref().and_then(|index| index.valid_until) else {
+            return Ok(());
+        };
+        let next = name.number(self.identity.segment_bytes)?.next();
+        if !self.wal.contains(name.timeline(), next) || self.forks_in(name)? {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "its WAL ends at {end}, though the next segment is there: a recovery ends at that position. It was archived \
+             before it was complete"
+        )))
     }
 
     /// Whether a timeline is known to have branched off within a segment, or at its end: then its own WAL may
@@ -211,7 +272,7 @@ struct Reading {
 impl Reading {
     fn begin(key: &Key) -> Result<Self> {
         let Some(name) = wal_name(key) else {
-            return Err(Error::internal("no WAL object; this is a defect in walship"));
+            return Err(Error::defect("verify the WAL", "no WAL object"));
         };
         let (limit, content) = match name {
             WalName::Segment(_) | WalName::Partial(_) => {

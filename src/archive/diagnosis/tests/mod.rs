@@ -225,7 +225,13 @@ fn without_segment(facts: &mut Facts, gap: u64) {
 fn unfinished(facts: &mut Facts, state: UnfinishedState, silent: Duration) {
     let id = holdings(facts).backups[0].id.clone();
     let last_sign = now() - silent;
-    holdings(facts).unfinished = vec![Unfinished { id, state, last_sign }];
+    holdings(facts).unfinished = vec![Unfinished {
+        id,
+        state,
+        last_sign,
+        keep: None,
+        was_verified: false,
+    }];
 }
 
 /// What is wrong with the facts: everything above information.

@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 
 use super::scene::{Scene, id, tli};
 use super::*;
+use crate::archive::backup::BackupSource;
 use crate::archive::catalogue::{UnfinishedState, Unrestorable};
 use crate::error::ErrorKind;
 use crate::pg::TimelineHistory;
@@ -130,4 +131,33 @@ fn a_waiting_backup_whose_needs_cannot_be_read_stops_everything() {
         ErrorKind::Corrupt,
         &["pending.json is damaged"],
     );
+}
+
+#[test]
+fn a_standbys_backup_begins_the_window_only_when_its_record_was_stored_before_it() {
+    let mut scene = archive();
+    // Dated a day too early by the standby's clock; its record tells of the store's.
+    let late = scene
+        .catalogue
+        .backups
+        .iter_mut()
+        .find(|backup| backup.id == id(6 * 24));
+    let late = late.unwrap();
+    late.source = BackupSource::Standby;
+    late.stored_at = Some(late.finished_at + TimeDelta::days(1));
+    let policy = RetentionPolicy {
+        window: Some(TimeDelta::hours(230 - 6 * 24 - 12)),
+        ..RetentionPolicy::default()
+    };
+    let action = |scene: &Scene, day: u64| {
+        let plan = scene.plan(&policy, 230).unwrap();
+        let fate = plan.backups.into_iter().find(|fate| fate.id == id(day * 24));
+        fate.unwrap().action
+    };
+    assert_eq!(action(&scene, 5), Action::Keep);
+    assert_eq!(action(&scene, 4), Action::Delete);
+    for backup in &mut scene.catalogue.backups {
+        backup.source = BackupSource::Primary;
+    }
+    assert_eq!(action(&scene, 5), Action::Delete);
 }

@@ -225,6 +225,8 @@ impl World {
                     id: id.clone(),
                     state: UnfinishedState::Remains,
                     last_sign: backup.finished_at,
+                    keep: None,
+                    was_verified: false,
                 };
                 scene.catalogue.unfinished.push(entry);
                 continue;

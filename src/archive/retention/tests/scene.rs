@@ -127,6 +127,8 @@ impl Scene {
             id: id(hours),
             state,
             last_sign: hour(hours),
+            keep: None,
+            was_verified: false,
         };
         if let Some(wal) = wal {
             self.unfinished.insert(entry.id.clone(), wal);
@@ -172,6 +174,7 @@ pub fn backup(timeline: u32, hours: u64) -> Backup {
         stored_bytes: 0,
         keep: None,
         proof: None,
+        stored_at: None,
     }
 }
 
