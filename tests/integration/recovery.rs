@@ -367,7 +367,8 @@ fn a_copy_of_a_living_source_does_not_archive_into_its_archive() {
         let segment = history.primary.switch_wal();
         wait_archived(&history.primary, &segment);
     };
-    let (idle, _) = recover("idle", "auto", &|| {});
+    let (idle, said) = recover("idle", "auto", &|| {});
+    assert!(said.contains("before this recovery began"), "{said}");
     assert_eq!(archiving(&idle), Vec::<String>::new());
     let (kept, _) = recover("kept", "keep", &one_more_segment);
     assert_eq!(archiving(&kept), Vec::<String>::new());

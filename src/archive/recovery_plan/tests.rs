@@ -667,3 +667,30 @@ fn the_last_backup_of_an_abandoned_branch_stands_alone_too() {
     };
     assert_eq!(refused(&catalogue, &later, &["given up"]), ErrorKind::Invalid);
 }
+
+#[test]
+fn a_parent_that_was_written_to_after_the_latest_timeline_is_told() {
+    let catalogue = archive(&[(1, 2)], &[(1, 2..=9), (2, 5..=6)]);
+    let catalogue = with_history(catalogue, 2, &[(1, at(5, 100))]);
+    let stored = |parent: u64, child: u64| {
+        let mut catalogue = catalogue.clone();
+        for (timeline, segment, stored) in [(1, 9, parent), (2, 6, child)] {
+            let name = SegmentName::new(tli(timeline), SegmentNumber(segment), SIZE).unwrap();
+            let key = Key::Segment(name).to_string();
+            catalogue.wal.add_stored(&key, 1, time(stored, 0));
+        }
+        catalogue
+    };
+    let told = |catalogue: &Catalogue, request: &Request| {
+        let plan = decide(catalogue, request).unwrap();
+        plan.notes.iter().any(|note| note.contains("the one that lives"))
+    };
+    let latest = Request::new(Target::Latest);
+    assert!(told(&stored(20, 10), &latest));
+    assert!(!told(&stored(10, 20), &latest));
+    let named = Request {
+        timeline: Some(tli(2)),
+        ..latest
+    };
+    assert!(!told(&stored(20, 10), &named));
+}

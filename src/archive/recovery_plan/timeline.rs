@@ -18,6 +18,19 @@ pub(super) fn follow<'a>(
     named: Option<&Backup>,
     notes: &mut Vec<String>,
 ) -> Result<TimelineChain<'a>> {
+    let chain = chosen(catalogue, request, named, notes)?;
+    if request.timeline.is_none() && request.target != Target::Immediate {
+        notes.extend(living_parent(catalogue, &chain));
+    }
+    Ok(chain)
+}
+
+fn chosen<'a>(
+    catalogue: &'a Catalogue,
+    request: &Request,
+    named: Option<&Backup>,
+    notes: &mut Vec<String>,
+) -> Result<TimelineChain<'a>> {
     match (request.timeline, named) {
         (Some(timeline), _) => {
             if !catalogue.timelines().contains(&timeline) {
@@ -60,6 +73,21 @@ fn latest_after<'a>(
         ));
     }
     chain_of(catalogue, backup.stop_timeline)
+}
+
+/// After a failover the old timeline ends. One that was written to after its child may be the living one, and
+/// the child a copy's that was never meant to follow it.
+fn living_parent(catalogue: &Catalogue, chain: &TimelineChain<'_>) -> Option<String> {
+    let (wal, child) = (&catalogue.wal, chain.timeline());
+    let parent = chain.parent_of(child)?;
+    let fork = chain.leaves(parent)?;
+    let goes_beyond = wal.newest(parent)? > wal.segment_size().segment_of(fork);
+    (goes_beyond && wal.newest_stored(parent) > wal.newest_stored(child)).then(|| {
+        format!(
+            "WAL of timeline {parent} was archived after the newest of timeline {child}, which left it at LSN {fork}: if \
+             {parent} is the one that lives, and {child} a copy's, follow it with --target-timeline {parent}"
+        )
+    })
 }
 
 /// A timeline, with all it descends from.

@@ -185,7 +185,7 @@ impl Finder<'_> {
         let size = self.catalogue.wal.segment_size();
         let first = size.segment_of(from);
         let mut reader = WalReader::new(size.start_of(first), WalCheck::Structure);
-        let mut known = KnownPoints::new(self, start, first, end)?;
+        let mut known = KnownPoints::new(self, &start.chain, first, end)?;
         for number in (first.0..end.0).map(SegmentNumber) {
             let segment = start.chain.segment(number)?;
             if let Wanted::RestorePoint(name) = wanted {

@@ -36,7 +36,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use self::alive::{NewestWal, sign_of_life};
 use self::layout::Layout;
@@ -47,6 +47,7 @@ use self::start_command::{OutsideConfiguration, System, start_command};
 use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::Catalogue;
 use crate::archive::recovery_plan::{Plan, Request, Target};
+use crate::archive::wal_inventory::WalInventory;
 use crate::commands::catalogue;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
@@ -168,6 +169,7 @@ pub(super) async fn restore(
     store: &Store,
     progress: &Arc<Progress>,
 ) -> Result<RecoverReport> {
+    let begun = Utc::now();
     let newest = NewestWal::of(&catalogue.wal)?;
     let action = action_at(&plan.target, options.action)?;
     let mut settings = settings(options, &plan, action)?;
@@ -181,6 +183,9 @@ pub(super) async fn restore(
     progress.phase("write settings and sync");
     let archiving_off = archiving_off(options.archive_mode, store, &newest).await;
     settings.archiving_off = archiving_off.is_some();
+    if options.archive_mode == ArchiveMode::Auto && !settings.archiving_off {
+        notes.extend(freshly_stored(&catalogue.wal, begun));
+    }
     let configuration = finish(extracted, ServerSettings::Recovery(settings)).await?;
     notes.extend(configuration.note.clone());
     let start = start(options, &record, &layout.data, &configuration);
@@ -240,6 +245,22 @@ fn links_note(links: &[String]) -> Option<String> {
     })
 }
 
+/// A source whose newest WAL is no older may be alive.
+const FRESH: TimeDelta = TimeDelta::minutes(10);
+
+/// A short recovery may see no sign of a source that lives.
+fn freshly_stored(wal: &WalInventory, begun: DateTime<Utc>) -> Option<String> {
+    let stored = wal.timelines().filter_map(|timeline| wal.newest_stored(timeline));
+    let age = begun - stored.max()?;
+    (age < FRESH).then(|| {
+        format!(
+            "the newest WAL was archived {} s before this recovery began: if its source still lives, do not start this \
+             copy, which archives to the same place; recover with --archive-mode off",
+            age.num_seconds().max(0)
+        )
+    })
+}
+
 /// Why the recovered server must not archive, if it must not.
 async fn archiving_off(mode: ArchiveMode, store: &Store, newest: &NewestWal) -> Option<String> {
     match mode {
@@ -263,11 +284,7 @@ async fn archiving_off(mode: ArchiveMode, store: &Store, newest: &NewestWal) -> 
 async fn finish(extracted: Extracted, settings: ServerSettings) -> Result<ConfigurationReport> {
     tokio::task::spawn_blocking(move || extracted.finish(&settings))
         .await
-        .map_err(|error| {
-            Error::internal(format!(
-                "finish the recovery: {error}; this is a defect in walship"
-            ))
-        })?
+        .map_err(|error| Error::defect("finish the recovery", error))?
 }
 
 fn start(

@@ -1,13 +1,13 @@
 //! Restore points as the segments' indexes name them.
 
 use super::{Finder, FoundRecord};
-use crate::archive::recovery_plan::Start;
 use crate::archive::segment_index::{Crossing, RestorePoint, SegmentIndex};
+use crate::archive::timeline_chain::TimelineChain;
 use crate::error::Result;
 use crate::pg::{Lsn, SegmentName, SegmentNumber};
 
 /// So many indexes are read at a time.
-const AT_A_TIME: usize = 256;
+const AT_A_TIME: u64 = 256;
 
 /// What is known of the next segment.
 pub(super) enum Known {
@@ -25,9 +25,9 @@ pub(super) enum Known {
 /// The indexes of the segments that are searched, one after the other.
 pub(super) struct KnownPoints<'a> {
     finder: &'a Finder<'a>,
-    segments: Vec<SegmentName>,
+    chain: &'a TimelineChain<'a>,
     number: SegmentNumber,
-    first: SegmentNumber,
+    end: SegmentNumber,
     read: std::vec::IntoIter<Option<SegmentIndex>>,
     crossing: Crossing,
     /// Whether the segment before was read; whether its last record goes on in this one.
@@ -38,16 +38,15 @@ pub(super) struct KnownPoints<'a> {
 impl<'a> KnownPoints<'a> {
     pub(super) fn new(
         finder: &'a Finder<'a>,
-        start: &Start<'_>,
+        chain: &'a TimelineChain<'a>,
         first: SegmentNumber,
         end: SegmentNumber,
     ) -> Result<Self> {
-        let segments = (first.0..end.0).map(|number| start.chain.segment(SegmentNumber(number)));
         Ok(Self {
             finder,
-            segments: segments.collect::<Result<_>>()?,
+            chain,
             number: first,
-            first,
+            end,
             read: Vec::new().into_iter(),
             crossing: Crossing::new(finder.times.major()?),
             before_was_read: true,
@@ -59,11 +58,11 @@ impl<'a> KnownPoints<'a> {
     pub(super) async fn next(&mut self, from: Lsn, name: &str) -> Result<Known> {
         let number = self.number;
         self.number = number.next();
-        let place = (number.0 - self.first.0) as usize;
         if self.read.as_slice().is_empty() {
-            let end = self.segments.len().min(place + AT_A_TIME);
-            let next = self.segments.get(place..end).unwrap_or_default();
-            self.read = self.finder.times.of_all(next).await?.into_iter();
+            let end = self.end.0.min(number.0.saturating_add(AT_A_TIME));
+            let next = (number.0..end).map(|number| self.chain.segment(SegmentNumber(number)));
+            let next = next.collect::<Result<Vec<_>>>()?;
+            self.read = self.finder.times.of_all(&next).await?.into_iter();
         }
         let index = self.read.next().flatten();
         let crossing = self.crossing.next(index.as_ref());
@@ -72,8 +71,12 @@ impl<'a> KnownPoints<'a> {
             let mut points = whole.restore_points.iter();
             points.find(|point| point.name == name && point.lsn >= from)
         });
-        if let (Some(point), Some(segment)) = (named, self.segments.get(place)) {
-            return Ok(Known::Here(self.record(*segment, number, point)));
+        if let Some(point) = named {
+            return Ok(Known::Here(self.record(
+                self.chain.segment(number)?,
+                number,
+                point,
+            )));
         }
         let all_named =
             whole.is_some_and(|index| index.more_restore_points == 0 && index.valid_until.is_none());
