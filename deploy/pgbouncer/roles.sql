@@ -1,10 +1,9 @@
 -- Run as superuser on the primary, in each database that a pool leads to:
---   psql -v auth_password="..." -d app -f roles.sql
-SET password_encryption = 'scram-sha-256';
-
+--   psql -d app -f roles.sql
+-- and then, once, give the role a password. psql asks for it, and sends no more than its SCRAM secret:
+--   psql -d app -c "SET password_encryption = 'scram-sha-256'" -c '\password pgbouncer_auth'
 SELECT 'CREATE ROLE pgbouncer_auth LOGIN'
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pgbouncer_auth') \gexec
-ALTER ROLE pgbouncer_auth PASSWORD :'auth_password';
 
 CREATE SCHEMA IF NOT EXISTS pgbouncer;
 REVOKE ALL ON SCHEMA pgbouncer FROM PUBLIC;

@@ -3,6 +3,7 @@
 //! error.
 
 use std::ffi::OsString;
+use std::io::{Seek as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ impl Front {
     fn start(major: u32) -> Self {
         let mut primary = Cluster::builder(major)
             .option("log_connections", "on")
+            .option("log_statement", "all")
             .option("password_encryption", "scram-sha-256")
             .initdb();
         primary.start();
@@ -67,19 +69,17 @@ impl Front {
             .sql(&format!("create role app login password '{APP_PASSWORD}'"));
         self.primary.sql("create database app owner app");
         let roles = project().join("deploy/pgbouncer/roles.sql");
-        let password = format!("auth_password={AUTH_PASSWORD}");
         let args = [
             "-Xq",
             "-v",
             "ON_ERROR_STOP=1",
-            "-v",
-            &password,
             "-d",
             "app",
             "-f",
             roles.to_str().unwrap(),
         ];
         self.primary.run_program("psql", &args).succeeded();
+        self.give_password();
         let table = "create table ledger (pool_client int, written timestamptz default clock_timestamp())";
         self.psql("app", APP_PASSWORD, table).succeeded();
         self.standby.wait_until(
@@ -90,6 +90,23 @@ impl Front {
         wait_for("the table on the standby", PATIENCE, || {
             (self.psql("app_ro", APP_PASSWORD, "select from ledger").code == Some(0)).then_some(())
         });
+    }
+
+    /// As the README has it. Without a terminal psql asks on its standard input.
+    fn give_password(&self) {
+        let mut answers = tempfile::tempfile().unwrap();
+        write!(answers, "{AUTH_PASSWORD}\n{AUTH_PASSWORD}\n").unwrap();
+        answers.rewind().unwrap();
+        let psql = self.primary.program("psql");
+        let variables = psql.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let mut asked = command_as_user("setsid");
+        asked
+            .envs(variables)
+            .args(["--wait", "psql", "-X", "-d", "app"])
+            .args(["-c", "SET password_encryption = 'scram-sha-256'"])
+            .args(["-c", "\\password pgbouncer_auth"])
+            .stdin(answers);
+        Running::start(&mut asked).wait(PATIENCE).succeeded();
     }
 
     /// A pool, as an application finds it.
@@ -235,6 +252,9 @@ fn clients_log_in_with_scram_and_each_pool_leads_to_its_server() {
         logged.contains("identity=\"app\" method=scram-sha-256"),
         "{logged}"
     );
+
+    assert!(logged.contains("PASSWORD 'SCRAM-SHA-256$"), "{logged}");
+    assert!(!logged.contains(AUTH_PASSWORD), "{logged}");
 
     let read_only = front.psql("app_ro", APP_PASSWORD, "select pg_is_in_recovery()");
     assert_eq!(read_only.succeeded().stdout, "t\n");
