@@ -34,10 +34,11 @@ pub fn password_line(database: Option<&str>, user: &str, address: Option<IpAddr>
     }
 }
 
-/// The line that lets a role in for replication from a network, with a password.
+/// The line that lets a role in for replication from a network, with a password; with TLS only, or without it too.
 #[must_use]
-pub fn password_rule(user: &str, network: &str) -> String {
-    format!("host replication {} {network} scram-sha-256", quote_name(user))
+pub fn password_rule(user: &str, network: &str, tls_only: bool) -> String {
+    let kind = if tls_only { "hostssl" } else { "host" };
+    format!("{kind} replication {} {network} scram-sha-256", quote_name(user))
 }
 
 /// The file with lines before all its own rules, after the comments at its top: the first line that fits a

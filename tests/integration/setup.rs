@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::connection::{reload, started};
+use crate::connection::{reload, set_hba, started};
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::support::postgres::{Cluster, Stop};
 use crate::support::process::Output;
@@ -56,7 +56,8 @@ fn a_fresh_cluster_is_shown_what_it_lacks_and_nothing_is_changed() {
             "ALTER SYSTEM SET archive_command = 'env WALSHIP_ARCHIVE=file:///",
             "push %p';",
             "ALTER SYSTEM SET archive_timeout = '60s';",
-            "ALTER SYSTEM SET max_slot_wal_keep_size = '4096MB';",
+            // Four times max_wal_size, which initdb makes 64 MB for segments of 1 MB.
+            "ALTER SYSTEM SET max_slot_wal_keep_size = '256MB';",
             "CREATE ROLE \"replicator\" LOGIN REPLICATION;",
             "--   host replication replicator 127.0.0.1/32 scram-sha-256",
             "(needs a restart)",
@@ -260,6 +261,45 @@ fn archiving_works_only_where_this_servers_archiver_has_stored_the_segment() {
             "{}",
             output.stderr
         );
+    }
+}
+
+#[test]
+fn a_ban_on_connections_without_tls_stays_in_pg_hba_conf() {
+    for &major in majors() {
+        let (_place, _home, walship) = at_home();
+        let cluster = started(major, &[]);
+        let lines = "hostnossl all,replication all all reject\nhost replication all all md5";
+        set_hba(&cluster, lines);
+        let text = setup(&walship, &cluster, &[]).succeeded().stdout;
+        let line = "--   hostssl replication replicator 127.0.0.1/32 scram-sha-256";
+        assert!(text.contains(line), "{text}");
+        assert!(!text.contains("  host replication"), "{text}");
+    }
+}
+
+#[test]
+fn a_limit_for_slots_follows_max_wal_size_whatever_its_unit() {
+    for &major in majors() {
+        let (_place, _home, walship) = at_home();
+        let cluster = started(major, &[("max_wal_size", "2GB")]);
+        let text = setup(&walship, &cluster, &[]).succeeded().stdout;
+        assert!(text.contains("max_slot_wal_keep_size = '8192MB'"), "{text}");
+    }
+}
+
+/// A comment that ends with a backslash goes on in the next line.
+#[test]
+fn lines_of_pg_hba_conf_that_would_not_count_are_taken_back() {
+    for &major in majors() {
+        let (_place, _home, walship) = at_home();
+        let cluster = started(major, &[]);
+        let text =
+            "# top \\\nhost all all all reject\nlocal all postgres trust\nhost replication all all trust\n";
+        std::fs::write(cluster.data_dir().join("pg_hba.conf"), text).unwrap();
+        let said = setup(&walship, &cluster, &["--apply"]).succeeded().stdout;
+        assert!(said.contains("the file is as it was"), "{said}");
+        assert_eq!(file(&cluster, "pg_hba.conf"), text);
     }
 }
 

@@ -180,7 +180,7 @@ async fn apply(
                 primary.connection.sql(sql, sql).await?;
             }
             Fix::HbaLines(lines) => {
-                if let Err(by_hand) = edit_hba(primary, &state.hba_file, lines, now, report).await {
+                if let Err(by_hand) = edit_hba(options, primary, &state.hba_file, lines, now, report).await {
                     report.by_hand.push(Item {
                         why: format!("{} ({by_hand})", item.why),
                         ..item
@@ -234,8 +234,9 @@ fn save_password(options: &SetupOptions, primary: &Primary, report: &mut SetupRe
     Ok(secret)
 }
 
-/// Edits the file; an error where that is for a person to do.
+/// Edits the file; an error where that is for a person to do. The file is as it was then.
 async fn edit_hba(
+    options: &SetupOptions,
     primary: &mut Primary,
     file: &str,
     lines: &[String],
@@ -243,18 +244,38 @@ async fn edit_hba(
     report: &mut SetupReport,
 ) -> Result<()> {
     let edited = hba_file::edit(Path::new(file), lines, now)?;
-    match primary.hba_error().await? {
-        None => {
+    match check_hba(options, primary).await {
+        Ok(()) => {
             report.hba_kept = Some(edited.kept);
             Ok(())
         }
-        Some(error) => {
+        Err(error) => {
             edited.undo()?;
-            Err(Error::internal(format!(
-                "the server does not understand the lines, so the file is as it was: {error}"
-            )))
+            Err(Error::new(
+                error.kind(),
+                format!("{error}; so the file is as it was"),
+            ))
         }
     }
+}
+
+/// Whether the file, which the server has not read yet, says what it should.
+async fn check_hba(options: &SetupOptions, primary: &mut Primary) -> Result<()> {
+    if let Some(error) = primary.hba_error().await? {
+        return Err(Error::internal(format!(
+            "the server does not understand the lines: {error}"
+        )));
+    }
+    for address in &options.addresses {
+        if primary.access(&options.role, address).await?.is_lacking() {
+            return Err(Error::internal(format!(
+                "the lines are not what counts for {} at {address}, perhaps for a comment above them that ends with a \
+                 backslash",
+                options.role
+            )));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -50,7 +50,8 @@ impl Secret {
         scram_sha_256(self.0.as_bytes())
     }
 
-    /// Puts a line for it into a password file, before all others, and makes the file this user's alone.
+    /// Puts a line for it into a password file, before all others, and makes the file this user's alone. A symbolic
+    /// link stays one.
     ///
     /// # Errors
     /// `Internal` where the file cannot be read or written.
@@ -64,7 +65,8 @@ impl Secret {
         let others = before
             .split_inclusive('\n')
             .filter(|line| !line.starts_with(&start));
-        replace(path, &(line + &others.collect::<String>()), 0o600)
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        replace(&path, &(line + &others.collect::<String>()), 0o600)
     }
 }
 
@@ -110,6 +112,21 @@ mod tests {
         );
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!format!("{secret:?}").contains('b'), "{secret:?}");
+    }
+
+    #[test]
+    fn a_password_file_that_is_a_link_stays_one() {
+        let top = tempfile::tempdir().unwrap();
+        let (link, path) = (top.path().join(".pgpass"), top.path().join("secrets"));
+        std::fs::write(&path, "*:*:*:postgres:mine\n").unwrap();
+        std::os::unix::fs::symlink("secrets", &link).unwrap();
+        let secret = Secret::given("new", "the file").unwrap();
+        secret.save(&link, "5432", "r").unwrap();
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "*:5432:replication:r:new\n*:*:*:postgres:mine\n"
+        );
     }
 
     #[test]

@@ -82,15 +82,63 @@ pub enum StoredPassword {
     None,
 }
 
+/// A line of `pg_hba.conf`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// `host`, `hostssl` and so on.
+    pub kind: String,
+    /// Its method.
+    pub method: String,
+    /// It names the role, rather than all of them.
+    pub names_role: bool,
+}
+
 /// What `pg_hba.conf` says to a replica at an address: its first line that fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     /// The replica's network, such as `10.0.0.5/32`.
     pub address: String,
-    /// The method of that line; none where no line fits.
-    pub method: Option<String>,
-    /// That line names the role, rather than all of them.
-    pub names_role: bool,
+    /// The line that decides; none where no line fits.
+    pub rule: Option<Rule>,
+    /// Whoever comes without TLS is not let in, and that stays so.
+    pub tls_only: bool,
+}
+
+impl Access {
+    /// From the first line that fits a connection with TLS, and that for one without. Where the latter is refused on
+    /// purpose, the former decides; else the one that asks for less.
+    #[must_use]
+    pub fn of(address: &str, tls: Option<Rule>, plain: Option<Rule>) -> Self {
+        let tls_only = match &plain {
+            None => tls.is_some(),
+            Some(rule) => rule.kind == "hostnossl" && rule.method == "reject",
+        };
+        let rule = match plain {
+            Some(plain) if !tls_only && plain.is_weak() => Some(plain),
+            Some(plain) if !tls_only => tls.or(Some(plain)),
+            _ => tls,
+        };
+        Self {
+            address: address.to_owned(),
+            rule,
+            tls_only,
+        }
+    }
+
+    /// Whether the replica is not let in, or without a proof that nobody can steal.
+    #[must_use]
+    pub fn is_lacking(&self) -> bool {
+        self.rule.as_ref().is_none_or(Rule::is_weak)
+    }
+}
+
+impl Rule {
+    fn is_weak(&self) -> bool {
+        matches!(
+            self.method.as_str(),
+            "trust" | "password" | "md5" | "ident" | "peer" | "reject"
+        )
+    }
 }
 
 /// What is known of the server.
@@ -359,17 +407,11 @@ fn hba(state: &ServerState, wanted: &Wanted) -> Option<Item> {
             Fix::ByHand("correct it, and run this again".to_owned()),
         ));
     }
-    let lacking = state
-        .access
-        .iter()
-        .filter(|access| match access.method.as_deref() {
-            None | Some("trust" | "password" | "md5" | "ident" | "peer" | "reject") => true,
-            Some(_) => false,
-        });
-    let lacking: Vec<_> = lacking.collect();
+    let lacking: Vec<_> = state.access.iter().filter(|access| access.is_lacking()).collect();
+    let is_rejected = |rule: &Rule| rule.names_role && rule.method == "reject";
     if let Some(rejected) = lacking
         .iter()
-        .find(|access| access.names_role && access.method.as_deref() == Some("reject"))
+        .find(|access| access.rule.as_ref().is_some_and(is_rejected))
     {
         return Some(item(
             format!(
@@ -380,7 +422,7 @@ fn hba(state: &ServerState, wanted: &Wanted) -> Option<Item> {
         ));
     }
     let first = lacking.first()?;
-    let found = match first.method.as_deref() {
+    let found = match first.rule.as_ref().map(|rule| rule.method.as_str()) {
         None => "has no line for".to_owned(),
         Some("reject") => "rejects".to_owned(),
         Some(method) => format!("lets in by {method}"),
@@ -393,7 +435,7 @@ fn hba(state: &ServerState, wanted: &Wanted) -> Option<Item> {
         Fix::HbaLines(
             lacking
                 .iter()
-                .map(|access| password_rule(&wanted.role, &access.address))
+                .map(|access| password_rule(&wanted.role, &access.address, access.tls_only))
                 .collect(),
         ),
     ))
@@ -480,12 +522,17 @@ mod tests {
         }
     }
 
-    fn access(address: &str, method: Option<&str>) -> Access {
-        Access {
-            address: address.to_owned(),
-            method: method.map(str::to_owned),
+    fn rule(kind: &str, method: &str) -> Option<Rule> {
+        Some(Rule {
+            kind: kind.to_owned(),
+            method: method.to_owned(),
             names_role: false,
-        }
+        })
+    }
+
+    fn access(address: &str, method: Option<&str>) -> Access {
+        let line = || rule("host", method?);
+        Access::of(address, line(), line())
     }
 
     fn wanted() -> Wanted {
@@ -641,9 +688,52 @@ mod tests {
                 "host replication replicator 10.2.0.1/32 scram-sha-256",
             ]
         );
-        state.access[1].names_role = true;
-        state.access[1].method = Some("reject".to_owned());
+        state.access[1].rule = rule("host", "reject").map(|rule| Rule {
+            names_role: true,
+            ..rule
+        });
         assert!(matches!(fixes(&state).as_slice(), [(_, Fix::ByHand(_))]));
+    }
+
+    #[test]
+    fn a_ban_on_connections_without_tls_stays() {
+        let network = "10.0.0.0/24";
+        let (tls, plain) = (
+            format!("hostssl replication replicator {network} scram-sha-256"),
+            format!("host replication replicator {network} scram-sha-256"),
+        );
+        let banned = rule("hostnossl", "reject");
+        for (with_tls, without, line) in [
+            (rule("hostssl", "scram-sha-256"), banned.clone(), None),
+            (rule("hostssl", "md5"), banned.clone(), Some(&tls)),
+            (rule("host", "trust"), banned.clone(), Some(&tls)),
+            (None, banned, Some(&tls)),
+            (rule("hostssl", "cert"), None, None),
+            (rule("hostssl", "trust"), None, Some(&tls)),
+            (None, None, Some(&plain)),
+            (rule("host", "reject"), rule("host", "reject"), Some(&plain)),
+            // Whoever leaves TLS out must not get in without a password.
+            (
+                rule("hostssl", "scram-sha-256"),
+                rule("host", "trust"),
+                Some(&plain),
+            ),
+            (
+                rule("hostssl", "trust"),
+                rule("host", "scram-sha-256"),
+                Some(&plain),
+            ),
+            (rule("hostssl", "cert"), rule("host", "scram-sha-256"), None),
+        ] {
+            let mut state = state(&[("listen_addresses", "*")]);
+            state.access = vec![Access::of(network, with_tls, without)];
+            let expected: Vec<_> = line
+                .map(|line| Fix::HbaLines(vec![line.clone()]))
+                .into_iter()
+                .collect();
+            let found: Vec<_> = fixes(&state).into_iter().map(|(_, fix)| fix).collect();
+            assert_eq!(found, expected, "{:?}", state.access);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::{Access, NAMES, Role, ServerState, Setting, StoredPassword};
+use super::plan::{Access, NAMES, Role, Rule, ServerState, Setting, StoredPassword};
 use crate::error::{Error, Result};
 use crate::pg::sql::quote_literal;
 use crate::pg::{ConnInfo, Connection, Major};
@@ -93,11 +93,11 @@ impl Primary {
     }
 
     /// What the files say counts, where it waits for a restart only, too. (Where archiving is off, the server
-    /// itself does not show the command.)
+    /// itself does not show the command.) `max_wal_size` is calculated with: the server says it in MB, a file in any unit.
     async fn settings(&mut self) -> Result<BTreeMap<String, Setting>> {
         let names = list(&NAMES);
         let sql = format!(
-            "SELECT s.name, CASE WHEN s.source = 'command line' THEN s.setting ELSE coalesce(f.setting, s.setting) END, \
+            "SELECT s.name, CASE WHEN s.source = 'command line' OR s.name = 'max_wal_size' THEN s.setting ELSE coalesce(f.setting, s.setting) END, \
              s.source = 'command line' FROM pg_settings s LEFT JOIN LATERAL (SELECT setting FROM pg_file_settings \
              WHERE lower(name) = s.name ORDER BY seqno DESC LIMIT 1) f ON true WHERE s.name IN ({names})"
         );
@@ -137,9 +137,17 @@ impl Primary {
         })
     }
 
-    /// The first line of `pg_hba.conf` that fits some connection from this network. A line for a host's name is not
-    /// looked up; one for another network within this one counts, for it decides for a part of it.
-    async fn access(&mut self, role: &str, network: &str) -> Result<Access> {
+    /// What `pg_hba.conf` says to a replica from this network.
+    pub(super) async fn access(&mut self, role: &str, network: &str) -> Result<Access> {
+        let tls = self.rule(role, network, "hostssl").await?;
+        let plain = self.rule(role, network, "hostnossl").await?;
+        Ok(Access::of(network, tls, plain))
+    }
+
+    /// The first line of `pg_hba.conf` that fits some connection from this network, with TLS or without: lines of
+    /// `kind`, and those that fit both. A line for a host's name is not looked up; one for another network within this
+    /// one counts, for it decides for a part of it.
+    async fn rule(&mut self, role: &str, network: &str, kind: &str) -> Result<Option<Rule>> {
         let order = if self.major >= 16 {
             "rule_number"
         } else {
@@ -147,21 +155,25 @@ impl Primary {
         };
         let (role, address) = (quote_literal(role), quote_literal(network));
         let sql = format!(
-            "SELECT auth_method, {role} = ANY (user_name) FROM pg_hba_file_rules WHERE error IS NULL \
-             AND type <> 'local' AND 'replication' = ANY (database) AND user_name && ARRAY['all', {role}] \
+            "SELECT type, auth_method, {role} = ANY (user_name) FROM pg_hba_file_rules WHERE error IS NULL \
+             AND type IN ('host', 'hostnogssenc', {}) AND 'replication' = ANY (database) \
+             AND user_name && ARRAY['all', {role}] \
              AND (address = 'all' OR CASE WHEN netmask IS NOT NULL AND family(address::inet) = family({address}::inet) \
              THEN (address::inet & netmask::inet & netmask({address}::inet)) \
              = (host({address}::inet)::inet & netmask::inet & netmask({address}::inet)) ELSE false END) \
-             ORDER BY {order} LIMIT 1"
+             ORDER BY {order} LIMIT 1",
+            quote_literal(kind)
         );
         let rows = self.connection.sql("read pg_hba.conf", &sql).await?;
-        let mut values = rows.into_iter().flatten();
-        let method = values.next().flatten();
-        Ok(Access {
-            address: network.to_owned(),
-            method,
-            names_role: values.next().flatten().as_deref() == Some("t"),
-        })
+        Ok(rows.into_iter().next().map(|row| {
+            let mut values = row.into_iter().map(Option::unwrap_or_default);
+            let mut next = || values.next().unwrap_or_default();
+            Rule {
+                kind: next(),
+                method: next(),
+                names_role: next() == "t",
+            }
+        }))
     }
 
     /// The first line of `pg_hba.conf` that the server cannot read.
