@@ -4,9 +4,7 @@
 //! The archive is known by when it was created, whatever the URL that leads to it. Backups of the
 //! clone carry the file, and so do its replicas.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
@@ -25,28 +23,53 @@ pub struct CloneMark {
     pub source: String,
     /// `created_at` of its `walship.json`.
     pub created_at: DateTime<Utc>,
+    /// The marks that the source had, as a clone itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<CloneMark>,
 }
 
-/// Writes the mark, durably, with the permissions of the data directory's other files.
-///
-/// # Errors
-/// `Internal` where it cannot be written.
-pub fn write(data_directory: &Path, mark: &CloneMark) -> Result<()> {
+impl CloneMark {
+    /// The mark of a clone of the archive with this URL and identity.
+    #[must_use]
+    pub fn of(source: String, identity: &Identity) -> Self {
+        Self {
+            source,
+            created_at: identity.created_at,
+            earlier: Vec::new(),
+        }
+    }
+
+    /// The file of a data directory that may be a clone's already: what that must not write to, this must not either.
+    ///
+    /// # Errors
+    /// `Internal` where the mark that is there cannot be read.
+    pub fn content_for(&self, data_directory: &Path) -> Result<Vec<u8>> {
+        let mut mark = self.clone();
+        mark.earlier.extend(read(data_directory)?);
+        let mut text = serde_json::to_vec(&mark).map_err(|error| Error::defect("write JSON", error))?;
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    fn names(&self, archive: &Identity) -> bool {
+        self.created_at == archive.created_at || self.earlier.iter().any(|mark| mark.names(archive))
+    }
+}
+
+/// The mark in a data directory, if there is one.
+fn read(data_directory: &Path) -> Result<Option<CloneMark>> {
     let path = data_directory.join(FILE);
-    let failed = |error| Error::io(format!("write {}", path.display()), error);
-    let group = data_directory.metadata().map_err(failed)?.mode() & 0o040;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600 | group)
-        .open(&path)
-        .map_err(failed)?;
-    let mut text = serde_json::to_vec(mark).map_err(|error| Error::defect("write JSON", error))?;
-    text.push(b'\n');
-    file.write_all(&text)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| File::open(data_directory)?.sync_all())
-        .map_err(failed)
+    let shown = path.display();
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|error| Error::io(format!("read {shown}"), error))?,
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|error| {
+        Error::internal(format!(
+            "{shown} says which archive this cluster was cloned from, and cannot be understood ({error}); restore \
+             it, or remove it if this cluster may write to that archive"
+        ))
+    })
 }
 
 /// Whether a server on this data directory may write to the archive with this identity, at `url`.
@@ -55,19 +78,9 @@ pub fn write(data_directory: &Path, mark: &CloneMark) -> Result<()> {
 /// `Conflict` where it was cloned from that archive; `Internal` where the mark cannot be read, which
 /// then might forbid it.
 pub fn check(data_directory: &Path, identity: &Identity, url: &str) -> Result<()> {
-    let path = data_directory.join(FILE);
-    let shown = path.display();
-    let text = match std::fs::read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        read => read.map_err(|error| Error::io(format!("read {shown}"), error))?,
-    };
-    let mark: CloneMark = serde_json::from_slice(&text).map_err(|error| {
-        Error::internal(format!(
-            "{shown} says which archive this cluster was cloned from, and cannot be understood ({error}); \
-             restore it, or remove it if this cluster may write to {url}"
-        ))
-    })?;
-    if mark.created_at != identity.created_at {
+    let shown = data_directory.join(FILE);
+    let shown = shown.display();
+    if !read(data_directory)?.is_some_and(|mark| mark.names(identity)) {
         return Ok(());
     }
     Err(Error::conflict(format!(
@@ -78,8 +91,6 @@ pub fn check(data_directory: &Path, identity: &Identity, url: &str) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
     use crate::archive::identity::ClusterIdentity;
     use crate::pg::SegmentSize;
@@ -94,35 +105,29 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_is_kept_from_its_sources_archive_alone() {
+    fn a_clone_is_kept_from_its_sources_archive_and_from_those_its_source_is_kept_from_and_from_no_other() {
         let top = tempfile::tempdir().unwrap();
-        let (source, other) = (identity(Utc::now()), identity(DateTime::UNIX_EPOCH));
+        let at = |seconds| identity(DateTime::from_timestamp(seconds, 0).unwrap());
+        let (source, other) = (identity(Utc::now()), at(0));
         assert!(check(top.path(), &source, "u").is_ok());
-        let mark = CloneMark {
-            source: "s3://a/b".to_owned(),
-            created_at: source.created_at,
+        let write = |mark: CloneMark| {
+            let content = mark.content_for(top.path()).unwrap();
+            std::fs::write(top.path().join(FILE), content).unwrap();
         };
-        write(top.path(), &mark).unwrap();
+        write(CloneMark::of("s3://a/b".to_owned(), &source));
         let error = check(top.path(), &source, "s3://another/way").unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Conflict);
+        assert!(check(top.path(), &other, "u").is_ok());
+        // A clone of that clone, and one of that.
+        let (own, third) = (at(1), at(2));
+        write(CloneMark::of("s3://c/d".to_owned(), &own));
+        write(CloneMark::of("s3://e/f".to_owned(), &third));
+        for archive in [&source, &own, &third] {
+            assert!(check(top.path(), archive, "u").is_err(), "{archive:?}");
+        }
         assert!(check(top.path(), &other, "u").is_ok());
         // What cannot be understood might forbid it.
         std::fs::write(top.path().join(FILE), "{").unwrap();
         assert!(check(top.path(), &other, "u").is_err());
-    }
-
-    #[test]
-    fn the_mark_has_the_permissions_of_the_data_directory() {
-        for (directory, file) in [(0o700, 0o600), (0o750, 0o640)] {
-            let top = tempfile::tempdir().unwrap();
-            std::fs::set_permissions(top.path(), PermissionsExt::from_mode(directory)).unwrap();
-            let mark = CloneMark {
-                source: String::new(),
-                created_at: Utc::now(),
-            };
-            write(top.path(), &mark).unwrap();
-            let mode = top.path().join(FILE).metadata().unwrap().mode();
-            assert_eq!(mode & 0o777, file);
-        }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::clone_mark::{self, CloneMark};
+use super::clone_mark::CloneMark;
 use super::identity;
 use super::progress::Progress;
 use super::recover::{self, ArchiveMode, RecoverOptions, RecoverReport, SourceConfiguration, TargetAction};
@@ -68,27 +68,23 @@ pub async fn run(
     progress: &Arc<Progress>,
 ) -> Result<BootstrapReport> {
     let identity = identity::require(source).await?;
-    let (archive, archive_mode, configuration) = match relation {
+    let (archive, archive_mode, configuration, clone_of) = match relation {
         Relation::Clone(own) => {
             begin_archive(own, source, &identity, now).await?;
-            (own, ArchiveMode::Keep, SourceConfiguration::LeftOut)
+            let mark = CloneMark::of(source.location().to_string(), &identity);
+            (own, ArchiveMode::Keep, SourceConfiguration::LeftOut, Some(mark))
         }
-        Relation::Successor => (source, ArchiveMode::Auto, SourceConfiguration::Kept),
+        Relation::Successor => (source, ArchiveMode::Auto, SourceConfiguration::Kept, None),
     };
     let options = RecoverOptions {
         action: Some(TargetAction::Promote),
         archive_mode,
         configuration,
+        clone_of,
         ..options
     };
     let recovered = recover::run(&options, source, now, progress).await?;
-    if let Relation::Clone(_) = relation {
-        let mark = CloneMark {
-            source: source.location().to_string(),
-            created_at: identity.created_at,
-        };
-        clone_mark::write(&options.pgdata, &mark)?;
-    } else if let Some(why) = &recovered.archiving_off {
+    if let (Relation::Successor, Some(why)) = (relation, &recovered.archiving_off) {
         return Err(Error::conflict(format!(
             "the new cluster cannot take the place of the one that archives into {}: {why}. Make a clone with an \
              archive of its own (source-archive), or stop the old cluster first",

@@ -1,5 +1,6 @@
 //! A data directory on this machine: whose it is, and in which state of recovery.
 
+use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// (PostgreSQL's own `get_controlfile` reads again as well).
 const TORN_READ_ATTEMPTS: u32 = 10;
 const TORN_READ_PAUSE: Duration = Duration::from_millis(5);
+
+/// Where the archiver keeps what it has to do and has done.
+const ARCHIVE_STATUS: &str = "pg_wal/archive_status";
 
 /// Whether, and as what, the server of a data directory is in recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,31 +77,60 @@ pub fn read_control_file(data_directory: &Path) -> Result<Option<ControlFile>> {
 /// # Errors
 /// `Internal` where that directory cannot be read.
 pub fn has_archived(data_directory: &Path) -> Result<bool> {
-    let path = data_directory.join("pg_wal/archive_status");
-    let unreadable = |error| Error::io(format!("read the directory {}", path.display()), error);
-    let entries = match std::fs::read_dir(&path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(unreadable(error)),
-    };
-    for entry in entries {
-        if entry
-            .map_err(unreadable)?
-            .path()
-            .extension()
-            .is_some_and(|extension| extension == "done")
-        {
-            return Ok(true);
-        }
+    match archive_status(data_directory, "done").and_then(|mut entries| entries.next().transpose()) {
+        Ok(done) => Ok(done.is_some()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(unreadable_status(data_directory, error)),
     }
-    Ok(false)
 }
 
-/// The process id in `postmaster.pid`; `None` where there is none. The process may have ended.
+/// The files of `pg_wal/archive_status` with this extension.
+fn archive_status(
+    data_directory: &Path,
+    extension: &'static str,
+) -> std::io::Result<impl Iterator<Item = std::io::Result<DirEntry>>> {
+    let has_it = move |entry: &DirEntry| entry.path().extension().is_some_and(|found| found == extension);
+    let entries = std::fs::read_dir(data_directory.join(ARCHIVE_STATUS))?;
+    Ok(entries.filter(move |entry| entry.as_ref().map_or(true, has_it)))
+}
+
+fn unreadable_status(data_directory: &Path, error: std::io::Error) -> Error {
+    let path = data_directory.join(ARCHIVE_STATUS);
+    Error::io(format!("read the directory {}", path.display()), error)
+}
+
+/// What a server says of itself in `postmaster.pid` (`LOCK_FILE_LINE_*`, `miscadmin.h`, PostgreSQL 14 to 18). It may
+/// have ended, or not be ready yet: then only the first lines are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Postmaster {
+    /// Its process; with a minus in single-user mode.
+    pub pid: i32,
+    /// When it was started, in seconds since 1970.
+    pub started_at: Option<i64>,
+    /// Its port.
+    pub port: String,
+    /// The directory of its first Unix socket.
+    pub socket_directory: String,
+}
+
+/// Reads `postmaster.pid`; `None` where there is none.
+#[must_use]
+pub fn postmaster(data_directory: &Path) -> Option<Postmaster> {
+    let text = std::fs::read_to_string(data_directory.join("postmaster.pid")).ok()?;
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let line = |number: usize| lines.get(number).copied().unwrap_or_default();
+    Some(Postmaster {
+        pid: line(0).parse().ok()?,
+        started_at: line(2).parse().ok(),
+        port: line(3).to_owned(),
+        socket_directory: line(4).to_owned(),
+    })
+}
+
+/// The process id in `postmaster.pid`, as [`postmaster`] has it.
 #[must_use]
 pub fn postmaster_pid(data_directory: &Path) -> Option<i32> {
-    let text = std::fs::read_to_string(data_directory.join("postmaster.pid")).ok()?;
-    text.lines().next()?.trim().parse().ok()
+    postmaster(data_directory).map(|postmaster| postmaster.pid)
 }
 
 /// How many files wait for PostgreSQL's archiver, and since when the oldest does.
@@ -105,18 +138,10 @@ pub fn postmaster_pid(data_directory: &Path) -> Option<i32> {
 /// # Errors
 /// `Internal` where `pg_wal/archive_status` cannot be read.
 pub fn ready_files(data_directory: &Path) -> Result<(u64, Option<DateTime<Utc>>)> {
-    let path = data_directory.join("pg_wal/archive_status");
-    let unreadable = |error| Error::io(format!("read the directory {}", path.display()), error);
+    let unreadable = |error| unreadable_status(data_directory, error);
     let (mut count, mut oldest) = (0, None::<DateTime<Utc>>);
-    for entry in std::fs::read_dir(&path).map_err(unreadable)? {
+    for entry in archive_status(data_directory, "ready").map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
-        if entry
-            .path()
-            .extension()
-            .is_none_or(|extension| extension != "ready")
-        {
-            continue;
-        }
         // One that was archived meanwhile does not wait.
         if let Ok(modified) = entry.metadata().and_then(|found| found.modified()) {
             count += 1;
@@ -211,6 +236,20 @@ mod tests {
             ("000000010000000000000001", ".."),
         ] {
             assert_eq!(data_directory_of(Path::new(path)), Path::new(directory), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_postmaster_says_what_it_knows_so_far() {
+        let top = tempfile::tempdir().unwrap();
+        assert_eq!(postmaster(top.path()), None);
+        let whole = "42\n/data\n1764100000\n5433\n/run/postgresql\nlocalhost\n  5432001 7\nready   \n";
+        for (text, started_at, port) in [(whole, Some(1_764_100_000), "5433"), ("-42\n/data\n", None, "")] {
+            std::fs::write(top.path().join("postmaster.pid"), text).unwrap();
+            let found = postmaster(top.path()).unwrap();
+            assert_eq!(found.pid.abs(), 42);
+            assert_eq!((found.started_at, found.port.as_str()), (started_at, port));
+            assert_eq!(found.socket_directory.is_empty(), port.is_empty());
         }
     }
 

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use walship::Result;
 use walship::archive::diagnosis::Limits;
-use walship::commands::doctor::{self, DoctorOptions, HostOptions};
+use walship::commands::doctor::{self, Deadline, DoctorOptions, HostOptions};
 use walship::config::Settings;
 use walship::pg::ConnInfo;
-use walship::store::{Location, Store};
+use walship::store::Location;
 
 use super::{finish, many_threads, open_within, print};
 use crate::cli;
@@ -19,14 +19,15 @@ pub(super) fn run(args: cli::DoctorArgs, settings: &Settings) -> Result<ExitCode
     let connection = ConnInfo::resolve_database(given, environment)?;
     let options = options(args.pgdata, settings);
     let (report, code) = finish(many_threads()?, async {
-        let store: Result<Store> = open_within(options.timeout, settings).await;
+        let deadline = Deadline::after(options.timeout);
+        let store = Box::pin(open_within(options.timeout, settings));
         if args.before_promote {
             let replication = ConnInfo::resolve(given, environment).ok();
-            let report = doctor::before_promote(&options, &connection, replication.as_ref(), store).await;
+            let report = doctor::before_promote(deadline, &connection, replication.as_ref(), store).await;
             let code = report.promote_exit_code();
             return (report, code);
         }
-        let report = doctor::run(options, &connection, store).await;
+        let report = doctor::run(options, deadline, &connection, store).await;
         let code = report.exit_code();
         (report, code)
     });

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use chrono::Utc;
-use tokio::signal::unix::{SignalKind, signal};
 use walship::archive::recovery_plan::{Request, Search};
 use walship::commands::drill::{self, DrillOptions, SqlFile};
 use walship::commands::progress::Progress;
@@ -16,7 +15,7 @@ use walship::{Error, Result};
 
 use super::recover::{target, target_timeline};
 use super::this_walship::this_walship;
-use super::{absolute, finish, many_threads, print, search_path};
+use super::{absolute, finish, interrupted, many_threads, print, search_path};
 use crate::exit::DRILL_FAILED;
 use crate::{cli, progress_bar};
 
@@ -43,21 +42,6 @@ pub(super) fn run(args: cli::DrillArgs, settings: &Settings) -> Result<ExitCode>
         (false, _) => DRILL_FAILED.into(),
         (true, Some(kind)) => kind.exit_code().into(),
         (true, None) => printed,
-    })
-}
-
-/// Resolves when the user, or the system, wants the command to end.
-fn interrupted() -> Result<impl Future<Output = &'static str>> {
-    let listen = |kind| signal(kind).map_err(|error| Error::io("listen for signals", error));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => "interrupted",
-            _ = terminate.recv() => "told to end (SIGTERM)",
-            _ = hangup.recv() => "the terminal is gone (SIGHUP)",
-        }
     })
 }
 

@@ -28,6 +28,7 @@ use std::time::Duration;
 use clap::CommandFactory;
 use serde::Serialize;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 use walship::config::Settings;
 use walship::store::{Store, StoreOptions};
 use walship::{Error, Result};
@@ -145,6 +146,21 @@ fn search_path(settings: &Settings) -> Result<Option<std::ffi::OsString>> {
     std::env::join_paths(std::iter::once(bin_dir.clone()).chain(others))
         .map(Some)
         .map_err(|_| Error::invalid("postgres.bin_dir has a colon in it; give a directory without one"))
+}
+
+/// Resolves when the user, or the system, wants the command to end.
+fn interrupted() -> Result<impl Future<Output = &'static str>> {
+    let listen = |kind| signal(kind).map_err(|error| Error::io("listen for signals", error));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "interrupted",
+            _ = terminate.recv() => "told to end (SIGTERM)",
+            _ = hangup.recv() => "the terminal is gone (SIGHUP)",
+        }
+    })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

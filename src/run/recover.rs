@@ -63,6 +63,7 @@ fn recover_options(args: cli::RecoverArgs, settings: &Settings) -> Result<Recove
             cli::ArchiveMode::Off => ArchiveMode::Off,
         },
         configuration: SourceConfiguration::Kept,
+        clone_of: None,
         concurrency: settings.recover_concurrency,
         walship: this_walship(settings)?,
         search_path: search_path(settings)?,

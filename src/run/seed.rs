@@ -15,7 +15,7 @@ use walship::store::Store;
 
 use super::basebackup::max_rate_kib;
 use super::this_walship::this_walship;
-use super::{absolute, finish, many_threads, print, search_path};
+use super::{absolute, finish, interrupted, many_threads, print, search_path};
 use crate::cli::{self, Checkpoint, SeedSource};
 use crate::progress_bar;
 
@@ -26,7 +26,8 @@ pub(super) fn run(pgdata: &Path, args: &cli::BasebackupArgs, settings: &Settings
     let report = finish(many_threads()?, async {
         let info = ConnInfo::resolve(args.dbname.as_deref(), |name| std::env::var(name).ok())?;
         let store = Store::open(&settings.archive()?, &settings.store).await?;
-        let work = seed::run(&options, &info, &store, Utc::now(), &progress);
+        let interrupted = interrupted()?;
+        let work = seed::run(&options, &info, &store, Utc::now(), &progress, interrupted);
         progress_bar::watch(&progress, Box::pin(work)).await
     })?;
     print(&report, args.json, ToString::to_string)

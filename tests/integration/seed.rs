@@ -4,13 +4,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::connection::{reload, set_hba};
 use crate::recovery::take_backup;
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::support::postgres::{Cluster, Stop};
-use crate::support::process::{Output, Running};
+use crate::support::process::{Output, Running, signal};
 use crate::support::stores::Place;
 use crate::support::walship::Walship;
 use crate::support::{give_to_user, make_dir, scratch, wait_for};
@@ -418,6 +419,39 @@ fn directories_in_the_way(walship: &Walship, primary: &Cluster) {
         &["pg_basebackup failed", "exists but is not empty"],
     );
     primary.sql("drop tablespace space");
+}
+
+#[test]
+fn a_seeding_that_is_told_to_end_leaves_no_file_no_slot_and_no_program() {
+    for &major in majors() {
+        let (_place, walship, primary) = archived(major);
+        let slow = beside(&primary, &walship).env("WALSHIP_BACKUP_MAX_RATE", "256KiB");
+        for told in [Signal::TERM, Signal::INT, Signal::HUP] {
+            let root = scratch();
+            let data = root.path().join("data");
+            let conninfo = primary.conninfo();
+            let pgdata = data.to_str().unwrap();
+            let seeding = slow.spawn(&[
+                "basebackup",
+                "--seed-replica",
+                "--from=primary",
+                "--slot=s",
+                "-d",
+                &conninfo,
+                "--pgdata",
+                pgdata,
+            ]);
+            wait_for("the copy to begin", PATIENCE, || {
+                data.join("base").exists().then_some(())
+            });
+            signal(seeding.pid(), told);
+            let output = seeding.wait(PATIENCE).exited(1);
+            assert!(output.stderr.contains("is given up"), "{}", output.stderr);
+            assert!(!data.exists(), "{told:?}");
+            assert_eq!(slots(&primary), "", "{told:?}");
+            primary.wait_until("select count(*) from pg_stat_replication", "0", PATIENCE);
+        }
+    }
 }
 
 #[test]

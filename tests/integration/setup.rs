@@ -324,7 +324,8 @@ fn lines_that_the_server_does_not_understand_are_taken_back() {
     let text = setup(&walship, &cluster, &["--apply", "--role", "/["])
         .succeeded()
         .stdout;
-    assert!(text.contains("so the file is as it was: line"), "{text}");
+    assert!(text.contains("does not understand the lines: line"), "{text}");
+    assert!(text.contains("so the file is as it was"), "{text}");
     assert!(text.contains("--   host replication \"/[\""), "{text}");
     assert_eq!(file(&cluster, "pg_hba.conf"), before);
     let errors = "select count(*) from pg_hba_file_rules where error is not null";

@@ -1,27 +1,29 @@
 //! What the store and the archive say; every question at the same time as the others.
 
-use std::time::Duration;
+use tokio::time::timeout_at;
 
+use super::deadline::Deadline;
 use crate::archive::diagnosis::Known;
 use crate::archive::diagnosis::facts::ArchiveFacts;
 use crate::commands::{catalogue, identity, verify};
 use crate::error::Result;
 use crate::store::Store;
 
-/// Asks the store everything, within `limit`.
-pub(super) async fn gather(store: &Store, expires: bool, limit: Duration) -> ArchiveFacts {
+/// Asks the store everything, until the deadline.
+pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> ArchiveFacts {
     let (identity, catalogue, verification, probe, (manners, delete)) = tokio::join!(
-        within(limit, "read walship.json", identity::find(store)),
-        within(limit, "list the archive", catalogue::load(store)),
-        within(limit, "read the ledger", verify::last_verification(store)),
-        within(limit, "write walship.probe", store.probe_conditional_writes()),
+        deadline.within("read walship.json", identity::find(store)),
+        deadline.within("list the archive", catalogue::load(store)),
+        deadline.within("read the ledger", verify::last_verification(store)),
+        deadline.within("write walship.probe", store.probe_conditional_writes()),
         async {
-            let manners = tokio::time::timeout(limit, store.manners()).await.ok();
+            let manners = timeout_at(deadline.at(), store.manners()).await.ok();
             let versioning = manners.as_ref().map(|manners| manners.versioning.as_ref().ok());
             // Where versions are kept, or may be, a deletion leaves a delete marker.
             let leaves_nothing = matches!(versioning, Some(Some(None | Some(false))));
             let delete = if expires && leaves_nothing {
-                within(limit, "see whether deleting is allowed", store.probe_delete())
+                deadline
+                    .within("see whether deleting is allowed", store.probe_delete())
                     .await
                     .map(Some)
             } else {
@@ -34,8 +36,8 @@ pub(super) async fn gather(store: &Store, expires: bool, limit: Duration) -> Arc
     let (versioning, object_lock) = match manners {
         Some(manners) => (text(manners.versioning), text(manners.object_lock)),
         None => (
-            Err(too_slow("ask the bucket", limit)),
-            Err(too_slow("ask the bucket", limit)),
+            Err(deadline.too_slow("ask the bucket")),
+            Err(deadline.too_slow("ask the bucket")),
         ),
     };
     ArchiveFacts {
@@ -55,22 +57,4 @@ pub(super) async fn gather(store: &Store, expires: bool, limit: Duration) -> Arc
 
 fn text<T>(result: Result<T>) -> Known<T> {
     result.map_err(|error| error.to_string())
-}
-
-pub(super) async fn within<T>(
-    limit: Duration,
-    doing: &str,
-    work: impl Future<Output = Result<T>>,
-) -> Known<T> {
-    match tokio::time::timeout(limit, work).await {
-        Ok(result) => text(result),
-        Err(_) => Err(too_slow(doing, limit)),
-    }
-}
-
-fn too_slow(doing: &str, limit: Duration) -> String {
-    format!(
-        "{doing}: not done within {} s (doctor.timeout)",
-        limit.as_secs_f64()
-    )
 }

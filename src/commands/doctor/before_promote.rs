@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::archive::within;
+use super::deadline::Deadline;
 use super::server;
 use super::session::Session;
 use crate::archive::diagnosis::{Known, PromotionFacts, StandbyPosition, Unreplayed, unreplayed};
@@ -23,21 +23,21 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Gathers what the decision needs; waits for the replay to catch up while there is time.
 pub(super) async fn gather(
-    limit: Duration,
+    deadline: Deadline,
     connection: &ConnInfo,
     replication: Option<&ConnInfo>,
-    store: Result<Store>,
+    store: impl Future<Output = Result<Store>>,
 ) -> PromotionFacts {
-    let deadline = Instant::now() + limit;
-    let store = store.map_err(|error| error.to_string());
-    let session = Session::open(connection, limit).await;
+    let opening = deadline.within("open the store", store);
+    let (store, session) = tokio::join!(opening, Session::open(connection, deadline));
     let mut session = match session {
         Ok(session) => session,
         Err(error) => {
             return PromotionFacts {
                 standby: Err(error.to_string()),
                 unreplayed: match &store {
-                    Ok(store) => within(limit, "read walship.json", identity::require(store))
+                    Ok(store) => deadline
+                        .within("read walship.json", identity::require(store))
                         .await
                         .map(|_| Unreplayed::Nothing),
                     Err(why) => Err(why.clone()),
@@ -51,7 +51,7 @@ pub(super) async fn gather(
             facts.unreplayed,
             Ok(Unreplayed::Until(_) | Unreplayed::AfterAHole { .. })
         );
-        if !may_pass || Instant::now() + PAUSE * 2 > deadline {
+        if !may_pass || Instant::now() + PAUSE * 2 > deadline.at() {
             session.close().await;
             return facts;
         }
@@ -63,19 +63,16 @@ async fn look(
     session: &mut Session,
     replication: Option<&ConnInfo>,
     store: Result<&Store, &String>,
-    deadline: Instant,
+    deadline: Deadline,
 ) -> PromotionFacts {
     let standby = position(session, replication, deadline).await;
     let unreplayed = match (&standby, store) {
         (_, Err(why)) => Err(why.clone()),
         (Ok(standby), Ok(store)) if standby.in_recovery => {
-            let left = deadline.saturating_duration_since(Instant::now());
-            within(
-                left,
-                "compare the archive with the standby",
-                beyond(store, standby),
-            )
-            .await
+            let comparing = beyond(store, standby);
+            deadline
+                .within("compare the archive with the standby", comparing)
+                .await
         }
         // Without a standby there is nothing to compare, and no promotion either.
         _ => Ok(Unreplayed::Nothing),
@@ -86,7 +83,7 @@ async fn look(
 async fn position(
     session: &mut Session,
     replication: Option<&ConnInfo>,
-    deadline: Instant,
+    deadline: Deadline,
 ) -> Known<StandbyPosition> {
     let sql = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()";
     let row = session.row("ask how far the standby is", sql).await?;
@@ -95,7 +92,7 @@ async fn position(
     let (replayed, received): (Option<Lsn>, Option<Lsn>) = (row.parse(1), row.parse(2));
     let timeline = match replayed_timeline(replication, deadline).await {
         Some(timeline) => timeline,
-        None => server::timeline(session, in_recovery).await?,
+        None => server::newest_timeline(session, in_recovery).await?,
     };
     Ok(StandbyPosition {
         in_recovery,
@@ -106,15 +103,15 @@ async fn position(
 }
 
 /// The replayed timeline at this moment, which only a replication connection tells; where that is
-/// refused, the newest that the control file knows of must do.
-async fn replayed_timeline(replication: Option<&ConnInfo>, deadline: Instant) -> Option<TimelineId> {
+/// refused, the newest that the control file and `pg_wal` know of must do.
+async fn replayed_timeline(replication: Option<&ConnInfo>, deadline: Deadline) -> Option<TimelineId> {
     let asking = async {
         let mut connection = Connection::connect(replication?).await.ok()?;
         let identity = connection.identify_system().await.ok()?;
         connection.close().await;
         Some(identity.timeline)
     };
-    timeout_at(deadline, asking).await.ok().flatten()
+    timeout_at(deadline.at(), asking).await.ok().flatten()
 }
 
 /// What the archive has beyond the standby's position.

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use super::deadline::Deadline;
 use super::session::Local;
 use crate::archive::diagnosis::facts::{ExposedFile, HostFacts, ProgramState, ServerFacts, Space};
 use crate::archive::diagnosis::{ArchiveCommand, Known};
 use crate::config::{Settings, Sources};
 use crate::error::Error;
+use crate::pg::data_directory::postmaster;
 use crate::pg::{os_user, user_name};
 
 /// Files of this machine that the command's settings name.
@@ -29,12 +30,12 @@ const ELSEWHERE: &str = "the data directory is not on this machine, or not reada
 /// Seconds between the two times that a postmaster notes of its start.
 const START_TOLERANCE: u64 = 3;
 
-/// Looks at this machine, within `limit`: a file system can hang.
+/// Looks at this machine, until the deadline: a file system can hang.
 pub(super) async fn gather(
     pgdata: Option<&Path>,
     server: Option<(Local, &ServerFacts)>,
     options: &HostOptions,
-    limit: Duration,
+    deadline: Deadline,
 ) -> HostFacts {
     let command = server.as_ref().and_then(|(_, facts)| {
         let settings = facts.settings.as_ref().ok()?;
@@ -46,11 +47,11 @@ pub(super) async fn gather(
         let data = given.or_else(|| local_data_directory(&local));
         look(data.as_deref(), command.as_ref(), &options)
     });
-    match tokio::time::timeout(limit, looking).await {
+    match tokio::time::timeout_at(deadline.at(), looking).await {
         Ok(Ok(facts)) => facts,
         _ => nothing(&format!(
             "the file system did not answer within {} s",
-            limit.as_secs_f64()
+            deadline.limit().as_secs_f64()
         )),
     }
 }
@@ -90,23 +91,8 @@ fn look(data: Option<&Path>, command: Option<&ArchiveCommand>, options: &HostOpt
 fn local_data_directory(local: &Local) -> Option<PathBuf> {
     let data = PathBuf::from(local.data_directory.as_ref()?);
     // The postmaster takes the time twice: for its file, and a moment later for SQL.
-    let apart = local.started_at?.abs_diff(postmaster(&data)?.started_at);
+    let apart = local.started_at?.abs_diff(postmaster(&data)?.started_at?);
     (apart <= START_TOLERANCE).then_some(data)
-}
-
-struct Postmaster {
-    process_id: u32,
-    started_at: i64,
-}
-
-/// Lines 1 and 3 of `postmaster.pid` (`LOCK_FILE_LINE_*`, `miscadmin.h`).
-fn postmaster(data: &Path) -> Option<Postmaster> {
-    let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
-    let mut lines = text.lines();
-    Some(Postmaster {
-        process_id: lines.next()?.trim().parse().ok()?,
-        started_at: lines.nth(1)?.trim().parse().ok()?,
-    })
 }
 
 fn space(pg_wal: &Path) -> Known<Space> {
@@ -136,7 +122,7 @@ fn program(program: &str) -> Known<ProgramState> {
 /// postmaster's environment, and the configuration file that those name.
 fn command_archive(command: &ArchiveCommand, data: &Path) -> Known<String> {
     let postmaster = postmaster(data).ok_or("the server does not run here")?;
-    let path = format!("/proc/{}/environ", postmaster.process_id);
+    let path = format!("/proc/{}/environ", postmaster.pid);
     let bytes = std::fs::read(&path).map_err(|error| {
         format!("the server's environment cannot be read ({error}); run this as its user")
     })?;

@@ -3,6 +3,7 @@
 
 mod archive;
 mod before_promote;
+mod deadline;
 mod host;
 mod report;
 mod server;
@@ -18,10 +19,11 @@ use chrono::Utc;
 use crate::archive::diagnosis::facts::{ArchiveFacts, Facts, ReadyFiles, ServerFacts};
 use crate::archive::diagnosis::{Check, Known, Limits, judge, judge_promotion};
 use crate::archive::keys::{self, Key};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pg::{ConnInfo, WalName};
 use crate::store::Store;
 
+pub use deadline::Deadline;
 pub use host::HostOptions;
 pub use report::DoctorReport;
 use session::Session;
@@ -43,41 +45,46 @@ pub struct DoctorOptions {
     pub host: HostOptions,
 }
 
-/// Makes the diagnosis. What cannot be found out is a finding, not an error.
-pub async fn run(options: DoctorOptions, connection: &ConnInfo, store: Result<Store>) -> DoctorReport {
-    let limit = options.timeout;
-    let store = store.map_err(|error| error.to_string());
+/// Makes the diagnosis, until the deadline; `store` opens the store. What cannot be found out is a finding, not an
+/// error.
+pub async fn run(
+    options: DoctorOptions,
+    deadline: Deadline,
+    connection: &ConnInfo,
+    store: impl Future<Output = Result<Store>>,
+) -> DoctorReport {
     let asking = async {
-        let session = Session::open(connection, limit).await;
+        let session = Session::open(connection, deadline.earlier()).await;
         let mut session = session.map_err(|error| error.to_string())?;
         let server = server::gather(&mut session).await?;
         Ok((session, server))
     };
-    let ((server, host), archive) = tokio::join!(
+    let ((server, host), (store, mut archive)) = tokio::join!(
         async {
             let server: Known<(Session, ServerFacts)> = asking.await;
             let facts = server
                 .as_ref()
                 .ok()
                 .map(|(session, facts)| (session.local(), facts));
-            let host = host::gather(options.pgdata.as_deref(), facts, &options.host, limit).await;
+            let host = host::gather(options.pgdata.as_deref(), facts, &options.host, deadline).await;
             (server, host)
         },
         async {
-            match &store {
-                Ok(store) => Ok(Box::pin(archive::gather(store, options.expires, limit)).await),
+            let store = deadline.within("open the store", store).await;
+            let archive = match &store {
+                Ok(store) => Ok(Box::pin(archive::gather(store, options.expires, deadline.earlier())).await),
                 Err(why) => Err(why.clone()),
-            }
+            };
+            (store, archive)
         }
     );
     let (mut session, server) = match server {
         Ok((session, facts)) => (Some(session), Ok(facts)),
         Err(why) => (None, Err(why)),
     };
-    let mut archive = archive;
     if let (Ok(archive), Ok(store), Some(session), Ok(server)) = (&mut archive, &store, &mut session, &server)
     {
-        compare(archive, store, session, server).await;
+        compare(archive, store, session, server, deadline).await;
     }
     if let Some(session) = session {
         session.close().await;
@@ -95,7 +102,7 @@ pub async fn run(options: DoctorOptions, connection: &ConnInfo, store: Result<St
 
 /// The finished WAL that waits for a server's archiver.
 pub(super) async fn ready_files(connection: &ConnInfo, limit: Duration) -> Known<ReadyFiles> {
-    let mut session = Session::open(connection, limit)
+    let mut session = Session::open(connection, Deadline::after(limit))
         .await
         .map_err(|error| error.to_string())?;
     let ready = server::ready(&mut session).await;
@@ -104,20 +111,32 @@ pub(super) async fn ready_files(connection: &ConnInfo, limit: Duration) -> Known
 }
 
 /// What takes both the server and the archive. The archive was listed a moment ago, and may have gone on.
-async fn compare(archive: &mut ArchiveFacts, store: &Store, session: &mut Session, server: &ServerFacts) {
+async fn compare(
+    archive: &mut ArchiveFacts,
+    store: &Store,
+    session: &mut Session,
+    server: &ServerFacts,
+    deadline: Deadline,
+) {
     archive.server_lsn_after = server::written_up_to(session).await.ok().flatten();
     archive.last_archived = match &server.archiver {
         Ok(archiver) => match &archiver.last_archived {
             None => Ok(None),
-            Some(name) => has(archive, store, name).await.map(Some),
+            Some(name) => {
+                let looking = deadline.within("look for the last archived file", has(archive, store, name));
+                looking.await.map(Some)
+            }
         },
         Err(why) => Err(why.clone()),
     };
 }
 
-async fn has(archive: &ArchiveFacts, store: &Store, name: &str) -> Known<(WalName, bool)> {
-    let name: WalName = name.parse().map_err(|error: crate::Error| error.to_string())?;
-    if let (WalName::Segment(segment), Ok(catalogue)) = (name, &archive.catalogue) {
+async fn has(archive: &ArchiveFacts, store: &Store, name: &str) -> Result<(WalName, bool)> {
+    let name: WalName = name.parse()?;
+    // Where the archive could not be listed, nothing else can be asked of it.
+    let catalogue = archive.catalogue.as_ref();
+    let catalogue = catalogue.map_err(|why| Error::unavailable(why.clone()))?;
+    if let WalName::Segment(segment) = name {
         let number = segment.number(catalogue.wal.segment_size());
         if number.is_ok_and(|number| catalogue.wal.contains(segment.timeline(), number)) {
             return Ok((name, true));
@@ -127,26 +146,21 @@ async fn has(archive: &ArchiveFacts, store: &Store, name: &str) -> Known<(WalNam
     let found = match name {
         WalName::Partial(segment) => {
             let prefix = keys::segment_siblings_prefix(segment);
-            store.list(&prefix, None).next().await.map(|page| page.is_some())
+            store.list(&prefix, None).next().await?.is_some()
         }
-        _ => match Key::of_wal(name) {
-            Ok(key) => store.head(&key.to_string()).await.map(|info| info.is_some()),
-            Err(error) => Err(error),
-        },
+        _ => store.head(&Key::of_wal(name)?.to_string()).await?.is_some(),
     };
-    found
-        .map(|found| (name, found))
-        .map_err(|error| error.to_string())
+    Ok((name, found))
 }
 
-/// Says whether the standby may be promoted, within the time limit: not while the archive cannot be
+/// Says whether the standby may be promoted, until the deadline: not while the archive cannot be
 /// asked or has WAL that the standby has not replayed. It waits for the replay as long as there is time.
 pub async fn before_promote(
-    options: &DoctorOptions,
+    deadline: Deadline,
     connection: &ConnInfo,
     replication: Option<&ConnInfo>,
-    store: Result<Store>,
+    store: impl Future<Output = Result<Store>>,
 ) -> DoctorReport {
-    let facts = before_promote::gather(options.timeout, connection, replication, store).await;
+    let facts = before_promote::gather(deadline, connection, replication, store).await;
     DoctorReport::new(judge_promotion(&facts), &[], Utc::now())
 }

@@ -115,6 +115,19 @@ pub(super) async fn timeline(session: &mut Session, in_recovery: bool) -> Known<
     row.parse(0).ok_or_else(|| format!("{what}: the answer is none"))
 }
 
+/// The newest timeline that the server knows of. A standby that has followed its primary to another timeline has its
+/// history in `pg_wal`, where a streaming one keeps it and one that lives from the archive too (`readTimeLineHistory`,
+/// `timeline.c`); its control file may not tell of it before the next restartpoint.
+pub(super) async fn newest_timeline(session: &mut Session, in_recovery: bool) -> Known<TimelineId> {
+    let timeline = timeline(session, in_recovery).await?;
+    let sql = "select max(('x' || left(name, 8))::bit(32)::bigint) from pg_ls_waldir() \
+               where name ~ '^[0-9A-F]{8}[.]history$'";
+    let row = session.row("list the timeline histories in pg_wal", sql).await?;
+    Ok(row
+        .parse(0)
+        .map_or(timeline, |newest: TimelineId| newest.max(timeline)))
+}
+
 pub(super) async fn lsn(session: &mut Session) -> Known<Lsn> {
     let what = "ask for the WAL position";
     let row = session.row(what, &format!("select {LSN}")).await?;

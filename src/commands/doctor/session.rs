@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
+use super::deadline::Deadline;
 use crate::archive::diagnosis::Known;
 use crate::error::{Error, Result};
 use crate::pg::{ConnInfo, Connection};
@@ -13,8 +14,7 @@ const SHARE: u32 = 2;
 
 pub(super) struct Session {
     connection: Connection,
-    deadline: Instant,
-    limit: Duration,
+    deadline: Deadline,
     data_directory: Option<String>,
     started_at: Option<i64>,
 }
@@ -29,9 +29,9 @@ pub(super) struct Local {
 }
 
 impl Session {
-    pub(super) async fn open(info: &ConnInfo, limit: Duration) -> Result<Self> {
-        let deadline = Instant::now() + limit;
-        let connecting = timeout_at(deadline, Connection::connect(info)).await;
+    pub(super) async fn open(info: &ConnInfo, deadline: Deadline) -> Result<Self> {
+        let limit = deadline.limit();
+        let connecting = timeout_at(deadline.at(), Connection::connect(info)).await;
         let connection = connecting.unwrap_or_else(|_| {
             Err(Error::unavailable(format!(
                 "connect to {info}: no answer within {} s (doctor.timeout)",
@@ -41,7 +41,6 @@ impl Session {
         let mut session = Self {
             connection,
             deadline,
-            limit,
             data_directory: None,
             started_at: None,
         };
@@ -84,12 +83,12 @@ impl Session {
 
     /// Runs one query. `what` names it in messages.
     pub(super) async fn rows(&mut self, what: &str, sql: &str) -> Known<Vec<Row>> {
-        match timeout_at(self.deadline, self.connection.sql(what, sql)).await {
+        match timeout_at(self.deadline.at(), self.connection.sql(what, sql)).await {
             Ok(Ok(rows)) => Ok(rows.into_iter().map(Row).collect()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!(
                 "{what}: no answer within {} s (doctor.timeout)",
-                self.limit.as_secs_f64()
+                self.deadline.limit().as_secs_f64()
             )),
         }
     }

@@ -49,6 +49,7 @@ use crate::archive::catalogue::Catalogue;
 use crate::archive::recovery_plan::{Plan, Request, Target};
 use crate::archive::wal_inventory::WalInventory;
 use crate::commands::catalogue;
+use crate::commands::clone_mark::CloneMark;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
 use crate::store::Store;
@@ -85,6 +86,8 @@ pub struct RecoverOptions {
     pub archive_mode: ArchiveMode,
     /// What becomes of the source's configuration.
     pub configuration: SourceConfiguration,
+    /// The mark of a clone, which keeps it from its source's archive.
+    pub clone_of: Option<CloneMark>,
     /// Parts of the backup that are restored at the same time.
     pub concurrency: usize,
     /// This program, and the global flags that it needs to find the archive: the beginning of the
@@ -180,6 +183,7 @@ pub(super) async fn restore(
     let mut notes = plan.notes;
     notes.extend(links_note(restoration.links()));
     let extracted = restoration.extract(options.concurrency, progress).await?;
+    let extracted = extracted.marked(options.clone_of.clone());
     progress.phase("write settings and sync");
     let archiving_off = archiving_off(options.archive_mode, store, &newest).await;
     settings.archiving_off = archiving_off.is_some();

@@ -18,6 +18,7 @@ use super::space::{self, Need};
 use super::survey::{Survey, survey};
 use super::tablespace_map;
 use crate::archive::backup::BackupRecord;
+use crate::commands::clone_mark::{self, CloneMark};
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
 use crate::store::Store;
@@ -107,6 +108,7 @@ impl Restoration {
                 destination,
                 sync,
                 source_configuration: self.source_configuration,
+                clone_of: None,
                 configuration: self.configuration,
             }),
             Err(error) => Err(destination.undo(error)),
@@ -139,10 +141,16 @@ pub struct Extracted {
     destination: Destination,
     sync: Sync,
     source_configuration: SourceConfiguration,
+    clone_of: Option<CloneMark>,
     configuration: Option<StoredConfiguration>,
 }
 
 impl Extracted {
+    /// As a clone, or not.
+    pub fn marked(self, clone_of: Option<CloneMark>) -> Self {
+        Self { clone_of, ..self }
+    }
+
     /// Writes what the server is told, makes everything durable, and only then lets a server start.
     /// On failure everything is as it was.
     ///
@@ -164,6 +172,13 @@ impl Extracted {
         };
         write_tablespace_map(&self.layout, self.access)?;
         write_settings(data, self.access, self.source_configuration, settings)?;
+        if let Some(mark) = &self.clone_of {
+            write_file(
+                &data.join(clone_mark::FILE),
+                &mark.content_for(data)?,
+                self.access,
+            )?;
+        }
         release_claims(&self.layout)?;
         self.sync.finish()?;
         release_control(data)?;

@@ -15,11 +15,13 @@ use super::restore::Restoration;
 use super::settings::{RecoverySettings, ServerSettings, TargetAction};
 use crate::archive::Sha256Sum;
 use crate::archive::backup::{BackupRecord, Configuration};
+use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::BackupObject;
 use crate::archive::recovery_plan::Target;
+use crate::commands::clone_mark::{self, CloneMark};
 use crate::commands::progress::Progress;
 use crate::error::Result;
-use crate::pg::TimelineId;
+use crate::pg::{SegmentSize, TimelineId};
 use crate::store::{FaultKind, Faults, Operation, Store};
 use crate::{Error, ErrorKind};
 
@@ -34,6 +36,11 @@ const PART_BYTES: usize = 10_000;
 
 impl Case {
     async fn new() -> Self {
+        Self::with(None).await
+    }
+
+    /// One whose source is a clone, with this mark.
+    async fn with(mark: Option<&str>) -> Self {
         let top = tempfile::tempdir().unwrap();
         let (data, space) = (top.path().join("source"), top.path().join("source_ts"));
         for (path, bytes) in [
@@ -52,6 +59,9 @@ impl Case {
         }
         std::fs::set_permissions(data.join("base/5/1"), PermissionsExt::from_mode(0o600)).unwrap();
         write(&space.join("PG_17_202406281/5/16385"), 40_960);
+        if let Some(mark) = mark {
+            std::fs::write(data.join(clone_mark::FILE), mark).unwrap();
+        }
         let store = fixture::store(top.path()).await;
         let record = fixture::store_backup(&store, &[&space, &data], PART_BYTES).await;
         Self { top, store, record }
@@ -163,6 +173,60 @@ async fn every_file_comes_back_with_its_mode_and_time() {
         assert_eq!(time("data"), time("source"), "{file}");
     }
     assert_eq!(case.path("data").metadata().unwrap().mode() & 0o777, 0o750);
+}
+
+/// Until then no server can start on it: a kill in between leaves no clone without its mark.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_has_its_mark_beside_its_sources_before_a_server_can_start() {
+    let at = |seconds| {
+        Identity::new(
+            fixture_cluster(),
+            true,
+            chrono::DateTime::from_timestamp(seconds, 0).unwrap(),
+        )
+    };
+    let (first, second, third) = (at(1), at(2), at(3));
+    let mark = Some(CloneMark::of("s3://b/second".to_owned(), &second));
+    let sources = serde_json::to_string(&CloneMark::of("s3://b/first".to_owned(), &first)).unwrap();
+    let case = Case::with(Some(&sources)).await;
+    let extracted = case
+        .prepare()
+        .await
+        .unwrap()
+        .extract(3, &progress())
+        .await
+        .unwrap();
+    extracted.marked(mark.clone()).finish(&settings()).unwrap();
+    let data = case.path("data");
+    for archive in [&first, &second] {
+        clone_mark::check(&data, archive, "u").unwrap_err();
+    }
+    clone_mark::check(&data, &third, "u").unwrap();
+    assert_eq!(
+        data.join(clone_mark::FILE).metadata().unwrap().mode() & 0o777,
+        0o640
+    );
+
+    // Where the mark cannot be written, there is no server to start.
+    let case = Case::with(Some("{")).await;
+    let before = tree(case.top.path());
+    let extracted = case
+        .prepare()
+        .await
+        .unwrap()
+        .extract(3, &progress())
+        .await
+        .unwrap();
+    extracted.marked(mark).finish(&settings()).unwrap_err();
+    assert_eq!(tree(case.top.path()), before);
+}
+
+fn fixture_cluster() -> ClusterIdentity {
+    ClusterIdentity {
+        system_identifier: 1,
+        postgres_major: 17,
+        segment_size: SegmentSize::DEFAULT,
+    }
 }
 
 #[tokio::test]

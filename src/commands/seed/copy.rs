@@ -6,15 +6,17 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::SeedOptions;
+use super::interrupt::{self, Interrupt};
 use super::primary::Primary;
 use crate::commands::programs;
 use crate::commands::progress::Progress;
@@ -23,6 +25,8 @@ use crate::error::{Error, Result};
 
 /// A checkpoint that is spread over time may take so long; then something is wrong.
 const SILENCE: Duration = Duration::from_mins(90);
+/// Between two looks whether the copy shall end.
+const LOOK: Duration = Duration::from_millis(100);
 /// So many lines that are no progress are kept for an error message.
 const LINES_KEPT: usize = 5;
 
@@ -73,11 +77,21 @@ impl Copy {
     /// Copies, and tells the copy whom to follow.
     ///
     /// # Errors
-    /// What the program says, or the disk; and what is left behind, where it could not be removed.
-    pub(super) async fn run(self, settings: StandbySettings, progress: &Arc<Progress>) -> Result<Copied> {
+    /// What the program says, or the disk, or that it was given up; and what is left behind, where it could not be
+    /// removed.
+    pub(super) async fn run(
+        self,
+        settings: StandbySettings,
+        progress: &Arc<Progress>,
+        interrupt: &mut Interrupt<'_>,
+    ) -> Result<Copied> {
         let progress = Arc::clone(progress);
+        let given_up = Arc::new(OnceLock::new());
+        let told = Arc::clone(&given_up);
         let work = move || {
-            let size_bytes = self.copy(&progress).map_err(|error| self.with_remains(error))?;
+            let size_bytes = self
+                .copy(&progress, &told)
+                .map_err(|error| self.with_remains(error))?;
             progress.phase("write settings and sync");
             recover::make_standby(&self.pgdata, &settings).map_err(|error| self.with_remains(error))?;
             let start = recover::standby_start_command(&self.pgdata, self.major, self.search_path.as_deref());
@@ -87,14 +101,23 @@ impl Copy {
                 start_command: start.command,
             })
         };
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|error| Error::internal(format!("copy: {error}; this is a defect in walship")))?
+        let mut working = tokio::task::spawn_blocking(work);
+        let worked = tokio::select! {
+            biased;
+            signal = interrupt.wait() => {
+                let _ = given_up.set(signal);
+                working.await
+            }
+            worked = &mut working => worked,
+        };
+        worked.map_err(|error| Error::defect("copy", error))?
     }
 
-    fn copy(&self, progress: &Progress) -> Result<u64> {
+    fn copy(&self, progress: &Progress, given_up: &OnceLock<&'static str>) -> Result<u64> {
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
+            // What a terminal sends reaches walship alone, which then ends the program and removes the copy.
+            .process_group(0)
             .env("LC_ALL", "C")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -102,7 +125,7 @@ impl Copy {
             .spawn()
             .map_err(|error| Error::io(format!("start {}", self.program.display()), error))?;
         let lines = lines_of(&mut child);
-        let outcome = self.watch(&lines, progress);
+        let outcome = self.watch(&lines, progress, given_up);
         if outcome.is_err() {
             end(&mut child);
         }
@@ -123,21 +146,34 @@ impl Copy {
     }
 
     /// Reads what the program says until it says no more.
-    fn watch(&self, lines: &Receiver<String>, progress: &Progress) -> Result<Watched> {
+    fn watch(
+        &self,
+        lines: &Receiver<String>,
+        progress: &Progress,
+        given_up: &OnceLock<&'static str>,
+    ) -> Result<Watched> {
         let mut watched = Watched::default();
+        let mut heard = Instant::now();
         loop {
-            match lines.recv_timeout(SILENCE) {
-                Ok(line) => match ProgressLine::parse(&line) {
-                    Some(at) => {
-                        if watched.copied_bytes == 0 {
-                            self.check_space(&at)?;
-                            progress.expect(at.total_bytes);
+            if let Some(signal) = given_up.get() {
+                return Err(interrupt::given_up(signal));
+            }
+            match lines.recv_timeout(LOOK) {
+                Ok(line) => {
+                    heard = Instant::now();
+                    match ProgressLine::parse(&line) {
+                        Some(at) => {
+                            if watched.copied_bytes == 0 {
+                                self.check_space(&at)?;
+                                progress.expect(at.total_bytes);
+                            }
+                            progress.advance(at.done_bytes.saturating_sub(watched.copied_bytes));
+                            watched.copied_bytes = watched.copied_bytes.max(at.done_bytes);
                         }
-                        progress.advance(at.done_bytes.saturating_sub(watched.copied_bytes));
-                        watched.copied_bytes = watched.copied_bytes.max(at.done_bytes);
+                        None => watched.keep(line),
                     }
-                    None => watched.keep(line),
-                },
+                }
+                Err(RecvTimeoutError::Timeout) if heard.elapsed() < SILENCE => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(watched),
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(Error::unavailable(format!(

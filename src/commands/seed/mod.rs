@@ -7,6 +7,7 @@
 
 mod archive_only;
 mod copy;
+mod interrupt;
 mod primary;
 mod report;
 mod source;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use self::copy::{Copied, Copy};
+use self::interrupt::{Interrupt, given_up};
 use self::primary::{Primary, Slot};
 use self::source::Source;
 use super::progress::Progress;
@@ -76,7 +78,7 @@ pub enum From {
     Archive,
 }
 
-/// Seeds, and starts where that is asked for.
+/// Seeds, and starts where that is asked for. `interrupted` resolves, with a name for it, when the user wants it to end.
 ///
 /// # Errors
 /// `Conflict` for a directory that is not empty, a slot that is another replica's, and a primary that is not the archive's latest;
@@ -88,29 +90,44 @@ pub async fn run(
     store: &Store,
     now: DateTime<Utc>,
     progress: &Arc<Progress>,
+    interrupted: impl Future<Output = &'static str>,
 ) -> Result<SeedReport> {
-    recover::check_empty(&options.pgdata)?;
-    progress.phase("ask the primary");
-    let primary = Primary::connect(info).await?;
-    let name = info.given_application_name().unwrap_or(&options.name);
-    let conninfo = info.standby_conninfo(name, primary.used_password)?;
-    progress.phase("read the archive");
-    let source = source::choose(options.from, options.archive_wal, &primary, store, now).await?;
-    let copy = match &source {
-        Source::Primary { .. } => Some(Copy::prepare(options, &primary, &conninfo)?),
-        Source::Archive { .. } => None,
+    let mut interrupt = Interrupt::new(interrupted);
+    let prepared = tokio::select! {
+        biased;
+        signal = interrupt.wait() => return Err(given_up(signal)),
+        prepared = prepare(options, info, store, now, progress) => prepared?,
     };
+    // To the end: a slot that is half made would stay.
     let slot = match &options.slot {
         Some(name) => Some(Slot::take(name, info).await?),
         None => None,
     };
     let settings = StandbySettings {
         restore_command: restore_command(&options.walship, None),
-        primary_conninfo: Some(conninfo),
+        primary_conninfo: Some(prepared.conninfo),
         primary_slot_name: options.slot.as_ref().map(SlotName::to_string),
     };
-    let seeded = seed(options, &source, copy, settings.clone(), store, progress).await;
-    let seeded = match (seeded, &slot) {
+    let (primary, source) = (prepared.primary, prepared.source);
+    let seeding = match prepared.copy {
+        Some(copy) => {
+            progress.phase("copy the primary");
+            let copied = copy.run(settings.clone(), progress, &mut interrupt).await;
+            copied.map(Seeded::Copied)
+        }
+        None => {
+            restore(
+                options,
+                &source,
+                settings.clone(),
+                store,
+                progress,
+                &mut interrupt,
+            )
+            .await
+        }
+    };
+    let seeded = match (seeding, &slot) {
         (Ok(seeded), _) => seeded,
         (Err(error), Some(slot)) => return Err(slot.release(info, error).await),
         (Err(error), None) => return Err(error),
@@ -124,7 +141,16 @@ pub async fn run(
             slot: options.slot.as_ref(),
             primary: info,
         };
-        report.started = Some(start::run(&replica, limit, progress).await?);
+        let started = tokio::select! {
+            biased;
+            signal = interrupt.wait() => Err(Error::internal(format!(
+                "{signal}: the replica in {} is complete, and may have been started; whether it streams was not \
+                 waited for",
+                report.pgdata.display()
+            ))),
+            started = start::run(&replica, limit, progress) => started,
+        };
+        report.started = Some(started?);
     }
     Ok(report)
 }
@@ -135,33 +161,69 @@ enum Seeded {
     Restored(Box<RestoredStandby>),
 }
 
-async fn seed(
+/// What is known before anything is made.
+struct Prepared {
+    primary: Primary,
+    conninfo: String,
+    source: Source,
+    /// From the primary.
+    copy: Option<Copy>,
+}
+
+async fn prepare(
+    options: &SeedOptions,
+    info: &ConnInfo,
+    store: &Store,
+    now: DateTime<Utc>,
+    progress: &Arc<Progress>,
+) -> Result<Prepared> {
+    recover::check_empty(&options.pgdata)?;
+    progress.phase("ask the primary");
+    let primary = Primary::connect(info).await?;
+    let name = info.given_application_name().unwrap_or(&options.name);
+    let conninfo = info.standby_conninfo(name, primary.used_password)?;
+    progress.phase("read the archive");
+    let source = source::choose(options.from, options.archive_wal, &primary, store, now).await?;
+    let copy = match &source {
+        Source::Primary { .. } => Some(Copy::prepare(options, &primary, &conninfo)?),
+        Source::Archive { .. } => None,
+    };
+    Ok(Prepared {
+        primary,
+        conninfo,
+        source,
+        copy,
+    })
+}
+
+async fn restore(
     options: &SeedOptions,
     source: &Source,
-    copy: Option<Copy>,
     settings: StandbySettings,
     store: &Store,
     progress: &Arc<Progress>,
+    interrupt: &mut Interrupt<'_>,
 ) -> Result<Seeded> {
-    match (source, copy) {
-        (Source::Archive { plan, .. }, _) => {
-            let standby = StandbyOptions {
-                pgdata: options.pgdata.clone(),
-                tablespace_mappings: options.tablespace_mappings.clone(),
-                concurrency: options.concurrency,
-                settings,
-                search_path: options.search_path.clone(),
-            };
-            let plan = plan.as_ref().clone();
-            let restored = recover::restore_standby(&standby, plan, store, progress).await?;
-            Ok(Seeded::Restored(Box::new(restored)))
-        }
-        (Source::Primary { .. }, Some(copy)) => {
-            progress.phase("copy the primary");
-            Ok(Seeded::Copied(copy.run(settings, progress).await?))
-        }
-        (Source::Primary { .. }, None) => Err(Error::internal(
+    let Source::Archive { plan, .. } = source else {
+        return Err(Error::internal(
             "a copy was not prepared; this is a defect in walship",
-        )),
-    }
+        ));
+    };
+    let standby = StandbyOptions {
+        pgdata: options.pgdata.clone(),
+        tablespace_mappings: options.tablespace_mappings.clone(),
+        concurrency: options.concurrency,
+        settings,
+        search_path: options.search_path.clone(),
+    };
+    let restoring = recover::restore_standby(&standby, plan.as_ref().clone(), store, progress);
+    let restored = tokio::select! {
+        biased;
+        signal = interrupt.wait() => Err(match recover::check_empty(&options.pgdata) {
+            Ok(()) => given_up(signal),
+            Err(left) => Error::internal(format!("{}: {left}", given_up(signal))),
+        }),
+        restored = restoring => restored,
+    };
+    Ok(Seeded::Restored(Box::new(restored?)))
 }

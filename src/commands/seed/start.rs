@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::primary::look;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
+use crate::pg::data_directory::{Postmaster, postmaster};
 use crate::pg::{ConnInfo, Connection, SlotName, SlotState};
 
 /// Between two looks at the replica.
@@ -69,7 +70,7 @@ pub(super) async fn run(replica: &Replica<'_>, limit: Duration, progress: &Progr
     progress.phase("wait until the replica streams");
     let mut slot_seen = begun;
     loop {
-        let server = Server::find(replica.pgdata).ok_or_else(|| ended(replica.pgdata, ""))?;
+        let server = running(replica.pgdata).ok_or_else(|| ended(replica.pgdata, ""))?;
         let mut started = Started {
             streaming: true,
             received_lsn: None,
@@ -145,7 +146,7 @@ async fn launch(replica: &Replica<'_>, limit: Duration) -> Result<()> {
             None => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     };
-    if status.success() || Server::find(replica.pgdata).is_some() {
+    if status.success() || running(replica.pgdata).is_some() {
         return Ok(());
     }
     let said = std::fs::read_to_string(output.path()).unwrap_or_default();
@@ -172,12 +173,6 @@ fn ended(pgdata: &Path, said: &str) -> Error {
     ))
 }
 
-/// A running server, as `postmaster.pid` describes it (`miscadmin.h`, PostgreSQL 14 to 18).
-struct Server {
-    port: String,
-    socket_directory: String,
-}
-
 /// What the replica says of its WAL receiver.
 enum Receiver {
     Streaming(Option<String>),
@@ -189,18 +184,17 @@ enum Receiver {
     Hidden,
 }
 
-impl Server {
-    fn find(pgdata: &Path) -> Option<Self> {
-        let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
-        let mut lines = text.lines();
-        let pid = lines.next()?.trim().parse().ok()?;
-        rustix::process::test_kill_process(rustix::process::Pid::from_raw(pid)?).ok()?;
-        Some(Self {
-            port: lines.nth(2).unwrap_or_default().trim().to_owned(),
-            socket_directory: lines.next().unwrap_or_default().trim().to_owned(),
-        })
-    }
+/// The server of a data directory, if it runs.
+fn running(pgdata: &Path) -> Option<Server> {
+    let server = postmaster(pgdata)?;
+    rustix::process::test_kill_process(rustix::process::Pid::from_raw(server.pid)?).ok()?;
+    Some(Server(server))
+}
 
+/// A running server.
+struct Server(Postmaster);
+
+impl Server {
     async fn ask(&self) -> Receiver {
         match self.receiver().await {
             // A role that may not see it gets a row with nothing but the process.
@@ -214,10 +208,10 @@ impl Server {
 
     /// Status and position of the WAL receiver, if there is one.
     async fn receiver(&self) -> Result<Option<(Option<String>, Option<String>)>> {
-        let quoted = self.socket_directory.replace('\\', r"\\").replace('\'', r"\'");
+        let quoted = self.0.socket_directory.replace('\\', r"\\").replace('\'', r"\'");
         let conninfo = format!(
             "host='{quoted}' port={} dbname=postgres connect_timeout=2",
-            self.port
+            self.0.port
         );
         // Its own socket, whatever PGHOST and the rest say of the primary.
         let info = ConnInfo::resolve_database(Some(&conninfo), |_| None)?;

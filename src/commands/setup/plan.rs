@@ -522,17 +522,17 @@ mod tests {
         }
     }
 
-    fn rule(kind: &str, method: &str) -> Option<Rule> {
-        Some(Rule {
+    fn rule(kind: &str, method: &str) -> Rule {
+        Rule {
             kind: kind.to_owned(),
             method: method.to_owned(),
             names_role: false,
-        })
+        }
     }
 
     fn access(address: &str, method: Option<&str>) -> Access {
-        let line = || rule("host", method?);
-        Access::of(address, line(), line())
+        let line = method.map(|method| rule("host", method));
+        Access::of(address, line.clone(), line)
     }
 
     fn wanted() -> Wanted {
@@ -688,9 +688,9 @@ mod tests {
                 "host replication replicator 10.2.0.1/32 scram-sha-256",
             ]
         );
-        state.access[1].rule = rule("host", "reject").map(|rule| Rule {
+        state.access[1].rule = Some(Rule {
             names_role: true,
-            ..rule
+            ..rule("host", "reject")
         });
         assert!(matches!(fixes(&state).as_slice(), [(_, Fix::ByHand(_))]));
     }
@@ -702,28 +702,29 @@ mod tests {
             format!("hostssl replication replicator {network} scram-sha-256"),
             format!("host replication replicator {network} scram-sha-256"),
         );
-        let banned = rule("hostnossl", "reject");
+        let some = |kind, method| Some(rule(kind, method));
+        let banned = some("hostnossl", "reject");
         for (with_tls, without, line) in [
-            (rule("hostssl", "scram-sha-256"), banned.clone(), None),
-            (rule("hostssl", "md5"), banned.clone(), Some(&tls)),
-            (rule("host", "trust"), banned.clone(), Some(&tls)),
+            (some("hostssl", "scram-sha-256"), banned.clone(), None),
+            (some("hostssl", "md5"), banned.clone(), Some(&tls)),
+            (some("host", "trust"), banned.clone(), Some(&tls)),
             (None, banned, Some(&tls)),
-            (rule("hostssl", "cert"), None, None),
-            (rule("hostssl", "trust"), None, Some(&tls)),
+            (some("hostssl", "cert"), None, None),
+            (some("hostssl", "trust"), None, Some(&tls)),
             (None, None, Some(&plain)),
-            (rule("host", "reject"), rule("host", "reject"), Some(&plain)),
+            (some("host", "reject"), some("host", "reject"), Some(&plain)),
             // Whoever leaves TLS out must not get in without a password.
             (
-                rule("hostssl", "scram-sha-256"),
-                rule("host", "trust"),
+                some("hostssl", "scram-sha-256"),
+                some("host", "trust"),
                 Some(&plain),
             ),
             (
-                rule("hostssl", "trust"),
-                rule("host", "scram-sha-256"),
+                some("hostssl", "trust"),
+                some("host", "scram-sha-256"),
                 Some(&plain),
             ),
-            (rule("hostssl", "cert"), rule("host", "scram-sha-256"), None),
+            (some("hostssl", "cert"), some("host", "scram-sha-256"), None),
         ] {
             let mut state = state(&[("listen_addresses", "*")]);
             state.access = vec![Access::of(network, with_tls, without)];

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::standby::standby_of;
 use super::{PATIENCE, beside, healthy_primary, visit};
+use crate::connection::set_hba;
 use crate::sample::Sample;
 use crate::server::{majors, wait_archived};
 use crate::support::postgres::{Cluster, Stop};
@@ -114,6 +115,36 @@ fn a_promotion_is_refused_in_an_outage_and_while_the_archive_has_more() {
         assert_eq!(refused.code, 2, "{:#?}", refused.report);
         assert!(
             refused.find("promote.standby", "problem").is_some(),
+            "{:#?}",
+            refused.report
+        );
+    }
+}
+
+/// Which timeline it replays a standby says for certain over a replication connection only; its control file may still
+/// have the old one, and who lives from the archive has no WAL receiver.
+#[test]
+fn a_promotion_that_would_lose_archived_wal_is_refused_where_replication_is_too_and_the_timeline_is_new() {
+    for &major in majors() {
+        let (_proxy, mut primary, first, walship, _root) = followed_primary(major);
+        let (mut second, _second_root) = standby_of(&primary, &walship);
+        second.append("postgresql.auto.conf", "primary_conninfo = ''\n");
+        second.start();
+        let on_second = beside(&second, &walship).env("WALSHIP_DOCTOR_TIMEOUT", "6s");
+        primary.stop(Stop::Fast);
+        first.sql("select pg_promote()");
+        first.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
+        rows(&first, 11..=12);
+        second.wait_until("select count(*) from t", "12", PATIENCE);
+        set_hba(&second, "local replication all reject");
+        let allowed = visit(&on_second, &ARGS);
+        assert_eq!(allowed.code, 0, "{major}: {:#?}", allowed.report);
+        second.sql("select pg_wal_replay_pause()");
+        rows(&first, 13..=14);
+        let refused = visit(&on_second, &ARGS);
+        assert_eq!(refused.code, 2, "{major}: {:#?}", refused.report);
+        assert!(
+            refused.find("promote.replayed", "problem").is_some(),
             "{:#?}",
             refused.report
         );

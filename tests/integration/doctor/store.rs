@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::{Ward, healthy_primary, visit};
+use crate::server::failing_place;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::stores::{Kind, Place, StoreServer, TestStore, chosen};
 use crate::support::walship::Walship;
@@ -135,6 +136,26 @@ fn each_planted_fault_of_the_way_to_the_store_is_found_with_its_fix() {
         "{:#?}",
         visit.report
     );
+}
+
+/// One deadline for all, also where both the listing and what comes after it get no answer.
+#[test]
+fn a_visit_is_over_in_time_where_the_store_says_nothing() {
+    let (place, proxy) = failing_place();
+    let (_cluster, walship) = healthy_primary(18, &place);
+    proxy.set(Fault::BlackHole);
+    let visit = visit(&walship.env("WALSHIP_DOCTOR_TIMEOUT", "10s"), &[]);
+    assert!(
+        visit.find("archive.reachable", "problem").is_some(),
+        "{:#?}",
+        visit.report
+    );
+    assert!(
+        visit.find("archiver.failing", "ok").is_some(),
+        "{:#?}",
+        visit.report
+    );
+    assert!(visit.took < Duration::from_secs(15), "{:?}", visit.took);
 }
 
 #[test]

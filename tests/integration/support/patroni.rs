@@ -103,6 +103,10 @@ impl Member {
             ("port=5432", format!("port={}", sql_port.number)),
             // Whoever runs the tests need not be called postgres.
             ("local all all peer", "local all all trust".to_owned()),
+            (
+                "local replication postgres peer",
+                "local replication postgres trust".to_owned(),
+            ),
             ("127.0.0.1:5432", format!("127.0.0.1:{}", sql_port.number)),
             ("/usr/lib/postgresql/18/bin", format!("{}/bin", install.display())),
             ("/var/lib/postgresql/18/main", format!("{here}/data")),

@@ -1,0 +1,58 @@
+//! One deadline for everything that a visit of the doctor takes, from the opening of the store on.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::archive::diagnosis::Known;
+use crate::error::Result;
+
+/// When the visit must be over.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    /// So long from now on.
+    #[must_use]
+    pub fn after(limit: Duration) -> Self {
+        Self {
+            at: Instant::now() + limit,
+            limit,
+        }
+    }
+
+    pub(super) fn at(self) -> Instant {
+        self.at
+    }
+
+    /// All of the time that there was.
+    pub(super) fn limit(self) -> Duration {
+        self.limit
+    }
+
+    /// A little earlier: what comes after it needs some time of its own.
+    pub(super) fn earlier(self) -> Self {
+        Self {
+            at: self.at - self.limit / 10,
+            ..self
+        }
+    }
+
+    /// Does it, or says what was not done in time.
+    pub(super) async fn within<T>(self, doing: &str, work: impl Future<Output = Result<T>>) -> Known<T> {
+        match timeout_at(self.at, work).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(_) => Err(self.too_slow(doing)),
+        }
+    }
+
+    pub(super) fn too_slow(self, doing: &str) -> String {
+        format!(
+            "{doing}: not done within {} s (doctor.timeout)",
+            self.limit.as_secs_f64()
+        )
+    }
+}
