@@ -45,9 +45,15 @@ fn primary(walship: &Walship, kept: &Path) -> Cluster {
     builder.initdb()
 }
 
-/// Makes WAL until it is told to stop.
+/// Makes WAL until it is told to stop; as much as is archived, once some dozens of segments wait.
 fn load(cluster: &Cluster, stop: &AtomicBool) {
+    let status = cluster.data_dir().join("pg_wal/archive_status");
+    let ready = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|ending| ending == "ready");
     while !stop.load(Ordering::Relaxed) {
+        if fs::read_dir(&status).unwrap().flatten().filter(ready).count() > 32 {
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        }
         cluster.sql(
             "insert into t select g, md5(random()::text) from generate_series(1, 20000) g; select pg_switch_wal()",
         );
