@@ -5,10 +5,15 @@
 //! bench_floor put WARM TARGET LEVEL FILE   read, SHA-256, zstd and store FILE, twice
 //! bench_floor get WARM SOURCE FILE         fetch, decompress, SHA-256 and write FILE, twice
 //! bench_floor levels FILE LEVEL...         compress and decompress FILE at each level
+//! bench_floor put-all THREADS LEVEL        the same work for many files, on several threads
+//! bench_floor get-all THREADS
+//! bench_floor read-all THREADS             only fetch, so that it is in the caches
+//! bench_floor check THREADS                compare what is stored or delivered with the originals
 //! ```
 //! `put` and `get` first do the same with WARM, so that the connection and the caches are warm, and
 //! print the wall and CPU time of the second: `{"wall_us": 1, "cpu_us": 1, "stored": 1}`. Targets
-//! and sources are paths or presigned `http://` URLs, all of one server.
+//! and sources are paths or presigned `http://` URLs, all of one server. The last four read lines of
+//! two words, such a place and a file.
 
 #![allow(clippy::print_stdout)]
 
@@ -16,6 +21,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
@@ -49,7 +55,23 @@ fn main() -> Outcome<()> {
                 .iter()
                 .try_for_each(|level| measure_level(&content, level.parse()?))
         }
-        _ => Err("usage: bench_floor put|get|levels ...; see scripts/bench".into()),
+        ["put-all", threads, level] => {
+            let level = level.parse()?;
+            for_each_line(threads.parse()?, |server, target, file| {
+                put(server, target, file, level).map(drop)
+            })
+        }
+        ["get-all", threads] => for_each_line(threads.parse()?, |server, source, file| {
+            get(server, source, file).map(drop)
+        }),
+        ["read-all", threads] => for_each_line(threads.parse()?, |server, place, _| {
+            io::copy(&mut server.get(place)?.1, &mut io::sink())?;
+            Ok(())
+        }),
+        ["check", threads] => for_each_line(threads.parse()?, check),
+        _ => Err(
+            "usage: bench_floor put|get|levels|put-all|get-all|read-all|check ...; see scripts/bench".into(),
+        ),
     }
 }
 
@@ -93,6 +115,53 @@ fn get(server: &mut Server, source: &str, file: &str) -> Outcome<u64> {
     }
     std::hint::black_box(hash.finalize());
     Ok(stored)
+}
+
+/// Does the same with each line of the input, in its order, each thread on a connection of its own.
+fn for_each_line(
+    threads: usize,
+    work: impl Fn(&mut Server, &str, &str) -> Outcome<()> + Sync,
+) -> Outcome<()> {
+    let lines = io::read_to_string(io::stdin())?;
+    let next = Mutex::new(lines.lines());
+    let run = || -> Result<(), String> {
+        let mut server = None;
+        loop {
+            let Some(line) = next.lock().map_err(|error| error.to_string())?.next() else {
+                return Ok(());
+            };
+            let (place, file) = line.split_once(' ').ok_or("a line without two words")?;
+            let failed = |error: Box<dyn std::error::Error>| format!("{file}: {error}");
+            let server = match &mut server {
+                Some(server) => server,
+                none => none.insert(Server::of(place).map_err(failed)?),
+            };
+            work(server, place, file).map_err(failed)?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        for thread in running {
+            thread.join().map_err(|_| "a thread panicked")??;
+        }
+        Ok(())
+    })
+}
+
+/// Fails unless the place holds the file's content, as it is or compressed.
+fn check(server: &mut Server, place: &str, file: &str) -> Outcome<()> {
+    /// First bytes of a zstd frame (RFC 8878).
+    const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+    let mut stored = Vec::new();
+    server.get(place)?.1.read_to_end(&mut stored)?;
+    if stored.starts_with(&ZSTD_MAGIC) {
+        stored = zstd::stream::decode_all(stored.as_slice())?;
+    }
+    if stored == fs::read(file)? {
+        return Ok(());
+    }
+    let place = place.split('?').next().unwrap_or(place);
+    Err(format!("{place} holds something else").into())
 }
 
 /// Prints one line of JSON: bytes, and microseconds of CPU in each direction.

@@ -1,4 +1,4 @@
-"""The PostgreSQL cluster that is backed up, and the WAL segments that are pushed."""
+"""The PostgreSQL cluster that is backed up, and the WAL that it piled up while nobody archived it."""
 
 import filecmp
 import os
@@ -10,8 +10,7 @@ import time
 from measure import Failure
 
 BYTES_PER_ORDER = 540
-SEGMENT_BYTES = 16 << 20
-TRANSACTIONS_PER_SEGMENT = 9000
+TRANSACTIONS_BETWEEN_CHECKPOINTS = 9000
 CONFIGURATION = """
 listen_addresses = ''
 port = 5432
@@ -22,11 +21,14 @@ autovacuum = off
 wal_level = replica
 max_wal_senders = 4
 archive_mode = on
-archive_command = '/bin/true'
 full_page_writes = on
 wal_compression = off
 log_min_messages = warning
+# What was archived once is there for the next to archive.
+wal_keep_size = 64GB
 """
+# While the data are loaded.
+LOADING = "-c archive_mode=off -c wal_keep_size=0 -c wal_recycle=off -c max_wal_size=1GB"
 # What a running server changes though nobody writes, and what no base backup holds.
 NOT_COMPARED = {
     "backup_label", "backup_label.old", "backup_manifest", "tablespace_map", "recovery.signal", "standby.signal",
@@ -37,60 +39,90 @@ NOT_COMPARED = {
 
 
 class Cluster:
-    """A cluster under `folder`, made once for each size and kept for the next run."""
+    """A cluster under `folder`, made once for each size and number of segments and kept for the next run.
 
-    def __init__(self, folder, program_folder, scripts, size):
+    `data` is its data directory, with the WAL in `pg_wal`; `base` a copy from before that WAL.
+    """
+
+    def __init__(self, folder, program_folder, scripts, size, segments):
         self.folder = pathlib.Path(folder)
-        self.data = self.folder / "data"
+        self.data, self.base = self.folder / "data", self.folder / "base"
+        self.archiving = self.folder / "archiving.conf"
         self.programs = pathlib.Path(program_folder)
-        self.scripts = scripts
+        self.scripts, self.count = scripts, segments
         self.orders = size // BYTES_PER_ORDER
-        self.environment = {
-            "PATH": f"{self.programs}/bin:{os.environ['PATH']}",
-            "LD_LIBRARY_PATH": f"{self.programs}/lib",
-            "HOME": str(self.folder),
-            "LC_ALL": "C",
-            "TZ": "UTC",
-            "PGHOST": str(self.folder),
-            "PGPORT": "5432",
-            "PGUSER": "postgres",
-            "PGDATABASE": "postgres",
-        }
+        self.libraries = f"{self.programs}/lib"
+        self.connection = {
+            "PGHOST": str(self.folder), "PGPORT": "5432", "PGUSER": "postgres", "PGDATABASE": "postgres",
+        }  # fmt: skip
+        self.environment = self.connection | {
+            "PATH": f"{self.programs}/bin:{os.environ['PATH']}", "LD_LIBRARY_PATH": self.libraries,
+            "HOME": str(self.folder), "LC_ALL": "C", "TZ": "UTC",
+        }  # fmt: skip
 
-    def start(self, segments):
-        """Starts the server, after making the cluster with its data and its WAL where that is missing."""
+    def make(self):
+        """Makes the cluster with its data and its WAL where that is missing. It is not running then."""
         ready = self.folder / "ready"
         if not ready.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
-            self._create(segments)
-            ready.touch()
-        elif not self._running():
-            self._start()
-        self.sql("checkpoint")
+            self._create()
+            names = sorted(path.stem for path in self._waiting())[: self.count]
+            ready.write_text("".join(f"{name}\n" for name in names))
+        self.stop()
+
+    def start(self, options=""):
+        self.archiving.touch()
+        # Not by pg_ctl's standard output: the server would hold it open.
+        log = self.folder / "log"
+        self._run("pg_ctl", "-D", self.data, "-w", "-t", "300", "-l", log, "-o", options, "start", capture=False)
 
     def stop(self):
         if self._running():
-            self._run("pg_ctl", "-D", self.data, "-m", "fast", "-w", "stop")
+            self._run("pg_ctl", "-D", self.data, "-m", "fast", "-w", "-t", "300", "stop")
+        if self.archiving.exists():
+            self.archiving.write_text("")
 
     def segments(self):
-        """Paths of the archived segments, in a folder that looks like a data directory to whoever asks."""
-        return sorted(path for path in (self.folder / "source/pg_wal").iterdir() if len(path.name) == 24)
+        """Paths of the segments that piled up, in order."""
+        return [self.data / "pg_wal" / name for name in (self.folder / "ready").read_text().split()]
+
+    def pile_up(self, number):
+        """Makes the first so many segments wait for the archiver, and removes what archivers left behind.
+
+        Nothing is marked as archived: only with a server that never archived does walship begin an archive.
+        """
+        for path in self.data.glob("*walg_data*"):
+            shutil.rmtree(path)
+        for path in (self.data / "pg_wal").iterdir():
+            if path.name.startswith("."):
+                shutil.rmtree(path)
+        folder = self.data / "pg_wal/archive_status"
+        for path in folder.iterdir():
+            path.unlink()
+        ready = [path.name for path in self.segments()[:number]]
+        for name in ready:
+            (folder / f"{name}.ready").touch(0o600)
+        return ready
 
     def sql(self, statement):
         return self._run("psql", "-XAtqc", statement).strip()
 
     def archive_with(self, command):
         """Sets archive_command, in effect when this returns."""
-        quoted = command.replace("'", "''")
-        self.sql(f"alter system set archive_command = '{quoted}'")
+        self.archiving.write_text(self.archive_setting(command))
         self.sql("select pg_reload_conf()")
         while self.sql("show archive_command") != command:
             time.sleep(0.05)
         time.sleep(0.2)  # the archiver hears of it in its own time
 
+    @staticmethod
+    def archive_setting(command):
+        quoted = command.replace("'", "''")
+        return f"archive_command = '{quoted}'\n"
+
     def cpu_seconds(self):
         """CPU that the server and all it ever started have used."""
-        postmaster = self._postmaster()
+        postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
         children = pathlib.Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
         ticks = 0
         for process in [postmaster, *children]:
@@ -107,6 +139,10 @@ class Cluster:
                        " and pid <> pg_backend_pid()") != "0":  # fmt: skip
             time.sleep(0.02)
 
+    def files(self):
+        """Paths of the files that a backup must hold."""
+        return [self.data / name for name in file_set(self.data)]
+
     def compare(self, restored):
         """Fails unless the restored directory holds the same files, byte for byte."""
         ours, theirs = file_set(self.data), file_set(restored)
@@ -118,50 +154,59 @@ class Cluster:
         if not (pathlib.Path(restored) / "global/pg_control").exists():
             raise Failure(f"{restored} has no pg_control")
 
-    def _create(self, segments):
-        source = self.folder / "source"
-        for folder in ("global", "pg_wal/archive_status"):
-            (source / folder).mkdir(parents=True)
-        os.chmod(self.folder, 0o700)
+    def recovering(self, directory, restore_command, segments):
+        """Makes a copy of `base` that recovers nearly to the end of so many segments when it is started."""
+        shutil.rmtree(directory, ignore_errors=True)
+        subprocess.run(["cp", "-a", self.base, directory], check=True)
+        end = int(self.segments()[segments - 1].name[8:16], 16) << 32
+        end += (int(self.segments()[segments - 1].name[16:], 16) + 1 << 24) - (64 << 10)
+        quoted = restore_command.replace("'", "''")
+        with open(directory / "postgresql.conf", "a") as configuration:
+            configuration.write(
+                f"archive_mode = off\nunix_socket_directories = '{directory}'\nlog_min_messages = info\n"
+                f"log_line_prefix = '%n '\nrestore_command = '{quoted}'\nrecovery_target_inclusive = off\n"
+                f"recovery_target_lsn = '{end >> 32:X}/{end & 0xFFFFFFFF:X}'\nrecovery_target_action = pause\n"
+            )
+        (directory / "recovery.signal").touch()
+
+    def server(self, directory):
+        """The server's own program and arguments."""
+        return [f"{self.programs}/bin/postgres", "-D", str(directory)]
+
+    def _create(self):
+        self.folder.mkdir(parents=True, mode=0o700)
         self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-k", "--no-sync")
         with open(self.data / "postgresql.conf", "a") as configuration:
-            configuration.write(CONFIGURATION + f"unix_socket_directories = '{self.folder}'\n")
-        self._start()
+            configuration.write(f"{CONFIGURATION}unix_socket_directories = '{self.folder}'\n")
+            configuration.write(f"include_if_exists = '{self.archiving}'\n")
+        self.start(LOADING)
         self._run("psql", "-X", "-v", f"orders={self.orders}", "-f", self.scripts / "data.sql")
-        # Segments from here on: full ones of ordinary traffic, right after a checkpoint.
-        self.archive_with(f"cp %p {source}/pg_wal/%f")
-        self.sql("select pg_switch_wal()")
-        transactions = 0
-        while transactions == 0 or len(self.segments()) < segments + 1:
+        self.sql("checkpoint")
+        self.stop()
+        subprocess.run(["cp", "-a", self.data, self.base], check=True)
+        # Archiving is on and has no command: WAL piles up, of ordinary traffic between checkpoints.
+        self.start()
+        seed = 0
+        while len(self._waiting()) < self.count:
+            seed += 1
             self._run("pgbench", "-n", "-M", "prepared", "-f", self.scripts / "traffic.sql", "-c", "1",
-                      "-D", f"orders={self.orders}", "-t", TRANSACTIONS_PER_SEGMENT,
-                      f"--random-seed={transactions + 1}")  # fmt: skip
-            transactions += TRANSACTIONS_PER_SEGMENT
-        self.archive_with("/bin/true")
-        first, *rest = self.segments()
-        for unwanted in [first, *rest[segments:]]:  # the first was filled by the loading
-            unwanted.unlink()
+                      "-D", f"orders={self.orders}", "-t", TRANSACTIONS_BETWEEN_CHECKPOINTS,
+                      f"--random-seed={seed}", PGOPTIONS="-c synchronous_commit=off")  # fmt: skip
+            self.sql("checkpoint")
         # So that nothing is left to do that would change a file while a backup is compared.
         self.sql("vacuum freeze")
-        shutil.copy(self.data / "PG_VERSION", source)
-        self.sql("checkpoint")
-        shutil.copy(self.data / "global/pg_control", source / "global")
 
-    def _start(self):
-        # Not by pg_ctl's standard output: the server would hold it open.
-        self._run("pg_ctl", "-D", self.data, "-w", "-t", "300", "-l", self.folder / "log", "start", capture=False)
+    def _waiting(self):
+        return list((self.data / "pg_wal/archive_status").glob("????????????????????????.ready"))
 
     def _running(self):
         status = [f"{self.programs}/bin/pg_ctl", "-D", self.data, "status"]
         return subprocess.run(status, env=self.environment, capture_output=True).returncode == 0
 
-    def _postmaster(self):
-        return int((self.data / "postmaster.pid").read_text().split()[0])
-
-    def _run(self, program, *arguments, capture=True):
+    def _run(self, program, *arguments, capture=True, **environment):
         result = subprocess.run(
             [f"{self.programs}/bin/{program}", *map(str, arguments)],
-            env=self.environment,
+            env=self.environment | environment,
             stdout=subprocess.PIPE if capture else subprocess.DEVNULL,
             stderr=subprocess.PIPE if capture else subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,

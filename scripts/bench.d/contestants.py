@@ -1,11 +1,12 @@
-"""walship and its peers: how each is told to do the same four things.
+"""walship and its peers, each in its modes: how each is told to do the same things.
 
-Everyone compresses with zstd at the same level, uses as many threads for a backup as there are
-cores, and looks ahead no further than the segment it was asked for.
+Everyone compresses with zstd at the same level and uses as many threads for a backup as there are
+cores. Commands are those of archive_command and restore_command: shell, with %p and %f.
 """
 
 import os
 import re
+import shlex
 import subprocess
 
 import stores
@@ -15,143 +16,178 @@ NAMES = ["walship", "pgbackrest", "wal-g", "walrus"]
 
 
 class Contestant:
-    """One program on one store. `archive` names the archive that the next command works on."""
+    """One program in one mode, on one store. `archive` names the archive that the next command works on."""
 
-    implementation = "zstd"
     version_arguments = ["--version"]
+    # What else than one process for each file it can be.
+    modes = [""]
 
-    def __init__(self, program, store, cluster, level, work):
-        self.program, self.store, self.cluster, self.level = str(program), store, cluster, level
-        self.home = work
-        self.label = self.name
+    def __init__(self, program, mode, level, store, cluster, work):
+        self.program, self.mode, self.level = str(program), mode, level
+        self.store, self.cluster, self.work = store, cluster, work
+        self.label = ", ".join(filter(None, [self.name, mode]))
         self.archive = None
 
     @property
     def codec(self):
-        return f"{self.implementation}, level {self.level}"
+        return f"zstd, level {self.level}"
+
+    @property
+    def home(self):
+        """A folder for everything that belongs to this archive."""
+        return self.work / "home" / self.archive
 
     def version(self):
-        environment = plain_environment(self.home)
+        environment = plain_environment(self.work)
         output = subprocess.run([self.program, *self.version_arguments], capture_output=True, text=True, env=environment)
         found = re.search(r"v?\d+\.[\w.]+\S*", output.stdout + output.stderr)
         return found.group().lstrip("v") if found else "unknown"
 
-    def environment(self, operation, directory):
-        """For an operation in a data directory."""
-        server = {key: self.cluster.environment[key] for key in ("PGHOST", "PGPORT", "PGUSER", "PGDATABASE")}
-        return plain_environment(self.home) | server | self.settings(operation, directory)
+    def environment(self, directory, ahead=True):
+        """For work in a data directory; with `ahead`, segments may be fetched that were not asked for yet."""
+        settings = self.settings(directory, ahead)
+        return plain_environment(self.home) | self.cluster.connection | {key: str(value) for key, value in settings.items()}
 
     def begin(self, purpose):
         """Makes an empty archive and works on that one from now on."""
-        self.archive = f"{self.label}-{purpose}".replace(" ", "-")
+        self.archive = f"{self.store.name}-{self.label}-{purpose}".replace(", ", "-").replace(" ", "-")
         self.store.make(self.archive)
+        self.home.mkdir(parents=True)
 
-    def prepare(self, run):
-        """What this program needs before its first push or backup."""
+    def prepare(self):
+        """A command that is needed before the first push or backup."""
+
+    def daemon(self, directory):
+        """A command that goes on running, and one that succeeds when that is ready."""
+
+    def in_server(self, command):
+        """The command for a server's environment, whose libraries are not for others."""
+        return f"unset LD_LIBRARY_PATH; {command}"
 
     def script_to_push(self, folder):
-        """A program for archive_command. The server's environment, with its libraries, is not for others."""
+        """A program for archive_command, with this contestant's environment."""
         path = folder / f"push-{self.archive}"
-        lines = [f"export {key}={quote(value)}" for key, value in self.environment("push", self.cluster.data).items()]
-        words = " ".join(map(quote, self.push("")[:-1]))
-        path.write_text("#!/bin/sh\nunset LD_LIBRARY_PATH\n" + "\n".join(lines) + f'\nexec {words} "$1"\n')
+        exports = [f"export {key}={shlex.quote(value)}" for key, value in self.environment(self.cluster.data).items()]
+        command = self.push().replace("%p", '"$1"').replace("%f", '"${1##*/}"')
+        path.write_text("\n".join(["#!/bin/sh", "unset LD_LIBRARY_PATH", *exports, f"exec {command}", ""]))
         path.chmod(0o700)
         return f"{path} %p"
 
 
 class Walship(Contestant):
     name = "walship"
+    modes = ["", "agent"]
 
-    def settings(self, operation, directory):
-        level = str(self.level)
-        settings = {"WALSHIP_PUSH_COMPRESSION_LEVEL": level, "WALSHIP_BACKUP_COMPRESSION_LEVEL": level}
+    def settings(self, directory, ahead):
+        settings = {"WALSHIP_PUSH_COMPRESSION_LEVEL": self.level, "WALSHIP_BACKUP_COMPRESSION_LEVEL": self.level}
         if isinstance(self.store, stores.S3Store):
-            url = f"s3://{stores.BUCKET}/{self.archive}"
             return settings | s3_credentials(self.store) | {
-                "WALSHIP_ARCHIVE": url, "AWS_ENDPOINT_URL": self.store.endpoint}  # fmt: skip
+                "WALSHIP_ARCHIVE": f"s3://{stores.BUCKET}/{self.archive}", "AWS_ENDPOINT_URL": self.store.endpoint,
+                "WALSHIP_S3_CA_FILE": self.store.ca_file}  # fmt: skip
         return settings | {"WALSHIP_ARCHIVE": f"file://{self.store.path(self.archive)}"}
 
-    def push(self, segment):
-        return [self.program, "push", segment]
+    def daemon(self, directory):
+        if self.mode:
+            agent = f"{self.program} agent --pgdata {directory}"
+            return f"exec {agent}", f"{agent} --ping"
+        return None
 
-    def restore(self, segment, destination):
-        return [self.program, "restore", segment, destination]
+    def push(self):
+        return f"{self.program} push %p"
+
+    def restore(self):
+        return f"{self.program} restore %f %p"
 
     def backup(self):
-        return [self.program, "basebackup"]
+        return f"{self.program} basebackup"
 
     def recover(self, directory):
-        return [self.program, "recover", "--pgdata", directory, "--archive-mode", "off", "--target-immediate"]
+        return f"{self.program} recover --pgdata {directory} --archive-mode off --target-immediate"
 
 
 class Pgbackrest(Contestant):
     name = "pgbackrest"
     version_arguments = ["version"]
+    modes = ["", "async"]
 
-    def settings(self, operation, directory):
+    def settings(self, directory, ahead):
         settings = {
             "PG1_PATH": directory, "PG1_USER": "postgres",
             "PG1_SOCKET_PATH": self.cluster.folder, "PG1_PORT": 5432,
             "STANZA": "bench", "COMPRESS_TYPE": "zst", "COMPRESS_LEVEL": self.level, "PROCESS_MAX": os.cpu_count(),
             "START_FAST": "y", "LOG_LEVEL_FILE": "off", "LOG_LEVEL_CONSOLE": "error", "LOG_LEVEL_STDERR": "off",
             "LOCK_PATH": self.home / "lock", "SPOOL_PATH": self.home / "spool", "CONFIG": "/dev/null",
-            "REPO1_RETENTION_FULL": 100,
+            "REPO1_RETENTION_FULL": 100, "ARCHIVE_ASYNC": "y" if self.mode else "n",
         }  # fmt: skip
         if isinstance(self.store, stores.S3Store):
             settings |= {
                 "REPO1_TYPE": "s3", "REPO1_PATH": f"/{self.archive}", "REPO1_S3_BUCKET": stores.BUCKET,
-                "REPO1_S3_ENDPOINT": self.store.endpoint, "REPO1_S3_REGION": self.store.region,
-                "REPO1_S3_URI_STYLE": "path",
-                "REPO1_S3_KEY": self.store.access_key, "REPO1_S3_KEY_SECRET": self.store.secret_key,
+                "REPO1_S3_ENDPOINT": self.store.endpoint, "REPO1_S3_REGION": self.store.server.region,
+                "REPO1_S3_URI_STYLE": "path", "REPO1_STORAGE_CA_FILE": self.store.ca_file,
+                "REPO1_S3_KEY": self.store.server.access_key, "REPO1_S3_KEY_SECRET": self.store.server.secret_key,
             }  # fmt: skip
         else:
             settings["REPO1_PATH"] = self.store.path(self.archive)
-        return {f"PGBACKREST_{key}": str(value) for key, value in settings.items()}
+        return {f"PGBACKREST_{key}": value for key, value in settings.items()}
 
-    def prepare(self, run):
-        run([self.program, "stanza-create"])
+    def prepare(self):
+        return f"{self.program} --no-online stanza-create"
 
-    def push(self, segment):
-        return [self.program, "archive-push", segment]
+    def push(self):
+        return f"{self.program} archive-push %p"
 
-    def restore(self, segment, destination):
-        return [self.program, "archive-get", segment, destination]
+    def restore(self):
+        return f"{self.program} archive-get %f %p"
 
     def backup(self):
-        return [self.program, "--type=full", "backup"]
+        return f"{self.program} --type=full backup"
 
     def recover(self, directory):
-        return [self.program, f"--pg1-path={directory}", "--type=immediate", "--archive-mode=off", "restore"]
+        return f"{self.program} --pg1-path={directory} --type=immediate --archive-mode=off restore"
 
 
 class Walrus(Contestant):
     name = "walrus"
+    modes = ["", "daemon"]
 
-    def settings(self, operation, directory):
+    def settings(self, directory, ahead):
         settings = {
-            "WALG_COMPRESSION_METHOD": "zstd", "WALG_COMPRESSION_LEVEL": str(self.level),
-            "WALG_UPLOAD_DISK_CONCURRENCY": str(os.cpu_count()),
+            "PGDATA": directory, "WALG_COMPRESSION_METHOD": "zstd", "WALG_COMPRESSION_LEVEL": self.level,
+            "WALG_UPLOAD_DISK_CONCURRENCY": os.cpu_count(),
         }  # fmt: skip
-        if operation == "restore":
-            # Else it leaves a process behind that fetches the next segments.
-            settings["WALG_DOWNLOAD_CONCURRENCY"] = "1"
+        if not ahead:
+            settings["WALG_DOWNLOAD_CONCURRENCY"] = 1
         if isinstance(self.store, stores.S3Store):
             return settings | s3_credentials(self.store) | {
                 "WALG_S3_PREFIX": f"s3://{stores.BUCKET}/{self.archive}", "AWS_ENDPOINT": self.store.endpoint,
-                "AWS_S3_FORCE_PATH_STYLE": "true"}  # fmt: skip
-        return settings | {"WALG_FILE_PREFIX": str(self.store.path(self.archive))}
+                "AWS_S3_FORCE_PATH_STYLE": "true", "SSL_CERT_FILE": self.store.ca_file}  # fmt: skip
+        return settings | {"WALG_FILE_PREFIX": self.store.path(self.archive)}
 
-    def push(self, segment):
-        return [self.program, "wal-push", segment]
+    @property
+    def socket(self):
+        return self.home / "socket"
 
-    def restore(self, segment, destination):
-        return [self.program, "wal-fetch", segment, destination]
+    def daemon(self, directory):
+        if self.mode:
+            # The socket is there a moment before anyone listens.
+            return f"rm -f {self.socket}; exec {self.program} daemon {self.socket}", f"test -S {self.socket} && sleep 0.2"
+        return None
+
+    @property
+    def client(self):
+        return f"{self.program} daemon-client --socket {self.socket}" if self.mode else self.program
+
+    def push(self):
+        return f"{self.client} wal-push %p"
+
+    def restore(self):
+        return f"{self.client} wal-fetch %f %p"
 
     def backup(self):
-        return [self.program, "backup-push", self.cluster.data]
+        return f"{self.program} backup-push {self.cluster.data}"
 
     def recover(self, directory):
-        return [self.program, "backup-fetch", directory, "LATEST"]
+        return f"{self.program} backup-fetch {directory} LATEST"
 
 
 class Walg(Walrus):
@@ -159,27 +195,45 @@ class Walg(Walrus):
     # Its zstd is another implementation, with four levels of its own.
     codec = "zstd in Go, fastest"
 
-    def settings(self, operation, directory):
-        settings = super().settings(operation, directory)
+    def settings(self, directory, ahead):
+        settings = super().settings(directory, ahead)
         del settings["WALG_COMPRESSION_LEVEL"]
         return settings | {"WALG_ZSTD_LEVEL": "fastest"}
 
+    @property
+    def client(self):
+        # A program of its own, beside it.
+        return f"{os.path.dirname(self.program)}/walg-daemon-client {self.socket}" if self.mode else self.program
 
-def enter(name, *arguments):
-    kinds = {kind.name: kind for kind in (Walship, Pgbackrest, Walg, Walrus)}
-    if name not in kinds:
-        raise Failure(f"unknown contestant {name}; there are {', '.join(NAMES)}")
-    return kinds[name](*arguments)
+    def push(self):
+        # Its daemon wants the name alone.
+        return f"{self.client} wal-push {'%f' if self.mode else '%p'}"
 
 
-def field(programs, store, cluster, level, home):
-    """Everyone whose program was found. Against wal-g, which stores less than others at its fastest,
-    walship runs at the next level too."""
-    entered = [enter(name, programs[name], store, cluster, level, home) for name in NAMES if name in programs]
-    if {"walship", "wal-g"} <= programs.keys():
-        entered.append(enter("walship", programs["walship"], store, cluster, level + 1 or 1, home))
-        entered[-1].label = f"walship at level {entered[-1].level}"
+KINDS = {kind.name: kind for kind in (Walship, Pgbackrest, Walg, Walrus)}
+
+
+def field(programs, modes, next_level, store, cluster, level, work):
+    """Everyone whose program was found, in those of its modes that are asked for.
+
+    With `next_level` walship runs at the next level too: wal-g stores less than others at its fastest.
+    """
+    entered = [
+        KINDS[name](programs[name], mode, level, store, cluster, work)
+        for name in NAMES if name in programs
+        for mode in KINDS[name].modes if mode in modes
+    ]  # fmt: skip
+    if {"walship", "wal-g"} <= programs.keys() and next_level:
+        again = Walship(programs["walship"], "", level + 1 or 1, store, cluster, work)
+        again.label = f"walship at level {again.level}"
+        entered.append(again)
     return entered
+
+
+def known(names):
+    if unknown := set(names) - set(NAMES):
+        raise Failure(f"unknown contestant {unknown.pop()}; there are {', '.join(NAMES)}")
+    return names
 
 
 def plain_environment(home):
@@ -188,9 +242,6 @@ def plain_environment(home):
 
 def s3_credentials(store):
     return {
-        "AWS_ACCESS_KEY_ID": store.access_key, "AWS_SECRET_ACCESS_KEY": store.secret_key, "AWS_REGION": store.region,
+        "AWS_ACCESS_KEY_ID": store.server.access_key, "AWS_SECRET_ACCESS_KEY": store.server.secret_key,
+        "AWS_REGION": store.server.region,
     }  # fmt: skip
-
-
-def quote(text):
-    return "'" + str(text).replace("'", "'\\''") + "'"

@@ -13,7 +13,9 @@ ROUNDS = 3
 
 def measure_levels(floor, cluster, work):
     """Rows of data, level, ratio and MB a second of CPU, in each direction."""
-    files = [("WAL", file) for file in cluster.segments()] + [("tables", file) for file in sample_tables(cluster, work)]
+    cluster.start()
+    cluster.archive_with("/bin/true")
+    files = [("WAL", file) for file in cluster.segments()[:SAMPLES]] + [("tables", file) for file in sample_tables(cluster, work)]
     found = {(data, level): [] for data in ("WAL", "tables") for level in LEVELS}
     for _ in range(ROUNDS):
         for data, file in files:

@@ -1,20 +1,19 @@
-"""Running a command and knowing what it cost."""
+"""Running a job and knowing what it cost."""
 
 import contextlib
 import ctypes
 import dataclasses
+import marshal
 import os
 import pathlib
-import select
-import shutil
 import statistics
 import subprocess
 import sys
-import time
 
 PR_SET_CHILD_SUBREAPER = 36
-LIMIT_SECONDS = 900
-SEGMENT_LIMIT_SECONDS = 120
+LIMIT_SECONDS = 600
+# Whether it is all but a trial, in which the caches of a machine that others use are left alone.
+quick = False
 
 
 class Failure(Exception):
@@ -23,86 +22,103 @@ class Failure(Exception):
 
 @dataclasses.dataclass
 class Cost:
-    """What one run cost. CPU counts every process that the command started, waited for or not."""
+    """What one run cost. CPU counts every process that the commands started, waited for or not."""
 
     wall: float
     cpu: float
-    server_cpu: float = 0.0  # PostgreSQL's own, while the command ran
+    server_cpu: float = 0.0  # PostgreSQL's own, meanwhile
     memory: int = 0  # bytes, of the largest process
+    daemon_memory: int = 0  # bytes, of the agent or daemon
     stored: int = 0  # bytes that the store grew by
-    sync: float = 0.0  # seconds that a sync took afterwards: what the command left to the kernel
 
 
 class Runner:
-    """Starts commands in a small process of their own; see launch.py."""
+    """Runs jobs, each in a small process of its own; see launch.py."""
 
     def __init__(self, launcher, user, work):
-        # What a command leaves behind becomes a child of this process, which can then account for it.
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.output = pathlib.Path(work) / "output"
-        self.launcher = subprocess.Popen(
-            [sys.executable, "-I", "-S", launcher, str(user.pw_uid), str(user.pw_gid)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-        )
+        self.launcher, self.user = launcher, user
 
-    def run(self, arguments, environment, directory, limit=LIMIT_SECONDS):
-        """Runs one command; returns its cost. Fails with the command's own last words, or after `limit` seconds."""
-        program = shutil.which(str(arguments[0]), path=environment["PATH"])
-        if program is None:
-            raise Failure(f"{arguments[0]} is not found")
-        fields = [
-            str(directory),
-            str(program),
-            "\1".join(map(str, arguments)),
-            "\1".join(f"{key}={value}" for key, value in environment.items()),
-            str(self.output),
-        ]
-        self.launcher.stdin.write(("\0".join(fields) + "\n").encode())
-        process = int(self._answer(LIMIT_SECONDS))
-        try:
-            answer = self._answer(limit)
-        except BaseException:
-            # Nothing that was started here stays; its answer is not the next one's.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process, 9)
-            self._answer(LIMIT_SECONDS)
-            raise
-        status, wall, user, system, memory = map(float, answer.split())
-        cost = Cost(wall=wall, cpu=user + system, memory=int(memory) << 10)
-        for usage in self._left_behind(process):
-            cost.cpu += usage.ru_utime + usage.ru_stime
-            cost.memory = max(cost.memory, usage.ru_maxrss << 10)
-        if status:
-            words = self.output.read_text(errors="replace").strip().splitlines()
-            command = " ".join([pathlib.Path(program).name, *map(str, arguments[1:])])
-            raise Failure(f"{command} ended with {int(status)}: {' / '.join(words[-3:])}")
-        return cost
+    def command(self, command, environment, directory, **more):
+        """Runs one command; returns its cost."""
+        return self.run("commands", [command], environment, directory, **more)[0]
 
-    def _answer(self, seconds):
-        if not select.select([self.launcher.stdout], [], [], seconds)[0]:
-            raise Failure(f"no end after {seconds} seconds")
-        line = self.launcher.stdout.readline()
-        if not line:
+    def run(self, kind, arguments, environment, directory, daemon=None, before=()):
+        """Runs a job; returns the costs of its parts, the first of which bears the CPU of all."""
+        job = {
+            "kind": kind, "arguments": list(arguments), "before": list(before),
+            "environment": {key: str(value) for key, value in environment.items()}, "directory": str(directory),
+            "output": str(self.output), "user": (self.user.pw_uid, self.user.pw_gid), "limit": LIMIT_SECONDS,
+        }  # fmt: skip
+        if daemon:
+            job["daemon"] = daemon
+        self.output.unlink(missing_ok=True)
+        with as_root():
+            launched = subprocess.run(
+                [sys.executable, "-I", "-S", self.launcher],
+                input=marshal.dumps(job),
+                stdout=subprocess.PIPE,
+                preexec_fn=adopt_orphans,
+            )
+        if launched.returncode:
             raise Failure("the launcher died")
-        return line
-
-    @staticmethod
-    def _left_behind(group):
-        """Waits for what the command did not wait for."""
-        try:
-            while True:
-                yield os.wait4(-group, 0)[2]
-        except ChildProcessError:
-            return
+        result = marshal.loads(launched.stdout)
+        if result["failure"]:
+            words = self.output.read_text(errors="replace").strip().splitlines()
+            raise Failure(f"{result['failure']}: {' / '.join(words[-3:])}")
+        costs = [Cost(wall, 0.0) for wall in result["walls"]]
+        for key in ("cpu", "server_cpu", "memory", "daemon_memory"):
+            setattr(costs[0], key, result[key])
+        return costs
 
 
-def timed_sync():
-    """Seconds a sync takes."""
-    started = time.monotonic()
+def adopt_orphans():
+    """Whatever a command leaves behind becomes a child of the process that this one becomes."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@contextlib.contextmanager
+def acting_as(user):
+    """PostgreSQL does not run as root: neither does anything measured. What is started cannot go back, this can."""
+    if os.getuid() != 0:
+        yield
+        return
+    os.setgroups([])
+    os.setresgid(user.pw_gid, user.pw_gid, 0)
+    os.setresuid(user.pw_uid, user.pw_uid, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+
+
+@contextlib.contextmanager
+def as_root():
+    """Within acting_as: root again, for what only root can do, where that is what this process was."""
+    user, group = os.getresuid(), os.getresgid()
+    if user[2] != 0:
+        yield
+        return
+    os.setresuid(0, 0, 0)
+    os.setresgid(0, 0, 0)
+    try:
+        yield
+    finally:
+        os.setresgid(*group)
+        os.setresuid(*user)
+
+
+def freshen(*files, drop=True):
+    """Brings the machine into one state: everything written out, these files cached and, with `drop`, no others."""
     os.sync()
-    return time.monotonic() - started
+    if drop and not quick:
+        with as_root(), contextlib.suppress(PermissionError):
+            pathlib.Path("/proc/sys/vm/drop_caches").write_text("1")
+    for file in files:
+        with open(file, "rb", buffering=0) as content:
+            while content.read(4 << 20):
+                pass
 
 
 def median(values):

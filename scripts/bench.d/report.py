@@ -8,16 +8,25 @@ import re
 import shlex
 import subprocess
 
+import targets
 from measure import Failure, median
-from operations import FLOOR, SPAWN
+from operations import FLOOR
 
 TITLES = {
-    "push": "Push of one 16 MiB segment",
+    "push": "W1, push of one 16 MiB segment",
+    "ahead": "W1, push of a segment that the agent has stored",
     "restore": "Restore of one 16 MiB segment",
-    "backup": "Base backup",
-    "recover": "Restore of the base backup",
+    "backlog": "W2, a backlog, simulated archiver",
+    "archiver": "W2, a backlog, a real PostgreSQL's archiver",
+    "restores": "W3, restores in sequence",
+    "recovery": "W4, a real PostgreSQL's recovery",
+    "backup": "W5, base backup",
+    "recover": "W6, restore of the base backup",
 }
-HEAD = ["", "wall, median", "range", "CPU", "server's CPU", "peak memory", "stored", "to the floor", "walship is"]
+HEAD = [
+    "", "runs", "wall, median", "range", "CPU", "server's CPU", "peak memory", "of the daemon", "stored", "to the floor",
+    "walship is",
+]  # fmt: skip
 
 
 def machine(options, postgres, arguments):
@@ -37,7 +46,7 @@ def machine(options, postgres, arguments):
 def command(arguments):
     """Without what names places on this machine."""
     kept = list(arguments[1:])
-    for flag in ("--floor", "--json", "--walship", "--work"):
+    for flag in ("--examples", "--json", "--walship", "--work"):
         if flag in kept:
             at = kept.index(flag)
             del kept[at : at + 2]
@@ -50,7 +59,7 @@ def memory_gib():
 
 
 def data(cluster):
-    size = int(cluster.sql("select sum(pg_database_size(oid)) from pg_database"))
+    size = sum(path.stat().st_size for path in (cluster.data / "base").rglob("*") if path.is_file())
     return {"cluster": f"{size / 2**20:.0f} MiB", "segments": f"{len(cluster.segments())} of 16 MiB"}
 
 
@@ -70,6 +79,9 @@ def write_markdown(page, result):
     lines = [f"- {key}: {'`' + value + '`' if key == 'command' else value}" for key, value in facts(result)]
     for title, head, rows in tables(result):
         lines += ["", f"**{title}**", "", *markdown_rows([head, ["---"] + ["--:"] * (len(head) - 1), *rows])]
+    if "levels" not in result:
+        plot = page.with_suffix(".svg").name
+        lines += ["", f"![walship beside its peers: wall time as a multiple of the fastest]({plot})"]
     before, after = marked(page, "levels" in result)
     page.write_text("\n".join([before, *lines, after]))
 
@@ -100,13 +112,12 @@ def tables(result):
     if "levels" in result:
         yield level_table(result["levels"])
         return
+    yield targets.table(result)
     rows = result["rows"]
-    for store in dict.fromkeys(row["store"] for row in rows):
-        for operation, title in TITLES.items():
-            chosen = [row for row in rows if row["store"] == store and row["operation"] == operation]
-            spawn = [row for row in rows if row["store"] == store and row["who"] == SPAWN]
-            if chosen:
-                yield f"{title}, {store}", HEAD, list(operation_rows(chosen, spawn))
+    for operation, title in TITLES.items():
+        for store in dict.fromkeys(row["store"] for row in rows):
+            if chosen := [row for row in rows if row["store"] == store and row["operation"] == operation]:
+                yield f"{title}, {store}", HEAD, list(operation_rows(chosen))
 
 
 def level_table(levels):
@@ -118,46 +129,51 @@ def level_table(levels):
     return "zstd levels", head, rows
 
 
-def operation_rows(rows, spawn):
-    """The floor last; push and restore stand on the floor of a process that does nothing."""
-    spawned = median_of(spawn[0], "wall") if spawn and rows[0]["operation"] in ("push", "restore") else 0
-    spawned_cpu = median_of(spawn[0], "cpu") if spawned else 0
-    by_name = {row["who"]: row for row in rows}
-    floor = median_of(by_name[FLOOR], "wall") + spawned
-    ours = [row for row in rows if is_walship(row["who"])]
-    for who, row in sorted(by_name.items(), key=lambda item: (item[0] == FLOOR, not is_walship(item[0]))):
-        wall, is_floor = median_of(row, "wall"), who == FLOOR
-        walls = [run["wall"] + (spawned if is_floor else 0) for run in row["runs"]]
-        server = median_of(row, "server_cpu")
-        label = f"{who} ({row['codec']})" if "fastest" in row["codec"] else who
+def operation_rows(rows):
+    """walship first, floors last."""
+    floor = next((median_of(row, "wall") for row in rows if row["who"] == FLOOR), None)
+    ours = [row for row in rows if is_walship(row)]
+    for row in sorted(rows, key=lambda row: (is_floor(row), not is_walship(row))):
+        who, wall = row["who"], median_of(row, "wall")
+        walls = [run["wall"] for run in row["runs"]]
         yield [
-            f"floor (of which /bin/true {seconds(spawned)})" if is_floor and spawned else label,
-            seconds(floor if is_floor else wall),
+            f"{who} ({row['codec']})" if "fastest" in row["codec"] else who,
+            str(len(walls)),
+            seconds(wall),
             f"{seconds(min(walls))} to {seconds(max(walls))}",
-            seconds(median_of(row, "cpu") + (spawned_cpu if is_floor else 0)),
-            seconds(server) if server else "",
-            "" if is_floor else f"{median_of(row, 'memory') / 2**20:.1f} MiB",
-            f"{median_of(row, 'stored') / 2**20:.2f} MiB" if median_of(row, "stored") else "",
-            "1.00" if is_floor else f"{wall / floor:.2f}",
-            advantage(ours, row) if ours and not (is_floor or is_walship(who)) else "",
+            filled(median_of(row, "cpu"), seconds),
+            filled(median_of(row, "server_cpu"), seconds),
+            filled(0 if is_floor(row) else median_of(row, "memory"), mebibytes),
+            filled(median_of(row, "daemon_memory"), mebibytes),
+            filled(median_of(row, "stored"), mebibytes),
+            f"{wall / floor:.2f}" if floor else "",
+            advantage(ours, row) if ours and not (is_floor(row) or is_walship(row)) else "",
         ]
 
 
-def is_walship(who):
-    return who.startswith("walship")
+def is_walship(row):
+    return row["who"].startswith("walship")
+
+
+def is_floor(row):
+    return not row["codec"]
 
 
 def advantage(ours, theirs):
-    """How many times faster walship is, in wall time and in CPU; see the rule in docs/benchmarks.md."""
-    fair = [
-        row for row in ours if row["codec"] == theirs["codec"] or median_of(row, "stored") <= median_of(theirs, "stored")
-    ]
-    chosen = (fair or ours)[0]
+    """How many times faster walship is, in its fastest mode that compares fairly; see docs/benchmarks.md."""
+    same = [row for row in ours if row["codec"] == theirs["codec"]]
+    fair = same or [row for row in ours if compares(row, theirs)]
+    chosen = min(fair or ours, key=lambda row: median_of(row, "wall"))
     wall = median_of(theirs, "wall") / median_of(chosen, "wall")
-    cpu = total_cpu(theirs) / total_cpu(chosen)
-    against = chosen["who"].removeprefix("walship").strip()
-    note = "stores less" if not fair else against
+    cpu = total_cpu(theirs) / (total_cpu(chosen) or 1)
+    against = chosen["who"].removeprefix("walship").strip(", ")
+    note = ", ".join(filter(None, [against, "" if fair else "stores less"]))
     return f"{wall:.2f}x wall, {cpu:.2f}x CPU" + (f" ({note})" if note else "")
+
+
+def compares(ours, theirs):
+    """The same codec and level, or no more stored bytes."""
+    return ours["codec"] == theirs["codec"] or median_of(ours, "stored") <= median_of(theirs, "stored")
 
 
 def total_cpu(row):
@@ -166,6 +182,14 @@ def total_cpu(row):
 
 def median_of(row, what):
     return median([run[what] for run in row["runs"]])
+
+
+def filled(value, form):
+    return form(value) if value else ""
+
+
+def mebibytes(value):
+    return f"{value / 2**20:.1f} MiB"
 
 
 def seconds(value):
