@@ -266,7 +266,7 @@ fn unfinished(catalogue: &Catalogue, facts: &Facts, findings: &mut Findings) {
             UnfinishedState::Started => findings.warning(
                 check,
                 format!("backup {id} was begun and showed no sign of life for {}", span(silent)),
-                "take a new one: walship basebackup; what is left of this one can be removed with walship expire",
+                "take a new one: walship basebackup; walship expire removes what is left, unless walship verify says that this was a whole one",
             ),
             UnfinishedState::Remains => findings.info(check, format!("only remains are left of backup {id}")),
         }
