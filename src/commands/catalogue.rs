@@ -118,7 +118,7 @@ pub async fn released(store: &Store, identity: &Identity) -> Result<TimelineRang
         .map(|(released, _)| released)
 }
 
-/// As [`released`]; tells also which version of the object was read, where there is one.
+/// As [`released()`]; tells also which version of the object was read, where there is one.
 pub(super) async fn released_version(
     store: &Store,
     identity: &Identity,
