@@ -1,9 +1,10 @@
 //! Storing WAL ahead of PostgreSQL's archiver.
 //!
 //! Files are read, hashed, compressed and transferred several at a time, and stored one after the
-//! other in the archiver's order: each gets its name only when the one before it is durable. Whoever meets different content
-//! under a name stops there, and with it everything behind it, as a lone archiver would. So two
-//! primaries that look ahead into one archive cannot interleave their histories.
+//! other in the archiver's order: each gets its name only when the one before it is durable. Whoever
+//! meets different content under a name stops there, and with it everything behind it, as a lone
+//! archiver would. So two primaries that look ahead into one archive cannot interleave their
+//! histories.
 //!
 //! Work begins only when the archiver asks: an agent whose `archive_command` was taken away stores
 //! nothing. What was stored ahead is told to the archiver only where the file is still the same.
