@@ -17,10 +17,9 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tokio::sync::watch;
 
-use super::IDENTITY_AGE;
+use super::known_identity::KnownIdentity;
 use super::protocol::{FileIdentity, Reply};
 use super::ready::{Place, waiting};
-use crate::archive::identity::Identity;
 use crate::commands::push::{self, PushOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::WalName;
@@ -44,6 +43,7 @@ pub(super) struct Archiver {
     store: Store,
     options: ArchiverOptions,
     data_directory: PathBuf,
+    identity: KnownIdentity,
     state: Mutex<State>,
 }
 
@@ -54,7 +54,6 @@ struct State {
     /// What the archiver asked for last.
     asked: Option<WalName>,
     looked: Option<Instant>,
-    identity: Option<(Identity, Instant)>,
 }
 
 /// One file on its way into the archive, or there.
@@ -85,6 +84,7 @@ impl Archiver {
             store,
             options,
             data_directory,
+            identity: KnownIdentity::default(),
             state: Mutex::default(),
         })
     }
@@ -225,7 +225,7 @@ impl Archiver {
             compression_level: self.options.compression_level,
             memory_bytes: self.options.memory_bytes,
         };
-        let known = self.known_identity();
+        let known = self.identity.get();
         let is_known = known.is_some();
         let limit = self.options.timeout;
         let over = time_over(turn.clone(), limit);
@@ -238,7 +238,7 @@ impl Archiver {
             ))),
         }?;
         if !is_known {
-            self.lock().identity = Some((identity, Instant::now()));
+            self.identity.note(identity);
         }
         match std::fs::metadata(&path) {
             Ok(metadata) if FileIdentity::from(&metadata) == file => Ok(()),
@@ -247,12 +247,6 @@ impl Archiver {
                 path.display()
             ))),
         }
-    }
-
-    fn known_identity(&self) -> Option<Identity> {
-        let state = self.lock();
-        let (identity, read) = state.identity.as_ref()?;
-        (read.elapsed() < IDENTITY_AGE).then(|| identity.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -17,6 +17,7 @@ mod address;
 mod archiver;
 mod client;
 mod detach;
+mod known_identity;
 mod life;
 mod prefetch;
 mod protocol;
@@ -25,8 +26,6 @@ mod server;
 mod spool;
 mod start;
 
-use std::time::Duration;
-
 pub use address::Address;
 pub use client::{Answer, ask};
 pub use detach::detach;
@@ -34,6 +33,3 @@ pub use protocol::Ask;
 pub use ready::is_behind;
 pub use server::{AgentOptions, run};
 pub use start::start;
-
-/// For so long the archive's identity is believed without reading it again.
-const IDENTITY_AGE: Duration = Duration::from_secs(5);

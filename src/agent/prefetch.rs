@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempPath;
 use tokio::task::JoinHandle;
 
-use super::IDENTITY_AGE;
+use super::known_identity::KnownIdentity;
 use super::protocol::Reply;
 use super::spool::Spool;
 use crate::archive::identity::Identity;
@@ -39,6 +39,7 @@ pub(super) struct Prefetcher {
     ahead: usize,
     /// How many files had a name so far.
     named: AtomicU64,
+    identity: KnownIdentity,
     state: Mutex<State>,
 }
 
@@ -49,7 +50,6 @@ struct State {
     /// How many were delivered in sequence.
     in_sequence: u32,
     fetching: BTreeMap<SegmentName, JoinHandle<Result<Option<Fetched>>>>,
-    identity: Option<(Identity, Instant)>,
     asked: Option<Instant>,
 }
 
@@ -69,6 +69,7 @@ impl Prefetcher {
             spool,
             ahead,
             named: AtomicU64::new(0),
+            identity: KnownIdentity::default(),
             state: Mutex::default(),
         })
     }
@@ -209,14 +210,11 @@ impl Prefetcher {
 
     /// The archive's identity, read again when it is no longer believed.
     async fn identity(&self) -> Result<Identity> {
-        let known = self.lock().identity.clone();
-        if let Some((identity, read)) = known
-            && read.elapsed() < IDENTITY_AGE
-        {
+        if let Some(identity) = self.identity.get() {
             return Ok(identity);
         }
         let identity = identity::require(&self.store).await?;
-        self.lock().identity = Some((identity.clone(), Instant::now()));
+        self.identity.note(identity.clone());
         Ok(identity)
     }
 
