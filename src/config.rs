@@ -434,7 +434,11 @@ impl Raw {
                 },
                 start_timeout: self.duration("seed.start_timeout")?,
             },
-            recover_concurrency: at_least_one(self.required("recover.concurrency")?),
+            // While one part is waited for another is decompressed.
+            recover_concurrency: match self.required("recover.concurrency")? {
+                0 => automatic_workers(2 * cores),
+                number => number,
+            },
             drill: DrillSettings {
                 directory: self.required("drill.directory")?,
                 timeout: self.duration("drill.timeout")?,

@@ -30,7 +30,7 @@ use crate::archive::released::{self, RELEASED_LIMIT, TimelineRanges};
 use crate::archive::wal_inventory::WalInventory;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::{TimelineHistory, TimelineId};
-use crate::store::{Store, Version};
+use crate::store::{Listing, ObjectInfo, Store, Version};
 
 /// Backups, or histories, that are looked at the same time.
 const PARALLEL: usize = 8;
@@ -41,9 +41,11 @@ const PARALLEL: usize = 8;
 /// As [`identity::require`] and the store. A damaged backup or history is no error but noted; one
 /// that cannot be read because of an outage is.
 pub async fn load(store: &Store) -> Result<Catalogue> {
-    let identity = identity::require(store).await?;
-    let (recorded, others) = survey_backups(store).await?;
-    let (unfinished, records, wal) = tokio::try_join!(
+    // The answers do not depend on each other; what is wrong with the identity says more.
+    let (identity, surveys) = tokio::join!(identity::require(store), survey_backups(store));
+    let identity = identity?;
+    let (recorded, others) = surveys?;
+    let (unfinished, records, (wal, released, (histories, unreadable_histories))) = tokio::try_join!(
         gather(others.into_iter().map(|(id, survey)| read_unfinished(
             store.clone(),
             id,
@@ -56,17 +58,8 @@ pub async fn load(store: &Store) -> Result<Catalogue> {
             survey,
             identity.clone()
         ))),
-        wal(store, &identity)
+        wal_and_what_it_means(store, &identity)
     )?;
-    // Read after the WAL was listed, as it is written before WAL is deleted.
-    let released = match released(store, &identity).await {
-        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
-            tracing::warn!("{error}; WAL that retention deleted looks lost");
-            TimelineRanges::default()
-        }
-        read => read?,
-    };
-    let (histories, unreadable_histories) = histories(store, &wal, &identity).await?;
     let mut catalogue = Catalogue {
         identity,
         backups: Vec::new(),
@@ -91,6 +84,24 @@ pub async fn load(store: &Store) -> Result<Catalogue> {
     catalogue.unrestorable.sort_by(|one, other| one.id.cmp(&other.id));
     catalogue.unfinished.sort_by(|one, other| one.id.cmp(&other.id));
     Ok(catalogue)
+}
+
+/// The archive's WAL, what of it retention gave up, and the timelines' histories.
+async fn wal_and_what_it_means(
+    store: &Store,
+    identity: &Identity,
+) -> Result<(WalInventory, TimelineRanges, Histories)> {
+    let wal = wal(store, identity).await?;
+    // Read after the WAL was listed, as it is written before WAL is deleted.
+    let (released, histories) = tokio::join!(released(store, identity), histories(store, &wal, identity));
+    let released = match released {
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+            tracing::warn!("{error}; WAL that retention deleted looks lost");
+            TimelineRanges::default()
+        }
+        read => read?,
+    };
+    Ok((wal, released, histories?))
 }
 
 /// Lists the archive's WAL.
@@ -327,7 +338,9 @@ async fn read_backup(
     survey: Survey,
     identity: Identity,
 ) -> Result<Option<FoundBackup>> {
-    let record = match find_record(&store, &id, BackupObject::Record).await {
+    let mut listing = store.list(&backup_prefix(&id), None);
+    let (record, first_page) = tokio::join!(find_record(&store, &id, BackupObject::Record), listing.next());
+    let record = match record {
         Ok(Some(record)) => record,
         Ok(None) => return Ok(None),
         // Damaged, or written by a newer walship.
@@ -352,7 +365,7 @@ async fn read_backup(
             stored_at: survey.recorded_at,
             ..Backup::from(&record)
         }),
-        wrong: missing_object(&store, &record).await?,
+        wrong: missing_object(&record, first_page, listing).await?,
         unreadable_keep,
         id,
     }))
@@ -386,19 +399,21 @@ fn misplaced(record: &BackupRecord, identity: &Identity) -> Option<String> {
     })
 }
 
-async fn missing_object(store: &Store, record: &BackupRecord) -> Result<Option<String>> {
+/// What the listing of a backup, whose first page is there, lacks or has in another size.
+async fn missing_object(
+    record: &BackupRecord,
+    first_page: Result<Option<Vec<ObjectInfo>>>,
+    mut listing: Listing,
+) -> Result<Option<String>> {
     let mut check = PartCheck::new(record)?;
-    let mut listing = store.list(&backup_prefix(&record.id), None);
-    while let Some(page) = listing
-        .next()
-        .await
-        .context(|| format!("list backup {}", record.id))?
-    {
-        for object in &page {
+    let mut page = first_page;
+    while let Some(objects) = page.context(|| format!("list backup {}", record.id))? {
+        for object in &objects {
             if let Ok(Key::Backup(_, kind)) = object.key.parse() {
                 check.saw(&kind, object.size);
             }
         }
+        page = listing.next().await;
     }
     Ok(check.finish())
 }

@@ -132,7 +132,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "recover.concurrency",
         "0",
-        "parts of a base backup that are restored at the same time; 0 means one for each core, at most 8",
+        "parts of a base backup that are restored at the same time; 0 means two for each core, at most 8",
     ),
     setting(
         "doctor.timeout",

@@ -3,14 +3,15 @@
 //! One thread reads the index and hands out parts; `concurrency` others each fetch a part, hash and
 //! decompress it as it arrives, and write its files' bytes at their places. Memory holds, for each of
 //! them, one piece from the store, one decompressed piece and zstd's window, and the names of the
-//! part's files; never a part, and never the index.
+//! part's files; never a part, and never the index. One more thread has what was written go to the disk
+//! meanwhile, so that little is left to write when the last part is there.
 //!
 //! What is written before a part's hash was checked is worthless until then: `pg_control` stays set
 //! aside until every part was checked and everything is durable.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -33,6 +34,10 @@ use crate::store::Store;
 /// large backup one will. Writing a part twice gives the same files.
 const ATTEMPTS: u32 = 3;
 
+/// Bytes of tar after which the disk is set to work on what was written. Left alone, Linux would keep a
+/// tenth of the memory for the end; each time costs a commit of the file system's journal.
+const SYNC_BYTES: u64 = 256 << 20;
+
 /// What is restored, and how.
 #[derive(Debug)]
 pub struct Extraction {
@@ -48,9 +53,12 @@ pub struct Extraction {
     pub concurrency: usize,
     /// Counts bytes of tar.
     pub progress: Arc<Progress>,
+    /// Of the directories it goes to.
+    pub sync: Arc<Sync>,
 }
 
-/// Restores every stream into directories that exist. Nothing is synced yet.
+/// Restores every stream into directories that exist. Much may have been written to the disk then, but
+/// only another [`Sync::finish`] makes all of it durable.
 ///
 /// # Errors
 /// `Corrupt` and `NotFound`, naming the object; `Internal` where a file cannot be written.
@@ -62,6 +70,7 @@ pub async fn extract(extraction: Extraction) -> Result<()> {
             extraction: &extraction,
             files: &files,
             handle,
+            restored_bytes: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         }
@@ -76,6 +85,8 @@ struct Workers<'a> {
     extraction: &'a Extraction,
     files: &'a Files,
     handle: Handle,
+    /// Bytes of tar in the parts that are restored.
+    restored_bytes: AtomicU64,
     /// Set by the first thread that fails; the others then end early.
     failed: AtomicBool,
     /// Its error.
@@ -86,11 +97,18 @@ impl Workers<'_> {
     fn run(&self) -> Result<()> {
         // One part waits, so that no worker does.
         let (sender, receiver) = sync_channel(1);
-        let receiver = Mutex::new(receiver);
+        let receiver = &Mutex::new(receiver);
+        let (restored, any_restored) = sync_channel(1);
         thread::scope(|scope| {
+            scope.spawn(move || {
+                let sync = &self.extraction.sync;
+                self.note(write_back(sync, &self.restored_bytes, &any_restored));
+            });
             for _ in 0..self.extraction.concurrency.max(1) {
-                scope.spawn(|| self.work(&receiver));
+                let restored = restored.clone();
+                scope.spawn(move || self.work(receiver, &restored));
             }
+            drop(restored);
             self.note(self.hand_out(|job| {
                 // The receiver outlives the sender.
                 let _ = sender.send(job);
@@ -115,13 +133,18 @@ impl Workers<'_> {
         Ok(())
     }
 
-    fn work(&self, jobs: &Mutex<Receiver<PartJob>>) {
+    /// Restores parts until there are no more, and tells `restored` of each.
+    fn work(&self, jobs: &Mutex<Receiver<PartJob>>, restored: &SyncSender<()>) {
         loop {
             let job = lock(jobs).recv();
             let Ok(job) = job else { return };
             // After a failure the parts are still taken, so that whoever hands them out never waits.
             if !self.has_failed() {
                 self.note(self.restore(&job));
+                self.restored_bytes
+                    .fetch_add(job.end - job.start, Ordering::Relaxed);
+                // Full where nobody has looked since the part before, closed where that failed.
+                let _ = restored.try_send(());
             }
         }
     }
@@ -190,6 +213,22 @@ impl Workers<'_> {
     }
 }
 
+/// Syncs each time so many bytes more are restored, until nobody is left who restores.
+///
+/// # Errors
+/// As [`Sync::finish`]. The operating system tells of a failure once, so it counts here as at the end.
+fn write_back(sync: &Sync, restored_bytes: &AtomicU64, any_restored: &Receiver<()>) -> Result<()> {
+    let mut synced_bytes = 0;
+    while any_restored.recv().is_ok() {
+        let restored_bytes = restored_bytes.load(Ordering::Relaxed);
+        if restored_bytes - synced_bytes >= SYNC_BYTES {
+            sync.finish()?;
+            synced_bytes = restored_bytes;
+        }
+    }
+    Ok(())
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -204,8 +243,7 @@ pub(super) fn damaged(error: Error, url: &str) -> Error {
     ))
 }
 
-/// Makes everything below these directories durable: one `syncfs` for each file system, its errors
-/// checked.
+/// Makes everything below these directories durable: a `syncfs` for each of them, its errors checked.
 #[derive(Debug)]
 pub struct Sync {
     directories: Vec<std::fs::File>,
@@ -230,11 +268,41 @@ impl Sync {
     /// Syncs.
     ///
     /// # Errors
-    /// As the operating system says, of everything that was not written since [`Sync::open`].
+    /// As the operating system says, of everything that was not written since [`Sync::open`], or since
+    /// the call before.
     pub fn finish(&self) -> Result<()> {
         self.directories.iter().try_for_each(|directory| {
             rustix::fs::syncfs(directory)
                 .map_err(|error| Error::io("write what was restored to the disk (syncfs)", error.into()))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As if so many bytes had been restored below a directory that cannot be synced.
+    fn write_back_failing(restored_bytes: u64) -> Result<()> {
+        let top = tempfile::tempdir().unwrap();
+        let path_only = rustix::fs::open(top.path(), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty());
+        let sync = Sync {
+            directories: vec![path_only.unwrap().into()],
+        };
+        let (restored, any_restored) = sync_channel(1);
+        restored.send(()).unwrap();
+        drop(restored);
+        write_back(&sync, &AtomicU64::new(restored_bytes), &any_restored)
+    }
+
+    #[test]
+    fn what_cannot_be_written_back_meanwhile_is_a_failure() {
+        let error = write_back_failing(SYNC_BYTES).unwrap_err();
+        assert!(error.to_string().contains("syncfs"), "{error}");
+    }
+
+    #[test]
+    fn what_is_little_is_left_to_the_sync_at_the_end() {
+        write_back_failing(SYNC_BYTES - 1).unwrap();
     }
 }

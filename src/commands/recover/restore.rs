@@ -56,13 +56,16 @@ impl Restoration {
         source_configuration: SourceConfiguration,
     ) -> Result<Self> {
         destination::check(&layout)?;
-        let index = Index::fetch(store, &record).await?;
+        let stored_configuration = async {
+            match source_configuration {
+                SourceConfiguration::Kept => StoredConfiguration::fetch(store, &record).await,
+                SourceConfiguration::LeftOut => Ok(None),
+            }
+        };
+        let (index, configuration) = tokio::join!(Index::fetch(store, &record), stored_configuration);
+        let index = index?;
         let survey = survey(&record, index.url(), index.entries()?)?;
         space::check(&needs(&layout, &survey, &record))?;
-        let configuration = match source_configuration {
-            SourceConfiguration::Kept => StoredConfiguration::fetch(store, &record).await?,
-            SourceConfiguration::LeftOut => None,
-        };
         Ok(Self {
             store: store.clone(),
             record,
@@ -70,7 +73,7 @@ impl Restoration {
             index,
             survey,
             source_configuration,
-            configuration,
+            configuration: configuration?,
         })
     }
 
@@ -89,7 +92,9 @@ impl Restoration {
         let access = self.survey.access;
         let destination = Destination::create(&self.layout, access)?;
         let outcome = async {
-            let sync = Sync::open(self.layout.outside().map(|root| root.directory.as_path()))?;
+            let sync = Arc::new(Sync::open(
+                self.layout.outside().map(|root| root.directory.as_path()),
+            )?);
             extract(Extraction {
                 store: self.store,
                 record: Arc::clone(&self.record),
@@ -97,6 +102,7 @@ impl Restoration {
                 layout: self.layout.clone(),
                 concurrency,
                 progress: Arc::clone(progress),
+                sync: Arc::clone(&sync),
             })
             .await?;
             Ok(sync)
@@ -139,7 +145,7 @@ pub struct Extracted {
     layout: Layout,
     access: Access,
     destination: Destination,
-    sync: Sync,
+    sync: Arc<Sync>,
     source_configuration: SourceConfiguration,
     clone_of: Option<CloneMark>,
     configuration: Option<StoredConfiguration>,
