@@ -50,6 +50,15 @@ pub enum StandbyFailure {
     Stop,
 }
 
+/// How a base backup reads the server's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupMethod {
+    /// Over the replication protocol.
+    Stream,
+    /// From the data directory on this machine.
+    Local,
+}
+
 /// Format of what is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -118,6 +127,8 @@ pub struct RestoreSettings {
 /// Settings of `walship basebackup`.
 #[derive(Debug, Clone)]
 pub struct BackupSettings {
+    /// `backup.method`.
+    pub method: BackupMethod,
     /// `backup.compression_level`.
     pub compression_level: i32,
     /// `backup.concurrency`, at least 1.
@@ -410,6 +421,7 @@ impl Raw {
                 standby_failure: self.required("restore.standby_failure")?,
             },
             backup: BackupSettings {
+                method: self.required("backup.method")?,
                 compression_level: self.level("backup.compression_level")?,
                 concurrency: at_least_one(self.required("backup.concurrency")?),
                 part_bytes: self.part_size()?,

@@ -78,6 +78,7 @@ fn settings(cli: &Cli) -> Result<Settings> {
     ];
     if let Command::Basebackup(args) = &cli.command {
         flags.extend([
+            ("backup.method", &args.method),
             ("backup.max_rate", &args.max_rate),
             ("backup.wal_timeout", &args.wal_timeout),
         ]);

@@ -21,7 +21,10 @@ pub struct BasebackupArgs {
     /// Whether the checkpoint at the start is made at once or spread over time
     #[arg(long, value_enum, default_value_t = Checkpoint::Fast, conflicts_with = "finish")]
     pub checkpoint: Checkpoint,
-    /// Most bytes a second the server may send, such as 100MiB; 32KiB to 1GiB
+    /// Read the server's files over the replication protocol (stream) or from the data directory here (local) [default: stream]
+    #[arg(long, value_name = "METHOD", conflicts_with_all = ["finish", "seed_replica"])]
+    pub method: Option<String>,
+    /// Most bytes a second to read from the server, such as 100MiB; 32KiB to 1GiB
     #[arg(long, value_name = "RATE", conflicts_with = "finish")]
     pub max_rate: Option<String>,
     /// Time to wait for the WAL the backup needs [default: 5m]

@@ -67,6 +67,11 @@ pub const SETTINGS: &[Setting] = &[
         "after a failure a standby goes on (continue) or shuts down (stop)",
     ),
     setting(
+        "backup.method",
+        "stream",
+        "a base backup comes over the replication protocol (stream) or is read from the data directory here (local)",
+    ),
+    setting(
         "backup.compression_level",
         "1",
         "zstd level of base backups, -7 (fastest) to 19 (smallest)",
@@ -84,7 +89,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "backup.max_rate",
         "",
-        "most bytes a second that the server may send for a base backup; none means no limit",
+        "most bytes a second that are read from the server for a base backup; none means no limit",
     ),
     setting(
         "backup.wal_timeout",

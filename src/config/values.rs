@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::byte_size::split_number;
-use super::{LogFormat, StandbyFailure};
+use super::{BackupMethod, LogFormat, StandbyFailure};
 
 /// Reads a duration: a whole number and a unit, `ms`, `s`, `m`, `h` or `d`, such as `30s`. At most
 /// 3650 days; zero is refused, for nothing here may wait for no time or for ever.
@@ -67,6 +67,18 @@ impl FromStr for LogFormat {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
             _ => Err("choose text or json"),
+        }
+    }
+}
+
+impl FromStr for BackupMethod {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "stream" => Ok(Self::Stream),
+            "local" => Ok(Self::Local),
+            _ => Err("choose stream or local"),
         }
     }
 }

@@ -45,6 +45,11 @@ pub fn data_directory_of(wal_path: &Path) -> PathBuf {
 /// `Corrupt` where it is damaged, `Invalid` where a PostgreSQL wrote it that walship does not know,
 /// `Internal` where it cannot be read.
 pub fn read_control_file(data_directory: &Path) -> Result<Option<ControlFile>> {
+    Ok(control_file(data_directory)?.map(|(_, control_file)| control_file))
+}
+
+/// As [`read_control_file`], with the file's bytes, which match their CRC.
+pub(super) fn control_file(data_directory: &Path) -> Result<Option<(Vec<u8>, ControlFile)>> {
     let path = data_directory.join("global/pg_control");
     let mut attempt = 1;
     loop {
@@ -66,7 +71,7 @@ pub fn read_control_file(data_directory: &Path) -> Result<Option<ControlFile>> {
                 std::thread::sleep(TORN_READ_PAUSE);
             }
             Err(error) => return Err(error.context(format!("read {}", path.display()))),
-            Ok(control_file) => return Ok(Some(control_file)),
+            Ok(control_file) => return Ok(Some((bytes, control_file))),
         }
     }
 }

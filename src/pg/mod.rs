@@ -28,7 +28,7 @@ mod wal_time;
 mod x509;
 
 pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
-pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, TablespaceHeader};
+pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, LocalBackup, TablespaceHeader};
 pub use connection::{Connection, ScriptEvent, SlotState, SystemIdentity, TimelineHistoryFile};
 pub use conninfo::ConnInfo;
 pub(crate) use conninfo::{os_user, passfile, user_name};

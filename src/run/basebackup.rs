@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use walship::commands::basebackup::{self, BasebackupOptions, MAX_RATE_KIB, PartSettings};
+use walship::commands::basebackup::{self, BasebackupOptions, MAX_RATE_KIB, Method, PartSettings};
 use walship::commands::progress::Progress;
-use walship::config::Settings;
+use walship::config::{BackupMethod, Settings};
 use walship::pg::ConnInfo;
 use walship::store::Store;
 use walship::{Error, Result};
@@ -36,7 +36,15 @@ pub(super) fn run(args: &cli::BasebackupArgs, settings: &Settings) -> Result<Exi
 
 fn backup_options(args: &cli::BasebackupArgs, settings: &Settings) -> Result<BasebackupOptions> {
     let backup = &settings.backup;
+    let method = match backup.method {
+        BackupMethod::Stream => Method::Stream,
+        BackupMethod::Local => {
+            let info = ConnInfo::resolve_database(args.dbname.as_deref(), |name| std::env::var(name).ok())?;
+            Method::Local(Box::new(info))
+        }
+    };
     Ok(BasebackupOptions {
+        method,
         label: args.label.clone(),
         fast_checkpoint: args.checkpoint == Checkpoint::Fast,
         max_rate_kib: max_rate_kib(settings)?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 use serde_json::Value;
 use walship::ErrorKind;
-use walship::commands::basebackup::{self, BasebackupOptions, BasebackupReport, PartSettings};
+use walship::commands::basebackup::{self, BasebackupOptions, BasebackupReport, Method, PartSettings};
 use walship::commands::progress::Progress;
 use walship::pg::ConnInfo;
 use walship::store::{FaultKind, Faults, Operation};
@@ -260,6 +260,7 @@ fn a_backup_that_fails_leaves_nothing() {
 /// Takes a backup in this process, on a store that fails as the script says.
 fn taken_with(place: &Place, primary: &Cluster, faults: Faults) -> walship::Result<BasebackupReport> {
     let options = BasebackupOptions {
+        method: Method::Stream,
         label: "faults".to_owned(),
         fast_checkpoint: true,
         max_rate_kib: None,

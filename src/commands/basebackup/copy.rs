@@ -1,4 +1,4 @@
-//! From PostgreSQL's stream to the parts, the index and the manifest of a backup.
+//! From PostgreSQL's files, as they come, to the parts, the index and the manifest of a backup.
 
 use std::io::Write;
 
@@ -8,6 +8,7 @@ use super::BasebackupOptions;
 use super::clock::ServerClock;
 use super::objects;
 use super::parts::PartWriter;
+use super::source::Source;
 use super::verify;
 use crate::archive::backup::{StoredObject, Tablespace, TarStream};
 use crate::archive::file_index::FileIndexWriter;
@@ -15,7 +16,7 @@ use crate::archive::keys::{BackupId, BackupObject};
 use crate::archive::tar_stream::{TAR_END, TarEnd, TarScanner};
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
-use crate::pg::{BackupLabel, BaseBackupStream, Event, Lsn, Manifest, TablespaceHeader, TimelineId};
+use crate::pg::{BackupLabel, Event, Lsn, Manifest, TablespaceHeader, TimelineId};
 use crate::store::{BodyWriter, Store};
 
 /// Bytes of the index, and of the manifest, that are kept in memory; more goes to unlinked
@@ -46,14 +47,14 @@ pub(super) struct Copied {
 /// every file that PostgreSQL's manifest lists is in the index with its size.
 pub(super) async fn copy(
     options: &BasebackupOptions,
-    stream: &mut BaseBackupStream,
+    source: &mut Source,
     store: &Store,
     id: &BackupId,
     progress: &Progress,
 ) -> Result<Copied> {
     let mut parts = PartWriter::new(store.clone(), id.clone(), options.parts);
-    let mut copy = Copy::new(stream.tablespaces.clone(), progress)?;
-    let ended = copy.run(stream, &mut parts).await;
+    let mut copy = Copy::new(source.tablespaces().to_vec(), progress)?;
+    let ended = copy.run(source, &mut parts).await;
     match ended {
         Ok(end) => {
             parts.finish().await?;
@@ -103,9 +104,9 @@ impl<'a> Copy<'a> {
         })
     }
 
-    async fn run(&mut self, stream: &mut BaseBackupStream, parts: &mut PartWriter) -> Result<End> {
+    async fn run(&mut self, source: &mut Source, parts: &mut PartWriter) -> Result<End> {
         loop {
-            match stream.next().await? {
+            match source.next().await? {
                 Event::ArchiveStart(index) => {
                     self.end_archive(parts).await?;
                     self.begin_archive(index, parts)?;

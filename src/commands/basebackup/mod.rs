@@ -1,4 +1,4 @@
-//! `walship basebackup`: takes a base backup over the replication protocol into the archive.
+//! `walship basebackup`: takes a base backup into the archive, over the replication protocol or from the data directory.
 //!
 //! The order of writing is the promise: `started.json`; parts, configuration, index and manifest;
 //! `pending.json`, when everything is there and checked; `backup.json`, when the WAL is there too. A
@@ -15,6 +15,7 @@ mod objects;
 mod parts;
 mod record;
 mod server;
+mod source;
 pub(super) mod verify;
 mod wal_wait;
 
@@ -27,12 +28,14 @@ use self::claim::Heartbeat;
 pub use self::parts::PartSettings;
 use self::record::{Basics, record};
 use self::server::Server;
+pub use self::source::Method;
+use self::source::Source;
 use super::progress::Progress;
 use super::{catalogue, identity};
 use crate::archive::backup::{BackupRecord, WalFrom};
 use crate::archive::keys::{BackupId, BackupObject};
 use crate::error::{Error, Result};
-use crate::pg::{BaseBackupOptions, ConnInfo, Lsn, TimelineId};
+use crate::pg::{BaseBackupOptions, ConnInfo, LocalBackup, Lsn, TimelineId};
 use crate::store::{Body, Store};
 
 /// The largest `backup.json` that is read, in bytes: some 150 for each part.
@@ -44,13 +47,15 @@ pub const MAX_RATE_KIB: std::ops::RangeInclusive<u32> = 32..=1 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How a backup is taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct BasebackupOptions {
+    /// How the server's files are read.
+    pub method: Method,
     /// A label for people, of one line.
     pub label: String,
     /// Whether the checkpoint at the start is made at once.
     pub fast_checkpoint: bool,
-    /// The most the server sends, in KiB a second, within [`MAX_RATE_KIB`].
+    /// The most that is read, in KiB a second, within [`MAX_RATE_KIB`].
     pub max_rate_kib: Option<u32>,
     /// How long to wait for the WAL the backup needs.
     pub wal_timeout: Duration,
@@ -191,14 +196,17 @@ async fn take(
         max_rate_kib: options.max_rate_kib,
         ..BaseBackupOptions::new(&options.label)
     };
-    let mut stream = server.connection.base_backup(backup).await?;
-    let began_at = Utc::now();
-    let wal_from = WalFrom {
-        timeline: stream.start_timeline,
-        lsn: stream.start_lsn,
+    let mut source = match &options.method {
+        Method::Stream => Source::Stream(server.connection.base_backup(backup).await?),
+        Method::Local(info) => {
+            server.connection.close().await;
+            Source::Local(LocalBackup::start(info, &backup, server.cluster.system_identifier).await?)
+        }
     };
-    let sizes_kib = stream
-        .tablespaces
+    let began_at = Utc::now();
+    let wal_from = source.start();
+    let sizes_kib = source
+        .tablespaces()
         .iter()
         .filter_map(|tablespace| tablespace.size_kib);
     progress.expect(sizes_kib.sum::<u64>() << 10);
@@ -206,7 +214,7 @@ async fn take(
     // At the same time: what the server sent first must be read at once, for it tells the server's clock.
     let ((), copied) = tokio::join!(
         heartbeat.tell(wal_from),
-        Box::pin(copy::copy(options, &mut stream, store, id, progress))
+        Box::pin(copy::copy(options, &mut source, store, id, progress))
     );
     let copied = copied?;
     copied.clock.warn_if_off();
@@ -218,7 +226,7 @@ async fn take(
         began_at,
         configuration,
     };
-    let record = record(basics, &stream, copied)?;
+    let record = record(basics, wal_from, copied)?;
     let pending = objects::key(id, BackupObject::Pending);
     objects::create(store, &pending, &Body::from_bytes(record.to_json()?)).await?;
     Ok(record)

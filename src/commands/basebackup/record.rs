@@ -4,11 +4,11 @@ use chrono::{DateTime, Utc};
 
 use super::copy::Copied;
 use crate::archive::FORMAT_VERSION;
-use crate::archive::backup::{BackupKind, BackupRecord, BackupSource, Configuration, WalRange};
+use crate::archive::backup::{BackupKind, BackupRecord, BackupSource, Configuration, WalFrom, WalRange};
 use crate::archive::identity::ClusterIdentity;
 use crate::archive::keys::BackupId;
 use crate::error::{Error, Result};
-use crate::pg::{self, BaseBackupStream};
+use crate::pg;
 
 /// What is known before the copy.
 pub(super) struct Basics {
@@ -24,7 +24,7 @@ pub(super) struct Basics {
 ///
 /// # Errors
 /// `Corrupt` where its pieces contradict each other.
-pub(super) fn record(basics: Basics, stream: &BaseBackupStream, copied: Copied) -> Result<BackupRecord> {
+pub(super) fn record(basics: Basics, start: WalFrom, copied: Copied) -> Result<BackupRecord> {
     copied.label.check(basics.cluster.segment_size)?;
     if let Some(other) = copied.manifest.system_identifier
         && other != basics.cluster.system_identifier
@@ -55,9 +55,9 @@ pub(super) fn record(basics: Basics, stream: &BaseBackupStream, copied: Copied) 
         segment_bytes: basics.cluster.segment_size,
         started_at: copied.clock.time_of(basics.began_at),
         finished_at: copied.clock.time_of(copied.ended_at),
-        start_lsn: stream.start_lsn,
+        start_lsn: start.lsn,
         stop_lsn: copied.stop_lsn,
-        start_timeline: stream.start_timeline,
+        start_timeline: start.timeline,
         stop_timeline: copied.stop_timeline,
         wal_ranges: copied.manifest.wal_ranges.iter().map(wal_range).collect(),
         size_bytes: copied.streams.iter().map(|stream| stream.tar_bytes).sum(),

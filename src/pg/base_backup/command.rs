@@ -20,7 +20,8 @@ pub(super) fn command(options: &BaseBackupOptions, server_major: u32) -> Result<
     })
 }
 
-fn check(options: &BaseBackupOptions) -> Result<()> {
+/// Refuses what PostgreSQL would refuse, or what would spoil `backup_label`.
+pub(super) fn check(options: &BaseBackupOptions) -> Result<()> {
     if options.label.len() > LABEL_BYTES {
         return Err(Error::invalid(format!(
             "the backup label has {} bytes and PostgreSQL takes {LABEL_BYTES}; shorten it",

@@ -1,16 +1,19 @@
-//! `BASE_BACKUP` as a stream of events, in the dialects of PostgreSQL 14 and of 15 to 18.
+//! A base backup as a stream of events: `BASE_BACKUP`, in the dialects of PostgreSQL 14 and of 15 to 18, or the data
+//! directory as it is read on this machine ([`LocalBackup`]).
 //!
 //! What holds: `End` comes only after the server confirmed the whole backup, every archive and the
 //! manifest arrived, and no checksum failed. The backup carries no WAL, and the server does not wait
 //! for its archiver: whoever takes the backup sees to both.
 
 mod command;
+mod local;
 mod stream;
 
 use bytes::Bytes;
 
 use super::{Lsn, TimelineId};
 
+pub use self::local::LocalBackup;
 pub use self::stream::BaseBackupStream;
 
 /// What a base backup asks of the server.
@@ -58,9 +61,9 @@ pub enum Event {
     /// The next bytes of the archive that began last. PostgreSQL 14 leaves out the two zero blocks
     /// that end a tar archive; 15 and later send them.
     Data(Bytes),
-    /// All archives are complete; the manifest begins.
+    /// All archives are complete. From the server the manifest begins here.
     ManifestStart,
-    /// The next bytes of the manifest.
+    /// The next bytes of the manifest; where the data directory is read here, they come while it is.
     Manifest(Bytes),
     /// Bytes of all archives done so far, as PostgreSQL 15 and later count them; 14 sends none.
     Progress(u64),

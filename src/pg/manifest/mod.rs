@@ -9,6 +9,7 @@ mod file;
 mod source;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::fmt;
 use std::io::{BufReader, Read};
@@ -20,6 +21,7 @@ pub use checksum::FileHash;
 pub use file::{ChecksumAlgorithm, FileChecksum, ManifestFile};
 use file::{FileLine, from_hex};
 use source::Source;
+pub(super) use writer::{ManifestWriter, NewFile};
 
 use super::{Lsn, TimelineId};
 use crate::error::{Error, Result};
