@@ -3,6 +3,7 @@
 import os
 import shutil
 
+from contestants import LOCAL
 from measure import freshen
 from operations import FLOOR
 
@@ -16,7 +17,7 @@ def measure(bench, store, wanted):
     turns = Turns(bench, store)
     try:
         bench.cluster.archive_with("/bin/true")
-        entered = bench.field(store, [""], next_level=True)
+        entered = bench.field(store, ["", LOCAL], next_level=True)
         bench.rounds(store, entered, bench.rounds_on(store), turns.turn, turns.floor, ["backup", "recover"])
     finally:
         bench.cluster.stop()
@@ -47,7 +48,9 @@ class Turns:
             one.store.discard(one.archive)
         back.stored = cost.stored
         bench.record_of("backup", one, cost)
-        bench.record_of("recover", one, back)
+        # What is restored is the same, wherever the backup came from.
+        if one.mode != LOCAL:
+            bench.record_of("recover", one, back)
 
     def floor(self, _number):
         bench, backup = self.bench, self.bench.work / "floor.tar.zst"

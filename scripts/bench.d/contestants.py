@@ -13,6 +13,8 @@ import stores
 from measure import Failure
 
 NAMES = ["walship", "pgbackrest", "wal-g", "walrus"]
+# walship's mode for a base backup that is read from the data directory.
+LOCAL = "local"
 
 
 class Contestant:
@@ -76,10 +78,12 @@ class Contestant:
 
 class Walship(Contestant):
     name = "walship"
-    modes = ["", "agent"]
+    modes = ["", "agent", LOCAL]
 
     def settings(self, directory, ahead):
         settings = {"WALSHIP_PUSH_COMPRESSION_LEVEL": self.level, "WALSHIP_BACKUP_COMPRESSION_LEVEL": self.level}
+        if self.mode == LOCAL:
+            settings["WALSHIP_BACKUP_METHOD"] = "local"
         if isinstance(self.store, stores.S3Store):
             return settings | s3_credentials(self.store) | {
                 "WALSHIP_ARCHIVE": f"s3://{stores.BUCKET}/{self.archive}", "AWS_ENDPOINT_URL": self.store.endpoint,
@@ -87,7 +91,7 @@ class Walship(Contestant):
         return settings | {"WALSHIP_ARCHIVE": f"file://{self.store.path(self.archive)}"}
 
     def daemon(self, directory):
-        if self.mode:
+        if self.mode == "agent":
             agent = f"{self.program} agent --pgdata {directory}"
             return f"exec {agent}", f"{agent} --ping"
         return None

@@ -5,7 +5,7 @@ from operations import FLOOR
 
 MEBIBYTE = 1 << 20
 PEER, CP = "the best peer", "cp from a directory"
-NO_AGENT, AGENT = ("walship",), ("walship, agent",)
+NO_AGENT, AGENT, LOCAL = ("walship",), ("walship, agent",), ("walship, local",)
 # Workload, operation, store, walship in which mode, what, at most so many times what (or MiB).
 TARGETS = [
     ("W1 push, no agent", "push", "s3", NO_AGENT, "wall", 0.8, PEER),
@@ -36,6 +36,10 @@ TARGETS = [
     ("W5 base backup", "backup", "s3", NO_AGENT, "wall", 1.15, FLOOR),
     ("W5 base backup", "backup", "s3", NO_AGENT, "total_cpu", 1.2, PEER),
     ("W5 base backup", "backup", "s3", NO_AGENT, "memory", 192, None),
+    ("W5 base backup, local", "backup", "s3", LOCAL, "wall", 0.75, PEER),
+    ("W5 base backup, local", "backup", "s3", LOCAL, "wall", 1.15, FLOOR),
+    ("W5 base backup, local", "backup", "s3", LOCAL, "total_cpu", 1.2, PEER),
+    ("W5 base backup, local", "backup", "s3", LOCAL, "memory", 192, None),
     ("W6 its restore", "recover", "s3", NO_AGENT, "wall", 0.9, PEER),
     ("W6 its restore", "recover", "s3", NO_AGENT, "wall", 1.0, FLOOR),
     ("W6 its restore", "recover", "s3", NO_AGENT, "cpu", 1.0, PEER),

@@ -24,12 +24,12 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const MIB: usize = 1 << 20;
 const LABEL: &str = "it's \"quoted\" \\ ünïcode";
 
-fn json(output: &Output) -> Value {
+pub(crate) fn json(output: &Output) -> Value {
     serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:#?}"))
 }
 
 /// The keys in a directory archive below `prefix`, sorted.
-fn keys(place: &Place, prefix: &str) -> Vec<String> {
+pub(crate) fn keys(place: &Place, prefix: &str) -> Vec<String> {
     let root = place.path().unwrap();
     let mut folders = vec![root.join(prefix)];
     let mut keys = Vec::new();
@@ -47,12 +47,12 @@ fn keys(place: &Place, prefix: &str) -> Vec<String> {
     keys
 }
 
-fn listed(place: &Place) -> usize {
+pub(crate) fn listed(place: &Place) -> usize {
     let keys = keys(place, "backups");
     keys.iter().filter(|key| key.ends_with("/backup.json")).count()
 }
 
-fn write(cluster: &Cluster, name: &str, content: &[u8]) {
+pub(crate) fn write(cluster: &Cluster, name: &str, content: &[u8]) {
     let path = cluster.data_dir().join(name);
     std::fs::write(&path, content).unwrap();
     give_to_user(&path);
@@ -69,7 +69,7 @@ fn noise(length: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(length).collect()
 }
 
-fn decompress(path: &Path) -> Vec<u8> {
+pub(crate) fn decompress(path: &Path) -> Vec<u8> {
     let output = std::process::Command::new("zstd")
         .arg("-dc")
         .arg(path)
@@ -80,7 +80,7 @@ fn decompress(path: &Path) -> Vec<u8> {
 }
 
 /// Unpacks a stored backup as its format promises: with `cat`, `zstd` and `tar`.
-fn unpack(place: &Place, id: &str, streams: &Value, data: &Path) {
+pub(crate) fn unpack(place: &Place, id: &str, streams: &Value, data: &Path) {
     let backup = place.path().unwrap().join("backups").join(id);
     // The data directory comes last, but holds the folder that the tablespaces go into.
     for stream in streams.as_array().unwrap().iter().rev() {

@@ -26,6 +26,7 @@ mod expire;
 mod false_server;
 mod format;
 mod limits;
+mod local_backup;
 mod patroni;
 mod pgbouncer;
 mod push;

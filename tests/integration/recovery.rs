@@ -211,6 +211,14 @@ fn every_kind_of_target_is_reached_with_tablespaces_and_partitions() {
 }
 
 #[test]
+fn every_kind_of_target_is_reached_from_a_backup_of_the_data_directory() {
+    for &major in majors() {
+        let place = Place::directory().with_env("WALSHIP_BACKUP_METHOD", "local");
+        check_every_target(&History::write(major, place));
+    }
+}
+
+#[test]
 fn the_main_job_works_on_every_store() {
     for store in stores::chosen() {
         let history = History::write(18, store.new_place());

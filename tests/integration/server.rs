@@ -4,7 +4,7 @@
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use crate::support::postgres::{Cluster, Stop};
+use crate::support::postgres::{Builder, Cluster, Stop};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::stores::{Kind, Place, StoreServer};
 use crate::support::walship::{Walship, binary};
@@ -23,15 +23,20 @@ pub fn majors() -> &'static [u32] {
 
 /// A started primary that archives with walship, with the settings of `walship` in its environment.
 pub fn archiving_primary(major: u32, walship: &Walship) -> Cluster {
+    let mut cluster = archiving_builder(major, walship).initdb();
+    cluster.start();
+    cluster
+}
+
+/// What [`archiving_primary`] is made of.
+pub fn archiving_builder(major: u32, walship: &Walship) -> Builder {
     let mut builder = Cluster::builder(major)
         .option("archive_mode", "on")
         .option("archive_command", &format!("{} push %p", binary().display()));
     for (name, value) in walship.environment() {
         builder = builder.env(name, value);
     }
-    let mut cluster = builder.initdb();
-    cluster.start();
-    cluster
+    builder
 }
 
 /// Waits until this segment, and so everything before it, is in the archive.

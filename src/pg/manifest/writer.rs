@@ -59,7 +59,11 @@ impl ManifestWriter {
         let modified = DateTime::from_timestamp(file.modified, 0)
             .ok_or_else(|| failed("a time of change that is out of range"))?
             .format("%Y-%m-%d %H:%M:%S GMT");
-        let comma = if std::mem::take(&mut self.is_first) { "" } else { "," };
+        let comma = if std::mem::take(&mut self.is_first) {
+            ""
+        } else {
+            ","
+        };
         // The value's bytes as they lie in memory.
         let checksum = file.crc32c.swap_bytes();
         // Writing to a string cannot fail.
@@ -131,7 +135,10 @@ mod tests {
             let manifest = Manifest::read(text.as_bytes(), |file| {
                 assert_eq!(file.modified, "2026-11-23 13:08:11 GMT");
                 assert_eq!(file.checksum.unwrap().bytes, 0xE306_9283_u32.to_le_bytes());
-                seen.push((String::from_utf8(file.path.as_bytes().to_vec()).unwrap(), file.size_bytes));
+                seen.push((
+                    String::from_utf8(file.path.as_bytes().to_vec()).unwrap(),
+                    file.size_bytes,
+                ));
                 Ok(())
             })
             .unwrap();

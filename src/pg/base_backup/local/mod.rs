@@ -20,7 +20,7 @@ use self::sender::Sender;
 use super::command::{check, parse_duration};
 use super::{BaseBackupOptions, Event, TablespaceHeader};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::data_directory::{control_file, read_control_file};
+use crate::pg::data_directory::read_control_file;
 use crate::pg::sql::quote_literal;
 use crate::pg::{ClusterState, ConnInfo, Connection, ControlFile, Lsn, TimelineId};
 
@@ -68,7 +68,9 @@ struct Outlet(mpsc::Sender<Result<Step>>);
 
 impl Outlet {
     fn send(&self, event: Event) -> Result<()> {
-        self.0.blocking_send(Ok(Step::Event(event))).map_err(|_| given_up())
+        self.0
+            .blocking_send(Ok(Step::Event(event)))
+            .map_err(|_| given_up())
     }
 
     /// Has the backup ended on the server.
@@ -267,17 +269,13 @@ async fn start(connection: &mut Connection, options: &BaseBackupOptions, facts: 
 }
 
 /// The control file, once it holds the checkpoint that the server sees in its own.
-///
-/// A copy of the data directory, or a standby's under the same path, has the same system identifier: but not the
-/// checkpoint that was made a moment ago, or it replays it.
 async fn same_server(connection: &mut Connection, data_directory: &Path) -> Result<ControlFile> {
     for _ in 0..LOOKS {
         let query = "select checkpoint_lsn from pg_control_checkpoint()";
         let row = one_row(connection, "ask for the last checkpoint", query).await?;
         let checkpoint: Lsn = row.into_iter().flatten().next().unwrap_or_default().parse()?;
-        if let Some((_, control)) = control_file(data_directory)?
-            && control.state == ClusterState::InProduction
-            && control.checkpoint == checkpoint
+        if let Some(control) = read_control_file(data_directory)?
+            && is_its_own(&control, checkpoint)
         {
             return Ok(control);
         }
@@ -288,6 +286,13 @@ async fn same_server(connection: &mut Connection, data_directory: &Path) -> Resu
          server's own machine, {USE_STREAM}",
         data_directory.display()
     )))
+}
+
+/// Whether a control file is that of the primary whose last checkpoint is this one, made a moment ago. A copy of the data
+/// directory, or a standby's under the same path, has the same system identifier: but it lacks the checkpoint, or
+/// replays it.
+fn is_its_own(control: &ControlFile, checkpoint: Lsn) -> bool {
+    control.state == ClusterState::InProduction && control.checkpoint == checkpoint
 }
 
 /// The tablespaces: links in `pg_tblspc` whose names are numbers (`do_pg_backup_start`, `xlog.c`).
@@ -330,5 +335,22 @@ fn unreadable(path: &Path, error: std::io::Error) -> Error {
             path.display()
         )),
         _ => Error::io(format!("read {}", path.display()), error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_and_a_standby_of_the_server_are_not_the_server() {
+        let bytes = include_bytes!("../../../../tests/fixtures/pg_control/18.bin");
+        let mut control = ControlFile::parse(bytes).unwrap();
+        control.state = ClusterState::InProduction;
+        let checkpoint = control.checkpoint;
+        assert!(is_its_own(&control, checkpoint));
+        assert!(!is_its_own(&control, Lsn(checkpoint.0 + 8)), "a copy");
+        control.state = ClusterState::InArchiveRecovery;
+        assert!(!is_its_own(&control, checkpoint), "a standby");
     }
 }

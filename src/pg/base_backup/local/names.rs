@@ -2,6 +2,8 @@
 //! `excludeDirContents` in `basebackup.c` (`src/backend/backup/`, before 16 `src/backend/replication/`), PostgreSQL 14
 //! to 18.
 
+use crate::pg::Major;
+
 /// Files that no backup holds, wherever they are (`excludeFiles`).
 const LEFT_OUT: [&str; 7] = [
     "postgresql.auto.conf.tmp",
@@ -14,8 +16,6 @@ const LEFT_OUT: [&str; 7] = [
 ];
 /// What begins so is left out as well: `PG_TEMP_FILE_PREFIX`, and `RELCACHE_INIT_FILENAME` of `excludeFiles`.
 const LEFT_OUT_PREFIXES: [&str; 2] = ["pgsql_tmp", "pg_internal.init"];
-/// macOS's own; since the minor releases of February 2024.
-const DS_STORE: &str = ".DS_Store";
 /// Directories that are kept without what is in them (`excludeDirContents`).
 const EMPTIED: [&str; 7] = [
     "pg_stat_tmp",
@@ -27,10 +27,10 @@ const EMPTIED: [&str; 7] = [
     "pg_subtrans",
 ];
 
-pub(super) fn is_left_out(name: &str) -> bool {
-    LEFT_OUT.contains(&name)
-        || name == DS_STORE
-        || LEFT_OUT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+pub(super) fn is_left_out(name: &str, major: Major) -> bool {
+    // macOS's own; 14 keeps it.
+    let is_finders = name == ".DS_Store" && major > Major::V14;
+    is_finders || LEFT_OUT.contains(&name) || LEFT_OUT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 pub(super) fn is_emptied(name: &str) -> bool {
@@ -102,7 +102,16 @@ mod tests {
         assert_eq!(Relation::parse("16384"), relation("16384", false, 0));
         assert_eq!(Relation::parse("16384_vm.2"), relation("16384", false, 2));
         assert_eq!(Relation::parse("16384_init"), relation("16384", true, 0));
-        for name in ["", "PG_VERSION", "16384_other", "16384.x", "16384.", "t3_16384", "_vm", "1a"] {
+        for name in [
+            "",
+            "PG_VERSION",
+            "16384_other",
+            "16384.x",
+            "16384.",
+            "t3_16384",
+            "_vm",
+            "1a",
+        ] {
             assert_eq!(Relation::parse(name), None, "{name}");
         }
     }
@@ -112,18 +121,38 @@ mod tests {
         for name in ["t3_16384", "t12_16384_fsm", "t3_16384.1", "t3_16384_vm.7"] {
             assert!(is_temporary_relation(name), "{name}");
         }
-        for name in ["16384", "t3", "t_16384", "t3_", "t3_16384_other", "table_1", "tx_1"] {
+        for name in [
+            "16384",
+            "t3",
+            "t_16384",
+            "t3_",
+            "t3_16384_other",
+            "table_1",
+            "tx_1",
+        ] {
             assert!(!is_temporary_relation(name), "{name}");
         }
     }
 
     #[test]
     fn only_the_names_that_postgresql_leaves_out_are_left_out() {
-        for name in ["postmaster.pid", "pgsql_tmp", "pgsql_tmp12.3", "pg_internal.init.7", "backup_manifest"] {
-            assert!(is_left_out(name), "{name}");
+        for name in [
+            "postmaster.pid",
+            "pgsql_tmp",
+            "pgsql_tmp12.3",
+            "pg_internal.init.7",
+            "backup_manifest",
+        ] {
+            assert!(is_left_out(name, Major::V18), "{name}");
         }
-        for name in ["postmaster.pid.bak", "backup_label.old", "current_logfiles", "pg_internal.ini", "log"] {
-            assert!(!is_left_out(name), "{name}");
+        for name in [
+            "postmaster.pid.bak",
+            "backup_label.old",
+            "current_logfiles",
+            "pg_internal.ini",
+            "log",
+        ] {
+            assert!(!is_left_out(name, Major::V18), "{name}");
         }
         assert!(is_database("base/5", "base") && is_database("PG_18_202506291/5", "PG_18_202506291"));
         assert!(!is_database("base", "base") && !is_database("base/pgsql_tmp", "base"));

@@ -121,12 +121,18 @@ impl Sender {
             )));
         }
         let (control_bytes, _) = control.ok_or_else(|| {
-            Error::invalid(format!("{CONTROL_FILE} has gone; is the data directory still there?"))
+            Error::invalid(format!(
+                "{CONTROL_FILE} has gone; is the data directory still there?"
+            ))
         })?;
         let stopped = self.tar.outlet().stop()?;
         let metadata = std::fs::metadata(&root).map_err(|error| unreadable(&root, error))?;
         let attributes = Attributes {
-            mode: if metadata.mode() & GROUP_READS == GROUP_READS { 0o640 } else { 0o600 },
+            mode: if metadata.mode() & GROUP_READS == GROUP_READS {
+                0o640
+            } else {
+                0o600
+            },
             modified: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |time| time.as_secs().cast_signed()),
@@ -148,7 +154,11 @@ impl Sender {
             Err(error) if error.kind() == IoKind::NotFound => return Ok(()),
             entries => entries.map_err(|error| unreadable(path, error))?,
         };
-        let base = if in_data_directory { "base".to_owned() } else { version_directory(self.control.major) };
+        let base = if in_data_directory {
+            "base".to_owned()
+        } else {
+            version_directory(self.control.major)
+        };
         let is_database = names::is_database(name, &base);
         for entry in entries {
             let entry = entry.map_err(|error| unreadable(path, error))?;
@@ -160,8 +170,12 @@ impl Sender {
                     entry.path().display()
                 )));
             };
-            let member = if name.is_empty() { file_name.to_owned() } else { format!("{name}/{file_name}") };
-            let left_out = names::is_left_out(file_name)
+            let member = if name.is_empty() {
+                file_name.to_owned()
+            } else {
+                format!("{name}/{file_name}")
+            };
+            let left_out = names::is_left_out(file_name, self.control.major)
                 || is_database && is_lost_in_a_crash(path, file_name)
                 || in_data_directory && member == CONTROL_FILE;
             if left_out {
@@ -196,7 +210,11 @@ impl Sender {
         if names::is_emptied(file_name) || in_data_directory && member == "pg_wal" {
             // A link to a directory becomes a directory, as with convert_link_to_directory.
             let attributes = Attributes {
-                mode: if kind.is_symlink() { self.directory_mode()? } else { metadata.mode() & 0o7777 },
+                mode: if kind.is_symlink() {
+                    self.directory_mode()?
+                } else {
+                    metadata.mode() & 0o7777
+                },
                 ..Attributes::of(metadata)
             };
             self.tar.directory(member, attributes)?;
@@ -212,12 +230,19 @@ impl Sender {
             self.tar.directory(member, Attributes::of(metadata))?;
             // Tablespaces have archives of their own, and their links are in tablespace_map.
             let elsewhere = in_data_directory && (member == "pg_tblspc" || self.is_tablespace(path));
-            return if elsewhere { Ok(()) } else { self.directory(path, member) };
+            return if elsewhere {
+                Ok(())
+            } else {
+                self.directory(path, member)
+            };
         }
         if kind.is_file() {
             return self.file(path, member, relation);
         }
-        tracing::warn!("{} is neither a file nor a directory, and no backup holds it", path.display());
+        tracing::warn!(
+            "{} is neither a file nor a directory, and no backup holds it",
+            path.display()
+        );
         Ok(())
     }
 
@@ -225,11 +250,18 @@ impl Sender {
     fn directory_mode(&self) -> Result<u32> {
         let path = &self.data_directory;
         let metadata = std::fs::metadata(path).map_err(|error| unreadable(path, error))?;
-        Ok(if metadata.mode() & GROUP_READS == GROUP_READS { 0o750 } else { 0o700 })
+        Ok(if metadata.mode() & GROUP_READS == GROUP_READS {
+            0o750
+        } else {
+            0o700
+        })
     }
 
     fn is_tablespace(&self, path: &Path) -> bool {
-        let mut locations = self.tablespaces.iter().filter_map(|header| header.location.as_deref());
+        let mut locations = self
+            .tablespaces
+            .iter()
+            .filter_map(|header| header.location.as_deref());
         locations.any(|location| Path::new(location) == path)
     }
 
@@ -293,7 +325,8 @@ impl Sender {
             crc32c,
         })?;
         if self.manifest.waiting() >= MANIFEST_BYTES {
-            self.tar.send(Event::Manifest(Bytes::from(self.manifest.take())))?;
+            self.tar
+                .send(Event::Manifest(Bytes::from(self.manifest.take())))?;
         }
         Ok(())
     }
@@ -328,7 +361,12 @@ impl Pages<'_> {
     fn check(&self, piece: &mut Vec<u8>, begin: usize, at: u64) -> Result<Option<u64>> {
         let mut damaged = 0;
         let mut end = piece.len();
-        for (number, page) in piece.get_mut(begin..).unwrap_or_default().chunks_exact_mut(PAGE_BYTES).enumerate() {
+        for (number, page) in piece
+            .get_mut(begin..)
+            .unwrap_or_default()
+            .chunks_exact_mut(PAGE_BYTES)
+            .enumerate()
+        {
             let offset = at + (number * PAGE_BYTES) as u64;
             let block = self.first_block.wrapping_add((offset / PAGE_BYTES as u64) as u32);
             if !page::is_damaged(page, block, self.start_lsn) {
@@ -344,7 +382,10 @@ impl Pages<'_> {
             if page::is_damaged(page, block, self.start_lsn) {
                 damaged += 1;
                 if damaged <= NAMED_PAGES {
-                    tracing::warn!("{}: block {block} does not match its checksum", self.path.display());
+                    tracing::warn!(
+                        "{}: block {block} does not match its checksum",
+                        self.path.display()
+                    );
                 }
             }
         }
@@ -352,7 +393,60 @@ impl Pages<'_> {
         if (piece.len() - begin).is_multiple_of(PAGE_BYTES) {
             return Ok(Some(damaged));
         }
-        tracing::warn!("{} does not end with a whole page, which is not verified", self.path.display());
+        tracing::warn!(
+            "{} does not end with a whole page, which is not verified",
+            self.path.display()
+        );
         Ok((damaged > 0).then_some(damaged))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::super::Step;
+    use super::*;
+
+    /// What becomes of one file: the tar, and its line in the manifest.
+    fn sent(path: &str) -> (Vec<u8>, String) {
+        let control =
+            ControlFile::parse(include_bytes!("../../../../tests/fixtures/pg_control/18.bin")).unwrap();
+        let (outlet, mut steps) = mpsc::channel(16);
+        let mut sender = Sender::new(PathBuf::new(), control, Lsn(1), Vec::new(), None, Outlet(outlet));
+        sender.file(Path::new(path), "x", None).unwrap();
+        sender.tar.end_archive().unwrap();
+        let mut tar = Vec::new();
+        while let Ok(Ok(Step::Event(Event::Data(piece)))) = steps.try_recv() {
+            tar.extend_from_slice(&piece);
+        }
+        (tar, sender.manifest.take())
+    }
+
+    /// Files of the kernel are shorter, or longer, than they say.
+    #[test]
+    fn a_file_becomes_as_long_as_it_was_when_it_was_opened() {
+        let shorter = "/sys/kernel/mm/transparent_hugepage/enabled";
+        let (tar, line) = sent(shorter);
+        let mut content = std::fs::read(shorter).unwrap();
+        content.resize(4096, 0);
+        assert_eq!(tar.len(), 512 + 4096 + 1024);
+        assert!(tar[512..512 + 4096] == content[..], "zeros fill it up");
+        let checksum = format!("{:08x}", crc32c::crc32c(&content).swap_bytes());
+        assert!(
+            line.contains("\"Size\": 4096") && line.contains(&checksum),
+            "{line}"
+        );
+
+        let (tar, line) = sent("/proc/self/status");
+        assert_eq!(tar.len(), 512 + 1024);
+        assert!(line.contains("\"Size\": 0"), "{line}");
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_left_out() {
+        let (tar, line) = sent("/proc/self/nothing");
+        assert_eq!(tar.len(), 1024);
+        assert!(!line.contains("Size"), "{line}");
     }
 }

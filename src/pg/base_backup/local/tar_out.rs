@@ -123,7 +123,7 @@ impl TarOut {
             let now = Instant::now();
             let due = self.next.max(now);
             std::thread::sleep(due - now);
-            self.next = due + Duration::from_secs_f64(piece.len() as f64 / rate as f64);
+            self.next = due + Duration::from_micros(1_000_000 * piece.len() as u64 / rate);
         }
         self.outlet.send(Event::Data(Bytes::from(piece)))
     }
