@@ -213,8 +213,9 @@ fn every_kind_of_target_is_reached_with_tablespaces_and_partitions() {
 #[test]
 fn every_kind_of_target_is_reached_from_a_backup_of_the_data_directory() {
     for &major in majors() {
-        let place = Place::directory().with_env("WALSHIP_BACKUP_METHOD", "local");
-        check_every_target(&History::write(major, place));
+        let place = Place::directory();
+        let local = place.with_env("WALSHIP_BACKUP_METHOD", "local");
+        check_every_target(&History::write(major, local));
     }
 }
 

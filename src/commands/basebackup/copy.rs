@@ -53,7 +53,7 @@ pub(super) async fn copy(
     progress: &Progress,
 ) -> Result<Copied> {
     let mut parts = PartWriter::new(store.clone(), id.clone(), options.parts);
-    let mut copy = Copy::new(source.tablespaces().to_vec(), progress)?;
+    let mut copy = Copy::new(source, progress)?;
     let ended = copy.run(source, &mut parts).await;
     match ended {
         Ok(end) => {
@@ -76,6 +76,7 @@ struct End {
 
 struct Copy<'a> {
     tablespaces: Vec<TablespaceHeader>,
+    label_comes_first: bool,
     progress: &'a Progress,
     scanner: Option<TarScanner>,
     streams: Vec<TarStream>,
@@ -86,14 +87,15 @@ struct Copy<'a> {
 }
 
 impl<'a> Copy<'a> {
-    fn new(tablespaces: Vec<TablespaceHeader>, progress: &'a Progress) -> Result<Self> {
+    fn new(source: &Source, progress: &'a Progress) -> Result<Self> {
         let manifest = || {
             let mut frame = zstd::stream::write::Encoder::new(BodyWriter::new(MEMORY_BYTES), MANIFEST_LEVEL)?;
             frame.include_checksum(true)?;
             Ok(frame)
         };
         Ok(Self {
-            tablespaces,
+            tablespaces: source.tablespaces().to_vec(),
+            label_comes_first: matches!(source, Source::Stream(_)),
             progress,
             scanner: None,
             streams: Vec::new(),
@@ -161,8 +163,8 @@ impl<'a> Copy<'a> {
             .ok_or_else(|| Error::corrupt("PostgreSQL sends data before it says of what"))?;
         for entry in scanner.feed(tar)? {
             if entry.path == BACKUP_LABEL {
-                // Its first member, unless tablespaces come before the data directory.
-                let at_once = self.streams.len() == 1;
+                // The server's first member, unless tablespaces come before the data directory.
+                let at_once = self.label_comes_first && self.streams.len() == 1;
                 self.clock = ServerClock::observe(entry.mtime, Utc::now(), at_once);
             }
             self.index.push(&entry)?;
