@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let guess = Caller::guess(&arguments);
     exit_on_panic(guess);
-    let cli = match Cli::try_parse_from(as_clap_takes_them(arguments, &Cli::command())) {
+    let cli = match Cli::try_parse_from(as_clap_takes_them(arguments, Cli::command)) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             print_usage_error(&error, guess);

@@ -79,11 +79,11 @@ def ahead(bench, one):
     ready = bench.cluster.pile_up(bench.options.runs + 2)
     bench.prepare(one, "ahead")
     pushes = [one.push().replace("%p", f"pg_wal/{name}") for name in ready]
-    # Asked for the last of them, the agent answers when it has stored those before it too.
+    # Asked for the first the agent begins with all of them, asked for the last it answers when all are stored.
     before = [pushes[0], pushes[-1]]
     timed = [command for push in pushes[1:-1] for command in (SPAWN, push)]
     data = bench.cluster.data
-    environment = one.environment(data)
+    environment = one.environment(data) | {"WALSHIP_AGENT_LOOKAHEAD": str(len(ready))}
     costs = bench.runner.run("commands", timed, environment, data, daemon=one.daemon(data), before=before)
     bench.check_stored(one, bench.segments[: len(ready)])
     for spawned, pushed in zip(costs[::2], costs[1::2]):

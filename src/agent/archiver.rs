@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::known_identity::KnownIdentity;
 use super::protocol::{FileIdentity, Reply};
 use super::ready::{Place, waiting};
-use crate::commands::push::{self, PushOptions};
+use crate::commands::push::{self, Compressor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::WalName;
 use crate::store::Store;
@@ -31,8 +31,7 @@ const LOOK_AGE: Duration = Duration::from_secs(1);
 /// How to store.
 #[derive(Debug, Clone)]
 pub(super) struct ArchiverOptions {
-    pub(super) compression_level: i32,
-    pub(super) memory_bytes: usize,
+    pub(super) compressor: Arc<Compressor>,
     pub(super) timeout: Duration,
     /// Files that are worked on at the same time.
     pub(super) ahead: usize,
@@ -220,16 +219,12 @@ impl Archiver {
         file: FileIdentity,
         turn: Option<watch::Receiver<Option<Outcome>>>,
     ) -> Result<()> {
-        let options = PushOptions {
-            path: path.clone(),
-            compression_level: self.options.compression_level,
-            memory_bytes: self.options.memory_bytes,
-        };
         let known = self.identity.get();
         let is_known = known.is_some();
         let limit = self.options.timeout;
         let over = time_over(turn.clone(), limit);
-        let pushing = push::run_in_turn(&options, &self.store, Utc::now(), known, turn.map(after));
+        let compressor = &self.options.compressor;
+        let pushing = push::run_in_turn(&path, compressor, &self.store, Utc::now(), known, turn.map(after));
         let identity = tokio::select! {
             pushed = pushing => pushed,
             () = over => Err(Error::unavailable(format!(

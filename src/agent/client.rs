@@ -5,26 +5,46 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tempfile::TempPath;
 
 use super::Address;
 use super::protocol::{Ask, LINE_LIMIT, Reply, Request, SILENCE, line, parse};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What an agent answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Answer {
     /// The file is durable in the archive.
     Stored,
     /// The file is verified, and waits here to be renamed.
-    Ready(PathBuf),
+    Ready(ReadyFile),
     /// It is proven that the archive has no such file.
     Absent(String),
     /// It lives.
     Alive,
+}
+
+/// A file in the agent's spool. The agent keeps it for as long as the conversation goes on.
+#[derive(Debug)]
+pub struct ReadyFile {
+    file: TempPath,
+    _conversation: UnixStream,
+}
+
+impl ReadyFile {
+    /// Gives it its name, where there is none of that name yet.
+    ///
+    /// # Errors
+    /// As the operating system says: the agent may have ended, and removed it.
+    pub fn deliver(self, destination: &Path) -> std::io::Result<()> {
+        self.file
+            .persist_noclobber(destination)
+            .map_err(|failed| failed.error)
+    }
 }
 
 /// Asks the agent, and waits for its answer for at most `limit`; `None` where there is no agent to be
@@ -38,9 +58,13 @@ pub fn ask(address: &Address, ask: Ask, limit: Duration) -> Option<Result<Answer
         fingerprint: address.fingerprint()?,
         ask,
     };
-    match converse(address, &request, limit)? {
+    let (reply, conversation) = converse(address, &request, limit)?;
+    match reply {
         Reply::Stored => Some(Ok(Answer::Stored)),
-        Reply::Ready { file } => Some(Ok(Answer::Ready(file))),
+        Reply::Ready { file } => Some(Ok(Answer::Ready(ReadyFile {
+            file: TempPath::try_from_path(file).ok()?,
+            _conversation: conversation,
+        }))),
         Reply::Absent { reason } => Some(Ok(Answer::Absent(reason))),
         Reply::Alive => Some(Ok(Answer::Alive)),
         // What this process's own environment may know better: credentials, files, settings.
@@ -54,8 +78,8 @@ pub fn ask(address: &Address, ask: Ask, limit: Duration) -> Option<Result<Answer
     }
 }
 
-/// Sends the request and reads lines until one is an answer.
-fn converse(address: &Address, request: &Request, limit: Duration) -> Option<Reply> {
+/// Sends the request and reads lines until one is an answer; what the conversation was on comes with it.
+fn converse(address: &Address, request: &Request, limit: Duration) -> Option<(Reply, UnixStream)> {
     let deadline = Instant::now() + limit;
     let mut stream = connect(address)?;
     stream.set_write_timeout(Some(SILENCE)).ok()?;
@@ -64,10 +88,11 @@ fn converse(address: &Address, request: &Request, limit: Duration) -> Option<Rep
     loop {
         let Some(left) = deadline.checked_duration_since(Instant::now()) else {
             // It lives, and has tried as long as this process may.
-            return Some(Reply::Failed {
+            let reply = Reply::Failed {
                 kind: ErrorKind::Unavailable,
                 message: format!("the agent was not done within {} s", limit.as_secs_f64()),
-            });
+            };
+            return Some((reply, reader.into_inner()));
         };
         let silence = SILENCE.min(left.max(Duration::from_millis(1)));
         reader.get_ref().set_read_timeout(Some(silence)).ok()?;
@@ -82,7 +107,7 @@ fn converse(address: &Address, request: &Request, limit: Duration) -> Option<Rep
         }
         match parse(&text).ok()? {
             Reply::Working => {}
-            reply => return Some(reply),
+            reply => return Some((reply, reader.into_inner())),
         }
     }
 }

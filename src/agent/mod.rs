@@ -27,7 +27,7 @@ mod spool;
 mod start;
 
 pub use address::Address;
-pub use client::{Answer, ask};
+pub use client::{Answer, ReadyFile, ask};
 pub use detach::detach;
 pub use protocol::Ask;
 pub use ready::is_behind;

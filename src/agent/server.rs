@@ -19,6 +19,7 @@ use super::life::{Activity, Life};
 use super::prefetch::{Prefetcher, is_destination_of};
 use super::protocol::{Ask, LINE_LIMIT, Reply, Request, SIGN_OF_LIFE, SILENCE, line, parse};
 use super::spool::Spool;
+use crate::commands::push::Compressor;
 use crate::commands::restore::RestoreOptions;
 use crate::error::{Error, Result};
 use crate::pg::data_directory::RecoverySignal;
@@ -31,10 +32,8 @@ pub struct AgentOptions {
     pub address: Address,
     /// The data directory it serves.
     pub data_directory: PathBuf,
-    /// zstd level of WAL.
-    pub compression_level: i32,
-    /// Compressed bytes of one file kept in memory.
-    pub memory_bytes: usize,
+    /// What compresses WAL.
+    pub compressor: Arc<Compressor>,
     /// Time after which storing one file is given up.
     pub push_timeout: Duration,
     /// Files that are stored at the same time, the one that was asked for included.
@@ -65,8 +64,7 @@ pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> R
     let socket = Socket::bind(&options.address.socket)?;
     let spool = Spool::open(&options.data_directory, &options.address.name)?;
     let archiver = ArchiverOptions {
-        compression_level: options.compression_level,
-        memory_bytes: options.memory_bytes,
+        compressor: options.compressor,
         timeout: options.push_timeout,
         ahead: options.lookahead,
     };

@@ -114,12 +114,37 @@ impl Trailer {
     }
 }
 
-/// Compresses one file of `pg_wal` into a stored object.
-pub struct WalEncoder<W: Write> {
-    frame: zstd::stream::write::Encoder<'static, W>,
+/// What a file's bytes are, as they pass by: size and SHA-256.
+#[derive(Default)]
+pub struct Content {
     hash: Sha256,
     size: u64,
-    index: Option<SegmentIndex>,
+}
+
+impl Content {
+    /// Adds a piece of the file.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.hash.update(piece);
+        self.size += piece.len() as u64;
+    }
+
+    /// What the stored object says of the file; `index` is a segment's.
+    #[must_use]
+    pub fn trailer(self, name: WalName, system_identifier: u64, index: Option<SegmentIndex>) -> Trailer {
+        Trailer {
+            name: name.to_string(),
+            size: self.size,
+            sha256: Sha256Sum(self.hash.finalize().into()),
+            system_identifier,
+            walship: env!("CARGO_PKG_VERSION").to_owned(),
+            index,
+        }
+    }
+}
+
+/// Compresses one file of `pg_wal` into a stored object. What the file is, [`Content`] finds out beside it.
+pub struct WalEncoder<W: Write> {
+    frame: zstd::stream::write::Encoder<'static, W>,
 }
 
 impl<W: Write> WalEncoder<W> {
@@ -134,19 +159,7 @@ impl<W: Write> WalEncoder<W> {
             Ok(frame)
         };
         let frame = start(output).map_err(|error| Error::io("start compression", error))?;
-        Ok(Self {
-            frame,
-            hash: Sha256::new(),
-            size: 0,
-            index: None,
-        })
-    }
-
-    /// Puts the content's index into the trailer.
-    #[must_use]
-    pub fn with_index(mut self, index: Option<SegmentIndex>) -> Self {
-        self.index = index;
-        self
+        Ok(Self { frame })
     }
 
     /// Adds a piece of the file.
@@ -154,8 +167,6 @@ impl<W: Write> WalEncoder<W> {
     /// # Errors
     /// `Internal` where the output cannot be written.
     pub fn write(&mut self, piece: &[u8]) -> Result<()> {
-        self.hash.update(piece);
-        self.size += piece.len() as u64;
         self.frame
             .write_all(piece)
             .map_err(|error| Error::io("compress", error))
@@ -165,16 +176,8 @@ impl<W: Write> WalEncoder<W> {
     ///
     /// # Errors
     /// `Internal` where the output cannot be written.
-    pub fn finish(self, name: WalName, system_identifier: u64) -> Result<(W, Trailer)> {
-        let trailer = Trailer {
-            name: name.to_string(),
-            size: self.size,
-            sha256: Sha256Sum(self.hash.finalize().into()),
-            system_identifier,
-            walship: env!("CARGO_PKG_VERSION").to_owned(),
-            index: self.index,
-        };
-        let json = TrailerText::of(&trailer).and_then(|text| serde_json::to_vec(&text));
+    pub fn finish(self, trailer: &Trailer) -> Result<W> {
+        let json = TrailerText::of(trailer).and_then(|text| serde_json::to_vec(&text));
         let json = json.map_err(|error| Error::defect("write the trailer", error))?;
         let end = |mut output: W| {
             output.write_all(&TRAILER_MAGIC)?;
@@ -182,13 +185,29 @@ impl<W: Write> WalEncoder<W> {
             output.write_all(&json)?;
             Ok(output)
         };
-        let output = self
-            .frame
+        self.frame
             .finish()
             .and_then(end)
-            .map_err(|error| Error::io("compress", error))?;
-        Ok((output, trailer))
+            .map_err(|error| Error::io("compress", error))
     }
+}
+
+/// The stored object of a file that is in memory; `index` is a segment's.
+///
+/// # Errors
+/// `Internal` where zstd refuses the level.
+pub fn encode(
+    content: &[u8],
+    level: i32,
+    name: WalName,
+    system_identifier: u64,
+    index: Option<SegmentIndex>,
+) -> Result<Vec<u8>> {
+    let mut known = Content::default();
+    known.update(content);
+    let mut encoder = WalEncoder::new(Vec::new(), level, content.len() as u64)?;
+    encoder.write(content)?;
+    encoder.finish(&known.trailer(name, system_identifier, index))
 }
 
 /// Takes a stored object apart, piece by piece, and verifies it.
@@ -357,9 +376,7 @@ mod tests {
     }
 
     fn encode(content: &[u8]) -> Vec<u8> {
-        let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
-        encoder.write(content).unwrap();
-        encoder.finish(name(), SYSTEM).unwrap().0
+        super::encode(content, 1, name(), SYSTEM, None).unwrap()
     }
 
     fn decode(object: &[u8], piece: usize) -> Result<(Vec<u8>, Trailer)> {
@@ -483,10 +500,7 @@ mod tests {
     }
 
     fn indexed(content: &[u8]) -> Vec<u8> {
-        let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
-        encoder.write(content).unwrap();
-        let encoder = encoder.with_index(Some(index()));
-        encoder.finish(name(), SYSTEM).unwrap().0
+        super::encode(content, 1, name(), SYSTEM, Some(index())).unwrap()
     }
 
     #[test]

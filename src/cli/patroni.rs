@@ -90,11 +90,12 @@ const SLIP: usize = 2;
 
 /// Arguments of a call by Patroni as clap takes them: `_` for `-` in names of flags, `True` where
 /// a flag has no value, and unknown flags only by name. Other calls stay as they are.
-pub fn as_clap_takes_them(arguments: Vec<OsString>, cli: &Command) -> Vec<OsString> {
+pub fn as_clap_takes_them(arguments: Vec<OsString>, cli: impl FnOnce() -> Command) -> Vec<OsString> {
     let called = |argument: &OsString| argument == "patroni-replica" || argument == "patroni-bootstrap";
     let Some(at) = arguments.iter().skip(1).position(called).map(|at| at + 1) else {
         return arguments;
     };
+    let cli = cli();
     let Some(command) = arguments
         .get(at)
         .and_then(|name| cli.find_subcommand(name.to_str()?))
@@ -105,7 +106,7 @@ pub fn as_clap_takes_them(arguments: Vec<OsString>, cli: &Command) -> Vec<OsStri
     let rest = taken.split_off(at + 1);
     taken.extend(
         rest.into_iter()
-            .filter_map(|argument| one(argument, command, cli)),
+            .filter_map(|argument| one(argument, command, &cli)),
     );
     taken
 }
@@ -157,7 +158,7 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<Parsed, String> {
         let arguments = arguments.iter().map(OsString::from).collect();
-        let arguments = as_clap_takes_them(arguments, &Cli::command());
+        let arguments = as_clap_takes_them(arguments, Cli::command);
         let parsed = Cli::try_parse_from(arguments);
         parsed.map(|cli| cli.command).map_err(|error| error.to_string())
     }

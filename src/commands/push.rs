@@ -4,36 +4,26 @@
 //! own name, and what stood there before, if anything, had the same content. A crash at any point
 //! leaves either no object or the whole one; pushing again is safe.
 
+mod compressor;
+
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+pub use self::compressor::Compressor;
 use super::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
 use super::{clone_mark, identity};
-use crate::archive::codec::{Trailer, WalEncoder};
+use crate::archive::codec::Trailer;
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::Key;
 use crate::archive::segment_index::IndexBuilder;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::data_directory::{cluster_identity, data_directory_of, has_archived};
 use crate::pg::{BackupHistory, LongPageHeader, SegmentSize, TimelineHistory, TimelineId, WalCheck, WalName};
-use crate::store::{Body, BodyWriter, PutMode, Store};
-
-/// Bytes read, hashed and compressed at a time.
-const PIECE_BYTES: usize = 256 << 10;
-
-/// What to push, and how.
-#[derive(Debug, Clone)]
-pub struct PushOptions {
-    /// The file, as PostgreSQL gives it.
-    pub path: PathBuf,
-    /// zstd level.
-    pub compression_level: i32,
-    /// Compressed bytes kept in memory; more goes to an unlinked temporary file.
-    pub memory_bytes: usize,
-}
+use crate::store::{Body, PutMode, Store};
 
 /// What a push found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,17 +34,23 @@ pub enum PushReport {
     AlreadyStored,
 }
 
-/// Stores one file of `pg_wal`.
+/// Stores one file of `pg_wal`; `path` is as PostgreSQL gives it.
 ///
 /// # Errors
 /// `Invalid` for a file that does not belong: a foreign name, another cluster, a truncated segment.
 /// `Conflict` where the archive holds different content under this name. `Corrupt` where what it
 /// holds there cannot be read. Otherwise as the store.
-pub async fn run(options: &PushOptions, store: &Store, now: DateTime<Utc>) -> Result<PushReport> {
-    let name = wal_name(&options.path)?;
+pub async fn run(
+    path: &Path,
+    compressor: &Arc<Compressor>,
+    store: &Store,
+    now: DateTime<Utc>,
+) -> Result<PushReport> {
+    let name = wal_name(path)?;
     let pushing = push(
         name,
-        options,
+        path,
+        compressor,
         store,
         now,
         None,
@@ -70,31 +66,32 @@ pub async fn run(options: &PushOptions, store: &Store, now: DateTime<Utc>) -> Re
 /// # Errors
 /// As [`run`]; what `turn` fails with.
 pub async fn run_in_turn(
-    options: &PushOptions,
+    path: &Path,
+    compressor: &Arc<Compressor>,
     store: &Store,
     now: DateTime<Utc>,
     known: Option<Identity>,
     turn: Option<impl Future<Output = Result<()>>>,
 ) -> Result<Identity> {
-    let name = wal_name(&options.path)?;
-    let pushing = push(name, options, store, now, known, turn);
+    let name = wal_name(path)?;
+    let pushing = push(name, path, compressor, store, now, known, turn);
     let (_, identity) = pushing.await.context(|| format!("push {name}"))?;
     Ok(identity)
 }
 
 async fn push(
     name: WalName,
-    options: &PushOptions,
+    path: &Path,
+    compressor: &Arc<Compressor>,
     store: &Store,
     now: DateTime<Utc>,
     known: Option<Identity>,
     mut turn: Option<impl Future<Output = Result<()>>>,
 ) -> Result<(PushReport, Identity)> {
-    let source = Source::open(name, &options.path)?;
-    // One thread: reading walship.json makes progress between the pieces that are compressed.
-    let (identity, compressed) = tokio::join!(
-        source.archive_identity(store, now, known),
-        source.compress(options)
+    let source = Arc::new(Source::open(name, path)?);
+    let (compressed, identity) = tokio::join!(
+        compressor.compress(&source),
+        source.archive_identity(store, now, known)
     );
     let identity = identity?;
     let (body, trailer) = compressed?;
@@ -106,6 +103,7 @@ async fn push(
     }
     source.check_history(store, &identity).await?;
     let report = put_or_compare(&key, name, &body, &trailer, store, &identity, turn).await?;
+    compressor.take_back(body);
     Ok((report, identity))
 }
 
@@ -177,6 +175,7 @@ fn damaged(error: Error, url: &str, name: WalName) -> Error {
 }
 
 /// A file of `pg_wal`, opened and checked.
+#[derive(Debug)]
 pub(super) struct Source {
     name: WalName,
     path: PathBuf,
@@ -332,34 +331,6 @@ impl Source {
             Some(cluster) => identity.check(cluster, url),
             None => identity.check_system_identifier(self.system_identifier, url),
         }
-    }
-
-    /// The stored object that the file becomes.
-    ///
-    /// # Errors
-    /// `Internal` where the file cannot be read.
-    pub(super) async fn compress(&self, options: &PushOptions) -> Result<(Body, Trailer)> {
-        let mut file = self.file()?;
-        let output = BodyWriter::new(options.memory_bytes);
-        let mut encoder = WalEncoder::new(output, options.compression_level, self.size)?;
-        let mut piece = vec![0; PIECE_BYTES.min(self.size.max(1) as usize)];
-        let mut index = self.index_builder()?;
-        let mut left = self.size;
-        while left > 0 {
-            let wanted = left.min(piece.len() as u64) as usize;
-            let piece = piece.get_mut(..wanted).unwrap_or_default();
-            file.read_exact(piece)
-                .map_err(|error| Error::io(format!("read {}", self.path.display()), error))?;
-            encoder.write(piece)?;
-            if let Some(index) = &mut index {
-                index.feed(piece);
-            }
-            left -= wanted as u64;
-            tokio::task::yield_now().await;
-        }
-        let encoder = encoder.with_index(index.and_then(IndexBuilder::finish));
-        let (output, trailer) = encoder.finish(self.name, self.system_identifier)?;
-        Ok((output.finish(), trailer))
     }
 
     /// For a segment. Where the WAL of a `.partial` one ends, only the records' checksums tell.

@@ -10,10 +10,11 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::push::{PushOptions, Source, key_of};
+use super::push::{Compressor, Source, key_of};
 use super::verify::{Found, WalContext};
 use super::{catalogue, identity};
 use crate::archive::Sha256Sum;
@@ -74,18 +75,14 @@ pub async fn run(options: &RepairOptions, store: &Store) -> Result<RepairReport>
 
 async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> {
     let name = options.name;
-    let source = Source::open(name, &options.from)?;
+    let source = Arc::new(Source::open(name, &options.from)?);
     let identity = identity::require(store).await?;
     source.check_identity(&identity, &store.location().to_string())?;
     if let WalName::History(_) = name {
         source.check_history(store, &identity).await?;
     }
-    let push = PushOptions {
-        path: options.from.clone(),
-        compression_level: options.compression_level,
-        memory_bytes: options.memory_bytes,
-    };
-    let (body, good) = source.compress(&push).await?;
+    let compressor = Compressor::new(options.compression_level, options.memory_bytes, 1);
+    let (body, good) = compressor.compress(&source).await?;
     let key = key_of(name, &good)?;
     let mut context = WalContext::new(store, identity);
     if let WalName::Segment(segment) = name {

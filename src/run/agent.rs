@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use walship::agent::{self, Address, AgentOptions, Answer, Ask};
+use walship::commands::push::Compressor;
 use walship::config::Settings;
 use walship::store::Store;
 use walship::{Error, Result};
@@ -66,11 +67,11 @@ fn options(
 ) -> Result<AgentOptions> {
     let program = std::env::current_exe().map_err(|error| Error::io("find this program", error))?;
     let configuration = settings.to_reproduce().0.map(Path::to_owned);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(AgentOptions {
         address,
         data_directory,
-        compression_level: settings.push.compression_level,
-        memory_bytes: settings.push.memory_bytes,
+        compressor: Compressor::new(settings.push.compression_level, settings.push.memory_bytes, cores),
         push_timeout: settings.push.timeout,
         lookahead: settings.agent.lookahead,
         prefetch: settings.agent.prefetch,

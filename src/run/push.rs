@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use chrono::Utc;
 use walship::Result;
 use walship::agent::{self, Answer, Ask};
-use walship::commands::push::{self, PushOptions};
+use walship::commands::push::{self, Compressor};
 use walship::config::Settings;
 use walship::pg::data_directory::data_directory_of;
 
@@ -19,15 +19,11 @@ pub(super) fn run(args: cli::PushArgs, settings: &Settings) -> Result<ExitCode> 
         return stored.map(|()| ExitCode::SUCCESS);
     }
     let data_directory = data_directory_of(&args.path);
-    let options = PushOptions {
-        path: args.path,
-        compression_level: settings.push.compression_level,
-        memory_bytes: settings.push.memory_bytes,
-    };
+    let compressor = Compressor::new(settings.push.compression_level, settings.push.memory_bytes, 1);
     let limit = settings.push.timeout;
     let work = async {
         let store = open_within(limit, settings).await?;
-        push::run(&options, &store, Utc::now()).await
+        push::run(&args.path, &compressor, &store, Utc::now()).await
     };
     finish(one_thread()?, within(limit, "push.timeout", work))?;
     if settings.agent.autostart && agent::is_behind(&data_directory) {

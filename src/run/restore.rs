@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tempfile::TempPath;
 use walship::Result;
 use walship::agent::{self, Answer, Ask};
 use walship::commands::restore::{self, RestoreOptions, RestoreReport};
@@ -74,11 +73,13 @@ fn ask_agent(
     };
     match agent::ask(&address, ask, limit)? {
         // Whoever asks gives the name, so that an agent that wakes up late changes nothing.
-        Ok(Answer::Ready(file)) => {
-            let file = TempPath::try_from_path(file).ok()?;
-            let delivered = file.persist_noclobber(&options.destination);
-            delivered.ok().map(|()| Ok(RestoreReport::Delivered))
-        }
+        Ok(Answer::Ready(file)) => match file.deliver(&options.destination) {
+            Ok(()) => Some(Ok(RestoreReport::Delivered)),
+            Err(error) => {
+                tracing::info!("what the agent has ready could not be delivered: {error}");
+                None
+            }
+        },
         Ok(Answer::Absent(reason)) => Some(Ok(RestoreReport::Absent(reason))),
         Ok(Answer::Stored | Answer::Alive) => None,
         Err(error) => Some(Err(error)),

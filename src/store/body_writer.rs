@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::Write;
 
+use bytes::BytesMut;
 use sha2::{Digest, Sha256};
 
 use super::{Body, BodyContent};
@@ -11,7 +12,7 @@ use super::{Body, BodyContent};
 /// Collects a [`Body`].
 #[derive(Debug)]
 pub struct BodyWriter {
-    memory: Vec<u8>,
+    memory: BytesMut,
     spilled: Option<File>,
     length: u64,
     memory_limit: usize,
@@ -23,8 +24,15 @@ impl BodyWriter {
     /// `TMPDIR`, else `/tmp`) beyond.
     #[must_use]
     pub fn new(memory_limit: usize) -> Self {
+        Self::reusing(BytesMut::new(), memory_limit)
+    }
+
+    /// The same in a buffer that was used before, whose content is dropped.
+    #[must_use]
+    pub fn reusing(mut memory: BytesMut, memory_limit: usize) -> Self {
+        memory.clear();
         Self {
-            memory: Vec::new(),
+            memory,
             spilled: None,
             length: 0,
             memory_limit,
@@ -46,7 +54,7 @@ impl BodyWriter {
                 file,
                 length: self.length,
             },
-            None => BodyContent::Memory(self.memory.into()),
+            None => BodyContent::Memory(self.memory.freeze()),
         };
         Body {
             content,
@@ -60,7 +68,7 @@ impl Write for BodyWriter {
         if self.spilled.is_none() && self.memory.len() + bytes.len() > self.memory_limit {
             let mut file = tempfile::tempfile()?;
             file.write_all(&self.memory)?;
-            self.memory = Vec::new();
+            self.memory = BytesMut::new();
             self.spilled = Some(file);
         }
         match &mut self.spilled {
@@ -86,7 +94,7 @@ mod tests {
     #[test]
     fn a_body_beyond_the_limit_spills_and_keeps_every_byte() {
         for (limit, spills) in [(1000, false), (999, true), (0, true)] {
-            let mut writer = BodyWriter::new(limit);
+            let mut writer = BodyWriter::reusing(BytesMut::from("of another body"), limit);
             for piece in [&[1u8; 400][..], &[2; 400], &[3; 200]] {
                 writer.write_all(piece).unwrap();
             }

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -97,6 +97,15 @@ impl Body {
         match &self.content {
             BodyContent::Memory(bytes) => bytes.len() as u64,
             BodyContent::File { length, .. } => *length,
+        }
+    }
+
+    /// The memory that the bytes are in, where nobody else holds them.
+    #[must_use]
+    pub fn into_buffer(self) -> Option<BytesMut> {
+        match self.content {
+            BodyContent::Memory(bytes) => bytes.try_into_mut().ok(),
+            BodyContent::File { .. } => None,
         }
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use walship::archive::codec::{WalDecoder, WalEncoder};
+use walship::archive::codec::{self, WalDecoder};
 
 use crate::bad_input::SmallDisk;
 use crate::recover::move_configuration_out;
@@ -205,11 +205,8 @@ fn cut_short(archive: &Path, segment: &str, from: usize) {
     let trailer = decoder.finish().unwrap();
     content[from..].fill(0);
     // Without an index, as an older walship stored it.
-    let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
-    encoder.write(&content).unwrap();
-    let (object, _) = encoder
-        .finish(segment.parse().unwrap(), trailer.system_identifier)
-        .unwrap();
+    let name = segment.parse().unwrap();
+    let object = codec::encode(&content, 1, name, trailer.system_identifier, None).unwrap();
     fs::write(&path, object).unwrap();
     give_to_user(&path);
 }

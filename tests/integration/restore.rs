@@ -286,11 +286,8 @@ fn what_an_object_says_of_itself_and_what_it_holds_are_checked_apart() {
     // A segment whose trailer is right and whose pages are another's.
     let content = fs::read(data.segment(&segments[0])).unwrap();
     let system_identifier = u64::from_le_bytes(content[24..32].try_into().unwrap());
-    let mut encoder = walship::archive::codec::WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
-    encoder.write(&content).unwrap();
-    let (object, _) = encoder
-        .finish(segments[1].parse().unwrap(), system_identifier)
-        .unwrap();
+    let name = segments[1].parse().unwrap();
+    let object = walship::archive::codec::encode(&content, 1, name, system_identifier, None).unwrap();
     fs::write(stored(&archive, &segments[1]), object).unwrap();
     let output = restore(&data, &archive, &segments[1]).exited(200);
     assert!(output.stderr.contains("should start at"), "{}", output.stderr);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use walship::archive::assessment::End;
-use walship::archive::codec::WalEncoder;
+use walship::archive::codec;
 use walship::archive::keys::Key;
 use walship::commands::verify::{FindingKind, VerifyReport};
 use walship::pg::{Major, SegmentName, SegmentNumber, SegmentSize, TimelineId};
@@ -53,9 +53,7 @@ fn content(name: SegmentName, written_on: u32, system_identifier: u64) -> Vec<u8
 /// A whole object of a segment, under a name and of a timeline.
 pub fn object(name: SegmentName, written_on: u32, system_identifier: u64) -> Vec<u8> {
     let content = content(name, written_on, system_identifier);
-    let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
-    encoder.write(&content).unwrap();
-    encoder.finish(name.into(), system_identifier).unwrap().0
+    codec::encode(&content, 1, name.into(), system_identifier, None).unwrap()
 }
 
 /// An archive with one backup and a long stretch of WAL after it.

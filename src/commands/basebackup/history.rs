@@ -3,7 +3,7 @@
 //! PostgreSQL archives a history once, when it makes the timeline. An archive that was begun later
 //! lacks it, so a backup brings it along.
 
-use crate::archive::codec::WalEncoder;
+use crate::archive::codec;
 use crate::archive::identity::Identity;
 use crate::archive::keys::Key;
 use crate::commands::stored_wal;
@@ -64,8 +64,12 @@ fn agree(ours: &TimelineHistory, stored: &TimelineHistory, store: &Store) -> Res
 }
 
 fn encode(timeline: TimelineId, content: &[u8], system_identifier: u64) -> Result<Body> {
-    let mut encoder = WalEncoder::new(Vec::new(), LEVEL, content.len() as u64)?;
-    encoder.write(content)?;
-    let (bytes, _) = encoder.finish(WalName::History(timeline), system_identifier)?;
+    let bytes = codec::encode(
+        content,
+        LEVEL,
+        WalName::History(timeline),
+        system_identifier,
+        None,
+    )?;
     Ok(Body::from_bytes(bytes))
 }

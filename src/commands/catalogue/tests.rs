@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::archive::codec::WalEncoder;
+use crate::archive::codec;
 use crate::archive::identity::ClusterIdentity;
 use crate::commands::recover::fixture;
 use crate::pg::{SegmentSize, WalName};
@@ -89,10 +89,8 @@ fn segment_key(name: &str) -> String {
 }
 
 fn history_object(timeline: u32, system_identifier: u64, content: &[u8]) -> Vec<u8> {
-    let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
-    encoder.write(content).unwrap();
     let name = WalName::History(TimelineId::new(timeline).unwrap());
-    encoder.finish(name, system_identifier).unwrap().0
+    codec::encode(content, 1, name, system_identifier, None).unwrap()
 }
 
 #[tokio::test]

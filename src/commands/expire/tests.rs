@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::archive::Sha256Sum;
 use crate::archive::backup::{BackupAlive, BackupRecord, WalFrom, WalRange};
-use crate::archive::codec::WalEncoder;
+use crate::archive::codec;
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::{BackupId, BackupObject, LedgerObject, WAL_PREFIX, backup_prefix};
 use crate::archive::ledger::Shard;
@@ -644,11 +644,9 @@ async fn what_walship_did_not_write_and_histories_stay_and_companions_go_with_th
 /// Timeline 2 left timeline 1 in segment 38.
 fn history_of_2() -> Vec<u8> {
     let content = format!("1\t{}\treason\n", Lsn(38 * SIZE.bytes() + 100));
-    let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
-    encoder.write(content.as_bytes()).unwrap();
     let name = WalName::History(TimelineId::new(2).unwrap());
     let system_identifier = fixture::record(&[]).system_identifier;
-    encoder.finish(name, system_identifier).unwrap().0
+    codec::encode(content.as_bytes(), 1, name, system_identifier, None).unwrap()
 }
 
 #[tokio::test]

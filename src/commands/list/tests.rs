@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::archive::codec::WalEncoder;
+use crate::archive::codec;
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::Key;
 use crate::commands::recover::fixture;
@@ -241,14 +241,12 @@ async fn the_first_segment_of_a_new_timeline_is_not_called_missing() {
     let segments = ["000000010000000000000002", "000000010000000000000003"];
     let store = archive(top.path(), &segments, true).await;
     let content = b"1\t0/4000080\tno recovery target specified\n";
-    let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
-    encoder.write(content).unwrap();
     let system_identifier = fixture::record(&[]).system_identifier;
     let name = "00000002.history".parse().unwrap();
     put(
         &store,
         "wal/00000002.history.zst",
-        encoder.finish(name, system_identifier).unwrap().0,
+        codec::encode(content, 1, name, system_identifier, None).unwrap(),
     )
     .await;
     let (json, text) = list(ListPart::All, &store).await;

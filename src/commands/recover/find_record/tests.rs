@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::super::fixture;
 use super::*;
 use crate::archive::backup::{BackupRecord, WalRange};
-use crate::archive::codec::WalEncoder;
+use crate::archive::codec;
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::segment_index::SegmentIndex;
 use crate::archive::wal_inventory::WalInventory;
@@ -103,10 +103,7 @@ impl Archive {
 /// A segment's object.
 fn stored(name: SegmentName, content: &[u8], index: Option<SegmentIndex>) -> Vec<u8> {
     let header = LongPageHeader::parse(content).unwrap();
-    let mut encoder = WalEncoder::new(Vec::new(), 1, content.len() as u64).unwrap();
-    encoder.write(content).unwrap();
-    let encoder = encoder.with_index(index);
-    encoder.finish(name.into(), header.system_identifier).unwrap().0
+    codec::encode(content, 1, name.into(), header.system_identifier, index).unwrap()
 }
 
 fn backup(start: u64, stop: u64) -> Backup {
