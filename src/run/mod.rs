@@ -38,7 +38,7 @@ use crate::cli::{Cli, Command};
 /// Runs the command.
 pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
     match command {
-        Command::Push(args) => push::run(args, settings),
+        Command::Push(args) => push::run(&args, settings),
         Command::Restore(args) => restore::run(args, settings),
         Command::Basebackup(args) => basebackup::run(&args, settings),
         Command::PatroniReplica(args) => patroni::replica(&args, settings),

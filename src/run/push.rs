@@ -14,7 +14,7 @@ use super::agent::address_for;
 use super::{absolute, finish, one_thread, open_within, within};
 use crate::cli;
 
-pub(super) fn run(args: cli::PushArgs, settings: &Settings) -> Result<ExitCode> {
+pub(super) fn run(args: &cli::PushArgs, settings: &Settings) -> Result<ExitCode> {
     if let Some(stored) = ask_agent(&args.path, settings) {
         return stored.map(|()| ExitCode::SUCCESS);
     }
