@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::pg::{SegmentName, SegmentSize, TimelineId, WalName};
 use crate::store::Store;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Waits at most `timeout` for the record's WAL.
