@@ -186,8 +186,8 @@ impl Prefetcher {
             let prefetcher = Arc::clone(self);
             state.fetching.entry(next).or_insert_with(|| {
                 tokio::spawn(async move {
-                    let (directory, folder) = (&prefetcher.data_directory, prefetcher.spool.folder()?);
-                    restore::fetch_ahead(next, signal, directory, &prefetcher.store, folder).await
+                    let folder = prefetcher.spool.folder()?;
+                    restore::fetch_ahead(next, &prefetcher.store, folder).await
                 })
             });
         }

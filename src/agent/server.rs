@@ -36,7 +36,7 @@ pub struct AgentOptions {
     pub compressor: Arc<Compressor>,
     /// Time after which storing one file is given up.
     pub push_timeout: Duration,
-    /// Files that are stored at the same time, the one that was asked for included.
+    /// Files that are worked on at the same time, the one that was asked for included.
     pub lookahead: usize,
     /// Segments that are fetched ahead of recovery.
     pub prefetch: usize,

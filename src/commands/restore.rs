@@ -29,10 +29,6 @@ use crate::store::Store;
 /// Pause before the next try, and between looks for a segment that should be on its way.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// For so long it is believed that no later timeline has left the one of a segment that was fetched ahead: less
-/// than a standby waits before it looks for timelines itself (`wal_retrieve_retry_interval`, 5 s).
-const BELIEVED: Duration = Duration::from_secs(1);
-
 /// What to deliver, and where.
 #[derive(Debug, Clone)]
 pub struct RestoreOptions {
@@ -126,26 +122,14 @@ pub async fn obtain(
     request.run(ahead).await.context(|| format!("restore {name}"))
 }
 
-/// Fetches a segment into `folder` before the server of this data directory asks for it; `None` where the
-/// store has no such key. Whether it may be delivered is decided by [`obtain`].
+/// Fetches a segment into `folder` before anybody asks for it; `None` where the store has no such key.
+/// Whether it may be delivered is decided by [`obtain`].
 ///
 /// # Errors
 /// As the store; `Corrupt` where the object is damaged.
-pub async fn fetch_ahead(
-    segment: SegmentName,
-    signal: RecoverySignal,
-    data_directory: &Path,
-    store: &Store,
-    folder: &Path,
-) -> Result<Option<Fetched>> {
+pub async fn fetch_ahead(segment: SegmentName, store: &Store, folder: &Path) -> Result<Option<Fetched>> {
     let key = Key::Segment(segment).to_string();
-    let Some(mut fetched) = fetch(store, key, LARGEST_SEGMENT, folder).await? else {
-        return Ok(None);
-    };
-    let asked = Instant::now();
-    let left = later_timeline::find(segment, signal, data_directory, store).await?;
-    fetched.not_left = left.is_none().then_some(asked);
-    Ok(Some(fetched))
+    fetch(store, key, LARGEST_SEGMENT, folder).await
 }
 
 /// What [`obtain`] found.
@@ -287,9 +271,6 @@ impl Request<'_> {
             let fork = followed.end_of(segment.timeline())?;
             Some((followed, fork))
         }) else {
-            if fetched.not_left.is_some_and(|asked| asked.elapsed() < BELIEVED) {
-                return Ok(None);
-            }
             return self.past_an_unknown_fork(segment, start, size).await;
         };
         if fork.0.saturating_sub(start.0) >= size.bytes() {
@@ -331,8 +312,7 @@ impl Request<'_> {
         let RestoreOptions {
             signal, destination, ..
         } = self.options;
-        let directory = data_directory_of(destination);
-        let left = later_timeline::find(segment, *signal, &directory, self.store).await?;
+        let left = later_timeline::find(segment, *signal, destination, self.store).await?;
         Ok(left
             .filter(|left| left.at.0.saturating_sub(start.0) < size.bytes())
             .map(|left| {
@@ -487,12 +467,7 @@ fn child_of(followed: &TimelineHistory, segment: SegmentName) -> SegmentName {
 async fn fetch(store: &Store, key: String, limit: u64, folder: &Path) -> Result<Option<Fetched>> {
     let mut file = file_in(folder)?;
     match stored_wal::decode(store, &key, limit, file.file()).await {
-        Ok(trailer) => Ok(Some(Fetched {
-            file,
-            trailer,
-            key,
-            not_left: None,
-        })),
+        Ok(trailer) => Ok(Some(Fetched { file, trailer, key })),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) if error.kind() == ErrorKind::Corrupt => Err(error.context(format!(
             "{} is damaged; recover from another copy of the archive, or to a target before it",
@@ -511,8 +486,6 @@ pub struct Fetched {
     file: UnnamedFile,
     trailer: crate::archive::codec::Trailer,
     key: String,
-    /// When the archive was asked, after the fetch, for a later timeline that left the segment's, and had none.
-    not_left: Option<Instant>,
 }
 
 impl Fetched {

@@ -233,7 +233,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "agent.lookahead",
         "0",
-        "files that an agent compresses and stores at the same time; 0 means two for each core, at most 8",
+        "files that an agent works on at the same time, compressing one on each core; 0 means two for each core, at most 8",
     ),
     setting(
         "agent.prefetch",

@@ -71,7 +71,11 @@ fn options(
     Ok(AgentOptions {
         address,
         data_directory,
-        compressor: Compressor::new(settings.push.compression_level, settings.push.memory_bytes, cores),
+        compressor: Compressor::new(
+            settings.push.compression_level,
+            settings.push.memory_bytes,
+            cores.min(settings.agent.lookahead),
+        ),
         push_timeout: settings.push.timeout,
         lookahead: settings.agent.lookahead,
         prefetch: settings.agent.prefetch,

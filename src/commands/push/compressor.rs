@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use bytes::BytesMut;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::Source;
 use crate::archive::codec::{Content, Trailer, WalEncoder};
@@ -24,7 +24,7 @@ pub struct Compressor {
     level: i32,
     memory_bytes: usize,
     at_once: usize,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     /// Of bodies that were stored, for the next ones: pages that are in memory already. No more than `at_once`.
     buffers: Mutex<Vec<BytesMut>>,
 }
@@ -39,7 +39,7 @@ impl Compressor {
             level,
             memory_bytes,
             at_once,
-            turns: Semaphore::new(at_once),
+            turns: Arc::new(Semaphore::new(at_once)),
             buffers: Mutex::default(),
         })
     }
@@ -52,9 +52,17 @@ impl Compressor {
         self: &Arc<Self>,
         source: &Arc<Source>,
     ) -> Result<(Body, Trailer)> {
-        let _turn = self.turns.acquire().await;
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
         let (compressor, source) = (Arc::clone(self), Arc::clone(source));
-        tokio::task::spawn_blocking(move || compressor.work(&source))
+        let (sender, compressed) = oneshot::channel();
+        let work = move || {
+            let done = compressor.work(&source);
+            // Whoever gave up waiting has not ended what hangs here.
+            drop(turn);
+            let _ = sender.send(done);
+        };
+        thread::Builder::new().spawn(work).map_err(no_thread)?;
+        compressed
             .await
             .unwrap_or_else(|error| Err(Error::defect("compress", error)))
     }
@@ -68,7 +76,7 @@ impl Compressor {
         thread::scope(move |scope| {
             let reading = thread::Builder::new()
                 .spawn_scoped(scope, move || source.read(&read, &spare))
-                .map_err(|error| Error::io("start a thread", error))?;
+                .map_err(no_thread)?;
             for piece in pieces {
                 encoder.write(&piece)?;
                 // Once all is read nobody takes it any more.
@@ -95,6 +103,10 @@ impl Compressor {
     }
 }
 
+fn no_thread(error: std::io::Error) -> Error {
+    Error::io("start a thread", error)
+}
+
 impl Source {
     /// Reads the file, piece by piece, into `pieces`; `spare` ones came back. What the file is, its trailer says.
     fn read(&self, pieces: &SyncSender<Vec<u8>>, spare: &Receiver<Vec<u8>>) -> Result<Trailer> {
@@ -119,5 +131,94 @@ impl Source {
         }
         let index = index.and_then(IndexBuilder::finish);
         Ok(content.trailer(self.name, self.system_identifier, index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::future::poll_fn;
+    use std::path::Path;
+    use std::task::Poll;
+
+    use super::*;
+    use crate::archive::codec::WalDecoder;
+    use crate::pg::WalName;
+
+    const NAME: &str = "00000002.history";
+
+    fn source(path: &Path, content: &[u8]) -> Arc<Source> {
+        std::fs::write(path, content).unwrap();
+        Arc::new(Source {
+            name: NAME.parse::<WalName>().unwrap(),
+            path: path.to_owned(),
+            size: content.len() as u64,
+            cluster: None,
+            system_identifier: 7,
+        })
+    }
+
+    #[tokio::test]
+    async fn what_is_stored_is_what_was_hashed_whatever_the_buffer_held_before() {
+        let top = tempfile::tempdir().unwrap();
+        let compressor = Compressor::new(1, 64 << 20, 1);
+        for length in [3 << 20, 1000, 0, 700_000] {
+            let content: Vec<u8> = (0..length)
+                .map(|at: u32| (at.wrapping_mul(at) >> 7) as u8)
+                .collect();
+            let source = source(&top.path().join("file"), &content);
+            let (body, trailer) = compressor.compress(&source).await.unwrap();
+            let mut object = Vec::new();
+            body.reader().read_to_end(&mut object).unwrap();
+            let (mut decoder, mut back) = (WalDecoder::new(64 << 20).unwrap(), Vec::new());
+            decoder.write(&object, &mut back).unwrap();
+            assert_eq!(decoder.finish().unwrap(), trailer);
+            assert_eq!(back, content);
+            compressor.take_back(body);
+            assert_eq!(compressor.buffers().len(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_shrinks_while_it_is_read_is_an_error_that_names_it() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("file");
+        let compressor = Compressor::new(1, 64 << 20, 1);
+        let source = source(&path, &vec![1; 3 << 20]);
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(2 << 20).unwrap();
+        let error = compressor.compress(&source).await.unwrap_err().to_string();
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn no_more_files_than_allowed_are_compressed_although_nobody_waits_for_them() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let top = tempfile::tempdir().unwrap();
+        let compressor = Compressor::new(1, 64 << 20, 1);
+        let hanging = source(&top.path().join("hanging"), &[1; 1000]);
+        // Opening a pipe that nobody writes into hangs.
+        std::fs::remove_file(&hanging.path).unwrap();
+        mknodat(CWD, &hanging.path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let mut given_up = Box::pin(compressor.compress(&hanging));
+        let look = poll_fn(|context| Poll::Ready(given_up.as_mut().poll(context).is_pending()));
+        assert!(look.await);
+        drop(given_up);
+        assert_eq!(compressor.turns.available_permits(), 0);
+        drop(OpenOptions::new().write(true).open(&hanging.path).unwrap());
+        let other = source(&top.path().join("file"), &[1; 1000]);
+        compressor.compress(&other).await.unwrap();
+    }
+
+    #[test]
+    fn a_buffer_that_somebody_still_holds_is_not_used_again() {
+        let compressor = Compressor::new(1, 64 << 20, 1);
+        let body = Body::from_bytes(vec![1; 10]);
+        let crate::store::BodyContent::Memory(held) = &body.content else {
+            panic!("a small body is in memory")
+        };
+        let held = held.clone();
+        compressor.take_back(body);
+        assert_eq!((compressor.buffers().len(), held.len()), (0, 10));
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::commands::recover::value_of;
 use crate::commands::stored_wal;
 use crate::error::Result;
-use crate::pg::data_directory::{RecoverySignal, cluster_identity};
+use crate::pg::data_directory::{RecoverySignal, cluster_identity, data_directory_of};
 use crate::pg::{Lsn, SegmentName, TimelineId};
 use crate::store::Store;
 
@@ -30,13 +30,14 @@ pub(super) struct Left {
 pub(super) async fn find(
     segment: SegmentName,
     signal: RecoverySignal,
-    data_directory: &Path,
+    destination: &Path,
     store: &Store,
 ) -> Result<Option<Left>> {
-    if signal != RecoverySignal::Standby || !follows_latest(data_directory) {
+    let directory = data_directory_of(destination);
+    if signal != RecoverySignal::Standby || !follows_latest(&directory) {
         return Ok(None);
     }
-    let Some(cluster) = cluster_identity(data_directory)? else {
+    let Some(cluster) = cluster_identity(&directory)? else {
         return Ok(None);
     };
     let mut newest = None;
