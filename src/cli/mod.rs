@@ -78,7 +78,7 @@ pub enum Command {
     Push(PushArgs),
     /// Deliver one verified file; for restore_command = 'walship restore %f %p'
     Restore(RestoreArgs),
-    /// Take a base backup over the replication protocol, or seed a replica
+    /// Take a base backup, or seed a replica
     Basebackup(BasebackupArgs),
     /// Make a Patroni replica from the archive, where that is the better source; for create_replica_methods
     PatroniReplica(PatroniReplicaArgs),

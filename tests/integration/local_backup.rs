@@ -150,13 +150,14 @@ fn index(place: &Place, id: &str) -> BTreeSet<String> {
         let fields = entry.as_object_mut()?;
         let path = fields.get("path")?.as_str()?.to_owned();
         fields.remove("offset");
-        // What a backup and its checkpoint write.
+        // What a backup and its checkpoint write, and the proof of whose directory it is.
         let is_written = [
             "backup_label",
             "tablespace_map",
             "global/pg_control",
             "pg_logical",
             "pg_logical/replorigin_checkpoint",
+            "pg_snapshots",
         ]
         .contains(&path.as_str());
         if is_written || path.starts_with("pg_wal") {
@@ -360,7 +361,51 @@ fn another_clusters_data_directory_or_none_is_refused() {
     run("cp", &["-a", from, data]);
     refused("belongs to the cluster with system identifier");
     run("rm", &["-r", data]);
+    // Of a file that goes meanwhile cp tells with its status.
+    let _ = command_as_user("cp").args(["-a", &away, data]).status().unwrap();
+    refused("but a copy of it");
+    run("rm", &["-r", data]);
     run("mv", &[&away, data]);
+    back_up(&walship, &primary, "local");
+}
+
+#[test]
+fn a_tablespace_or_a_database_that_is_not_mounted_here_is_not_taken_for_dropped() {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let primary = archiving_primary(18, &walship);
+    let location = tablespace(&primary, "elsewhere");
+    let moved = tablespace(&primary, "moved");
+    primary.sql("create database inside");
+    primary.sql("create database outside tablespace moved");
+    let oid = |name: &str| primary.sql(&format!("select oid from pg_database where datname = '{name}'"));
+    let version = std::fs::read_dir(&moved).unwrap().next().unwrap().unwrap().path();
+    let hidden = [
+        location,
+        primary.data_dir().join("base").join(oid("inside")),
+        version.join(oid("outside")),
+    ];
+    let checkpoint = || primary.sql("select checkpoint_lsn from pg_control_checkpoint()");
+    let before = checkpoint();
+    for path in &hidden {
+        let away = path.with_extension("away");
+        std::fs::rename(path, &away).unwrap();
+        let arguments = ["basebackup", "-d", &primary.conninfo(), "--method", "local"];
+        let output = walship.run(&arguments).exited(2);
+        std::fs::rename(&away, path).unwrap();
+        assert!(
+            output.stderr.contains("not to be seen here") && output.stderr.contains("--method stream"),
+            "{}: {}",
+            path.display(),
+            output.stderr
+        );
+        assert_eq!(keys(&place, "backups"), Vec::<String>::new());
+    }
+    assert_eq!(
+        checkpoint(),
+        before,
+        "it is refused before the server does anything"
+    );
     back_up(&walship, &primary, "local");
 }
 
@@ -419,7 +464,7 @@ fn a_backup_whose_session_ends_fails_and_leaves_nothing() {
                 .into_iter()
                 .find(|key| key.ends_with("1.tar.zst"))
         });
-        let ended = primary.sql("select count(pg_terminate_backend(pid)) from pg_stat_activity where query ~ 'pg_control_checkpoint' and pid <> pg_backend_pid()");
+        let ended = primary.sql("select count(pg_terminate_backend(pid)) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()");
         assert_eq!(ended, "1");
         let output = running.wait(PATIENCE).exited(5);
         assert!(output.stderr.contains("nothing is listed"), "{}", output.stderr);

@@ -26,6 +26,14 @@ pub(super) struct Basics {
 /// `Corrupt` where its pieces contradict each other.
 pub(super) fn record(basics: Basics, start: WalFrom, copied: Copied) -> Result<BackupRecord> {
     copied.label.check(basics.cluster.segment_size)?;
+    let labelled = (copied.label.start_timeline(), copied.label.start);
+    if labelled != (start.timeline, start.lsn) {
+        return Err(Error::corrupt(format!(
+            "backup_label begins at {} on timeline {}, the backup at {} on timeline {}: it is another backup's; take the \
+             backup again",
+            labelled.1, labelled.0, start.lsn, start.timeline
+        )));
+    }
     if let Some(other) = copied.manifest.system_identifier
         && other != basics.cluster.system_identifier
     {

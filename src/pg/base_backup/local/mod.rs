@@ -1,8 +1,9 @@
 //! A base backup that is read from the data directory on this machine, between `pg_backup_start` and `pg_backup_stop`.
 //!
-//! What holds: the directory is that of the server which was asked, for it has the very checkpoint that the server made
-//! for the backup; page checksums are verified as the server would; the backup is over when the session is, and nothing
-//! stays behind on the server. A thread reads, and no more than a few pieces wait for whoever takes them.
+//! What holds: the directory is that of the server which was asked, for what a session of that server exports stands in
+//! it; every tablespace and every database is there; page checksums are verified as the server would; the backup is over
+//! when the session is, and nothing stays behind on the server. A thread reads, and no more than a few pieces wait for
+//! whoever takes them.
 
 mod names;
 mod page;
@@ -12,25 +13,27 @@ mod tar_out;
 use std::collections::BTreeSet;
 use std::io::ErrorKind as IoKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
-use self::sender::Sender;
+use self::sender::{Sender, version_directory};
 use super::command::{check, parse_duration};
 use super::{BaseBackupOptions, Event, TablespaceHeader};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::data_directory::read_control_file;
 use crate::pg::sql::quote_literal;
-use crate::pg::{ClusterState, ConnInfo, Connection, ControlFile, Lsn, TimelineId};
+use crate::pg::{ConnInfo, Connection, ControlFile, Lsn, Major, TimelineId};
 
 /// What to do where the data directory cannot be read.
 const USE_STREAM: &str = "or take the backup over the replication protocol (--method stream)";
 /// Pieces that wait to be taken.
 const WAITING: usize = 4;
-/// A checkpoint may begin between two looks at the same control file.
-const LOOKS: u32 = 5;
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// How often the session is asked whether it lives: no longer than proxies keep one that says nothing.
+const PULSE: Duration = Duration::from_secs(30);
+/// The tablespace whose databases are in `base` (`pg_tablespace.dat`).
+const PG_DEFAULT: &str = "1663";
 /// The functions' names and arguments changed in 15.
 const RENAMED: u32 = 15;
 
@@ -44,6 +47,8 @@ pub struct LocalBackup {
     /// The archives to come: every tablespace, and the data directory last.
     pub tablespaces: Vec<TablespaceHeader>,
     connection: Connection,
+    /// When the session gave its last sign of life.
+    alive: Instant,
     steps: mpsc::Receiver<Result<Step>>,
 }
 
@@ -104,10 +109,14 @@ impl LocalBackup {
         check(options)?;
         let mut connection = Connection::connect(info).await?;
         let facts = facts(&mut connection).await?;
-        read_here(&facts.data_directory, system_identifier)?;
+        let directory = &facts.data_directory;
+        let major = read_here(directory, system_identifier)?.major;
+        same_server(&mut connection, directory).await?;
+        all_is_here(&mut connection, directory, major).await?;
         let start_lsn = start(&mut connection, options, &facts).await?;
-        let control = same_server(&mut connection, &facts.data_directory).await?;
-        let mut tablespaces = tablespaces(&facts.data_directory)?;
+        // It holds the backup's own checkpoint now.
+        let control = read_here(directory, system_identifier)?;
+        let mut tablespaces = tablespaces(directory, major)?;
         tablespaces.push(TablespaceHeader {
             oid: None,
             location: None,
@@ -133,6 +142,7 @@ impl LocalBackup {
             start_timeline: control.timeline,
             tablespaces,
             connection,
+            alive: Instant::now(),
             steps,
         })
     }
@@ -144,7 +154,14 @@ impl LocalBackup {
     /// server reports at the end, and `Unavailable` where the session broke: the backup failed then.
     pub async fn next(&mut self) -> Result<Event> {
         loop {
-            match self.steps.recv().await {
+            if self.alive.elapsed() > PULSE {
+                one_row(&mut self.connection, "keep the session", "select 1").await?;
+                self.alive = Instant::now();
+            }
+            let Ok(step) = timeout(PULSE, self.steps.recv()).await else {
+                continue;
+            };
+            match step {
                 Some(Ok(Step::Event(event))) => return Ok(event),
                 Some(Ok(Step::Stop(answer))) => {
                     let stopped = self.stop().await?;
@@ -199,14 +216,18 @@ async fn one_row(connection: &mut Connection, what: &str, query: &str) -> Result
         .ok_or_else(|| Error::corrupt(format!("{what}: the server answered nothing")))
 }
 
-/// Prepares the session, which has to last as long as the backup.
+/// Prepares the session, which has to last as long as the backup. Names of files come as they are in the file system.
 async fn facts(connection: &mut Connection) -> Result<Facts> {
     let query = "select pg_catalog.current_setting('data_directory'), pg_catalog.current_setting('checkpoint_timeout'), \
          pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('block_size'), \
          pg_catalog.current_setting('segment_size'), pg_catalog.set_config('search_path', 'pg_catalog', false), \
-         pg_catalog.set_config('statement_timeout', '0', false), \
-         pg_catalog.set_config('idle_session_timeout', '0', false)";
+         pg_catalog.set_config('client_encoding', 'SQL_ASCII', false), \
+         pg_catalog.set_config('default_transaction_deferrable', 'off', false)";
     let row = one_row(connection, "ask for the data directory", query).await?;
+    // Those that this version has.
+    let timeouts = "select set_config(name, '0', false) from pg_settings where name in ('statement_timeout', \
+         'transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')";
+    connection.sql("let the session last", timeouts).await?;
     let text = |column: usize| row.get(column).and_then(Option::as_deref).unwrap_or_default();
     if text(2) == "t" {
         return Err(Error::invalid(format!(
@@ -227,8 +248,8 @@ async fn facts(connection: &mut Connection) -> Result<Facts> {
     })
 }
 
-/// Tells early, before the server makes a checkpoint, what will not do.
-fn read_here(data_directory: &Path, system_identifier: u64) -> Result<()> {
+/// The control file of the data directory, if that is here and the cluster's.
+fn read_here(data_directory: &Path, system_identifier: u64) -> Result<ControlFile> {
     let shown = data_directory.display();
     let control = match read_control_file(data_directory) {
         Err(error) if error.kind() == ErrorKind::Internal => {
@@ -247,7 +268,7 @@ fn read_here(data_directory: &Path, system_identifier: u64) -> Result<()> {
              run this command on the server's own machine, {USE_STREAM}",
             control.system_identifier
         ))),
-        Some(_) => Ok(()),
+        Some(control) => Ok(control),
     }
 }
 
@@ -268,41 +289,89 @@ async fn start(connection: &mut Connection, options: &BaseBackupOptions, facts: 
     row.into_iter().flatten().next().unwrap_or_default().parse()
 }
 
-/// The control file, once it holds the checkpoint that the server sees in its own.
-async fn same_server(connection: &mut Connection, data_directory: &Path) -> Result<ControlFile> {
-    for _ in 0..LOOKS {
-        let query = "select checkpoint_lsn from pg_control_checkpoint()";
-        let row = one_row(connection, "ask for the last checkpoint", query).await?;
-        let checkpoint: Lsn = row.into_iter().flatten().next().unwrap_or_default().parse()?;
-        if let Some(control) = read_control_file(data_directory)?
-            && is_its_own(&control, checkpoint)
-        {
-            return Ok(control);
-        }
-        tokio::time::sleep(LOOK_PAUSE).await;
+/// Proves that the directory is the server's, and no copy of it, nor a clone's under the same path: the file of a
+/// snapshot that the session exports stands there, and only as long as its transaction lasts (`ExportSnapshot`,
+/// `snapmgr.c`, PostgreSQL 14 to 18).
+async fn same_server(connection: &mut Connection, data_directory: &Path) -> Result<()> {
+    let begin = "begin isolation level read committed";
+    connection.sql("begin a transaction", begin).await?;
+    let row = one_row(connection, "export a snapshot", "select pg_export_snapshot()").await?;
+    let snapshot = row.into_iter().flatten().next().unwrap_or_default();
+    let file = data_directory.join("pg_snapshots").join(&snapshot);
+    let was_there = file.is_file();
+    connection.sql("end the transaction", "commit").await?;
+    if was_there && !file.exists() {
+        return Ok(());
     }
     Err(Error::invalid(format!(
-        "{} on this machine is not the server's data directory but a copy of it, or a standby's; run this command on the \
-         server's own machine, {USE_STREAM}",
+        "{} on this machine is not the data directory that the server works in, but a copy of it, or a standby's; run this \
+         command on the server's own machine, {USE_STREAM}",
         data_directory.display()
     )))
 }
 
-/// Whether a control file is that of the primary whose last checkpoint is this one, made a moment ago. A copy of the data
-/// directory, or a standby's under the same path, has the same system identifier: but it lacks the checkpoint, or
-/// replays it.
-fn is_its_own(control: &ControlFile, checkpoint: Lsn) -> bool {
-    control.state == ClusterState::InProduction && control.checkpoint == checkpoint
+/// Proves that every tablespace and every database of the server's is to be seen from here. Where a file system is not
+/// mounted here, as in a container, it would look as if they had been dropped.
+async fn all_is_here(connection: &mut Connection, data_directory: &Path, major: Major) -> Result<()> {
+    tablespaces(data_directory, major)?;
+    // Of a database that is half dropped no file need be there (DATCONNLIMIT_INVALID_DB, pg_database.h).
+    let query = "select oid, dattablespace from pg_database where datconnlimit <> -2";
+    for row in connection.sql("ask for the databases", query).await? {
+        let mut row = row.into_iter().map(Option::unwrap_or_default);
+        let (database, tablespace) = (row.next().unwrap_or_default(), row.next().unwrap_or_default());
+        let databases = if tablespace == PG_DEFAULT {
+            data_directory.join("base")
+        } else {
+            version_directory_of(data_directory, &tablespace, major)
+        };
+        let directory = databases.join(&database);
+        if let Some(link) = [&databases, &directory]
+            .into_iter()
+            .find(|path| path.is_symlink())
+        {
+            return Err(Error::invalid(format!(
+                "{} is a link, and no base backup follows it, the server's neither; put a directory there, which may be \
+                 one that something is mounted on",
+                link.display()
+            )));
+        }
+        let file = directory.join("PG_VERSION");
+        if !file.is_file() {
+            let again = format!("{query} and oid = {database} and dattablespace = {tablespace}");
+            let is_listed = !connection.sql("ask for a database", &again).await?.is_empty();
+            if is_listed {
+                return Err(not_seen(&file));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a tablespace has the files of this version.
+fn version_directory_of(data_directory: &Path, tablespace: &str, major: Major) -> PathBuf {
+    data_directory
+        .join("pg_tblspc")
+        .join(tablespace)
+        .join(version_directory(major))
+}
+
+fn not_seen(path: &Path) -> Error {
+    Error::invalid(format!(
+        "the server has {}, which is not to be seen here: it was dropped just now, or a file system of the server's is not \
+         mounted where this command runs; run this command where the server's own mounts are, {USE_STREAM}",
+        path.display()
+    ))
 }
 
 /// The tablespaces: links in `pg_tblspc` whose names are numbers (`do_pg_backup_start`, `xlog.c`).
-fn tablespaces(data_directory: &Path) -> Result<Vec<TablespaceHeader>> {
+fn tablespaces(data_directory: &Path, major: Major) -> Result<Vec<TablespaceHeader>> {
     let folder = data_directory.join("pg_tblspc");
     let failed = |error| unreadable(&folder, error);
     let mut found = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let Some(oid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let Some(oid) = name.parse().ok().filter(|_| names::is_number(&name)) else {
             continue;
         };
         if !entry.file_type().map_err(failed)?.is_symlink() {
@@ -311,6 +380,10 @@ fn tablespaces(data_directory: &Path) -> Result<Vec<TablespaceHeader>> {
                  protocol (--method stream)",
                 entry.path().display()
             )));
+        }
+        let files = version_directory_of(data_directory, &name, major);
+        if !files.is_dir() {
+            return Err(not_seen(&files));
         }
         let location = std::fs::read_link(entry.path()).map_err(failed)?;
         let location = location.into_os_string().into_string().map_err(|location| {
@@ -335,22 +408,5 @@ fn unreadable(path: &Path, error: std::io::Error) -> Error {
             path.display()
         )),
         _ => Error::io(format!("read {}", path.display()), error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_copy_and_a_standby_of_the_server_are_not_the_server() {
-        let bytes = include_bytes!("../../../../tests/fixtures/pg_control/18.bin");
-        let mut control = ControlFile::parse(bytes).unwrap();
-        control.state = ClusterState::InProduction;
-        let checkpoint = control.checkpoint;
-        assert!(is_its_own(&control, checkpoint));
-        assert!(!is_its_own(&control, Lsn(checkpoint.0 + 8)), "a copy");
-        control.state = ClusterState::InArchiveRecovery;
-        assert!(!is_its_own(&control, checkpoint), "a standby");
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::names::{self, Relation};
 use super::page::{self, PAGE_BYTES};
 use super::tar_out::{Attributes, TarOut};
-use super::{Event, Outlet, TablespaceHeader, unreadable};
+use super::{Event, Outlet, TablespaceHeader, not_seen, unreadable};
 use crate::error::{Error, Result};
 use crate::pg::data_directory::control_file;
 use crate::pg::manifest::{ManifestWriter, NewFile};
@@ -69,9 +69,9 @@ impl Sender {
         let mut stopped = None;
         for (index, tablespace) in self.tablespaces.clone().into_iter().enumerate() {
             self.tar.send(Event::ArchiveStart(index))?;
-            if let (Some(oid), Some(location)) = (tablespace.oid, tablespace.location) {
+            if let Some(oid) = tablespace.oid {
                 self.prefix = format!("pg_tblspc/{oid}/");
-                self.tablespace(Path::new(&location))?;
+                self.tablespace(oid)?;
             } else {
                 self.prefix = String::new();
                 stopped = Some(self.data_directory()?);
@@ -92,13 +92,18 @@ impl Sender {
         })
     }
 
-    /// `sendTablespace`: the directory of this version alone.
-    fn tablespace(&mut self, location: &Path) -> Result<()> {
+    /// `sendTablespace`: the directory of this version alone. It is read through its link, as the server does: where
+    /// that leads is for this process to see, or not.
+    fn tablespace(&mut self, oid: u32) -> Result<()> {
         let name = version_directory(self.control.major);
-        let path = location.join(&name);
+        let link = self.data_directory.join("pg_tblspc").join(oid.to_string());
+        let path = link.join(&name);
         match std::fs::symlink_metadata(&path) {
-            // It was dropped meanwhile.
-            Err(error) if error.kind() == IoKind::NotFound => Ok(()),
+            Err(error) if error.kind() == IoKind::NotFound => match link.symlink_metadata() {
+                // It was dropped meanwhile, which removes the link last (destroy_tablespace_directories).
+                Err(error) if error.kind() == IoKind::NotFound => Ok(()),
+                _ => Err(not_seen(&path)),
+            },
             Err(error) => Err(unreadable(&path, error)),
             Ok(metadata) => {
                 self.tar.directory(&name, Attributes::of(&metadata))?;
@@ -149,17 +154,17 @@ impl Sender {
     /// `sendDir`. `name` is the path in the archive, empty for the data directory itself.
     fn directory(&mut self, path: &Path, name: &str) -> Result<()> {
         let in_data_directory = self.prefix.is_empty();
-        let entries = match std::fs::read_dir(path) {
-            // It was dropped meanwhile.
-            Err(error) if error.kind() == IoKind::NotFound => return Ok(()),
-            entries => entries.map_err(|error| unreadable(path, error))?,
-        };
         let base = if in_data_directory {
             "base".to_owned()
         } else {
             version_directory(self.control.major)
         };
         let is_database = names::is_database(name, &base);
+        let entries = match std::fs::read_dir(path) {
+            // It was dropped meanwhile.
+            Err(error) if is_database && error.kind() == IoKind::NotFound => return Ok(()),
+            entries => entries.map_err(|error| unreadable(path, error))?,
+        };
         for entry in entries {
             let entry = entry.map_err(|error| unreadable(path, error))?;
             let file_name = entry.file_name();
@@ -333,7 +338,7 @@ impl Sender {
 }
 
 /// `TABLESPACE_VERSION_DIRECTORY`, `src/include/common/relpath.h`.
-fn version_directory(major: Major) -> String {
+pub(super) fn version_directory(major: Major) -> String {
     format!("PG_{major}_{}", major.catalog_version())
 }
 
@@ -432,6 +437,8 @@ mod tests {
         content.resize(4096, 0);
         assert_eq!(tar.len(), 512 + 4096 + 1024);
         assert!(tar[512..512 + 4096] == content[..], "zeros fill it up");
+        let names = [&tar[265..273], &tar[297..305]];
+        assert_eq!(names, [b"postgres", b"postgres"], "as PostgreSQL names the owner");
         let checksum = format!("{:08x}", crc32c::crc32c(&content).swap_bytes());
         assert!(
             line.contains("\"Size\": 4096") && line.contains(&checksum),

@@ -83,6 +83,10 @@ impl TarOut {
         header.set_mode(attributes.mode);
         header.set_uid(attributes.uid.into());
         header.set_gid(attributes.gid.into());
+        let named = header
+            .set_username("postgres")
+            .and_then(|()| header.set_groupname("postgres"));
+        named.map_err(|error| Error::defect("write a tar header", error))?;
         header.set_mtime(attributes.modified.max(0).cast_unsigned());
         header.set_size(size);
         header.set_cksum();
