@@ -9,9 +9,6 @@
 //! What is written before a part's hash was checked is worthless until then: `pg_control` stays set
 //! aside until every part was checked and everything is durable.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -246,11 +243,10 @@ pub(super) fn damaged(error: Error, url: &str) -> Error {
     ))
 }
 
-/// Makes everything below these directories durable: a `syncfs` for each of their file systems, its errors
-/// checked.
+/// Makes everything below these directories durable: a `syncfs` for each of them, its errors checked.
 #[derive(Debug)]
 pub struct Sync {
-    directories: Vec<File>,
+    directories: Vec<std::fs::File>,
 }
 
 impl Sync {
@@ -260,21 +256,13 @@ impl Sync {
     /// # Errors
     /// As the operating system says.
     pub fn open<'a>(directories: impl Iterator<Item = &'a Path>) -> Result<Self> {
-        let mut devices = BTreeSet::new();
-        let mut opened = Vec::new();
-        for directory in directories {
-            let open = || {
-                let directory = File::open(directory)?;
-                let device = directory.metadata()?.dev();
-                Ok((directory, device))
-            };
-            let (file, device) =
-                open().map_err(|error| Error::io(format!("open {}", directory.display()), error))?;
-            if devices.insert(device) {
-                opened.push(file);
-            }
-        }
-        Ok(Self { directories: opened })
+        let open = |directory: &Path| {
+            std::fs::File::open(directory)
+                .map_err(|error| Error::io(format!("open {}", directory.display()), error))
+        };
+        Ok(Self {
+            directories: directories.map(open).collect::<Result<_>>()?,
+        })
     }
 
     /// Syncs.
