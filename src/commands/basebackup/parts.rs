@@ -259,7 +259,7 @@ impl PartWriter {
         let store = self.store.clone();
         self.uploads.spawn(async move {
             let created = objects::create(&store, &key, &body).await;
-            let buffer = reclaim(body);
+            let buffer = body.into_buffer();
             drop(permit);
             created.map(|()| buffer)
         });
@@ -267,6 +267,7 @@ impl PartWriter {
             self.spare_part = flatten(uploaded)?.or(self.spare_part.take());
         }
         self.part.bytes = self.spare_part.take().unwrap_or_default();
+        self.part.bytes.clear();
         Ok(())
     }
 }
@@ -292,17 +293,6 @@ impl Frame {
             .compress_to_buffer(&self.tar, &mut self.compressed)
             .map_err(|error| Error::io("compress", error))?;
         Ok(self)
-    }
-}
-
-/// The buffer of a part that was put, unless somebody still holds it.
-fn reclaim(body: Body) -> Option<BytesMut> {
-    match body.content {
-        BodyContent::Memory(bytes) => bytes.try_into_mut().ok().map(|mut buffer| {
-            buffer.clear();
-            buffer
-        }),
-        BodyContent::File { .. } => None,
     }
 }
 
