@@ -41,6 +41,14 @@ fn back_up(walship: &Walship, primary: &Cluster, method: &str) -> String {
     report["id"].as_str().unwrap().to_owned()
 }
 
+/// What a refused backup of the data directory says; nothing is listed after it.
+fn refused(walship: &Walship, server: &Cluster, place: &Place) -> String {
+    let arguments = ["basebackup", "-d", &server.conninfo(), "--method", "local"];
+    let output = walship.run(&arguments).exited(2);
+    assert_eq!(keys(place, "backups"), Vec::<String>::new());
+    output.stderr
+}
+
 fn tablespace(primary: &Cluster, name: &str) -> PathBuf {
     let location = primary.make_dir(name);
     primary.sql(&format!(
@@ -348,12 +356,10 @@ fn another_clusters_data_directory_or_none_is_refused() {
         assert!(status.success(), "{program} {arguments:?}");
     };
     let refused = |says: &str| {
-        let arguments = ["basebackup", "-d", &primary.conninfo(), "--method", "local"];
-        let output = walship.run(&arguments).exited(2);
+        let stderr = refused(&walship, &primary, &place);
         for part in [says, "--method stream"] {
-            assert!(output.stderr.contains(part), "{part}: {}", output.stderr);
+            assert!(stderr.contains(part), "{part}: {stderr}");
         }
-        assert_eq!(keys(&place, "backups"), Vec::<String>::new());
     };
     // The server goes on in the directory that it was started in, whatever its name.
     run("mv", &[data, &away]);
@@ -390,16 +396,13 @@ fn a_tablespace_or_a_database_that_is_not_mounted_here_is_not_taken_for_dropped(
     for path in &hidden {
         let away = path.with_extension("away");
         std::fs::rename(path, &away).unwrap();
-        let arguments = ["basebackup", "-d", &primary.conninfo(), "--method", "local"];
-        let output = walship.run(&arguments).exited(2);
+        let stderr = refused(&walship, &primary, &place);
         std::fs::rename(&away, path).unwrap();
         assert!(
-            output.stderr.contains("not to be seen here") && output.stderr.contains("--method stream"),
-            "{}: {}",
-            path.display(),
-            output.stderr
+            stderr.contains("not to be seen here") && stderr.contains("--method stream"),
+            "{}: {stderr}",
+            path.display()
         );
-        assert_eq!(keys(&place, "backups"), Vec::<String>::new());
     }
     assert_eq!(
         checkpoint(),
@@ -417,14 +420,8 @@ fn a_file_that_this_user_may_not_read_and_a_standby_are_refused() {
     let secret = primary.data_dir().join("secret");
     plant(&secret, b"x");
     std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o000)).unwrap();
-    let arguments = ["basebackup", "-d", &primary.conninfo(), "--method", "local"];
-    let output = walship.run(&arguments).exited(2);
-    assert!(
-        output.stderr.contains("as the user who runs the server"),
-        "{}",
-        output.stderr
-    );
-    assert_eq!(keys(&place, "backups"), Vec::<String>::new());
+    let stderr = refused(&walship, &primary, &place);
+    assert!(stderr.contains("as the user who runs the server"), "{stderr}");
     std::fs::remove_file(&secret).unwrap();
 
     let root = scratch();
@@ -437,9 +434,8 @@ fn a_file_that_this_user_may_not_read_and_a_standby_are_refused() {
         .succeeded();
     let mut standby = Cluster::adopt(18, &data);
     standby.start();
-    let arguments = ["basebackup", "-d", &standby.conninfo(), "--method", "local"];
-    let output = walship.run(&arguments).exited(2);
-    assert!(output.stderr.contains("is a standby"), "{}", output.stderr);
+    let stderr = refused(&walship, &standby, &place);
+    assert!(stderr.contains("is a standby"), "{stderr}");
 }
 
 #[test]
