@@ -8,6 +8,7 @@ mod conninfo;
 mod control_file;
 pub mod data_directory;
 mod fields;
+pub mod guc_file;
 pub mod hba;
 mod lsn;
 mod major;

@@ -14,7 +14,6 @@ mod files;
 mod find_record;
 #[cfg(test)]
 pub(crate) mod fixture;
-mod guc_file;
 pub(super) mod index;
 mod layout;
 mod made;
@@ -52,6 +51,7 @@ use crate::commands::catalogue;
 use crate::commands::clone_mark::CloneMark;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
+use crate::pg::guc_file;
 use crate::store::Store;
 
 pub use self::configuration::ConfigurationReport;
