@@ -34,6 +34,13 @@ pub fn values_of(file: &[u8], name: &str) -> impl DoubleEndedIterator<Item = Vec
         .filter_map(value)
 }
 
+/// The setting that a line makes, its name in lower case.
+#[must_use]
+pub fn setting(line: &[u8]) -> Option<(String, Vec<u8>)> {
+    let name = std::str::from_utf8(setting_name(line)?).ok()?;
+    Some((name.to_ascii_lowercase(), value(line)?))
+}
+
 /// The value on a line that makes a setting.
 fn value(line: &[u8]) -> Option<Vec<u8>> {
     let line = trim_blanks(line);

@@ -3,6 +3,7 @@
 
 mod backup_label;
 mod base_backup;
+pub mod configuration_files;
 mod connection;
 mod conninfo;
 mod control_file;
