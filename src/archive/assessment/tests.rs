@@ -1,6 +1,7 @@
 //! What small archives are worth, on the fixtures of the recovery plan.
 
 use super::*;
+use crate::archive::backup::WalRange;
 use crate::archive::keys::Key;
 use crate::archive::recovery_plan::tests::{archive, at, id, tli, with_history};
 use crate::pg::{SegmentName, SegmentSize};
@@ -169,4 +170,30 @@ fn what_retention_gave_up_is_not_lost() {
     // Never what a backup needs itself.
     catalogue.released.of_mut(tli(1)).insert_range(6, 6);
     assert!(!judge(&catalogue, &bad(&[(1, 6)])).is_whole());
+}
+
+#[test]
+fn a_backup_that_went_through_a_switchover_takes_nothing_away_from_the_old_timeline() {
+    // Of a cascaded standby, from segment 3 of timeline 1 to segment 7 of timeline 2, which left it in segment 5. The
+    // old primary archived no whole segment 5.
+    let mut catalogue = archive(&[(1, 1), (2, 7)], &[(1, 1..=4), (2, 5..=8)]);
+    let [_, across] = &mut catalogue.backups[..] else {
+        panic!("two backups")
+    };
+    (across.start_timeline, across.start_lsn) = (tli(1), at(3, 40));
+    across.wal_ranges = vec![range(2, at(5, 96), at(7, 400)), range(1, at(3, 40), at(5, 96))];
+    let catalogue = with_history(catalogue, 2, &[(1, at(5, 96))]);
+    let assessment = judge(&catalogue, &Known::default());
+    assert!(assessment.is_whole(), "{:?}", assessment.lost);
+    let ends: Vec<_> = assessment.backups.iter().map(ways).collect();
+    let to_the_end = (2, 9, End::EndOfWal);
+    assert_eq!(ends, [vec![(1, 5, End::EndOfWal), to_the_end], vec![to_the_end]]);
+}
+
+fn range(timeline: u32, start_lsn: Lsn, end_lsn: Lsn) -> WalRange {
+    WalRange {
+        timeline: tli(timeline),
+        start_lsn,
+        end_lsn,
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::last_moment::LastMoment;
 use super::{Request, Search, Target, alone};
-use crate::archive::catalogue::{Backup, Catalogue};
+use crate::archive::catalogue::{Backup, Catalogue, needed_wal};
 use crate::archive::timeline_chain::{Hole, Reach, TimelineChain};
 use crate::archive::wal_inventory::SegmentRange;
 use crate::error::{Error, Result};
@@ -89,11 +89,12 @@ pub(crate) fn reach(catalogue: &Catalogue, chain: &TimelineChain<'_>, backup: &B
 #[must_use]
 pub fn known_until(catalogue: &Catalogue, timeline: TimelineId) -> Option<SegmentNumber> {
     let size = catalogue.wal.segment_size();
+    // A backup that went through a promotion needs the segment of the fork on the new timeline only.
     let backups = catalogue
         .readable()
-        .flat_map(|backup| &backup.wal_ranges)
-        .filter(|range| range.timeline == timeline && range.end_lsn > range.start_lsn)
-        .map(|range| size.segment_before(range.end_lsn));
+        .flat_map(|backup| needed_wal(&backup.wal_ranges, size))
+        .filter(|needed| needed.timeline == timeline)
+        .filter_map(|needed| needed.end.0.checked_sub(1).map(SegmentNumber));
     // The segment of the fork itself need never have been completed.
     let forks = catalogue
         .histories
