@@ -4,12 +4,16 @@
 //! A month does not pass in a test. The server, its archiver and `walship basebackup` run with a clock that
 //! libfaketime sets back by as many days as are left of the month; WAL, backups and recoveries are
 //! real. The archive's files are dated back in the end, as the store's clock would have dated them.
+//!
+//! Which backup is a week's or a month's last depends on the day on which the month ends, so no test here
+//! expects that of a backup by its number, and months end on many days.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde_json::Value;
 
 use crate::recovery::{PATIENCE, take_backup};
@@ -38,19 +42,27 @@ fn faketime() -> Option<PathBuf> {
 }
 
 impl Month {
-    /// A backup each day, a row after it and another one twelve hours later.
+    /// A backup each day, a row after it and another one twelve hours later, until today.
     fn pass(major: u32, library: &Path) -> Self {
+        let mut month = Self::ending(Utc::now(), "UTC", major, library);
+        month.walship = Walship::at(&month.place);
+        month
+    }
+
+    /// A month that ended at that moment, where clocks are set by that time zone. What runs later in it runs
+    /// at its end.
+    fn ending(end: DateTime<Utc>, time_zone: &str, major: u32, library: &Path) -> Self {
         let clock = scratch();
         let file = clock.path().join("offset");
+        let behind = (Utc::now() - end).num_seconds();
         let set_back = |seconds: i64| {
-            std::fs::write(&file, format!("-{seconds}\n")).unwrap();
+            std::fs::write(&file, format!("-{}\n", behind + seconds)).unwrap();
             give_to_user(&file);
         };
         set_back(DAYS * DAY);
         let place = Place::directory();
-        let walship = Walship::at(&place);
-        let in_the_past = walship
-            .clone()
+        let in_the_past = Walship::at(&place)
+            .env("TZ", time_zone)
             .env("LD_PRELOAD", library)
             .env("FAKETIME_TIMESTAMP_FILE", &file)
             .env("FAKETIME_NO_CACHE", "1")
@@ -69,15 +81,17 @@ impl Month {
             segment = primary.switch_wal();
         }
         wait_archived(&primary, &segment);
+        set_back(0);
         let archive = place.path().unwrap();
+        let long_ago = format!("@{}", (end - TimeDelta::days(40)).timestamp());
         let mut touch = Command::new("find");
         touch
             .arg(archive)
-            .args(["-type", "f", "-exec", "touch", "-d", "40 days ago", "{}", "+"]);
+            .args(["-type", "f", "-exec", "touch", "-d", &long_ago, "{}", "+"]);
         assert!(touch.status().unwrap().success());
         Self {
             place,
-            walship,
+            walship: in_the_past,
             primary,
             _clock: clock,
         }
@@ -214,10 +228,9 @@ fn a_month_of_backups_expires_and_what_is_promised_is_recovered() {
     };
     let month = Month::pass(18, &library);
     let walship = with_policy(&month.walship);
-    // A mark on the third day's backup.
+    // A mark on a backup that nothing else keeps.
     let dry = json(&walship, &["expire", "--dry-run", "--json"]);
-    let marked = dry["backups"][2]["id"].as_str().unwrap().to_owned();
-    assert!(with_action(&dry, "delete").contains(&marked.as_str()));
+    let marked = with_action(&dry, "delete")[2].to_owned();
     walship
         .run(&["keep", &marked, "--until", "2099-01-01"])
         .succeeded();
@@ -282,6 +295,70 @@ fn a_month_of_backups_expires_and_what_is_promised_is_recovered() {
 
     let again = json(&walship, &["expire", "--json"]);
     assert_eq!(again["deleted"]["objects"], 0);
+}
+
+/// What a policy of 7 days, 2 backups, 3 weeks and 2 months keeps at that moment, told from the calendar alone.
+fn by_the_calendar(finished: &[DateTime<Utc>], now: DateTime<Utc>) -> BTreeSet<usize> {
+    let count = finished.len();
+    let window = now - TimeDelta::days(7);
+    let before = finished.iter().rposition(|at| *at <= window);
+    let mut kept: BTreeSet<usize> = (before.unwrap_or(0)..count).collect();
+    kept.extend(count - 2..count);
+    let monday =
+        |at: &DateTime<Utc>| at.num_days_from_ce() - at.weekday().num_days_from_monday().cast_signed();
+    let month = |at: &DateTime<Utc>| at.year() * 12 + at.month0().cast_signed();
+    let lasts = |period: &dyn Fn(&DateTime<Utc>) -> i32, periods: usize| {
+        let is_last = |n: &usize| {
+            finished
+                .get(n + 1)
+                .is_none_or(|next| period(next) != period(&finished[*n]))
+        };
+        (0..count).rev().filter(is_last).take(periods).collect::<Vec<_>>()
+    };
+    kept.extend(lasts(&monday, 3));
+    kept.extend(lasts(&month, 2));
+    kept
+}
+
+#[test]
+fn on_whatever_day_a_month_ends_what_the_calendar_says_is_kept() {
+    let Some(library) = faketime() else {
+        announce("NOT TESTED: the days of the year (libfaketime is missing: apt-get install faketime)");
+        return;
+    };
+    // The 28th and the last of months, of years and of a leap February, the days after them, and the
+    // hours in which clocks are put forward and back.
+    for (end, time_zone) in [
+        ("2026-02-28T23:59:30Z", "UTC"),
+        ("2024-02-29T12:00:00Z", "America/New_York"),
+        ("2024-03-01T00:00:05Z", "UTC"),
+        ("2025-12-31T23:59:30Z", "Pacific/Kiritimati"),
+        ("2026-01-01T00:00:05Z", "UTC"),
+        ("2026-03-29T00:59:30Z", "Europe/Berlin"),
+        ("2025-10-26T00:59:30Z", "Europe/Berlin"),
+        ("2026-08-31T10:00:00Z", "Asia/Kathmandu"),
+    ] {
+        let now: DateTime<Utc> = end.parse().unwrap();
+        let month = Month::ending(now, time_zone, 18, &library);
+        let walship = with_policy(&month.walship);
+        let report = json(&walship, &["expire", "--json"]);
+        let backups = report["backups"].as_array().unwrap();
+        let finished: Vec<DateTime<Utc>> = backups
+            .iter()
+            .map(|fate| fate["finished_at"].as_str().unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(finished.len() as i64, DAYS, "{end}");
+        let now: DateTime<Utc> = report["now"].as_str().unwrap().parse().unwrap();
+        let kept: BTreeSet<_> = (0..backups.len())
+            .filter(|n| backups[*n]["action"] != "delete")
+            .collect();
+        assert_eq!(kept, by_the_calendar(&finished, now), "{end}: {report:#}");
+        let ids: Vec<_> = kept.iter().map(|n| backups[*n]["id"].as_str().unwrap()).collect();
+        is_sound(&walship, &ids, end);
+        let oldest = report["window_start"].as_str().unwrap();
+        let rows = month.rows_recovered(&["--target-time", oldest]);
+        assert_eq!(rows, month.rows_at(oldest), "{end}: {oldest}");
+    }
 }
 
 #[test]
