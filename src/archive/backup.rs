@@ -135,7 +135,7 @@ pub struct BackupRecord {
     pub files: StoredObject,
     /// `manifest.zst`.
     pub manifest: StoredObject,
-    /// `configuration.tar.zst`, where configuration files live outside the data directory and could
+    /// `configuration.tar.zst`, where there are configuration files that the streams lack and that could
     /// be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<Configuration>,
@@ -212,7 +212,7 @@ pub struct StoredObject {
     pub sha256: Sha256Sum,
 }
 
-/// Configuration files that lived outside the data directory.
+/// Configuration files that the server read and the backup of its data directory lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
     /// `configuration.tar.zst`; its members' names are absolute paths without the leading slash.
@@ -221,6 +221,10 @@ pub struct Configuration {
     pub data_directory: String,
     /// The server's `config_file`, such as `/etc/postgresql/17/main/postgresql.conf`.
     pub config_file: String,
+    /// Its `hba_file`.
+    pub hba_file: String,
+    /// Its `ident_file`.
+    pub ident_file: String,
 }
 
 /// One line of `files.zst`: a member of a tar stream. Lines stand in the order of the streams, and

@@ -13,7 +13,7 @@ use crate::support::postgres::{Cluster, Stop};
 use crate::support::process::{Output, Running, signal};
 use crate::support::stores::Place;
 use crate::support::walship::{Walship, binary};
-use crate::support::{command_as_user, give_to_user, scratch, wait_for};
+use crate::support::{command_as_user, give_to_user, make_dir, scratch, wait_for};
 
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -195,6 +195,113 @@ fn configuration_outside_the_data_directory_comes_back_and_serves_a_copy_elsewhe
     primary.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
     assert_eq!(primary.sql("show data_directory"), copy.to_str().unwrap());
     assert_eq!(primary.sql("select count(*) from kept"), "0");
+}
+
+#[test]
+fn configuration_behind_links_and_includes_comes_back_on_a_new_machine() {
+    for &major in majors() {
+        for method in ["stream", "local"] {
+            links_and_includes_come_back(major, method);
+        }
+    }
+}
+
+fn links_and_includes_come_back(major: u32, method: &str) {
+    let place = Place::directory();
+    let mut primary = archiving_primary(major, &Walship::at(&place));
+    settle_in(&primary);
+    primary.stop(Stop::Fast);
+    let etc = primary.make_dir("etc");
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        let (link, file) = (primary.data_dir().join(name), etc.join(name));
+        std::fs::rename(&link, &file).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+    }
+    let write = |path: &Path, text: &str| {
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap();
+        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        file.set_permissions(std::fs::Permissions::from_mode(0o644))
+            .unwrap();
+    };
+    let (more, lists) = (make_dir(&etc, "more", 0o755), make_dir(&etc, "lists", 0o755));
+    write(&more.join("10.conf"), "work_mem = '5MB'\n");
+    write(&etc.join("must"), "max_connections = 77\n");
+    write(&lists.join("everybody"), "all\n");
+    let includes = format!(
+        "include_dir '{}'\ninclude '{}'\n",
+        more.display(),
+        etc.join("must").display()
+    );
+    write(&etc.join("postgresql.conf"), &includes);
+    // Only this line lets anybody in.
+    let rule = format!(
+        "local all @{} trust\nlocal replication @{0} trust\n",
+        lists.join("everybody").display()
+    );
+    std::fs::remove_file(etc.join("pg_hba.conf")).unwrap();
+    write(&etc.join("pg_hba.conf"), &rule);
+
+    let walship = walship_beside(&primary, &place);
+    primary.start();
+    let output = walship.run(&["basebackup", "-d", &primary.conninfo(), "--method", method]);
+    assert!(
+        !output.succeeded().stderr.contains("configuration"),
+        "PostgreSQL {major}, {method}"
+    );
+    let segment = primary.switch_wal();
+    wait_archived(&primary, &segment);
+    lose_data_directory(&mut primary);
+    std::fs::remove_dir_all(&etc).unwrap();
+
+    let data = primary.data_dir().to_owned();
+    let report = recover(&walship, &data, &["--archive-mode", "off"]);
+    let start = report["start_command"].as_str().unwrap();
+    let _started = Started::by(start, &primary, &walship, &data);
+    primary.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
+    for (setting, value) in [("work_mem", "5MB"), ("max_connections", "77")] {
+        assert_eq!(
+            primary.sql(&format!("show {setting}")),
+            value,
+            "PostgreSQL {major}, {method}"
+        );
+    }
+    assert!(!data.join("pg_hba.conf").is_symlink());
+}
+
+#[test]
+fn configuration_that_no_backup_has_is_named_by_recover() {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let primary = archiving_primary(18, &walship);
+    let etc = primary.make_dir("etc");
+    primary.set("ssl_key_file", etc.join("server.key").to_str().unwrap());
+    primary.sql("alter system set ssl = on");
+    let (unreadable, data) = (etc.join("secret"), primary.data_dir().join("postgresql.conf"));
+    std::fs::write(&unreadable, "").unwrap();
+    let mut conf = std::fs::OpenOptions::new().append(true).open(&data).unwrap();
+    std::io::Write::write_all(
+        &mut conf,
+        format!("include '{}'\n", unreadable.display()).as_bytes(),
+    )
+    .unwrap();
+    std::fs::remove_file(&unreadable).unwrap();
+    let output = walship
+        .run(&["basebackup", "-d", &primary.conninfo()])
+        .succeeded();
+    let named = unreadable.to_str().unwrap();
+    assert!(output.stderr.contains(named), "{}", output.stderr);
+    let segment = primary.switch_wal();
+    wait_archived(&primary, &segment);
+    let root = scratch();
+    let report = recover(&walship, &root.path().join("copy"), &["--archive-mode", "off"]);
+    let notes = report["notes"].to_string();
+    for name in [named, "etc/server.key", "copy/server.crt"] {
+        assert!(notes.contains(name), "{name}: {notes}");
+    }
 }
 
 #[test]

@@ -1,10 +1,12 @@
-//! Configuration files outside the data directory, where Debian keeps them. A base backup lacks them,
-//! and a recovered cluster does not start without.
+//! Configuration files that a base backup lacks, and without which a recovered cluster does not start: those outside the
+//! data directory, where Debian keeps them, all that they include, and links in the data directory, which PostgreSQL
+//! leaves out.
 //!
 //! They can only be read where the server runs on this machine. Where that fails the backup is
 //! taken all the same, with a warning: the data is what matters.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -13,12 +15,13 @@ use crate::archive::backup::Configuration;
 use crate::archive::keys::{BackupId, BackupObject};
 use crate::error::{Context, Error, Result};
 use crate::pg::Connection;
+use crate::pg::configuration_files::{ConfigurationFiles, Files, Grammar};
 use crate::pg::data_directory::read_control_file;
 use crate::store::{BodyWriter, Store};
 
 /// A larger file is no configuration.
 const FILE_LIMIT_BYTES: u64 = 1 << 20;
-/// A folder with more is no folder of a cluster's configuration.
+/// More files are not one cluster's configuration.
 const FILES_LIMIT: usize = 256;
 const LEVEL: i32 = 3;
 const MEMORY_BYTES: usize = 1 << 20;
@@ -27,28 +30,19 @@ const MEMORY_BYTES: usize = 1 << 20;
 const EXTENSION: &str = "conf";
 const ENVIRONMENT: &str = "environment";
 
-/// Where the files are.
+/// Where the server's configuration begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ConfigurationFiles {
-    data_directory: String,
-    config_file: String,
-    outside: Outside,
+pub(super) struct Places {
+    data_directory: PathBuf,
+    config_file: PathBuf,
+    hba_file: PathBuf,
+    ident_file: PathBuf,
 }
 
-/// What the data directory does not hold.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Outside {
-    /// Of `config_file`, `hba_file` and `ident_file`, those that lie outside.
-    named: Vec<PathBuf>,
-    /// The folder of `config_file`, where it is one of them.
-    directory: Option<PathBuf>,
-}
-
-/// Asks the server where its configuration is; `None` where the backup holds it anyway, or where it
-/// cannot be read here.
-pub(super) async fn find(connection: &mut Connection, system_identifier: u64) -> Option<ConfigurationFiles> {
+/// Asks the server where its configuration is; `None` where it cannot be read here.
+pub(super) async fn find(connection: &mut Connection, system_identifier: u64) -> Option<Places> {
     match locate(connection, system_identifier).await {
-        Ok(files) => files,
+        Ok(places) => places,
         Err(error) => {
             warn_left_out(&error);
             None
@@ -56,46 +50,197 @@ pub(super) async fn find(connection: &mut Connection, system_identifier: u64) ->
     }
 }
 
-async fn locate(connection: &mut Connection, system_identifier: u64) -> Result<Option<ConfigurationFiles>> {
-    let data_directory = show(connection, "data_directory").await?;
-    let config_file = show(connection, "config_file").await?;
-    let mut outside = Outside::default();
-    for setting in ["config_file", "hba_file", "ident_file"] {
-        let file = PathBuf::from(show(connection, setting).await?);
-        if is_within(&file, Path::new(&data_directory)) {
-            continue;
-        }
-        if setting == "config_file" {
-            outside.directory = file.parent().map(Path::to_owned);
-        }
-        outside.named.push(file);
-    }
-    let Some(first) = outside.named.first() else {
-        return Ok(None);
+async fn locate(connection: &mut Connection, system_identifier: u64) -> Result<Option<Places>> {
+    let places = Places {
+        data_directory: show(connection, "data_directory").await?,
+        config_file: show(connection, "config_file").await?,
+        hba_file: show(connection, "hba_file").await?,
+        ident_file: show(connection, "ident_file").await?,
     };
-    let local = read_control_file(Path::new(&data_directory))?;
-    if local.is_none_or(|control| control.system_identifier != system_identifier) {
-        return Err(Error::invalid(format!(
-            "{} can be read only on the server's own machine, as the user who runs the server",
-            first.display()
-        )));
+    // Of another machine's server only what the data directory holds comes along, and that may be all.
+    let local = read_control_file(&places.data_directory);
+    if let Ok(Some(control)) = &local
+        && control.system_identifier == system_identifier
+    {
+        return Ok(Some(places));
     }
-    Ok(Some(ConfigurationFiles {
-        data_directory,
-        config_file,
-        outside,
-    }))
+    let outside = places
+        .named()
+        .find(|file| !file.starts_with(&places.data_directory));
+    match outside {
+        None => Ok(None),
+        Some(file) => Err(Error::invalid(format!(
+            "{} can be read only on the server's own machine, as the user who runs the server",
+            file.display()
+        ))),
+    }
 }
 
-async fn show(connection: &mut Connection, setting: &str) -> Result<String> {
+async fn show(connection: &mut Connection, setting: &str) -> Result<PathBuf> {
     let shown = connection.show(setting).await;
-    shown.context(|| "where they are may be asked by members of pg_read_all_settings only")
+    shown
+        .map(PathBuf::from)
+        .context(|| "where they are may be asked by members of pg_read_all_settings only")
 }
 
-/// By names as the server gives them, and by where they lead.
-fn is_within(file: &Path, directory: &Path) -> bool {
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    file.starts_with(directory) || real(file).starts_with(real(directory))
+impl Places {
+    fn named(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.config_file, &self.hba_file, &self.ident_file].into_iter()
+    }
+
+    /// Whether the backup of the data directory has what stands at this path: it is no link, and no part of the
+    /// way to it from the data directory is one.
+    fn in_backup(&self, path: &Path) -> bool {
+        let (Ok(data), Ok(real)) = (self.data_directory.canonicalize(), path.canonicalize()) else {
+            return false;
+        };
+        match path.strip_prefix(&self.data_directory) {
+            Ok(within) => real == data.join(within),
+            Err(_) => real.starts_with(data) && !path.is_symlink(),
+        }
+    }
+
+    /// All that is to be stored, and what cannot be, each with the reason.
+    fn read(&self) -> Result<(BTreeMap<PathBuf, Member>, Vec<String>)> {
+        let mut disk = Disk::default();
+        let mut followed = ConfigurationFiles::default();
+        followed.follow(&self.config_file, Grammar::Settings, &mut disk);
+        let automatic = self.data_directory.join("postgresql.auto.conf");
+        if automatic.exists() {
+            followed.follow(&automatic, Grammar::Settings, &mut disk);
+        }
+        for file in [&self.hba_file, &self.ident_file] {
+            followed.follow(file, Grammar::Rules, &mut disk);
+        }
+        for directory in followed.directories {
+            disk.take_directory(directory);
+        }
+        if let Some(directory) = self.config_file.parent()
+            && !self.in_backup(directory)
+        {
+            disk.take_folder(directory);
+        }
+        let Disk { mut members, failed } = disk;
+        members.retain(|path, _| !self.in_backup(path));
+        if members.len() > FILES_LIMIT {
+            return Err(Error::invalid(format!(
+                "{} and what it includes are {} files, more than a cluster's configuration has",
+                self.config_file.display(),
+                members.len()
+            )));
+        }
+        // A file that the server does without may be missing.
+        let failed = failed
+            .into_iter()
+            .filter(|(path, _)| followed.missing.contains(path) || path.exists());
+        let failed = failed.map(|(path, error)| format!("{} ({error})", path.display()));
+        Ok((members, failed.collect()))
+    }
+}
+
+/// A file or directory to store; no content for a directory.
+#[derive(Debug)]
+struct Member {
+    metadata: Metadata,
+    content: Vec<u8>,
+}
+
+/// What was read, and why the rest could not be.
+#[derive(Debug, Default)]
+struct Disk {
+    members: BTreeMap<PathBuf, Member>,
+    failed: BTreeMap<PathBuf, String>,
+}
+
+impl Files for Disk {
+    fn read(&mut self, path: &Path) -> Option<Vec<u8>> {
+        match read_file(path) {
+            Ok(member) => {
+                let content = member.content.clone();
+                self.members.insert(path.to_owned(), member);
+                Some(content)
+            }
+            Err(error) => {
+                self.failed.insert(path.to_owned(), error);
+                None
+            }
+        }
+    }
+
+    fn list(&mut self, directory: &Path) -> Option<Vec<PathBuf>> {
+        let read = || -> std::io::Result<Vec<PathBuf>> {
+            let entries = std::fs::read_dir(directory)?;
+            let mut paths = entries
+                .map(|entry| Ok(entry?.path()))
+                .collect::<std::io::Result<Vec<_>>>()?;
+            paths.retain(|path| path.is_file());
+            Ok(paths)
+        };
+        match read() {
+            Ok(paths) => Some(paths),
+            Err(error) => {
+                self.failed.insert(directory.to_owned(), error.to_string());
+                None
+            }
+        }
+    }
+}
+
+impl Disk {
+    /// The server does not start without an `include_dir`, even an empty one.
+    fn take_directory(&mut self, directory: PathBuf) {
+        if let Ok(metadata) = directory.metadata() {
+            let content = Vec::new();
+            self.members.insert(directory, Member { metadata, content });
+        }
+    }
+
+    /// The configuration in a folder, one level deep, whether the server reads it now or not.
+    fn take_folder(&mut self, directory: &Path) {
+        self.take_directory(directory.to_owned());
+        let Ok(entries) = std::fs::read_dir(directory) else {
+            return;
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                let within = self.list(&path).unwrap_or_default();
+                self.take_directory(path);
+                for path in &within {
+                    self.take_configuration(path);
+                }
+            } else {
+                self.take_configuration(&path);
+            }
+        }
+    }
+
+    fn take_configuration(&mut self, path: &Path) {
+        if is_configuration(path) {
+            self.read(path);
+        }
+    }
+}
+
+fn read_file(path: &Path) -> std::result::Result<Member, String> {
+    let read = || -> std::io::Result<Member> {
+        let file = std::fs::File::open(path)?;
+        let metadata = file.metadata()?;
+        let mut content = Vec::new();
+        file.take(FILE_LIMIT_BYTES + 1).read_to_end(&mut content)?;
+        Ok(Member { metadata, content })
+    };
+    // Opening a pipe would wait for somebody who writes to it.
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Err("it is no regular file".to_owned());
+    }
+    let member = read().map_err(|error| error.to_string())?;
+    if member.content.len() as u64 > FILE_LIMIT_BYTES {
+        let limit = FILE_LIMIT_BYTES >> 10;
+        return Err(format!(
+            "it has more than {limit} KiB, too many for a configuration file"
+        ));
+    }
+    Ok(member)
 }
 
 fn warn_left_out(error: &Error) {
@@ -105,21 +250,24 @@ fn warn_left_out(error: &Error) {
     );
 }
 
-/// Stores the files with the backup; `None`, after a warning, where they cannot be read.
+/// Stores the files with the backup; `None` where there are none, or, after a warning, where they cannot be read.
 ///
 /// # Errors
 /// As [`Store::put`].
-pub(super) async fn store(
-    files: ConfigurationFiles,
-    store: &Store,
-    id: &BackupId,
-) -> Result<Option<Configuration>> {
-    let packed = pack(&files.outside).and_then(|tar| {
-        tar.finish()
-            .map_err(|error| Error::io("compress the configuration", error))
+pub(super) async fn store(places: Places, store: &Store, id: &BackupId) -> Result<Option<Configuration>> {
+    let packed = places.read().and_then(|(members, failed)| {
+        if !failed.is_empty() {
+            tracing::warn!(
+                "the backup goes without configuration that the server needs and that cannot be read: {}; keep a copy \
+                 elsewhere, or let the user who takes the backup read it",
+                failed.join(", ")
+            );
+        }
+        (!members.is_empty()).then(|| pack(&members)).transpose()
     });
     let body = match packed {
-        Ok(body) => body.finish(),
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Ok(None),
         Err(error) => {
             warn_left_out(&error);
             return Ok(None);
@@ -127,59 +275,32 @@ pub(super) async fn store(
     };
     let key = objects::key(id, BackupObject::Configuration);
     objects::create(store, &key, &body).await?;
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
     Ok(Some(Configuration {
         object: objects::stored(&body),
-        data_directory: files.data_directory,
-        config_file: files.config_file,
+        data_directory: text(places.data_directory),
+        config_file: text(places.config_file),
+        hba_file: text(places.hba_file),
+        ident_file: text(places.ident_file),
     }))
 }
 
-type Frame = zstd::stream::write::Encoder<'static, BodyWriter>;
-
-fn pack(outside: &Outside) -> Result<Frame> {
-    let failed = |error| Error::io("pack the configuration", error);
-    let mut frame = Frame::new(BodyWriter::new(MEMORY_BYTES), LEVEL).map_err(failed)?;
-    frame.include_checksum(true).map_err(failed)?;
-    let mut tar = tar::Builder::new(frame);
-    for path in files_of(outside)? {
-        append(&mut tar, &path)?;
-    }
-    tar.into_inner().map_err(failed)
-}
-
-/// The named files, and the configuration beside `config_file`, one level deep; its directories too,
-/// for the server does not start without an `include_dir`, even an empty one.
-fn files_of(outside: &Outside) -> Result<BTreeSet<PathBuf>> {
-    let mut files: BTreeSet<PathBuf> = outside.named.iter().cloned().collect();
-    let Some(directory) = &outside.directory else {
-        return Ok(files);
-    };
-    files.insert(directory.clone());
-    for path in list(directory)? {
-        if path.is_dir() {
-            files.insert(path.clone());
-            files.extend(list(&path)?.into_iter().filter(|path| is_configuration(path)));
-        } else if is_configuration(&path) {
-            files.insert(path);
+fn pack(members: &BTreeMap<PathBuf, Member>) -> Result<crate::store::Body> {
+    let pack = || -> std::io::Result<BodyWriter> {
+        let mut frame = zstd::stream::write::Encoder::new(BodyWriter::new(MEMORY_BYTES), LEVEL)?;
+        frame.include_checksum(true)?;
+        let mut tar = tar::Builder::new(frame);
+        for (path, member) in members {
+            let mut header = tar::Header::new_gnu();
+            header.set_metadata(&member.metadata);
+            header.set_size(member.content.len() as u64);
+            let name = path.strip_prefix("/").unwrap_or(path);
+            tar.append_data(&mut header, name, member.content.as_slice())?;
         }
-    }
-    if files.len() > FILES_LIMIT {
-        return Err(Error::invalid(format!(
-            "{} holds {} files that look like configuration, more than a cluster has",
-            directory.display(),
-            files.len()
-        )));
-    }
-    Ok(files)
-}
-
-fn list(directory: &Path) -> Result<Vec<PathBuf>> {
-    let read = || {
-        std::fs::read_dir(directory)?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<std::io::Result<Vec<_>>>()
+        tar.into_inner()?.finish()
     };
-    read().map_err(|error| Error::io(format!("list {}", directory.display()), error))
+    let packed = pack().map_err(|error| Error::io("pack the configuration", error))?;
+    Ok(packed.finish())
 }
 
 fn is_configuration(path: &Path) -> bool {
@@ -188,97 +309,117 @@ fn is_configuration(path: &Path) -> bool {
     name_fits && path.is_file()
 }
 
-fn append(tar: &mut tar::Builder<Frame>, path: &Path) -> Result<()> {
-    let failed = |error| Error::io(format!("read {}", path.display()), error);
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    let mut content = Vec::new();
-    if metadata.is_file() {
-        file.take(FILE_LIMIT_BYTES + 1)
-            .read_to_end(&mut content)
-            .map_err(failed)?;
-    }
-    if content.len() as u64 > FILE_LIMIT_BYTES {
-        return Err(Error::invalid(format!(
-            "{} is larger than {} KiB, too large for a configuration file",
-            path.display(),
-            FILE_LIMIT_BYTES >> 10
-        )));
-    }
-    let mut header = tar::Header::new_gnu();
-    header.set_metadata(&metadata);
-    header.set_size(content.len() as u64);
-    let name = path.strip_prefix("/").unwrap_or(path);
-    tar.append_data(&mut header, name, &content[..]).map_err(failed)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::store::BodyContent;
+
+    fn places(data: &Path, folder: &Path) -> Places {
+        Places {
+            data_directory: data.to_owned(),
+            config_file: folder.join("postgresql.conf"),
+            hba_file: folder.join("pg_hba.conf"),
+            ident_file: folder.join("pg_ident.conf"),
+        }
+    }
+
+    /// What would be stored, relative to the top.
+    fn stored(places: &Places, top: &Path) -> Vec<String> {
+        let (members, failed) = places.read().unwrap();
+        assert_eq!(failed, Vec::<String>::new());
+        let paths = members.keys().map(|path| path.strip_prefix(top).unwrap());
+        paths.map(|path| path.display().to_string()).collect()
+    }
 
     #[test]
-    fn the_files_beside_the_configuration_are_packed_and_keys_are_not() {
-        let root = tempfile::tempdir().unwrap();
-        let main = root.path().join("etc/postgresql/17/main");
+    fn the_files_beside_the_configuration_are_stored_and_keys_are_not() {
+        let top = tempfile::tempdir().unwrap();
+        let data = top.path().join("data");
+        let main = top.path().join("etc/17/main");
         fs::create_dir_all(main.join("conf.d/deeper")).unwrap();
         fs::create_dir(main.join("empty.d")).unwrap();
-        let elsewhere = root.path().join("pg_hba.conf");
+        fs::create_dir(&data).unwrap();
         for (path, content) in [
-            ("postgresql.conf", "a"),
+            ("postgresql.conf", "include_dir 'conf.d'"),
+            ("pg_hba.conf", ""),
+            ("pg_ident.conf", ""),
             ("environment", "b"),
-            ("conf.d/10-memory.conf", "c"),
+            ("conf.d/10-memory.conf", "include_if_exists 'not/there'"),
             ("conf.d/deeper/no.conf", "no"),
             ("server.key", "secret"),
             ("server.pem", "secret"),
         ] {
             fs::write(main.join(path), content).unwrap();
         }
-        fs::write(&elsewhere, "d").unwrap();
-        let outside = Outside {
-            named: vec![main.join("postgresql.conf"), elsewhere],
-            directory: Some(main),
-        };
-        let frame = pack(&outside).unwrap();
-        let BodyContent::Memory(bytes) = frame.finish().unwrap().finish().content else {
-            panic!("a small body")
-        };
-        let mut tar = tar::Archive::new(zstd::stream::read::Decoder::new(&bytes[..]).unwrap());
-        let root = root.path().strip_prefix("/").unwrap().to_owned();
-        let names: Vec<String> = tar
-            .entries()
-            .unwrap()
-            .map(|entry| {
-                let path = entry.unwrap().path().unwrap().into_owned();
-                path.strip_prefix(&root).unwrap().display().to_string()
-            })
-            .collect();
-        let main = "etc/postgresql/17/main";
-        assert_eq!(
-            names,
-            [
-                main.to_owned(),
-                format!("{main}/conf.d"),
-                format!("{main}/conf.d/10-memory.conf"),
-                format!("{main}/empty.d"),
-                format!("{main}/environment"),
-                format!("{main}/postgresql.conf"),
-                "pg_hba.conf".to_owned(),
-            ]
-        );
+        let expected = [
+            "",
+            "/conf.d",
+            "/conf.d/10-memory.conf",
+            "/empty.d",
+            "/environment",
+            "/pg_hba.conf",
+            "/pg_ident.conf",
+            "/postgresql.conf",
+        ];
+        let expected = expected.map(|name| format!("etc/17/main{name}"));
+        assert_eq!(stored(&places(&data, &main), top.path()), expected);
     }
 
     #[test]
-    fn a_huge_file_is_refused() {
-        let root = tempfile::tempdir().unwrap();
-        let file = root.path().join("postgresql.conf");
-        fs::write(&file, vec![b'#'; (1 << 20) + 1]).unwrap();
-        let outside = Outside {
-            named: vec![file],
-            directory: None,
-        };
-        assert!(pack(&outside).is_err());
+    fn links_and_includes_are_stored_and_what_the_data_directory_holds_is_not() {
+        let top = tempfile::tempdir().unwrap();
+        let (data, etc) = (top.path().join("data"), top.path().join("etc"));
+        fs::create_dir_all(data.join("own.d")).unwrap();
+        fs::create_dir_all(etc.join("more")).unwrap();
+        fs::write(data.join("own.d/a.conf"), "").unwrap();
+        fs::write(data.join("pg_hba.conf"), "local @lists/admins all trust").unwrap();
+        fs::write(
+            etc.join("main.conf"),
+            "include_dir 'own.d'\ninclude_dir 'linked.d'",
+        )
+        .unwrap();
+        fs::write(etc.join("more/settings.inc"), "").unwrap();
+        fs::write(etc.join("more/x.conf"), "include 'settings.inc'").unwrap();
+        fs::write(etc.join("ident"), "").unwrap();
+        fs::create_dir(etc.join("lists")).unwrap();
+        fs::write(etc.join("lists/admins"), "joe").unwrap();
+        symlink(etc.join("main.conf"), data.join("postgresql.conf")).unwrap();
+        symlink("../etc/ident", data.join("pg_ident.conf")).unwrap();
+        symlink(etc.join("more"), data.join("linked.d")).unwrap();
+        symlink(etc.join("lists"), data.join("lists")).unwrap();
+        // A path is read as it is written: what is included beside a link counts from the link.
+        let expected = [
+            "data/linked.d",
+            "data/linked.d/settings.inc",
+            "data/linked.d/x.conf",
+            "data/lists/admins",
+            "data/pg_ident.conf",
+            "data/postgresql.conf",
+        ];
+        assert_eq!(stored(&places(&data, &data), top.path()), expected);
+    }
+
+    #[test]
+    fn what_cannot_be_stored_is_named_and_the_rest_is_stored() {
+        let top = tempfile::tempdir().unwrap();
+        let (data, etc) = (top.path().join("data"), top.path().join("etc"));
+        fs::create_dir(&data).unwrap();
+        fs::create_dir(&etc).unwrap();
+        fs::write(
+            etc.join("postgresql.conf"),
+            "include 'huge'\ninclude 'gone'\ninclude_dir 'no.d'",
+        )
+        .unwrap();
+        fs::write(etc.join("huge"), vec![b'#'; (1 << 20) + 1]).unwrap();
+        fs::write(etc.join("pg_hba.conf"), "").unwrap();
+        fs::write(etc.join("pg_ident.conf"), "").unwrap();
+        let (members, failed) = places(&data, &etc).read().unwrap();
+        assert_eq!(members.len(), 4);
+        let failed = failed.concat();
+        for name in ["huge", "gone", "no.d"] {
+            assert!(failed.contains(&etc.join(name).display().to_string()), "{failed}");
+        }
     }
 }

@@ -187,7 +187,7 @@ async fn take(
     progress: &Progress,
 ) -> Result<BackupRecord> {
     let configuration = match server.configuration {
-        Some(files) => configuration::store(files, store, id).await?,
+        Some(places) => configuration::store(places, store, id).await?,
         None => None,
     };
     progress.phase("wait for the server's checkpoint");

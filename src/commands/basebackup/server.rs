@@ -1,6 +1,6 @@
 //! The server that a backup is taken from: is it one that walship supports, and this archive's?
 
-use super::configuration::{self, ConfigurationFiles};
+use super::configuration::{self, Places};
 use crate::archive::backup::WalFrom;
 use crate::archive::identity::ClusterIdentity;
 use crate::error::{Context, Error, Result};
@@ -14,8 +14,8 @@ pub(super) struct Server {
     pub(super) timeline: TimelineId,
     /// As it names itself: `17.11`.
     pub(super) version: String,
-    /// Configuration that the data directory does not hold.
-    pub(super) configuration: Option<ConfigurationFiles>,
+    /// Where its configuration is, if it can be read here.
+    pub(super) configuration: Option<Places>,
     /// A backup from here on needs no WAL before this: a primary makes a checkpoint for it. What a
     /// standby's needs is known only when it begins.
     pub(super) wal_from: Option<WalFrom>,

@@ -1,10 +1,11 @@
-//! Configuration files that lived outside the data directory, as Debian has them: put back where they
-//! are missing, never over one that is there.
+//! Configuration files that the streams of a backup lack: those outside the data directory, as Debian has them, and what
+//! links in the data directory led to. They are put back where they are missing, never over one that is there; a
+//! file comes back where a link was.
 //!
 //! A file that cannot be put back (their directory is often root's) does not fail the recovery: the
 //! verified object is kept in the data directory, and a note gives the command that unpacks it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -14,16 +15,25 @@ use serde::Serialize;
 
 use super::destination::Access;
 use super::extract::damaged;
-use super::guc_file::values_of;
 use super::shell::shell_word;
 use crate::archive::Sha256Sum;
-use crate::archive::backup::BackupRecord;
+use crate::archive::backup::{BackupRecord, Configuration};
 use crate::archive::keys::{BackupObject, Key};
 use crate::error::{Context, Error, Result};
+use crate::pg::configuration_files::{ConfigurationFiles, Files, Grammar};
 use crate::store::Store;
 
 /// The largest `configuration.tar.zst`, and what it may hold, in bytes.
 const LIMIT_BYTES: u64 = 64 << 20;
+/// What the server reads where `ssl` is on, and what it takes where nothing is set.
+const KEY_FILES: [(&str, &str); 6] = [
+    ("ssl_cert_file", "server.crt"),
+    ("ssl_key_file", "server.key"),
+    ("ssl_ca_file", ""),
+    ("ssl_crl_file", ""),
+    ("ssl_crl_dir", ""),
+    ("ssl_dh_params_file", ""),
+];
 /// Where the object is kept, in the data directory, if a file could not be put back.
 const KEPT_OBJECT: &str = "walship-configuration.tar.zst";
 
@@ -44,13 +54,128 @@ pub struct ConfigurationReport {
     pub pending: Option<Vec<u8>>,
 }
 
+impl ConfigurationReport {
+    pub(super) fn add_note(&mut self, note: Option<String>) {
+        let notes: Vec<_> = self.note.take().into_iter().chain(note).collect();
+        self.note = (!notes.is_empty()).then(|| notes.join("; "));
+    }
+
+    /// The links of the source's data directory in whose place nothing stands now.
+    pub(super) fn links_left_out(&self, links: Vec<String>, data: &Path) -> Vec<String> {
+        let mut links = links;
+        links.retain(|link| !self.restored.contains(&data.join(link)));
+        links
+    }
+}
+
 /// A verified `configuration.tar.zst`.
 #[derive(Debug)]
 pub struct StoredConfiguration {
     object: bytes::Bytes,
     url: String,
-    /// The source's `config_file`.
+    places: Places,
+}
+
+/// Where the configuration of a source was, and where that of the copy is.
+#[derive(Debug, Clone)]
+pub struct Places {
+    data_before: PathBuf,
+    data: PathBuf,
     config_file: PathBuf,
+    /// As the source's server said; else as its configuration has it.
+    hba_file: Option<PathBuf>,
+    ident_file: Option<PathBuf>,
+}
+
+impl Places {
+    /// As a backup tells, for a copy in `data`.
+    #[must_use]
+    pub fn new(configuration: Option<&Configuration>, data: &Path) -> Self {
+        Self {
+            data_before: configuration
+                .map_or_else(|| data.to_owned(), |it| PathBuf::from(&it.data_directory)),
+            data: data.to_owned(),
+            config_file: configuration.map_or_else(
+                || data.join("postgresql.conf"),
+                |it| PathBuf::from(&it.config_file),
+            ),
+            hba_file: configuration.map(|it| PathBuf::from(&it.hba_file)),
+            ident_file: configuration.map(|it| PathBuf::from(&it.ident_file)),
+        }
+    }
+
+    /// Where the copy has a file that its source had at `path`.
+    #[must_use]
+    pub fn of_copy(&self, path: &Path) -> PathBuf {
+        match path.strip_prefix(&self.data_before) {
+            Ok(within) => self.data.join(within),
+            Err(_) => path.to_owned(),
+        }
+    }
+
+    /// What the copy's server reads.
+    pub(super) fn follow(&self, files: &mut impl Files) -> ConfigurationFiles {
+        let mut found = ConfigurationFiles::default();
+        found.follow(&self.of_copy(&self.config_file), Grammar::Settings, files);
+        let automatic = self.data.join("postgresql.auto.conf");
+        if automatic.exists() {
+            found.follow(&automatic, Grammar::Settings, files);
+        }
+        for (place, setting, usual) in [
+            (&self.hba_file, "hba_file", "pg_hba.conf"),
+            (&self.ident_file, "ident_file", "pg_ident.conf"),
+        ] {
+            let set = found
+                .value(setting)
+                .map(|value| String::from_utf8_lossy(value).into_owned());
+            let file = match (place, set) {
+                (Some(place), _) => self.of_copy(place),
+                (None, set) => self.data.join(set.as_deref().unwrap_or(usual)),
+            };
+            found.follow(&file, Grammar::Rules, files);
+        }
+        found
+    }
+
+    /// What the copy's server will look for in vain; what is in `failed` was said already.
+    pub(super) fn missing(&self, failed: &[PathBuf]) -> Option<String> {
+        let found = self.follow(&mut Disk);
+        let mut missing = found.missing.clone();
+        missing.extend(self.missing_keys(&found));
+        missing.retain(|path| !failed.contains(path));
+        // A data directory without any configuration has a note of its own.
+        missing.remove(&self.of_copy(&self.config_file));
+        (!missing.is_empty()).then(|| {
+            format!(
+                "the server's configuration names files that are not there, and the backup has none of them: {}. The \
+                 server may not start without: put them there, or take their lines out",
+                shown(&missing.into_iter().collect::<Vec<_>>())
+            )
+        })
+    }
+
+    /// Certificates and keys outside the data directory are in no backup.
+    fn missing_keys(&self, found: &ConfigurationFiles) -> Vec<PathBuf> {
+        if !found.value("ssl").is_some_and(is_true) {
+            return Vec::new();
+        }
+        let named = KEY_FILES.iter().map(|(setting, default)| {
+            let value = found.value(setting).unwrap_or(default.as_bytes());
+            PathBuf::from(String::from_utf8_lossy(value).into_owned())
+        });
+        let named = named.filter(|path| !path.as_os_str().is_empty());
+        named
+            .map(|path| self.data.join(path))
+            .filter(|path| !path.exists())
+            .collect()
+    }
+}
+
+/// As PostgreSQL reads a boolean, of which any unambiguous beginning will do (`parse_bool`, `bool.c`).
+fn is_true(value: &[u8]) -> bool {
+    let value = value.to_ascii_lowercase();
+    let begins = |word: &[u8]| !value.is_empty() && word.starts_with(&value);
+    value == b"on" || value == b"1" || begins(b"true") || begins(b"yes")
 }
 
 /// One configuration file or directory.
@@ -68,7 +193,7 @@ impl StoredConfiguration {
     /// # Errors
     /// `Corrupt` where they are not what the record says, `NotFound` where they are missing; as the
     /// store says.
-    pub async fn fetch(store: &Store, record: &BackupRecord) -> Result<Option<Self>> {
+    pub async fn fetch(store: &Store, record: &BackupRecord, data: &Path) -> Result<Option<Self>> {
         let Some(configuration) = &record.configuration else {
             return Ok(None);
         };
@@ -89,7 +214,7 @@ impl StoredConfiguration {
         Ok(Some(Self {
             object,
             url,
-            config_file: PathBuf::from(&configuration.config_file),
+            places: Places::new(Some(configuration), data),
         }))
     }
 
@@ -98,83 +223,89 @@ impl StoredConfiguration {
     /// # Errors
     /// `Corrupt` where it is no tar of files with plain names; `Internal` where what could not be put
     /// back cannot be kept in the data directory either.
-    pub fn put_back(
-        &self,
-        data: &Path,
-        access: Access,
-        made: &mut dyn FnMut(PathBuf),
-    ) -> Result<ConfigurationReport> {
+    pub fn put_back(&self, access: Access, made: &mut dyn FnMut(PathBuf)) -> Result<ConfigurationReport> {
         let files = unpack(&self.object).map_err(|error| damaged(error, &self.url))?;
+        let files = files
+            .into_iter()
+            .map(|file| self.moved(file, access))
+            .collect::<Vec<_>>();
+        let config_file = self.places.of_copy(&self.places.config_file);
+        let included = self.included(&files);
         let mut report = ConfigurationReport::default();
         let mut reasons = Vec::new();
         let mut unknown = Vec::new();
-        // Archives of older versions lack the directories, without which the server does not start.
-        let mut included = BTreeSet::new();
         for file in files {
-            if file.content.is_some() && !is_configuration(&file.path, &self.config_file) {
+            let usual = file.content.is_none() || is_configuration(&file.path, &config_file);
+            let may_come_back = usual || (included.contains(&file.path) && self.is_plain(&file.path));
+            if !may_come_back {
                 unknown.push(file.path);
                 continue;
             }
-            let outcome = put_back(&file, made);
-            if !matches!(outcome, Ok(false)) {
-                included.extend(included_directories(&file));
-            }
-            match outcome {
+            match put_back(&file, made) {
                 Ok(true) => report.restored.push(file.path),
                 Ok(false) if file.content.is_none() => {}
                 Ok(false) => report.kept.push(file.path),
                 Err(error) => {
                     reasons.push(error.to_string());
-                    if file.path == self.config_file {
-                        report.pending = file.content;
+                    if file.path == config_file {
+                        report.pending.clone_from(&file.content);
                     }
-                    report.failed.push(file.path);
+                    // Root is asked to unpack only what has a name of configuration.
+                    let group = if usual { &mut report.failed } else { &mut unknown };
+                    group.push(file.path);
                 }
             }
         }
-        let mut to_make = Vec::new();
-        for path in included {
-            if report.failed.contains(&path) {
-                continue;
-            }
-            let directory = StoredFile {
-                path,
-                mode: 0o755,
-                content: None,
-            };
-            match put_back(&directory, made) {
-                Ok(true) => report.restored.push(directory.path),
-                Ok(false) => {}
-                Err(error) => {
-                    reasons.push(error.to_string());
-                    to_make.push(directory.path);
-                }
-            }
-        }
-        report.note = self.note(data, access, &report.failed, &to_make, &unknown, &reasons)?;
-        report.failed.extend(to_make);
+        report.note = self.note(access, &report.failed, &unknown, &reasons)?;
         report.failed.extend(unknown);
         Ok(report)
+    }
+
+    /// The file where the copy has it. In the data directory it has PostgreSQL's own permissions.
+    fn moved(&self, file: StoredFile, access: Access) -> StoredFile {
+        let path = self.places.of_copy(&file.path);
+        let mode = match (path.starts_with(&self.places.data), &file.content) {
+            (true, Some(_)) => access.file_mode(),
+            (true, None) => access.directory_mode(),
+            (false, _) => file.mode,
+        };
+        StoredFile { path, mode, ..file }
+    }
+
+    /// Whether no part of a path outside the copy is hidden: whoever can write to the archive must not be able to
+    /// write, say, keys for logging in.
+    fn is_plain(&self, path: &Path) -> bool {
+        let is_hidden = |part: std::path::Component| part.as_os_str().as_encoded_bytes().starts_with(b".");
+        path.starts_with(&self.places.data) || !path.components().any(is_hidden)
+    }
+
+    /// What the configuration includes, as the backup has it.
+    fn included(&self, files: &[StoredFile]) -> BTreeSet<PathBuf> {
+        let stored = files
+            .iter()
+            .filter_map(|file| Some((file.path.as_path(), file.content.as_deref()?)));
+        let found = self.places.follow(&mut StoredOrThere {
+            stored: stored.collect(),
+        });
+        found.files
     }
 
     /// What somebody has to do by hand, if anything; what could not be put back is kept in the data
     /// directory.
     fn note(
         &self,
-        data: &Path,
         access: Access,
         failed: &[PathBuf],
-        to_make: &[PathBuf],
         unknown: &[PathBuf],
         reasons: &[String],
     ) -> Result<Option<String>> {
-        let kept = data.join(KEPT_OBJECT);
+        let kept = self.places.data.join(KEPT_OBJECT);
         if !failed.is_empty() || !unknown.is_empty() {
             write_file(&kept, &self.object, access)?;
         }
         let mut notes = Vec::new();
-        if !failed.is_empty() || !to_make.is_empty() {
-            notes.push(failure_note(&kept, failed, to_make, reasons));
+        if !failed.is_empty() {
+            notes.push(failure_note(&kept, failed, reasons));
         }
         if !unknown.is_empty() {
             notes.push(unknown_note(&kept, unknown));
@@ -183,31 +314,68 @@ impl StoredConfiguration {
     }
 }
 
-fn failure_note(kept: &Path, failed: &[PathBuf], to_make: &[PathBuf], reasons: &[String]) -> String {
-    let words = |paths: &[PathBuf], skip: &str| {
-        let words = paths
-            .iter()
-            .map(|path| path.to_string_lossy().trim_start_matches(skip).to_owned());
-        words.map(|word| shell_word(&word)).collect::<Vec<_>>().join(" ")
-    };
-    let mut commands = Vec::new();
-    if !failed.is_empty() {
-        // Only these: root must not unpack whatever else is there.
-        let kept = shell_word(&kept.to_string_lossy());
-        commands.push(format!(
-            "zstd -dc {kept} | tar -x -C / --skip-old-files -- {}",
-            words(failed, "/")
-        ));
+/// The backup's files, and, for what it does not hold among them, those that are there.
+struct StoredOrThere<'a> {
+    stored: BTreeMap<&'a Path, &'a [u8]>,
+}
+
+impl Files for StoredOrThere<'_> {
+    fn read(&mut self, path: &Path) -> Option<Vec<u8>> {
+        match self.stored.get(path) {
+            Some(content) => Some(content.to_vec()),
+            None => Disk.read(path),
+        }
     }
-    if !to_make.is_empty() {
-        commands.push(format!("mkdir -p {}", words(to_make, "")));
+
+    fn list(&mut self, directory: &Path) -> Option<Vec<PathBuf>> {
+        let stored = self.stored.keys().filter(|path| path.parent() == Some(directory));
+        let stored = stored.map(|path| path.to_path_buf());
+        Some(
+            Disk.list(directory)
+                .unwrap_or_default()
+                .into_iter()
+                .chain(stored)
+                .collect(),
+        )
     }
+}
+
+/// The files that are there.
+pub(super) struct Disk;
+
+impl Files for Disk {
+    fn read(&mut self, path: &Path) -> Option<Vec<u8>> {
+        // Opening a pipe would wait for somebody who writes to it.
+        let file = path.metadata().is_ok_and(|metadata| metadata.is_file());
+        let mut content = Vec::new();
+        let mut limited = File::open(path).ok().filter(|_| file)?.take(LIMIT_BYTES);
+        limited.read_to_end(&mut content).ok()?;
+        Some(content)
+    }
+
+    fn list(&mut self, directory: &Path) -> Option<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(directory).ok()?.flatten();
+        Some(
+            entries
+                .map(|entry| entry.path())
+                .filter(|path| path.is_file())
+                .collect(),
+        )
+    }
+}
+
+fn failure_note(kept: &Path, failed: &[PathBuf], reasons: &[String]) -> String {
+    let words = failed
+        .iter()
+        .map(|path| shell_word(path.to_string_lossy().trim_start_matches('/')));
+    // Only these, and of a directory nothing that is in it: root must not unpack whatever else is there.
     format!(
         "configuration files are missing and could not be put back: {} ({}). Before you start the server put them \
-         back, as root: {}",
-        shown(&[failed, to_make].concat()),
+         back, as root: zstd -dc {} | tar -x -C / --skip-old-files --no-recursion -- {}",
+        shown(failed),
         reasons.first().map_or("", String::as_str),
-        commands.join(" && ")
+        shell_word(&kept.to_string_lossy()),
+        words.collect::<Vec<_>>().join(" ")
     )
 }
 
@@ -240,17 +408,6 @@ fn is_configuration(path: &Path, config_file: &Path) -> bool {
     let plain =
         !name.starts_with('.') && (path.extension().is_some_and(|it| it == "conf") || name == "environment");
     in_folder && plain
-}
-
-/// The directories whose files a configuration file includes, each as PostgreSQL finds it.
-fn included_directories(file: &StoredFile) -> Vec<PathBuf> {
-    let content = file.content.as_deref().unwrap_or_default();
-    let parent = file.path.parent().unwrap_or(Path::new("/"));
-    values_of(content, "include_dir")
-        .filter_map(|value| String::from_utf8(value).ok())
-        .filter(|value| !value.is_empty())
-        .map(|value| parent.join(value))
-        .collect()
 }
 
 /// The files in the object. Names are absolute paths without the leading slash.
@@ -359,8 +516,19 @@ mod tests {
     /// The content that stands for a directory.
     const DIRECTORY: &str = "(a directory)";
 
-    fn stored(files: &[(&Path, &str)]) -> StoredConfiguration {
+    fn stored(data: &Path, files: &[(&Path, &str)]) -> StoredConfiguration {
         let config_file = files.first().unwrap().0.to_owned();
+        let object = crate::archive::backup::StoredObject {
+            stored_bytes: 0,
+            sha256: Sha256Sum::of(b""),
+        };
+        let configuration = Configuration {
+            object,
+            data_directory: "/source".to_owned(),
+            config_file: config_file.to_str().unwrap().to_owned(),
+            hba_file: "/source/pg_hba.conf".to_owned(),
+            ident_file: "/source/pg_ident.conf".to_owned(),
+        };
         let mut tar = tar::Builder::new(Vec::new());
         for (path, content) in files {
             let mut header = tar::Header::new_gnu();
@@ -379,7 +547,7 @@ mod tests {
         StoredConfiguration {
             object: zstd::encode_all(tar.as_slice(), 1).unwrap().into(),
             url: "file:///a/configuration.tar.zst".to_owned(),
-            config_file,
+            places: Places::new(Some(&configuration), data),
         }
     }
 
@@ -392,9 +560,12 @@ mod tests {
         );
         std::fs::write(&there, "mine").unwrap();
         let mut made = Vec::new();
-        let report = stored(&[(&missing, "port = 5433"), (&there, "theirs")])
-            .put_back(top.path(), Access::Owner, &mut |path| made.push(path))
-            .unwrap();
+        let report = stored(
+            &top.path().join("data"),
+            &[(&missing, "port = 5433"), (&there, "theirs")],
+        )
+        .put_back(Access::Owner, &mut |path| made.push(path))
+        .unwrap();
         assert_eq!(report.restored, std::slice::from_ref(&missing));
         assert_eq!(report.kept, std::slice::from_ref(&there));
         assert_eq!(made, report.restored);
@@ -423,8 +594,8 @@ mod tests {
         ];
         let paths: Vec<_> = good.iter().chain(&bad).map(|path| at(path)).collect();
         let files: Vec<_> = paths.iter().map(|path| (path.as_path(), "x")).collect();
-        let report = stored(&files)
-            .put_back(top.path(), Access::Owner, &mut |_| {})
+        let report = stored(top.path(), &files)
+            .put_back(Access::Owner, &mut |_| {})
             .unwrap();
         assert_eq!(report.restored, good.map(at));
         assert_eq!(report.failed, bad.map(at));
@@ -447,9 +618,12 @@ mod tests {
         std::fs::create_dir(&there).unwrap();
         std::fs::set_permissions(&there, Permissions::from_mode(0o711)).unwrap();
         let empty = main.join("conf.d");
-        let report = stored(&[(&main, DIRECTORY), (&empty, DIRECTORY), (&there, DIRECTORY)])
-            .put_back(top.path(), Access::Owner, &mut |_| {})
-            .unwrap();
+        let report = stored(
+            &top.path().join("data"),
+            &[(&main, DIRECTORY), (&empty, DIRECTORY), (&there, DIRECTORY)],
+        )
+        .put_back(Access::Owner, &mut |_| {})
+        .unwrap();
         assert_eq!(
             (report.restored, report.kept),
             (vec![main, empty.clone()], vec![])
@@ -459,16 +633,78 @@ mod tests {
     }
 
     #[test]
-    fn the_directories_that_restored_files_include_are_made() {
+    fn what_the_configuration_includes_comes_back_under_whatever_name_and_nothing_hidden() {
+        let top = tempfile::Builder::new().prefix("plain").tempdir().unwrap();
+        let at = |path: &str| top.path().join(path);
+        let main = at("main/postgresql.conf");
+        let content = format!(
+            "include '{}'\ninclude '{}'\n",
+            at("more/settings").display(),
+            at(".ssh/keys").display()
+        );
+        let report = stored(
+            &at("data"),
+            &[
+                (&main, &content),
+                (&at("more/settings"), "include 'deeper'"),
+                (&at("more/deeper"), ""),
+                (&at("more/unasked"), ""),
+                (&at(".ssh/keys"), ""),
+            ],
+        );
+        std::fs::create_dir(at("data")).unwrap();
+        let report = report.put_back(Access::Owner, &mut |_| {}).unwrap();
+        assert_eq!(report.restored, [main, at("more/settings"), at("more/deeper")]);
+        assert_eq!(report.failed, [at("more/unasked"), at(".ssh/keys")]);
+    }
+
+    #[test]
+    fn what_a_link_of_the_data_directory_led_to_comes_back_in_the_copy() {
         let top = tempfile::tempdir().unwrap();
-        let file = top.path().join("main/postgresql.conf");
-        let elsewhere = top.path().join("else/where");
-        let content = format!("include_dir = 'conf.d'\nInclude_Dir '{}'\n", elsewhere.display());
-        let report = stored(&[(&file, &content)])
-            .put_back(top.path(), Access::Owner, &mut |_| {})
-            .unwrap();
-        assert!(top.path().join("main/conf.d").is_dir() && elsewhere.is_dir());
-        assert_eq!(report.restored.len(), 3);
+        let (data, elsewhere) = (top.path().join("copy"), top.path().join("etc/postgresql.conf"));
+        std::fs::create_dir(&data).unwrap();
+        let source = Path::new("/source");
+        let report = stored(
+            &data,
+            &[
+                (&elsewhere, "include_dir '/source/conf.d'"),
+                (&source.join("pg_hba.conf"), "local all @admins trust"),
+                (&source.join("admins"), "joe"),
+                (&source.join("conf.d"), DIRECTORY),
+            ],
+        )
+        .put_back(Access::Group, &mut |_| {})
+        .unwrap();
+        assert!(report.failed.is_empty(), "{report:?}");
+        for (name, mode) in [("pg_hba.conf", 0o640), ("admins", 0o640), ("conf.d", 0o750)] {
+            let found = data.join(name).metadata().unwrap().permissions().mode();
+            assert_eq!(found & 0o777, mode, "{name}");
+        }
+        assert_eq!(std::fs::read_to_string(data.join("admins")).unwrap(), "joe");
+    }
+
+    #[test]
+    fn what_the_server_will_look_for_in_vain_is_named() {
+        let top = tempfile::tempdir().unwrap();
+        let data = top.path();
+        let places = Places::new(None, data);
+        for file in ["pg_hba.conf", "pg_ident.conf"] {
+            std::fs::write(data.join(file), "").unwrap();
+        }
+        let write = |text: &str| std::fs::write(data.join("postgresql.conf"), text).unwrap();
+        write("include_if_exists 'x'\nssl = off\n");
+        assert_eq!(places.missing(&[]), None);
+        write("include '/no/where'\nssl = YES\nssl_ca_file = 'ca.pem'");
+        let note = places.missing(&[]).unwrap();
+        for name in ["/no/where", "server.key", "server.crt", "ca.pem"] {
+            assert!(note.contains(name), "{note}");
+        }
+        assert!(
+            !places
+                .missing(&["/no/where".into()])
+                .unwrap()
+                .contains("/no/where")
+        );
     }
 
     #[test]
@@ -477,8 +713,8 @@ mod tests {
         let data = top.path().join("data");
         std::fs::create_dir(&data).unwrap();
         std::fs::write(top.path().join("etc"), "a file in the way").unwrap();
-        let stored = stored(&[(&top.path().join("etc/postgresql.conf"), "x")]);
-        let report = stored.put_back(&data, Access::Owner, &mut |_| {}).unwrap();
+        let stored = stored(&data, &[(&top.path().join("etc/postgresql.conf"), "x")]);
+        let report = stored.put_back(Access::Owner, &mut |_| {}).unwrap();
         assert_eq!(report.failed.len(), 1);
         assert_eq!(std::fs::read(data.join(KEPT_OBJECT)).unwrap(), stored.object);
         assert_eq!(report.pending.as_deref(), Some(&b"x"[..]));

@@ -181,7 +181,7 @@ pub(super) async fn restore(
     let restoration =
         Restoration::prepare(store, Arc::clone(&record), layout.clone(), options.configuration).await?;
     let mut notes = plan.notes;
-    notes.extend(links_note(restoration.links()));
+    let links = restoration.links().to_vec();
     let extracted = restoration.extract(options.concurrency, progress).await?;
     let extracted = extracted.marked(options.clone_of.clone());
     progress.phase("write settings and sync");
@@ -191,6 +191,7 @@ pub(super) async fn restore(
         notes.extend(freshly_stored(&catalogue.wal, begun));
     }
     let configuration = finish(extracted, ServerSettings::Recovery(settings)).await?;
+    notes.extend(links_note(&configuration.links_left_out(links, &layout.data)));
     notes.extend(configuration.note.clone());
     let start = start(options, &record, &layout.data, &configuration);
     notes.extend(start.notes);

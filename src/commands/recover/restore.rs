@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::SourceConfiguration;
-use super::configuration::{ConfigurationReport, StoredConfiguration, write_file};
+use super::configuration::{ConfigurationReport, Places, StoredConfiguration, write_file};
 use super::destination::{self, Access, CONTROL, SET_ASIDE_CONTROL};
 use super::extract::{Extraction, Sync, extract};
 use super::index::Index;
@@ -58,7 +58,7 @@ impl Restoration {
         destination::check(&layout)?;
         let stored_configuration = async {
             match source_configuration {
-                SourceConfiguration::Kept => StoredConfiguration::fetch(store, &record).await,
+                SourceConfiguration::Kept => StoredConfiguration::fetch(store, &record, &layout.data).await,
                 SourceConfiguration::LeftOut => Ok(None),
             }
         };
@@ -109,6 +109,7 @@ impl Restoration {
         };
         match outcome.await {
             Ok(sync) => Ok(Extracted {
+                places: Places::new(self.record.configuration.as_ref(), &self.layout.data),
                 layout: self.layout,
                 access,
                 destination,
@@ -142,6 +143,7 @@ fn needs(layout: &Layout, survey: &Survey, record: &BackupRecord) -> Vec<Need> {
 /// Restored files that no server can start on yet.
 #[derive(Debug)]
 pub struct Extracted {
+    places: Places,
     layout: Layout,
     access: Access,
     destination: Destination,
@@ -172,12 +174,15 @@ impl Extracted {
     fn complete(&mut self, settings: &ServerSettings) -> Result<ConfigurationReport> {
         let data = &self.layout.data;
         let destination = &mut self.destination;
-        let report = match &self.configuration {
-            Some(stored) => stored.put_back(data, self.access, &mut |path| destination.add_file(path))?,
+        let mut report = match &self.configuration {
+            Some(stored) => stored.put_back(self.access, &mut |path| destination.add_file(path))?,
             None => ConfigurationReport::default(),
         };
         write_tablespace_map(&self.layout, self.access)?;
         write_settings(data, self.access, self.source_configuration, settings)?;
+        if self.source_configuration == SourceConfiguration::Kept {
+            report.add_note(self.places.missing(&report.failed));
+        }
         if let Some(mark) = &self.clone_of {
             write_file(
                 &data.join(clone_mark::FILE),

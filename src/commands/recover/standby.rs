@@ -124,10 +124,11 @@ pub async fn restore_standby(
     )
     .await?;
     let mut notes = plan.notes;
-    notes.extend(links_note(restoration.links()));
+    let links = restoration.links().to_vec();
     let extracted = restoration.extract(options.concurrency, progress).await?;
     progress.phase("write settings and sync");
     let configuration = finish(extracted, ServerSettings::Standby(options.settings.clone())).await?;
+    notes.extend(links_note(&configuration.links_left_out(links, &layout.data)));
     notes.extend(configuration.note.clone());
     let outside = OutsideConfiguration::of_backup(&record, configuration.pending.as_deref());
     let search_path = options.search_path.as_deref();

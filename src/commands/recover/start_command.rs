@@ -249,6 +249,8 @@ mod tests {
             object,
             data_directory: "/var/lib/postgresql/17/main".to_owned(),
             config_file: "/etc/postgresql/17/main-that-is-not-here/postgresql.conf".to_owned(),
+            hba_file: "/etc/pg_hba.conf".to_owned(),
+            ident_file: "/etc/pg_ident.conf".to_owned(),
         };
         let object = crate::archive::backup::StoredObject {
             stored_bytes: 0,

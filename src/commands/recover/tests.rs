@@ -276,6 +276,8 @@ async fn damaged_configuration_files_are_named_and_nothing_is_restored() {
         object,
         data_directory: "/pg".to_owned(),
         config_file: "/etc/postgresql.conf".to_owned(),
+        hba_file: "/etc/pg_hba.conf".to_owned(),
+        ident_file: "/etc/pg_ident.conf".to_owned(),
     });
     // What it holds is no tar.
     assert_eq!(case.fails().await.kind(), ErrorKind::Corrupt);
