@@ -1,5 +1,5 @@
-//! What the records of one WAL segment tell of time: when transactions ended, and the restore points.
-//! It is taken when the segment is pushed and stands in the trailer of its object, so that nobody has
+//! What the records of one WAL segment tell: when transactions ended, the restore points, and what changes
+//! the conditions of a recovery. It is taken when the segment is pushed and stands in the trailer of its object, so that nobody has
 //! to read the segment again to know.
 //!
 //! A segment's index covers the records that lie in it whole. A record that begins in one segment and
@@ -10,6 +10,8 @@
 //! Commit times are not in the order of the WAL: each is taken before its record is written. An index
 //! therefore has both the first and the last in that order, and the smallest and the largest.
 
+mod changes;
+
 use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +19,9 @@ use crate::error::{Error, Result};
 use crate::pg::{
     Lsn, Major, RecordHead, RecordTail, WalCheck, WalEvent, WalEventKind, WalReader, WalTime, join_record,
 };
+
+use self::changes::ChangesTally;
+pub use self::changes::{CHANGES, Change};
 
 /// So many restore points are named at most.
 pub const RESTORE_POINTS: usize = 16;
@@ -30,12 +35,21 @@ pub struct SegmentIndex {
     /// The rollbacks, of prepared transactions too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborts: Option<Ends>,
+    /// Transactions that were prepared (`PREPARE TRANSACTION`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepares: Option<Ends>,
     /// The first restore points.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restore_points: Vec<RestorePoint>,
     /// How many more there are, whose names are not kept.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_restore_points: u64,
+    /// The first records that change what a recovery needs or touches; `None` where nobody looked for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Vec<Change>>,
+    /// Whether there are more, which only reading the segment tells.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more_changes: bool,
     /// The end of a record that begins in an earlier segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continued: Option<ContinuedRecord>,
@@ -180,10 +194,14 @@ impl SegmentIndex {
         };
         let mut restore_points = self.restore_points;
         restore_points.extend(later.restore_points);
+        let changes = self.changes.zip(later.changes);
         Self {
             commits: together(self.commits, later.commits),
             aborts: together(self.aborts, later.aborts),
+            prepares: together(self.prepares, later.prepares),
             restore_points,
+            changes: changes.map(|(first, later)| [first, later].concat()),
+            more_changes: self.more_changes || later.more_changes,
             ..later
         }
     }
@@ -237,6 +255,8 @@ struct Tally {
     aborts: EndsTally,
     restore_points: Vec<(String, WalTime, Lsn)>,
     more_restore_points: u64,
+    prepares: EndsTally,
+    changes: ChangesTally,
     valid_until: Option<Lsn>,
 }
 
@@ -260,6 +280,8 @@ impl Tally {
             WalEventKind::Abort(ended) | WalEventKind::AbortPrepared(ended) => {
                 self.aborts.add((ended.time, lsn));
             }
+            WalEventKind::Prepare(prepared) => self.prepares.add((prepared.time, lsn)),
+            WalEventKind::Change(change) => self.changes.add(lsn, change),
             WalEventKind::RestorePoint { .. } if self.restore_points.len() >= RESTORE_POINTS => {
                 self.more_restore_points += 1;
             }
@@ -279,6 +301,9 @@ impl Tally {
             aborts: self.aborts.finish().ok()?,
             restore_points: points.collect::<Option<_>>()?,
             more_restore_points: self.more_restore_points,
+            prepares: self.prepares.finish().ok()?,
+            changes: Some(self.changes.kept),
+            more_changes: self.changes.more,
             valid_until: self.valid_until,
             ..SegmentIndex::default()
         })

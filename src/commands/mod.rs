@@ -25,3 +25,4 @@ mod table;
 pub mod time_index;
 mod unnamed_file;
 pub mod verify;
+pub mod wal_changes;

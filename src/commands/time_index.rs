@@ -47,6 +47,14 @@ impl TimeIndex {
         }
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// A segment's index; `None` where it cannot be known: the object is missing or damaged, or has no
     /// index and too many such were read already.
     ///
@@ -88,7 +96,7 @@ impl TimeIndex {
         Ok(read.into_iter().map(|(_, index)| index).collect())
     }
 
-    fn may_read_whole(&self) -> bool {
+    pub(super) fn may_read_whole(&self) -> bool {
         let left = |left: u64| left.checked_sub(1);
         self.whole_reads
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left)

@@ -49,6 +49,7 @@ pub use wal_name::{SegmentName, WalName};
 #[cfg(test)]
 pub(crate) use wal_records::tests::writer as wal_writer;
 pub use wal_records::{
-    RecordHead, RecordTail, WalCheck, WalEvent, WalEventKind, WalReader, WalTransaction, join as join_record,
+    RecordHead, RecordTail, WalChange, WalCheck, WalCheckpoint, WalEvent, WalEventKind, WalLevel,
+    WalParameters, WalReader, WalTransaction, join as join_record,
 };
 pub use wal_time::WalTime;

@@ -50,4 +50,5 @@ mod support;
 mod tls;
 mod verify;
 mod verify_many;
+mod wal_changes;
 mod window;

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::pg::WalChange;
 use crate::pg::wal_writer::{PAGE, SEGMENT, START, Spec, Writer};
 
 fn telling() -> impl Strategy<Value = Spec> {
@@ -13,7 +14,7 @@ fn telling() -> impl Strategy<Value = Spec> {
         2 => (any::<u32>(), time(), lists()).prop_map(|(id, time, l)| Spec::CommitPrepared(id, time, l)),
         2 => (any::<u32>(), time(), lists()).prop_map(|(id, time, l)| Spec::AbortPrepared(id, time, l)),
         2 => ("[a-zé ]{1,31}", time()).prop_map(|(name, time)| Spec::RestorePoint(name, time)),
-        1 => (2_u8..22, any::<u8>(), 0_usize..2_300_000).prop_map(|(m, i, n)| Spec::Other(m, i, n)),
+        1 => (6_u8..22, any::<u8>(), 0_usize..2_300_000).prop_map(|(m, i, n)| Spec::Other(m, i, n)),
     ]
 }
 
@@ -232,4 +233,60 @@ fn a_zeroed_rest_is_where_the_valid_wal_ends() {
     assert_eq!(index.valid_until, Some(Lsn(end)));
     assert_eq!(index.commits.unwrap().count, 1);
     assert_eq!(index.unfinished, None);
+}
+
+/// A `CREATE TABLESPACE` whose record begins so many bytes before the end of the first segment.
+fn cut_tablespace(before_end: u64, path: &str) -> Writer {
+    let mut wal = Writer::new(Major::V17);
+    wal.fill_to(before_end);
+    let data = [&16_400_u32.to_le_bytes()[..], path.as_bytes(), &[0]].concat();
+    wal.write_record(5, 0x00, 7, &crate::pg::wal_writer::main_data(&data));
+    wal.write(&Spec::Switch);
+    wal
+}
+
+#[test]
+fn a_change_over_a_segments_end_is_known_with_both_segments_or_said_to_be_there() {
+    for before_end in [8, 16, 24, 32] {
+        for (path, whole) in [
+            ("/srv/fast".to_owned(), true),
+            (format!("/srv/{}", "x".repeat(900)), false),
+        ] {
+            let wal = cut_tablespace(before_end, &path);
+            let [(first, _), (second, crossing)] = &indexes(&wal, WalCheck::Structure, 999)[..] else {
+                panic!("two segments");
+            };
+            assert_eq!(first.changes, Some(vec![]));
+            let known = second.with_crossing(crossing.clone());
+            let lsn = Lsn(START + SEGMENT - before_end);
+            let path = std::path::PathBuf::from(&path);
+            let change = WalChange::TablespaceCreated { oid: 16_400, path };
+            let expected = whole.then_some(Change { lsn, change }).into_iter().collect();
+            assert_eq!(known.changes, Some(expected), "{before_end}");
+            assert_eq!(known.more_changes, !whole, "{before_end}");
+        }
+    }
+}
+
+#[test]
+fn changes_are_bounded_and_that_there_are_more_is_said() {
+    let index = |paths: &[Vec<u8>]| {
+        let mut wal = Writer::new(Major::V17);
+        for path in paths {
+            let data = [&16_400_u32.to_le_bytes()[..], path, &[0]].concat();
+            wal.write_record(5, 0x00, 7, &crate::pg::wal_writer::main_data(&data));
+        }
+        wal.write(&Spec::Switch);
+        let (index, _) = indexes(&wal, WalCheck::Structure, 999).remove(0);
+        (index.changes.unwrap().len(), index.more_changes)
+    };
+    assert_eq!(index(&vec![b"/a".to_vec(); CHANGES]), (CHANGES, false));
+    assert_eq!(index(&vec![b"/a".to_vec(); CHANGES + 1]), (CHANGES, true));
+    let (kept, more) = index(&vec![vec![1; 900]; CHANGES]);
+    assert!(kept < 3 && more, "{kept}");
+    // A path that is no text is not kept, and not forgotten.
+    assert_eq!(
+        index(&[b"/a".to_vec(), vec![b'/', 0xFF], b"/b".to_vec()]),
+        (1, true)
+    );
 }

@@ -250,7 +250,16 @@ fn record_of(segment: SegmentName, event: &WalEvent) -> Option<FoundRecord> {
 /// The records whose time PostgreSQL compares with a target (`recoveryStopsBefore`,
 /// `xlogrecovery.c`): a restore point has a time too, but does not end a recovery to a time.
 fn is_end_of_transaction(kind: &WalEventKind) -> bool {
-    !matches!(kind, WalEventKind::RestorePoint { .. } | WalEventKind::End { .. })
+    match kind {
+        WalEventKind::Commit(_)
+        | WalEventKind::Abort(_)
+        | WalEventKind::CommitPrepared(_)
+        | WalEventKind::AbortPrepared(_) => true,
+        WalEventKind::RestorePoint { .. }
+        | WalEventKind::Prepare(_)
+        | WalEventKind::Change(_)
+        | WalEventKind::End { .. } => false,
+    }
 }
 
 fn time_of(kind: &WalEventKind) -> Option<WalTime> {
@@ -259,8 +268,9 @@ fn time_of(kind: &WalEventKind) -> Option<WalTime> {
         WalEventKind::Commit(ended)
         | WalEventKind::Abort(ended)
         | WalEventKind::CommitPrepared(ended)
-        | WalEventKind::AbortPrepared(ended) => Some(ended.time),
-        WalEventKind::End { .. } => None,
+        | WalEventKind::AbortPrepared(ended)
+        | WalEventKind::Prepare(ended) => Some(ended.time),
+        WalEventKind::Change(_) | WalEventKind::End { .. } => None,
     }
 }
 

@@ -1,9 +1,9 @@
-//! The body of a record that tells something: the end of a transaction, or a restore point. It is
+//! The body of a record that tells of a time: the end of a transaction, its being prepared, or a restore point. It is
 //! read as it comes, a field at a time, so that a commit of a million subtransactions takes no more
 //! memory than any other.
 //!
 //! Layouts: `xl_xact_commit` and `xl_xact_abort` with `ParseCommitRecord` and `ParseAbortRecord`
-//! (`src/include/access/xact.h`, `src/backend/access/rmgrdesc/xactdesc.c`) and `xl_restore_point`
+//! (`src/include/access/xact.h`, `src/backend/access/rmgrdesc/xactdesc.c`), `xl_xact_prepare` and `xl_restore_point`
 //! (`src/include/access/xlog_internal.h`), PostgreSQL 14 to 18. None of these records has block
 //! references, whose headers differ between versions.
 
@@ -13,10 +13,10 @@ use crate::pg::fields::{u32_at, u64_at};
 use crate::pg::{Major, TransactionId, WalTime};
 
 /// `XLR_BLOCK_ID_…` (`src/include/access/xlogrecord.h`).
-const DATA_SHORT: u8 = 255;
-const DATA_LONG: u8 = 254;
-const ORIGIN: u8 = 253;
-const TOPLEVEL_XID: u8 = 252;
+pub(super) const DATA_SHORT: u8 = 255;
+pub(super) const DATA_LONG: u8 = 254;
+pub(super) const ORIGIN: u8 = 253;
+pub(super) const TOPLEVEL_XID: u8 = 252;
 
 /// `XACT_XINFO_HAS_…`.
 const HAS_DBINFO: u32 = 1;
@@ -28,6 +28,9 @@ const HAS_DROPPED_STATS: u32 = 1 << 8;
 
 /// A restore point's time and name (`MAXFNAMELEN`), in bytes.
 const RESTORE_POINT_BYTES: usize = 8 + 64;
+
+/// What stands before the time in the record of a prepared transaction (`xl_xact_prepare`, `xact.h`), in bytes.
+const BEFORE_PREPARED_AT: u64 = 16;
 
 /// So much of a body tells what it is and when it happened: an origin, a top-level transaction, the
 /// main data's length, and a restore point's time and name.
@@ -41,6 +44,7 @@ enum Tells {
     Abort,
     CommitPrepared,
     AbortPrepared,
+    Prepare,
 }
 
 /// The fields that are looked at, in the order in which a record has them.
@@ -198,6 +202,7 @@ impl Body {
             Tells::Abort => WalEventKind::Abort(ended),
             Tells::CommitPrepared => WalEventKind::CommitPrepared(ended),
             Tells::AbortPrepared => WalEventKind::AbortPrepared(ended),
+            Tells::Prepare => WalEventKind::Prepare(ended),
         }
     }
 
@@ -260,6 +265,7 @@ impl Body {
         }
         match self.tells {
             Tells::RestorePoint => (0, Field::RestorePoint),
+            Tells::Prepare => (BEFORE_PREPARED_AT, Field::Time),
             _ => (0, Field::Time),
         }
     }
@@ -303,6 +309,7 @@ fn tells(record: &RecordHeader) -> Option<Tells> {
     match (record.resource_manager, record.info & 0x70) {
         (XLOG, 0x70) if record.info & 0x80 == 0 => Some(Tells::RestorePoint),
         (TRANSACTION, 0x00) => Some(Tells::Commit),
+        (TRANSACTION, 0x10) => Some(Tells::Prepare),
         (TRANSACTION, 0x20) => Some(Tells::Abort),
         (TRANSACTION, 0x30) => Some(Tells::CommitPrepared),
         (TRANSACTION, 0x40) => Some(Tells::AbortPrepared),

@@ -1,8 +1,8 @@
 //! A record that begins in one segment and ends in another, put together from what each of the two
 //! tells on its own.
 
-use super::body::{BEGINNING_BYTES, Body};
-use super::record::RecordHeader;
+use super::body::BEGINNING_BYTES;
+use super::record::{RecordHeader, Telling};
 use super::{WalEvent, take_front};
 use crate::pg::{Lsn, Major};
 
@@ -62,7 +62,8 @@ impl RecordTail {
 
 /// What a record tells that begins in one segment, goes on in the next, and ends at `end`. `None`
 /// where it tells nothing, or the two are not parts of one record: a crash may have cut the first
-/// one off. The id of a prepared transaction is not looked for and is 0.
+/// one off. The id of a prepared transaction is not looked for and is 0; a change whose record is longer
+/// than the two parts tell is [`super::WalChange::Unread`].
 #[must_use]
 pub fn join(head: &RecordHead, tail: &RecordTail, end: Lsn, major: Major) -> Option<WalEvent> {
     if head.remaining != tail.remaining || head.start >= end {
@@ -74,7 +75,7 @@ pub fn join(head: &RecordHead, tail: &RecordTail, end: Lsn, major: Major) -> Opt
         bytes.extend_from_slice(&tail.bytes);
     }
     let (header, body) = bytes.split_first_chunk()?;
-    let mut record = Body::of(&RecordHeader::parse(header)?, major)?;
+    let mut record = Telling::of(&RecordHeader::parse(header)?, major)?;
     record.take(body);
     Some(WalEvent {
         start: head.start,

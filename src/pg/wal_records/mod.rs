@@ -1,11 +1,12 @@
-//! A reader of WAL records that finds the ends of transactions and the restore points, and passes
-//! over everything else. It follows `XLogDecodeNextRecord` and `XLogFindNextRecord`
+//! A reader of WAL records that finds the ends of transactions, the restore points and what changes the
+//! conditions of a recovery, and passes over everything else. It follows `XLogDecodeNextRecord` and `XLogFindNextRecord`
 //! (`src/backend/access/transam/xlogreader.c`, PostgreSQL 14 to 18).
 //!
 //! It is fed bytes in pieces of any size and holds a few hundred of them at most. The first record
 //! that is not valid ends the WAL, as it does for PostgreSQL.
 
 mod body;
+mod change;
 mod cut;
 mod pages;
 mod record;
@@ -15,6 +16,7 @@ pub(super) mod tests;
 use pages::{PageStart, Pages, Piece};
 use record::{PartialHeader, Record, RecordHeader, WholeRecord};
 
+pub use change::{WalChange, WalCheckpoint, WalLevel, WalParameters};
 pub use cut::{RecordHead, RecordTail, join};
 
 use super::{LongPageHeader, Lsn, TransactionId, WalTime};
@@ -71,6 +73,10 @@ pub enum WalEventKind {
     CommitPrepared(WalTransaction),
     /// A prepared transaction was rolled back (`ROLLBACK PREPARED`).
     AbortPrepared(WalTransaction),
+    /// A transaction was prepared (`PREPARE TRANSACTION`): from here on it survives a crash.
+    Prepare(WalTransaction),
+    /// What a recovery needs or touches changes.
+    Change(WalChange),
     /// Here the valid WAL ends; `start` and `end` are the end of the last valid record. Nothing is
     /// read after that.
     End {

@@ -2,6 +2,7 @@
 //! same in PostgreSQL 14 to 18).
 
 use super::body::{self, Body};
+use super::change::{self, ChangeBody};
 use super::{RECORD_ALIGNMENT, RecordHead, WalCheck, WalEventKind, WalTransaction};
 use crate::pg::fields::{u32_at, u64_at};
 use crate::pg::{Lsn, Major, TransactionId};
@@ -133,7 +134,7 @@ impl WholeRecord {
         let [.., info, resource_manager, _, _, _, _, _, _] = *header;
         // The managers of the WAL itself and of transactions: `RM_XLOG_ID` and `RM_XACT_ID`.
         let tells = match (resource_manager, info & 0x70) {
-            (0, 0x40 | 0x70) | (1, 0x30 | 0x40) => return None,
+            (0, 0x40 | 0x70) | (1, 0x10 | 0x30 | 0x40) => return None,
             (1, 0x00 | 0x20) => {
                 let time = body::plain_time(bytes.get(RecordHeader::SIZE_BYTES..total_bytes as usize)?)?;
                 let id = TransactionId(u32_at(header, 4)?);
@@ -143,6 +144,7 @@ impl WholeRecord {
                     _ => WalEventKind::Abort(ended),
                 })
             }
+            _ if change::may_change(resource_manager, info) => return None,
             _ => None,
         };
         Some(Self {
@@ -154,6 +156,52 @@ impl WholeRecord {
     }
 }
 
+/// The body of a record that tells something.
+pub(super) enum Telling {
+    Time(Body),
+    Change(ChangeBody),
+}
+
+impl Telling {
+    /// The body of a record, or `None` for one that tells nothing walship asks for.
+    pub(super) fn of(record: &RecordHeader, major: Major) -> Option<Self> {
+        let change = || ChangeBody::of(record, major).map(Self::Change);
+        Body::of(record, major).map(Self::Time).or_else(change)
+    }
+
+    /// Takes the next bytes of the body.
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Time(body) => body.take(bytes),
+            Self::Change(body) => body.take(bytes),
+        }
+    }
+
+    /// The first bytes of it that were taken.
+    fn beginning(&self) -> &[u8] {
+        match self {
+            Self::Time(body) => body.beginning(),
+            Self::Change(body) => body.beginning(),
+        }
+    }
+
+    /// What the bytes taken so far tell.
+    pub(super) fn told_so_far(&self) -> Option<WalEventKind> {
+        match self {
+            Self::Time(body) => body.told_so_far(),
+            Self::Change(body) => Some(WalEventKind::Change(body.told())),
+        }
+    }
+
+    /// What the whole record told; `None` where it makes no sense.
+    fn finish(self) -> Option<WalEventKind> {
+        match self {
+            Self::Time(body) => body.finish(),
+            Self::Change(body) => Some(WalEventKind::Change(body.told())),
+        }
+    }
+}
+
 /// A record whose header was read.
 pub(super) struct Record {
     start: Lsn,
@@ -161,7 +209,7 @@ pub(super) struct Record {
     remaining: u64,
     crc: u32,
     /// Only for a record that tells something, which few do.
-    body: Option<Box<Body>>,
+    body: Option<Box<Telling>>,
 }
 
 impl Record {
@@ -171,7 +219,7 @@ impl Record {
             header,
             remaining: header.body_bytes(),
             crc: 0,
-            body: Body::of(&header, major).map(Box::new),
+            body: Telling::of(&header, major).map(Box::new),
         }
     }
 

@@ -9,8 +9,8 @@ use writer::{PAGE, SEGMENT, START, Spec, Writer, main_data};
 fn any_spec() -> impl Strategy<Value = Spec> {
     let lists = || prop::array::uniform4(0_u32..300);
     prop_oneof![
-        4 => (2_u8..22, any::<u8>(), 0_usize..300).prop_map(|(m, i, n)| Spec::Other(m, i, n)),
-        4 => (2_u8..22, any::<u8>(), 0_usize..30_000).prop_map(|(m, i, n)| Spec::Other(m, i, n)),
+        4 => (6_u8..22, any::<u8>(), 0_usize..300).prop_map(|(m, i, n)| Spec::Other(m, i, n)),
+        4 => (6_u8..22, any::<u8>(), 0_usize..30_000).prop_map(|(m, i, n)| Spec::Other(m, i, n)),
         1 => (128_u8.., any::<u8>(), 300_000_usize..700_000).prop_map(|(m, i, n)| Spec::Other(m, i, n)),
         3 => (any::<u32>(), any::<i64>()).prop_map(|(id, time)| Spec::Commit(id, time)),
         2 => (any::<u32>(), any::<i64>()).prop_map(|(id, time)| Spec::Abort(id, time)),
@@ -216,6 +216,7 @@ fn printed(event: &WalEvent) -> String {
         WalEventKind::CommitPrepared(transaction) => ended("COMMIT_PREPARED", transaction),
         WalEventKind::AbortPrepared(transaction) => ended("ABORT_PREPARED", transaction),
         WalEventKind::RestorePoint { name, .. } => format!("{} RESTORE_POINT {name}\n", event.start),
+        WalEventKind::Prepare(_) | WalEventKind::Change(_) => String::new(),
         WalEventKind::End { why } => format!("{} END {why}\n", event.start),
     }
 }
