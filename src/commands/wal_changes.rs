@@ -64,9 +64,10 @@ impl TimeIndex {
         before: Option<SegmentName>,
         segment: SegmentName,
     ) -> Result<()> {
-        let read = match self.may_read_whole() {
-            true => self.read_changes(before, segment).await?,
-            false => None,
+        let read = if self.may_read_whole() {
+            self.read_changes(before, segment).await?
+        } else {
+            None
         };
         match read {
             Some(changes) if changes.iter().all(|change| change.change != WalChange::Unread) => {

@@ -182,7 +182,7 @@ fn read(wal: &Path, segments: &[String]) -> Vec<WalEvent> {
     let mut events = Vec::new();
     for segment in segments {
         reader.feed(&std::fs::read(wal.join(segment)).unwrap(), |event| {
-            events.push(event)
+            events.push(event);
         });
     }
     events
