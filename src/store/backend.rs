@@ -28,6 +28,22 @@ pub(super) enum Cursor {
 }
 
 impl Backend {
+    /// The same backend, what it has found of its place forgotten.
+    pub(super) fn afresh(&self) -> Self {
+        match self {
+            Self::Directory(directory) => Self::Directory(directory.afresh()),
+            Self::S3(s3) => Self::S3(s3.clone()),
+            Self::Faulty(Faulty { inner, faults }) => Self::Faulty(Faulty {
+                inner: Box::new(inner.afresh()),
+                faults: faults.clone(),
+            }),
+            Self::Metered(Metered { inner, meter }) => Self::Metered(Metered {
+                inner: Box::new(inner.afresh()),
+                meter: meter.clone(),
+            }),
+        }
+    }
+
     pub(super) async fn create_root(&self) -> Result<()> {
         match self {
             Self::Directory(directory) => directory.create_root().await,

@@ -10,6 +10,9 @@
 //!   the same directory removes once it is a day old.
 //! - **The archive's directory is never created by a put**, so that an archive on a file system
 //!   that is not mounted fails instead of starting anew below the mount point.
+//! - **One directory, from the first look to the last.** It is found once by its path and held
+//!   (`directory/root.rs`); nothing is acknowledged, and nothing called missing, unless the path still leads there.
+//!   What is written lies on its file system, for the mount point of another one below it could be empty.
 //! - **Symbolic links are followed**; one that leads nowhere is an error and not a missing object,
 //!   for what it stood for may be on a disk that is not mounted.
 //! - **A hanging file system** (NFS) ends in an error at the deadline. The thread stays behind, so a
@@ -18,25 +21,25 @@
 //! Files are made with mode 0640 and directories with 0750, less the umask.
 
 mod deletion;
+mod publication;
 mod replacement;
+mod root;
 mod walk;
 
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
-use std::io::{ErrorKind as IoKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{ErrorKind as IoKind, Read, Seek, SeekFrom};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use rustix::fs::OFlags;
-use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
+use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, fstat, openat};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use self::deletion::{delete, probe_delete};
-use self::replacement::replace_if;
+use self::publication::{Temporary, Unpublished};
+use self::root::{Looked, Root};
 pub(super) use self::walk::Walk;
 use super::object::Version;
 use super::options::StoreOptions;
@@ -52,7 +55,7 @@ const PIECE_BYTES: usize = 256 << 10;
 /// A store in a directory.
 #[derive(Debug, Clone)]
 pub(super) struct Directory {
-    root: PathBuf,
+    root: Root,
     operation_timeout: Duration,
     request_timeout: Duration,
 }
@@ -60,15 +63,23 @@ pub(super) struct Directory {
 impl Directory {
     pub(super) fn new(root: PathBuf, options: &StoreOptions) -> Self {
         Self {
-            root,
+            root: Root::new(root),
             operation_timeout: options.operation_timeout,
             request_timeout: options.request_timeout,
         }
     }
 
+    /// The same store, its directory to be found anew.
+    pub(super) fn afresh(&self) -> Self {
+        Self {
+            root: self.root.afresh(),
+            ..*self
+        }
+    }
+
     pub(super) async fn create_root(&self) -> Result<()> {
         let root = self.root.clone();
-        blocking(self.operation_timeout, move || create_root(&root)).await
+        blocking(self.operation_timeout, move || root.create()).await
     }
 
     pub(super) async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
@@ -104,7 +115,7 @@ impl Directory {
             },
         };
         let body = Body { content, sha256 };
-        blocking(limit, move || Unpublished::write(root, &key, &body)).await
+        blocking(limit, move || Unpublished::write(root, key, &body)).await
     }
 
     pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, FileBody)> {
@@ -135,12 +146,9 @@ impl Directory {
 
     pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
         let (root, key) = (self.root.clone(), key.to_owned());
-        let looked = blocking(self.operation_timeout, move || {
-            let path = root.join(&key);
-            match fs::metadata(&path) {
-                Ok(metadata) => object_info(key, &path, &metadata),
-                Err(error) => Err(explain(error, &root, &key)),
-            }
+        let looked = blocking(self.operation_timeout, move || match root.look(&key)? {
+            Ok(there) => object_info(key, &root, &there),
+            Err(error) => Err(root.explain(error, &key)),
         });
         match looked.await {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -198,288 +206,96 @@ where
 }
 
 /// The file system's time: that of a file which is there for this moment only.
-fn clock(root: &Path) -> Result<DateTime<Utc>> {
-    check_root_to_read(root)?;
-    let file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(root);
-    let modified = file.and_then(|file| file.as_file().metadata()?.modified());
-    modified
-        .map(DateTime::from)
-        .map_err(|error| failed(format!("create a file in {}", root.display()), error))
-}
-
-fn create_root(root: &Path) -> Result<()> {
-    match DirBuilder::new().mode(0o750).create(root) {
-        Ok(()) => sync_parent(root),
-        Err(error) if error.kind() == IoKind::AlreadyExists => {
-            check_root(root)?;
-            // Whoever made it may have died before its own fsync; or it was made by hand, long ago, in a
-            // directory that walship may not read.
-            match sync_parent(root) {
-                Err(error) if error.kind() == ErrorKind::Denied => Ok(()),
-                other => other,
-            }
-        }
-        Err(error) if error.kind() == IoKind::NotFound => Err(Error::invalid(format!(
-            "the directory above {} does not exist; create it, or mount what it belongs to",
-            root.display()
-        ))),
-        Err(error) => Err(failed(format!("create {}", root.display()), error)),
-    }
-}
-
-fn sync_parent(root: &Path) -> Result<()> {
-    root.parent().map_or(Ok(()), sync_directory)
-}
-
-/// That the archive's directory is there: without it nothing can be said about any key.
-fn check_root(root: &Path) -> Result<()> {
-    match fs::metadata(root) {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(Error::invalid(format!(
-            "{} is not a directory; give the archive's directory",
-            root.display()
-        ))),
-        Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => {
-            Err(Error::invalid(format!(
-                "the archive's directory {} does not exist; create it, or mount what it belongs to",
-                root.display()
-            )))
-        }
-        Err(error) => Err(failed(format!("look at {}", root.display()), error)),
-    }
-}
-
-/// A written and fsynced object that does not have its name yet.
-struct Unpublished {
-    root: PathBuf,
-    target: PathBuf,
-    temporary: NamedTempFile,
-}
-
-impl Unpublished {
-    fn write(root: PathBuf, key: &str, body: &Body) -> Result<Self> {
-        let target = root.join(key);
-        let directory = target.parent().unwrap_or(&root);
-        let mut temporary = create_temporary(&root, directory, key)?;
-        if write_hashed(temporary.as_file_mut(), body)? != body.sha256 {
-            return Err(Error::corrupt(
-                "the bytes changed on their way to the disk (their SHA-256 is another one); nothing was stored, try again",
-            ));
-        }
-        temporary
-            .as_file()
-            .sync_all()
-            .map_err(|error| failed("fsync the object's file", error))?;
-        Ok(Self {
-            root,
-            target,
-            temporary,
-        })
-    }
-
-    fn publish(self, mode: PutMode) -> Result<()> {
-        let Self {
-            root,
-            target,
-            temporary,
-        } = self;
-        let directory = target.parent().unwrap_or(&root);
-        let published = match mode {
-            PutMode::Create => temporary.persist_noclobber(&target),
-            PutMode::Replace => temporary.persist(&target),
-            PutMode::ReplaceIf(version) => {
-                replace_if(&version, temporary, &target)?;
-                return sync_up_to(&root, directory);
-            }
-        };
-        match published {
-            Ok(_) => sync_up_to(&root, directory),
-            Err(_) if fs::metadata(&target).is_ok_and(|there| there.is_dir()) => Err(is_a_directory(&target)),
-            Err(lost) if lost.error.kind() == IoKind::AlreadyExists => {
-                sync_up_to(&root, directory)?;
-                Err(Error::conflict("an object of this name is there already"))
-            }
-            Err(lost) => Err(failed("give the object's file its name", lost.error)),
-        }
-    }
-}
-
-/// A temporary file in the object's directory, which is made if it is missing; tried again because
-/// a concurrent deletion may remove an empty directory at any moment.
-fn create_temporary(root: &Path, directory: &Path, key: &str) -> Result<NamedTempFile> {
-    let mut attempts = 0..8;
-    loop {
-        let created = tempfile::Builder::new()
-            .prefix(TEMPORARY)
-            .permissions(Permissions::from_mode(0o640))
-            .tempfile_in(directory);
-        match created {
-            Ok(file) => return Ok(file),
-            Err(error) if error.kind() == IoKind::NotFound && attempts.next().is_some() => {
-                create_parents(root, key)?;
-            }
-            Err(error) if error.kind() == IoKind::NotADirectory => {
-                check_root(root)?;
-                return Err(Error::invalid(format!(
-                    "{} is in the way: a file where the archive has a directory; move it elsewhere",
-                    directory.display()
-                )));
-            }
-            Err(error) => return Err(failed(format!("create a file in {}", directory.display()), error)),
-        }
-    }
-}
-
-/// Makes the directories between the archive's and the object. They are fsynced with the object.
-fn create_parents(root: &Path, key: &str) -> Result<()> {
-    check_root(root)?;
-    let mut path = root.to_owned();
-    let (parents, _) = key.rsplit_once('/').unwrap_or(("", key));
-    for part in parents.split('/') {
-        path.push(part);
-        match DirBuilder::new().mode(0o750).create(&path) {
-            Ok(()) => {}
-            // NotFound: a deletion took the directory above away again; the caller starts over.
-            Err(error) if matches!(error.kind(), IoKind::AlreadyExists | IoKind::NotFound) => {}
-            Err(error) => return Err(failed(format!("create {}", path.display()), error)),
-        }
-    }
-    Ok(())
-}
-
-fn write_hashed(target: &mut File, body: &Body) -> Result<[u8; 32]> {
-    let mut hash = Sha256::new();
-    let mut reader = body.reader();
-    let mut buffer = vec![0; PIECE_BYTES.min(body.length() as usize)];
-    let mut left = body.length();
-    while left > 0 {
-        let read = reader
-            .read(&mut buffer)
-            .map_err(|error| Error::io("read the spooled object", error))?;
-        let piece = buffer.get(..read).unwrap_or_default();
-        if piece.is_empty() {
-            break; // shorter than it was: the hash tells
-        }
-        hash.update(piece);
-        target
-            .write_all(piece)
-            .map_err(|error| failed("write the object's file", error))?;
-        left -= read as u64;
-    }
-    Ok(hash.finalize().into())
-}
-
-/// Fsyncs a directory and all above it up to the archive's. Always all of them: another process
-/// may have made one and not have fsynced it yet.
-fn sync_up_to(root: &Path, directory: &Path) -> Result<()> {
-    directory
-        .ancestors()
-        .take_while(|above| above.starts_with(root))
-        .try_for_each(sync_directory)
-}
-
-fn sync_directory(path: &Path) -> Result<()> {
-    match File::open(path).and_then(|directory| directory.sync_all()) {
-        // Some file systems cannot fsync a directory; PostgreSQL ignores that too (fsync_fname_ext, fd.c).
-        Err(error) if error.kind() == IoKind::InvalidInput => Ok(()),
-        other => other.map_err(|error| failed(format!("fsync {}", path.display()), error)),
-    }
+fn clock(root: &Root) -> Result<DateTime<Utc>> {
+    let here = root.open_directory("")?;
+    let file = here.and_then(Temporary::create);
+    let written = file.and_then(|file| fstat(&file.file));
+    let written =
+        written.map_err(|error| failed(format!("create a file in {}", root.shown("")), error.into()))?;
+    root.check_in_place()?;
+    modified(&written)
 }
 
 /// Opens without waiting, for a FIFO's reader would wait for its writer.
-fn open_object(root: &Path, key: &str) -> Result<(File, ObjectInfo)> {
-    let path = root.join(key);
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-        .open(&path)
-        .map_err(|error| explain(error, root, key))?;
-    let metadata = file
-        .metadata()
-        .map_err(|error| failed("look at the object's file", error))?;
-    let info = object_info(key.to_owned(), &path, &metadata)?;
-    Ok((file, info))
+fn open_object(root: &Root, key: &str) -> Result<(File, ObjectInfo)> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file =
+        openat(root.directory()?, key, flags, Mode::empty()).map_err(|error| root.explain(error, key))?;
+    let there = fstat(&file).map_err(|error| failed("look at the object's file", error.into()))?;
+    let info = object_info(key.to_owned(), root, &there)?;
+    Ok((file.into(), info))
 }
 
-fn object_info(key: String, path: &Path, metadata: &Metadata) -> Result<ObjectInfo> {
-    if metadata.is_dir() {
-        return Err(is_a_directory(path));
+/// The names in a directory of the archive, in the order in which the file system has them. It owes every name that
+/// is there from the beginning of the reading to its end, once; of what comes and goes meanwhile it owes nothing.
+fn entries(root: &Root, folder: &str) -> Result<Looked<Vec<(String, FileType)>>> {
+    let directory = match root.open_directory(folder)? {
+        Ok(directory) => directory,
+        Err(error) => return Ok(Err(error)),
+    };
+    let reading = || -> Looked<_> {
+        let mut names = Vec::new();
+        let mut directory = Dir::new(directory)?;
+        while let Some(entry) = directory.read() {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name != "." && name != ".." {
+                names.push((name, entry.file_type()));
+            }
+        }
+        Ok(names)
+    };
+    reading()
+        .map(Ok)
+        .map_err(|error| failed(format!("list {}", root.shown(folder)), error.into()))
+}
+
+fn object_info(key: String, root: &Root, there: &Stat) -> Result<ObjectInfo> {
+    if is_directory(there) {
+        return Err(is_a_directory(&root.shown(&key)));
     }
-    if !metadata.is_file() {
+    if !is_file(there) {
         return Err(Error::invalid(format!(
             "{} is not a regular file; move it out of the archive",
-            path.display()
+            root.shown(&key)
         )));
     }
-    let modified = metadata
-        .modified()
-        .map_err(|error| failed("read a file's time", error))?;
     Ok(ObjectInfo {
         key,
-        size: metadata.len(),
-        modified: modified.into(),
-        version: version_of(metadata),
+        size: there.st_size.cast_unsigned(),
+        modified: modified(there)?,
+        version: version_of(there),
     })
+}
+
+fn modified(there: &Stat) -> Result<DateTime<Utc>> {
+    let nanoseconds = u32::try_from(there.st_mtime_nsec).ok();
+    nanoseconds
+        .and_then(|nanoseconds| DateTime::from_timestamp(there.st_mtime, nanoseconds))
+        .ok_or_else(|| Error::invalid("a file's time is none; set it with touch"))
 }
 
 /// A write gives the key another file, and so another inode; an inode may be used again, but then at
 /// another time.
-fn version_of(metadata: &Metadata) -> Version {
+fn version_of(there: &Stat) -> Version {
     Version(format!(
         "{:x}-{:x}.{:x}-{:x}",
-        metadata.ino(),
-        metadata.mtime(),
-        metadata.mtime_nsec(),
-        metadata.len()
+        there.st_ino, there.st_mtime, there.st_mtime_nsec, there.st_size
     ))
 }
 
-fn is_a_directory(path: &Path) -> Error {
+fn is_directory(there: &Stat) -> bool {
+    FileType::from_raw_mode(there.st_mode).is_dir()
+}
+
+fn is_file(there: &Stat) -> bool {
+    FileType::from_raw_mode(there.st_mode).is_file()
+}
+
+fn is_a_directory(shown: &str) -> Error {
     Error::invalid(format!(
-        "{} is a directory where the archive has an object; move it elsewhere",
-        path.display()
+        "{shown} is a directory where the archive has an object; move it elsewhere"
     ))
-}
-
-/// As [`check_root`], for who only reads.
-fn check_root_to_read(root: &Path) -> Result<()> {
-    match fs::metadata(root) {
-        Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => {
-            Err(Error::invalid(format!(
-                "the archive's directory {} does not exist: nothing was archived there yet, or it is not mounted; \
-                 check the URL",
-                root.display()
-            )))
-        }
-        _ => check_root(root),
-    }
-}
-
-/// Why an object could not be opened: `NotFound` only if each part of its path was looked at and
-/// the first missing one is truly missing.
-fn explain(error: std::io::Error, root: &Path, key: &str) -> Error {
-    if !matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) {
-        return failed("open the object's file", error);
-    }
-    if let Err(no_root) = check_root_to_read(root) {
-        return no_root;
-    }
-    let mut path = root.to_owned();
-    for part in key.split('/') {
-        path.push(part);
-        match fs::symlink_metadata(&path) {
-            Ok(there) if there.is_symlink() && fs::metadata(&path).is_err() => {
-                return Error::invalid(format!(
-                    "{} is a symbolic link that leads nowhere; mount or restore what it points to",
-                    path.display()
-                ));
-            }
-            Ok(_) => {}
-            Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => break,
-            Err(error) => return failed("look for the object's file", error),
-        }
-    }
-    Error::not_found("there is no such object")
 }
 
 /// A file operation in the archive that failed, with the kind that fits a store.

@@ -16,6 +16,9 @@
 //!   directory that does not exist, an answer that is not S3's, and a server that cannot be
 //!   reached are errors of other kinds.
 //! - Every call ends within the limits of [`StoreOptions`].
+//! - A store in a directory works in the one that its path led to at the first call, and fails (`Invalid`) where the
+//!   path leads elsewhere: no put is acknowledged, nothing is missing, no listing ends. What an S3 server has behind a
+//!   bucket's name may change without a sign: whoever relies on it looks at `walship.json` again.
 
 mod backend;
 mod body_writer;
@@ -112,6 +115,13 @@ impl Store {
             self.inner.location.clone(),
             Backend::Metered(Metered { inner, meter }),
         )
+    }
+
+    /// The same store for a process that lives long: its directory is found anew by its path, and held from the first
+    /// call on, as this one holds its own. On S3 the same store.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self::over(self.inner.location.clone(), self.inner.backend.afresh())
     }
 
     /// The archive's URL.

@@ -1,95 +1,98 @@
 //! Deletion from a directory store: durable, and it leaves no empty directories behind.
 
 use std::collections::BTreeSet;
-use std::fs::{self, Metadata};
-use std::io::ErrorKind as IoKind;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::Access;
+use rustix::fs::{Access, AtFlags, accessat, statat, unlinkat};
+use rustix::io::Errno;
 
-use super::{TEMPORARY, check_root, failed, is_a_directory, sync_directory};
+use super::root::{Root, folder_of, is_missing};
+use super::{TEMPORARY, entries, failed, is_a_directory, is_directory, is_file};
 use crate::error::Result;
 use crate::store::Refused;
 
 /// When a temporary file was left behind by a crash and is not being written.
 const STALE: Duration = Duration::from_hours(24);
 
-pub(super) fn delete(root: &Path, keys: &[String]) -> Result<Vec<Refused>> {
-    check_root(root)?;
+pub(super) fn delete(root: &Root, keys: &[String]) -> Result<Vec<Refused>> {
+    root.check_in_place()?;
     let mut refused = Vec::new();
     let mut touched = BTreeSet::new();
     for key in keys {
-        let path = root.join(key);
-        match fs::remove_file(&path) {
+        let doing = || format!("delete {}", root.shown(key));
+        match unlinkat(root.directory()?, key.as_str(), AtFlags::empty()) {
             Ok(()) => {}
-            Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => {}
-            Err(error) if error.kind() == IoKind::IsADirectory => return Err(is_a_directory(&path)),
+            Err(error) if is_missing(error) => {}
+            Err(Errno::ISDIR) => return Err(is_a_directory(&root.shown(key))),
             // A directory that must not be written to, or a file that must not be changed (chattr).
-            Err(error) if error.kind() == IoKind::PermissionDenied => {
+            Err(error @ (Errno::ACCESS | Errno::PERM)) => {
                 refused.push(Refused {
                     key: key.clone(),
-                    error: failed(format!("delete {}", path.display()), error),
+                    error: failed(doing(), error.into()),
                 });
                 continue;
             }
-            Err(error) => return Err(failed(format!("delete {}", path.display()), error)),
+            Err(error) => return Err(failed(doing(), error.into())),
         }
-        touched.extend(path.parent().map(Path::to_owned));
+        touched.insert(folder_of(key));
     }
     // Deepest first, so that a directory is empty when its turn comes.
-    for directory in touched.iter().rev() {
-        settle_deletion(root, directory)?;
+    for folder in touched.iter().rev() {
+        settle_deletion(root, folder)?;
     }
+    root.check_in_place()?;
     Ok(refused)
 }
 
 /// Whether files can be removed from the archive's directory and those in it.
-pub(super) fn probe_delete(root: &Path) -> Result<()> {
-    check_root(root)?;
-    let inside = fs::read_dir(root).map_err(|error| failed(format!("read {}", root.display()), error))?;
-    let folders = inside
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.is_dir());
-    for folder in std::iter::once(root.to_owned()).chain(folders) {
-        rustix::fs::access(&folder, Access::WRITE_OK | Access::EXEC_OK)
-            .map_err(|error| failed(format!("remove files from {}", folder.display()), error.into()))?;
+pub(super) fn probe_delete(root: &Root) -> Result<()> {
+    root.check_in_place()?;
+    let inside =
+        entries(root, "")?.map_err(|error| failed(format!("read {}", root.shown("")), error.into()))?;
+    let is_folder = |name: &String| matches!(root.look(name), Ok(Ok(there)) if is_directory(&there));
+    let folders = inside.into_iter().map(|(name, _)| name).filter(is_folder);
+    for folder in std::iter::once(".".to_owned()).chain(folders) {
+        let wanted = Access::WRITE_OK | Access::EXEC_OK;
+        accessat(root.directory()?, folder.as_str(), wanted, AtFlags::empty())
+            .map_err(|error| failed(format!("remove files from {}", root.shown(&folder)), error.into()))?;
     }
     Ok(())
 }
 
 /// Makes deletions in a directory durable, and removes it and those above it where they are empty.
-fn settle_deletion(root: &Path, directory: &Path) -> Result<()> {
-    for above in directory.ancestors().take_while(|above| above.starts_with(root)) {
-        if !above.exists() {
-            continue;
+fn settle_deletion(root: &Root, folder: &str) -> Result<()> {
+    let is_there = |folder: &str| folder.is_empty() || matches!(root.look(folder), Ok(Ok(_)));
+    let mut folder = folder;
+    loop {
+        if is_there(folder) {
+            remove_stale(root, folder);
+            let removed = unlinkat(root.directory()?, folder, AtFlags::REMOVEDIR).is_ok();
+            if !removed {
+                return match root.sync(folder) {
+                    // A concurrent deletion emptied and removed it in this very moment.
+                    Err(_) if !is_there(folder) => Ok(()),
+                    other => other,
+                };
+            }
         }
-        remove_stale(above);
-        if above == root || fs::remove_dir(above).is_err() {
-            return match sync_directory(above) {
-                // A concurrent deletion emptied and removed it in this very moment.
-                Err(_) if !above.exists() => Ok(()),
-                other => other,
-            };
-        }
+        folder = folder_of(folder);
     }
-    Ok(())
 }
 
 /// Removes what crashed puts left behind. Tidiness only: failures do not matter.
-fn remove_stale(directory: &Path) {
-    let now = SystemTime::now();
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let old = |metadata: Metadata| {
-            let age = metadata
-                .modified()
-                .ok()
-                .and_then(|then| now.duration_since(then).ok());
-            metadata.is_file() && age.is_some_and(|age| age > STALE)
-        };
-        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) && entry.metadata().is_ok_and(old) {
-            let _ = fs::remove_file(entry.path());
+fn remove_stale(root: &Root, folder: &str) {
+    let (Ok(Ok(directory)), Ok(Ok(names))) = (root.open_directory(folder), entries(root, folder)) else {
+        return;
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let temporary = |(name, _): &&(String, _)| name.starts_with(TEMPORARY);
+    for (name, _) in names.iter().filter(temporary) {
+        let is_stale = statat(&directory, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|there| {
+            let written = Duration::from_secs(there.st_mtime.try_into().unwrap_or(0));
+            is_file(&there) && now.saturating_sub(written) > STALE
+        });
+        if is_stale {
+            let _ = unlinkat(&directory, name.as_str(), AtFlags::empty());
         }
     }
 }

@@ -5,52 +5,54 @@
 //! out: if that is not the version that was to be replaced, they are swapped back. A file system that
 //! cannot swap (NFS) has the lock and the look alone.
 
-use std::fs::{self, File};
-use std::io::ErrorKind as IoKind;
-use std::path::Path;
+use std::os::fd::AsFd;
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, flock, openat, renameat_with, statat};
 use rustix::io::Errno;
-use tempfile::NamedTempFile;
 
 use super::super::object::Version;
+use super::publication::Temporary;
+use super::root::Looked;
 use super::{failed, version_of};
 use crate::error::{Error, Result};
 
-/// Gives `fresh` the name `target`, if that is this version of the object. The directory is not synced yet.
-pub(super) fn replace_if(version: &Version, fresh: NamedTempFile, target: &Path) -> Result<()> {
-    let directory = target.parent().unwrap_or(Path::new("."));
-    let lock =
-        File::open(directory).map_err(|error| failed(format!("open {}", directory.display()), error))?;
+/// Gives `fresh` the name `target` in its directory, if that is this version of the object. The directory is not
+/// synced yet.
+pub(super) fn replace_if(version: &Version, fresh: &Temporary, target: &str) -> Result<()> {
+    let directory = fresh.directory();
+    // A lock belongs to what was opened, and each writer needs one of its own.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let lock = openat(&directory, ".", flags, Mode::empty())
+        .map_err(|error| failed("open the object's directory", error.into()))?;
     // Where there are no locks, what follows is all there is. It ends with the process, or with `lock`.
     let _ = flock(&lock, FlockOperation::LockExclusive);
-    if !is(version, target)? {
+    if !is(version, &directory, target)? {
         return Err(changed());
     }
-    match swap(fresh.path(), target) {
-        Ok(()) if is(version, fresh.path())? => Ok(()),
+    match swap(&directory, fresh.name(), target) {
+        Ok(()) if is(version, &directory, fresh.name())? => Ok(()),
         Ok(()) => {
-            swap(fresh.path(), target).map_err(|error| failed("put the object's file back", error.into()))?;
+            swap(&directory, fresh.name(), target)
+                .map_err(|error| failed("put the object's file back", error.into()))?;
             Err(changed())
         }
         Err(Errno::NOENT) => Err(changed()),
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => fresh
-            .persist(target)
-            .map(drop)
-            .map_err(|error| failed("give the object's file its name", error.error)),
+            .rename_over(target)
+            .map_err(|error| failed("give the object's file its name", error.into())),
         Err(error) => Err(failed("give the object's file its name", error.into())),
     }
 }
 
-fn swap(one: &Path, other: &Path) -> std::result::Result<(), Errno> {
-    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
+fn swap(directory: &impl AsFd, one: &str, other: &str) -> Looked<()> {
+    renameat_with(directory, one, directory, other, RenameFlags::EXCHANGE)
 }
 
-fn is(version: &Version, path: &Path) -> Result<bool> {
-    match fs::metadata(path) {
-        Ok(metadata) => Ok(version_of(&metadata) == *version),
-        Err(error) if error.kind() == IoKind::NotFound => Ok(false),
-        Err(error) => Err(failed(format!("look at {}", path.display()), error)),
+fn is(version: &Version, directory: &impl AsFd, name: &str) -> Result<bool> {
+    match statat(directory, name, AtFlags::empty()) {
+        Ok(there) => Ok(version_of(&there) == *version),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(failed("look at the object's file", error.into())),
     }
 }
 

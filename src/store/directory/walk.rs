@@ -1,12 +1,13 @@
 //! Listing a directory store: a walk in the order of the keys' bytes, a page at a time.
 
-use std::fs;
-use std::io::ErrorKind as IoKind;
-use std::path::PathBuf;
 use std::vec;
 
-use super::{TEMPORARY, check_root_to_read, explain, failed, object_info};
-use crate::error::{Error, Result};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::root::Root;
+use super::{TEMPORARY, entries, is_directory, is_file, object_info};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::ObjectInfo;
 
 /// As many objects as an S3 server returns at once.
@@ -18,7 +19,7 @@ const DEEPEST: usize = 32;
 /// A walk in progress. Its memory is the names of the directories it is in, and one page.
 #[derive(Debug)]
 pub(in crate::store) struct Walk {
-    root: PathBuf,
+    root: Root,
     prefix: String,
     start_after: String,
     begun: bool,
@@ -27,7 +28,7 @@ pub(in crate::store) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(root: PathBuf, prefix: &str, start_after: Option<&str>) -> Self {
+    pub(super) fn new(root: Root, prefix: &str, start_after: Option<&str>) -> Self {
         Self {
             root,
             prefix: prefix.to_owned(),
@@ -45,7 +46,6 @@ impl Walk {
     pub(super) fn page(&mut self) -> Result<Vec<ObjectInfo>> {
         if !self.begun {
             self.begun = true;
-            check_root_to_read(&self.root)?;
             let folder = self
                 .prefix
                 .rsplit_once('/')
@@ -63,44 +63,41 @@ impl Walk {
                 Some(key) => page.extend(self.look(key)?),
             }
         }
+        // What was not found may be in the directory that the path leads to now.
+        self.root.check_in_place()?;
         Ok(page)
     }
 
     /// Opens a directory, `""` or `…/`: its entries as keys, those of directories with a slash, so
     /// that sorting them puts what is below in the right place ("a-b" before "a/b").
     fn enter(&mut self, folder: &str) -> Result<()> {
-        let path = self.root.join(folder);
+        let shown = || self.root.shown(folder);
         if self.open.len() == DEEPEST {
             return Err(Error::invalid(format!(
                 "{} is nested too deeply; see whether a symbolic link leads back into the archive",
-                path.display()
+                shown()
             )));
         }
-        let entries = match fs::read_dir(&path) {
+        let entries = match entries(&self.root, folder.trim_end_matches('/'))? {
             Ok(entries) => entries,
             Err(error) => {
-                let error = explain(error, &self.root, folder.trim_end_matches('/'));
-                return if error.kind() == crate::ErrorKind::NotFound {
-                    Ok(())
-                } else {
-                    Err(error)
-                };
+                return self
+                    .none_if_missing(error, folder.trim_end_matches('/'))
+                    .map(drop);
             }
         };
-        let reading = |error| failed(format!("list {}", path.display()), error);
         let mut keys = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(reading)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
+        for (name, kind) in entries {
             if name.starts_with(TEMPORARY) {
                 continue;
             }
-            let mut kind = entry.file_type().map_err(reading)?;
-            if kind.is_symlink() {
-                // A link that leads nowhere stays a link, and is complained about in its turn.
-                kind = fs::metadata(entry.path()).map_or(kind, |target| target.file_type());
+            let mut is_folder = kind == FileType::Directory;
+            if matches!(kind, FileType::Symlink | FileType::Unknown) {
+                // A link that leads nowhere is complained about in its turn.
+                let there = self.root.look(&format!("{folder}{name}"))?;
+                is_folder = there.is_ok_and(|there| is_directory(&there));
             }
-            let key = format!("{folder}{name}{}", if kind.is_dir() { "/" } else { "" });
+            let key = format!("{folder}{name}{}", if is_folder { "/" } else { "" });
             if self.wants(&key) {
                 keys.push(key);
             }
@@ -119,19 +116,18 @@ impl Walk {
 
     /// Size and time of a file; nothing for one that was deleted meanwhile, or is not a file.
     fn look(&self, key: String) -> Result<Option<ObjectInfo>> {
-        let path = self.root.join(&key);
-        match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() => object_info(key, &path, &metadata).map(Some),
+        match self.root.look(&key)? {
+            Ok(there) if is_file(&there) => object_info(key.clone(), &self.root, &there).map(Some),
             Ok(_) => Ok(None),
-            Err(error) if error.kind() == IoKind::NotFound => {
-                let error = explain(error, &self.root, &key);
-                if error.kind() == crate::ErrorKind::NotFound {
-                    Ok(None)
-                } else {
-                    Err(error)
-                }
-            }
-            Err(error) => Err(failed(format!("look at {}", path.display()), error)),
+            Err(error) => self.none_if_missing(error, &key).map(|()| None),
+        }
+    }
+
+    /// That what could not be opened is proven missing.
+    fn none_if_missing(&self, error: Errno, key: &str) -> Result<()> {
+        match self.root.explain(error, key) {
+            error if error.kind() == ErrorKind::NotFound => Ok(()),
+            error => Err(error.context(format!("list {}", self.root.shown(key)))),
         }
     }
 }
