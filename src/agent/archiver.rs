@@ -6,10 +6,14 @@
 //! archiver would. So two primaries that look ahead into one archive cannot interleave their
 //! histories.
 //!
+//! A file counts as stored when the archive was seen after it was durable: what an identity was read from may be gone
+//! by the time something is written there.
+//!
 //! Work begins only when the archiver asks: an agent whose `archive_command` was taken away stores
 //! nothing. What was stored ahead is told to the archiver only where the file is still the same.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,9 +21,10 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tokio::sync::watch;
 
-use super::known_identity::KnownIdentity;
+use super::known_archive::KnownArchive;
 use super::protocol::{FileIdentity, Reply};
 use super::ready::{Place, waiting};
+use crate::commands::identity;
 use crate::commands::push::{self, Compressor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::WalName;
@@ -39,10 +44,10 @@ pub(super) struct ArchiverOptions {
 
 /// Stores files for clients, and ahead of them.
 pub(super) struct Archiver {
-    store: Store,
     options: ArchiverOptions,
     data_directory: PathBuf,
-    identity: KnownIdentity,
+    /// Not shared with who reads: whoever stores checks more of an archive before it believes in it.
+    archive: KnownArchive,
     state: Mutex<State>,
 }
 
@@ -63,13 +68,22 @@ struct Job {
 
 #[derive(Debug, Clone)]
 enum Outcome {
+    /// It is in the store: the next one may follow. Whether the store is the archive still is being looked at.
+    Durable,
+    /// It is in the archive.
     Stored,
     Failed(ErrorKind, String),
 }
 
+impl Outcome {
+    fn is_final(this: &Option<Self>) -> bool {
+        matches!(this, Some(Self::Stored | Self::Failed(..)))
+    }
+}
+
 impl Job {
     fn is_running(&self) -> bool {
-        self.outcome.borrow().is_none() && self.outcome.has_changed().is_ok()
+        !Outcome::is_final(&self.outcome.borrow()) && self.outcome.has_changed().is_ok()
     }
 
     fn is_stored(&self) -> bool {
@@ -80,10 +94,9 @@ impl Job {
 impl Archiver {
     pub(super) fn new(store: Store, options: ArchiverOptions, data_directory: PathBuf) -> Arc<Self> {
         Arc::new(Self {
-            store,
             options,
             data_directory,
-            identity: KnownIdentity::default(),
+            archive: KnownArchive::new(store),
             state: Mutex::default(),
         })
     }
@@ -102,13 +115,13 @@ impl Archiver {
         self.lock().asked = Some(name);
         self.look_ahead();
         let ended = outcome
-            .wait_for(Option::is_some)
+            .wait_for(Outcome::is_final)
             .await
             .map(|outcome| outcome.clone());
         match ended {
             Ok(Some(Outcome::Stored)) => Reply::Stored,
             Ok(Some(Outcome::Failed(kind, message))) => Reply::Failed { kind, message },
-            Ok(None) | Err(_) => Error::internal("the agent's work ended without an outcome").into(),
+            Ok(_) | Err(_) => Error::internal("the agent's work ended without an outcome").into(),
         }
     }
 
@@ -203,45 +216,58 @@ impl Archiver {
         state.jobs.insert(name.into(), job);
         let archiver = Arc::clone(self);
         tokio::spawn(async move {
-            let stored = archiver.store(path, file, turn).await;
-            let ended = match stored {
+            let durable = || drop(sender.send_replace(Some(Outcome::Durable)));
+            let ended = match archiver.store(path, file, turn, durable).await {
                 Ok(()) => Outcome::Stored,
-                Err(error) => Outcome::Failed(error.kind(), error.to_string()),
+                Err(error) => {
+                    archiver.archive.forget();
+                    Outcome::Failed(error.kind(), error.to_string())
+                }
             };
             sender.send_replace(Some(ended));
         });
         outcome
     }
 
+    /// Stores a file; `durable` is called when it is in the store. It is in the archive only where the archive
+    /// was there after that, too.
     async fn store(
         &self,
         path: PathBuf,
         file: FileIdentity,
         turn: Option<watch::Receiver<Option<Outcome>>>,
+        durable: impl FnOnce(),
     ) -> Result<()> {
-        let known = self.identity.get();
-        let is_known = known.is_some();
+        let (store, known) = self.archive.look();
         let limit = self.options.timeout;
         let over = time_over(turn.clone(), limit);
         let compressor = &self.options.compressor;
-        let pushing = push::run_in_turn(&path, compressor, &self.store, Utc::now(), known, turn.map(after));
-        let identity = tokio::select! {
-            pushed = pushing => pushed,
+        let storing = async {
+            let turn = turn.map(after);
+            let identity = push::run_in_turn(&path, compressor, &store, Utc::now(), known, turn).await?;
+            match std::fs::metadata(&path) {
+                Ok(metadata) if FileIdentity::from(&metadata) == file => durable(),
+                _ => {
+                    let path = path.display();
+                    return Err(Error::internal(format!("{path} changed while it was stored")));
+                }
+            }
+            identity::confirm(&store, &identity).await?;
+            self.archive.note(&store, identity);
+            Ok(())
+        };
+        tokio::select! {
+            stored = storing => stored,
             () = over => Err(Error::unavailable(format!(
                 "gave up after {} s; the store is too slow, or push.timeout too low",
                 limit.as_secs_f64()
             ))),
-        }?;
-        if !is_known {
-            self.identity.note(identity);
         }
-        match std::fs::metadata(&path) {
-            Ok(metadata) if FileIdentity::from(&metadata) == file => Ok(()),
-            _ => Err(Error::internal(format!(
-                "{} changed while it was stored",
-                path.display()
-            ))),
-        }
+    }
+
+    /// Lets go of what is not used.
+    pub(super) async fn tidy(&self) -> Infallible {
+        self.archive.tidy().await
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -260,7 +286,7 @@ async fn time_over(turn: Option<watch::Receiver<Option<Outcome>>>, limit: Durati
 /// Waits until the file before this one is durable.
 async fn after(mut before: watch::Receiver<Option<Outcome>>) -> Result<()> {
     match before.wait_for(Option::is_some).await.as_deref() {
-        Ok(Some(Outcome::Stored)) => Ok(()),
+        Ok(Some(Outcome::Durable | Outcome::Stored)) => Ok(()),
         _ => Err(Error::internal("the file before it was not stored")),
     }
 }

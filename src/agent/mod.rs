@@ -17,7 +17,7 @@ mod address;
 mod archiver;
 mod client;
 mod detach;
-mod known_identity;
+mod known_archive;
 mod life;
 mod prefetch;
 mod protocol;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempPath;
 use tokio::task::JoinHandle;
 
-use super::known_identity::KnownIdentity;
+use super::known_archive::KnownArchive;
 use super::protocol::Reply;
 use super::spool::Spool;
 use crate::archive::identity::Identity;
@@ -32,14 +32,13 @@ const IDLE: Duration = Duration::from_mins(1);
 
 /// Fetches files for clients, and ahead of them.
 pub(super) struct Prefetcher {
-    store: Store,
     data_directory: PathBuf,
     spool: Spool,
     /// Segments that are fetched or stand ready at the same time.
     ahead: usize,
     /// How many files had a name so far.
     named: AtomicU64,
-    identity: KnownIdentity,
+    archive: KnownArchive,
     state: Mutex<State>,
 }
 
@@ -64,12 +63,11 @@ impl State {
 impl Prefetcher {
     pub(super) fn new(store: Store, data_directory: PathBuf, spool: Spool, ahead: usize) -> Arc<Self> {
         Arc::new(Self {
-            store,
             data_directory,
             spool,
             ahead,
             named: AtomicU64::new(0),
-            identity: KnownIdentity::default(),
+            archive: KnownArchive::new(store),
             state: Mutex::default(),
         })
     }
@@ -85,12 +83,15 @@ impl Prefetcher {
                 WalName::Segment(segment) => self.take(segment).await,
                 _ => None,
             };
-            let ahead = match ahead {
-                Some(fetched) => Some((fetched, self.identity().await?)),
-                None => None,
+            let (store, ahead) = match ahead {
+                Some(fetched) => {
+                    let (store, identity) = self.known().await?;
+                    (store, Some((fetched, identity)))
+                }
+                None => (self.archive.look().0, None),
             };
             let folder = self.spool.folder()?;
-            let obtained = restore::obtain(&options, &self.store, folder, ahead).await?;
+            let obtained = restore::obtain(&options, &store, folder, ahead).await?;
             if let (Obtained::File(_), WalName::Segment(segment)) = (&obtained, name) {
                 self.delivered(segment, options.signal).await;
             }
@@ -107,7 +108,10 @@ impl Prefetcher {
                 Err(error) => (error.into(), None),
             },
             Ok(Obtained::Absent(reason)) => (Reply::Absent { reason }, None),
-            Err(error) => (error.into(), None),
+            Err(error) => {
+                self.archive.forget();
+                (error.into(), None)
+            }
         }
     }
 
@@ -121,12 +125,18 @@ impl Prefetcher {
 
     /// Drops what stands ready for nobody: a recovery that has ended, or a standby that streams.
     pub(super) async fn tidy(&self) -> Infallible {
-        loop {
-            tokio::time::sleep(IDLE / 4).await;
-            let mut state = self.lock();
-            if state.asked.is_none_or(|asked| asked.elapsed() > IDLE) {
-                state.stop();
+        let forgotten = async {
+            loop {
+                tokio::time::sleep(IDLE / 4).await;
+                let mut state = self.lock();
+                if state.asked.is_none_or(|asked| asked.elapsed() > IDLE) {
+                    state.stop();
+                }
             }
+        };
+        tokio::select! {
+            never = forgotten => never,
+            never = self.archive.tidy() => never,
         }
     }
 
@@ -158,7 +168,7 @@ impl Prefetcher {
 
     /// Takes note of a delivery, and fetches what follows it where a recovery goes forward.
     async fn delivered(self: &Arc<Self>, segment: SegmentName, signal: RecoverySignal) {
-        let Ok(identity) = self.identity().await else {
+        let Ok((store, identity)) = self.known().await else {
             return;
         };
         let size = identity.segment_bytes;
@@ -183,11 +193,11 @@ impl Prefetcher {
             keep
         });
         for next in wanted {
-            let prefetcher = Arc::clone(self);
+            let (prefetcher, store) = (Arc::clone(self), store.clone());
             state.fetching.entry(next).or_insert_with(|| {
                 tokio::spawn(async move {
                     let folder = prefetcher.spool.folder()?;
-                    restore::fetch_ahead(next, &prefetcher.store, folder).await
+                    restore::fetch_ahead(next, &store, folder).await
                 })
             });
         }
@@ -208,14 +218,15 @@ impl Prefetcher {
         next
     }
 
-    /// The archive's identity, read again when it is no longer believed.
-    async fn identity(&self) -> Result<Identity> {
-        if let Some(identity) = self.identity.get() {
-            return Ok(identity);
+    /// The archive with its identity, read again when it is no longer believed.
+    async fn known(&self) -> Result<(Store, Identity)> {
+        let (store, known) = self.archive.look();
+        if let Some(identity) = known {
+            return Ok((store, identity));
         }
-        let identity = identity::require(&self.store).await?;
-        self.identity.note(identity.clone());
-        Ok(identity)
+        let identity = identity::require(&store).await?;
+        self.archive.note(&store, identity.clone());
+        Ok((store, identity))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -89,6 +89,7 @@ pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> R
         _ = interrupt.recv() => "it was told to".to_owned(),
         error = accept(&socket.listener, &agent) => return Err(error),
         never = agent.prefetcher.tidy() => match never {},
+        never = agent.archiver.tidy() => match never {},
     };
     agent.prefetcher.close();
     Ok(reason)

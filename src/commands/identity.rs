@@ -51,6 +51,25 @@ pub async fn require(store: &Store) -> Result<Identity> {
     })
 }
 
+/// That the archive is still the one whose identity was read before: to be asked when something is stored, and before
+/// anybody is told so. Where a URL leads may have changed between the two: a file system was unmounted, a bucket was
+/// made anew or emptied, another archive begun.
+///
+/// # Errors
+/// `Invalid` where it is not; otherwise as [`find`].
+pub async fn confirm(store: &Store, before: &Identity) -> Result<()> {
+    let url = store.location();
+    match find(store).await? {
+        Some(now) if now == *before => Ok(()),
+        Some(_) => Err(Error::invalid(format!(
+            "{url} is another archive than a moment ago: walship.json was replaced meanwhile; find out by whom, and do              not let both write here"
+        ))),
+        None => Err(Error::invalid(format!(
+            "{url} was an archive a moment ago, and walship.json is missing now: it was emptied, moved or unmounted;              bring it back"
+        ))),
+    }
+}
+
 /// Reads the identity of an archive that `cluster` should have used before; `why` says what speaks for that.
 ///
 /// # Errors

@@ -56,12 +56,16 @@ pub async fn run(
         None,
         None::<std::future::Ready<Result<()>>>,
     );
-    let (report, _) = pushing.await.context(|| format!("push {name}"))?;
-    Ok(report)
+    let pushed = async {
+        let (report, identity) = pushing.await?;
+        identity::confirm(store, &identity).await?;
+        Ok(report)
+    };
+    pushed.await.context(|| format!("push {name}"))
 }
 
-/// As [`run`], for a process that stores many: it may know the archive's identity, and returns it; and
-/// nothing is stored before `turn` has come, if there is one.
+/// As [`run`], for a process that stores many: it may know the archive's identity, and returns it, to be confirmed
+/// before the file is called stored; and nothing is stored before `turn` has come, if there is one.
 ///
 /// # Errors
 /// As [`run`]; what `turn` fails with.

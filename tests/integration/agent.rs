@@ -16,14 +16,14 @@ use crate::support::{make_dir, scratch, wait_for};
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A started agent of a data directory, and how walship is run beside it.
-struct Agent {
+pub struct Agent {
     running: Running,
     walship: Walship,
     _sockets: tempfile::TempDir,
 }
 
 impl Agent {
-    fn start(walship: &Walship, data: &std::path::Path) -> Self {
+    pub fn start(walship: &Walship, data: &std::path::Path) -> Self {
         let root = scratch();
         let sockets = make_dir(root.path(), "a", 0o700);
         let walship = walship
@@ -42,11 +42,15 @@ impl Agent {
         }
     }
 
-    fn ask(&self) -> Walship {
+    pub fn ask(&self) -> Walship {
         self.walship.clone().env("WALSHIP_LOG_LEVEL", "warn")
     }
 
-    fn end(self) -> String {
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
+    pub fn end(self) -> String {
         self.running.terminate();
         self.running.wait(PATIENCE).succeeded().stderr
     }

@@ -14,6 +14,7 @@
 
 mod agent;
 mod agent_chaos;
+mod archive_moved;
 mod bad_input;
 mod base_backup_stream;
 mod basebackup;
