@@ -76,14 +76,15 @@ enum Outcome {
 }
 
 impl Outcome {
-    fn is_final(this: &Option<Self>) -> bool {
-        matches!(this, Some(Self::Stored | Self::Failed(..)))
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Stored | Self::Failed(..))
     }
 }
 
 impl Job {
     fn is_running(&self) -> bool {
-        !Outcome::is_final(&self.outcome.borrow()) && self.outcome.has_changed().is_ok()
+        let is_final = self.outcome.borrow().as_ref().is_some_and(Outcome::is_final);
+        !is_final && self.outcome.has_changed().is_ok()
     }
 
     fn is_stored(&self) -> bool {
@@ -115,7 +116,7 @@ impl Archiver {
         self.lock().asked = Some(name);
         self.look_ahead();
         let ended = outcome
-            .wait_for(Outcome::is_final)
+            .wait_for(|outcome| outcome.as_ref().is_some_and(Outcome::is_final))
             .await
             .map(|outcome| outcome.clone());
         match ended {

@@ -179,9 +179,8 @@ impl Root {
         for (end, _) in folder.match_indices('/').chain([(folder.len(), "")]) {
             let part = folder.get(..end).unwrap_or(folder);
             match mkdirat(root, part, Mode::from(0o750)) {
-                Ok(()) => {}
                 // NOENT: a deletion took the directory above away again; the caller starts over.
-                Err(Errno::EXIST | Errno::NOENT) => {}
+                Ok(()) | Err(Errno::EXIST | Errno::NOENT) => {}
                 Err(error) => return Err(failed(format!("create {}", self.shown(part)), error.into())),
             }
         }

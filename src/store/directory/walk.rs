@@ -60,7 +60,7 @@ impl Walk {
             match directory.next() {
                 None => drop(self.open.pop()),
                 Some(key) if key.ends_with('/') => self.enter(&key)?,
-                Some(key) => page.extend(self.look(key)?),
+                Some(key) => page.extend(self.look(&key)?),
             }
         }
         // What was not found may be in the directory that the path leads to now.
@@ -115,11 +115,11 @@ impl Walk {
     }
 
     /// Size and time of a file; nothing for one that was deleted meanwhile, or is not a file.
-    fn look(&self, key: String) -> Result<Option<ObjectInfo>> {
-        match self.root.look(&key)? {
-            Ok(there) if is_file(&there) => object_info(key.clone(), &self.root, &there).map(Some),
+    fn look(&self, key: &str) -> Result<Option<ObjectInfo>> {
+        match self.root.look(key)? {
+            Ok(there) if is_file(&there) => object_info(key.to_owned(), &self.root, &there).map(Some),
             Ok(_) => Ok(None),
-            Err(error) => self.none_if_missing(error, &key).map(|()| None),
+            Err(error) => self.none_if_missing(error, key).map(|()| None),
         }
     }
 
