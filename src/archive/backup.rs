@@ -44,7 +44,7 @@ impl BackupStarted {
     /// # Errors
     /// `Internal`, which would be a defect.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::to_json(self)
+        super::record::to_bytes(self)
     }
 }
 
@@ -52,6 +52,8 @@ impl BackupStarted {
 /// was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupAlive {
+    /// The archive's format version.
+    pub format_version: u32,
     /// When it was written, by the writer's clock.
     pub at: DateTime<Utc>,
     /// The backup will need no WAL before this; absent while that is not known yet.
@@ -74,7 +76,7 @@ impl BackupAlive {
     /// # Errors
     /// `Corrupt` where it is not what walship writes.
     pub fn parse(bytes: &[u8], url: &str) -> Result<Self> {
-        serde_json::from_slice(bytes).map_err(|error| Error::corrupt(format!("{url} is damaged: {error}")))
+        super::record::parse(bytes, url)
     }
 
     /// The bytes of `alive.json`.
@@ -82,7 +84,7 @@ impl BackupAlive {
     /// # Errors
     /// `Internal`, which would be a defect.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::to_json(self)
+        super::record::to_bytes(self)
     }
 }
 
@@ -270,15 +272,22 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl BackupRecord {
-    /// Reads `backup.json`; `url` names it in messages.
+    /// Reads `backup.json` of the backup with this id; `url` names it in messages.
     ///
     /// # Errors
-    /// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
-    pub fn parse(bytes: &[u8], url: &str) -> Result<Self> {
-        let record: Self = super::parse_json(bytes, url)?;
+    /// `Corrupt` where it is not what walship writes or is another backup's, `Invalid` where a newer walship wrote
+    /// it.
+    pub fn parse(bytes: &[u8], url: &str, id: &BackupId) -> Result<Self> {
+        let record: Self = super::record::parse(bytes, url)?;
         record
             .check()
             .map_err(|error| error.context(format!("read {url}")))?;
+        if record.id != *id {
+            return Err(Error::corrupt(format!(
+                "{url} is the record of backup {}",
+                record.id
+            )));
+        }
         Ok(record)
     }
 
@@ -287,7 +296,7 @@ impl BackupRecord {
     /// # Errors
     /// `Internal`, which would be a defect.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::to_json(self)
+        super::record::to_bytes(self)
     }
 
     /// Every object of the backup but the records themselves, with what it holds.
@@ -368,16 +377,16 @@ mod tests {
             |record| record.wal_ranges.clear(),
         ];
         let good = fixture::record(&["/a", "/b"]);
-        BackupRecord::parse(&good.to_json().unwrap(), "u").unwrap();
+        BackupRecord::parse(&good.to_json().unwrap(), "u", &good.id).unwrap();
         for (number, change) in changes.iter().enumerate() {
             let mut record = good.clone();
             change(&mut record);
-            let error = BackupRecord::parse(&record.to_json().unwrap(), "u").unwrap_err();
+            let error = BackupRecord::parse(&record.to_json().unwrap(), "u", &good.id).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::Corrupt, "change {number}");
         }
         let mut short = good;
         short.stop_lsn = short.start_lsn;
-        BackupRecord::parse(&short.to_json().unwrap(), "u").unwrap();
+        BackupRecord::parse(&short.to_json().unwrap(), "u", &short.id).unwrap();
     }
 
     #[test]
@@ -393,11 +402,12 @@ mod tests {
         let json = started.to_json().unwrap();
         assert_eq!(serde_json::from_slice::<BackupStarted>(&json).unwrap(), started);
         let alive = BackupAlive {
+            format_version: FORMAT_VERSION,
             at: DateTime::UNIX_EPOCH,
             wal_from: None,
         };
         let json = alive.to_json().unwrap();
-        assert_eq!(serde_json::from_slice::<BackupAlive>(&json).unwrap(), alive);
+        assert_eq!(BackupAlive::parse(&json, "u").unwrap(), alive);
     }
 
     #[test]

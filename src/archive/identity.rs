@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::FORMAT_VERSION;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pg::SegmentSize;
 
 /// The largest `walship.json` that is read, in bytes.
@@ -62,24 +62,12 @@ impl Identity {
     /// # Errors
     /// `Corrupt` where it is not what walship writes; `Invalid` where a newer walship wrote it.
     pub fn parse(bytes: &[u8], url: &str) -> Result<Self> {
-        /// The part that every format version shares.
-        #[derive(Deserialize)]
-        struct Version {
-            format_version: u32,
-        }
-        let corrupt = |error: serde_json::Error| {
-            Error::corrupt(format!(
-                "{url} is damaged ({error}); restore it from a copy of the archive, do not let it be created anew"
-            ))
-        };
-        let Version { format_version } = serde_json::from_slice(bytes).map_err(corrupt)?;
-        if format_version > FORMAT_VERSION {
-            return Err(Error::invalid(format!(
-                "{url} has format version {format_version}, and this walship reads up to {FORMAT_VERSION}; \
-                 install the walship that wrote it, or a later one"
-            )));
-        }
-        serde_json::from_slice(bytes).map_err(corrupt)
+        super::record::parse(bytes, url).map_err(|error| match error.kind() {
+            ErrorKind::Corrupt => Error::corrupt(format!(
+                "{error}; restore it from a copy of the archive, do not let it be created anew"
+            )),
+            _ => error,
+        })
     }
 
     /// The bytes of `walship.json`.
@@ -87,7 +75,7 @@ impl Identity {
     /// # Errors
     /// `Internal`, which would be a defect.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::to_json(self)
+        super::record::to_bytes(self)
     }
 
     /// The cluster this archive belongs to.
@@ -184,8 +172,9 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_refused_even_if_the_rest_is_unknown() {
-        let error =
-            Identity::parse(br#"{"format_version":2,"whatever":[]}"#, "s3://b/p/walship.json").unwrap_err();
+        let newer = serde_json::json!({"format_version": 2, "whatever": []});
+        let newer = super::super::record::to_bytes(&newer).unwrap();
+        let error = Identity::parse(&newer, "s3://b/p/walship.json").unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Invalid);
         assert!(error.to_string().contains("format version 2"), "{error}");
     }

@@ -46,7 +46,7 @@ impl Keep {
     /// # Errors
     /// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
     pub fn parse(bytes: &[u8], url: &str) -> Result<Self> {
-        super::parse_json(bytes, url)
+        super::record::parse(bytes, url)
     }
 
     /// The bytes of `keep.json`.
@@ -54,7 +54,7 @@ impl Keep {
     /// # Errors
     /// `Internal`, which would be a defect.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::to_json(self)
+        super::record::to_bytes(self)
     }
 }
 
@@ -83,17 +83,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_understood_is_an_error() {
-        for (text, kind) in [
-            ("", ErrorKind::Corrupt),
-            ("{}", ErrorKind::Corrupt),
-            (r#"{"format_version":1}"#, ErrorKind::Corrupt),
-            (r#"{"format_version":2}"#, ErrorKind::Invalid),
+        let of_version = |version: u32| {
+            let record = serde_json::json!({"format_version": version});
+            super::super::record::to_bytes(&record).unwrap()
+        };
+        for (bytes, kind) in [
+            (Vec::new(), ErrorKind::Corrupt),
+            (b"{}".to_vec(), ErrorKind::Corrupt),
+            (of_version(1), ErrorKind::Corrupt),
+            (of_version(2), ErrorKind::Invalid),
         ] {
-            assert_eq!(
-                Keep::parse(text.as_bytes(), "u").unwrap_err().kind(),
-                kind,
-                "{text}"
-            );
+            assert_eq!(Keep::parse(&bytes, "u").unwrap_err().kind(), kind, "{bytes:?}");
         }
     }
 }

@@ -11,9 +11,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::Sha256Sum;
 use super::identity::decimal;
 use super::keys::{BackupId, LedgerObject};
+use super::{FORMAT_VERSION, Sha256Sum};
 use crate::error::{Error, Result};
 
 /// The version of the ledger's format that this walship writes, and the newest it reads.
@@ -194,8 +194,8 @@ pub fn is_due(key: &str, verified_at: DateTime<Utc>, now: DateTime<Utc>, period:
 /// The content of `ledger/summary.json`: how the last runs ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerSummary {
-    /// The ledger's format.
-    pub ledger_version: u32,
+    /// The archive's format version.
+    pub format_version: u32,
     /// The walship version that wrote it.
     pub walship: String,
     /// The archive's cluster.
@@ -264,7 +264,7 @@ impl LedgerSummary {
         let is_clean = run.findings_count == 0 && run.scope != LedgerScope::Since;
         let is_full = run.scope == LedgerScope::Full;
         Self {
-            ledger_version: LEDGER_VERSION,
+            format_version: FORMAT_VERSION,
             walship: env!("CARGO_PKG_VERSION").to_owned(),
             system_identifier,
             last_clean_at: is_clean
@@ -282,25 +282,18 @@ impl LedgerSummary {
     /// # Errors
     /// `Internal`, which would be a defect.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::to_json(self)
+        super::record::to_bytes(self)
     }
 
     /// Reads `summary.json` of this cluster's archive.
     ///
     /// # Errors
     /// `Corrupt` where it is damaged or another archive's, `Invalid` where a newer walship wrote it.
-    pub fn parse(bytes: &[u8], system_identifier: u64) -> Result<Self> {
-        let damaged = |error: serde_json::Error| Error::corrupt(format!("it is damaged: {error}"));
-        let Versioned { ledger_version } = serde_json::from_slice(bytes).map_err(damaged)?;
-        if ledger_version > LEDGER_VERSION {
-            return Err(Error::invalid(format!(
-                "it has version {ledger_version}, and this walship reads up to {LEDGER_VERSION}"
-            )));
-        }
-        let summary: Self = serde_json::from_slice(bytes).map_err(damaged)?;
+    pub fn parse(bytes: &[u8], url: &str, system_identifier: u64) -> Result<Self> {
+        let summary: Self = super::record::parse(bytes, url)?;
         if summary.system_identifier != system_identifier {
             return Err(Error::corrupt(format!(
-                "it is of the cluster {}",
+                "{url} is of the cluster {}",
                 summary.system_identifier
             )));
         }

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod ledger;
 pub mod proof;
 pub mod ranges;
+pub mod record;
 pub mod recovery_plan;
 pub mod released;
 pub mod retention;
@@ -29,34 +30,6 @@ use crate::error::{Error, Result};
 
 /// The version of the archive's format that this walship writes, and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
-
-/// JSON as walship stores it: indented, one newline at the end, for people who look with `cat`.
-pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| Error::defect("write JSON", error))?;
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
-/// Reads one of walship's JSON objects that carry a `format_version`; `url` names it in messages.
-///
-/// # Errors
-/// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
-pub(crate) fn parse_json<T: serde::de::DeserializeOwned>(bytes: &[u8], url: &str) -> Result<T> {
-    /// The part that every format version shares.
-    #[derive(serde::Deserialize)]
-    struct Version {
-        format_version: u32,
-    }
-    let damaged = |error: serde_json::Error| Error::corrupt(format!("{url} is damaged: {error}"));
-    let Version { format_version } = serde_json::from_slice(bytes).map_err(damaged)?;
-    if format_version > FORMAT_VERSION {
-        return Err(Error::invalid(format!(
-            "{url} has format version {format_version}, and this walship reads up to {FORMAT_VERSION}; \
-             install the walship that wrote it, or a later one"
-        )));
-    }
-    serde_json::from_slice(bytes).map_err(damaged)
-}
 
 /// A SHA-256, or any bytes, in lower-case hexadecimal.
 #[must_use]
@@ -144,15 +117,6 @@ mod tests {
             assert_eq!(time_text(moment), text);
             assert_eq!(crate::pg::parse_timestamp(text).unwrap(), moment);
         }
-    }
-
-    #[test]
-    fn what_a_newer_format_wrote_is_refused_and_not_called_damaged() {
-        let parse = |text: &str| parse_json::<serde_json::Value>(text.as_bytes(), "u");
-        assert!(parse(&format!("{{\"format_version\": {FORMAT_VERSION}}}")).is_ok());
-        let newer = parse(&format!("{{\"format_version\": {}}}", FORMAT_VERSION + 1)).unwrap_err();
-        assert_eq!(newer.kind(), crate::ErrorKind::Invalid, "{newer}");
-        assert_eq!(parse("{}").unwrap_err().kind(), crate::ErrorKind::Corrupt);
     }
 
     #[test]

@@ -99,7 +99,7 @@ pub fn to_json(released: &TimelineRanges, size: SegmentSize, now: DateTime<Utc>)
             });
         }
     }
-    super::to_json(&Stored {
+    super::record::to_bytes(&Stored {
         format_version: FORMAT_VERSION,
         walship: env!("CARGO_PKG_VERSION").to_owned(),
         at: now,
@@ -112,7 +112,7 @@ pub fn to_json(released: &TimelineRanges, size: SegmentSize, now: DateTime<Utc>)
 /// # Errors
 /// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
 pub fn parse(bytes: &[u8], size: SegmentSize, url: &str) -> Result<TimelineRanges> {
-    let stored: Stored = super::parse_json(bytes, url)?;
+    let stored: Stored = super::record::parse(bytes, url)?;
     let mut released = TimelineRanges::default();
     for StoredRange { first, last } in stored.released_wal {
         let bad = || {
@@ -169,11 +169,12 @@ mod tests {
             ("x", "000000020000000000000002"),
             ("000000010000000000000001", "0000000100000000000001FF"),
         ] {
-            let text = format!(
-                r#"{{"format_version":1,"walship":"0","at":"2026-01-01T00:00:00Z",
-                    "released_wal":[{{"first":"{first}","last":"{last}"}}]}}"#
-            );
-            let error = parse(text.as_bytes(), SIZE, "u").unwrap_err();
+            let record = serde_json::json!({
+                "format_version": 1, "walship": "0", "at": "2026-01-01T00:00:00Z",
+                "released_wal": [{"first": first, "last": last}],
+            });
+            let bytes = super::super::record::to_bytes(&record).unwrap();
+            let error = parse(&bytes, SIZE, "u").unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         }
     }

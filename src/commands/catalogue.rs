@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use tokio::task::JoinSet;
 
 use super::basebackup::RECORD_LIMIT;
-use super::{identity, stored_wal};
+use super::{identity, records, stored_wal};
 use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::{
     Backup, Catalogue, PartCheck, Unfinished, UnfinishedState, Unrestorable, missing_wal,
@@ -135,15 +135,11 @@ pub(super) async fn released_version(
     identity: &Identity,
 ) -> Result<(TimelineRanges, Option<Version>)> {
     let key = Key::Retention.to_string();
-    let url = store.url_of(&key);
-    let object = match store.get(&key).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((TimelineRanges::default(), None)),
-        object => object?,
-    };
-    let version = object.info.version.clone();
-    let bytes = object.read_to_end(RELEASED_LIMIT).await?;
-    let released = released::parse(&bytes, identity.segment_bytes, &url)?;
-    Ok((released, Some(version)))
+    let parse = |bytes: &[u8], url: &str| released::parse(bytes, identity.segment_bytes, url);
+    let found = records::read_version(store, &key, RELEASED_LIMIT, parse).await?;
+    Ok(found.map_or_else(Default::default, |(released, info)| {
+        (released, Some(info.version))
+    }))
 }
 
 /// Reads a backup's mark of `walship keep`; `None` where it has none.
@@ -152,12 +148,7 @@ pub(super) async fn released_version(
 /// As the store and [`Keep::parse`].
 pub async fn read_keep(store: &Store, id: &BackupId) -> Result<Option<Keep>> {
     let key = Key::Backup(id.clone(), BackupObject::Keep).to_string();
-    let url = store.url_of(&key);
-    match store.read(&key, KEEP_LIMIT).await {
-        Ok(bytes) => Keep::parse(&bytes, &url).map(Some),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).context(|| format!("read {url}")),
-    }
+    records::read(store, &key, KEEP_LIMIT, Keep::parse).await
 }
 
 /// Reads a backup's record.
@@ -179,19 +170,10 @@ pub async fn read_record(store: &Store, id: &BackupId) -> Result<BackupRecord> {
 /// `Corrupt` where it is another backup's; otherwise as the store and [`BackupRecord::parse`].
 pub async fn find_record(store: &Store, id: &BackupId, object: BackupObject) -> Result<Option<BackupRecord>> {
     let key = Key::Backup(id.clone(), object).to_string();
-    let url = store.url_of(&key);
-    let record = match store.read(&key, RECORD_LIMIT).await {
-        Ok(bytes) => BackupRecord::parse(&bytes, &url)?,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).context(|| format!("read {url}")),
-    };
-    if record.id != *id {
-        return Err(Error::corrupt(format!(
-            "{url} is the record of backup {}",
-            record.id
-        )));
-    }
-    Ok(Some(record))
+    records::read(store, &key, RECORD_LIMIT, |bytes, url| {
+        BackupRecord::parse(bytes, url, id)
+    })
+    .await
 }
 
 /// Reads what drills showed of a backup.
@@ -200,11 +182,7 @@ pub async fn find_record(store: &Store, id: &BackupId, object: BackupObject) -> 
 /// As the store and [`Proof::parse`].
 pub async fn read_proof(store: &Store, id: &BackupId) -> Result<Option<Proof>> {
     let key = Key::Backup(id.clone(), BackupObject::Proof).to_string();
-    match store.read(&key, PROOF_LIMIT).await {
-        Ok(bytes) => Proof::parse(&bytes, &store.url_of(&key)).map(Some),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    records::read(store, &key, PROOF_LIMIT, Proof::parse).await
 }
 
 /// What a listing shows of one backup.
@@ -298,14 +276,13 @@ async fn mark(store: &Store, id: &BackupId, survey: &Survey) -> Result<(Option<K
 async fn was_verified(store: &Store, id: &BackupId, identity: &Identity) -> Result<bool> {
     let object = LedgerObject::Backup(id.clone());
     let key = Key::Ledger(object.clone()).to_string();
-    let shard = match store.read(&key, SHARD_LIMIT).await {
-        Ok(bytes) => Shard::parse(&bytes, object, identity.system_identifier),
-        Err(error) => Err(error),
-    };
-    match shard {
-        Ok(shard) => Ok(shard.compared.is_some()),
+    let shard = records::read(store, &key, SHARD_LIMIT, |bytes, _| {
+        Shard::parse(bytes, object.clone(), identity.system_identifier)
+    });
+    match shard.await {
+        Ok(shard) => Ok(shard.is_some_and(|shard| shard.compared.is_some())),
         Err(error) => match error.kind() {
-            ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Denied => Ok(false),
+            ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Denied => Ok(false),
             _ => Err(error).context(|| format!("read {}", store.url_of(&key))),
         },
     }

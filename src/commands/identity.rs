@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
+use super::records;
 use crate::archive::identity::{ClusterIdentity, IDENTITY_LIMIT, Identity};
 use crate::archive::keys::{BACKUPS_PREFIX, Key, WAL_PREFIX};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -13,12 +14,7 @@ use crate::store::{Body, PutMode, Store};
 /// As [`Store::get`] and [`Identity::parse`].
 pub async fn find(store: &Store) -> Result<Option<Identity>> {
     let key = Key::Identity.to_string();
-    let url = store.url_of(&key);
-    match store.read(&key, IDENTITY_LIMIT).await {
-        Ok(bytes) => Identity::parse(&bytes, &url).map(Some),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    records::read(store, &key, IDENTITY_LIMIT, Identity::parse).await
 }
 
 /// Reads the archive's identity, and creates it where `cluster` is the first to use the archive.

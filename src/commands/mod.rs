@@ -14,6 +14,7 @@ pub mod patroni_bootstrap;
 pub mod programs;
 pub mod progress;
 pub mod push;
+mod records;
 pub mod recover;
 pub mod repair;
 pub mod restore;

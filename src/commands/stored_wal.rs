@@ -47,13 +47,18 @@ pub async fn read_history(
 ) -> Result<Option<TimelineHistory>> {
     let name = WalName::History(timeline);
     let key = Key::History(timeline).to_string();
-    let mut content = Vec::new();
-    let read = async {
+    let look = async || {
+        let mut content = Vec::new();
         let trailer = decode(store, &key, SMALL_FILE_LIMIT, &mut content).await?;
         trailer.check(name, system_identifier)?;
         TimelineHistory::parse(timeline, &content)
     };
-    match read.await {
+    let mut read = look().await;
+    if matches!(&read, Err(error) if error.kind() == ErrorKind::Corrupt) {
+        // What was flipped on the way is right at the second look.
+        read = look().await;
+    }
+    match read {
         Ok(history) => Ok(Some(history)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.context(format!("read {}", store.url_of(&key)))),

@@ -15,7 +15,7 @@ use crate::support::process::Output;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::stores::{self, Kind, Place, StoreServer, TestStore};
 use crate::support::walship::Walship;
-use crate::support::{announce, give_to_user, make_dir, scratch};
+use crate::support::{announce, give_to_user, make_dir, scratch, sealed};
 
 /// Ended with this code, silent on stdout, with one line that says all of this.
 #[track_caller]
@@ -239,7 +239,7 @@ fn an_archive_of_a_newer_format_is_read_by_no_command() {
     let text = fs::read_to_string(&identity).unwrap();
     let newer = text.replace("\"format_version\": 1", "\"format_version\": 2");
     assert_ne!(newer, text);
-    fs::write(&identity, newer).unwrap();
+    fs::write(&identity, sealed(newer)).unwrap();
     let root = scratch();
     let data = root.path().join("data");
     let server = started(17, &[]);

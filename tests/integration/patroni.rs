@@ -266,7 +266,7 @@ fn a_clone_never_shares_its_sources_archive_nor_one_in_use() {
     let other = identity
         .to_string()
         .replace(identity["created_at"].as_str().unwrap(), "2020-01-01T00:00:00Z");
-    std::fs::write(copied.join("walship.json"), other).unwrap();
+    std::fs::write(copied.join("walship.json"), crate::support::sealed(other)).unwrap();
     let said = bootstrap(&format!("file://{}", copied.display()))
         .exited(4)
         .stderr;

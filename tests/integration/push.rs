@@ -260,7 +260,7 @@ fn an_archive_of_a_newer_format_is_refused() {
     let text = fs::read_to_string(&path)
         .unwrap()
         .replace("\"format_version\": 1", "\"format_version\": 2");
-    fs::write(&path, text).unwrap();
+    fs::write(&path, crate::support::sealed(text)).unwrap();
     let output = data.walship(&archive).run(&push(&segments[1])).exited(1);
     assert!(output.stderr.contains("format version 2"), "{}", output.stderr);
 }

@@ -98,7 +98,7 @@ fn what_is_wrong_with_an_archive_is_said_and_has_an_exit_code() {
     });
     let proof_json = serde_json::json!({"format_version": 1, "last_failure": drill});
     let path = history.place.path().unwrap().join(proof);
-    fs::write(&path, proof_json.to_string()).unwrap();
+    fs::write(&path, crate::support::sealed(proof_json.to_string())).unwrap();
     crate::support::give_to_user(&path);
     let output = history.walship.run(&["status"]).exited(10);
     assert!(

@@ -19,6 +19,7 @@ use crate::recovery::History;
 use crate::sample::Sample;
 use crate::server::majors;
 use crate::store_contract::{block_on, options};
+use crate::support::sealed;
 use crate::support::stores::Place;
 use crate::support::trace::with_fault;
 use crate::support::walship::Walship;
@@ -126,7 +127,7 @@ fn a_file_that_differs_from_the_manifest_is_found(history: &History, backup: &st
         .unwrap();
     base["parts"][2]["stored_bytes"] = stored.len().into();
     base["parts"][2]["sha256"] = walship::archive::Sha256Sum::of(&stored).to_string().into();
-    fs::write(folder.join("backup.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+    fs::write(folder.join("backup.json"), sealed(record.to_string())).unwrap();
     let changed = verify(&history.place, |_| {});
     assert_eq!(changed.findings.len(), 2, "a record is written once: {changed}");
     let report = verify(&history.place, |options| options.full = true);

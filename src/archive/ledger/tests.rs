@@ -81,9 +81,10 @@ fn a_shard_of_another_folder_or_archive_is_not_this_one() {
 fn a_newer_ledger_is_told_from_a_damaged_one() {
     let newer = zstd::encode_all(&br#"{"ledger_version":2,"whatever":[]}"#[..], 1).unwrap();
     assert_eq!(kind(&newer, folder(0)), ErrorKind::Invalid);
-    let newer = LedgerSummary::parse(br#"{"ledger_version":2}"#, SYSTEM).unwrap_err();
+    let newer = crate::archive::record::to_bytes(&serde_json::json!({"format_version": 2})).unwrap();
+    let newer = LedgerSummary::parse(&newer, "u", SYSTEM).unwrap_err();
     assert_eq!(newer.kind(), ErrorKind::Invalid);
-    let damaged = LedgerSummary::parse(b"{}", SYSTEM).unwrap_err();
+    let damaged = LedgerSummary::parse(b"{}", "u", SYSTEM).unwrap_err();
     assert_eq!(damaged.kind(), ErrorKind::Corrupt);
 }
 
@@ -186,9 +187,9 @@ fn the_summary_remembers_the_last_clean_and_the_last_full_run() {
         (500, FINDINGS_KEPT)
     );
     let bytes = fourth.to_json().unwrap();
-    assert_eq!(LedgerSummary::parse(&bytes, SYSTEM).unwrap(), fourth);
+    assert_eq!(LedgerSummary::parse(&bytes, "u", SYSTEM).unwrap(), fourth);
     assert_eq!(
-        LedgerSummary::parse(&bytes, 1).unwrap_err().kind(),
+        LedgerSummary::parse(&bytes, "u", 1).unwrap_err().kind(),
         ErrorKind::Corrupt
     );
 }

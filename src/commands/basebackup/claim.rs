@@ -123,6 +123,7 @@ impl Pulse {
     async fn beat(&self) -> Result<()> {
         let wal_from = *self.wal_from.lock().unwrap_or_else(PoisonError::into_inner);
         let alive = BackupAlive {
+            format_version: FORMAT_VERSION,
             at: Utc::now(),
             wal_from,
         };

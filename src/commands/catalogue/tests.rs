@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::archive::codec;
 use crate::archive::identity::ClusterIdentity;
+use crate::archive::{codec, record};
 use crate::commands::recover::fixture;
 use crate::pg::{SegmentSize, WalName};
 use crate::store::{Body, FaultKind, Faults, Operation, PutMode};
@@ -156,10 +156,10 @@ async fn a_damaged_record_makes_a_backup_unrestorable() {
         std::fs::write(&file, damaged).unwrap();
         archive.is_unrestorable("damaged").await;
     }
-    let newer = String::from_utf8(bytes)
-        .unwrap()
-        .replace("\"format_version\": 1", "\"format_version\": 2");
-    std::fs::write(&file, newer).unwrap();
+    let mut newer: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    newer["format_version"] = 2.into();
+    newer.as_object_mut().unwrap().remove("sha256");
+    std::fs::write(&file, record::to_bytes(&newer).unwrap()).unwrap();
     archive.is_unrestorable("format version 2").await;
 }
 

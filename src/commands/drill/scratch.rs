@@ -140,7 +140,9 @@ impl Scratch {
     }
 
     fn write_note(&self) -> Result<()> {
-        self.write(NOTE, &crate::archive::to_json(&self.note)?).map(drop)
+        let note =
+            serde_json::to_vec_pretty(&self.note).map_err(|error| Error::defect("write JSON", error))?;
+        self.write(NOTE, &note).map(drop)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::report::ExpireReport;
+use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::{Catalogue, Unfinished, needed_wal};
 use crate::archive::keys::{BackupId, BackupObject, Key, LedgerObject, backup_prefix};
 use crate::archive::released::TimelineRanges;
@@ -12,6 +13,7 @@ use crate::archive::retention::Action;
 use crate::commands::basebackup::RECORD_LIMIT;
 use crate::commands::catalogue;
 use crate::commands::progress::Progress;
+use crate::commands::records;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::{Body, PutMode, Store};
 
@@ -81,12 +83,12 @@ impl Deletion<'_> {
     async fn listed(&mut self, id: &BackupId) -> Result<bool> {
         self.refuse_marked(id).await?;
         let key = key(id, BackupObject::Record);
-        let record = match self.store.read(&key, RECORD_LIMIT).await {
-            Ok(bytes) => Some(bytes.to_vec()),
-            // Another expiry was faster.
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(error).context(|| format!("delete backup {id}")),
-        };
+        // What may have to be put back is what was written. Where there is none, another expiry was faster.
+        let record = records::read(self.store, &key, RECORD_LIMIT, |bytes, url| {
+            BackupRecord::parse(bytes, url, id).map(|_| bytes.to_vec())
+        })
+        .await
+        .context(|| format!("delete backup {id}"))?;
         if let Some(record) = record {
             self.forget(id).await?;
             if !self.delete(&[(key.clone(), record.len() as u64)]).await? {

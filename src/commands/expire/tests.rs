@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
-use crate::archive::Sha256Sum;
 use crate::archive::backup::{BackupAlive, BackupRecord, WalFrom, WalRange};
 use crate::archive::codec;
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::{BackupId, BackupObject, LedgerObject, WAL_PREFIX, backup_prefix};
 use crate::archive::ledger::Shard;
+use crate::archive::{FORMAT_VERSION, Sha256Sum};
 use crate::commands::keep::{self, Mark};
 use crate::commands::recover::fixture;
 use crate::error::ErrorKind;
@@ -530,6 +530,7 @@ async fn no_wal_goes_while_a_backup_that_began_meanwhile_may_need_any() {
 async fn the_wal_that_a_backup_needs_which_began_meanwhile_stays() {
     let archive = ten_days().await;
     let alive = BackupAlive {
+        format_version: FORMAT_VERSION,
         at: day(10),
         wal_from: Some(WalFrom {
             timeline: TimelineId::FIRST,

@@ -6,7 +6,7 @@ use crate::archive::backup::BackupAlive;
 use crate::archive::catalogue::{Catalogue, UnfinishedState};
 use crate::archive::keys::{BackupId, BackupObject, Key};
 use crate::archive::retention::{UnfinishedWal, UnfinishedWals};
-use crate::commands::catalogue;
+use crate::commands::{catalogue, records};
 use crate::error::{ErrorKind, Result};
 use crate::store::Store;
 
@@ -54,20 +54,16 @@ async fn pending(store: &Store, id: &BackupId) -> Result<UnfinishedWal> {
 /// As the store.
 pub(super) async fn running(store: &Store, id: &BackupId) -> Result<UnfinishedWal> {
     let key = Key::Backup(id.clone(), BackupObject::Alive).to_string();
-    let alive = match store.read(&key, ALIVE_LIMIT).await {
-        Ok(bytes) => BackupAlive::parse(&bytes, &store.url_of(&key)),
-        Err(error) => Err(error),
-    };
-    match alive {
-        Ok(BackupAlive {
+    match records::read(store, &key, ALIVE_LIMIT, BackupAlive::parse).await {
+        Ok(Some(BackupAlive {
             wal_from: Some(from), ..
-        }) => Ok(UnfinishedWal::From {
+        })) => Ok(UnfinishedWal::From {
             timeline: from.timeline,
             lsn: from.lsn,
         }),
-        Ok(BackupAlive { wal_from: None, .. }) => Ok(UnfinishedWal::Unknown),
+        Ok(Some(BackupAlive { wal_from: None, .. }) | None) => Ok(UnfinishedWal::Unknown),
         Err(error) => match error.kind() {
-            ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Invalid => Ok(UnfinishedWal::Unknown),
+            ErrorKind::Corrupt | ErrorKind::Invalid => Ok(UnfinishedWal::Unknown),
             _ => Err(error),
         },
     }

@@ -1,9 +1,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::archive::codec;
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::Key;
+use crate::archive::{codec, record};
 use crate::commands::recover::fixture;
 use crate::pg::SegmentSize;
 use crate::store::{Body, PutMode};
@@ -178,7 +178,7 @@ async fn a_list_shows_when_a_backup_was_last_proven() {
         list(ListPart::Backups, &store).await
     };
     let passed = json!({"format_version": 1, "last_success": drill(24, "")});
-    let (json, text) = replace(passed.to_string().into()).await;
+    let (json, text) = replace(record::to_bytes(&passed).unwrap()).await;
     assert_eq!(
         json["backups"][0]["proven"]["last_success"],
         "2026-11-24T04:15:00Z"
@@ -186,7 +186,7 @@ async fn a_list_shows_when_a_backup_was_last_proven() {
     assert!(text.contains("1.0 GiB  2026-11-24 04:15:00Z\n"), "{text}");
     let failed =
         json!({"format_version": 1, "last_success": drill(24, ""), "last_failure": drill(25, "why")});
-    let (json, text) = replace(failed.to_string().into()).await;
+    let (json, text) = replace(record::to_bytes(&failed).unwrap()).await;
     assert_eq!(
         json["backups"][0]["proven"]["last_failure"],
         "2026-11-25T04:15:00Z"

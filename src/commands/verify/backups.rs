@@ -21,6 +21,7 @@ use crate::archive::keys::{BackupId, BackupObject, Key, LedgerObject, backup_pre
 use crate::archive::ledger::Shard;
 use crate::commands::basebackup::RECORD_LIMIT;
 use crate::commands::progress::Progress;
+use crate::commands::records;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::{ObjectInfo, Store};
 
@@ -36,7 +37,7 @@ pub(super) struct BackupPass<'a> {
     pub(super) progress: &'a Arc<Progress>,
 }
 
-/// A record has no checksum of its own, but it is written once.
+/// A record is written once: another one with a hash that fits is no damage on the way, and yet not the backup's.
 const CHANGED: &str = "it is another one than an earlier run found good, though a record is written once; \
                        if you changed it on purpose, run verify --full";
 
@@ -137,15 +138,14 @@ impl BackupPass<'_> {
     /// The record, with the SHA-256 of its bytes; `None` where the backup was deleted meanwhile.
     async fn record(&mut self, id: &BackupId) -> Result<Option<(BackupRecord, Sha256Sum)>> {
         let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
-        let url = self.store.url_of(&key);
-        let parsed = match self.store.read(&key, RECORD_LIMIT).await {
-            Ok(bytes) => BackupRecord::parse(&bytes, &url).map(|record| (record, Sha256Sum::of(&bytes))),
-            Err(error) => Err(error),
-        };
+        let parsed = records::read(self.store, &key, RECORD_LIMIT, |bytes, url| {
+            BackupRecord::parse(bytes, url, id).map(|record| (record, Sha256Sum::of(bytes)))
+        });
+        let parsed = parsed.await;
         self.tally.read_objects += 1;
         match parsed {
-            Ok(record) => Ok(Some(record)),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
+            Ok(Some(record)) => Ok(Some(record)),
+            Ok(None) => {
                 self.tally.vanished = true;
                 Ok(None)
             }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::archive::identity::Identity;
 use crate::archive::keys::{Key, LEDGER_PREFIX, LedgerObject};
 use crate::archive::ledger::{LedgerSummary, SHARD_LIMIT, SUMMARY_LIMIT, Shard};
-use crate::commands::identity;
+use crate::commands::{identity, records};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::{Body, PutMode, Store};
 
@@ -34,12 +34,9 @@ pub(super) async fn read_summary(
     notes: &mut Vec<String>,
 ) -> Result<Option<LedgerSummary>> {
     let key = Key::Ledger(LedgerObject::Summary).to_string();
-    let read = match store.read(&key, SUMMARY_LIMIT).await {
-        Ok(bytes) => LedgerSummary::parse(&bytes, identity.system_identifier),
-        Err(error) => Err(error),
-    };
-    match read {
-        Ok(summary) => Ok(Some(summary)),
+    let parse = |bytes: &[u8], url: &str| LedgerSummary::parse(bytes, url, identity.system_identifier);
+    match records::read(store, &key, SUMMARY_LIMIT, parse).await {
+        Ok(summary) => Ok(summary),
         Err(error) => ignored(store, &key, error, notes).map(|()| None),
     }
 }
@@ -47,7 +44,6 @@ pub(super) async fn read_summary(
 /// What a failure to read a part of the ledger means: a part that is missing or useless is none.
 fn ignored(store: &Store, key: &str, error: Error, notes: &mut Vec<String>) -> Result<()> {
     match error.kind() {
-        ErrorKind::NotFound => Ok(()),
         ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Denied => {
             notes.push(format!(
                 "{} is not used: {error}; what it tells of is read again",
@@ -106,12 +102,11 @@ impl Ledger {
             return Ok(nothing);
         }
         let key = Key::Ledger(object.clone()).to_string();
-        let read = match self.store.read(&key, SHARD_LIMIT).await {
-            Ok(bytes) => Shard::parse(&bytes, object, self.system_identifier),
-            Err(error) => Err(error),
-        };
-        match read {
-            Ok(shard) => Ok(shard),
+        let read = records::read(&self.store, &key, SHARD_LIMIT, |bytes, _| {
+            Shard::parse(bytes, object.clone(), self.system_identifier)
+        });
+        match read.await {
+            Ok(shard) => Ok(shard.unwrap_or(nothing)),
             Err(error) => ignored(&self.store, &key, error, &mut self.notes).map(|()| nothing),
         }
     }

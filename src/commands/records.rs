@@ -1,0 +1,48 @@
+//! Reading a small object whole, and believing it only where it is what was written.
+//!
+//! What is not is read once more: a bit that was flipped on the way is right at the second look, and what is
+//! wrong twice is damaged where it lies.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{ObjectInfo, Store};
+
+/// Reads an object of at most `limit` bytes and takes it apart; `parse` also gets the URL, for messages. `None`
+/// where it is proven that there is none.
+///
+/// # Errors
+/// As the store and `parse`; what is `Corrupt` was so twice.
+pub(super) async fn read<T>(
+    store: &Store,
+    key: &str,
+    limit: u64,
+    parse: impl Fn(&[u8], &str) -> Result<T>,
+) -> Result<Option<T>> {
+    let found = read_version(store, key, limit, parse).await?;
+    Ok(found.map(|(parsed, _)| parsed))
+}
+
+/// As [`read`]; tells also what the store says of the object that was read.
+pub(super) async fn read_version<T>(
+    store: &Store,
+    key: &str,
+    limit: u64,
+    parse: impl Fn(&[u8], &str) -> Result<T>,
+) -> Result<Option<(T, ObjectInfo)>> {
+    let url = store.url_of(key);
+    let look = async || {
+        let object = store.get(key).await?;
+        let info = object.info.clone();
+        let bytes = object.read_to_end(limit).await?;
+        Ok::<_, Error>((parse(&bytes, &url)?, info))
+    };
+    let mut found = look().await;
+    if matches!(&found, Err(error) if error.kind() == ErrorKind::Corrupt) {
+        tracing::debug!("{url} is not what was written, and is read again");
+        found = look().await;
+    }
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
