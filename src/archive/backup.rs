@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Sha256Sum;
 use super::keys::{BackupId, BackupObject, Stream};
+use super::lineage::Lineage;
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, SegmentSize, TimelineId};
 
@@ -141,6 +142,9 @@ pub struct BackupRecord {
     /// be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<Configuration>,
+    /// What its server said of its own WAL, by which the archived WAL is known to be its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<Lineage>,
 }
 
 /// How a backup was taken.

@@ -360,6 +360,7 @@ mod tests {
             files: object(1),
             manifest: object(2),
             configuration: None,
+            lineage: None,
         }
     }
 

@@ -9,6 +9,7 @@ pub mod drill;
 pub mod expire;
 pub mod identity;
 pub mod keep;
+mod lineage;
 pub mod list;
 pub mod patroni_bootstrap;
 pub mod programs;

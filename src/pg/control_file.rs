@@ -8,7 +8,7 @@
 use std::fmt;
 
 use super::fields::{u32_at, u64_at};
-use super::{Lsn, Major, SegmentSize, TimelineId};
+use super::{CheckpointCopy, Lsn, Major, SegmentSize, TimelineId};
 use crate::error::{Error, Result};
 
 /// What the cluster was doing when the file was written (`DBState`).
@@ -112,6 +112,12 @@ impl ControlFile {
                 "global/pg_control has a valid CRC but values PostgreSQL never writes; check the disk",
             )
         })
+    }
+
+    /// The content of the last checkpoint's record, which the file repeats (`checkPointCopy`).
+    #[must_use]
+    pub fn checkpoint_copy(bytes: &[u8]) -> Option<CheckpointCopy> {
+        CheckpointCopy::new(bytes.get(40..40 + CheckpointCopy::SIZE_BYTES)?)
     }
 
     fn read(bytes: &[u8], major: Major) -> Option<Self> {

@@ -25,13 +25,16 @@ mod tls;
 mod tls_verifier;
 mod transaction_id;
 mod wal_name;
+mod wal_piece;
 mod wal_records;
 mod wal_time;
 mod x509;
 
 pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
 pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, LocalBackup, TablespaceHeader};
-pub use connection::{Connection, ScriptEvent, SlotState, SystemIdentity, TimelineHistoryFile};
+pub use connection::{
+    Connection, ScriptEvent, SlotState, SystemIdentity, TimelineHistoryFile, WAL_PIECE_BYTES,
+};
 pub use conninfo::ConnInfo;
 pub(crate) use conninfo::{os_user, passfile, user_name};
 pub use control_file::{ClusterState, ControlFile};
@@ -46,6 +49,9 @@ pub use timeline_history::{Ancestor, TimelineHistory};
 pub use timestamp::parse_timestamp;
 pub use transaction_id::TransactionId;
 pub use wal_name::{SegmentName, WalName};
+#[cfg(test)]
+pub(crate) use wal_piece::tests as wal_pieces;
+pub use wal_piece::{CheckpointCopy, RECORD_REACH_BYTES, WalGeometry, WalPiece};
 #[cfg(test)]
 pub(crate) use wal_records::tests::writer as wal_writer;
 pub use wal_records::{

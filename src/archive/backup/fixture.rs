@@ -55,5 +55,6 @@ pub fn record(tablespaces: &[&str]) -> BackupRecord {
         files: object,
         manifest: object,
         configuration: None,
+            lineage: None,
     }
 }

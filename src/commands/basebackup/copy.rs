@@ -15,8 +15,8 @@ use crate::archive::file_index::FileIndexWriter;
 use crate::archive::keys::{BackupId, BackupObject};
 use crate::archive::tar_stream::{TAR_END, TarEnd, TarScanner};
 use crate::commands::progress::Progress;
-use crate::error::{Error, Result};
-use crate::pg::{BackupLabel, Event, Lsn, Manifest, TablespaceHeader, TimelineId};
+use crate::error::{Context, Error, Result};
+use crate::pg::{BackupLabel, CheckpointCopy, ControlFile, Event, Lsn, Manifest, TablespaceHeader, TimelineId, WalPiece};
 use crate::store::{BodyWriter, Store};
 
 /// Bytes of the index, and of the manifest, that are kept in memory; more goes to unlinked
@@ -27,7 +27,9 @@ const MANIFEST_LEVEL: i32 = 3;
 /// The file that says where recovery starts. PostgreSQL makes it when it begins to send the data
 /// directory, so its time tells the server's clock.
 const BACKUP_LABEL: &str = "backup_label";
-const WANTED: &[&str] = &[BACKUP_LABEL];
+/// Repeats the last checkpoint; the last member of all.
+const CONTROL_FILE: &str = "global/pg_control";
+const WANTED: &[&str] = &[BACKUP_LABEL, CONTROL_FILE];
 
 /// What a whole copy is.
 pub(super) struct Copied {
@@ -36,11 +38,15 @@ pub(super) struct Copied {
     pub(super) manifest_object: StoredObject,
     pub(super) manifest: Manifest,
     pub(super) label: BackupLabel,
+    pub(super) control: ControlFile,
+    pub(super) control_checkpoint: CheckpointCopy,
     pub(super) stop_lsn: Lsn,
     pub(super) stop_timeline: TimelineId,
     /// When PostgreSQL ended the backup, by this machine's clock.
     pub(super) ended_at: DateTime<Utc>,
     pub(super) clock: ServerClock,
+    /// The server's own WAL, at the start and at the end, where it gave it.
+    pub(super) wal: [Option<WalPiece>; 2],
 }
 
 /// Copies the stream into the archive. When it returns, every object but the records is there, and
@@ -83,6 +89,7 @@ struct Copy<'a> {
     index: FileIndexWriter<BodyWriter>,
     manifest: zstd::stream::write::Encoder<'static, BodyWriter>,
     label: Option<Vec<u8>>,
+    control: Option<Vec<u8>>,
     clock: ServerClock,
 }
 
@@ -102,6 +109,7 @@ impl<'a> Copy<'a> {
             index: FileIndexWriter::new(BodyWriter::new(MEMORY_BYTES))?,
             manifest: manifest().map_err(|error| Error::io("start compression", error))?,
             label: None,
+            control: None,
             clock: ServerClock::default(),
         })
     }
@@ -191,7 +199,12 @@ impl<'a> Copy<'a> {
         stream.tar_bytes = tar_bytes;
         stream.parts = parts.end().await?;
         if stream.tablespace.is_none() {
-            self.label = captured.into_iter().map(|captured| captured.content).next();
+            for member in captured {
+                match member.path.as_str() {
+                    BACKUP_LABEL => self.label = Some(member.content),
+                    _ => self.control = Some(member.content),
+                }
+            }
         }
         Ok(())
     }
@@ -208,6 +221,7 @@ impl<'a> Copy<'a> {
         let label = self
             .label
             .ok_or_else(|| Error::corrupt("PostgreSQL sent no backup_label; take the backup again"))?;
+        let (control, control_checkpoint) = control(self.control.as_deref())?;
         let index = self.index.finish()?.finish();
         let manifest = self
             .manifest
@@ -230,10 +244,24 @@ impl<'a> Copy<'a> {
             streams: checked.streams,
             manifest,
             label: BackupLabel::parse(&label)?,
+            control,
+            control_checkpoint,
             stop_lsn: end.stop_lsn,
             stop_timeline: end.stop_timeline,
             ended_at: end.at,
             clock: self.clock,
+            wal: [None, None],
         })
     }
+}
+
+/// What the backup's `pg_control` says. PostgreSQL may have been writing it when it was read: then no server would start
+/// on it.
+fn control(bytes: Option<&[u8]>) -> Result<(ControlFile, CheckpointCopy)> {
+    let bytes = bytes
+        .ok_or_else(|| Error::corrupt("PostgreSQL sent no global/pg_control; take the backup again"))?;
+    let control = ControlFile::parse(bytes).context(|| "read the backup's pg_control; take the backup again")?;
+    let copy = ControlFile::checkpoint_copy(bytes)
+        .ok_or_else(|| Error::corrupt("the backup's global/pg_control is cut short; take the backup again"))?;
+    Ok((control, copy))
 }

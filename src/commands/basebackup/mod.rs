@@ -18,6 +18,7 @@ mod server;
 mod source;
 pub(super) mod verify;
 mod wal_wait;
+mod witness;
 
 use std::time::{Duration, Instant};
 
@@ -31,10 +32,10 @@ use self::server::Server;
 pub use self::source::Method;
 use self::source::Source;
 use super::progress::Progress;
-use super::{catalogue, identity};
+use super::{catalogue, identity, lineage};
 use crate::archive::backup::{BackupRecord, WalFrom};
 use crate::archive::keys::{BackupId, BackupObject};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::pg::{BaseBackupOptions, ConnInfo, LocalBackup, Lsn, TimelineId};
 use crate::store::{Body, Store};
 
@@ -107,6 +108,7 @@ pub async fn run(
     let identity = identity::find_or_create(store, server.cluster, Utc::now()).await?;
     identity::warn_if_unconditional(&identity, store);
     server.warn_if_not_archiving();
+    witness::refuse_other_history(connection, &mut server, store).await?;
     history::ensure(&mut server.connection, server.timeline, &identity, store).await?;
     let id = claim::claim(store, &identity).await?;
     let heartbeat = match Heartbeat::start(store, &id, server.wal_from).await {
@@ -114,7 +116,7 @@ pub async fn run(
         // What stayed would hold the WAL back for a day, as a backup that may still run.
         Err(error) => return Err(given_up(store, &id, error).await),
     };
-    let taken = take(options, server, store, &id, &heartbeat, progress).await;
+    let taken = take(options, connection, server, store, &id, &heartbeat, progress).await;
     match taken {
         Ok(record) => {
             let written = complete(&record, options.wal_timeout, store, progress).await;
@@ -180,6 +182,7 @@ fn check(options: &BasebackupOptions) -> Result<()> {
 /// Copies everything but the WAL, up to `pending.json`; the record of it.
 async fn take(
     options: &BasebackupOptions,
+    connection: &ConnInfo,
     server: Server,
     store: &Store,
     id: &BackupId,
@@ -212,11 +215,14 @@ async fn take(
     progress.expect(sizes_kib.sum::<u64>() << 10);
     progress.phase("copy the cluster");
     // At the same time: what the server sent first must be read at once, for it tells the server's clock.
-    let ((), copied) = tokio::join!(
+    let ((), at_start, copied) = tokio::join!(
         heartbeat.tell(wal_from),
+        witness::newest(connection, wal_from),
         Box::pin(copy::copy(options, &mut source, store, id, progress))
     );
-    let copied = copied?;
+    let mut copied = copied?;
+    let at_end = witness::before(connection, copied.stop_timeline, wal_from.lsn, copied.stop_lsn).await;
+    copied.wal = [at_start, at_end];
     copied.clock.warn_if_off();
     let basics = Basics {
         id: id.clone(),
@@ -244,6 +250,7 @@ async fn complete(
     let done = async {
         objects::check_listed(store, record).await?;
         wal_wait::wait(record, wal_timeout, store, progress).await?;
+        refuse_other_history(record, store).await?;
         // That took a while, in which retention may have taken the backup for a dead one.
         objects::check_listed(store, record).await?;
         let key = objects::key(id, BackupObject::Record);
@@ -255,6 +262,28 @@ async fn complete(
         ))),
         result => result,
     }
+}
+
+/// The WAL that arrived must be this backup's own, not only have its names.
+///
+/// # Errors
+/// `Conflict` where it is not; `Corrupt` where it is damaged; otherwise as the store.
+async fn refuse_other_history(record: &BackupRecord, store: &Store) -> Result<()> {
+    let Some(known) = &record.lineage else {
+        return Ok(());
+    };
+    let id = &record.id;
+    let contradiction = lineage::contradiction(record, known, store).await;
+    let contradiction = contradiction.context(|| {
+        format!(
+            "whether the archived WAL is backup {id}'s own cannot be told; when the WAL is mended (walship verify, walship \
+             repair), run walship basebackup --finish {id}"
+        )
+    })?;
+    contradiction.map_or(Ok(()), |what| {
+        Err(witness::other_history(store, &format!("of backup {id}, {what}"))
+            .context(format!("backup {id} is not listed, for it could not be recovered")))
+    })
 }
 
 /// Deletes what served only while the backup was taken. What stays is no harm.

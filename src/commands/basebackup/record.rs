@@ -7,8 +7,10 @@ use crate::archive::FORMAT_VERSION;
 use crate::archive::backup::{BackupKind, BackupRecord, BackupSource, Configuration, WalFrom, WalRange};
 use crate::archive::identity::ClusterIdentity;
 use crate::archive::keys::BackupId;
+use crate::archive::lineage::{Lineage, WalSum};
+use crate::archive::segment_index::HexBytes;
 use crate::error::{Error, Result};
-use crate::pg;
+use crate::pg::{self, WalPiece};
 
 /// What is known before the copy.
 pub(super) struct Basics {
@@ -42,6 +44,13 @@ pub(super) fn record(basics: Basics, start: WalFrom, copied: Copied) -> Result<B
             basics.cluster.system_identifier
         )));
     }
+    if copied.control.system_identifier != basics.cluster.system_identifier {
+        return Err(Error::corrupt(format!(
+            "the backup's pg_control belongs to the cluster with system identifier {}, the server to {}",
+            copied.control.system_identifier, basics.cluster.system_identifier
+        )));
+    }
+    let lineage = lineage(&copied);
     let wal_range = |range: &pg::WalRange| WalRange {
         timeline: range.timeline,
         start_lsn: range.start,
@@ -74,7 +83,33 @@ pub(super) fn record(basics: Basics, start: WalFrom, copied: Copied) -> Result<B
         files: copied.files,
         manifest: copied.manifest_object,
         configuration: basics.configuration,
+        lineage: Some(lineage),
     };
     record.stored_bytes = record.objects().map(|(_, object)| object.stored_bytes).sum();
     Ok(record)
+}
+
+/// What the server said of its WAL.
+fn lineage(copied: &Copied) -> Lineage {
+    let mut wal = Vec::new();
+    for piece in copied.wal.iter().flatten() {
+        // A standby may have received more than its backup needs.
+        if let Some(bytes) = piece.between(piece.start, piece.end().min(copied.stop_lsn))
+            && !bytes.is_empty()
+        {
+            let sum = WalSum::of(&WalPiece {
+                start: piece.start,
+                bytes: bytes.to_vec(),
+            });
+            if !wal.contains(&sum) {
+                wal.push(sum);
+            }
+        }
+    }
+    Lineage {
+        checkpoint_lsn: copied.label.checkpoint,
+        control_lsn: copied.control.checkpoint,
+        control_checkpoint: HexBytes(copied.control_checkpoint.bytes().to_vec()),
+        wal,
+    }
 }

@@ -4,7 +4,7 @@ use super::configuration::{self, Places};
 use crate::archive::backup::WalFrom;
 use crate::archive::identity::ClusterIdentity;
 use crate::error::{Context, Error, Result};
-use crate::pg::{ConnInfo, Connection, Major, SegmentSize, TimelineId};
+use crate::pg::{ConnInfo, Connection, Lsn, Major, SegmentSize, TimelineId};
 
 /// A connection, and what is known of the server.
 pub(super) struct Server {
@@ -19,6 +19,9 @@ pub(super) struct Server {
     /// A backup from here on needs no WAL before this: a primary makes a checkpoint for it. What a
     /// standby's needs is known only when it begins.
     pub(super) wal_from: Option<WalFrom>,
+    /// How far its WAL is written; on a standby, received or replayed.
+    pub(super) flush_lsn: Lsn,
+    pub(super) is_standby: bool,
     archives: bool,
 }
 
@@ -63,6 +66,8 @@ impl Server {
                 timeline: system.timeline,
                 lsn: system.flush_lsn,
             }),
+            flush_lsn: system.flush_lsn,
+            is_standby,
             archives,
         })
     }

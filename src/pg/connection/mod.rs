@@ -10,6 +10,7 @@ mod script;
 mod server_error;
 mod slots;
 mod stream;
+mod wal;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ use crate::error::{Error, Result};
 pub use self::commands::{SystemIdentity, TimelineHistoryFile};
 pub use self::script::ScriptEvent;
 pub use self::slots::SlotState;
+pub use self::wal::WAL_PIECE_BYTES;
 
 /// How long the server may send nothing while it works on a command, unless the caller says.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_mins(5);

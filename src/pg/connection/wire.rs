@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use postgres_protocol::message::backend::{Header, Message};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -99,6 +99,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 return Ok(header.tag());
             }
             self.fill(limit).await?;
+        }
+    }
+
+    /// Passes over the next message.
+    pub(super) async fn pass(&mut self, limit: Duration) -> Result<()> {
+        loop {
+            let header = Header::parse(&self.buffer).map_err(|error| self.garbled(&error.to_string()))?;
+            // The length counts itself, and not the tag.
+            let length = header.and_then(|header| usize::try_from(header.len()).ok()?.checked_add(1));
+            match length {
+                Some(length) if length > self.longest_bytes => {
+                    return Err(self.garbled(&format!("a message of {length} bytes")));
+                }
+                Some(length) if self.buffer.len() >= length => {
+                    self.buffer.advance(length);
+                    return Ok(());
+                }
+                _ => self.fill(limit).await?,
+            }
         }
     }
 
