@@ -9,6 +9,10 @@ use clap::Args;
 pub struct PushArgs {
     /// The file, as PostgreSQL gives it with %p: relative to the data directory
     pub path: PathBuf,
+    /// Store the last segment of a server that is gone for good, though it is not whole: beside the whole ones, under a
+    /// name of its own
+    #[arg(long)]
+    pub unfinished: bool,
 }
 
 /// Arguments of `walship restore`.

@@ -5,6 +5,7 @@
 //! leaves either no object or the whole one; pushing again is safe.
 
 mod compressor;
+mod whole;
 
 use std::fs::File;
 use std::io::Read;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 pub use self::compressor::Compressor;
+pub use self::whole::{UnfinishedReport, run_unfinished};
 use super::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
 use super::{clone_mark, identity};
 use crate::archive::codec::Trailer;
@@ -93,12 +95,14 @@ async fn push(
     mut turn: Option<impl Future<Output = Result<()>>>,
 ) -> Result<(PushReport, Identity)> {
     let source = Arc::new(Source::open(name, path)?);
+    source.refuse_unannounced()?;
     let (compressed, identity) = tokio::join!(
         compressor.compress(&source),
         source.archive_identity(store, now, known)
     );
     let identity = identity?;
     let (body, trailer) = compressed?;
+    source.refuse_incomplete(&trailer)?;
     let key = key_of(name, &trailer)?;
     // What is looked at in the archive first must be as the files before this one leave it.
     let looks_first = matches!(name, WalName::History(_)) || !identity.conditional_writes;
@@ -109,6 +113,21 @@ async fn push(
     let report = put_or_compare(&key, name, &body, &trailer, store, &identity, turn).await?;
     compressor.take_back(body);
     Ok((report, identity))
+}
+
+/// Stores a file that is known to be what it is opened as; under which key.
+async fn push_source(
+    source: &Arc<Source>,
+    compressor: &Arc<Compressor>,
+    store: &Store,
+    now: DateTime<Utc>,
+) -> Result<(PushReport, String)> {
+    let identity = source.archive_identity(store, now, None).await?;
+    let (body, trailer) = compressor.compress(source).await?;
+    let key = key_of(source.name, &trailer)?;
+    let no_turn = None::<std::future::Ready<Result<()>>>;
+    let report = put_or_compare(&key, source.name, &body, &trailer, store, &identity, no_turn).await?;
+    Ok((report, key.to_string()))
 }
 
 /// Where a file with this content is stored.
@@ -166,8 +185,10 @@ async fn compare(key: &str, name: WalName, ours: &Trailer, store: &Store) -> Res
     }
     Err(Error::conflict(format!(
         "{url} is there already with other content: stored SHA-256 {}, this file's {}; \
-         another primary of this cluster has archived here. Nothing was changed. Find out which server's history is \
-         the right one (pg_controldata, timelines) and give the other an archive of its own",
+         another primary of this cluster has archived here, or somebody pushed this segment before it was whole. Nothing \
+         was changed. Try walship repair {name}, which replaces an earlier state of the same segment and nothing else; if \
+         it refuses, find out which server's history is the right one (pg_controldata, timelines) and give the other an \
+         archive of its own",
         theirs.sha256, ours.sha256
     )))
 }
@@ -345,9 +366,14 @@ impl Source {
             WalName::History(_) | WalName::Backup { .. } => return Ok(None),
         };
         // A whole segment's size was checked to be the cluster's.
-        let size = u32::try_from(self.size).map_err(|_| Error::internal("a segment of more than 4 GiB"))?;
-        let start = segment.start(SegmentSize::new(size)?)?;
+        let start = segment.start(self.segment_size()?)?;
         Ok(Some(IndexBuilder::new(start, check)))
+    }
+
+    /// The size of a segment, which was checked to be whole.
+    fn segment_size(&self) -> Result<SegmentSize> {
+        let size = u32::try_from(self.size).map_err(|_| Error::internal("a segment of more than 4 GiB"))?;
+        SegmentSize::new(size)
     }
 
     fn content(&self) -> Result<Vec<u8>> {

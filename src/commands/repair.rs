@@ -1,6 +1,7 @@
 //! `walship repair`: replaces a damaged WAL object by a good local copy of the same file.
 //!
-//! What holds: an object that is good is never replaced; neither is one that may be the only trace of a
+//! What holds: an object that is good is never replaced, unless it is an earlier state of the same segment, which was
+//! stored before it was whole; neither is one that may be the only trace of a
 //! different history; what replaces it is whole, and passes what `walship verify` checks; the damaged bytes
 //! are kept under `damaged/` before anything is replaced; and only the very object that was looked at is
 //! replaced. A crash at any point leaves either the damaged object or the
@@ -22,7 +23,7 @@ use crate::archive::codec::{Trailer, WalDecoder, trailer_in};
 use crate::archive::keys::Key;
 use crate::commands::stored_wal::LARGEST_SEGMENT;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::{SegmentName, WalName};
+use crate::pg::{Lsn, SegmentName, SegmentSize, WalCheck, WalName, WalReader};
 use crate::store::{Body, BodyWriter, PutMode, Store, Version};
 
 /// A trailer is in these last bytes of an object, if it is there at all.
@@ -53,6 +54,9 @@ pub struct RepairReport {
     /// What was wrong with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
+    /// Whether that was an earlier state of the same segment, stored before it was whole.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub was_unfinished: bool,
     /// Where the damaged bytes are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept_as: Option<String>,
@@ -99,18 +103,25 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
         key: key.to_string(),
         replaced: false,
         damage: None,
+        was_unfinished: false,
         kept_as: None,
         sha256: good.sha256,
         notes: Vec::new(),
     };
     let stored = Stored::fetch(store, &key, options.memory_bytes, &options.from).await?;
-    let damage = match context.look(&key).await? {
-        Found::Good if stored.content == Some(good.sha256) => return Ok(report),
-        Found::Good => return Err(is_good(store, &report.key, stored.content, &good)),
-        Found::Gone => return Err(vanished(store, &report.key)),
-        Found::Bad(damage) => damage,
+    let damage = match (context.look(&key).await?, stored.earlier_state()) {
+        (Found::Good, _) if stored.content == Some(good.sha256) => return Ok(report),
+        (Found::Gone, _) => return Err(vanished(store, &report.key)),
+        (_, Some(end)) => {
+            report.was_unfinished = true;
+            format!("it was stored before the segment was whole: its WAL ends at LSN {end}")
+        }
+        (Found::Good, None) => return Err(is_good(store, &report.key, stored.content, &good)),
+        (Found::Bad(damage), None) => {
+            stored.refuse_other_history(&good, &store.url_of(&report.key))?;
+            damage
+        }
     };
-    stored.refuse_other_history(&good, &store.url_of(&report.key))?;
     let kept_as = keep(store, &key, &stored.body).await?;
     if !store.probe_conditional_replaces().await? {
         report.notes.push(format!(
@@ -157,6 +168,8 @@ struct Stored {
     content: Option<Sha256Sum>,
     /// The first byte of the content, as far as it can be read, that is other than the local copy's.
     differs_at: Option<u64>,
+    /// Of a segment: where it begins, and where its valid records end if that is within it.
+    valid: Option<(Lsn, Lsn)>,
     trailer: Option<Trailer>,
 }
 
@@ -169,7 +182,7 @@ impl Stored {
         })?;
         let version = object.info.version.clone();
         let mut spool = BodyWriter::new(memory_bytes);
-        let mut content = Content::beside(local)?;
+        let mut content = Content::beside(key, local)?;
         let mut decoder = Some(WalDecoder::new(LARGEST_SEGMENT)?);
         let mut tail: Vec<u8> = Vec::new();
         while let Some(piece) = object.chunk().await? {
@@ -191,9 +204,18 @@ impl Stored {
             body: spool.finish(),
             version,
             differs_at: content.differs_at,
+            valid: content.valid(),
             content: is_whole.then(|| content.sum()),
             trailer: trailer_in(&tail).ok().flatten(),
         })
+    }
+
+    /// Where the WAL of the object ends, if all of it is the local copy's beginning, which is whole: PostgreSQL only adds
+    /// to a segment, so it was stored while the segment was still being written, and what replaces it holds all of it.
+    fn earlier_state(&self) -> Option<Lsn> {
+        let (start, end) = self.valid.filter(|_| self.content.is_some())?;
+        let same_until = start.0.checked_add(self.differs_at?)?;
+        (end > start && same_until >= end.0).then_some(end)
     }
 
     /// A damaged object whose trailer tells of another content than the local copy's is the trace of
@@ -302,6 +324,8 @@ async fn replace(
 
 /// Sums up what it is given, and compares it with the local copy.
 struct Content {
+    /// Reads a segment's records, with their checksums.
+    records: Option<(Lsn, WalReader)>,
     hash: sha2::Sha256,
     local: File,
     position: u64,
@@ -309,14 +333,26 @@ struct Content {
 }
 
 impl Content {
-    fn beside(local: &Path) -> Result<Self> {
+    fn beside(key: &Key, local: &Path) -> Result<Self> {
+        let size = std::fs::metadata(local).map_or(0, |metadata| metadata.len());
+        let size = u32::try_from(size).ok().and_then(|size| SegmentSize::new(size).ok());
+        let start = match (key, size) {
+            (Key::Segment(segment), Some(size)) => Some(segment.start(size)?),
+            _ => None,
+        };
         Ok(Self {
+            records: start.map(|start| (start, WalReader::new(start, WalCheck::Crc))),
             hash: sha2::Sha256::default(),
             local: File::open(local)
                 .map_err(|error| Error::io(format!("open {}", local.display()), error))?,
             position: 0,
             differs_at: None,
         })
+    }
+
+    fn valid(&self) -> Option<(Lsn, Lsn)> {
+        let (start, records) = self.records.as_ref()?;
+        records.has_ended().then(|| (*start, records.valid_until()))
     }
 
     fn sum(self) -> Sha256Sum {
@@ -343,6 +379,9 @@ impl Write for Content {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         use sha2::Digest;
         self.hash.update(bytes);
+        if let Some((_, records)) = &mut self.records {
+            records.feed(bytes, |_| {});
+        }
         if self.differs_at.is_none() {
             self.compare(bytes)?;
         }
@@ -359,7 +398,8 @@ impl fmt::Display for RepairReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.damage, &self.kept_as) {
             (Some(damage), Some(kept)) => {
-                writeln!(f, "{} is replaced; it was damaged: {damage}", self.key)?;
+                let why = if self.was_unfinished { "" } else { "it was damaged: " };
+                writeln!(f, "{} is replaced; {why}{damage}", self.key)?;
                 writeln!(f, "the damaged bytes are kept as {kept}")?;
             }
             _ => writeln!(

@@ -11,10 +11,13 @@ use walship::config::Settings;
 use walship::pg::data_directory::data_directory_of;
 
 use super::agent::address_for;
-use super::{absolute, finish, one_thread, open_within, within};
+use super::{absolute, finish, one_thread, open_within, print, within};
 use crate::cli;
 
 pub(super) fn run(args: &cli::PushArgs, settings: &Settings) -> Result<ExitCode> {
+    if args.unfinished {
+        return unfinished(&args.path, settings);
+    }
     if let Some(stored) = ask_agent(&args.path, settings) {
         return stored.map(|()| ExitCode::SUCCESS);
     }
@@ -30,6 +33,18 @@ pub(super) fn run(args: &cli::PushArgs, settings: &Settings) -> Result<ExitCode>
         super::agent::start(settings, &data_directory);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// For the rescue of a server that is gone.
+fn unfinished(path: &Path, settings: &Settings) -> Result<ExitCode> {
+    let compressor = Compressor::new(settings.push.compression_level, settings.push.memory_bytes, 1);
+    let limit = settings.push.timeout;
+    let work = async {
+        let store = open_within(limit, settings).await?;
+        push::run_unfinished(path, &compressor, &store, Utc::now()).await
+    };
+    let report = finish(one_thread()?, within(limit, "push.timeout", work))?;
+    print(&report.key, false, |_| report.to_string())
 }
 
 /// What an agent says of the file; `None` where there is none to be relied on.

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::contents::Contents;
 use super::ledger::Ledger;
+use super::lineage;
 use super::scope::{Scope, Verdict};
 use super::tally::{Finding, Tally, entry_of};
 use super::wal_object::Found;
@@ -114,7 +115,11 @@ impl BackupPass<'_> {
             let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
             findings.insert(0, Finding::damaged(key, CHANGED));
         }
-        let reason = reason(&findings);
+        let mut reason = reason(&findings);
+        if let Some(foreign) = self.verify_lineage(&contents.record, &before, &mut after).await? {
+            reason.get_or_insert_with(|| lineage::reason(&foreign));
+            findings.push(foreign);
+        }
         self.tally.objects += 1 + contents.record.objects().count() as u64;
         for finding in findings {
             self.tally.find(finding);

@@ -9,6 +9,7 @@
 mod backups;
 mod contents;
 mod ledger;
+mod lineage;
 mod report;
 mod scope;
 mod tally;
@@ -232,6 +233,25 @@ impl<'a> Run<'a> {
                     }
                 }
                 (Key::Backup(id, _), _) if !there.contains(id) => {}
+                (Key::Backup(id, _), _) if finding.kind == FindingKind::OtherHistory => {
+                    let record = catalogue::find_record(&self.store, id, BackupObject::Record).await?;
+                    let again = match &record {
+                        Some(record) => lineage::other_history(record, &self.store).await?,
+                        None => None,
+                    };
+                    let reason = again.as_ref().map(lineage::reason);
+                    match (again, reason) {
+                        (Some(again), Some(reason)) => {
+                            self.tally.bad_backups.entry(id.clone()).or_insert(reason);
+                            self.tally.find(again);
+                        }
+                        _ => {
+                            // Its other objects have findings of their own.
+                            let of_lineage = lineage::reason(&finding);
+                            self.tally.bad_backups.retain(|_, reason| *reason != of_lineage);
+                        }
+                    }
+                }
                 (_, Some(name)) if finding.kind == FindingKind::Damaged => {
                     if let Found::Bad(what) = patiently(|| self.context.look(&key)).await? {
                         // What is known of it was noted at the first look.

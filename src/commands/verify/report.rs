@@ -105,6 +105,7 @@ impl VerifyReport {
             let word = match finding.kind {
                 FindingKind::Damaged => "DAMAGED",
                 FindingKind::Missing => "MISSING",
+                FindingKind::OtherHistory => "OTHER HISTORY",
             };
             writeln!(f, "{word} {}: {}", finding.key, finding.what)?;
             match (&finding.name, finding.kind) {
@@ -116,7 +117,12 @@ impl VerifyReport {
                     f,
                     "        if a server still has it: walship push .../pg_wal/{name}"
                 )?,
-                (None, _) => {}
+                (None, FindingKind::OtherHistory) => writeln!(
+                    f,
+                    "        two servers of this cluster have archived here; give the right one an archive of its own, and take \
+                     a backup there"
+                )?,
+                (_, FindingKind::OtherHistory) | (None, _) => {}
             }
         }
         let more = self.findings.len().saturating_sub(SHOWN) as u64 + self.more_findings;

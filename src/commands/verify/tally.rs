@@ -36,6 +36,8 @@ pub enum FindingKind {
     Damaged,
     /// It is not there.
     Missing,
+    /// A backup's archived WAL is not its own.
+    OtherHistory,
 }
 
 impl Finding {
@@ -153,6 +155,7 @@ impl std::fmt::Display for FindingKind {
         f.write_str(match self {
             Self::Damaged => "damaged",
             Self::Missing => "missing",
+            Self::OtherHistory => "on another history's WAL",
         })
     }
 }
