@@ -151,8 +151,8 @@ fn replayed(unreplayed: Unreplayed, findings: &mut Findings) {
             check,
             format!("the archive has {later}, which this standby has not replayed, but not {missing} before it"),
             format!(
-                "if pg_wal of the old primary has it: walship push pg_wal/{missing} in its data directory; what comes after \
-                 it is lost otherwise"
+                "if pg_wal of the old primary has it: walship push pg_wal/{missing} in its data directory (push --unfinished if \
+                 that was its last one); what comes after it is lost otherwise"
             ),
         ),
         Unreplayed::Child { timeline, fork } => findings.problem(
