@@ -16,7 +16,8 @@ use super::segment_index::HexBytes;
 use super::time_text;
 use crate::error::{Error, Result};
 use crate::pg::{
-    CheckpointCopy, Lsn, RECORD_REACH_BYTES, SegmentName, SegmentNumber, WAL_PIECE_BYTES, WalGeometry, WalPiece,
+    CheckpointCopy, Lsn, RECORD_REACH_BYTES, SegmentName, SegmentNumber, WAL_PIECE_BYTES, WalGeometry,
+    WalPiece,
 };
 
 /// What a backup's server said of its own WAL.
@@ -83,7 +84,10 @@ pub fn wanted(record: &BackupRecord, lineage: &Lineage) -> Result<Vec<Wanted>> {
         (before_stop, record.stop_lsn),
     ];
     let sums = lineage.wal.iter().map(|sum| (sum.lsn, sum.end_lsn));
-    if let Some((from, until)) = sums.clone().find(|(from, until)| until.0.saturating_sub(from.0) > WAL_PIECE_BYTES) {
+    if let Some((from, until)) = sums
+        .clone()
+        .find(|(from, until)| until.0.saturating_sub(from.0) > WAL_PIECE_BYTES)
+    {
         return Err(Error::corrupt(format!(
             "the record of backup {} has a sum of all WAL from {from} to {until}, which walship never makes",
             record.id
@@ -150,7 +154,9 @@ fn checkpoint(
 ) -> Option<String> {
     let lsn = lineage.checkpoint_lsn;
     let Some(found) = checkpoint_at(lsn, archived, geometry) else {
-        return Some(format!("its checkpoint is at LSN {lsn}, where the archived WAL has none"));
+        return Some(format!(
+            "its checkpoint is at LSN {lsn}, where the archived WAL has none"
+        ));
     };
     let same = found.redo() == record.start_lsn && found.timeline() == record.start_timeline.get();
     (!same).then(|| {
@@ -210,7 +216,11 @@ fn backup_end(record: &BackupRecord, archived: &[WalPiece], geometry: WalGeometr
         return None;
     }
     let at = geometry.start_of_backup_end(record.stop_lsn);
-    let found = at.and_then(|at| archived.iter().find_map(|piece| piece.backup_end_at(at, geometry)));
+    let found = at.and_then(|at| {
+        archived
+            .iter()
+            .find_map(|piece| piece.backup_end_at(at, geometry))
+    });
     match found {
         Some(start) if start == record.start_lsn => None,
         Some(other) => Some(format!(

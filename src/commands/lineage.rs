@@ -44,8 +44,7 @@ pub(super) async fn contradiction(
         let key = Key::Segment(segment).to_string();
         let mut capture = Capture::new(segment, group, record)?;
         let read = async {
-            let trailer =
-                stored_wal::decode(store, &key, record.segment_bytes.bytes(), &mut capture).await?;
+            let trailer = stored_wal::decode(store, &key, record.segment_bytes.bytes(), &mut capture).await?;
             trailer.check(segment.into(), record.system_identifier)?;
             capture.header(segment, record)
         };

@@ -335,7 +335,9 @@ struct Content {
 impl Content {
     fn beside(key: &Key, local: &Path) -> Result<Self> {
         let size = std::fs::metadata(local).map_or(0, |metadata| metadata.len());
-        let size = u32::try_from(size).ok().and_then(|size| SegmentSize::new(size).ok());
+        let size = u32::try_from(size)
+            .ok()
+            .and_then(|size| SegmentSize::new(size).ok());
         let start = match (key, size) {
             (Key::Segment(segment), Some(size)) => Some(segment.start(size)?),
             _ => None,
@@ -398,7 +400,11 @@ impl fmt::Display for RepairReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.damage, &self.kept_as) {
             (Some(damage), Some(kept)) => {
-                let why = if self.was_unfinished { "" } else { "it was damaged: " };
+                let why = if self.was_unfinished {
+                    ""
+                } else {
+                    "it was damaged: "
+                };
                 writeln!(f, "{} is replaced; {why}{damage}", self.key)?;
                 writeln!(f, "the damaged bytes are kept as {kept}")?;
             }

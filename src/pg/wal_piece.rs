@@ -298,7 +298,10 @@ pub(crate) mod tests {
         let mut piece = empty(Lsn(0x20_2000));
         write(&mut piece, at, &checkpoint(&ours));
         let found = piece.checkpoint_at(at, GEOMETRY).unwrap();
-        assert_eq!((found.redo(), found.timeline(), found.time()), (Lsn(0x20_2000), 1, 1_764_000_000));
+        assert_eq!(
+            (found.redo(), found.timeline(), found.time()),
+            (Lsn(0x20_2000), 1, 1_764_000_000)
+        );
         assert!(found.is_repeated_by(&ours));
         assert!(!found.is_repeated_by(&copy(Lsn(0x20_2000), 1_764_000_001)));
         assert!(!found.is_repeated_by(&copy(Lsn(0x20_2008), 1_764_000_000)));

@@ -43,7 +43,15 @@ fn twins(major: u32, walship: &Walship) -> (Cluster, Cluster, TempDir) {
 /// Takes a backup whose WAL does not arrive; its id.
 fn unfinished_backup(walship: &Walship, place: &Place, server: &Cluster, method: &str) -> String {
     let conninfo = server.conninfo();
-    let arguments = ["basebackup", "-d", &conninfo, "--wal-timeout", "1s", "--method", method];
+    let arguments = [
+        "basebackup",
+        "-d",
+        &conninfo,
+        "--wal-timeout",
+        "1s",
+        "--method",
+        method,
+    ];
     walship.run(&arguments).exited(8);
     keys(place, "backups")[0].split('/').nth(1).unwrap().to_owned()
 }
@@ -71,7 +79,11 @@ fn a_backup_is_not_listed_on_wal_of_another_history_with_the_same_names() {
             archive_other_wal(&mut first);
             let output = walship.run(&["basebackup", "--finish", &id]).exited(4);
             assert!(output.stderr.contains("is not listed"), "{}", output.stderr);
-            assert!(output.stderr.contains("an archive of its own"), "{}", output.stderr);
+            assert!(
+                output.stderr.contains("an archive of its own"),
+                "{}",
+                output.stderr
+            );
             assert_eq!(listed(&place), 0);
         }
     }
@@ -143,12 +155,18 @@ fn verify_finds_a_listed_backup_whose_archived_wal_is_another_historys() {
         }
         let command = format!("{} push %p", crate::support::walship::binary().display());
         second.set("archive_command", &command);
-        copy(&place.path().unwrap().join("walship.json"), &other.path().unwrap().join("walship.json"));
+        copy(
+            &place.path().unwrap().join("walship.json"),
+            &other.path().unwrap().join("walship.json"),
+        );
         second.start();
         own.run(&["basebackup", "-d", &second.conninfo()]).succeeded();
         own.run(&["verify"]).succeeded();
         archive_other_wal(&mut first);
-        copy(&other.path().unwrap().join("backups"), &place.path().unwrap().join("backups"));
+        copy(
+            &other.path().unwrap().join("backups"),
+            &place.path().unwrap().join("backups"),
+        );
         let output = walship.run(&["verify"]).exited(7);
         assert!(output.stdout.contains("OTHER HISTORY"), "{}", output.stdout);
         assert!(output.stdout.contains("CANNOT BE RESTORED"), "{}", output.stdout);

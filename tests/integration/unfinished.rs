@@ -104,7 +104,11 @@ fn the_segment_that_is_still_being_written_is_not_taken_by_hand() {
         let root = scratch();
         let copy = case.copied(&root, false);
         let refused = case.walship.run(&["push", copy.to_str().unwrap()]).exited(1);
-        assert!(refused.stderr.contains("within the segment"), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("within the segment"),
+            "{}",
+            refused.stderr
+        );
         assert_eq!(case.stored(), Vec::<String>::new());
         case.primary.sql("insert into t values (3)");
         wait_archived(&case.primary, &case.primary.switch_wal());
@@ -130,7 +134,11 @@ fn an_earlier_state_of_a_segment_is_replaced_by_the_whole_one_and_nothing_else_i
         case.primary.switch_wal();
         case.primary
             .wait_until("select failed_count > 0 from pg_stat_archiver", "t", PATIENCE);
-        assert!(case.primary.log().contains("walship repair"), "{}", case.primary.log());
+        assert!(
+            case.primary.log().contains("walship repair"),
+            "{}",
+            case.primary.log()
+        );
         // Not by something that ends as early.
         let same = ["repair", &case.current, "--from", copy.to_str().unwrap()];
         case.walship.run(&same).exited(2);
@@ -138,13 +146,24 @@ fn an_earlier_state_of_a_segment_is_replaced_by_the_whole_one_and_nothing_else_i
         let repair = ["repair", &case.current, "--pgdata", data, "--json"];
         let output = case.walship.run(&repair).succeeded();
         let report: Value = serde_json::from_str(&output.stdout).unwrap();
-        assert_eq!((&report["replaced"], &report["was_unfinished"]), (&true.into(), &true.into()), "{report}");
-        let kept = case.place.path().unwrap().join(report["kept_as"].as_str().unwrap());
+        assert_eq!(
+            (&report["replaced"], &report["was_unfinished"]),
+            (&true.into(), &true.into()),
+            "{report}"
+        );
+        let kept = case
+            .place
+            .path()
+            .unwrap()
+            .join(report["kept_as"].as_str().unwrap());
         assert_eq!(decompress(&kept), early);
         wait_archived(&case.primary, &case.current);
         case.walship.run(&["verify"]).succeeded();
         assert_eq!(case.recovered_rows(|_| {}).split(' ').count(), 50);
-        let again = case.walship.run(&["repair", &case.current, "--pgdata", data]).succeeded();
+        let again = case
+            .walship
+            .run(&["repair", &case.current, "--pgdata", data])
+            .succeeded();
         assert!(again.stdout.contains("nothing was changed"), "{}", again.stdout);
     }
 }

@@ -55,6 +55,6 @@ pub fn record(tablespaces: &[&str]) -> BackupRecord {
         files: object,
         manifest: object,
         configuration: None,
-            lineage: None,
+        lineage: None,
     }
 }

@@ -71,7 +71,10 @@ fn a_primarys_backup_ends_with_the_record_that_names_its_start() {
     });
     assert!(other.contains("a backup ended that began at 0/100028"), "{other}");
     let none = contradiction(|_, _, archived| archived.bytes[0x3000..0x3028].fill(7));
-    assert!(none.contains("where in the archived WAL no backup ends"), "{none}");
+    assert!(
+        none.contains("where in the archived WAL no backup ends"),
+        "{none}"
+    );
 }
 
 #[test]
@@ -102,9 +105,11 @@ fn a_standbys_backup_has_no_record_of_its_end_and_may_know_later_transactions() 
 fn only_wal_that_the_backup_needs_is_asked_for_and_little_of_it() {
     let (record, lineage, _) = backup();
     let all = wanted(&record, &lineage).unwrap();
-    assert!(all.iter().all(|wanted| wanted.from >= START && wanted.from < wanted.until));
-    type Change = fn(&mut Lineage);
-    let changes: [Change; 4] = [
+    assert!(
+        all.iter()
+            .all(|wanted| wanted.from >= START && wanted.from < wanted.until)
+    );
+    let changes: [fn(&mut Lineage); 4] = [
         |lineage| lineage.checkpoint_lsn = Lsn(0x50_0000),
         |lineage| lineage.control_lsn = Lsn(0x1F_FFF8),
         |lineage| lineage.wal[0].lsn = Lsn(0),
@@ -115,7 +120,10 @@ fn only_wal_that_the_backup_needs_is_asked_for_and_little_of_it() {
         change(&mut lineage);
         let asked = wanted(&record, &lineage);
         // Nothing is asked for beyond the end: then there is nothing to compare.
-        let ends = number == 0 && asked.as_ref().is_ok_and(|all| all.iter().all(|wanted| wanted.until <= Lsn(0x30_0000)));
+        let ends = number == 0
+            && asked
+                .as_ref()
+                .is_ok_and(|all| all.iter().all(|wanted| wanted.until <= Lsn(0x30_0000)));
         assert!(asked.is_err() || ends, "change {number}: {asked:?}");
     }
 }
@@ -128,11 +136,17 @@ fn a_piece_across_two_segments_is_asked_for_of_both_and_put_together() {
     lineage.checkpoint_lsn = Lsn(0x2F_FFF0);
     let all = wanted(&record, &lineage).unwrap();
     let names: Vec<_> = all.iter().map(|wanted| wanted.segment.to_string()).collect();
-    assert!(names.iter().any(|name| name.ends_with("3")), "{names:?}");
+    assert!(names.iter().any(|name| name.ends_with('3')), "{names:?}");
     let piece = |start: u64, bytes: &[u8]| WalPiece {
         start: Lsn(start),
         bytes: bytes.to_vec(),
     };
-    let together = joined(vec![piece(4, b"efgh"), piece(0, b"abcd"), piece(1, b"bc"), piece(20, b"x"), piece(6, b"ghij")]);
+    let together = joined(vec![
+        piece(4, b"efgh"),
+        piece(0, b"abcd"),
+        piece(1, b"bc"),
+        piece(20, b"x"),
+        piece(6, b"ghij"),
+    ]);
     assert_eq!(together, [piece(0, b"abcdefghij"), piece(20, b"x")]);
 }

@@ -16,7 +16,9 @@ use crate::archive::keys::{BackupId, BackupObject};
 use crate::archive::tar_stream::{TAR_END, TarEnd, TarScanner};
 use crate::commands::progress::Progress;
 use crate::error::{Context, Error, Result};
-use crate::pg::{BackupLabel, CheckpointCopy, ControlFile, Event, Lsn, Manifest, TablespaceHeader, TimelineId, WalPiece};
+use crate::pg::{
+    BackupLabel, CheckpointCopy, ControlFile, Event, Lsn, Manifest, TablespaceHeader, TimelineId, WalPiece,
+};
 use crate::store::{BodyWriter, Store};
 
 /// Bytes of the index, and of the manifest, that are kept in memory; more goes to unlinked
@@ -258,10 +260,12 @@ impl<'a> Copy<'a> {
 /// What the backup's `pg_control` says. PostgreSQL may have been writing it when it was read: then no server would start
 /// on it.
 fn control(bytes: Option<&[u8]>) -> Result<(ControlFile, CheckpointCopy)> {
-    let bytes = bytes
-        .ok_or_else(|| Error::corrupt("PostgreSQL sent no global/pg_control; take the backup again"))?;
-    let control = ControlFile::parse(bytes).context(|| "read the backup's pg_control; take the backup again")?;
-    let copy = ControlFile::checkpoint_copy(bytes)
-        .ok_or_else(|| Error::corrupt("the backup's global/pg_control is cut short; take the backup again"))?;
+    let bytes =
+        bytes.ok_or_else(|| Error::corrupt("PostgreSQL sent no global/pg_control; take the backup again"))?;
+    let control =
+        ControlFile::parse(bytes).context(|| "read the backup's pg_control; take the backup again")?;
+    let copy = ControlFile::checkpoint_copy(bytes).ok_or_else(|| {
+        Error::corrupt("the backup's global/pg_control is cut short; take the backup again")
+    })?;
     Ok((control, copy))
 }

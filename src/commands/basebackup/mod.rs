@@ -281,8 +281,11 @@ async fn refuse_other_history(record: &BackupRecord, store: &Store) -> Result<()
         )
     })?;
     contradiction.map_or(Ok(()), |what| {
-        Err(witness::other_history(store, &format!("of backup {id}, {what}"))
-            .context(format!("backup {id} is not listed, for it could not be recovered")))
+        Err(
+            witness::other_history(store, &format!("of backup {id}, {what}")).context(format!(
+                "backup {id} is not listed, for it could not be recovered"
+            )),
+        )
     })
 }
 

@@ -11,7 +11,9 @@ use crate::archive::backup::WalFrom;
 use crate::archive::keys::{Key, timeline_prefix};
 use crate::commands::stored_wal;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::{ConnInfo, Connection, Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WAL_PIECE_BYTES, WalPiece};
+use crate::pg::{
+    ConnInfo, Connection, Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WAL_PIECE_BYTES, WalPiece,
+};
 use crate::store::Store;
 
 use super::server::Server;
@@ -64,7 +66,9 @@ async fn ask(asking: impl Future<Output = Result<Option<WalPiece>>>) -> Option<W
             None
         }
         Err(_) => {
-            tracing::debug!("the server's own WAL is not compared with the archived one: it did not come in time");
+            tracing::debug!(
+                "the server's own WAL is not compared with the archived one: it did not come in time"
+            );
             None
         }
     }
@@ -78,7 +82,13 @@ async fn ask(asking: impl Future<Output = Result<Option<WalPiece>>>) -> Option<W
 pub(super) async fn refuse_other_history(info: &ConnInfo, server: &mut Server, store: &Store) -> Result<()> {
     let (timeline, size) = (server.timeline, server.cluster.segment_size);
     let now = size.segment_of(server.flush_lsn);
-    let archived = archived_after(store, timeline, SegmentNumber(now.0.saturating_sub(LOOK_BACK)), size).await?;
+    let archived = archived_after(
+        store,
+        timeline,
+        SegmentNumber(now.0.saturating_sub(LOOK_BACK)),
+        size,
+    )
+    .await?;
     // Asked after the listing: what is archived meanwhile was written before.
     let system = server.connection.identify_system().await?;
     if system.timeline != timeline {

@@ -156,7 +156,8 @@ async fn store_unfinished(
 
 /// A server that runs goes on writing.
 fn refuse_running(data_directory: &Path) -> Result<()> {
-    let Some(pid) = postmaster_pid(data_directory).and_then(|pid| rustix::process::Pid::from_raw(pid.abs())) else {
+    let Some(pid) = postmaster_pid(data_directory).and_then(|pid| rustix::process::Pid::from_raw(pid.abs()))
+    else {
         return Ok(());
     };
     match rustix::process::test_kill_process(pid) {

@@ -61,14 +61,24 @@ pub(super) async fn other_history(record: &BackupRecord, store: &Store) -> Resul
             kind: FindingKind::OtherHistory,
             ..Finding::damaged(record_key(&record.id), what)
         })),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Invalid) => Ok(None),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Invalid
+            ) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
 
 /// Why such a backup cannot be restored.
 pub(super) fn reason(finding: &Finding) -> String {
-    format!("the archived WAL is another history's, not its own: {}", finding.what)
+    format!(
+        "the archived WAL is another history's, not its own: {}",
+        finding.what
+    )
 }
 
 fn record_key(id: &BackupId) -> String {

@@ -234,23 +234,7 @@ impl<'a> Run<'a> {
                 }
                 (Key::Backup(id, _), _) if !there.contains(id) => {}
                 (Key::Backup(id, _), _) if finding.kind == FindingKind::OtherHistory => {
-                    let record = catalogue::find_record(&self.store, id, BackupObject::Record).await?;
-                    let again = match &record {
-                        Some(record) => lineage::other_history(record, &self.store).await?,
-                        None => None,
-                    };
-                    let reason = again.as_ref().map(lineage::reason);
-                    match (again, reason) {
-                        (Some(again), Some(reason)) => {
-                            self.tally.bad_backups.entry(id.clone()).or_insert(reason);
-                            self.tally.find(again);
-                        }
-                        _ => {
-                            // Its other objects have findings of their own.
-                            let of_lineage = lineage::reason(&finding);
-                            self.tally.bad_backups.retain(|_, reason| *reason != of_lineage);
-                        }
-                    }
+                    self.look_again_at_lineage(id, &finding).await?;
                 }
                 (_, Some(name)) if finding.kind == FindingKind::Damaged => {
                     if let Found::Bad(what) = patiently(|| self.context.look(&key)).await? {
@@ -262,6 +246,25 @@ impl<'a> Run<'a> {
                 (Key::History(timeline), _) if self.catalogue.histories.contains_key(timeline) => {}
                 _ => self.tally.find(finding),
             }
+        }
+        Ok(())
+    }
+
+    async fn look_again_at_lineage(&mut self, id: &BackupId, finding: &Finding) -> Result<()> {
+        let record = catalogue::find_record(&self.store, id, BackupObject::Record).await?;
+        let again = match &record {
+            Some(record) => lineage::other_history(record, &self.store).await?,
+            None => None,
+        };
+        if let Some(again) = again {
+            self.tally
+                .bad_backups
+                .entry(id.clone())
+                .or_insert_with(|| lineage::reason(&again));
+            self.tally.find(again);
+        } else if self.tally.bad_backups.get(id) == Some(&lineage::reason(finding)) {
+            // Its other objects would have findings, and reasons, of their own.
+            self.tally.bad_backups.remove(id);
         }
         Ok(())
     }
