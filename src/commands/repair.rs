@@ -113,6 +113,7 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
         (Found::Good, _) if stored.content == Some(good.sha256) => return Ok(report),
         (Found::Gone, _) => return Err(vanished(store, &report.key)),
         (_, Some(end)) => {
+            refuse_damaged_copy(&key, &options.from)?;
             report.was_unfinished = true;
             format!("it was stored before the segment was whole: its WAL ends at LSN {end}")
         }
@@ -158,6 +159,21 @@ async fn refuse_incomplete(segment: SegmentName, good: &Trailer, context: &mut W
          is of a server that has not received the rest. Nothing was changed; give a complete copy with --from (pg_wal \
          of the server that wrote it)"
     )))
+}
+
+/// The local copy replaces WAL that is sound as far as it goes: every record of it must be.
+fn refuse_damaged_copy(key: &Key, local: &Path) -> Result<()> {
+    let mut content = Content::beside(key, local)?;
+    let copied = File::open(local).and_then(|mut file| std::io::copy(&mut file, &mut content));
+    copied.map_err(|error| Error::io(format!("read {}", local.display()), error))?;
+    match content.valid() {
+        Some((_, end)) => Err(Error::invalid(format!(
+            "the local copy's WAL ends at LSN {end}, for the record there does not match its checksum: {} is damaged. \
+             Nothing was changed; give another copy with --from",
+            local.display()
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// An object as it is stored.
@@ -212,8 +228,11 @@ impl Stored {
 
     /// Where the WAL of the object ends, if all of it is the local copy's beginning, which is whole: PostgreSQL only adds
     /// to a segment, so it was stored while the segment was still being written, and what replaces it holds all of it.
+    /// The object must be what was stored once: of a damaged one its trailer tells, or nothing does.
     fn earlier_state(&self) -> Option<Lsn> {
-        let (start, end) = self.valid.filter(|_| self.content.is_some())?;
+        let is_sound =
+            self.content.is_some() && self.content == self.trailer.as_ref().map(|trailer| trailer.sha256);
+        let (start, end) = self.valid.filter(|_| is_sound)?;
         let same_until = start.0.checked_add(self.differs_at?)?;
         (end > start && same_until >= end.0).then_some(end)
     }

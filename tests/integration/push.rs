@@ -318,6 +318,7 @@ fn an_archive_that_vanished_is_not_started_anew_behind_the_administrators_back()
         "",
     )
     .unwrap();
+    data.announce(&segments[1]);
     // Its file system is not mounted, or the bucket was emptied.
     let path = archive.path().unwrap();
     for gone in [true, false] {

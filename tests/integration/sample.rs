@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use crate::support::postgres::{Cluster, Stop};
 use crate::support::walship::Walship;
-use crate::support::{command_as_user, scratch};
+use crate::support::{command_as_user, give_to_user, scratch};
 
 /// Size of the segments, in bytes.
 pub const SEGMENT: usize = 1 << 20;
@@ -85,6 +85,14 @@ impl DataDirectory {
 
     pub fn segment(&self, name: &str) -> PathBuf {
         self.path.join("pg_wal").join(name)
+    }
+
+    /// Says of a file that it is whole, as PostgreSQL does for its archiver.
+    pub fn announce(&self, name: &str) {
+        let status = self.file("pg_wal/archive_status");
+        std::fs::create_dir_all(&status).unwrap();
+        std::fs::write(status.join(format!("{name}.ready")), "").unwrap();
+        give_to_user(&status);
     }
 
     /// walship as PostgreSQL would run it here.

@@ -257,6 +257,7 @@ fn a_segment_whose_wal_ends_early_is_damage_where_another_follows() {
     content[8 * 8192..].fill(0);
     fs::write(&second, content).unwrap();
     for (number, segment) in segments[..3].iter().enumerate() {
+        data.announce(segment);
         walship.run(&["push", &format!("pg_wal/{segment}")]).succeeded();
         let report = verify(&place, |options| options.full = true);
         let found: Vec<_> = report.findings.iter().map(|finding| &finding.name).collect();
