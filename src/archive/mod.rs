@@ -5,6 +5,7 @@ pub mod backup;
 pub mod branches;
 pub mod catalogue;
 pub mod codec;
+pub mod copy_settings;
 pub mod diagnosis;
 pub mod file_index;
 pub mod identity;

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod keep;
 mod lineage;
 pub mod list;
+pub mod neighbours;
 pub mod patroni_bootstrap;
 pub mod programs;
 pub mod progress;

@@ -19,6 +19,7 @@ mod bad_input;
 mod base_backup_stream;
 mod basebackup;
 mod connection;
+mod copies;
 mod damage;
 mod doctor;
 mod drill;

@@ -52,6 +52,9 @@ pub struct ConfigurationReport {
     /// What `config_file` will hold once it is put back, if it could not be.
     #[serde(skip)]
     pub pending: Option<Vec<u8>>,
+    /// What somebody has to know of the settings that the copy has from its source.
+    #[serde(skip)]
+    pub notes: Vec<String>,
 }
 
 impl ConfigurationReport {
@@ -135,6 +138,11 @@ impl Places {
             found.follow(&file, Grammar::Rules, files);
         }
         found
+    }
+
+    /// The copy's `config_file`.
+    pub(super) fn config_file(&self) -> PathBuf {
+        self.of_copy(&self.config_file)
     }
 
     /// What the copy's server will look for in vain; what is in `failed` was said already.

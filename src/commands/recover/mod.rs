@@ -24,6 +24,7 @@ mod restore_command;
 pub(super) mod schedule;
 mod settings;
 mod shell;
+mod source_settings;
 mod space;
 mod standby;
 mod start_command;
@@ -45,6 +46,7 @@ use self::settings::{RecoverySettings, ServerSettings};
 use self::start_command::{OutsideConfiguration, System, start_command};
 use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::Catalogue;
+use crate::archive::copy_settings::Copy;
 use crate::archive::recovery_plan::{Plan, Request, Target};
 use crate::archive::wal_inventory::WalInventory;
 use crate::commands::catalogue;
@@ -186,13 +188,14 @@ pub(super) async fn restore(
     let extracted = extracted.marked(options.clone_of.clone());
     progress.phase("write settings and sync");
     let archiving_off = archiving_off(options.archive_mode, store, &newest).await;
-    settings.archiving_off = archiving_off.is_some();
-    if options.archive_mode == ArchiveMode::Auto && !settings.archiving_off {
+    settings.copy = what_it_is(options, archiving_off.is_some());
+    if options.archive_mode == ArchiveMode::Auto && archiving_off.is_none() {
         notes.extend(freshly_stored(&catalogue.wal, begun));
     }
     let configuration = finish(extracted, ServerSettings::Recovery(settings)).await?;
     notes.extend(links_note(&configuration.links_left_out(links, &layout.data)));
     notes.extend(configuration.note.clone());
+    notes.extend(configuration.notes.clone());
     let start = start(options, &record, &layout.data, &configuration);
     notes.extend(start.notes);
     Ok(RecoverReport {
@@ -221,10 +224,21 @@ fn settings(options: &RecoverOptions, plan: &Plan, action: Option<TargetAction>)
         inclusive: plan.inclusive,
         timeline: plan.timeline,
         action: action.unwrap_or_default(),
-        archiving_off: false,
+        copy: Copy::Rehearsal,
+        postgres_version: plan.backup.postgres_version.clone(),
     };
     settings.check()?;
     Ok(settings)
+}
+
+/// What the copy is to its source.
+fn what_it_is(options: &RecoverOptions, archiving_off: bool) -> Copy {
+    match (options.configuration, &options.clone_of) {
+        (SourceConfiguration::LeftOut, Some(_)) => Copy::Clone,
+        (SourceConfiguration::LeftOut, None) => Copy::Drill,
+        (SourceConfiguration::Kept, _) if archiving_off => Copy::Rehearsal,
+        (SourceConfiguration::Kept, _) => Copy::Replacement,
+    }
 }
 
 /// The action at the target; none without a target, where PostgreSQL would ignore it.

@@ -14,13 +14,17 @@ use super::index::Index;
 use super::layout::Layout;
 use super::made::{Destination, release_claims};
 use super::settings::{ServerSettings, rewrite_auto_conf};
+use super::source_settings::{self, Outside};
 use super::space::{self, Need};
 use super::survey::{Survey, survey};
 use super::tablespace_map;
 use crate::archive::backup::BackupRecord;
+use crate::archive::copy_settings::{Copy, Overrides};
 use crate::commands::clone_mark::{self, CloneMark};
+use crate::commands::neighbours;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
+use crate::pg::ControlFile;
 use crate::store::Store;
 
 /// What the server replays into is two segments at least: the one it restores and the one it writes.
@@ -179,7 +183,19 @@ impl Extracted {
             None => ConfigurationReport::default(),
         };
         write_tablespace_map(&self.layout, self.access)?;
-        write_settings(data, self.access, self.source_configuration, settings)?;
+        let config_file = self.places.config_file();
+        let outside = Outside {
+            config_file: &config_file,
+            pending: report.pending.as_deref(),
+        };
+        let notes = write_settings(
+            data,
+            self.access,
+            self.source_configuration,
+            Some(outside),
+            settings,
+        )?;
+        report.notes = notes;
         if self.source_configuration == SourceConfiguration::Kept {
             report.add_note(self.places.missing(&report.failed));
         }
@@ -210,7 +226,7 @@ fn write_tablespace_map(layout: &Layout, access: Access) -> Result<()> {
     write_file(&path, &map, access)
 }
 
-/// Writes the settings and the signal file; a signal file that was there goes.
+/// Writes the settings and the signal file; a signal file that was there goes. What somebody has to know.
 ///
 /// # Errors
 /// `Internal` where a file cannot be read or written.
@@ -218,21 +234,49 @@ pub fn write_settings(
     data: &Path,
     access: Access,
     source: SourceConfiguration,
+    outside: Option<Outside<'_>>,
     settings: &ServerSettings,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let path = data.join("postgresql.auto.conf");
     let before = match source {
         SourceConfiguration::Kept => read_if_there(&path)?,
         SourceConfiguration::LeftOut => Vec::new(),
     };
-    write_file(&path, &rewrite_auto_conf(&before, settings), access)?;
+    let copy = settings.copy(|| beside_another(data));
+    let judged = source_settings::judge(data, outside, &before, copy, settings.postgres_version());
+    let mut notes = judged.notes;
+    notes.extend(source_settings::stay_at_home(data, access)?);
+    let mut overrides = judged.overrides;
+    let own = data.join("postgresql.conf");
+    if copy == Copy::Clone && own.is_file() {
+        // Patroni makes it the base of its own configuration.
+        source_settings::append(&own, &source_settings::block(copy, &overrides), access)?;
+        overrides = Overrides::default();
+    }
+    write_file(
+        &path,
+        &rewrite_auto_conf(&before, settings, copy, &overrides),
+        access,
+    )?;
     write_file(&data.join(settings.signal()), b"", access)?;
     let others = OTHER_SIGNALS
         .iter()
         .filter(|signal| **signal != settings.signal());
     others
         .map(|signal| data.join(signal))
-        .try_for_each(|signal| remove_if_there(&signal))
+        .try_for_each(|signal| remove_if_there(&signal))?;
+    Ok(notes)
+}
+
+/// Whether another server of the cluster runs on this machine, as far as one can see.
+fn beside_another(data: &Path) -> bool {
+    let control = [CONTROL, SET_ASIDE_CONTROL]
+        .iter()
+        .find_map(|name| std::fs::read(data.join(name)).ok());
+    let identifier = control
+        .and_then(|bytes| ControlFile::parse(&bytes).ok())
+        .map(|control| control.system_identifier);
+    identifier.is_some_and(|identifier| !neighbours::of_cluster(identifier).is_empty())
 }
 
 fn read_if_there(path: &Path) -> Result<Vec<u8>> {
@@ -278,7 +322,8 @@ mod tests {
             inclusive: true,
             timeline: TimelineId::FIRST,
             action: TargetAction::Pause,
-            archiving_off: false,
+            copy: Copy::Replacement,
+            postgres_version: "17.11".to_owned(),
         })
     }
 
@@ -288,7 +333,7 @@ mod tests {
         let data = top.path();
         std::fs::write(data.join("standby.signal"), "").unwrap();
         std::fs::write(data.join("postgresql.auto.conf"), "primary_conninfo = 'x'\n").unwrap();
-        write_settings(data, Access::Group, SourceConfiguration::Kept, &settings()).unwrap();
+        write_settings(data, Access::Group, SourceConfiguration::Kept, None, &settings()).unwrap();
         assert!(!data.join("standby.signal").exists());
         for file in ["recovery.signal", "postgresql.auto.conf"] {
             let mode = data.join(file).metadata().unwrap().permissions().mode();
@@ -302,7 +347,7 @@ mod tests {
         let data = top.path();
         std::fs::write(data.join("recovery.signal"), "").unwrap();
         let settings = ServerSettings::Standby(StandbySettings::default());
-        write_settings(data, Access::Owner, SourceConfiguration::Kept, &settings).unwrap();
+        write_settings(data, Access::Owner, SourceConfiguration::Kept, None, &settings).unwrap();
         assert!(data.join("standby.signal").exists());
         assert!(!data.join("recovery.signal").exists());
     }
@@ -316,7 +361,7 @@ mod tests {
             (SourceConfiguration::LeftOut, false),
         ] {
             std::fs::write(&path, "archive_library = 'x'\n").unwrap();
-            write_settings(top.path(), Access::Owner, source, &settings()).unwrap();
+            write_settings(top.path(), Access::Owner, source, None, &settings()).unwrap();
             let after = std::fs::read_to_string(&path).unwrap();
             assert_eq!(after.contains("archive_library"), kept, "{after}");
             assert!(

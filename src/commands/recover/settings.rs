@@ -12,6 +12,8 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 
 use super::guc_file::{quote, setting_name};
+use super::source_settings::block;
+use crate::archive::copy_settings::{Copy, Overrides};
 use crate::archive::recovery_plan::Target;
 use crate::error::{Error, Result};
 use crate::pg::TimelineId;
@@ -66,8 +68,23 @@ impl ServerSettings {
         }
     }
 
-    fn archiving_off(&self) -> bool {
-        matches!(self, Self::Recovery(settings) if settings.archiving_off)
+    /// What the copy is to its source. `beside_another` looks whether another server of its cluster runs on this machine.
+    pub fn copy(&self, beside_another: impl FnOnce() -> bool) -> Copy {
+        match self {
+            Self::Recovery(settings) => settings.copy,
+            Self::Standby(_) => Copy::Standby {
+                beside_another: beside_another(),
+            },
+        }
+    }
+
+    /// The version of the server that the backup is of, where it is known.
+    #[must_use]
+    pub fn postgres_version(&self) -> Option<&str> {
+        match self {
+            Self::Recovery(settings) => Some(&settings.postgres_version),
+            Self::Standby(_) => None,
+        }
     }
 
     /// walship's part of `postgresql.auto.conf`.
@@ -116,8 +133,10 @@ pub struct RecoverySettings {
     pub timeline: TimelineId,
     /// What happens at the target.
     pub action: TargetAction,
-    /// Whether `archive_mode` is switched off.
-    pub archiving_off: bool,
+    /// What the copy is to its source: what of its settings it may keep.
+    pub copy: Copy,
+    /// The server's version in the backup, such as `17.11`.
+    pub postgres_version: String,
 }
 
 /// `recovery_target_action`.
@@ -165,12 +184,22 @@ impl RecoverySettings {
     }
 }
 
-/// The new `postgresql.auto.conf`; `before` is the backup's, or empty.
+/// The new `postgresql.auto.conf`; `before` is the backup's, or empty. `overrides` are what the copy is told of its
+/// source's settings; those that recovery itself sets are left out.
 #[must_use]
-pub fn rewrite_auto_conf(before: &[u8], settings: &ServerSettings) -> Vec<u8> {
+pub fn rewrite_auto_conf(
+    before: &[u8],
+    settings: &ServerSettings,
+    copy: Copy,
+    overrides: &Overrides,
+) -> Vec<u8> {
+    let mut overrides = overrides.clone();
+    overrides
+        .settings
+        .retain(|(name, _)| !is_recoverys(name.as_bytes()));
     let mut after = Vec::with_capacity(before.len() + 1024);
     for line in before.split_inclusive(|byte| *byte == b'\n') {
-        if !setting_name(line).is_some_and(|name| is_replaced(name, settings)) {
+        if !setting_name(line).is_some_and(|name| is_replaced(name, &overrides)) {
             after.extend_from_slice(line);
         }
     }
@@ -178,16 +207,22 @@ pub fn rewrite_auto_conf(before: &[u8], settings: &ServerSettings) -> Vec<u8> {
         after.push(b'\n');
     }
     after.extend_from_slice(settings.own_lines().as_bytes());
+    after.extend_from_slice(block(copy, &overrides).as_bytes());
     after
 }
 
-fn is_replaced(name: &[u8], settings: &ServerSettings) -> bool {
+fn is_replaced(name: &[u8], overrides: &Overrides) -> bool {
+    let overridden = |(known, _): &(&str, String)| known.as_bytes().eq_ignore_ascii_case(name);
+    is_recoverys(name) || overrides.settings.iter().any(overridden)
+}
+
+/// Whether recovery itself sets it, or switches it off.
+fn is_recoverys(name: &[u8]) -> bool {
     let name = name.to_ascii_lowercase();
     name.starts_with(b"recovery_target")
         || CLEARED
             .iter()
             .any(|(cleared, _)| cleared.as_bytes() == name.as_slice())
-        || (settings.archiving_off() && name == b"archive_mode")
 }
 
 impl RecoverySettings {
@@ -209,13 +244,14 @@ impl RecoverySettings {
             ),
             ("recovery_target_action", self.action.as_str().to_owned()),
         ];
-        let archiving = self.archiving_off.then(|| ("archive_mode", "off".to_owned()));
         let mut lines = String::from(
             "# Written by walship recover. The settings of recovery have no effect once it has ended; the\n\
              # empty ones override what the source's postgresql.conf may say, and may be removed then.\n",
         );
-        let all = cleared_but(&chosen).chain(chosen.clone()).chain(always);
-        write_lines(&mut lines, all.chain(archiving));
+        write_lines(
+            &mut lines,
+            cleared_but(&chosen).chain(chosen.clone()).chain(always),
+        );
         lines
     }
 }
@@ -257,8 +293,13 @@ mod tests {
             inclusive: true,
             timeline: TimelineId::new(3).unwrap(),
             action: TargetAction::Pause,
-            archiving_off: false,
+            copy: Copy::Replacement,
+            postgres_version: "17.11".to_owned(),
         }
+    }
+
+    fn rewritten(before: &[u8], settings: &ServerSettings) -> Vec<u8> {
+        rewrite_auto_conf(before, settings, Copy::Replacement, &Overrides::default())
     }
 
     fn recovery(target: Target) -> ServerSettings {
@@ -289,7 +330,7 @@ mod tests {
             let settings = RecoverySettings { restore_command, ..settings(target) };
             prop_assert!(settings.check().is_ok());
             let before = format!("{before}\nrecovery_target_xid = '5'\nrecovery_target_time = 'x'");
-            let file = rewrite_auto_conf(before.as_bytes(), &ServerSettings::Recovery(settings.clone()));
+            let file = rewritten(before.as_bytes(), &ServerSettings::Recovery(settings.clone()));
             prop_assert_eq!(&value(&file, "restore_command"), &settings.restore_command);
             let targets = ["", "_time", "_lsn", "_xid", "_name"].map(|end| value(&file, &format!("recovery_target{end}")));
             let expected = match &settings.target {
@@ -319,7 +360,7 @@ mod tests {
         #[test]
         fn every_other_line_stays_as_it_is(lines in proptest::collection::vec("work_mem[ -~]{0,20}|#[ -~]{0,20}", 0..6)) {
             let before = lines.iter().fold(String::new(), |text, line| text + line + "\n");
-            let file = rewrite_auto_conf(before.as_bytes(), &recovery(Target::Latest));
+            let file = rewritten(before.as_bytes(), &recovery(Target::Latest));
             prop_assert!(file.starts_with(before.as_bytes()));
         }
     }
@@ -333,7 +374,7 @@ mod tests {
             primary_conninfo: Some("host=new application_name='it''s'".to_owned()),
             primary_slot_name: None,
         };
-        let file = rewrite_auto_conf(before, &ServerSettings::Standby(standby.clone()));
+        let file = rewritten(before, &ServerSettings::Standby(standby.clone()));
         for (name, wanted) in [
             ("restore_command", "walship restore %f %p"),
             ("primary_conninfo", "host=new application_name='it''s'"),
@@ -355,7 +396,7 @@ mod tests {
         let before = b"primary_conninfo = 'host=primary password=secret'\n\
             Primary_Slot_Name='s'\n  recovery_target_timeline = 'latest'\n\
             recovery_end_command = 'rm'\narchive_cleanup_command = 'rm'\nshared_buffers = 1GB\narchive_mode = on";
-        let file = rewrite_auto_conf(before, &recovery(Target::Latest));
+        let file = rewritten(before, &recovery(Target::Latest));
         let text = String::from_utf8(file.clone()).unwrap();
         assert!(
             !text.contains("secret") && !text.contains("'s'") && !text.contains("rm"),
@@ -371,20 +412,32 @@ mod tests {
     }
 
     #[test]
-    fn archiving_is_switched_off_where_asked_whatever_the_source_had() {
-        let off = ServerSettings::Recovery(RecoverySettings {
-            archiving_off: true,
-            ..settings(Target::Latest)
-        });
-        let file = rewrite_auto_conf(b"archive_mode = always\n", &off);
+    fn what_a_rehearsal_must_not_follow_is_overridden_whatever_the_source_had() {
+        let overrides = Overrides {
+            settings: vec![
+                ("archive_mode", "off".to_owned()),
+                ("primary_conninfo", String::new()),
+                ("Shared_preload_libraries", "auto_explain".to_owned()),
+            ],
+            ..Overrides::default()
+        };
+        let before = b"archive_mode = always
+SHARED_preload_libraries = 'pg_cron'
+";
+        let file = rewrite_auto_conf(before, &recovery(Target::Latest), Copy::Rehearsal, &overrides);
         assert_eq!(value(&file, "archive_mode"), "off");
-        assert!(!String::from_utf8(file).unwrap().contains("always"));
+        assert_eq!(value(&file, "shared_preload_libraries"), "auto_explain");
+        let text = String::from_utf8(file).unwrap();
+        assert!(!text.contains("always") && !text.contains("pg_cron"), "{text}");
+        assert_eq!(text.matches("primary_conninfo").count(), 1);
+        let (_, removable) = text.split_once("# For a rehearsal").unwrap();
+        assert!(removable.contains("archive_mode"), "{text}");
     }
 
     #[test]
     fn a_time_carries_its_zone_and_its_microseconds() {
         let time = DateTime::parse_from_rfc3339("2026-11-23T05:15:00.123456+01:00").unwrap();
-        let file = rewrite_auto_conf(b"", &recovery(Target::Time(time.to_utc())));
+        let file = rewritten(b"", &recovery(Target::Time(time.to_utc())));
         assert_eq!(
             value(&file, "recovery_target_time"),
             "2026-11-23 04:15:00.123456+00"

@@ -130,6 +130,7 @@ pub async fn restore_standby(
     let configuration = finish(extracted, ServerSettings::Standby(options.settings.clone())).await?;
     notes.extend(links_note(&configuration.links_left_out(links, &layout.data)));
     notes.extend(configuration.note.clone());
+    notes.extend(configuration.notes.clone());
     let outside = OutsideConfiguration::of_backup(&record, configuration.pending.as_deref());
     let search_path = options.search_path.as_deref();
     let system = System::look(record.postgres_major, &layout.data, search_path, outside);
@@ -174,12 +175,12 @@ pub fn check_room(directories: &[&Path], bytes: u64) -> Result<()> {
     space::check_total(directories, bytes + bytes / 64)
 }
 
-/// Makes a standby of a complete copy of a running server. Its `standby.signal`, if there is one, stays while
-/// the settings are written.
+/// Makes a standby of a complete copy of a running server; what somebody has to know. Its `standby.signal`, if there is
+/// one, stays while the settings are written.
 ///
 /// # Errors
 /// `Internal` where a file cannot be written.
-pub fn make_standby(pgdata: &Path, settings: &StandbySettings) -> Result<()> {
+pub fn make_standby(pgdata: &Path, settings: &StandbySettings) -> Result<Vec<String>> {
     let doing = || format!("write the settings of {}", pgdata.display());
     let mode = pgdata
         .metadata()
@@ -190,10 +191,11 @@ pub fn make_standby(pgdata: &Path, settings: &StandbySettings) -> Result<()> {
     } else {
         Access::Group
     };
-    write_settings(
+    let notes = write_settings(
         pgdata,
         access,
         SourceConfiguration::Kept,
+        None,
         &ServerSettings::Standby(settings.clone()),
     )?;
     for name in ["postgresql.auto.conf", "standby.signal", "."] {
@@ -201,7 +203,7 @@ pub fn make_standby(pgdata: &Path, settings: &StandbySettings) -> Result<()> {
             .and_then(|file| file.sync_all())
             .map_err(|error| Error::io(doing(), error))?;
     }
-    Ok(())
+    Ok(notes)
 }
 
 /// The command that starts a copied standby: where its configuration lies outside it, the cluster's that Debian has

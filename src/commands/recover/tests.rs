@@ -123,7 +123,8 @@ fn settings() -> ServerSettings {
         inclusive: true,
         timeline: TimelineId::FIRST,
         action: TargetAction::Pause,
-        archiving_off: false,
+        copy: crate::archive::copy_settings::Copy::Replacement,
+        postgres_version: "17.11".to_owned(),
     })
 }
 

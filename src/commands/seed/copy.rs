@@ -93,11 +93,13 @@ impl Copy {
                 .copy(&progress, &told)
                 .map_err(|error| self.with_remains(error))?;
             progress.phase("write settings and sync");
-            recover::make_standby(&self.pgdata, &settings).map_err(|error| self.with_remains(error))?;
+            let mut notes =
+                recover::make_standby(&self.pgdata, &settings).map_err(|error| self.with_remains(error))?;
             let start = recover::standby_start_command(&self.pgdata, self.major, self.search_path.as_deref());
+            notes.extend(start.notes);
             Ok(Copied {
                 size_bytes,
-                notes: start.notes,
+                notes,
                 start_command: start.command,
             })
         };

@@ -1,0 +1,315 @@
+//! Copies reach nothing of their source: what becomes of its settings, in real servers.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use walship::archive::copy_settings::judged;
+
+use crate::recovery::{PATIENCE, take_backup};
+use crate::seed::{beside, seed};
+use crate::server::{archiving_builder, majors, wait_archived};
+use crate::support::postgres::{Cluster, MAJORS, Stop};
+use crate::support::process::Output;
+use crate::support::stores::Place;
+use crate::support::walship::Walship;
+use crate::support::{make_dir, scratch};
+
+/// Contrib modules whose settings are there only where the server loads them when it starts.
+const PRELOADED: &str = "pg_stat_statements, pg_prewarm";
+
+#[test]
+fn every_setting_of_every_server_was_judged() {
+    let judged = judged();
+    let mut of_no_server = judged.clone();
+    for major in MAJORS {
+        let mut cluster = Cluster::builder(major)
+            .option("shared_preload_libraries", PRELOADED)
+            .initdb();
+        cluster.start();
+        let libraries = libraries_of(&cluster);
+        assert!(libraries.contains(&"auto_explain".to_owned()), "{libraries:?}");
+        let loads: String = libraries
+            .iter()
+            .map(|name| format!("do $$ begin load '{name}'; exception when others then null; end $$; "))
+            .collect();
+        let names = cluster.sql(&format!("{loads} select name from pg_settings"));
+        let names: BTreeSet<String> = names.lines().map(str::to_ascii_lowercase).collect();
+        let settings = names.iter().filter(|name| !name.is_empty());
+        let nobody: Vec<_> = settings.filter(|name| !judged.contains(*name)).collect();
+        assert!(
+            nobody.is_empty(),
+            "PostgreSQL {major} has settings that nobody judged: {nobody:?}; add each to the table or to the list in \
+             src/archive/copy_settings"
+        );
+        of_no_server.retain(|name| !names.contains(name));
+    }
+    assert!(of_no_server.is_empty(), "no server has {of_no_server:?}");
+}
+
+/// The libraries of the installation that a session can load.
+fn libraries_of(cluster: &Cluster) -> Vec<String> {
+    let directory = cluster
+        .run_program("pg_config", &["--pkglibdir"])
+        .succeeded()
+        .stdout;
+    let entries = std::fs::read_dir(directory.trim()).unwrap().flatten();
+    let names = entries.filter_map(|entry| {
+        entry
+            .file_name()
+            .into_string()
+            .ok()?
+            .strip_suffix(".so")
+            .map(str::to_owned)
+    });
+    names
+        .filter(|name| !name.starts_with("lib") && !name.contains("_and_"))
+        .collect()
+}
+
+/// A primary whose configuration names places of its own, partly in an included file.
+struct Source {
+    _place: Place,
+    walship: Walship,
+    primary: Cluster,
+    pid_file: PathBuf,
+    logs: PathBuf,
+}
+
+impl Source {
+    fn start(major: u32) -> Self {
+        let place = Place::directory();
+        let walship = Walship::at(&place);
+        let mut primary = archiving_builder(major, &walship).initdb();
+        let places = primary.make_dir("places");
+        let [pid_file, logs, statistics] = ["pid", "logs", "statistics"].map(|name| places.join(name));
+        for directory in [&logs, &statistics] {
+            make_dir(&places, directory.file_name().unwrap().to_str().unwrap(), 0o700);
+        }
+        let data = primary.data_dir().display().to_string();
+        primary.append("postgresql.conf", "include_dir 'conf.d'\n");
+        make_dir(primary.data_dir(), "conf.d", 0o700);
+        primary.append(
+            "conf.d/places.conf",
+            &format!(
+                "data_directory = '{data}'\nexternal_pid_file = '{}'\nlog_directory = '{}'\nlogging_collector = on\n\
+                 log_filename = 'source.log'\nlog_truncate_on_rotation = on\n",
+                pid_file.display(),
+                logs.display()
+            ),
+        );
+        primary.set("synchronous_standby_names", "nobody");
+        primary.set("synchronous_commit", "local");
+        primary.set("session_preload_libraries", "auto_explain");
+        if major == 14 {
+            primary.set("stats_temp_directory", statistics.to_str().unwrap());
+        }
+        primary.start();
+        Self {
+            _place: place,
+            walship,
+            primary,
+            pid_file,
+            logs,
+        }
+    }
+
+    fn with_a_backup_and_a_row(&self) {
+        self.primary.sql("create table t (i int)");
+        take_backup(&self.walship, &self.primary);
+        self.primary.sql("insert into t values (1)");
+        wait_archived(&self.primary, &self.primary.switch_wal());
+    }
+
+    fn recover(&self, data: &Path, arguments: &[&str]) -> Output {
+        let mut all = vec!["recover", "--pgdata", data.to_str().unwrap()];
+        all.extend(arguments);
+        self.walship.run(&all).succeeded()
+    }
+
+    fn adopt(&self, data: &Path) -> Cluster {
+        let mut copy = Cluster::adopt(self.primary.major(), data);
+        for (name, value) in self.walship.environment() {
+            copy.set_env(name, value);
+        }
+        copy
+    }
+
+    /// What lies in its places.
+    fn places(&self) -> (String, Vec<String>) {
+        let pid = std::fs::read_to_string(&self.pid_file).unwrap();
+        let logs = std::fs::read_dir(&self.logs).unwrap().flatten();
+        (
+            pid,
+            logs.map(|entry| entry.file_name().into_string().unwrap())
+                .collect(),
+        )
+    }
+}
+
+#[test]
+fn a_rehearsal_starts_on_its_own_data_and_writes_into_none_of_its_sources_places() {
+    for &major in majors() {
+        let source = Source::start(major);
+        source.with_a_backup_and_a_row();
+        let root = scratch();
+        let data = root.path().join("copy");
+        let said = source.recover(&data, &["--archive-mode", "off"]).stdout;
+        assert!(
+            said.contains("data_directory") && said.contains("rehearsal"),
+            "{said}"
+        );
+        let before = source.places();
+        let source_log = std::fs::read_to_string(source.logs.join("source.log")).unwrap();
+        let mut copy = source.adopt(&data);
+        copy.start();
+        copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        assert_eq!(copy.sql("show data_directory"), data.display().to_string());
+        assert_eq!(copy.sql("select i from t"), "1");
+        // It waits for no standby.
+        copy.sql("set synchronous_commit = on; insert into t values (2)");
+        assert_eq!(copy.sql("show max_logical_replication_workers"), "0");
+        assert_eq!(copy.sql("show session_preload_libraries"), "auto_explain");
+        assert_eq!(copy.sql("show shared_preload_libraries"), "");
+        if major == 14 {
+            assert_eq!(copy.sql("show stats_temp_directory"), "pg_stat_tmp");
+        }
+        assert!(data.join("log").read_dir().unwrap().count() > 0);
+        assert_eq!(source.places(), before, "PostgreSQL {major}");
+        copy.stop(Stop::Fast);
+        assert_eq!(source.places(), before, "PostgreSQL {major}");
+        let log = std::fs::read_to_string(source.logs.join("source.log")).unwrap();
+        assert!(log.starts_with(&source_log) && !log.contains("recovery"), "{log}");
+        assert_eq!(source.primary.sql("select count(*) from t"), "1");
+    }
+}
+
+#[test]
+fn a_replacement_keeps_what_reaches_outside_and_says_what_that_is() {
+    let mut source = Source::start(18);
+    source.with_a_backup_and_a_row();
+    source.primary.stop(Stop::Fast);
+    let old = source.primary.data_dir().with_extension("old");
+    std::fs::rename(source.primary.data_dir(), &old).unwrap();
+    let data = source.primary.data_dir().to_owned();
+    let said = source.recover(&data, &["--archive-mode", "keep"]).stdout;
+    for kept in [
+        "subscriptions are followed",
+        "synchronous_standby_names = 'nobody'",
+        &format!("external_pid_file = '{}'", source.pid_file.display()),
+    ] {
+        assert!(said.contains(kept), "{kept}: {said}");
+    }
+    // The directory's own line stays: it names this very directory.
+    let places = std::fs::read_to_string(data.join("conf.d/places.conf")).unwrap();
+    assert!(places.starts_with("data_directory"), "{places}");
+    let mut copy = source.adopt(&data);
+    copy.start();
+    copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    assert_eq!(
+        copy.sql("show external_pid_file"),
+        source.pid_file.display().to_string()
+    );
+    assert_eq!(copy.sql("show synchronous_standby_names"), "nobody");
+    assert_ne!(copy.sql("show max_logical_replication_workers"), "0");
+}
+
+#[test]
+fn a_seeded_standby_beside_its_primary_runs_on_its_own_data() {
+    for &major in majors() {
+        let source = Source::start(major);
+        source.with_a_backup_and_a_row();
+        let walship = beside(&source.primary, &source.walship);
+        let root = scratch();
+        for (name, from) in [("copied", "primary"), ("restored", "archive")] {
+            let before = source.places();
+            let data = root.path().join(name);
+            let output = seed(&walship, &source.primary, &data, &["--from", from, "--no-slot"]).succeeded();
+            assert!(output.stdout.contains("data_directory"), "{}", output.stdout);
+            let mut standby = source.adopt(&data);
+            standby.start();
+            standby.wait_until("select count(*) from t", "1", PATIENCE);
+            assert_eq!(standby.sql("show data_directory"), data.display().to_string());
+            standby.stop(Stop::Fast);
+            assert_eq!(source.places(), before, "PostgreSQL {major}, from the {from}");
+        }
+    }
+}
+
+/// Where the setting comes from outside the copy, its own place is the last word.
+#[test]
+fn a_data_directory_that_a_file_elsewhere_names_does_not_win() {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let mut primary = archiving_builder(18, &walship).initdb();
+    let elsewhere = primary.make_dir("elsewhere").join("site.conf");
+    let named = format!("data_directory = '{}'\n", primary.data_dir().display());
+    std::fs::write(&elsewhere, named).unwrap();
+    primary.append("postgresql.conf", &format!("include '{}'\n", elsewhere.display()));
+    primary.start();
+    take_backup(&walship, &primary);
+    let root = scratch();
+    let data = root.path().join("copy");
+    let arguments = [
+        "recover",
+        "--pgdata",
+        data.to_str().unwrap(),
+        "--archive-mode",
+        "off",
+    ];
+    let said = walship.run(&arguments).succeeded().stdout;
+    assert!(said.contains("change that line if you move the copy"), "{said}");
+    let mut copy = Cluster::adopt(18, &data);
+    for (name, value) in walship.environment() {
+        copy.set_env(name, value);
+    }
+    copy.start();
+    assert_eq!(copy.sql("show data_directory"), data.display().to_string());
+}
+
+#[test]
+fn a_rehearsal_of_a_subscriber_takes_no_change_away_from_it() {
+    for &major in majors() {
+        let place = Place::directory();
+        let walship = Walship::at(&place);
+        let mut publisher = Cluster::builder(major).option("wal_level", "logical").initdb();
+        publisher.start();
+        publisher.sql("create table t (i int primary key); create publication p for table t");
+        let mut subscriber = archiving_builder(major, &walship).initdb();
+        subscriber.start();
+        subscriber.sql("create table t (i int primary key)");
+        publisher.sql("select pg_create_logical_replication_slot('s', 'pgoutput')");
+        subscriber.sql(&format!(
+            "create subscription s connection '{}' publication p with (create_slot = false, copy_data = false)",
+            publisher.conninfo()
+        ));
+        publisher.sql("insert into t values (1)");
+        subscriber.wait_until("select count(*) from t", "1", PATIENCE);
+        take_backup(&walship, &subscriber);
+        wait_archived(&subscriber, &subscriber.switch_wal());
+        subscriber.stop(Stop::Fast);
+        publisher.sql("insert into t values (2)");
+        let root = scratch();
+        let data = root.path().join("copy");
+        walship
+            .run(&[
+                "recover",
+                "--pgdata",
+                data.to_str().unwrap(),
+                "--archive-mode",
+                "off",
+            ])
+            .succeeded();
+        let mut copy = Cluster::adopt(major, &data);
+        for (name, value) in walship.environment() {
+            copy.set_env(name, value);
+        }
+        copy.start();
+        copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        assert_eq!(copy.sql("select count(*) from t"), "1", "PostgreSQL {major}");
+        assert_eq!(publisher.sql("select active from pg_replication_slots"), "f");
+        copy.stop(Stop::Fast);
+        subscriber.start();
+        subscriber.wait_until("select count(*) from t", "2", PATIENCE);
+    }
+}
