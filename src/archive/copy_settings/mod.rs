@@ -86,10 +86,9 @@ impl Row {
     #[must_use]
     pub fn act(&self, copy: Copy) -> Act {
         match copy {
-            Copy::Rehearsal => self.rehearsal,
             // It archives into an archive of its own, as Patroni configures it.
             Copy::Clone if self.names.contains(&"archive_mode") => Act::Kept,
-            Copy::Clone => self.rehearsal,
+            Copy::Rehearsal | Copy::Clone => self.rehearsal,
             Copy::Replacement => self.replacement,
             Copy::Standby { .. } => self.standby,
             // Everything else stands in its own configuration file.
@@ -119,13 +118,12 @@ pub fn overrides(copy: Copy, major: u32, found: impl Fn(&str) -> Option<String>)
     for row in TABLE.iter().filter(|row| row.is_of(major)) {
         for name in row.names.iter().copied() {
             match row.act(copy) {
-                Act::Kept | Act::Own(_) => {}
                 Act::Said => overrides.said.extend(said(name, found(name))),
                 Act::Set(value) => overrides.settings.push((name, value.to_owned())),
                 Act::SetBeside(value) if beside_another(copy) => {
                     overrides.settings.push((name, value.to_owned()));
                 }
-                Act::SetBeside(_) => {}
+                Act::Kept | Act::Own(_) | Act::SetBeside(_) => {}
                 Act::Filtered => {
                     let filtered = filter(&found(name).unwrap_or_default());
                     overrides.settings.push((name, filtered.kept.join(", ")));
