@@ -83,7 +83,9 @@ impl TrailerText {
             sha256: self.sha256,
             system_identifier: self.system_identifier,
             walship: self.walship,
-            index: whole.and_then(|index| serde_json::from_str(index.get()).ok()),
+            index: whole
+                .and_then(|index| serde_json::from_str::<SegmentIndex>(index.get()).ok())
+                .map(SegmentIndex::settled),
         }
     }
 }

@@ -69,6 +69,14 @@ pub enum Search {
     NotMade,
     /// It is there.
     Found(FoundRecord),
+    /// The first end of a transaction that is later than the moment, and the last record before it that is not:
+    /// the end of a transaction, its being prepared, or a restore point. `None`: there is none before it.
+    Moment {
+        /// The later one.
+        later: FoundRecord,
+        /// The position of the last one that is not later.
+        last: Option<Lsn>,
+    },
     /// It is not in the unbroken WAL that can be replayed.
     Absent,
     /// Nothing in the unbroken WAL that can be replayed is later than the moment; these ends of

@@ -11,6 +11,8 @@
 //! therefore has both the first and the last in that order, and the smallest and the largest.
 
 mod changes;
+mod moment;
+mod switch;
 
 use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,7 @@ use crate::pg::{
 
 use self::changes::ChangesTally;
 pub use self::changes::{CHANGES, Change};
+pub use self::moment::{MomentEnd, MomentIn};
 
 /// So many restore points are named at most.
 pub const RESTORE_POINTS: usize = 16;
@@ -388,7 +391,7 @@ impl IndexBuilder {
             remaining: head.remaining,
             bytes: HexBytes(head.bytes),
         });
-        Some(index)
+        Some(index.settled())
     }
 }
 

@@ -54,5 +54,6 @@ mod tls;
 mod unfinished;
 mod verify;
 mod verify_many;
+mod wal_boundaries;
 mod wal_changes;
 mod window;

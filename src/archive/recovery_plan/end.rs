@@ -1,6 +1,6 @@
 //! How far the archived WAL leads from a backup, and whether the target lies within that.
 
-use super::last_moment::LastMoment;
+use super::last_moment::{self, LastMoment};
 use super::{Request, Search, Target, alone};
 use crate::archive::catalogue::{Backup, Catalogue, needed_wal};
 use crate::archive::timeline_chain::{Hole, Reach, TimelineChain};
@@ -58,10 +58,13 @@ pub(super) fn find(
         return Err(alone::refuse(catalogue, request, chain, backup));
     }
     let (target, notes) = match (&reach.hole, reached) {
-        (_, Reached::Yes) => (
-            request.target.clone(),
-            in_the_last_segment(catalogue, request, &reach, last_segment),
-        ),
+        (_, Reached::Yes) => match &request.search {
+            Search::Moment { later, last } => last_moment::position(backup, later, *last),
+            _ => (
+                request.target.clone(),
+                in_the_last_segment(catalogue, request, &reach, last_segment),
+            ),
+        },
         (None, Reached::Unknown) => (request.target.clone(), open_end(request, &reach, last_segment)),
         (None, Reached::No) => return Err(beyond_the_end(request, &reach, last_segment)),
         (Some(hole), _) if !request.end_at_gap => {
@@ -112,6 +115,7 @@ fn reached(request: &Request, reach: &Reach) -> Reached {
         (Target::Time(_) | Target::Xid(_) | Target::Name(_), Search::Found(record)) => {
             certain(record.end_lsn <= reach.end_lsn)
         }
+        (Target::Time(_), Search::Moment { later, .. }) => certain(later.end_lsn <= reach.end_lsn),
         (Target::Xid(_) | Target::Name(_), Search::Absent) | (Target::Time(_), Search::NothingLater(_)) => {
             Reached::No
         }

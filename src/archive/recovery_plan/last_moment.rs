@@ -1,19 +1,43 @@
-//! A target at or after the last moment of the archived WAL.
+//! A moment as a position in the WAL.
 //!
 //! PostgreSQL stops a recovery to a time before the first commit or rollback with a later time
-//! (`recoveryStopsBefore`, `xlogrecovery.c`), and fails where there is none: the time of the last commit
-//! itself is no target for it. walship gives it the position of the last record instead.
+//! (`recoveryStopsBefore`, `xlogrecovery.c`). Until then it replays all that lies before that record, though some
+//! of it is later than the moment and needs no commit: the files of a database that is dropped go before
+//! `DROP DATABASE` commits. And it fails where there is no later record: the time of the last commit itself is no
+//! target for it. walship gives it the position of the last record that belongs to the moment instead.
 
 use chrono::{DateTime, Utc};
 
-use super::Target;
 use super::end::reach;
+use super::{FoundRecord, Target};
 use crate::archive::catalogue::{Backup, Catalogue};
 use crate::archive::time_text;
 use crate::archive::timeline_chain::{Reach, TimelineChain};
 use crate::archive::window::LastEnds;
 use crate::error::{Error, Result};
-use crate::pg::SegmentName;
+use crate::pg::{Lsn, SegmentName};
+
+/// What PostgreSQL is told for a moment that lies within the WAL: to stop after the last record that belongs to it, or
+/// at the end of the backup where there is none.
+pub(super) fn position(backup: &Backup, later: &FoundRecord, last: Option<Lsn>) -> (Target, Vec<String>) {
+    let next = format!(
+        "the next transaction, at LSN {}, ended at {}",
+        later.lsn,
+        time_text(later.time)
+    );
+    match last.filter(|last| *last >= backup.stop_lsn) {
+        Some(last) => {
+            let note = format!(
+                "that moment is LSN {last}, the last record in the WAL that tells of a time and is not later; {next}"
+            );
+            (Target::Lsn(last), vec![note])
+        }
+        None => {
+            let note = format!("that moment is the end of the backup; {next}");
+            (Target::Immediate, vec![note])
+        }
+    }
+}
 
 /// The last moment that can be reached.
 pub(super) struct LastMoment<'a> {

@@ -290,3 +290,40 @@ fn changes_are_bounded_and_that_there_are_more_is_said() {
         (1, true)
     );
 }
+
+#[test]
+fn a_switch_that_straddles_two_segments_ends_no_wal_in_the_second() {
+    for before_end in [8, 16, 24, 32] {
+        let mut wal = Writer::new(Major::V17);
+        wal.fill_to(before_end);
+        wal.write(&Spec::Switch);
+        wal.write(&Spec::Commit(7, 800_000_000_000_000));
+        wal.write(&Spec::Switch);
+        let all = indexes(&wal, WalCheck::Structure, 999);
+        assert_eq!(all.len(), if before_end < 24 { 3 } else { 2 }, "{before_end}");
+        assert!(
+            all.iter().all(|(index, _)| index.valid_until.is_none()),
+            "{before_end}"
+        );
+        // What an older walship stored of it.
+        let mut stored = all[1].0.clone();
+        stored.valid_until = Some(Lsn(START + SEGMENT));
+        assert_eq!(
+            stored.settled().valid_until.is_none(),
+            before_end < 24,
+            "{before_end}"
+        );
+    }
+}
+
+#[test]
+fn any_other_record_that_straddles_two_segments_and_is_the_last_one_ends_the_wal_there() {
+    for (before_end, info, body) in [(8, 0x00, 0), (16, 0x00, 0), (8, 0x40, 8), (16, 0x40, 16)] {
+        let mut wal = Writer::new(Major::V17);
+        wal.fill_to(before_end);
+        wal.write_record(10, info, 0, &vec![0; body]);
+        wal.bytes.resize(2 * SEGMENT as usize, 0);
+        let second = &indexes(&wal, WalCheck::Structure, 999)[1].0;
+        assert!(second.valid_until.is_some(), "{before_end} {info}");
+    }
+}

@@ -5,10 +5,14 @@ use chrono::{DateTime, Utc};
 use super::{Finder, FoundRecord, is_end_of_transaction, record_of};
 use crate::archive::catalogue::{Backup, Unrestorable};
 use crate::archive::recovery_plan::{self, Request, Search, Start};
-use crate::archive::segment_index::{Crossing, EndOfTransaction};
+use crate::archive::segment_index::{Crossing, EndOfTransaction, MomentEnd, MomentIn};
 use crate::archive::time_text;
+use crate::archive::timeline_chain::Reach;
 use crate::error::Result;
-use crate::pg::{SegmentName, SegmentNumber, WalCheck, WalReader};
+use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalReader};
+
+/// So many indexes are read at a time.
+const AT_A_TIME: u64 = 256;
 
 impl Finder<'_> {
     /// Whether the WAL holds anything later than a moment. Looks only where it matters: at the end.
@@ -31,18 +35,100 @@ impl Finder<'_> {
         let Some(ends) = self.times.last_ends(&start.chain, first, last).await? else {
             return Ok(Search::NotMade);
         };
-        let later = ends.map(|ends| ends.largest).filter(|largest| {
-            largest.lsn >= start.backup.stop_lsn && stops(largest.time, time, request.inclusive)
-        });
+        let stops = |ended| stops(ended, time, request.inclusive);
+        if let Some(found) = self.moment_end(&start, last, stops).await?
+            && let Some((lsn, time)) = found.later
+        {
+            return Ok(Search::Moment {
+                later: self.later(&start, (lsn, time), &reach)?,
+                last: found.last,
+            });
+        }
+        let later = ends
+            .map(|ends| ends.largest)
+            .filter(|largest| largest.lsn >= start.backup.stop_lsn && stops(largest.time));
         Ok(match later {
-            Some(record) => Search::Found(FoundRecord {
-                timeline: start.chain.segment(size.segment_of(record.lsn))?.timeline(),
-                lsn: record.lsn,
-                end_lsn: reach.end_lsn,
-                time: record.time,
-            }),
+            Some(record) => Search::Found(self.later(&start, (record.lsn, record.time), &reach)?),
             None => Search::NothingLater(ends),
         })
+    }
+
+    fn later(&self, start: &Start<'_>, record: (Lsn, DateTime<Utc>), reach: &Reach) -> Result<FoundRecord> {
+        let number = self.catalogue.wal.segment_size().segment_of(record.0);
+        Ok(FoundRecord {
+            timeline: start.chain.segment(number)?.timeline(),
+            lsn: record.0,
+            end_lsn: reach.end_lsn,
+            time: record.1,
+        })
+    }
+
+    /// Where a moment is over in the WAL from the backup's end to a last segment; `None` where an index on the way is
+    /// unknown. Commit times are not in the order of the WAL, so each index is looked at.
+    async fn moment_end(
+        &self,
+        start: &Start<'_>,
+        last: SegmentNumber,
+        stops: impl Fn(DateTime<Utc>) -> bool + Copy,
+    ) -> Result<Option<MomentEnd>> {
+        let size = self.catalogue.wal.segment_size();
+        let mut next = size.segment_of(start.backup.stop_lsn);
+        let mut crossing = Crossing::new(self.times.major()?);
+        let mut found = MomentEnd::default();
+        let mut before: Option<SegmentName> = None;
+        while next <= last {
+            let end = next.0.saturating_add(AT_A_TIME).min(last.next().0);
+            let names = (next.0..end).map(|number| start.chain.segment(SegmentNumber(number)));
+            let names = names.collect::<Result<Vec<_>>>()?;
+            for (index, segment) in self.times.of_all(&names).await?.iter().zip(&names) {
+                let crossed = crossing.next(index.as_ref());
+                let Some(index) = index else {
+                    return Ok(None);
+                };
+                match index.with_crossing(crossed).moment(stops) {
+                    MomentIn::GoesOn(here) => found.last = here.or(found.last),
+                    MomentIn::Read => {
+                        let begin = before.unwrap_or(*segment);
+                        self.read_moment(begin, *segment, start.backup.stop_lsn, stops, &mut found)
+                            .await?;
+                    }
+                }
+                if found.later.is_some() {
+                    return Ok(Some(found));
+                }
+                before = Some(*segment);
+            }
+            next = SegmentNumber(end);
+        }
+        Ok(Some(found))
+    }
+
+    /// Reads the records that end in a segment, which may begin in the one before it.
+    async fn read_moment(
+        &self,
+        begin: SegmentName,
+        segment: SegmentName,
+        from: Lsn,
+        stops: impl Fn(DateTime<Utc>) -> bool + Copy,
+        found: &mut MomentEnd,
+    ) -> Result<()> {
+        let size = self.catalogue.wal.segment_size();
+        let after = segment.start(size)?;
+        let mut reader = WalReader::new(begin.start(size)?, WalCheck::Structure);
+        let parts = if begin == segment {
+            vec![segment]
+        } else {
+            vec![begin, segment]
+        };
+        for part in parts {
+            self.scan(part, &mut reader, |event| {
+                if event.end > after && event.start >= from {
+                    found.add(&event, stops);
+                }
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// The backup that would be used for a moment, if it cannot be: a transaction that ended later lies

@@ -228,12 +228,17 @@ async fn a_hole_matters_only_to_what_is_not_found_before_it() {
 }
 
 #[tokio::test]
-async fn a_time_needs_no_warning_where_something_later_is_archived() {
+async fn a_time_is_sure_to_be_reached_where_something_later_is_archived() {
     // The last commit is of 14:05:05.803986; a restore point follows.
     let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await;
     let at = |text: &str| Request::new(Target::Time(time(text)));
     let before = archive.plan(&at("2026-11-23 14:05:05.803985Z")).await.unwrap();
-    assert_eq!(before.notes, Vec::<String>::new());
+    assert!(
+        before.notes[0].contains("that moment is LSN 0/6056B8"),
+        "{:?}",
+        before.notes
+    );
+    assert_eq!(before.notes.len(), 1);
 }
 
 #[tokio::test]
@@ -243,12 +248,15 @@ async fn the_last_commits_own_time_is_reached_by_its_position() {
     let plan = archive.plan(&Request::new(last.clone())).await.unwrap();
     assert_eq!(plan.target, Target::Lsn(Lsn(0x60_5748)));
     assert!(plan.notes[0].contains("nothing later"), "{:?}", plan.notes);
-    // Exclusive, PostgreSQL finds its way: it stops before that commit.
+    // Exclusive, it ends with the record before that commit.
     let exclusive = Request {
         inclusive: false,
         ..Request::new(last.clone())
     };
-    assert_eq!(archive.plan(&exclusive).await.unwrap().target, last);
+    assert_eq!(
+        archive.plan(&exclusive).await.unwrap().target,
+        Target::Lsn(Lsn(0x60_56B8))
+    );
 }
 
 #[tokio::test]
@@ -290,7 +298,7 @@ async fn a_time_before_the_hole_is_told_from_one_behind_it() {
     let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await.with_hole();
     let mut request = Request::new(Target::Time(time("2026-11-23 14:05:05.8Z")));
     let plan = archive.plan(&request).await.unwrap();
-    assert_eq!(plan.target, request.target);
+    assert_eq!(plan.target, Target::Lsn(Lsn(0x60_56B8)));
     request.target = Target::Time(time("2026-11-23 14:05:06Z"));
     archive.refused(&request, ErrorKind::Corrupt, "hole").await;
     request.end_at_gap = true;
@@ -347,4 +355,45 @@ async fn an_index_is_read_with_one_small_request() {
     assert_eq!(read, Some(SegmentIndex::default()));
     assert_eq!(meter.requests(), 1);
     assert!(meter.read_bytes() <= 4096, "{}", meter.read_bytes());
+}
+
+#[tokio::test]
+async fn a_moment_is_the_position_of_the_last_record_that_is_not_later() {
+    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await;
+    let ends_at = async |moment: &str, inclusive| {
+        let target = Target::Time(time(&format!("2026-11-23 14:05:05.{moment}Z")));
+        let request = Request {
+            inclusive,
+            ..Request::new(target)
+        };
+        let plan = archive.plan(&request).await.unwrap();
+        assert!(plan.inclusive, "what is chosen is replayed");
+        assert_eq!(plan.notes.len(), 1, "{:?}", plan.notes);
+        plan.target
+    };
+    for (moment, lsn) in [
+        ("767780", 0x60_00D0),
+        ("767781", 0x60_00D0),
+        ("772239", 0x60_0138),
+        // Prepared transactions are there from then on, though no transaction ended.
+        ("782111", 0x60_1ED0),
+        ("782834", 0x60_1ED0),
+        ("784759", 0x60_24E8),
+        ("784760", 0x60_25E0),
+        ("803985", 0x60_56B8),
+    ] {
+        assert_eq!(ends_at(moment, true).await, Target::Lsn(Lsn(lsn)), "{moment}");
+    }
+    // A target that is not replayed itself.
+    assert_eq!(ends_at("772239", false).await, Target::Lsn(Lsn(0x60_00D0)));
+    // The restore point is the first record.
+    assert_eq!(ends_at("767779", true).await, Target::Lsn(Lsn(0x60_0028)));
+}
+
+#[tokio::test]
+async fn a_moment_before_anything_that_follows_the_backup_is_the_backups_end() {
+    let archive = Archive::new(&[(0x60_0010, 0x60_0030)]).await;
+    let target = Target::Time(time("2026-11-23 14:05:05.767779Z"));
+    let plan = archive.plan(&Request::new(target)).await.unwrap();
+    assert_eq!(plan.target, Target::Immediate);
 }

@@ -1,0 +1,97 @@
+//! Switches of segments that begin anywhere near the end of a page or a segment, on real servers: what they
+//! archive is whole, and recovery passes it.
+
+use std::thread;
+
+use crate::recovery::{PATIENCE, take_backup};
+use crate::server::{archiving_primary, majors, wait_archived};
+use crate::support::postgres::Cluster;
+use crate::support::scratch;
+use crate::support::stores::Place;
+use crate::support::walship::Walship;
+
+/// How far before the end of a segment the record of the switch begins: within its last bytes, and within those
+/// of a page. Not 24: a record that fills the segment to its last byte makes PostgreSQL itself panic ("request to
+/// flush past end of generated WAL").
+const BEFORE_THE_END: [u32; 7] = [8, 16, 32, 48, 8192 + 8, 8192 + 16, 8192 + 24];
+
+/// Switches where the next record begins so far before the segment's end. A message's record is 50 bytes longer
+/// than its text, and 3 more where its data is longer than 255 bytes.
+fn switch_at(cluster: &Cluster, before_end: u32) -> String {
+    let within = before_end % 8192;
+    let pages = before_end / 8192 * 8192;
+    let script = format!(
+        "do $$ declare p bigint; boundary bigint; n int; begin loop \
+         p := pg_current_wal_insert_lsn() - '0/0'::pg_lsn; \
+         boundary := (p / 1048576 + 1) * 1048576 - {pages}; \
+         exit when boundary - p between {within} + 400 and 8000; \
+         perform pg_logical_emit_message(false, 'x', repeat('x', 1000)); end loop; \
+         n := boundary - p - {within} - 52 - 3; \
+         perform pg_logical_emit_message(false, 'x', repeat('x', n)); \
+         p := pg_current_wal_insert_lsn() - '0/0'::pg_lsn; \
+         perform set_config('walship.at', (boundary - p)::text, false); \
+         perform pg_switch_wal(); end $$; \
+         select current_setting('walship.at')"
+    );
+    let at = cluster.sql(&script);
+    assert_eq!(
+        at.trim(),
+        within.to_string(),
+        "the record does not begin where it should"
+    );
+    let next = cluster.sql("select pg_walfile_name(pg_current_wal_insert_lsn())");
+    next.trim().to_owned()
+}
+
+fn check(major: u32) {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let cluster = archiving_primary(major, &walship);
+    cluster.sql("create table rows (n int)");
+    take_backup(&walship, &cluster);
+    for (number, before_end) in BEFORE_THE_END.into_iter().enumerate() {
+        cluster.sql(&format!("insert into rows values ({number})"));
+        switch_at(&cluster, before_end);
+    }
+    cluster.sql("insert into rows values (99)");
+    let last = cluster.switch_wal();
+    wait_archived(&cluster, &last);
+    let verified = walship.run(&["verify"]).succeeded();
+    assert!(
+        !verified.stdout.contains("its WAL ends at"),
+        "PostgreSQL {major}: {}",
+        verified.stdout
+    );
+
+    let root = scratch();
+    let data = root.path().join("data");
+    walship
+        .run(&[
+            "recover",
+            "--pgdata",
+            data.to_str().unwrap(),
+            "--archive-mode",
+            "off",
+        ])
+        .succeeded();
+    let mut copy = Cluster::adopt(major, &data);
+    for (name, value) in walship.environment() {
+        copy.set_env(name, value);
+    }
+    copy.start();
+    copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    assert_eq!(
+        copy.sql("select count(*) from rows").trim(),
+        "8",
+        "PostgreSQL {major}"
+    );
+}
+
+#[test]
+fn wal_with_a_switch_at_any_boundary_is_whole_for_verify_and_for_recovery() {
+    thread::scope(|scope| {
+        for &major in majors() {
+            scope.spawn(move || check(major));
+        }
+    });
+}
