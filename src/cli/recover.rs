@@ -43,7 +43,8 @@ pub struct RecoverArgs {
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 pub struct TargetArgs {
-    /// A moment, such as "2026-11-23 04:15:00+01" or 2026-11-23T03:15:00Z
+    /// A moment, such as "2026-11-23 04:15:00+01" or 2026-11-23T03:15:00Z. PostgreSQL is given the position of the last
+    /// transaction that ended, or was prepared, until then, for by itself it goes on up to the next commit
     #[arg(long, value_name = "TIME")]
     pub target_time: Option<String>,
     /// A position in the WAL, such as 16/B374D848

@@ -5,7 +5,7 @@ use std::thread;
 
 use crate::recovery::{PATIENCE, take_backup};
 use crate::server::{archiving_primary, majors, wait_archived};
-use crate::support::postgres::Cluster;
+use crate::support::postgres::{Cluster, Stop};
 use crate::support::scratch;
 use crate::support::stores::Place;
 use crate::support::walship::Walship;
@@ -92,6 +92,88 @@ fn wal_with_a_switch_at_any_boundary_is_whole_for_verify_and_for_recovery() {
     thread::scope(|scope| {
         for &major in majors() {
             scope.spawn(move || check(major));
+        }
+    });
+}
+
+/// A moment of the server's clock, with nothing that happens around it.
+fn quiet_moment(cluster: &Cluster) -> String {
+    let moment = cluster.sql("select pg_sleep(0.2); select clock_timestamp(); select pg_sleep(0.2)");
+    moment.trim().to_owned()
+}
+
+fn recovered_to(walship: &Walship, major: u32, moment: &str) -> (tempfile::TempDir, Cluster) {
+    let root = scratch();
+    let data = root.path().join("data");
+    let arguments = [
+        "recover",
+        "--pgdata",
+        data.to_str().unwrap(),
+        "--archive-mode",
+        "off",
+        "--target-time",
+        moment,
+    ];
+    walship
+        .run(&[&arguments[..], &["--target-action", "promote"]].concat())
+        .succeeded();
+    let mut copy = Cluster::adopt(major, &data);
+    copy.set("max_prepared_transactions", "5");
+    for (name, value) in walship.environment() {
+        copy.set_env(name, value);
+    }
+    copy.start();
+    copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    (root, copy)
+}
+
+fn check_moments(major: u32) {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let mut cluster = archiving_primary(major, &walship);
+    cluster.set("max_prepared_transactions", "5");
+    cluster.stop(Stop::Fast);
+    cluster.start();
+    cluster.sql("create table rows (n int)");
+    cluster.sql("create database shop");
+    take_backup(&walship, &cluster);
+    let after_the_backup = quiet_moment(&cluster);
+    cluster.sql("begin; insert into rows values (1); prepare transaction 'p'");
+    let prepared = quiet_moment(&cluster);
+    cluster.sql("commit prepared 'p'");
+    let committed = quiet_moment(&cluster);
+    cluster.sql("drop database shop");
+    cluster.sql("drop table rows");
+    let last = cluster.switch_wal();
+    wait_archived(&cluster, &last);
+    for (moment, gids, rows) in [
+        (&after_the_backup, "0", "0"),
+        (&prepared, "1", "0"),
+        (&committed, "0", "1"),
+    ] {
+        let (_root, copy) = recovered_to(&walship, major, moment);
+        let shop = copy
+            .program("psql")
+            .args(["-XAtc", "select count(*) > 0 from pg_class", "-d"])
+            .arg(copy.conninfo().replace("dbname=postgres", "dbname=shop"))
+            .output()
+            .unwrap();
+        let shop = String::from_utf8_lossy(&shop.stdout).trim().to_owned();
+        let found = (
+            shop,
+            copy.sql("select count(*) from pg_prepared_xacts"),
+            copy.sql("select count(*) from rows"),
+        );
+        let expected = ("t".to_owned(), gids.to_owned(), rows.to_owned());
+        assert_eq!(found, expected, "PostgreSQL {major}, {moment}");
+    }
+}
+
+#[test]
+fn a_moment_before_a_database_is_dropped_has_the_database_and_prepared_transactions_whole() {
+    thread::scope(|scope| {
+        for &major in majors() {
+            scope.spawn(move || check_moments(major));
         }
     });
 }
