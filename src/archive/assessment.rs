@@ -201,7 +201,11 @@ fn follow(
         let mut end = End::EndOfWal;
         if let Some(hole) = &reach.hole {
             let first = hole.missing.first;
-            end = if first.timeline() == timeline && !has_begun {
+            end = if let Some(mark) = sound.retired.get(&timeline) {
+                let note = format!("timeline {timeline}, which lacks {}, was {mark}", hole.missing);
+                assessment.notes.push(note);
+                End::EndOfWal
+            } else if first.timeline() == timeline && !has_begun {
                 // A promotion archives the history at once, and the first segment when it is full.
                 let note = format!("timeline {timeline} has no whole segment in the archive yet");
                 assessment.notes.push(note);

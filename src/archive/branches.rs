@@ -1,12 +1,18 @@
 //! Where timelines branched off others, and what the others went on with: an old primary that was cut off, or the
 //! source of a copy that was recovered to an earlier moment.
 
+mod judgement;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::wal_inventory::{SegmentRange, WalInventory};
 use crate::pg::{Lsn, TimelineHistory, TimelineId};
+
+pub use self::judgement::{Ambiguity, Begun, Contender, Judgement, Parting, Tail, judge, undecided};
 
 /// Where a timeline began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -43,49 +49,4 @@ fn held_beyond(wal: &WalInventory, timeline: TimelineId, fork: Lsn) -> Option<Se
     let missing = wal.gaps(timeline).filter(|gap| gap.first > range.first);
     range.segments -= missing.map(|gap| gap.segments).sum::<u64>();
     Some(range)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::archive::keys::Key;
-    use crate::pg::{SegmentName, SegmentNumber, SegmentSize};
-
-    const SIZE: SegmentSize = SegmentSize::DEFAULT;
-
-    fn tli(number: u32) -> TimelineId {
-        TimelineId::new(number).unwrap()
-    }
-
-    fn found(fork: Lsn, held: &[(u32, u64)]) -> (String, Option<(String, u64)>) {
-        let mut wal = WalInventory::new(SIZE);
-        for (timeline, number) in held {
-            let name = SegmentName::new(tli(*timeline), SegmentNumber(*number), SIZE).unwrap();
-            wal.add(&Key::Segment(name).to_string(), 1);
-        }
-        let text = format!("1\t{fork}\tno recovery target specified\n");
-        let history = TimelineHistory::parse(tli(2), text.as_bytes()).unwrap();
-        let histories = BTreeMap::from([(tli(1), TimelineHistory::root(tli(1))), (tli(2), history)]);
-        assert_eq!(branch(&histories, &wal, tli(1)), None);
-        assert_eq!(branch(&histories, &wal, tli(3)), None);
-        let branch = branch(&histories, &wal, tli(2)).unwrap();
-        let goes_on = branch
-            .goes_on
-            .map(|range| (range.first.to_string(), range.segments));
-        (branch.lsn.to_string(), goes_on)
-    }
-
-    #[test]
-    fn what_the_parent_went_on_with_begins_with_the_segment_of_the_fork() {
-        let within = Lsn(5 * SIZE.bytes() + 96);
-        let held = [(1, 3), (1, 4), (2, 5), (2, 6)];
-        assert_eq!(found(within, &held), (within.to_string(), None));
-        let went_on = [&held[..], &[(1, 5), (1, 6), (1, 9)]].concat();
-        let expected = Some(("000000010000000000000005".to_owned(), 3));
-        assert_eq!(found(within, &went_on).1, expected);
-        // At a boundary the segment before belongs to both.
-        let boundary = Lsn(5 * SIZE.bytes());
-        assert_eq!(found(boundary, &held).1, None);
-        assert_eq!(found(boundary, &went_on).1, expected);
-    }
 }

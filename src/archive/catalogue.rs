@@ -14,6 +14,8 @@ use super::keep::Keep;
 use super::keys::{BackupId, BackupObject};
 use super::proof::Proof;
 use super::released::TimelineRanges;
+use super::retired::Retired;
+use super::segment_index::EndOfTransaction;
 use super::wal_inventory::{SegmentRange, WalInventory};
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, SegmentNumber, SegmentSize, TimelineHistory, TimelineId};
@@ -35,6 +37,11 @@ pub struct Catalogue {
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
     /// Those that could not, and why.
     pub unreadable_histories: BTreeMap<TimelineId, String>,
+    /// The timelines that nobody shall follow.
+    pub retired: BTreeMap<TimelineId, Retired>,
+    /// The last end of a transaction in the WAL of a timeline, if it has one. Known only of those between which the
+    /// rest does not decide: [`super::branches::undecided`].
+    pub newest_ends: BTreeMap<TimelineId, Option<EndOfTransaction>>,
     /// The backups whose `keep.json` could not be read, and why.
     pub unreadable_keeps: BTreeMap<BackupId, String>,
     /// The WAL that retention has given up: where it is missing, nothing was lost.

@@ -20,6 +20,7 @@ pub const BACKUPS_PREFIX: &str = "backups/";
 pub const LEDGER_PREFIX: &str = "ledger/";
 /// Objects that `walship repair` replaced are kept below this.
 const DAMAGED_PREFIX: &str = "damaged/";
+const RETIRED_SUFFIX: &str = ".retired.json";
 
 /// An object of an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,6 +41,8 @@ pub enum Key {
     },
     /// A timeline's history file.
     History(TimelineId),
+    /// The mark of a timeline that nobody shall follow; replaced.
+    Retired(TimelineId),
     /// A backup history file.
     BackupHistory {
         /// The segment in which the backup started.
@@ -210,6 +213,7 @@ impl fmt::Display for Key {
                 )
             }
             Self::History(timeline) => write!(f, "{WAL_PREFIX}{:08X}.history.zst", timeline.get()),
+            Self::Retired(timeline) => write!(f, "{WAL_PREFIX}{:08X}{RETIRED_SUFFIX}", timeline.get()),
             Self::BackupHistory { segment, offset } => {
                 write!(f, "{}{segment}.{offset:08X}.backup.zst", log_prefix(*segment))
             }
@@ -270,6 +274,10 @@ fn parse(text: &str) -> Option<Key> {
         _ => {}
     }
     if let Some(rest) = text.strip_prefix(WAL_PREFIX) {
+        if let Some(timeline) = rest.strip_suffix(RETIRED_SUFFIX) {
+            let timeline = u32::from_str_radix(timeline, 16).ok()?;
+            return TimelineId::new(timeline).ok().map(Key::Retired);
+        }
         return parse_wal(rest.rsplit('/').next()?.strip_suffix(".zst")?);
     }
     if let Some(rest) = text.strip_prefix(LEDGER_PREFIX) {

@@ -19,6 +19,7 @@ pub mod record;
 pub mod recovery_plan;
 pub mod released;
 pub mod retention;
+pub mod retired;
 pub mod seed_source;
 pub mod segment_index;
 pub mod tar_stream;

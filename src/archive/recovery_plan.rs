@@ -3,6 +3,7 @@
 
 mod alone;
 mod base;
+mod common_past;
 mod end;
 mod last_moment;
 #[cfg(test)]
@@ -14,8 +15,9 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 
 pub(crate) use self::alone::is_given_up;
+pub(crate) use self::common_past::{CommonPast, common_past};
 pub(crate) use self::end::reach;
-pub(crate) use self::timeline::chain_of;
+pub(crate) use self::timeline::{ambiguous, chain_of};
 use super::catalogue::{Backup, Catalogue};
 use super::keys::BackupId;
 use super::time_text;

@@ -83,6 +83,12 @@ impl<'a> TimelineChain<'a> {
         self.history.timeline()
     }
 
+    /// Whether a timeline is this chain's own, or one that it descends from.
+    #[must_use]
+    pub fn descends_from(&self, timeline: TimelineId) -> bool {
+        timeline == self.timeline() || self.history.end_of(timeline).is_some()
+    }
+
     /// Whether a position that was reached on a timeline is part of this chain's past.
     #[must_use]
     pub fn passes(&self, timeline: TimelineId, lsn: Lsn) -> bool {

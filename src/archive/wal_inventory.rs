@@ -3,7 +3,7 @@
 //! Keys may come in any order, for some servers do not list bytewise. Memory grows with the number
 //! of gaps, not with the number of segments: neighbours merge into ranges as they come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -18,6 +18,7 @@ use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineId};
 pub struct WalInventory {
     segment_size: SegmentSize,
     timelines: BTreeMap<TimelineId, HeldTimeline>,
+    retired: BTreeSet<TimelineId>,
     foreign: u64,
     empty: u64,
     stored_bytes: u64,
@@ -30,6 +31,7 @@ struct HeldTimeline {
     partials: u64,
     history: bool,
     newest_stored: Option<DateTime<Utc>>,
+    history_stored: Option<DateTime<Utc>>,
 }
 
 /// Segments one after another on one timeline, both ends included.
@@ -78,6 +80,7 @@ impl WalInventory {
         Self {
             segment_size,
             timelines: BTreeMap::new(),
+            retired: BTreeSet::new(),
             foreign: 0,
             empty: 0,
             stored_bytes: 0,
@@ -89,6 +92,10 @@ impl WalInventory {
     pub fn add(&mut self, key: &str, size_bytes: u64) {
         self.stored_bytes += size_bytes;
         match key.parse() {
+            // Whether it says something shows who reads it.
+            Ok(Key::Retired(timeline)) => {
+                self.retired.insert(timeline);
+            }
             Ok(_) if size_bytes == 0 => self.empty += 1,
             Ok(Key::Segment(name)) => match name.number(self.segment_size) {
                 Ok(number) => self.timeline(name.timeline()).segments.insert(number.0),
@@ -122,9 +129,13 @@ impl WalInventory {
     /// As [`WalInventory::add`], and remembers when the store says the object was stored.
     pub fn add_stored(&mut self, key: &str, size_bytes: u64, stored_at: DateTime<Utc>) {
         self.add(key, size_bytes);
-        if let Ok(Key::Segment(segment) | Key::Partial { segment, .. }) = key.parse() {
-            let newest = &mut self.timeline(segment.timeline()).newest_stored;
-            *newest = (*newest).max(Some(stored_at));
+        match key.parse() {
+            Ok(Key::Segment(segment) | Key::Partial { segment, .. }) => {
+                let newest = &mut self.timeline(segment.timeline()).newest_stored;
+                *newest = (*newest).max(Some(stored_at));
+            }
+            Ok(Key::History(timeline)) => self.timeline(timeline).history_stored = Some(stored_at),
+            _ => {}
         }
     }
 
@@ -133,6 +144,17 @@ impl WalInventory {
     #[must_use]
     pub fn newest_stored(&self, timeline: TimelineId) -> Option<DateTime<Utc>> {
         self.timelines.get(&timeline)?.newest_stored
+    }
+
+    /// When a timeline's history was stored, by the store's clock; `None` where there is none, or nobody noted it.
+    #[must_use]
+    pub fn history_stored(&self, timeline: TimelineId) -> Option<DateTime<Utc>> {
+        self.timelines.get(&timeline)?.history_stored
+    }
+
+    /// The timelines that have a mark of `walship timeline retire`.
+    pub fn retired(&self) -> impl Iterator<Item = TimelineId> {
+        self.retired.iter().copied()
     }
 
     fn timeline(&mut self, timeline: TimelineId) -> &mut HeldTimeline {
@@ -272,8 +294,6 @@ impl WalInventory {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;

@@ -108,13 +108,14 @@ pub enum Last {
 }
 
 /// The stretches of all timelines, oldest timeline first and in the order of the WAL. Timelines whose
-/// history cannot be read have none.
+/// history cannot be read have none, and retired ones neither.
 ///
 /// # Errors
 /// `Invalid` for positions that no segment has.
 pub fn stretches(catalogue: &Catalogue) -> Result<Vec<Stretch<'_>>> {
     let mut all = Vec::new();
-    for timeline in catalogue.timelines() {
+    let timelines = catalogue.timelines().into_iter();
+    for timeline in timelines.filter(|timeline| !catalogue.retired.contains_key(timeline)) {
         let Ok(chain) = recovery_plan::chain_of(catalogue, timeline) else {
             continue;
         };

@@ -12,6 +12,7 @@ mod recover;
 mod repair;
 mod setup;
 mod status;
+mod timeline;
 mod verify;
 mod wal;
 
@@ -31,6 +32,7 @@ pub use recover::{ArchiveMode, RecoverArgs, TargetAction, TargetArgs};
 pub use repair::RepairArgs;
 pub use setup::{SetupArgs, SetupCommand, SetupPrimaryArgs};
 pub use status::StatusArgs;
+pub use timeline::{TimelineArgs, TimelineCommand};
 pub use verify::VerifyArgs;
 pub use wal::{PushArgs, RestoreArgs};
 
@@ -98,6 +100,8 @@ pub enum Command {
     Expire(ExpireArgs),
     /// Keep a backup whatever the retention policy says
     Keep(KeepArgs),
+    /// Show the timelines in the archive, and say which of them nobody shall follow
+    Timeline(TimelineArgs),
     /// Prepare a server for archiving and replication
     Setup(SetupArgs),
     /// Read what is stored, check it, and say what it is worth

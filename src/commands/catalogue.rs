@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use tokio::task::JoinSet;
 
 use super::basebackup::RECORD_LIMIT;
-use super::{identity, records, stored_wal};
+use super::{branch_ends, identity, records, stored_wal};
 use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::{
     Backup, Catalogue, PartCheck, Unfinished, UnfinishedState, Unrestorable, missing_wal,
@@ -27,6 +27,7 @@ use crate::archive::keys::{
 use crate::archive::ledger::{SHARD_LIMIT, Shard};
 use crate::archive::proof::{PROOF_LIMIT, Proof};
 use crate::archive::released::{self, RELEASED_LIMIT, TimelineRanges};
+use crate::archive::retired::{RETIRED_LIMIT, Retired};
 use crate::archive::wal_inventory::WalInventory;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::{TimelineHistory, TimelineId};
@@ -45,7 +46,7 @@ pub async fn load(store: &Store) -> Result<Catalogue> {
     let (identity, surveys) = tokio::join!(identity::require(store), survey_backups(store));
     let identity = identity?;
     let (recorded, others) = surveys?;
-    let (unfinished, records, (wal, released, (histories, unreadable_histories))) = tokio::try_join!(
+    let (unfinished, records, (wal, released, (histories, unreadable_histories), retired)) = tokio::try_join!(
         gather(others.into_iter().map(|(id, survey)| read_unfinished(
             store.clone(),
             id,
@@ -68,6 +69,8 @@ pub async fn load(store: &Store) -> Result<Catalogue> {
         wal,
         histories,
         unreadable_histories,
+        retired,
+        newest_ends: BTreeMap::new(),
         unreadable_keeps: BTreeMap::new(),
         released,
     };
@@ -83,17 +86,33 @@ pub async fn load(store: &Store) -> Result<Catalogue> {
     catalogue.backups.sort_by(|one, other| one.id.cmp(&other.id));
     catalogue.unrestorable.sort_by(|one, other| one.id.cmp(&other.id));
     catalogue.unfinished.sort_by(|one, other| one.id.cmp(&other.id));
+    catalogue.newest_ends = branch_ends::read(store, &catalogue).await?;
     Ok(catalogue)
 }
 
-/// The archive's WAL, what of it retention gave up, and the timelines' histories.
+/// The archive's WAL, what of it retention gave up, the timelines' histories, and which of them are retired.
 async fn wal_and_what_it_means(
     store: &Store,
     identity: &Identity,
-) -> Result<(WalInventory, TimelineRanges, Histories)> {
+) -> Result<(
+    WalInventory,
+    TimelineRanges,
+    Histories,
+    BTreeMap<TimelineId, Retired>,
+)> {
     let wal = wal(store, identity).await?;
     // Read after the WAL was listed, as it is written before WAL is deleted.
-    let (released, histories) = tokio::join!(released(store, identity), histories(store, &wal, identity));
+    let (released, histories, retired) = tokio::join!(
+        released(store, identity),
+        histories(store, &wal, identity),
+        retired(store, &wal)
+    );
+    let (mut histories, (retired, unreadable)) = (histories?, retired?);
+    for (timeline, why) in unreadable {
+        // Whether it may be followed is not known, so it is no timeline to follow.
+        histories.0.remove(&timeline);
+        histories.1.insert(timeline, why);
+    }
     let released = match released {
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
             tracing::warn!("{error}; WAL that retention deleted looks lost");
@@ -101,7 +120,7 @@ async fn wal_and_what_it_means(
         }
         read => read?,
     };
-    Ok((wal, released, histories?))
+    Ok((wal, released, histories, retired))
 }
 
 /// Lists the archive's WAL.
@@ -458,6 +477,47 @@ pub async fn histories(store: &Store, wal: &WalInventory, identity: &Identity) -
         unreadable.insert(timeline, reason);
     }
     Ok((readable, unreadable))
+}
+
+type Marks = (BTreeMap<TimelineId, Retired>, BTreeMap<TimelineId, String>);
+
+/// Reads the marks of retired timelines: those that can be read, and why others cannot.
+async fn retired(store: &Store, wal: &WalInventory) -> Result<Marks> {
+    let reads = wal.retired().map(|timeline| {
+        let store = store.clone();
+        async move { Ok((timeline, read_retired(&store, timeline).await)) }
+    });
+    let (mut marks, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
+    for (timeline, read) in gather(reads).await? {
+        match read {
+            Ok(Some(mark)) => {
+                marks.insert(timeline, mark);
+            }
+            // It was taken away meanwhile.
+            Ok(None) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+                let why = format!(
+                    "{error}; write the mark again (walship timeline retire {timeline} --reason …) or take it away \
+                     (walship timeline reinstate {timeline})"
+                );
+                unreadable.insert(timeline, why);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((marks, unreadable))
+}
+
+/// Reads the mark of a retired timeline; `None` where it has none.
+///
+/// # Errors
+/// As the store and [`Retired::parse`].
+pub async fn read_retired(store: &Store, timeline: TimelineId) -> Result<Option<Retired>> {
+    let key = Key::Retired(timeline).to_string();
+    records::read(store, &key, RETIRED_LIMIT, |bytes, url| {
+        Retired::parse(bytes, timeline, url)
+    })
+    .await
 }
 
 /// Runs the jobs, a few at a time; their results come in any order.

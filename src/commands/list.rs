@@ -16,12 +16,13 @@ pub use self::retention::{ListedMark, ListedRetention};
 use super::time_index::TimeIndex;
 use super::{catalogue, identity};
 use crate::archive::backup::{BackupKind, BackupSource};
-use crate::archive::branches::{Branch, branch};
+use crate::archive::branches::{Ambiguity, Branch, branch, judge};
 use crate::archive::catalogue::{Backup, Catalogue, UnfinishedState};
 use crate::archive::keys::BackupId;
 use crate::archive::proof::{DrillRecord, Proof};
 use crate::archive::released::TimelineRanges;
 use crate::archive::retention::RetentionPolicy;
+use crate::archive::retired::Retired;
 use crate::archive::wal_inventory::{SegmentRange, WalInventory};
 use crate::archive::window::Window;
 use crate::error::Result;
@@ -53,6 +54,12 @@ pub struct ListReport {
     /// Timelines that have begun and of which the archive has no segment yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub timelines_without_wal: Vec<TimelineId>,
+    /// Timelines between which only a person can choose; a recovery needs `--target-timeline` meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ambiguous: Option<Ambiguity>,
+    /// Timelines that nobody follows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<Retired>,
     /// What a person should know beside: objects that are no use.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -182,6 +189,8 @@ pub async fn run(
         wal: None,
         window: None,
         timelines_without_wal: Vec::new(),
+        ambiguous: None,
+        retired: Vec::new(),
         notes: Vec::new(),
         url: store.location().to_string(),
         released: TimelineRanges::default(),
@@ -199,6 +208,8 @@ pub async fn run(
     let catalogue = catalogue::load(store).await?;
     report.segment_size = catalogue.wal.segment_size();
     report.released = catalogue.released.clone();
+    report.ambiguous = judge(&catalogue, |_| true).followed.err();
+    report.retired = catalogue.retired.values().cloned().collect();
     report.add_backups(&catalogue, policy, now);
     if part == ListPart::All {
         report.add_wal(&catalogue.wal, &catalogue.histories);

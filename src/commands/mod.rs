@@ -1,6 +1,7 @@
 //! One file for each verb. A command takes values and returns a report; it prints nothing.
 
 pub mod basebackup;
+mod branch_ends;
 pub mod catalogue;
 pub mod clone_mark;
 mod counted;
@@ -26,6 +27,7 @@ pub mod status;
 pub mod stored_wal;
 mod table;
 pub mod time_index;
+pub mod timeline;
 mod unnamed_file;
 pub mod verify;
 pub mod wal_changes;

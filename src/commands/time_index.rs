@@ -12,11 +12,11 @@ use crate::archive::codec::{TRAILER_LIMIT, Trailer, trailer_in};
 use crate::archive::identity::Identity;
 use crate::archive::keys::Key;
 use crate::archive::recovery_plan;
-use crate::archive::segment_index::{IndexBuilder, SegmentIndex};
+use crate::archive::segment_index::{EndOfTransaction, IndexBuilder, SegmentIndex};
 use crate::archive::timeline_chain::TimelineChain;
 use crate::archive::window::{Last, LastEnds, Stretch, Window, last_ends, stretches};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::{Major, SegmentName, SegmentNumber, WalCheck};
+use crate::pg::{Major, SegmentName, SegmentNumber, TimelineId, WalCheck};
 use crate::store::Store;
 
 /// A trailer is rarely longer.
@@ -139,6 +139,31 @@ impl TimeIndex {
             (from, step) = (begin, (step * 2).min(LARGEST_LOOK));
         }
         Ok(None)
+    }
+
+    /// The last end of a transaction in consecutive segments of one timeline; `None` where that cannot be known.
+    ///
+    /// # Errors
+    /// As [`TimeIndex::of`].
+    pub async fn newest_end(
+        &self,
+        timeline: TimelineId,
+        first: SegmentNumber,
+        last: SegmentNumber,
+    ) -> Result<Option<Option<EndOfTransaction>>> {
+        let size = self.identity.segment_bytes;
+        let mut step = FIRST_LOOK;
+        loop {
+            let from = SegmentNumber(last.0.saturating_sub(step - 1)).max(first);
+            let names =
+                (from.0..=last.0).map(|number| SegmentName::new(timeline, SegmentNumber(number), size));
+            let indexes = self.of_all(&names.collect::<Result<Vec<_>>>()?).await?;
+            match last_ends(&indexes, from == first, self.major()?) {
+                Last::LookFurther => step *= 2,
+                Last::Unknown => return Ok(None),
+                Last::Ends(ends) => return Ok(Some(ends.map(|ends| ends.last))),
+            }
+        }
     }
 
     /// The recoverable window of every timeline.

@@ -18,6 +18,7 @@ mod seed;
 mod setup;
 mod status;
 mod this_walship;
+mod timeline;
 mod verify;
 
 use std::io::Write;
@@ -51,6 +52,7 @@ pub fn command(command: Command, settings: &Settings) -> Result<ExitCode> {
         Command::Doctor(args) => doctor::run(args, settings),
         Command::Expire(args) => expire::run(&args, settings),
         Command::Keep(args) => keep::run(&args, settings),
+        Command::Timeline(args) => timeline::run(&args, settings),
         Command::Setup(args) => setup::run(&args, settings),
         Command::Verify(args) => verify::run(&args, settings),
         Command::Repair(args) => repair::run(args, settings),

@@ -99,6 +99,8 @@ checks! {
     WalHistories = "wal.histories",
     /// The server's timeline and the archive's.
     WalTimeline = "wal.timeline",
+    /// Which timeline lives, where several went on.
+    WalBranches = "wal.branches",
     /// WAL in the archive that this server has not written.
     WalAhead = "wal.ahead",
     /// Age of the newest backup.

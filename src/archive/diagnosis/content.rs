@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::facts::{ArchiveFacts, Facts, ServerFacts};
 use super::store::reason;
-use super::{Check, Findings, span};
+use super::{Check, Findings, branches, span};
 use crate::archive::catalogue::{Backup, Catalogue, UnfinishedState};
 use crate::archive::ranges::RangeSet;
 use crate::archive::timeline_chain::TimelineChain;
@@ -20,7 +20,12 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
     let Ok(archive) = &facts.archive else { return };
     let Ok(catalogue) = &archive.catalogue else {
         let why = reason(&archive.catalogue);
-        for check in [Check::BackupAge, Check::WalGaps, Check::WalTimeline] {
+        for check in [
+            Check::BackupAge,
+            Check::WalGaps,
+            Check::WalTimeline,
+            Check::WalBranches,
+        ] {
             findings.unknown(check, format!("the archive was not listed: {why}"));
         }
         return;
@@ -28,6 +33,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
     let server = facts.server.as_ref().ok().filter(|server| is_of(archive, server));
     gaps(catalogue, server, findings);
     histories(catalogue, server, findings);
+    branches::judge(catalogue, server, findings);
     if let Some(server) = server {
         timeline(catalogue, server, findings);
         ahead(archive, catalogue, server, findings);
@@ -180,7 +186,8 @@ fn timeline(catalogue: &Catalogue, server: &ServerFacts, findings: &mut Findings
     let Some(own) = findings.known(check, &server.timeline) else {
         return;
     };
-    match catalogue.timelines().last() {
+    let known = catalogue.timelines();
+    match known.iter().rfind(|known| !catalogue.retired.contains_key(known)) {
         Some(newest) if newest > own => findings.warning(
             check,
             format!(

@@ -6,6 +6,7 @@
 
 mod archive_command;
 mod archiver;
+mod branches;
 mod checks;
 mod content;
 pub mod facts;

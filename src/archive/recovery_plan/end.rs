@@ -93,9 +93,14 @@ pub(crate) fn reach(catalogue: &Catalogue, chain: &TimelineChain<'_>, backup: &B
 pub fn known_until(catalogue: &Catalogue, timeline: TimelineId) -> Option<SegmentNumber> {
     let size = catalogue.wal.segment_size();
     // A backup that went through a promotion needs the segment of the fork on the new timeline only.
+    let needed = |backup: &Backup| {
+        let mut ranges = backup.wal_ranges.clone();
+        ranges.retain(|range| range.end_lsn > range.start_lsn);
+        needed_wal(&ranges, size)
+    };
     let backups = catalogue
         .readable()
-        .flat_map(|backup| needed_wal(&backup.wal_ranges, size))
+        .flat_map(needed)
         .filter(|needed| needed.timeline == timeline)
         .filter_map(|needed| needed.end.0.checked_sub(1).map(SegmentNumber));
     // The segment of the fork itself need never have been completed.

@@ -8,6 +8,8 @@ use crate::archive::backup::{BackupKind, BackupSource, WalRange};
 use crate::archive::catalogue::{Unfinished, UnfinishedState, Unrestorable};
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::Key;
+use crate::archive::retired::Retired;
+use crate::archive::segment_index::EndOfTransaction;
 use crate::archive::wal_inventory::WalInventory;
 use crate::error::ErrorKind;
 use crate::pg::{SegmentNumber, SegmentSize, TimelineHistory};
@@ -90,6 +92,8 @@ pub(in crate::archive) fn archive(
         wal,
         histories: [(tli(1), TimelineHistory::root(tli(1)))].into(),
         unreadable_histories: std::collections::BTreeMap::new(),
+        retired: std::collections::BTreeMap::new(),
+        newest_ends: std::collections::BTreeMap::new(),
         unreadable_keeps: std::collections::BTreeMap::new(),
         released: crate::archive::released::TimelineRanges::default(),
     }
@@ -405,7 +409,12 @@ fn wal_lost_before_a_fork_is_a_hole_for_the_old_timeline_too() {
 
 /// Timeline 2 left timeline 1 in segment 6; the old primary went on to segment 8.
 fn forked() -> Catalogue {
-    let catalogue = archive(&[(1, 2), (1, 6), (2, 9)], &[(1, 2..=8), (2, 6..=11)]);
+    let mut catalogue = archive(&[(1, 2), (1, 6), (2, 9)], &[(1, 2..=8), (2, 6..=11)]);
+    let last = EndOfTransaction {
+        time: time(8, 30),
+        lsn: at(8, 900),
+    };
+    catalogue.newest_ends.insert(tli(1), Some(last));
     with_history(catalogue, 2, &[(1, at(6, 300))])
 }
 
@@ -455,10 +464,14 @@ fn a_backup_taken_after_the_fork_is_no_base_for_the_child() {
 #[test]
 fn a_timeline_that_no_backup_leads_to_is_not_left_for_an_older_one_silently() {
     let catalogue = archive(&[(1, 6)], &[(1, 2..=8), (2, 6..=11)]);
-    let catalogue = with_history(catalogue, 2, &[(1, at(6, 300))]);
+    let mut catalogue = with_history(catalogue, 2, &[(1, at(6, 300))]);
+    let latest = Request::new(Target::Latest);
+    refused(&catalogue, &latest, &["timelines 1 and 2", "--target-timeline"]);
+    let mark = Retired::new(tli(1), "the old one", time(9, 0)).unwrap();
+    catalogue.retired.insert(tli(1), mark);
     refused(
         &catalogue,
-        &Request::new(Target::Latest),
+        &latest,
         &["no backup leads to timeline 2", "--target-timeline"],
     );
 }
@@ -508,12 +521,24 @@ fn histories_that_disagree_are_refused() {
 fn a_child_whose_first_segment_is_missing_is_a_hole() {
     let catalogue = archive(&[(1, 2)], &[(1, 2..=8)]);
     let catalogue = with_history(catalogue, 2, &[(1, at(6, 300))]);
+    let along_the_child = |target| Request {
+        timeline: Some(tli(2)),
+        ..Request::new(target)
+    };
     refused(
         &catalogue,
-        &Request::new(Target::Latest),
+        &along_the_child(Target::Latest),
         &["000000020000000000000006", "timeline 1's own version"],
     );
-    assert!(decide(&catalogue, &Request::new(Target::Lsn(at(5, 0)))).is_ok());
+    assert!(decide(&catalogue, &along_the_child(Target::Lsn(at(5, 0)))).is_ok());
+    // Nobody follows it unasked while nothing of it is there.
+    let plan = decide(&catalogue, &Request::new(Target::Latest)).unwrap();
+    assert_eq!((plan.timeline, plan.end_lsn), (tli(1), at(9, 0)));
+    assert!(
+        plan.notes[0].contains("none of its segments is in the archive yet"),
+        "{:?}",
+        plan.notes
+    );
 }
 
 #[test]
@@ -668,29 +693,87 @@ fn the_last_backup_of_an_abandoned_branch_stands_alone_too() {
     assert_eq!(refused(&catalogue, &later, &["given up"]), ErrorKind::Invalid);
 }
 
+/// Timeline 2 left timeline 1 in segment 5; both went on.
+fn both_alive(backups: &[(u32, u64)]) -> Catalogue {
+    let mut catalogue = archive(backups, &[(1, 2..=9), (2, 5..=6)]);
+    for (timeline, segment) in [(1, 9), (2, 6)] {
+        let end = EndOfTransaction {
+            time: time(segment, 30),
+            lsn: at(segment, 900),
+        };
+        catalogue.newest_ends.insert(tli(timeline), Some(end));
+    }
+    with_history(catalogue, 2, &[(1, at(5, 100))])
+}
+
 #[test]
-fn a_parent_that_was_written_to_after_the_latest_timeline_is_told() {
-    let catalogue = archive(&[(1, 2)], &[(1, 2..=9), (2, 5..=6)]);
-    let catalogue = with_history(catalogue, 2, &[(1, at(5, 100))]);
-    let stored = |parent: u64, child: u64| {
-        let mut catalogue = catalogue.clone();
-        for (timeline, segment, stored) in [(1, 9, parent), (2, 6, child)] {
-            let name = SegmentName::new(tli(timeline), SegmentNumber(segment), SIZE).unwrap();
-            let key = Key::Segment(name).to_string();
-            catalogue.wal.add_stored(&key, 1, time(stored, 0));
-        }
-        catalogue
-    };
-    let told = |catalogue: &Catalogue, request: &Request| {
-        let plan = decide(catalogue, request).unwrap();
-        plan.notes.iter().any(|note| note.contains("the one that lives"))
-    };
-    let latest = Request::new(Target::Latest);
-    assert!(told(&stored(20, 10), &latest));
-    assert!(!told(&stored(10, 20), &latest));
+fn where_two_lines_live_the_target_says_which_or_the_user_does() {
+    let catalogue = both_alive(&[(1, 2), (1, 7)]);
+    let words = [
+        "timelines 1 and 2",
+        "2026-09-21 14:22:50Z",
+        "2026-09-21 14:19:50Z",
+        &id(7).to_string(),
+        "--target-timeline 1 or --target-timeline 2",
+        "walship timeline retire",
+    ];
+    for target in [
+        Target::Latest,
+        Target::Lsn(at(5, 100)),
+        Target::Time(time(8, 0)),
+        Target::Immediate,
+    ] {
+        assert_eq!(
+            refused(&catalogue, &Request::new(target), &words),
+            ErrorKind::Conflict
+        );
+    }
+    // What both have is the same on both.
+    let before = decide(&catalogue, &Request::new(Target::Lsn(at(5, 99)))).unwrap();
+    assert_eq!((before.timeline, before.backup.id), (tli(1), id(2)));
+    let immediate = Request::new(Target::Immediate);
+    assert_eq!(
+        decide(&both_alive(&[(1, 2)]), &immediate).unwrap().backup.id,
+        id(2)
+    );
+    for timeline in [1, 2] {
+        let said = Request {
+            timeline: Some(tli(timeline)),
+            ..Request::new(Target::Latest)
+        };
+        assert_eq!(decide(&catalogue, &said).unwrap().timeline, tli(timeline));
+    }
+    // A backup that only one of them has says which.
     let named = Request {
-        timeline: Some(tli(2)),
-        ..latest
+        backup: Some(id(7)),
+        ..Request::new(Target::Latest)
     };
-    assert!(!told(&stored(20, 10), &named));
+    assert_eq!(decide(&catalogue, &named).unwrap().timeline, tli(1));
+}
+
+#[test]
+fn a_retired_timeline_is_followed_neither_unasked_nor_by_name() {
+    let mut catalogue = both_alive(&[(1, 2), (2, 6)]);
+    let mark = Retired::new(tli(2), "a rehearsal", time(9, 0)).unwrap();
+    catalogue.retired.insert(tli(2), mark);
+    let plan = decide(&catalogue, &Request::new(Target::Latest)).unwrap();
+    assert_eq!((plan.timeline, plan.backup.id), (tli(1), id(2)));
+    assert!(
+        plan.notes[0].contains("timeline 2 is not followed: it was retired"),
+        "{:?}",
+        plan.notes
+    );
+    let words = ["a rehearsal", "walship timeline reinstate 2"];
+    let by_name = Request {
+        timeline: Some(tli(2)),
+        ..Request::new(Target::Latest)
+    };
+    refused(&catalogue, &by_name, &words);
+    for target in [Target::Latest, Target::Immediate] {
+        let by_backup = Request {
+            backup: Some(id(6)),
+            ..Request::new(target)
+        };
+        refused(&catalogue, &by_backup, &words);
+    }
 }

@@ -1,11 +1,12 @@
-//! Which timeline to follow: the one asked for, or the latest, as PostgreSQL's `latest` finds it
-//! (`findNewestTimeLine`, `timeline.c`), but written down as a number.
+//! Which timeline to follow: the one asked for, or the one that lives, as [`judge`] has it, written down as a number.
+//! PostgreSQL's own `latest` (`findNewestTimeLine`, `timeline.c`) takes whichever was begun last, a copy's too.
 //!
 //! A gap in the numbers does not end the search, as it would PostgreSQL's: a lost history file must not
 //! make a recovery follow an older timeline silently. For the same reason a timeline that has WAL
 //! but no readable history is an error, unless the user says which timeline to follow.
 
 use super::{Request, Target};
+use crate::archive::branches::{Ambiguity, Judgement, judge};
 use crate::archive::catalogue::{Backup, Catalogue};
 use crate::archive::timeline_chain::TimelineChain;
 use crate::error::{Error, Result};
@@ -18,76 +19,178 @@ pub(super) fn follow<'a>(
     named: Option<&Backup>,
     notes: &mut Vec<String>,
 ) -> Result<TimelineChain<'a>> {
-    let chain = chosen(catalogue, request, named, notes)?;
-    if request.timeline.is_none() && request.target != Target::Immediate {
-        notes.extend(living_parent(catalogue, &chain));
-    }
-    Ok(chain)
-}
-
-fn chosen<'a>(
-    catalogue: &'a Catalogue,
-    request: &Request,
-    named: Option<&Backup>,
-    notes: &mut Vec<String>,
-) -> Result<TimelineChain<'a>> {
     match (request.timeline, named) {
         (Some(timeline), _) => {
             if !catalogue.timelines().contains(&timeline) {
                 return Err(unknown(catalogue, timeline));
             }
+            refuse_retired(catalogue, timeline)?;
             chain_of(catalogue, timeline)
         }
         (None, Some(backup)) if request.target == Target::Immediate => {
+            refuse_retired(catalogue, backup.stop_timeline)?;
             chain_of(catalogue, backup.stop_timeline)
         }
-        (None, Some(backup)) => latest_after(catalogue, backup, notes),
-        (None, None) => {
-            let latest = catalogue
-                .timelines()
-                .into_iter()
-                .max()
-                .unwrap_or(TimelineId::FIRST);
-            chain_of(catalogue, latest).map_err(|error| choose(&error, latest))
-        }
+        (None, named) => latest(catalogue, request, named, notes),
     }
 }
 
-/// The latest timeline that descends from what the backup holds.
-fn latest_after<'a>(
+/// The timeline that lives, of those that descend from what a named backup holds.
+fn latest<'a>(
     catalogue: &'a Catalogue,
-    backup: &Backup,
+    request: &Request,
+    named: Option<&Backup>,
     notes: &mut Vec<String>,
 ) -> Result<TimelineChain<'a>> {
-    for timeline in catalogue.timelines().into_iter().rev() {
-        if timeline < backup.stop_timeline {
-            break;
+    let judgement = judge(catalogue, |chain| {
+        named.is_none_or(|backup| chain.can_start_from(backup))
+    });
+    let oldest = match &judgement.followed {
+        Ok(followed) => *followed,
+        Err(ambiguity) => ambiguity
+            .contenders
+            .first()
+            .map_or(TimelineId::FIRST, |oldest| oldest.timeline),
+    };
+    can_be_followed(catalogue, oldest)?;
+    let followed = match &judgement.followed {
+        Ok(followed) => *followed,
+        Err(ambiguity) => before_they_parted(catalogue, request, ambiguity)?,
+    };
+    let chain = chain_of(catalogue, followed).map_err(|error| choose(&error, followed))?;
+    if let Some(backup) = named {
+        if !chain.can_start_from(backup) {
+            refuse_retired(catalogue, backup.stop_timeline)?;
+            return chain_of(catalogue, backup.stop_timeline);
         }
-        let chain = chain_of(catalogue, timeline).map_err(|error| choose(&error, timeline))?;
-        if chain.can_start_from(backup) {
-            return Ok(chain);
-        }
-        notes.push(format!(
-            "timeline {timeline} is newer than the one followed, but does not descend from backup {}",
-            backup.id
-        ));
+        notes.extend(others(catalogue, backup, followed));
     }
-    chain_of(catalogue, backup.stop_timeline)
+    if request.target != Target::Immediate && judgement.followed.is_ok() {
+        notes.extend(told(catalogue, &judgement, &chain));
+    }
+    Ok(chain)
 }
 
-/// After a failover the old timeline ends. One that was written to after its child may be the living one, and
-/// the child a copy's that was never meant to follow it.
-fn living_parent(catalogue: &Catalogue, chain: &TimelineChain<'_>) -> Option<String> {
-    let (wal, child) = (&catalogue.wal, chain.timeline());
-    let parent = chain.parent_of(child)?;
-    let fork = chain.leaves(parent)?;
-    let goes_beyond = wal.newest(parent)? > wal.segment_size().segment_of(fork);
-    (goes_beyond && wal.newest_stored(parent) > wal.newest_stored(child)).then(|| {
+/// Every timeline from this one on that has WAL: whether its history is known, and agrees with the others.
+fn can_be_followed(catalogue: &Catalogue, oldest: TimelineId) -> Result<()> {
+    let later = catalogue
+        .timelines()
+        .into_iter()
+        .rev()
+        .filter(|timeline| *timeline >= oldest);
+    for timeline in later.filter(|timeline| !catalogue.retired.contains_key(timeline)) {
+        if catalogue.wal.newest(timeline).is_some()
+            || catalogue.histories.contains_key(&timeline)
+            || catalogue.unreadable_histories.contains_key(&timeline)
+        {
+            chain_of(catalogue, timeline).map_err(|error| choose(&error, timeline))?;
+        }
+    }
+    Ok(())
+}
+
+/// The timeline on which a target lies that all of the lines have; else nobody can choose between them.
+fn before_they_parted(catalogue: &Catalogue, request: &Request, ambiguity: &Ambiguity) -> Result<TimelineId> {
+    let lies_before = match request.target {
+        Target::Lsn(lsn) => lsn < ambiguity.parted.lsn,
+        Target::Immediate => same_newest_backup(catalogue, ambiguity),
+        _ => false,
+    };
+    let oldest = ambiguity.contenders.first().filter(|_| lies_before);
+    oldest
+        .map(|oldest| oldest.timeline)
+        .ok_or_else(|| ambiguous(ambiguity))
+}
+
+/// Whether the newest backup is the same, whichever line is followed.
+fn same_newest_backup(catalogue: &Catalogue, ambiguity: &Ambiguity) -> bool {
+    let newest = ambiguity.contenders.iter().map(|contender| {
+        let chain = chain_of(catalogue, contender.timeline).ok()?;
+        let backups = catalogue
+            .backups
+            .iter()
+            .filter(|backup| chain.can_start_from(backup));
+        backups
+            .max_by_key(|backup| (backup.stop_lsn, backup.finished_at))
+            .map(|backup| &backup.id)
+    });
+    let mut newest = newest.collect::<Vec<_>>();
+    newest.dedup();
+    newest.len() == 1
+}
+
+/// Why nobody but a person can choose.
+pub(crate) fn ambiguous(ambiguity: &Ambiguity) -> Error {
+    let timelines: Vec<_> = ambiguity
+        .contenders
+        .iter()
+        .map(|contender| format!("--target-timeline {}", contender.timeline))
+        .collect();
+    Error::conflict(format!(
+        "{ambiguity}. Which of them is the cluster's own only you can know: give {}; and retire for good what was a copy's \
+         (walship timeline retire)",
+        timelines.join(" or ")
+    ))
+}
+
+/// What is said of the timelines that are not followed.
+fn told(catalogue: &Catalogue, judgement: &Judgement, chain: &TimelineChain<'_>) -> Vec<String> {
+    let begun = judgement
+        .begun
+        .iter()
+        .filter(|begun| !chain.descends_from(begun.timeline))
+        .map(|begun| {
+            format!(
+                "{begun}: what happened on it is not recovered; timeline {} is followed",
+                chain.timeline()
+            )
+        });
+    let tails = judgement
+        .tails
+        .iter()
+        .filter(|tail| tail.left_by == chain.timeline())
+        .map(|tail| {
+            format!(
+                "{tail}; to recover them instead, give --target-timeline {}",
+                tail.timeline
+            )
+        });
+    let retired = catalogue
+        .retired
+        .iter()
+        .filter(|(timeline, _)| **timeline > chain.timeline());
+    let retired =
+        retired.map(|(timeline, mark)| format!("timeline {timeline} is not followed: it was {mark}"));
+    begun.chain(tails).chain(retired).collect()
+}
+
+/// Later timelines that do not descend from a backup.
+fn others(catalogue: &Catalogue, backup: &Backup, followed: TimelineId) -> Vec<String> {
+    let later = catalogue
+        .histories
+        .keys()
+        .rev()
+        .take_while(|timeline| **timeline > followed);
+    let later = later.filter(|timeline| !catalogue.retired.contains_key(timeline));
+    let strangers = later
+        .filter(|timeline| chain_of(catalogue, **timeline).is_ok_and(|chain| !chain.can_start_from(backup)));
+    let note = |timeline: &TimelineId| {
         format!(
-            "WAL of timeline {parent} was archived after the newest of timeline {child}, which left it at LSN {fork}: if \
-             {parent} is the one that lives, and {child} a copy's, follow it with --target-timeline {parent}"
+            "timeline {timeline} is newer than the one followed, but does not descend from backup {}",
+            backup.id
         )
-    })
+    };
+    strangers.map(note).collect()
+}
+
+fn refuse_retired(catalogue: &Catalogue, timeline: TimelineId) -> Result<()> {
+    match catalogue.retired.get(&timeline) {
+        None => Ok(()),
+        Some(mark) => Err(Error::invalid(format!(
+            "timeline {timeline} was {mark}; to follow it all the same, first take the mark away: walship timeline reinstate \
+             {timeline}"
+        ))),
+    }
 }
 
 /// A timeline, with all it descends from.

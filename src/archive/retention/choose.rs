@@ -95,11 +95,12 @@ impl Chooser<'_> {
                 self.add(backup, Reason::InWindow);
             }
         }
+        let living = self.lines.living();
         for timeline in self.lines.timelines() {
             // A segment is stored after all that happened in it.
             let stored = catalogue.wal.newest_stored(timeline);
             let has_moments = stored.is_some_and(|stored| stored > cutoff);
-            if !has_moments && self.lines.latest() != Some(timeline) {
+            if !has_moments && !living.contains(&timeline) {
                 continue;
             }
             let Some(chain) = self.lines.chain(timeline) else {
@@ -126,20 +127,18 @@ impl Chooser<'_> {
         Ok(!self.catalogue.released.contains(missing.0, missing.1))
     }
 
-    /// The newest backups on the way to the latest timeline, and the newest of all: the latest
-    /// timeline may be one that nobody meant to begin.
+    /// The newest backups on the way to each timeline that lives, and the newest of all: the latest timeline may be
+    /// one that nobody meant to begin.
     fn newest(&mut self, policy: &RetentionPolicy) {
         let catalogue = self.catalogue;
         let count = policy.newest();
-        let on_the_way = self
-            .lines
-            .latest()
-            .and_then(|latest| self.lines.chain(latest))
-            .map(|chain| newest_first(catalogue, &chain))
-            .unwrap_or_default();
+        let living = self.lines.living();
+        let chains = living.iter().filter_map(|timeline| self.lines.chain(*timeline));
+        let mut ways: Vec<_> = chains.map(|chain| newest_first(catalogue, &chain)).collect();
         let mut of_all: Vec<&Backup> = catalogue.backups.iter().collect();
         of_all.sort_by_key(|backup| std::cmp::Reverse((backup.finished_at, &backup.id)));
-        for backups in [on_the_way, of_all] {
+        ways.push(of_all);
+        for backups in ways {
             for (backup, rank) in backups.into_iter().take(count).zip(1_u32..) {
                 let reason = if rank == 1 {
                     Reason::Newest
@@ -271,10 +270,10 @@ pub(super) fn lead_to<'a>(
 /// nothing was written to for long.
 pub(super) fn is_dead(
     catalogue: &Catalogue,
-    lines: &Lines<'_>,
+    living: &[TimelineId],
     timeline: TimelineId,
     cutoff: DateTime<Utc>,
 ) -> bool {
     let newest = catalogue.wal.newest_stored(timeline);
-    lines.latest() != Some(timeline) && newest.is_some_and(|newest| newest <= cutoff)
+    !living.contains(&timeline) && newest.is_some_and(|newest| newest <= cutoff)
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::archive::branches::judge;
 use crate::archive::catalogue::{Backup, Catalogue};
 use crate::archive::timeline_chain::TimelineChain;
 use crate::error::{Error, Result};
@@ -45,9 +46,26 @@ impl<'a> Lines<'a> {
         self.histories.keys().copied()
     }
 
-    /// The latest timeline.
-    pub(super) fn latest(&self) -> Option<TimelineId> {
-        self.histories.keys().next_back().copied()
+    /// The timelines that live, as far as anybody can know: the one that a recovery follows, or those between which
+    /// only a person can choose, and the latest that is not retired.
+    pub(super) fn living(&self) -> Vec<TimelineId> {
+        let retired = &self.catalogue.retired;
+        let latest = self
+            .timelines()
+            .filter(|timeline| !retired.contains_key(timeline))
+            .last();
+        let mut living = match judge(self.catalogue, |_| true).followed {
+            Ok(followed) => vec![followed],
+            Err(ambiguity) => ambiguity
+                .contenders
+                .iter()
+                .map(|contender| contender.timeline)
+                .collect(),
+        };
+        living.extend(latest.or_else(|| self.timelines().last()));
+        living.sort_unstable();
+        living.dedup();
+        living
     }
 
     /// The way to a timeline.

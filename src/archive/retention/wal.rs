@@ -187,8 +187,9 @@ impl Marks<'_> {
 
     fn dead_branches(&mut self, cutoff: DateTime<Utc>) {
         let size = self.catalogue.wal.segment_size();
+        let living = self.lines.living();
         for timeline in self.lines.timelines() {
-            if !is_dead(self.catalogue, self.lines, timeline, cutoff) {
+            if !is_dead(self.catalogue, &living, timeline, cutoff) {
                 continue;
             }
             // The segment after the last one may be there as a .partial. What lies further on is not

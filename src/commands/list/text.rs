@@ -34,6 +34,15 @@ impl fmt::Display for ListReport {
             writeln!(f)?;
             self.write_window(window, f)?;
         }
+        for mark in &self.retired {
+            writeln!(f, "timeline {} was {mark}", mark.timeline)?;
+        }
+        if let Some(ambiguity) = &self.ambiguous {
+            writeln!(
+                f,
+                "AMBIGUOUS: {ambiguity}. A recovery needs --target-timeline until the copy's is retired (walship timeline retire)"
+            )?;
+        }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
         }

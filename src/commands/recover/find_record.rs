@@ -23,11 +23,11 @@ use self::restore_point::{Known, KnownPoints};
 
 use crate::archive::catalogue::{Backup, Catalogue};
 use crate::archive::keys::Key;
-use crate::archive::recovery_plan::{self, FoundRecord, Plan, Request, Search, Start, Target};
+use crate::archive::recovery_plan::{self, CommonPast, FoundRecord, Plan, Request, Search, Start, Target};
 use crate::commands::progress::Progress;
 use crate::commands::stored_wal;
 use crate::commands::time_index::TimeIndex;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalEvent, WalEventKind, WalReader, WalTime};
 use crate::store::Store;
 
@@ -46,6 +46,47 @@ pub(in crate::commands) async fn plan(
     now: DateTime<Utc>,
     progress: &Progress,
 ) -> Result<Plan> {
+    if let Some(past) = recovery_plan::common_past(catalogue, request)? {
+        return before_the_parting(store, catalogue, request, &past, now, progress).await;
+    }
+    let (plan, _) = plan_along(store, catalogue, request, now, progress).await?;
+    Ok(plan)
+}
+
+/// A plan for a target that lies where all lines are still the same; otherwise nobody can choose between them.
+async fn before_the_parting(
+    store: &Store,
+    catalogue: &Catalogue,
+    request: &Request,
+    past: &CommonPast,
+    now: DateTime<Utc>,
+    progress: &Progress,
+) -> Result<Plan> {
+    let along = |timeline| Request {
+        timeline: Some(timeline),
+        ..request.clone()
+    };
+    match plan_along(store, &past.catalogue, &along(past.timeline), now, progress).await {
+        Ok((_, Search::Found(_))) => {}
+        Err(error) if error.is_retryable() || error.kind() == ErrorKind::Denied => return Err(error),
+        _ => return Err(recovery_plan::ambiguous(&past.ambiguity)),
+    }
+    let (mut plan, _) = plan_along(store, catalogue, &along(past.oldest), now, progress).await?;
+    plan.notes.push(format!(
+        "{}; {} lies before that, where they are the same",
+        past.ambiguity, request.target
+    ));
+    Ok(plan)
+}
+
+/// A plan, and what the search for its target said.
+async fn plan_along(
+    store: &Store,
+    catalogue: &Catalogue,
+    request: &Request,
+    now: DateTime<Utc>,
+    progress: &Progress,
+) -> Result<(Plan, Search)> {
     let mut catalogue = Cow::Borrowed(catalogue);
     loop {
         let finder = Finder {
@@ -64,7 +105,7 @@ pub(in crate::commands) async fn plan(
                 search,
                 ..request.clone()
             };
-            return recovery_plan::plan(&catalogue, &request, now);
+            return recovery_plan::plan(&catalogue, &request, now).map(|plan| (plan, search));
         };
         let catalogue = catalogue.to_mut();
         catalogue.backups.retain(|backup| backup.id != unfit.id);

@@ -1,5 +1,7 @@
 //! From the primary or from the archive, and whether a replica could follow at all.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 
 use super::From;
@@ -97,23 +99,30 @@ async fn check_archive(primary: &Primary, store: &Store) -> Result<bool> {
         Some(later) => Err(Error::conflict(format!(
             "{} is on timeline {}, and the archive {url} has timeline {later}: a replica follows the latest timeline, \
              and so would leave this server. Seed it from the server that is on timeline {later}; if that was only a \
-             copy, give this cluster an archive without its WAL",
+             copy, walship timeline retire {later}",
             primary.shown, primary.timeline
         ))),
     }
 }
 
-/// The first timeline after this one of which the archive holds anything.
+/// The latest timeline after this one of which the archive holds anything, and which is not retired.
 async fn later_timeline(store: &Store, timeline: TimelineId) -> Result<Option<TimelineId>> {
     let mut listing = store.list(WAL_PREFIX, Some(&after_timeline(timeline)));
-    let mut latest = None;
+    let (mut later, mut marked) = (BTreeSet::new(), BTreeSet::new());
     while let Some(page) = listing.next().await? {
-        let timelines = page.iter().filter_map(|object| match object.key.parse() {
-            Ok(Key::Segment(name)) => Some(name.timeline()),
-            Ok(Key::History(found)) => Some(found),
-            _ => None,
-        });
-        latest = latest.max(timelines.filter(|found| *found > timeline).max());
+        for object in page {
+            match object.key.parse() {
+                Ok(Key::Segment(name)) => later.insert(name.timeline()),
+                Ok(Key::History(found)) => later.insert(found),
+                Ok(Key::Retired(found)) => marked.insert(found),
+                _ => continue,
+            };
+        }
     }
-    Ok(latest)
+    for found in later.into_iter().rev().filter(|found| *found > timeline) {
+        if !marked.contains(&found) || catalogue::read_retired(store, found).await?.is_none() {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }

@@ -258,7 +258,12 @@ pub(super) fn wal_name(key: &Key) -> Option<WalName> {
             segment: *segment,
             offset: *offset,
         }),
-        Key::Identity | Key::Retention | Key::Backup(..) | Key::Ledger(_) | Key::Damaged { .. } => None,
+        Key::Identity
+        | Key::Retention
+        | Key::Retired(_)
+        | Key::Backup(..)
+        | Key::Ledger(_)
+        | Key::Damaged { .. } => None,
     }
 }
 

@@ -4,6 +4,7 @@ use super::Check as C;
 use super::Level::{Problem, Unknown, Warning};
 use super::*;
 use crate::archive::ledger::{LedgerRun, LedgerScope, LedgerSummary};
+use crate::archive::retired::Retired;
 
 type Plant = fn(&mut Facts);
 
@@ -388,6 +389,59 @@ fn a_segment_that_the_promoted_server_still_writes_is_no_gap() {
     let mut standby = promoted(at(9, 400));
     standby.server.as_mut().unwrap().in_recovery = true;
     assert!(wrong(&standby).contains(&(Check::WalGaps, Level::Problem)));
+}
+
+/// Timeline 2 left timeline 1 in segment 5, and has these segments of its own.
+fn branched(segments: std::ops::RangeInclusive<u64>) -> Facts {
+    let mut facts = healthy();
+    let catalogue = holdings(&mut facts);
+    let history = TimelineHistory::parse(tli(2), b"1\t0/5000080\tat a time\n").unwrap();
+    catalogue.histories.insert(tli(2), history);
+    catalogue.wal.add(&Key::History(tli(2)).to_string(), 1);
+    for number in segments {
+        let key = Key::Segment(segment(2, number)).to_string();
+        catalogue.wal.add_stored(&key, 1, now() - HOUR);
+    }
+    facts
+}
+
+#[test]
+fn two_timelines_that_live_are_a_problem_until_one_is_retired() {
+    let mut facts = branched(5..=6);
+    let found = wrong(&facts);
+    assert_eq!(
+        found,
+        [
+            (Check::WalBranches, Level::Problem),
+            (Check::WalTimeline, Level::Warning)
+        ]
+    );
+    let said = judge(&facts)
+        .into_iter()
+        .find(|found| found.check == Check::WalBranches)
+        .unwrap();
+    assert!(said.message.contains("timelines 1 and 2"), "{}", said.message);
+    assert!(said.fix.unwrap().contains("walship timeline retire 1 or 2"));
+
+    let retired = |timeline: u32, facts: &mut Facts, ago: Duration| {
+        let mark = Retired::new(tli(timeline), "a rehearsal", now() - ago).unwrap();
+        holdings(facts).retired = [(tli(timeline), mark)].into();
+    };
+    retired(2, &mut facts, Duration::from_mins(1));
+    assert_eq!(wrong(&facts), []);
+    // Its server still writes.
+    retired(2, &mut facts, 2 * HOUR);
+    assert_eq!(wrong(&facts), [(Check::WalBranches, Level::Warning)]);
+    // The wrong one.
+    retired(1, &mut facts, Duration::from_mins(1));
+    assert!(wrong(&facts).contains(&(Check::WalBranches, Level::Problem)));
+}
+
+#[test]
+fn a_timeline_that_begins_beside_a_living_one_is_a_warning() {
+    #[allow(clippy::reversed_empty_ranges)]
+    let facts = branched(1..=0);
+    assert!(wrong(&facts).contains(&(Check::WalBranches, Level::Warning)));
 }
 
 #[test]

@@ -66,6 +66,8 @@ fn catalogue() -> Catalogue {
         wal,
         histories: [(tli(1), TimelineHistory::root(tli(1)))].into(),
         unreadable_histories: std::collections::BTreeMap::new(),
+        retired: std::collections::BTreeMap::new(),
+        newest_ends: std::collections::BTreeMap::new(),
         unreadable_keeps: std::collections::BTreeMap::new(),
         released: crate::archive::released::TimelineRanges::default(),
     }

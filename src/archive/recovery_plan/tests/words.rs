@@ -81,14 +81,15 @@ fn only_in_the_last_segment_may_an_lsn_have_no_record() {
 fn the_parent_is_offered_only_where_the_childs_first_wal_is_missing() {
     let offer = "--target-timeline 1 (without what happened on timeline 2)";
     let forked = |segments: &[(u32, std::ops::RangeInclusive<u64>)]| {
-        let catalogue = with_history(archive(&[(1, 2)], segments), 2, &[(1, at(6, 300))]);
+        let mut catalogue = with_history(archive(&[(1, 2)], segments), 2, &[(1, at(6, 300))]);
+        catalogue.newest_ends.insert(tli(1), None);
         decide(&catalogue, &Request::new(Target::Latest))
             .unwrap_err()
             .to_string()
     };
-    let first = forked(&[(1, 2..=8), (2, 8..=9)]);
+    let first = forked(&[(1, 2..=6), (2, 8..=9)]);
     assert!(first.contains(offer), "{first}");
-    let later = forked(&[(1, 2..=8), (2, 6..=7), (2, 9..=9)]);
+    let later = forked(&[(1, 2..=6), (2, 6..=7), (2, 9..=9)]);
     assert!(!later.contains("--target-timeline"), "{later}");
 }
 

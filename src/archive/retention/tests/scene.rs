@@ -57,6 +57,8 @@ impl Scene {
             wal: WalInventory::new(SIZE),
             histories: [(tli(1), TimelineHistory::root(tli(1)))].into(),
             unreadable_histories: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            newest_ends: BTreeMap::new(),
             unreadable_keeps: BTreeMap::new(),
             released: TimelineRanges::default(),
         };

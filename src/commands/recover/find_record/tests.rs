@@ -56,6 +56,8 @@ impl Archive {
             wal,
             histories: BTreeMap::from([(TimelineId::FIRST, TimelineHistory::root(TimelineId::FIRST))]),
             unreadable_histories: BTreeMap::new(),
+            retired: std::collections::BTreeMap::new(),
+            newest_ends: std::collections::BTreeMap::new(),
             unreadable_keeps: std::collections::BTreeMap::new(),
             released: crate::archive::released::TimelineRanges::default(),
         };

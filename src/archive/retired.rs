@@ -1,0 +1,109 @@
+//! `wal/<TLI>.retired.json`: a timeline that nobody shall follow, such as a forgotten rehearsal's.
+//!
+//! The mark says nothing of the timelines that descend from it: each is retired by a mark of its own. What the archive
+//! holds of a retired timeline stays until the retention policy gives it up like any branch that nothing was written to.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::FORMAT_VERSION;
+use crate::error::{Error, Result};
+use crate::pg::TimelineId;
+
+/// The largest mark that is read, in bytes.
+pub const RETIRED_LIMIT: u64 = 64 << 10;
+/// The longest reason, in bytes.
+pub const REASON_LIMIT: usize = 1000;
+
+/// The content of the mark.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// The archive's format version.
+    pub format_version: u32,
+    /// The walship version that wrote it.
+    pub walship: String,
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// When it was written, by the writer's clock.
+    pub retired_at: DateTime<Utc>,
+    /// Why, in somebody's words; one line.
+    pub reason: String,
+}
+
+impl Retired {
+    /// A mark that is set now.
+    ///
+    /// # Errors
+    /// `Invalid` for a reason that is empty, too long or has control characters.
+    pub fn new(timeline: TimelineId, reason: &str, now: DateTime<Utc>) -> Result<Self> {
+        let reason = reason.trim();
+        if reason.is_empty() || reason.len() > REASON_LIMIT || reason.chars().any(char::is_control) {
+            return Err(Error::invalid(format!(
+                "give a reason of one line, at most {REASON_LIMIT} bytes: it is shown wherever the timeline is left out"
+            )));
+        }
+        Ok(Self {
+            format_version: FORMAT_VERSION,
+            walship: env!("CARGO_PKG_VERSION").to_owned(),
+            timeline,
+            retired_at: now,
+            reason: reason.to_owned(),
+        })
+    }
+
+    /// Reads the mark of a timeline; `url` names it in messages.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
+    pub fn parse(bytes: &[u8], timeline: TimelineId, url: &str) -> Result<Self> {
+        let mark: Self = super::parse_json(bytes, url)?;
+        if mark.timeline != timeline {
+            let other = mark.timeline;
+            return Err(Error::corrupt(format!("{url} is the mark of timeline {other}")));
+        }
+        Ok(mark)
+    }
+
+    /// The bytes of the mark.
+    ///
+    /// # Errors
+    /// `Internal`, which would be a defect.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        super::to_json(self)
+    }
+}
+
+impl std::fmt::Display for Retired {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let reason = self.reason.escape_debug();
+        write!(f, "retired on {}: {reason}", super::time_text(self.retired_at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn tli(number: u32) -> TimelineId {
+        TimelineId::new(number).unwrap()
+    }
+
+    #[test]
+    fn a_mark_reads_back_as_it_was_written_and_only_for_its_timeline() {
+        let mark = Retired::new(tli(2), " a rehearsal ", DateTime::UNIX_EPOCH).unwrap();
+        let bytes = mark.to_json().unwrap();
+        assert_eq!(Retired::parse(&bytes, tli(2), "u").unwrap(), mark);
+        assert_eq!(mark.to_string(), "retired on 1970-01-01 00:00:00Z: a rehearsal");
+        let other = Retired::parse(&bytes, tli(3), "u").unwrap_err();
+        assert_eq!(other.kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_reason_is_one_line() {
+        for reason in ["", "  ", "two\nlines", &"x".repeat(REASON_LIMIT + 1)] {
+            let refused = Retired::new(tli(2), reason, DateTime::UNIX_EPOCH).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Invalid, "{reason}");
+        }
+    }
+}
