@@ -17,7 +17,7 @@ use crate::archive::retired::Retired;
 use crate::archive::time_text;
 use crate::archive::wal_inventory::SegmentRange;
 use crate::error::{Context, Error, Result};
-use crate::pg::{SegmentNumber, TimelineId, WalName};
+use crate::pg::{SegmentNumber, TimelineHistory, TimelineId, WalName};
 use crate::store::{Body, PutMode, Store};
 
 /// So many segments that an older walship stored may be read whole, for their times.
@@ -187,7 +187,7 @@ async fn known(store: &Store) -> Result<Vec<TimelineId>> {
     let identity = identity::require(store).await?;
     let wal = catalogue::wal(store, &identity).await?;
     let (histories, _) = catalogue::histories(store, &wal, &identity).await?;
-    let ancestors = histories.values().flat_map(|history| history.ancestors());
+    let ancestors = histories.values().flat_map(TimelineHistory::ancestors);
     let mut known: Vec<_> = wal
         .timelines()
         .chain(ancestors.map(|ancestor| ancestor.timeline))

@@ -50,6 +50,7 @@ mod store_contract;
 mod store_directory;
 mod store_faults;
 mod support;
+mod timelines;
 mod tls;
 mod unfinished;
 mod verify;

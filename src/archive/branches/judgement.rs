@@ -237,7 +237,7 @@ impl<'a> Judge<'a> {
 
     fn life(&self, line: &Line<'_>, other: &Line<'_>, parted: Parting) -> Life {
         let (wal, size) = (&self.catalogue.wal, self.catalogue.wal.segment_size());
-        let mut life = Life {
+        let mut found = Life {
             in_the_fork: true,
             ..Life::default()
         };
@@ -248,7 +248,7 @@ impl<'a> Judge<'a> {
             let whole_from = if was_left_here { first.next() } else { first };
             let is_mine =
                 |number: &SegmentNumber| piece.until.is_none_or(|until| *number < size.segment_of(until));
-            let whole = wal.first_from(timeline, whole_from).filter(is_mine).is_some();
+            let whole = wal.first_from(timeline, whole_from).as_ref().is_some_and(is_mine);
             let ends = self.catalogue.newest_ends.get(&timeline);
             let end = ends.copied().flatten().filter(|end| end.lsn >= piece.from);
             let in_the_fork =
@@ -256,17 +256,18 @@ impl<'a> Judge<'a> {
             if !whole && !in_the_fork {
                 continue;
             }
-            life.lives = true;
-            life.in_the_fork &= !whole;
-            life.signs
+            found.lives = true;
+            found.in_the_fork &= !whole;
+            found
+                .signs
                 .push(end.map(|end| end.time).or_else(|| wal.newest_stored(timeline)));
         }
         for backup in line.own_backups(other, self.catalogue.readable()) {
-            life.lives = true;
-            life.in_the_fork = false;
-            life.signs.push(Some(backup.finished_at));
+            found.lives = true;
+            found.in_the_fork = false;
+            found.signs.push(Some(backup.finished_at));
         }
-        life
+        found
     }
 
     /// Whether a base backup of the newer line ended after all life of the older one.

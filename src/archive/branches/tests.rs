@@ -53,6 +53,7 @@ fn followed(catalogue: &Catalogue) -> Vec<u32> {
     }
 }
 
+#[allow(clippy::reversed_empty_ranges)]
 const NONE: std::ops::RangeInclusive<u64> = 1..=0;
 
 #[test]
