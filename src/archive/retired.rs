@@ -6,7 +6,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::FORMAT_VERSION;
+use super::{FORMAT_VERSION, record};
 use crate::error::{Error, Result};
 use crate::pg::TimelineId;
 
@@ -56,7 +56,7 @@ impl Retired {
     /// # Errors
     /// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
     pub fn parse(bytes: &[u8], timeline: TimelineId, url: &str) -> Result<Self> {
-        let mark: Self = super::parse_json(bytes, url)?;
+        let mark: Self = record::parse(bytes, url)?;
         if mark.timeline != timeline {
             let other = mark.timeline;
             return Err(Error::corrupt(format!("{url} is the mark of timeline {other}")));
@@ -69,7 +69,7 @@ impl Retired {
     /// # Errors
     /// `Internal`, which would be a defect.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::to_json(self)
+        record::to_bytes(self)
     }
 }
 

@@ -144,6 +144,7 @@ fn a_forgotten_rehearsal_is_never_recovered_unasked_and_retiring_it_makes_all_cl
         let mut copy = scene.copy();
         write(&copy, 1);
         copy.stop(Stop::Fast);
+        take_backup(&scene.walship, &scene.production);
         write(&scene.production, 2);
 
         // Refused before a byte is written, by all who would have followed it; the rest say why.

@@ -420,7 +420,7 @@ impl fmt::Display for Ambiguity {
             .collect();
         write!(
             f,
-            "timelines {} all go on after LSN {}, where they parted: ",
+            "timelines {} go on after LSN {}, where they parted: ",
             timelines.join(" and "),
             self.parted.lsn
         )?;
