@@ -2,7 +2,7 @@
 //! the same whichever of them is followed.
 
 use super::timeline::chain_of;
-use super::{Request, Target, base};
+use super::{FoundRecord, Request, Target, base};
 use crate::archive::branches::{Ambiguity, judge};
 use crate::archive::catalogue::Catalogue;
 use crate::archive::wal_inventory::SegmentRange;
@@ -12,7 +12,7 @@ use crate::pg::TimelineId;
 /// The past that several lines share.
 #[derive(Debug)]
 pub(crate) struct CommonPast {
-    /// The archive as it would be had it ended with the last segment before they parted.
+    /// The archive as it would be had it ended with the segment in which they parted.
     pub(crate) catalogue: Catalogue,
     /// The last timeline of it.
     pub(crate) timeline: TimelineId,
@@ -20,6 +20,13 @@ pub(crate) struct CommonPast {
     pub(crate) oldest: TimelineId,
     /// The lines.
     pub(crate) ambiguity: Ambiguity,
+}
+
+impl CommonPast {
+    /// Whether a record lies in it.
+    pub(crate) fn holds(&self, record: &FoundRecord) -> bool {
+        record.lsn < self.ambiguity.parted.lsn
+    }
 }
 
 /// The common past, where a target must be looked up to know whether it lies there.
@@ -48,9 +55,10 @@ pub(crate) fn common_past(catalogue: &Catalogue, request: &Request) -> Result<Op
     let lsn = ambiguity.parted.lsn;
     let mut cut = catalogue.clone();
     let size = cut.wal.segment_size();
-    if let Some(newest) = cut.wal.newest(timeline) {
+    let beyond = size.segment_of(lsn).next();
+    if let Some(newest) = cut.wal.newest(timeline).filter(|newest| *newest >= beyond) {
         cut.wal
-            .remove(SegmentRange::new(timeline, size.segment_of(lsn), newest, size)?)?;
+            .remove(SegmentRange::new(timeline, beyond, newest, size)?)?;
     }
     cut.retired.remove(&timeline);
     let chain = chain_of(catalogue, timeline)?;

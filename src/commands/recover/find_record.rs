@@ -67,7 +67,7 @@ async fn before_the_parting(
         ..request.clone()
     };
     match plan_along(store, &past.catalogue, &along(past.timeline), now, progress).await {
-        Ok((_, Search::Found(_))) => {}
+        Ok((_, Search::Found(record))) if past.holds(&record) => {}
         Err(error) if error.is_retryable() || error.kind() == ErrorKind::Denied => return Err(error),
         _ => return Err(recovery_plan::ambiguous(&past.ambiguity)),
     }
