@@ -145,6 +145,10 @@ pub struct BackupRecord {
     /// What its server said of its own WAL, by which the archived WAL is known to be its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<Lineage>,
+    /// The history of `stop_timeline`, as the server had it. It is stored for itself only when a segment of that
+    /// timeline has arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline_history: Option<String>,
 }
 
 /// How a backup was taken.

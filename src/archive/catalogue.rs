@@ -368,6 +368,7 @@ mod tests {
             manifest: object(2),
             configuration: None,
             lineage: None,
+            timeline_history: None,
         }
     }
 

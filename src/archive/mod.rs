@@ -18,6 +18,7 @@ pub mod ranges;
 pub mod record;
 pub mod recovery_plan;
 pub mod released;
+pub mod remembered;
 pub mod retention;
 pub mod retired;
 pub mod seed_source;

@@ -30,6 +30,9 @@ pub struct BasebackupArgs {
     /// Time to wait for the WAL the backup needs [default: 5m]
     #[arg(long, value_name = "DURATION", conflicts_with = "seed_replica")]
     pub wal_timeout: Option<String>,
+    /// Begin a new archive, though this cluster has had one before; it remembers the new one from then on
+    #[arg(long, conflicts_with_all = ["finish", "seed_replica"])]
+    pub new_archive: bool,
     /// Complete a backup whose WAL had not arrived in time
     #[arg(long, value_name = "ID", conflicts_with_all = ["dbname", "seed_replica"])]
     pub finish: Option<String>,

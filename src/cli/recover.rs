@@ -28,7 +28,8 @@ pub struct RecoverArgs {
     /// Put a tablespace elsewhere; may be given for each
     #[arg(long, value_name = "OLD=NEW")]
     pub tablespace_mapping: Vec<String>,
-    /// Whether the recovered server archives: off where the source is seen to be alive (auto), as configured (keep), or not (off)
+    /// Whether the recovered server archives: on (or keep), as configured, where it takes its source's place; off in a copy;
+    /// auto: off unless the source is surely gone, which cannot be seen
     #[arg(long, value_enum, default_value_t = ArchiveMode::Auto)]
     pub archive_mode: ArchiveMode,
     /// Accept that recovery ends where WAL is missing in the archive
@@ -75,10 +76,11 @@ pub enum TargetAction {
 /// `archive_mode` of the recovered server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ArchiveMode {
-    /// Off where the archive shows that the source is alive.
+    /// Off, unless it is sure that the source is gone.
     Auto,
-    /// As the configuration has it.
-    Keep,
+    /// As the configuration has it, for it takes its source's place.
+    #[value(alias = "keep")]
+    On,
     /// Off.
     Off,
 }

@@ -1,9 +1,9 @@
 //! One file for each verb. A command takes values and returns a report; it prints nothing.
 
+pub mod apart;
 pub mod basebackup;
 mod branch_ends;
 pub mod catalogue;
-pub mod clone_mark;
 mod counted;
 pub mod doctor;
 pub mod drill;
@@ -19,6 +19,7 @@ pub mod progress;
 pub mod push;
 mod records;
 pub mod recover;
+pub mod remembered;
 pub mod repair;
 pub mod restore;
 pub mod seed;

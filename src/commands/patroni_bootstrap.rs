@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::clone_mark::CloneMark;
 use super::identity;
 use super::progress::Progress;
 use super::recover::{self, ArchiveMode, RecoverOptions, RecoverReport, SourceConfiguration, TargetAction};
 use crate::archive::identity::Identity;
+use crate::archive::remembered::ArchiveMark;
 use crate::archive::keys::{BACKUPS_PREFIX, WAL_PREFIX};
 use crate::error::{Error, Result};
 use crate::store::Store;
@@ -68,19 +68,18 @@ pub async fn run(
     progress: &Arc<Progress>,
 ) -> Result<BootstrapReport> {
     let identity = identity::require(source).await?;
-    let (archive, archive_mode, configuration, clone_of) = match relation {
+    let (archive, archive_mode, configuration) = match relation {
         Relation::Clone(own) => {
-            begin_archive(own, source, &identity, now).await?;
-            let mark = CloneMark::of(source.location().to_string(), &identity);
-            (own, ArchiveMode::Keep, SourceConfiguration::LeftOut, Some(mark))
+            let begun = begin_archive(own, source, &identity, now).await?;
+            let mark = ArchiveMark::of(own.location().to_string(), &begun);
+            (own, ArchiveMode::Own(mark), SourceConfiguration::LeftOut)
         }
-        Relation::Successor => (source, ArchiveMode::Auto, SourceConfiguration::Kept, None),
+        Relation::Successor => (source, ArchiveMode::OnUnlessAlive, SourceConfiguration::Kept),
     };
     let options = RecoverOptions {
         action: Some(TargetAction::Promote),
         archive_mode,
         configuration,
-        clone_of,
         ..options
     };
     let recovered = recover::run(&options, source, now, progress).await?;
@@ -98,7 +97,12 @@ pub async fn run(
 }
 
 /// Begins the clone's own archive, before anything is restored: whatever is wrong with it is found now.
-async fn begin_archive(own: &Store, source: &Store, identity: &Identity, now: DateTime<Utc>) -> Result<()> {
+async fn begin_archive(
+    own: &Store,
+    source: &Store,
+    identity: &Identity,
+    now: DateTime<Utc>,
+) -> Result<Identity> {
     let url = own.location();
     let begun = identity::find_or_create(own, identity.cluster(), now).await?;
     if begun.created_at == identity.created_at {
@@ -119,5 +123,5 @@ async fn begin_archive(own: &Store, source: &Store, identity: &Identity, now: Da
             )));
         }
     }
-    Ok(())
+    Ok(begun)
 }

@@ -17,14 +17,15 @@ use chrono::{DateTime, Utc};
 pub use self::compressor::Compressor;
 pub use self::whole::{UnfinishedReport, run_unfinished};
 use super::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
-use super::{clone_mark, identity};
+use super::{apart, identity, remembered};
 use crate::archive::codec::Trailer;
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::Key;
+use crate::archive::remembered::Past;
 use crate::archive::segment_index::IndexBuilder;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::data_directory::{cluster_identity, data_directory_of, has_archived};
-use crate::pg::{BackupHistory, LongPageHeader, SegmentSize, TimelineHistory, TimelineId, WalCheck, WalName};
+use crate::pg::{BackupHistory, LongPageHeader, SegmentSize, TimelineHistory, WalCheck, WalName};
 use crate::store::{Body, PutMode, Store};
 
 /// What a push found.
@@ -317,45 +318,49 @@ impl Source {
         now: DateTime<Utc>,
         known: Option<Identity>,
     ) -> Result<Identity> {
-        if let (Some(identity), Some(cluster)) = (known, self.cluster) {
-            identity.check(cluster, &store.location().to_string())?;
+        let url = store.location().to_string();
+        let Some(cluster) = self.cluster else {
+            let identity = identity::require(store).await?;
+            self.check_identity(&identity, store)?;
             return Ok(identity);
-        }
-        if let Some(cluster) = self.cluster {
-            let data_directory = data_directory_of(&self.path);
-            let identity = match self.archived_before(&data_directory)? {
-                Some(why) => identity::require_of(store, cluster, why).await?,
+        };
+        let data_directory = data_directory_of(&self.path);
+        apart::check(store.location(), &data_directory)?;
+        let identity = match known {
+            Some(identity) => identity,
+            None => match self.past(&data_directory)?.speaks_for_an_archive() {
+                Some(why) => identity::require_of(store, cluster, &why).await?,
                 None => identity::find_or_create(store, cluster, now).await?,
-            };
-            clone_mark::check(&data_directory, &identity, &store.location().to_string())?;
-            return Ok(identity);
-        }
-        let identity = identity::require(store).await?;
-        self.check_identity(&identity, &store.location().to_string())?;
+            },
+        };
+        identity.check(cluster, &url)?;
+        remembered::join(&data_directory, &identity, &url)?;
         Ok(identity)
     }
 
-    /// What speaks for an archive of this cluster that has begun. A server that was promoted may never have archived
-    /// itself; those before it have, as a rule.
-    fn archived_before(&self, data_directory: &Path) -> Result<Option<&'static str>> {
-        if has_archived(data_directory)? {
-            return Ok(Some("this cluster has archived before"));
-        }
-        let promoted = self.name.timeline() > TimelineId::FIRST;
-        Ok(promoted.then_some(
-            "this server was promoted or recovered, and its cluster has archived before, as a rule",
-        ))
+    /// A server that was promoted may never have archived itself; those before it have, as a rule.
+    fn past(&self, data_directory: &Path) -> Result<Past> {
+        let done = has_archived(data_directory)?;
+        Ok(Past {
+            remembered: Ok(remembered::read(data_directory)?),
+            archived: done.then(|| "pg_wal/archive_status has a .done file".to_owned()),
+            timeline: self.name.timeline(),
+        })
     }
 
-    /// Whether the file is the archive's cluster's.
+    /// Whether the file is the archive's cluster's, and that writes to no other archive.
     ///
     /// # Errors
-    /// `Invalid` where it is another's.
-    pub(super) fn check_identity(&self, identity: &Identity, url: &str) -> Result<()> {
-        match self.cluster {
-            Some(cluster) => identity.check(cluster, url),
-            None => identity.check_system_identifier(self.system_identifier, url),
-        }
+    /// `Invalid` where it is another's; else as [`apart::check`] and [`remembered::check`].
+    pub(super) fn check_identity(&self, identity: &Identity, store: &Store) -> Result<()> {
+        let url = store.location().to_string();
+        let Some(cluster) = self.cluster else {
+            return identity.check_system_identifier(self.system_identifier, &url);
+        };
+        identity.check(cluster, &url)?;
+        let data_directory = data_directory_of(&self.path);
+        apart::check(store.location(), &data_directory)?;
+        remembered::check(&data_directory, identity, &url)
     }
 
     /// For a segment. Where the WAL of a `.partial` one ends, only the records' checksums tell.

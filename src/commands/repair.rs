@@ -81,7 +81,7 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
     let name = options.name;
     let source = Arc::new(Source::open(name, &options.from)?);
     let identity = identity::require(store).await?;
-    source.check_identity(&identity, &store.location().to_string())?;
+    source.check_identity(&identity, store)?;
     if let WalName::History(_) = name {
         source.check_history(store, &identity).await?;
     }

@@ -48,9 +48,22 @@ fn backup_options(args: &cli::BasebackupArgs, settings: &Settings) -> Result<Bas
         label: args.label.clone(),
         fast_checkpoint: args.checkpoint == Checkpoint::Fast,
         max_rate_kib: max_rate_kib(settings)?,
+        session: session(args),
+        new_archive: args.new_archive,
         wal_timeout: backup.wal_timeout,
         parts: PartSettings::new(backup.compression_level, backup.concurrency, backup.part_bytes),
     })
+}
+
+/// For questions in SQL: to the database that was named, else to the one that every cluster has.
+fn session(args: &cli::BasebackupArgs) -> Option<Box<ConnInfo>> {
+    let environment = |name: &str| match name {
+        "PGDATABASE" => std::env::var(name).ok().or_else(|| Some("postgres".to_owned())),
+        _ => std::env::var(name).ok(),
+    };
+    ConnInfo::resolve_database(args.dbname.as_deref(), environment)
+        .ok()
+        .map(Box::new)
 }
 
 /// `backup.max_rate`, as the server takes it.

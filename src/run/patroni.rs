@@ -107,7 +107,6 @@ fn recover_options(args: PatroniBootstrapArgs, source: &Settings) -> Result<Reco
         tablespace_mappings: tablespace_mappings(&args.patroni)?,
         archive_mode: ArchiveMode::Auto,
         configuration: SourceConfiguration::Kept,
-        clone_of: None,
         concurrency: source.recover_concurrency,
         walship: this_walship(source)?,
         search_path: search_path(source)?,

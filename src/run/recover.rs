@@ -59,11 +59,10 @@ fn recover_options(args: cli::RecoverArgs, settings: &Settings) -> Result<Recove
             .collect::<Result<_>>()?,
         archive_mode: match args.archive_mode {
             cli::ArchiveMode::Auto => ArchiveMode::Auto,
-            cli::ArchiveMode::Keep => ArchiveMode::Keep,
+            cli::ArchiveMode::On => ArchiveMode::On,
             cli::ArchiveMode::Off => ArchiveMode::Off,
         },
         configuration: SourceConfiguration::Kept,
-        clone_of: None,
         concurrency: settings.recover_concurrency,
         walship: this_walship(settings)?,
         search_path: search_path(settings)?,

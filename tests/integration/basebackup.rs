@@ -264,6 +264,8 @@ fn taken_with(place: &Place, primary: &Cluster, faults: Faults) -> walship::Resu
         label: "faults".to_owned(),
         fast_checkpoint: true,
         max_rate_kib: None,
+        session: None,
+        new_archive: false,
         wal_timeout: PATIENCE,
         parts: PartSettings::new(1, 1, 4 << 20),
     };

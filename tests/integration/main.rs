@@ -14,6 +14,7 @@
 
 mod agent;
 mod agent_chaos;
+mod allegiance;
 mod archive_moved;
 mod bad_input;
 mod base_backup_stream;

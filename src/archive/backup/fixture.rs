@@ -56,5 +56,6 @@ pub fn record(tablespaces: &[&str]) -> BackupRecord {
         manifest: object,
         configuration: None,
         lineage: None,
+        timeline_history: None,
     }
 }

@@ -9,6 +9,7 @@ use super::{Known, Limits};
 use crate::archive::catalogue::Catalogue;
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::ledger::LedgerSummary;
+use crate::archive::remembered::Remembered;
 use crate::pg::{Lsn, TimelineId, WalName};
 
 /// Everything.
@@ -210,6 +211,8 @@ pub struct HostFacts {
     pub program: Known<ProgramState>,
     /// The archive that `archive_command` finds with the server's own environment.
     pub command_archive: Known<String>,
+    /// The server's data directory, and which archive that remembers.
+    pub remembered: Known<(String, Remembered)>,
 }
 
 /// Space in a file system.

@@ -132,6 +132,7 @@ pub fn judge_archive(
             owner: Err(not_asked()),
             program: Err(not_asked()),
             command_archive: Err(not_asked()),
+            remembered: Err(not_asked()),
         },
         expires: false,
     };

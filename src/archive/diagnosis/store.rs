@@ -33,7 +33,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
             );
         }
     };
-    reachable(archive, findings);
+    reachable(archive, facts, findings);
     identity(archive, facts, findings);
     permissions(archive, facts, findings);
     conditional_writes(archive, findings);
@@ -44,18 +44,27 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
     }
 }
 
-fn reachable(archive: &ArchiveFacts, findings: &mut Findings) {
+fn reachable(archive: &ArchiveFacts, facts: &Facts, findings: &mut Findings) {
     let check = Check::ArchiveReachable;
     let url = &archive.url;
-    match &archive.identity {
-        Ok(Some(_)) => findings.ok(check, url),
-        Ok(None) => findings.problem(
+    let remembered = facts.host.remembered.as_ref().ok();
+    match (&archive.identity, remembered.and_then(|(_, remembered)| remembered.archive.as_ref())) {
+        (Ok(Some(_)), _) => findings.ok(check, url),
+        (Ok(None), Some(mark)) => findings.problem(
+            check,
+            format!(
+                "there is no archive at {url}: walship.json is missing; this cluster writes to the one that was begun at {}, {}",
+                mark.created_at, mark.archive
+            ),
+            "mount it, or correct the URL; to begin a new archive here, walship basebackup --new-archive",
+        ),
+        (Ok(None), None) => findings.problem(
             check,
             format!("there is no archive at {url}: walship.json is missing"),
             "check the URL; if nothing was archived yet, set archive_command = 'walship push %p' and take a backup \
              (walship basebackup)",
         ),
-        Err(why) => findings.problem(
+        (Err(why), _) => findings.problem(
             check,
             why,
             "see whether the store runs and this machine reaches it; check the archive's URL, s3.endpoint and the \
@@ -69,6 +78,12 @@ fn identity(archive: &ArchiveFacts, facts: &Facts, findings: &mut Findings) {
     let Ok(Some(identity)) = &archive.identity else {
         return findings.unknown(check, "walship.json was not read");
     };
+    if let Ok((place, remembered)) = &facts.host.remembered
+        && let Err(error) = remembered.check(identity, &archive.url, place)
+    {
+        let fix = "correct the archive's URL here, or in archive_command; docs/configuration.md says how an archive moves";
+        return findings.problem(check, error.to_string(), fix);
+    }
     let cluster = match &facts.server {
         Ok(server) => findings.known(check, &server.cluster),
         Err(_) => return findings.unknown(check, "the server does not answer"),

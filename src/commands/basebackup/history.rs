@@ -1,8 +1,10 @@
 //! The history of the server's timeline, without which PostgreSQL does not recover to that timeline.
 //!
-//! PostgreSQL archives a history once, when it makes the timeline. An archive that was begun later
-//! lacks it, so a backup brings it along.
+//! PostgreSQL archives a history once, when it makes the timeline. An archive that was begun later lacks it, so a backup
+//! brings it along. It is stored last, once a segment of that timeline is in the archive: a history alone makes every
+//! standby and recovery follow a timeline of which there may never be any WAL.
 
+use crate::archive::backup::BackupRecord;
 use crate::archive::codec;
 use crate::archive::identity::Identity;
 use crate::archive::keys::Key;
@@ -13,40 +15,64 @@ use crate::store::{Body, PutMode, Store};
 
 const LEVEL: i32 = 3;
 
-/// Makes sure that the archive holds the history of the server's timeline.
+/// The history of the server's timeline, which does not contradict the archive's; `None` for timeline 1, and where the
+/// server has none or one with text that is not UTF-8.
 ///
 /// # Errors
-/// `Conflict` where the archive holds another history of this timeline.
-pub(super) async fn ensure(
+/// `Conflict` where the archive holds another history of this timeline, or of its parent.
+pub(super) async fn of_server(
     connection: &mut Connection,
     timeline: TimelineId,
     identity: &Identity,
     store: &Store,
-) -> Result<()> {
+) -> Result<Option<String>> {
     if timeline == TimelineId::FIRST {
-        return Ok(());
+        return Ok(None);
     }
     let content = match connection.timeline_history(timeline).await {
         Ok(file) => file.content,
         // A standby may not have it; whether the archive has is asked at the end.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let history = TimelineHistory::parse(timeline, &content)?;
-    let system_identifier = identity.system_identifier;
-    if let Some(stored) = stored_wal::read_history(store, timeline, system_identifier).await? {
-        return agree(&history, &stored, store);
+    is_stored(&history, identity.system_identifier, store).await?;
+    Ok(String::from_utf8(content.into()).ok())
+}
+
+/// Stores the history that the record holds, if there is none in the archive; whether there is one then.
+///
+/// # Errors
+/// As [`of_server`].
+pub(super) async fn store(record: &BackupRecord, store: &Store) -> Result<bool> {
+    let (timeline, system_identifier) = (record.stop_timeline, record.system_identifier);
+    let Some(content) = &record.timeline_history else {
+        return Ok(false);
+    };
+    let history = TimelineHistory::parse(timeline, content.as_bytes())?;
+    if is_stored(&history, system_identifier, store).await? {
+        return Ok(true);
     }
-    stored_wal::check_parent(store, &history, system_identifier).await?;
     let key = Key::History(timeline).to_string();
-    let body = encode(timeline, &content, system_identifier)?;
+    let body = encode(timeline, content.as_bytes(), system_identifier)?;
     match store.put(&key, &body, PutMode::Create).await {
         // The archiver was faster.
         Err(error) if error.kind() == ErrorKind::Conflict => {
-            let stored = stored_wal::read_history(store, timeline, system_identifier).await?;
-            stored.map_or(Err(error), |stored| agree(&history, &stored, store))
+            is_stored(&history, system_identifier, store).await
         }
-        result => result.context(|| format!("write {}", store.url_of(&key))),
+        result => result
+            .context(|| format!("write {}", store.url_of(&key)))
+            .map(|()| true),
+    }
+}
+
+/// Whether the archive has this history.
+async fn is_stored(history: &TimelineHistory, system_identifier: u64, store: &Store) -> Result<bool> {
+    match stored_wal::read_history(store, history.timeline(), system_identifier).await? {
+        Some(stored) => agree(history, &stored, store).map(|()| true),
+        None => stored_wal::check_parent(store, history, system_identifier)
+            .await
+            .map(|()| false),
     }
 }
 

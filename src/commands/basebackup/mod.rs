@@ -6,6 +6,7 @@
 //! lists as a backup. From `pending.json` on, [`finish`] can complete it; before, it is swept away:
 //! by this command where it fails, by retention where it is killed.
 
+mod allegiance;
 mod claim;
 mod clock;
 mod configuration;
@@ -58,6 +59,10 @@ pub struct BasebackupOptions {
     pub fast_checkpoint: bool,
     /// The most that is read, in KiB a second, within [`MAX_RATE_KIB`].
     pub max_rate_kib: Option<u32>,
+    /// For questions in SQL to a server on another machine; `None` where none are asked.
+    pub session: Option<Box<ConnInfo>>,
+    /// Begin an archive, whatever speaks for an earlier one.
+    pub new_archive: bool,
     /// How long to wait for the WAL the backup needs.
     pub wal_timeout: Duration,
     /// How tar becomes objects.
@@ -105,11 +110,11 @@ pub async fn run(
     check(options)?;
     progress.phase("connect");
     let mut server = Server::connect(connection).await?;
-    let identity = identity::find_or_create(store, server.cluster, Utc::now()).await?;
+    let identity = allegiance::identity(options, &server, store, Utc::now()).await?;
     identity::warn_if_unconditional(&identity, store);
     server.warn_if_not_archiving();
     witness::refuse_other_history(connection, &mut server, store).await?;
-    history::ensure(&mut server.connection, server.timeline, &identity, store).await?;
+    server.history = history::of_server(&mut server.connection, server.timeline, &identity, store).await?;
     let id = claim::claim(store, &identity).await?;
     let heartbeat = match Heartbeat::start(store, &id, server.wal_from).await {
         Ok(heartbeat) => heartbeat,
@@ -231,6 +236,7 @@ async fn take(
         version: server.version,
         began_at,
         configuration,
+        history: (server.timeline, server.history),
     };
     let record = record(basics, wal_from, copied)?;
     let pending = objects::key(id, BackupObject::Pending);

@@ -10,7 +10,7 @@ use crate::archive::keys::BackupId;
 use crate::archive::lineage::{Lineage, WalSum};
 use crate::archive::segment_index::HexBytes;
 use crate::error::{Error, Result};
-use crate::pg::{self, WalPiece};
+use crate::pg::{self, TimelineId, WalPiece};
 
 /// What is known before the copy.
 pub(super) struct Basics {
@@ -20,6 +20,8 @@ pub(super) struct Basics {
     pub(super) version: String,
     pub(super) began_at: DateTime<Utc>,
     pub(super) configuration: Option<Configuration>,
+    /// The timeline that the server was on, and its history.
+    pub(super) history: (TimelineId, Option<String>),
 }
 
 /// The record of a backup that is stored.
@@ -84,6 +86,8 @@ pub(super) fn record(basics: Basics, start: WalFrom, copied: Copied) -> Result<B
         manifest: copied.manifest_object,
         configuration: basics.configuration,
         lineage: Some(lineage),
+        // A standby may have followed its primary to another timeline meanwhile, whose history it archives.
+        timeline_history: basics.history.1.filter(|_| basics.history.0 == copied.stop_timeline),
     };
     record.stored_bytes = record.objects().map(|(_, object)| object.stored_bytes).sum();
     Ok(record)

@@ -1,5 +1,7 @@
 //! The server that a backup is taken from: is it one that walship supports, and this archive's?
 
+use std::path::PathBuf;
+
 use super::configuration::{self, Places};
 use crate::archive::backup::WalFrom;
 use crate::archive::identity::ClusterIdentity;
@@ -12,6 +14,8 @@ pub(super) struct Server {
     pub(super) cluster: ClusterIdentity,
     /// The timeline it writes, or replays.
     pub(super) timeline: TimelineId,
+    /// That timeline's history, once it was asked for.
+    pub(super) history: Option<String>,
     /// As it names itself: `17.11`.
     pub(super) version: String,
     /// Where its configuration is, if it can be read here.
@@ -22,7 +26,11 @@ pub(super) struct Server {
     /// How far its WAL is written; on a standby, received or replayed.
     pub(super) flush_lsn: Lsn,
     pub(super) is_standby: bool,
-    archives: bool,
+    /// Where it says that its data is, if it tells this role.
+    pub(super) data_directory: Option<PathBuf>,
+    pub(super) port: String,
+    /// Whether it archives; a standby's WAL is archived by its primary.
+    pub(super) archives: bool,
 }
 
 impl Server {
@@ -51,6 +59,8 @@ impl Server {
         let archives = is_standby || connection.show("archive_mode").await? != "off";
         let version = connection.parameter("server_version").unwrap_or_default();
         let version = version.split_whitespace().next().unwrap_or_default().to_owned();
+        let data_directory = connection.show("data_directory").await.ok().map(PathBuf::from);
+        let port = connection.show("port").await?;
         let configuration = configuration::find(&mut connection, system.system_identifier).await;
         Ok(Self {
             connection,
@@ -60,6 +70,7 @@ impl Server {
                 segment_size,
             },
             timeline: system.timeline,
+            history: None,
             version,
             configuration,
             wal_from: (!is_standby).then_some(WalFrom {
@@ -67,8 +78,10 @@ impl Server {
                 lsn: system.flush_lsn,
             }),
             flush_lsn: system.flush_lsn,
-            is_standby,
+            data_directory,
+            port,
             archives,
+            is_standby,
         })
     }
 

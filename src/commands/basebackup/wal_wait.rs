@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::history;
 use crate::archive::backup::{BackupRecord, BackupSource, WalRange};
 use crate::archive::catalogue::{NeededWal, needed_wal};
 use crate::archive::keys::Key;
@@ -35,7 +36,11 @@ pub(super) async fn wait(
     let mut pause = FIRST_PAUSE;
     loop {
         // An outage is waited out like the WAL: what was copied is safe.
-        let outage = match look(&mut needed, store).await {
+        let looked = match look(&mut needed, store).await {
+            Ok(()) => bring_history(&mut needed, record, store).await,
+            error => error,
+        };
+        let outage = match looked {
             Ok(()) => None,
             Err(error) if error.is_retryable() => Some(error),
             Err(error) => return Err(error.context(format!("look for the WAL of backup {}", record.id))),
@@ -99,6 +104,15 @@ async fn look(needed: &mut Needed, store: &Store) -> Result<()> {
     if !needed.history_arrived {
         let key = Key::History(needed.stop_timeline).to_string();
         needed.history_arrived = store.head(&key).await?.is_some();
+    }
+    Ok(())
+}
+
+/// A history that nobody has archived is stored when all segments are there, so that it never tells of a timeline without
+/// WAL.
+async fn bring_history(needed: &mut Needed, record: &BackupRecord, store: &Store) -> Result<()> {
+    if needed.first_missing()?.is_none() && !needed.history_arrived {
+        needed.history_arrived = history::store(record, store).await?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::deadline::Deadline;
 use super::session::Local;
 use crate::archive::diagnosis::facts::{ExposedFile, HostFacts, ProgramState, ServerFacts, Space};
 use crate::archive::diagnosis::{ArchiveCommand, Known};
+use crate::commands::remembered;
 use crate::config::{Settings, Sources};
 use crate::error::Error;
 use crate::pg::data_directory::postmaster;
@@ -64,6 +65,7 @@ fn nothing(why: &str) -> HostFacts {
         owner: Err(why.to_owned()),
         program: Err(why.to_owned()),
         command_archive: Err(why.to_owned()),
+        remembered: Err(why.to_owned()),
     }
 }
 
@@ -79,6 +81,9 @@ fn look(data: Option<&Path>, command: Option<&ArchiveCommand>, options: &HostOpt
     facts.owner = std::fs::metadata(data)
         .map(|metadata| user_name(metadata.uid()).unwrap_or_else(|| metadata.uid().to_string()))
         .map_err(|error| format!("look at {}: {error}", data.display()));
+    facts.remembered = remembered::read(data)
+        .map(|remembered| (data.display().to_string(), remembered))
+        .map_err(|error| error.to_string());
     if let Some(command) = command {
         facts.program = program(&command.program);
         facts.command_archive = command_archive(command, data);

@@ -260,7 +260,6 @@ impl Drill<'_> {
                 .collect(),
             archive_mode: ArchiveMode::Off,
             configuration: SourceConfiguration::LeftOut,
-            clone_of: None,
             concurrency: self.options.concurrency,
             walship: self.options.walship.clone(),
             search_path: None,

@@ -1,12 +1,98 @@
-//! Whether the cluster that an archive belongs to is alive: WAL arrived there while walship looked.
+//! Whether the cluster that an archive belongs to is alive: WAL arrived there while walship looked, or a server of it
+//! runs on this machine. None of it proves that the source is dead: an idle one archives nothing.
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::archive::catalogue::Catalogue;
+use crate::archive::identity::Identity;
 use crate::archive::keys::{self, Key};
 use crate::archive::wal_inventory::WalInventory;
+use crate::commands::{neighbours, remembered};
 use crate::error::Result;
+use crate::pg::data_directory::{RecoverySignal, recovery_signal};
 use crate::pg::{SegmentName, TimelineId};
 use crate::store::Store;
+
+/// A source whose newest WAL is no older may be alive.
+const FRESH: TimeDelta = TimeDelta::minutes(10);
+
+/// What is seen of a source's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signs {
+    /// What shows that it lives, if anything does; or why that could not be seen.
+    pub alive: Result<Option<String>, String>,
+    /// How old its newest WAL was when recovery began, where that is little.
+    pub age_seconds: Option<i64>,
+}
+
+impl Signs {
+    /// Looks at the archive, of which `newest` was seen when recovery began, and at this machine.
+    pub async fn look(
+        store: &Store,
+        catalogue: &Catalogue,
+        newest: &NewestWal,
+        begun: DateTime<Utc>,
+    ) -> Self {
+        let arrived = sign_of_life(store, newest).await;
+        let arrived = arrived.map(|sign| sign.map(|name| format!("{name} arrived in the archive meanwhile")));
+        let here = || server_here(&catalogue.identity, &store.location().to_string());
+        let stored = catalogue.wal.timelines();
+        let stored = stored.filter_map(|timeline| catalogue.wal.newest_stored(timeline)).max();
+        let age = stored.map(|stored| begun - stored).filter(|age| *age < FRESH);
+        Self {
+            alive: match arrived {
+                Ok(None) => Ok(here()),
+                other => other.map_err(|error| error.to_string()),
+            },
+            age_seconds: age.map(|age| age.num_seconds().max(0)),
+        }
+    }
+
+    /// Why the source may be alive; that it is gone is never sure.
+    pub fn doubt(&self) -> String {
+        match (self.alive(), self.age_seconds) {
+            (Some(alive), _) => alive,
+            (None, Some(age)) => format!(
+                "the source may be alive, for its newest WAL was archived {age} s before this recovery began"
+            ),
+            (None, None) => {
+                "whether the source is gone cannot be seen from here, for an idle server archives nothing".to_owned()
+            }
+        }
+    }
+
+    /// Why the source must be taken for alive.
+    pub fn alive(&self) -> Option<String> {
+        match &self.alive {
+            Ok(sign) => Some(format!("the source is alive, for {}", sign.as_ref()?)),
+            Err(why) => Some(format!("whether the source is alive could not be seen ({why})")),
+        }
+    }
+
+    /// For a copy that archives: what to see to before it is started.
+    pub fn warning(&self) -> Option<String> {
+        let sign = match (&self.alive, self.age_seconds) {
+            (Ok(Some(sign)), _) => sign.clone(),
+            (_, Some(age)) => format!("the newest WAL was archived {age} s before this recovery began"),
+            _ => return None,
+        };
+        Some(format!(
+            "{sign}: if its source still lives, stop that for good before you start this copy, which archives to the same \
+             place"
+        ))
+    }
+}
+
+/// A server of this cluster that runs on this machine, out of recovery, and may write to this archive.
+fn server_here(identity: &Identity, url: &str) -> Option<String> {
+    let servers = neighbours::of_cluster(identity.system_identifier);
+    let data = servers.into_iter().find(|data| {
+        matches!(recovery_signal(data), Ok(RecoverySignal::None)) && remembered::check(data, identity, url).is_ok()
+    })?;
+    Some(format!("a server of this cluster runs on this machine in {}", data.display()))
+}
 
 /// The newest segment of each timeline at one moment; none where only its history is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,11 +115,11 @@ impl NewestWal {
 }
 
 /// The first sign of life since `before`: a newer segment on a timeline that was there, or a timeline
-/// that was not. None of it proves that the source is dead; an idle one archives nothing.
+/// that was not.
 ///
 /// # Errors
 /// As the store says.
-pub async fn sign_of_life(store: &Store, before: &NewestWal) -> Result<Option<String>> {
+async fn sign_of_life(store: &Store, before: &NewestWal) -> Result<Option<String>> {
     for (timeline, newest) in &before.0 {
         if let Some(segment) = newer_segment(store, *timeline, *newest).await? {
             return Ok(Some(segment.to_string()));

@@ -6,6 +6,7 @@
 //! Nothing is ever written into a directory that is not empty.
 
 mod alive;
+mod archiving;
 mod configuration;
 pub(super) mod decompress;
 mod destination;
@@ -36,26 +37,25 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
-use self::alive::{NewestWal, sign_of_life};
+use self::alive::{NewestWal, Signs};
 use self::layout::Layout;
 use self::report::{RestoredTablespace, next_steps};
-use self::restore::{Extracted, Restoration};
+use self::restore::{Extracted, Remembers, Restoration};
 use self::settings::{RecoverySettings, ServerSettings};
 use self::start_command::{OutsideConfiguration, System, start_command};
 use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::Catalogue;
 use crate::archive::copy_settings::Copy;
 use crate::archive::recovery_plan::{Plan, Request, Target};
-use crate::archive::wal_inventory::WalInventory;
 use crate::commands::catalogue;
-use crate::commands::clone_mark::CloneMark;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
 use crate::pg::guc_file;
 use crate::store::Store;
 
+pub use self::archiving::ArchiveMode;
 pub use self::configuration::ConfigurationReport;
 pub(super) use self::find_record::plan;
 pub(super) use self::guc_file::quote as quote_setting;
@@ -88,8 +88,6 @@ pub struct RecoverOptions {
     pub archive_mode: ArchiveMode,
     /// What becomes of the source's configuration.
     pub configuration: SourceConfiguration,
-    /// The mark of a clone, which keeps it from its source's archive.
-    pub clone_of: Option<CloneMark>,
     /// Parts of the backup that are restored at the same time.
     pub concurrency: usize,
     /// This program, and the global flags that it needs to find the archive: the beginning of the
@@ -97,18 +95,6 @@ pub struct RecoverOptions {
     pub walship: Vec<String>,
     /// `PATH`, in which the programs that start the server are looked for.
     pub search_path: Option<std::ffi::OsString>,
-}
-
-/// Whether the recovered server archives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ArchiveMode {
-    /// Not where the archive shows that the source is alive.
-    #[default]
-    Auto,
-    /// As its configuration says.
-    Keep,
-    /// Not.
-    Off,
 }
 
 /// What becomes of the source's configuration.
@@ -185,14 +171,17 @@ pub(super) async fn restore(
     let mut notes = plan.notes;
     let links = restoration.links().to_vec();
     let extracted = restoration.extract(options.concurrency, progress).await?;
-    let extracted = extracted.marked(options.clone_of.clone());
     progress.phase("write settings and sync");
-    let archiving_off = archiving_off(options.archive_mode, store, &newest).await;
-    settings.copy = what_it_is(options, archiving_off.is_some());
-    if options.archive_mode == ArchiveMode::Auto && archiving_off.is_none() {
-        notes.extend(freshly_stored(&catalogue.wal, begun));
-    }
-    let configuration = finish(extracted, ServerSettings::Recovery(settings)).await?;
+    let looking = Signs::look(store, catalogue, &newest, begun).await;
+    let archiving = archiving::decide(&options.archive_mode, &looking, catalogue, store, &options.pgdata);
+    settings.copy = what_it_is(options, archiving.off.is_some());
+    notes.extend(archiving.notes);
+    let configuration = finish(
+        extracted,
+        ServerSettings::Recovery(settings),
+        archiving.remembers,
+    )
+    .await?;
     notes.extend(links_note(&configuration.links_left_out(links, &layout.data)));
     notes.extend(configuration.note.clone());
     notes.extend(configuration.notes.clone());
@@ -210,7 +199,7 @@ pub(super) async fn restore(
         target: plan.target,
         timeline: plan.timeline,
         action,
-        archiving_off,
+        archiving_off: archiving.off,
         configuration,
         notes,
         start_command: start.command,
@@ -233,9 +222,9 @@ fn settings(options: &RecoverOptions, plan: &Plan, action: Option<TargetAction>)
 
 /// What the copy is to its source.
 fn what_it_is(options: &RecoverOptions, archiving_off: bool) -> Copy {
-    match (options.configuration, &options.clone_of) {
-        (SourceConfiguration::LeftOut, Some(_)) => Copy::Clone,
-        (SourceConfiguration::LeftOut, None) => Copy::Drill,
+    match (options.configuration, &options.archive_mode) {
+        (SourceConfiguration::LeftOut, ArchiveMode::Own(_)) => Copy::Clone,
+        (SourceConfiguration::LeftOut, _) => Copy::Drill,
         (SourceConfiguration::Kept, _) if archiving_off => Copy::Rehearsal,
         (SourceConfiguration::Kept, _) => Copy::Replacement,
     }
@@ -264,44 +253,13 @@ fn links_note(links: &[String]) -> Option<String> {
     })
 }
 
-/// A source whose newest WAL is no older may be alive.
-const FRESH: TimeDelta = TimeDelta::minutes(10);
-
-/// A short recovery may see no sign of a source that lives.
-fn freshly_stored(wal: &WalInventory, begun: DateTime<Utc>) -> Option<String> {
-    let stored = wal.timelines().filter_map(|timeline| wal.newest_stored(timeline));
-    let age = begun - stored.max()?;
-    (age < FRESH).then(|| {
-        format!(
-            "the newest WAL was archived {} s before this recovery began: if its source still lives, do not start this \
-             copy, which archives to the same place; recover with --archive-mode off",
-            age.num_seconds().max(0)
-        )
-    })
-}
-
-/// Why the recovered server must not archive, if it must not.
-async fn archiving_off(mode: ArchiveMode, store: &Store, newest: &NewestWal) -> Option<String> {
-    match mode {
-        ArchiveMode::Keep => None,
-        ArchiveMode::Off => Some("as asked for with --archive-mode off".to_owned()),
-        ArchiveMode::Auto => match sign_of_life(store, newest).await {
-            Ok(None) => None,
-            Ok(Some(sign)) => Some(format!(
-                "the source is alive, for {sign} arrived in the archive meanwhile, and a copy must not archive \
-                 into its source's archive (--archive-mode keep if the copy replaces it)"
-            )),
-            // The safe side: it can be switched on again at any time, history cannot be unmixed.
-            Err(error) => Some(format!(
-                "whether the source is alive could not be seen ({error}); set archive_mode when you know"
-            )),
-        },
-    }
-}
-
 /// Syncing a large backup takes a while, during which the runtime must not stand still.
-async fn finish(extracted: Extracted, settings: ServerSettings) -> Result<ConfigurationReport> {
-    tokio::task::spawn_blocking(move || extracted.finish(&settings))
+async fn finish(
+    extracted: Extracted,
+    settings: ServerSettings,
+    remembers: Remembers,
+) -> Result<ConfigurationReport> {
+    tokio::task::spawn_blocking(move || extracted.finish(&settings, &remembers))
         .await
         .map_err(|error| Error::defect("finish the recovery", error))?
 }

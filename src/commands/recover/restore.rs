@@ -20,9 +20,9 @@ use super::survey::{Survey, survey};
 use super::tablespace_map;
 use crate::archive::backup::BackupRecord;
 use crate::archive::copy_settings::{Copy, Overrides};
-use crate::commands::clone_mark::{self, CloneMark};
-use crate::commands::neighbours;
+use crate::archive::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, CloneMark};
 use crate::commands::progress::Progress;
+use crate::commands::{apart, neighbours, remembered};
 use crate::error::{Error, Result};
 use crate::pg::ControlFile;
 use crate::store::Store;
@@ -60,6 +60,8 @@ impl Restoration {
         source_configuration: SourceConfiguration,
     ) -> Result<Self> {
         destination::check(&layout)?;
+        let places = layout.outside().map(|root| root.directory.as_path());
+        apart::check_places(store.location(), places)?;
         let stored_configuration = async {
             match source_configuration {
                 SourceConfiguration::Kept => StoredConfiguration::fetch(store, &record, &layout.data).await,
@@ -119,7 +121,6 @@ impl Restoration {
                 destination,
                 sync,
                 source_configuration: self.source_configuration,
-                clone_of: None,
                 configuration: self.configuration,
             }),
             Err(error) => Err(destination.undo(error)),
@@ -153,29 +154,73 @@ pub struct Extracted {
     destination: Destination,
     sync: Arc<Sync>,
     source_configuration: SourceConfiguration,
-    clone_of: Option<CloneMark>,
     configuration: Option<StoredConfiguration>,
 }
 
-impl Extracted {
-    /// As a clone, or not.
-    pub fn marked(self, clone_of: Option<CloneMark>) -> Self {
-        Self { clone_of, ..self }
+/// What a restored data directory remembers of archives, whatever its source did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remembers {
+    /// It may write to the archive it comes from.
+    Own(ArchiveMark),
+    /// It must not write to the archive it comes from; its own, if it has one, is another.
+    Source(CloneMark, Option<ArchiveMark>),
+}
+
+impl Remembers {
+    fn own(&self) -> Option<&ArchiveMark> {
+        match self {
+            Self::Own(own) => Some(own),
+            Self::Source(_, own) => own.as_ref(),
+        }
     }
 
+    fn forbidden(&self, before: Option<CloneMark>) -> Option<CloneMark> {
+        match self {
+            Self::Own(own) => before?.without(own.created_at),
+            Self::Source(mark, _) => Some(mark.clone().after(before)),
+        }
+    }
+
+    /// Writes it into a directory that no server can start on yet.
+    fn write(&self, data: &Path, access: Access) -> Result<()> {
+        // What the source wrote to decides nothing here, not even if it cannot be read.
+        remove_if_there(&data.join(ARCHIVE_FILE))?;
+        let before = remembered::read(data)?.clone;
+        let own = self.own().map(ArchiveMark::to_bytes).transpose()?;
+        let forbidden = self.forbidden(before).map(|mark| mark.to_bytes()).transpose()?;
+        for (name, content) in [(ARCHIVE_FILE, own), (CLONE_FILE, forbidden)] {
+            let path = data.join(name);
+            match content {
+                Some(content) => write_file(&path, &content, access)?,
+                None => remove_if_there(&path)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Extracted {
     /// Writes what the server is told, makes everything durable, and only then lets a server start.
     /// On failure everything is as it was.
     ///
     /// # Errors
     /// `Internal` where something cannot be written, `Corrupt` for damaged configuration files.
-    pub fn finish(mut self, settings: &ServerSettings) -> Result<ConfigurationReport> {
-        match self.complete(settings) {
+    pub fn finish(
+        mut self,
+        settings: &ServerSettings,
+        remembers: &Remembers,
+    ) -> Result<ConfigurationReport> {
+        match self.complete(settings, remembers) {
             Ok(report) => Ok(report),
             Err(error) => Err(self.destination.undo(error)),
         }
     }
 
-    fn complete(&mut self, settings: &ServerSettings) -> Result<ConfigurationReport> {
+    fn complete(
+        &mut self,
+        settings: &ServerSettings,
+        remembers: &Remembers,
+    ) -> Result<ConfigurationReport> {
         let data = &self.layout.data;
         let destination = &mut self.destination;
         let mut report = match &self.configuration {
@@ -199,13 +244,7 @@ impl Extracted {
         if self.source_configuration == SourceConfiguration::Kept {
             report.add_note(self.places.missing(&report.failed));
         }
-        if let Some(mark) = &self.clone_of {
-            write_file(
-                &data.join(clone_mark::FILE),
-                &mark.content_for(data)?,
-                self.access,
-            )?;
-        }
+        remembers.write(data, self.access)?;
         release_claims(&self.layout)?;
         self.sync.finish()?;
         release_control(data)?;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::destination::{self, Access};
 use super::layout::{Layout, Root, TablespaceMapping};
 use super::report::RestoredTablespace;
-use super::restore::{Restoration, write_settings};
+use super::restore::{Remembers, Restoration, write_settings};
 use super::settings::{ServerSettings, StandbySettings};
 use super::space;
 use super::start_command::{OutsideConfiguration, StartCommand, System, start_command};
@@ -22,7 +22,8 @@ use super::{ConfigurationReport, SourceConfiguration, finish, links_note, restor
 use crate::archive::catalogue::Catalogue;
 use crate::archive::keys::BackupId;
 use crate::archive::recovery_plan::{Plan, Request, Target, plan};
-use crate::commands::catalogue;
+use crate::archive::remembered::ArchiveMark;
+use crate::commands::{catalogue, identity};
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, TimelineId};
@@ -114,6 +115,8 @@ pub async fn restore_standby(
             "a standby from the archive needs a restore_command",
         ));
     }
+    let identity = identity::require(store).await?;
+    let remembers = Remembers::Own(ArchiveMark::of(store.location().to_string(), &identity));
     let record = Arc::new(catalogue::read_record(store, &plan.backup.id).await?);
     let layout = Layout::new(&options.pgdata, &record, &options.tablespace_mappings)?;
     let restoration = Restoration::prepare(
@@ -127,7 +130,8 @@ pub async fn restore_standby(
     let links = restoration.links().to_vec();
     let extracted = restoration.extract(options.concurrency, progress).await?;
     progress.phase("write settings and sync");
-    let configuration = finish(extracted, ServerSettings::Standby(options.settings.clone())).await?;
+    let settings = ServerSettings::Standby(options.settings.clone());
+    let configuration = finish(extracted, settings, remembers).await?;
     notes.extend(links_note(&configuration.links_left_out(links, &layout.data)));
     notes.extend(configuration.note.clone());
     notes.extend(configuration.notes.clone());

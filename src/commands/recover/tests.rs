@@ -11,15 +11,16 @@ use super::configuration::ConfigurationReport;
 use super::destination::{CONTROL, SET_ASIDE_CONTROL};
 use super::fixture;
 use super::layout::{Layout, TablespaceMapping};
-use super::restore::Restoration;
+use super::restore::{Remembers, Restoration};
 use super::settings::{RecoverySettings, ServerSettings, TargetAction};
 use crate::archive::Sha256Sum;
 use crate::archive::backup::{BackupRecord, Configuration};
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::BackupObject;
 use crate::archive::recovery_plan::Target;
-use crate::commands::clone_mark::{self, CloneMark};
+use crate::archive::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, CloneMark};
 use crate::commands::progress::Progress;
+use crate::commands::remembered;
 use crate::error::Result;
 use crate::pg::{SegmentSize, TimelineId};
 use crate::store::{FaultKind, Faults, Operation, Store};
@@ -60,7 +61,8 @@ impl Case {
         std::fs::set_permissions(data.join("base/5/1"), PermissionsExt::from_mode(0o600)).unwrap();
         write(&space.join("PG_17_202406281/5/16385"), 40_960);
         if let Some(mark) = mark {
-            std::fs::write(data.join(clone_mark::FILE), mark).unwrap();
+            std::fs::write(data.join(CLONE_FILE), mark).unwrap();
+            std::fs::write(data.join(ARCHIVE_FILE), "the source's").unwrap();
         }
         let store = fixture::store(top.path()).await;
         let record = fixture::store_backup(&store, &[&space, &data], PART_BYTES).await;
@@ -94,7 +96,7 @@ impl Case {
 
     async fn restore(&self) -> Result<ConfigurationReport> {
         let extracted = self.prepare().await?.extract(3, &progress()).await?;
-        extracted.finish(&settings())
+        extracted.finish(&settings(), &remembers())
     }
 
     /// The restoration fails, and everything is as it was.
@@ -126,6 +128,11 @@ fn settings() -> ServerSettings {
         copy: crate::archive::copy_settings::Copy::Replacement,
         postgres_version: "17.11".to_owned(),
     })
+}
+
+fn remembers() -> Remembers {
+    let source = Identity::new(fixture_cluster(), true, chrono::DateTime::UNIX_EPOCH);
+    Remembers::Own(ArchiveMark::of("u".to_owned(), &source))
 }
 
 fn write(path: &Path, bytes: usize) {
@@ -163,7 +170,7 @@ async fn every_file_comes_back_with_its_mode_and_time() {
     let expected = format!("16384 {}\n", case.path("ts").display());
     assert_eq!(String::from_utf8(map).unwrap(), expected);
     assert!(restored.remove(Path::new("recovery.signal")).is_some());
-    for changed in ["tablespace_map", "postgresql.auto.conf"] {
+    for changed in ["tablespace_map", "postgresql.auto.conf", ARCHIVE_FILE] {
         restored.remove(Path::new(changed));
         source.remove(Path::new(changed));
     }
@@ -187,7 +194,8 @@ async fn a_clone_has_its_mark_beside_its_sources_before_a_server_can_start() {
         )
     };
     let (first, second, third) = (at(1), at(2), at(3));
-    let mark = Some(CloneMark::of("s3://b/second".to_owned(), &second));
+    let mark = CloneMark::of("s3://b/second".to_owned(), &second);
+    let copy = Remembers::Source(mark, None);
     let sources = serde_json::to_string(&CloneMark::of("s3://b/first".to_owned(), &first)).unwrap();
     let case = Case::with(Some(&sources)).await;
     let extracted = case
@@ -197,14 +205,15 @@ async fn a_clone_has_its_mark_beside_its_sources_before_a_server_can_start() {
         .extract(3, &progress())
         .await
         .unwrap();
-    extracted.marked(mark.clone()).finish(&settings()).unwrap();
+    extracted.finish(&settings(), &copy).unwrap();
     let data = case.path("data");
     for archive in [&first, &second] {
-        clone_mark::check(&data, archive, "u").unwrap_err();
+        remembered::check(&data, archive, "u").unwrap_err();
     }
-    clone_mark::check(&data, &third, "u").unwrap();
+    remembered::check(&data, &third, "u").unwrap();
+    assert!(!data.join(ARCHIVE_FILE).exists());
     assert_eq!(
-        data.join(clone_mark::FILE).metadata().unwrap().mode() & 0o777,
+        data.join(CLONE_FILE).metadata().unwrap().mode() & 0o777,
         0o640
     );
 
@@ -218,8 +227,40 @@ async fn a_clone_has_its_mark_beside_its_sources_before_a_server_can_start() {
         .extract(3, &progress())
         .await
         .unwrap();
-    extracted.marked(mark).finish(&settings()).unwrap_err();
+    extracted.finish(&settings(), &copy).unwrap_err();
     assert_eq!(tree(case.top.path()), before);
+}
+
+/// The same backup restored as each kind of copy, beside what its source remembered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_directory_remembers_what_it_may_write_to_and_not_what_its_source_did() {
+    let archive = |seconds| {
+        let created_at = chrono::DateTime::from_timestamp(seconds, 0).unwrap();
+        Identity::new(fixture_cluster(), true, created_at)
+    };
+    let (first, source, own, other) = (archive(1), archive(2), archive(3), archive(4));
+    let mark_of = |identity| ArchiveMark::of("u".to_owned(), identity);
+    let copy_of = |identity| CloneMark::of("u".to_owned(), identity);
+    // What the source must not write to, and what it must not either.
+    let before = serde_json::to_string(&copy_of(&first)).unwrap();
+    for (remembers, allowed) in [
+        (Remembers::Own(mark_of(&source)), Some(&source)),
+        (Remembers::Own(mark_of(&first)), Some(&first)),
+        (Remembers::Source(copy_of(&source), None), None),
+        (Remembers::Source(copy_of(&source), Some(mark_of(&own))), Some(&own)),
+    ] {
+        let case = Case::with(Some(&before)).await;
+        let extracted = case.prepare().await.unwrap().extract(3, &progress()).await.unwrap();
+        extracted.finish(&settings(), &remembers).unwrap();
+        let data = case.path("data");
+        for identity in [&first, &source, &own, &other] {
+            let checked = remembered::check(&data, identity, "u");
+            // A copy without an archive may begin one that nobody knew of.
+            let is_new = allowed.is_none() && [&own, &other].contains(&identity);
+            let is_allowed = allowed == Some(identity) || is_new;
+            assert_eq!(checked.is_ok(), is_allowed, "{remembers:?} {identity:?}");
+        }
+    }
 }
 
 fn fixture_cluster() -> ClusterIdentity {
@@ -295,7 +336,7 @@ async fn what_waits_for_its_end_has_no_pg_control() {
     let extracted = restoration.extract(1, &progress()).await.unwrap();
     assert!(!case.path("data").join(CONTROL).exists());
     assert!(case.path("data").join(SET_ASIDE_CONTROL).exists());
-    extracted.finish(&settings()).unwrap();
+    extracted.finish(&settings(), &remembers()).unwrap();
     assert!(!case.path("data").join(SET_ASIDE_CONTROL).exists());
     let error = case.restore().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
@@ -424,7 +465,7 @@ async fn a_part_that_breaks_off_is_fetched_again_and_counted_once() {
     }
     let progress = progress();
     let extracted = restoration.extract(2, &progress).await.unwrap();
-    extracted.finish(&settings()).unwrap();
+    extracted.finish(&settings(), &remembers()).unwrap();
     assert_eq!(faults.left(), 0);
     assert_eq!(progress.snapshot().done_bytes, case.record.size_bytes);
     let file = |top: &str| std::fs::read(case.path(top).join("base/5/2")).unwrap();

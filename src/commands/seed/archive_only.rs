@@ -47,7 +47,7 @@ pub async fn from_archive(
     let primary = Primary::connect(info).await?;
     progress.phase("read the archive");
     match source::choose(From::Auto, limits, &primary, store, now).await? {
-        Source::Primary { reason, note } => Ok(ArchiveSeed::NotBetter(note.unwrap_or(reason))),
+        Source::Primary { reason, note, .. } => Ok(ArchiveSeed::NotBetter(note.unwrap_or(reason))),
         Source::Archive { reason, plan } => {
             let standby = recover::restore_standby(options, *plan, store, progress).await?;
             Ok(ArchiveSeed::Restored(Box::new(standby), reason))

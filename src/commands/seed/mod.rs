@@ -14,7 +14,7 @@ mod source;
 mod start;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use self::interrupt::{Interrupt, given_up};
 use self::primary::{Primary, Slot};
 use self::source::Source;
 use super::progress::Progress;
+use super::{apart, remembered};
 use super::recover::{
     self, RestoredStandby, StandbyOptions, StandbySettings, TablespaceMapping, restore_command,
 };
@@ -113,7 +114,7 @@ pub async fn run(
         Some(copy) => {
             progress.phase("copy the primary");
             let copied = copy.run(settings.clone(), progress, &mut interrupt).await;
-            copied.map(Seeded::Copied)
+            copied.map(|copied| Seeded::Copied(remember(copied, &options.pgdata, &source, store)))
         }
         None => {
             restore(
@@ -161,6 +162,19 @@ enum Seeded {
     Restored(Box<RestoredStandby>),
 }
 
+/// The copy remembers the archive that its primary does; where that has not archived yet, the one in the settings.
+fn remember(mut copied: Copied, pgdata: &Path, source: &Source, store: &Store) -> Copied {
+    if let Source::Primary {
+        archive: Some(identity),
+        ..
+    } = source
+    {
+        let joined = remembered::join(pgdata, identity, &store.location().to_string());
+        copied.notes.extend(joined.err().map(|error| error.to_string()));
+    }
+    copied
+}
+
 /// What is known before anything is made.
 struct Prepared {
     primary: Primary,
@@ -178,6 +192,8 @@ async fn prepare(
     progress: &Arc<Progress>,
 ) -> Result<Prepared> {
     recover::check_empty(&options.pgdata)?;
+    let mapped = options.tablespace_mappings.iter().map(|mapping| mapping.new.as_path());
+    apart::check_places(store.location(), mapped.chain([options.pgdata.as_path()]))?;
     progress.phase("ask the primary");
     let primary = Primary::connect(info).await?;
     let name = info.given_application_name().unwrap_or(&options.name);

@@ -55,7 +55,7 @@ pub(super) fn new(
 ) -> SeedReport {
     let mut notes = Vec::new();
     let (word, reason) = match source {
-        Source::Primary { reason, note } => {
+        Source::Primary { reason, note, .. } => {
             notes.extend(note.clone());
             ("primary", reason)
         }

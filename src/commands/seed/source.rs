@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::From;
 use super::primary::Primary;
+use crate::archive::identity::Identity;
 use crate::archive::keys::{Key, WAL_PREFIX, after_timeline};
 use crate::archive::recovery_plan::Plan;
 use crate::archive::seed_source::{Candidate, WalLimits, weigh};
@@ -18,7 +19,12 @@ use crate::store::Store;
 /// Where the data comes from, and why, in one sentence.
 #[derive(Debug)]
 pub(super) enum Source {
-    Primary { reason: String, note: Option<String> },
+    Primary {
+        reason: String,
+        note: Option<String>,
+        /// The archive's identity, where there is one.
+        archive: Option<Identity>,
+    },
     Archive { reason: String, plan: Box<Plan> },
 }
 
@@ -44,18 +50,23 @@ pub(super) async fn choose(
                 note: Some(format!(
                     "the archive could not be looked at, so whether the replica can use it is not known: {error}"
                 )),
+                archive: None,
             });
         }
         (Err(error), _) => return Err(error),
     };
-    let from_primary = |reason: String| Source::Primary { reason, note: None };
+    let from_primary = |reason: String| Source::Primary {
+        reason,
+        note: None,
+        archive: usable.clone(),
+    };
     match from {
         From::Primary => Ok(from_primary("as asked for with --from primary".to_owned())),
         From::Archive => Ok(Source::Archive {
             reason: "as asked for with --from archive".to_owned(),
             plan: Box::new(plan_of(primary, store, now).await?),
         }),
-        From::Auto if !usable => Ok(from_primary("nothing is archived yet".to_owned())),
+        From::Auto if usable.is_none() => Ok(from_primary("nothing is archived yet".to_owned())),
         From::Auto => match plan_of(primary, store, now).await {
             Ok(plan) => {
                 let candidate = Candidate {
@@ -87,15 +98,15 @@ async fn plan_of(primary: &Primary, store: &Store, now: DateTime<Utc>) -> Result
     plan_standby(&catalogue, Some(primary.timeline), now)
 }
 
-/// Whether there is an archive, and nothing in it that would lead a replica away from its primary.
-async fn check_archive(primary: &Primary, store: &Store) -> Result<bool> {
+/// The archive's identity, if there is one, and nothing in it that would lead a replica away from its primary.
+async fn check_archive(primary: &Primary, store: &Store) -> Result<Option<Identity>> {
     let Some(identity) = identity::find(store).await? else {
-        return Ok(false);
+        return Ok(None);
     };
     let url = store.location().to_string();
     identity.check_system_identifier(primary.system_identifier, &url)?;
     match later_timeline(store, primary.timeline).await? {
-        None => Ok(true),
+        None => Ok(Some(identity)),
         Some(later) => Err(Error::conflict(format!(
             "{} is on timeline {}, and the archive {url} has timeline {later}: a replica follows the latest timeline, \
              and so would leave this server. Seed it from the server that is on timeline {later}; if that was only a \

@@ -21,7 +21,7 @@ use self::plan::{Fix, Item, ServerState, Wanted, needs_password, plan};
 pub use self::report::SetupReport;
 use self::state::Primary;
 use crate::archive::identity::ClusterIdentity;
-use crate::commands::identity;
+use crate::commands::{apart, identity, remembered};
 use crate::error::{Context, Error, Result};
 use crate::pg::ConnInfo;
 use crate::pg::data_directory::cluster_identity;
@@ -89,7 +89,7 @@ pub async fn run(
             primary.data_directory
         )));
     };
-    refuse_foreign(store, cluster).await?;
+    refuse_foreign(store, cluster, Path::new(&primary.data_directory)).await?;
     apply(options, &mut primary, &state, &wanted, items, now, &mut report).await?;
     report.pending_restart = primary.pending_restart().await?;
     if report.pending_restart.is_empty()
@@ -131,12 +131,29 @@ fn cluster_here(primary: &Primary) -> Option<ClusterIdentity> {
 
 /// Refuses the archive of another cluster. One that is not there yet, or cannot be read now, is met again when a
 /// segment has arrived in it.
-async fn refuse_foreign(store: &Store, cluster: ClusterIdentity) -> Result<()> {
-    match identity::find(store).await {
+async fn refuse_foreign(store: &Store, cluster: ClusterIdentity, data_directory: &Path) -> Result<()> {
+    let url = store.location().to_string();
+    let checked = match identity::find(store).await {
         Ok(Some(identity)) => identity
-            .check(cluster, &store.location().to_string())
-            .map_err(|error| Error::new(error.kind(), format!("{error}. Nothing was changed"))),
-        Ok(None) | Err(_) => Ok(()),
+            .check(cluster, &url)
+            .and_then(|()| remembered::check(data_directory, &identity, &url)),
+        Ok(None) => refuse_forgotten(data_directory, &url),
+        Err(_) => Ok(()),
+    };
+    checked
+        .and_then(|()| apart::check(store.location(), data_directory))
+        .map_err(|error| Error::new(error.kind(), format!("{error}. Nothing was changed")))
+}
+
+/// Where there is no archive, the server must not remember one.
+fn refuse_forgotten(data_directory: &Path, url: &str) -> Result<()> {
+    match remembered::read(data_directory)?.archive {
+        None => Ok(()),
+        Some(mark) => Err(Error::conflict(format!(
+            "there is no archive at {url}, and this cluster writes to the one that was begun at {}, {}; mount it, or correct \
+             the URL. To begin a new one, run walship basebackup --new-archive first",
+            mark.created_at, mark.archive
+        ))),
     }
 }
 

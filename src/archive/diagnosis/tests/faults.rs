@@ -115,6 +115,7 @@ const FAULTS: &[(Check, Level, Plant)] = &[
         let cluster = f.server.as_mut().unwrap().cluster.as_mut().unwrap();
         cluster.system_identifier = 2;
     }),
+    (C::ArchiveIdentity, Problem, |f| remember_another(f)),
     (C::ArchiveWrite, Problem, |f| {
         archive(f).probe = Err("denied".into());
     }),
@@ -475,4 +476,15 @@ fn every_check_is_described_and_has_an_id_of_its_own() {
     }
     let wrong = "archiver.failng".parse::<Check>().unwrap_err();
     assert!(wrong.contains("archiver.failing"), "{wrong}");
+}
+
+/// The data directory remembers an archive that was begun at another time.
+fn remember_another(facts: &mut Facts) {
+    let mut other = Identity::new(cluster(), true, now());
+    other.created_at -= TimeDelta::days(400);
+    let remembered = Remembered {
+        archive: Some(ArchiveMark::of("s3://b/old".to_owned(), &other)),
+        clone: None,
+    };
+    facts.host.remembered = Ok(("/data".to_owned(), remembered));
 }

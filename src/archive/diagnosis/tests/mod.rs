@@ -13,6 +13,7 @@ use crate::archive::backup::fixture;
 use crate::archive::catalogue::{Backup, Catalogue, Unfinished, UnfinishedState, Unrestorable};
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::Key;
+use crate::archive::remembered::{ArchiveMark, Remembered};
 use crate::archive::wal_inventory::WalInventory;
 use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId, WalName};
 
@@ -163,6 +164,7 @@ fn healthy() -> Facts {
             owner: Ok("postgres".to_owned()),
             program: Ok(ProgramState::Runs),
             command_archive: Ok("s3://b/p".to_owned()),
+            remembered: Ok(("/data".to_owned(), Remembered::default())),
         },
         expires: true,
     }

@@ -1,5 +1,5 @@
 //! The thread that reads a data directory and its tablespaces, in the order and by the rules of `basebackup.c`
-//! (PostgreSQL 14 to 18), with one difference: `backup_label` and `tablespace_map` stand at the end, before
+//! (PostgreSQL 14 to 18), with two differences: what the cluster remembers of its archive is left out, and `backup_label` and `tablespace_map` stand at the end, before
 //! `global/pg_control`, for the server tells them last.
 
 use std::fs::{File, Metadata};
@@ -14,6 +14,7 @@ use super::names::{self, Relation};
 use super::page::{self, PAGE_BYTES};
 use super::tar_out::{Attributes, TarOut};
 use super::{Event, Outlet, TablespaceHeader, not_seen, unreadable};
+use crate::archive::remembered::ARCHIVE_FILE;
 use crate::error::{Error, Result};
 use crate::pg::data_directory::control_file;
 use crate::pg::manifest::{ManifestWriter, NewFile};
@@ -182,7 +183,7 @@ impl Sender {
             };
             let left_out = names::is_left_out(file_name, self.control.major)
                 || is_database && is_lost_in_a_crash(path, file_name)
-                || in_data_directory && member == CONTROL_FILE;
+                || in_data_directory && [CONTROL_FILE, ARCHIVE_FILE].contains(&member.as_str());
             if left_out {
                 continue;
             }

@@ -1,0 +1,121 @@
+//! Whether a recovered server archives, and what it remembers of archives.
+//!
+//! A copy that archives beside its living source forks the archive, and an idle source shows nothing of its life. So a
+//! copy archives only where somebody says that it takes its source's place.
+
+use std::path::Path;
+
+use super::alive::Signs;
+use super::restore::Remembers;
+use crate::archive::catalogue::Catalogue;
+use crate::archive::remembered::{ArchiveMark, CLONE_FILE, CloneMark};
+use crate::store::Store;
+
+/// Whether the recovered server archives.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ArchiveMode {
+    /// Not, unless it is sure that the source is gone; which nothing can show.
+    #[default]
+    Auto,
+    /// As its configuration says, for it takes its source's place.
+    On,
+    /// The same, unless the source is seen to be alive.
+    OnUnlessAlive,
+    /// As its configuration says, and into this archive: it is a clone, which must not write to its source's.
+    Own(ArchiveMark),
+    /// Not.
+    Off,
+}
+
+/// What was decided.
+#[derive(Debug)]
+pub(super) struct Archiving {
+    /// Why it does not archive, if it does not.
+    pub(super) off: Option<String>,
+    pub(super) remembers: Remembers,
+    pub(super) notes: Vec<String>,
+}
+
+/// Decides for the copy in `pgdata`, which comes from the archive that the catalogue describes.
+pub(super) fn decide(
+    mode: &ArchiveMode,
+    signs: &Signs,
+    catalogue: &Catalogue,
+    store: &Store,
+    pgdata: &Path,
+) -> Archiving {
+    let url = store.location().to_string();
+    let source = CloneMark::of(url.clone(), &catalogue.identity);
+    if let ArchiveMode::Own(own) = mode {
+        return Archiving {
+            off: None,
+            remembers: Remembers::Source(source, Some(own.clone())),
+            notes: Vec::new(),
+        };
+    }
+    let off = why_off(mode, signs);
+    let (remembers, note) = match &off {
+        Some(_) => (Remembers::Source(source, None), Some(how_to_switch_on(pgdata))),
+        None => (
+            Remembers::Own(ArchiveMark::of(url, &catalogue.identity)),
+            signs.warning(),
+        ),
+    };
+    Archiving {
+        off,
+        remembers,
+        notes: note.into_iter().collect(),
+    }
+}
+
+fn why_off(mode: &ArchiveMode, signs: &Signs) -> Option<String> {
+    match mode {
+        ArchiveMode::On | ArchiveMode::Own(_) => None,
+        ArchiveMode::Off => Some("as asked for with --archive-mode off".to_owned()),
+        ArchiveMode::Auto => Some(signs.doubt()),
+        ArchiveMode::OnUnlessAlive => signs.alive(),
+    }
+}
+
+fn how_to_switch_on(pgdata: &Path) -> String {
+    let shown = pgdata.display();
+    format!(
+        "if this server takes its source's place, recover with --archive-mode on instead; or, before it is started, remove \
+         {shown}/{CLONE_FILE} and what {shown}/postgresql.auto.conf says of archive_mode and of a rehearsal. What it writes \
+         while archiving is off is in no archive: switched on later, it needs a restart and a new base backup"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signs(alive: Result<Option<&str>, &str>, age_seconds: Option<i64>) -> Signs {
+        Signs {
+            alive: alive.map(|sign| sign.map(str::to_owned)).map_err(str::to_owned),
+            age_seconds,
+        }
+    }
+
+    #[test]
+    fn a_copy_archives_only_where_somebody_says_that_it_takes_its_sources_place() {
+        let all = [
+            signs(Ok(None), None),
+            signs(Ok(None), Some(0)),
+            signs(Ok(Some("timeline 2 arrived")), Some(0)),
+            signs(Err("no answer"), None),
+        ];
+        for signs in &all {
+            assert!(why_off(&ArchiveMode::Auto, signs).is_some(), "{signs:?}");
+            assert!(why_off(&ArchiveMode::Off, signs).is_some(), "{signs:?}");
+            assert_eq!(why_off(&ArchiveMode::On, signs), None);
+            let seen = why_off(&ArchiveMode::OnUnlessAlive, signs);
+            assert_eq!(seen.is_none(), signs.alive == Ok(None), "{signs:?}");
+        }
+        // What is seen is said.
+        assert!(why_off(&ArchiveMode::Auto, &all[1]).unwrap().contains("0 s before"));
+        assert!(why_off(&ArchiveMode::Auto, &all[2]).unwrap().contains("timeline 2 arrived"));
+        let silent: Vec<_> = all.iter().map(|signs| signs.warning().is_none()).collect();
+        assert_eq!(silent, [true, false, false, true]);
+    }
+}
