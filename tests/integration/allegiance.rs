@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::basebackup::{keys, listed};
 use crate::sample::Sample;
+use crate::seed::beside;
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::support::postgres::Cluster;
 use crate::support::stores::Place;
@@ -237,7 +238,7 @@ fn a_copy_remembers_its_sources_archive_only_where_it_takes_its_place() {
             let seed = ["basebackup", "--seed-replica", "--pgdata", pgdata, "--from", from, "--no-slot", "-d"];
             let conninfo = primary.conninfo();
             let arguments: Vec<&str> = seed.into_iter().chain([conninfo.as_str()]).collect();
-            walship.run(&arguments).succeeded();
+            beside(&primary, &walship).run(&arguments).succeeded();
             assert_eq!(std::fs::read(remembered(&data)).unwrap(), mark, "{major} {from}");
         }
     }
@@ -275,8 +276,8 @@ fn a_backup_of_a_copy_leaves_no_trace_in_its_sources_archive() {
         assert_eq!(keys(&place, ""), before, "PostgreSQL {major}");
 
         // One that means to archive, and does not.
-        copy.cluster.set("archive_mode", "on");
-        copy.cluster.set("archive_command", "/bin/false");
+        copy.cluster.sql("alter system set archive_mode = on");
+        copy.cluster.sql("alter system set archive_command = '/bin/false'");
         copy.cluster.stop(crate::support::postgres::Stop::Fast);
         copy.cluster.start();
         let arguments = ["basebackup", "-d", &conninfo, "--wal-timeout", "3s"];
@@ -286,7 +287,7 @@ fn a_backup_of_a_copy_leaves_no_trace_in_its_sources_archive() {
         // Once it archives, the backup is completed, with the history.
         let id = output.stderr.split_whitespace().find(|word| word.ends_with('Z')).unwrap().to_owned();
         let command = format!("{} push %p", crate::support::walship::binary().display());
-        copy.cluster.set("archive_command", &command);
+        copy.cluster.sql(&format!("alter system set archive_command = '{command}'"));
         copy.cluster.reload();
         wait_archived(&copy.cluster, &copy.cluster.switch_wal());
         let _ = std::fs::remove_file(place.path().unwrap().join("wal/00000002.history.zst"));

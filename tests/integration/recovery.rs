@@ -377,9 +377,12 @@ fn a_copy_of_a_living_source_does_not_archive_into_its_archive() {
         wait_archived(&history.primary, &segment);
     };
     let (idle, said) = recover("idle", "auto", &|| {});
-    assert!(said.contains("before this recovery began"), "{said}");
-    assert_eq!(archiving(&idle), Vec::<String>::new());
-    let (kept, _) = recover("kept", "keep", &one_more_segment);
+    for part in ["a server of this cluster runs on this machine", "--archive-mode on instead"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(archiving(&idle), ["archive_mode = 'off'"]);
+    let (kept, said) = recover("kept", "keep", &one_more_segment);
+    assert!(said.contains("stop that for good"), "{said}");
     assert_eq!(archiving(&kept), Vec::<String>::new());
     let (off, _) = recover("off", "off", &|| {});
     assert_eq!(archiving(&off), ["archive_mode = 'off'"]);
