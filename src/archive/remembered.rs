@@ -80,7 +80,8 @@ impl CloneMark {
     /// For a copy of what has `before`: what that must not write to, this must not either.
     #[must_use]
     pub fn after(mut self, before: Option<CloneMark>) -> Self {
-        self.earlier.extend(before.and_then(|mark| mark.without(self.created_at)));
+        self.earlier
+            .extend(before.and_then(|mark| mark.without(self.created_at)));
         self
     }
 

@@ -107,7 +107,13 @@ mod tests {
             let error = check(&archive(&at(bad)), &data).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::Invalid, "{bad}");
         }
-        for good in ["archives/one", "archives/new", "database", "data2/archive", "elsewhere"] {
+        for good in [
+            "archives/one",
+            "archives/new",
+            "database",
+            "data2/archive",
+            "elsewhere",
+        ] {
             check(&archive(&at(good)), &data).unwrap();
         }
         // By way of a link, for the server works below it.

@@ -13,8 +13,8 @@ use super::identity;
 use super::progress::Progress;
 use super::recover::{self, ArchiveMode, RecoverOptions, RecoverReport, SourceConfiguration, TargetAction};
 use crate::archive::identity::Identity;
-use crate::archive::remembered::ArchiveMark;
 use crate::archive::keys::{BACKUPS_PREFIX, WAL_PREFIX};
+use crate::archive::remembered::ArchiveMark;
 use crate::error::{Error, Result};
 use crate::store::Store;
 

@@ -162,7 +162,8 @@ mod tests {
         for (directory_mode, mode) in [(0o700, 0o600), (0o750, 0o640)] {
             let top = tempfile::tempdir().unwrap();
             let data = top.path();
-            let permissions: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(directory_mode);
+            let permissions: std::fs::Permissions =
+                std::os::unix::fs::PermissionsExt::from_mode(directory_mode);
             std::fs::set_permissions(data, permissions).unwrap();
             join(data, &identity(1), "file:///a").unwrap();
             join(data, &identity(1), "file:///moved").unwrap();
@@ -171,7 +172,11 @@ mod tests {
             }
             rejoin(data, &ArchiveMark::of("u".to_owned(), &identity(2))).unwrap();
             join(data, &identity(2), "u").unwrap();
-            let names: Vec<_> = data.read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            let names: Vec<_> = data
+                .read_dir()
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
             assert_eq!(names, [ARCHIVE_FILE]);
             let file = data.join(ARCHIVE_FILE).metadata().unwrap();
             assert_eq!(file.mode() & 0o777, mode);

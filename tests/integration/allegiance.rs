@@ -70,7 +70,10 @@ fn an_archive_is_not_begun_anew_where_it_is_not_mounted_or_under_another_url() {
             for method in ["stream", "local"] {
                 let arguments = ["basebackup", "-d", &primary.conninfo(), "--method", method];
                 let output = walship.run(&arguments).exited(2);
-                for part in ["this cluster writes to the archive that was begun at", "--new-archive"] {
+                for part in [
+                    "this cluster writes to the archive that was begun at",
+                    "--new-archive",
+                ] {
                     assert!(output.stderr.contains(part), "{}", output.stderr);
                 }
             }
@@ -78,13 +81,23 @@ fn an_archive_is_not_begun_anew_where_it_is_not_mounted_or_under_another_url() {
         assert_eq!(keys(&place, ""), Vec::<String>::new());
         assert_eq!(keys(&elsewhere, ""), Vec::<String>::new());
         let doctor = walship.run(&["doctor", "-d", &primary.conninfo()]).exited(2);
-        assert!(doctor.stdout.contains("this cluster writes to the one that was begun at"), "{}", doctor.stdout);
+        assert!(
+            doctor
+                .stdout
+                .contains("this cluster writes to the one that was begun at"),
+            "{}",
+            doctor.stdout
+        );
 
         mount_again(archive, &away);
         let last = primary.switch_wal();
         wait_archived(&primary, &last);
         let wal = walship.run(&["list", "wal"]).succeeded();
-        assert!(!wal.stdout.contains("missing"), "PostgreSQL {major}: {}", wal.stdout);
+        assert!(
+            !wal.stdout.contains("missing"),
+            "PostgreSQL {major}: {}",
+            wal.stdout
+        );
     }
 }
 
@@ -117,7 +130,11 @@ fn every_command_that_writes_accepts_only_the_archive_that_is_remembered() {
     ];
     for (arguments, code) in commands {
         let output = others.run(arguments).exited(code);
-        assert!(output.stderr.contains("is another one"), "{arguments:?}: {}", output.stderr);
+        assert!(
+            output.stderr.contains("is another one"),
+            "{arguments:?}: {}",
+            output.stderr
+        );
     }
     assert_eq!(keys(&other, ""), before);
     let doctor = others.run(&["doctor", "-d", &conninfo]).exited(2);
@@ -168,7 +185,13 @@ fn a_server_that_cannot_be_asked_gets_no_archive_unless_somebody_says_so() {
         let conninfo = primary.conninfo().replace("user=postgres", "user=remote");
         assert!(conninfo.contains("user=remote"), "{conninfo}");
         let backup = |place: &Place| {
-            let arguments = ["basebackup", "-d", &format!("{conninfo} dbname=postgres"), "--wal-timeout", "5s"];
+            let arguments = [
+                "basebackup",
+                "-d",
+                &format!("{conninfo} dbname=postgres"),
+                "--wal-timeout",
+                "5s",
+            ];
             Walship::at(place).run(&arguments)
         };
         let output = backup(&empty).exited(2);
@@ -180,7 +203,11 @@ fn a_server_that_cannot_be_asked_gets_no_archive_unless_somebody_says_so() {
         );
         primary.sql("revoke pg_monitor from remote");
         let output = backup(&empty).exited(2);
-        assert!(output.stderr.contains("writes to the archive"), "{}", output.stderr);
+        assert!(
+            output.stderr.contains("writes to the archive"),
+            "{}",
+            output.stderr
+        );
         assert_eq!(keys(&empty, ""), Vec::<String>::new());
         std::fs::write(remembered(primary.data_dir()), "{").unwrap();
         backup(&place).exited(1);
@@ -222,11 +249,21 @@ fn a_copy_remembers_its_sources_archive_only_where_it_takes_its_place() {
             for (mode, remembers) in [("off", false), ("auto", false), ("on", true)] {
                 let root = scratch();
                 let data = root.path().join("data");
-                let arguments = ["recover", "--pgdata", data.to_str().unwrap(), "--archive-mode", mode];
+                let arguments = [
+                    "recover",
+                    "--pgdata",
+                    data.to_str().unwrap(),
+                    "--archive-mode",
+                    mode,
+                ];
                 let output = walship.run(&arguments).succeeded();
                 let found = std::fs::read(remembered(&data)).ok();
                 assert_eq!(found, remembers.then(|| mark.clone()), "{major} {method} {mode}");
-                assert_eq!(data.join("walship.clone").exists(), !remembers, "{major} {method} {mode}");
+                assert_eq!(
+                    data.join("walship.clone").exists(),
+                    !remembers,
+                    "{major} {method} {mode}"
+                );
                 let says_how = output.stdout.contains("recover with --archive-mode on instead");
                 assert_eq!(says_how, !remembers, "{}", output.stdout);
             }
@@ -235,7 +272,16 @@ fn a_copy_remembers_its_sources_archive_only_where_it_takes_its_place() {
         for from in ["archive", "primary"] {
             let data = seeded.path().join(from);
             let pgdata = data.to_str().unwrap();
-            let seed = ["basebackup", "--seed-replica", "--pgdata", pgdata, "--from", from, "--no-slot", "-d"];
+            let seed = [
+                "basebackup",
+                "--seed-replica",
+                "--pgdata",
+                pgdata,
+                "--from",
+                from,
+                "--no-slot",
+                "-d",
+            ];
             let conninfo = primary.conninfo();
             let arguments: Vec<&str> = seed.into_iter().chain([conninfo.as_str()]).collect();
             beside(&primary, &walship).run(&arguments).succeeded();
@@ -251,7 +297,9 @@ fn a_backup_of_a_copy_leaves_no_trace_in_its_sources_archive() {
         let walship = Walship::at(&place);
         let primary = archiving_primary(major, &walship);
         wait_archived(&primary, &primary.switch_wal());
-        walship.run(&["basebackup", "-d", &primary.conninfo()]).succeeded();
+        walship
+            .run(&["basebackup", "-d", &primary.conninfo()])
+            .succeeded();
         let mut copy = recovered(major, &walship, "off");
         let before = keys(&place, "");
         let conninfo = copy.cluster.conninfo();
@@ -277,7 +325,8 @@ fn a_backup_of_a_copy_leaves_no_trace_in_its_sources_archive() {
 
         // One that means to archive, and does not.
         copy.cluster.sql("alter system set archive_mode = on");
-        copy.cluster.sql("alter system set archive_command = '/bin/false'");
+        copy.cluster
+            .sql("alter system set archive_command = '/bin/false'");
         copy.cluster.stop(crate::support::postgres::Stop::Fast);
         copy.cluster.start();
         let arguments = ["basebackup", "-d", &conninfo, "--wal-timeout", "3s"];
@@ -285,9 +334,15 @@ fn a_backup_of_a_copy_leaves_no_trace_in_its_sources_archive() {
         assert_eq!(keys(&place, "wal/00000002"), Vec::<String>::new());
         assert!(!place.path().unwrap().join("wal/00000002.history.zst").exists());
         // Once it archives, the backup is completed, with the history.
-        let id = output.stderr.split_whitespace().find(|word| word.ends_with('Z')).unwrap().to_owned();
+        let id = output
+            .stderr
+            .split_whitespace()
+            .find(|word| word.ends_with('Z'))
+            .unwrap()
+            .to_owned();
         let command = format!("{} push %p", crate::support::walship::binary().display());
-        copy.cluster.sql(&format!("alter system set archive_command = '{command}'"));
+        copy.cluster
+            .sql(&format!("alter system set archive_command = '{command}'"));
         copy.cluster.reload();
         wait_archived(&copy.cluster, &copy.cluster.switch_wal());
         let _ = std::fs::remove_file(place.path().unwrap().join("wal/00000002.history.zst"));
@@ -310,7 +365,9 @@ fn an_archive_within_a_data_directory_is_refused_by_every_command_that_would_wri
     let walship = Walship::at(&place);
     let primary = archiving_primary(17, &walship);
     wait_archived(&primary, &primary.switch_wal());
-    walship.run(&["basebackup", "-d", &primary.conninfo()]).succeeded();
+    walship
+        .run(&["basebackup", "-d", &primary.conninfo()])
+        .succeeded();
     // By way of a link, in a tablespace.
     let root = scratch();
     let space = make_dir(root.path(), "space", 0o700);
@@ -319,7 +376,14 @@ fn an_archive_within_a_data_directory_is_refused_by_every_command_that_would_wri
     std::os::unix::fs::symlink(&space, links.join("archive")).unwrap();
     let inside = place.with_url(&format!("file://{}", links.join("archive/main").display()));
     for method in ["stream", "local"] {
-        let arguments = ["basebackup", "-d", &primary.conninfo(), "--method", method, "--new-archive"];
+        let arguments = [
+            "basebackup",
+            "-d",
+            &primary.conninfo(),
+            "--method",
+            method,
+            "--new-archive",
+        ];
         let output = Walship::at(&inside).run(&arguments).exited(2);
         assert!(output.stderr.contains("lies within"), "{}", output.stderr);
     }
@@ -328,7 +392,14 @@ fn an_archive_within_a_data_directory_is_refused_by_every_command_that_would_wri
     let arguments = ["recover", "--pgdata", copies.to_str().unwrap()];
     let output = walship.run(&arguments).exited(2);
     assert!(output.stderr.contains("lies within"), "{}", output.stderr);
-    let seed = ["basebackup", "--seed-replica", "--no-slot", "--pgdata", copies.to_str().unwrap(), "-d"];
+    let seed = [
+        "basebackup",
+        "--seed-replica",
+        "--no-slot",
+        "--pgdata",
+        copies.to_str().unwrap(),
+        "-d",
+    ];
     let conninfo = primary.conninfo();
     let arguments: Vec<&str> = seed.into_iter().chain([conninfo.as_str()]).collect();
     let output = walship.run(&arguments).exited(2);

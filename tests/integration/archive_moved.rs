@@ -268,7 +268,11 @@ fn with_an_agent_nothing_is_acknowledged_of_a_bucket_that_was_emptied() {
         remove(archive, "walship.json");
         // Its own message is not the last word: the process asks for itself, and the cluster remembers its archive.
         let output = agent.ask().run(&push(&segments[2])).exited(1);
-        assert!(output.stderr.contains("this cluster writes to"), "{}", output.stderr);
+        assert!(
+            output.stderr.contains("this cluster writes to"),
+            "{}",
+            output.stderr
+        );
         agent.end();
     });
 }

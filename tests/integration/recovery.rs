@@ -377,7 +377,10 @@ fn a_copy_of_a_living_source_does_not_archive_into_its_archive() {
         wait_archived(&history.primary, &segment);
     };
     let (idle, said) = recover("idle", "auto", &|| {});
-    for part in ["a server of this cluster runs on this machine", "--archive-mode on instead"] {
+    for part in [
+        "a server of this cluster runs on this machine",
+        "--archive-mode on instead",
+    ] {
         assert!(said.contains(part), "{said}");
     }
     assert_eq!(archiving(&idle), ["archive_mode = 'off'"]);

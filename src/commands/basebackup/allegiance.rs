@@ -54,7 +54,10 @@ pub(super) async fn identity(
     };
     if let Ok(remembered) = &past.remembered {
         let place = here.as_deref().or(server.data_directory.as_deref());
-        let place = place.map_or_else(|| "the data directory".to_owned(), |place| place.display().to_string());
+        let place = place.map_or_else(
+            || "the data directory".to_owned(),
+            |place| place.display().to_string(),
+        );
         remembered.check(&identity, &url, &place)?;
     }
     known_timeline(server, store).await?;
@@ -115,7 +118,13 @@ async fn known_timeline(server: &Server, store: &Store) -> Result<()> {
         return Ok(());
     }
     let has_history = store.head(&Key::History(timeline).to_string()).await?.is_some();
-    if has_history || store.list(&timeline_prefix(timeline), None).next().await?.is_some() {
+    if has_history
+        || store
+            .list(&timeline_prefix(timeline), None)
+            .next()
+            .await?
+            .is_some()
+    {
         return Ok(());
     }
     Err(Error::conflict(format!(
@@ -147,7 +156,9 @@ fn past_here(server: &Server, directory: &Path) -> Result<Past> {
 }
 
 fn as_a_standby(server: &Server) -> Option<String> {
-    server.is_standby.then(|| "it is a standby, whose primary has, as a rule".to_owned())
+    server
+        .is_standby
+        .then(|| "it is a standby, whose primary has, as a rule".to_owned())
 }
 
 /// Only who may read files of the server learns all of it. Statistics are lost in a crash, so that none prove nothing.
@@ -165,7 +176,9 @@ async fn past_elsewhere(server: &Server, session: Option<&ConnInfo>) -> Result<P
         }
         Err(error) => {
             tracing::debug!("what the server remembers of its archive is not known: {error}");
-            let why = format!("its data directory is not on this machine, or not readable, and it does not say ({error})");
+            let why = format!(
+                "its data directory is not on this machine, or not readable, and it does not say ({error})"
+            );
             (Err(why), None)
         }
     };

@@ -87,7 +87,10 @@ pub(super) fn record(basics: Basics, start: WalFrom, copied: Copied) -> Result<B
         configuration: basics.configuration,
         lineage: Some(lineage),
         // A standby may have followed its primary to another timeline meanwhile, whose history it archives.
-        timeline_history: basics.history.1.filter(|_| basics.history.0 == copied.stop_timeline),
+        timeline_history: basics
+            .history
+            .1
+            .filter(|_| basics.history.0 == copied.stop_timeline),
     };
     record.stored_bytes = record.objects().map(|(_, object)| object.stored_bytes).sum();
     Ok(record)

@@ -39,7 +39,9 @@ impl Signs {
         let arrived = arrived.map(|sign| sign.map(|name| format!("{name} arrived in the archive meanwhile")));
         let here = || server_here(&catalogue.identity, &store.location().to_string());
         let stored = catalogue.wal.timelines();
-        let stored = stored.filter_map(|timeline| catalogue.wal.newest_stored(timeline)).max();
+        let stored = stored
+            .filter_map(|timeline| catalogue.wal.newest_stored(timeline))
+            .max();
         let age = stored.map(|stored| begun - stored).filter(|age| *age < FRESH);
         Self {
             alive: match arrived {
@@ -58,7 +60,8 @@ impl Signs {
                 "the source may be alive, for its newest WAL was archived {age} s before this recovery began"
             ),
             (None, None) => {
-                "whether the source is gone cannot be seen from here, for an idle server archives nothing".to_owned()
+                "whether the source is gone cannot be seen from here, for an idle server archives nothing"
+                    .to_owned()
             }
         }
     }
@@ -89,9 +92,13 @@ impl Signs {
 fn server_here(identity: &Identity, url: &str) -> Option<String> {
     let servers = neighbours::of_cluster(identity.system_identifier);
     let data = servers.into_iter().find(|data| {
-        matches!(recovery_signal(data), Ok(RecoverySignal::None)) && remembered::check(data, identity, url).is_ok()
+        matches!(recovery_signal(data), Ok(RecoverySignal::None))
+            && remembered::check(data, identity, url).is_ok()
     })?;
-    Some(format!("a server of this cluster runs on this machine in {}", data.display()))
+    Some(format!(
+        "a server of this cluster runs on this machine in {}",
+        data.display()
+    ))
 }
 
 /// The newest segment of each timeline at one moment; none where only its history is there.

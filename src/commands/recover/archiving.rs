@@ -113,8 +113,16 @@ mod tests {
             assert_eq!(seen.is_none(), signs.alive == Ok(None), "{signs:?}");
         }
         // What is seen is said.
-        assert!(why_off(&ArchiveMode::Auto, &all[1]).unwrap().contains("0 s before"));
-        assert!(why_off(&ArchiveMode::Auto, &all[2]).unwrap().contains("timeline 2 arrived"));
+        assert!(
+            why_off(&ArchiveMode::Auto, &all[1])
+                .unwrap()
+                .contains("0 s before")
+        );
+        assert!(
+            why_off(&ArchiveMode::Auto, &all[2])
+                .unwrap()
+                .contains("timeline 2 arrived")
+        );
         let silent: Vec<_> = all.iter().map(|signs| signs.warning().is_none()).collect();
         assert_eq!(silent, [true, false, false, true]);
     }

@@ -176,12 +176,7 @@ pub(super) async fn restore(
     let archiving = archiving::decide(&options.archive_mode, &looking, catalogue, store, &options.pgdata);
     settings.copy = what_it_is(options, archiving.off.is_some());
     notes.extend(archiving.notes);
-    let configuration = finish(
-        extracted,
-        ServerSettings::Recovery(settings),
-        archiving.remembers,
-    )
-    .await?;
+    let configuration = finish(extracted, ServerSettings::Recovery(settings), archiving.remembers).await?;
     notes.extend(links_note(&configuration.links_left_out(links, &layout.data)));
     notes.extend(configuration.note.clone());
     notes.extend(configuration.notes.clone());

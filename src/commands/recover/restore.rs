@@ -205,22 +205,14 @@ impl Extracted {
     ///
     /// # Errors
     /// `Internal` where something cannot be written, `Corrupt` for damaged configuration files.
-    pub fn finish(
-        mut self,
-        settings: &ServerSettings,
-        remembers: &Remembers,
-    ) -> Result<ConfigurationReport> {
+    pub fn finish(mut self, settings: &ServerSettings, remembers: &Remembers) -> Result<ConfigurationReport> {
         match self.complete(settings, remembers) {
             Ok(report) => Ok(report),
             Err(error) => Err(self.destination.undo(error)),
         }
     }
 
-    fn complete(
-        &mut self,
-        settings: &ServerSettings,
-        remembers: &Remembers,
-    ) -> Result<ConfigurationReport> {
+    fn complete(&mut self, settings: &ServerSettings, remembers: &Remembers) -> Result<ConfigurationReport> {
         let data = &self.layout.data;
         let destination = &mut self.destination;
         let mut report = match &self.configuration {

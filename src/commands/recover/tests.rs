@@ -212,10 +212,7 @@ async fn a_clone_has_its_mark_beside_its_sources_before_a_server_can_start() {
     }
     remembered::check(&data, &third, "u").unwrap();
     assert!(!data.join(ARCHIVE_FILE).exists());
-    assert_eq!(
-        data.join(CLONE_FILE).metadata().unwrap().mode() & 0o777,
-        0o640
-    );
+    assert_eq!(data.join(CLONE_FILE).metadata().unwrap().mode() & 0o777, 0o640);
 
     // Where the mark cannot be written, there is no server to start.
     let case = Case::with(Some("{")).await;
@@ -247,10 +244,19 @@ async fn a_restored_directory_remembers_what_it_may_write_to_and_not_what_its_so
         (Remembers::Own(mark_of(&source)), Some(&source)),
         (Remembers::Own(mark_of(&first)), Some(&first)),
         (Remembers::Source(copy_of(&source), None), None),
-        (Remembers::Source(copy_of(&source), Some(mark_of(&own))), Some(&own)),
+        (
+            Remembers::Source(copy_of(&source), Some(mark_of(&own))),
+            Some(&own),
+        ),
     ] {
         let case = Case::with(Some(&before)).await;
-        let extracted = case.prepare().await.unwrap().extract(3, &progress()).await.unwrap();
+        let extracted = case
+            .prepare()
+            .await
+            .unwrap()
+            .extract(3, &progress())
+            .await
+            .unwrap();
         extracted.finish(&settings(), &remembers).unwrap();
         let data = case.path("data");
         for identity in [&first, &source, &own, &other] {

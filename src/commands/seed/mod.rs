@@ -25,10 +25,10 @@ use self::interrupt::{Interrupt, given_up};
 use self::primary::{Primary, Slot};
 use self::source::Source;
 use super::progress::Progress;
-use super::{apart, remembered};
 use super::recover::{
     self, RestoredStandby, StandbyOptions, StandbySettings, TablespaceMapping, restore_command,
 };
+use super::{apart, remembered};
 use crate::archive::seed_source::WalLimits;
 use crate::error::{Error, Result};
 use crate::pg::{ConnInfo, SlotName};
@@ -192,7 +192,10 @@ async fn prepare(
     progress: &Arc<Progress>,
 ) -> Result<Prepared> {
     recover::check_empty(&options.pgdata)?;
-    let mapped = options.tablespace_mappings.iter().map(|mapping| mapping.new.as_path());
+    let mapped = options
+        .tablespace_mappings
+        .iter()
+        .map(|mapping| mapping.new.as_path());
     apart::check_places(store.location(), mapped.chain([options.pgdata.as_path()]))?;
     progress.phase("ask the primary");
     let primary = Primary::connect(info).await?;

@@ -25,7 +25,10 @@ pub(super) enum Source {
         /// The archive's identity, where there is one.
         archive: Option<Identity>,
     },
-    Archive { reason: String, plan: Box<Plan> },
+    Archive {
+        reason: String,
+        plan: Box<Plan>,
+    },
 }
 
 /// Decides.
