@@ -158,6 +158,9 @@ fn index(place: &Place, id: &str) -> BTreeSet<String> {
         let fields = entry.as_object_mut()?;
         let path = fields.get("path")?.as_str()?.to_owned();
         fields.remove("offset");
+        if path == "walship.archive" {
+            return None;
+        }
         // What a backup and its checkpoint write, and the proof of whose directory it is.
         let is_written = [
             "backup_label",
