@@ -24,6 +24,8 @@ pub enum Answer {
     Ready(ReadyFile),
     /// It is proven that the archive has no such file.
     Absent(String),
+    /// The archive has the segment, and it is not for this server.
+    Withheld(String),
     /// It lives.
     Alive,
 }
@@ -66,6 +68,7 @@ pub fn ask(address: &Address, ask: Ask, limit: Duration) -> Option<Result<Answer
             _conversation: conversation,
         }))),
         Reply::Absent { reason } => Some(Ok(Answer::Absent(reason))),
+        Reply::Withheld { reason } => Some(Ok(Answer::Withheld(reason))),
         Reply::Alive => Some(Ok(Answer::Alive)),
         // What this process's own environment may know better: credentials, files, settings.
         Reply::Failed {

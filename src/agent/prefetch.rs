@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use crate::archive::identity::Identity;
 use crate::commands::identity;
 use crate::commands::restore::{self, Fetched, Obtained, RestoreOptions, VerifiedFile};
 use crate::error::{Error, Result};
-use crate::pg::data_directory::{RecoverySignal, recovery_signal};
+use crate::pg::data_directory::RecoverySignal;
 use crate::pg::{SegmentName, SegmentSize, WalName};
 use crate::store::Store;
 
@@ -32,7 +32,6 @@ const IDLE: Duration = Duration::from_mins(1);
 
 /// Fetches files for clients, and ahead of them.
 pub(super) struct Prefetcher {
-    data_directory: PathBuf,
     spool: Spool,
     /// Segments that are fetched or stand ready at the same time.
     ahead: usize,
@@ -61,9 +60,8 @@ impl State {
 }
 
 impl Prefetcher {
-    pub(super) fn new(store: Store, data_directory: PathBuf, spool: Spool, ahead: usize) -> Arc<Self> {
+    pub(super) fn new(store: Store, spool: Spool, ahead: usize) -> Arc<Self> {
         Arc::new(Self {
-            data_directory,
             spool,
             ahead,
             named: AtomicU64::new(0),
@@ -77,7 +75,7 @@ impl Prefetcher {
     pub(super) async fn restore(self: &Arc<Self>, mut options: RestoreOptions) -> (Reply, Option<TempPath>) {
         self.lock().asked = Some(Instant::now());
         let obtained = async {
-            options.signal = recovery_signal(&self.data_directory)?;
+            options.signal = restore::asker(&options.destination)?;
             let name = options.name.parse()?;
             let ahead = match name {
                 WalName::Segment(segment) => self.take(segment).await,
@@ -108,6 +106,7 @@ impl Prefetcher {
                 Err(error) => (error.into(), None),
             },
             Ok(Obtained::Absent(reason)) => (Reply::Absent { reason }, None),
+            Ok(Obtained::Withheld(reason)) => (Reply::Withheld { reason }, None),
             Err(error) => {
                 self.archive.forget();
                 (error.into(), None)

@@ -97,6 +97,11 @@ pub(super) enum Reply {
         /// For people.
         reason: String,
     },
+    /// The archive has the segment, and it is not for this server.
+    Withheld {
+        /// For people.
+        reason: String,
+    },
     /// The answer to a ping.
     Alive,
     /// It failed.

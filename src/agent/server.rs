@@ -76,7 +76,7 @@ pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> R
     let agent = Arc::new(Agent {
         address: options.address,
         archiver: Archiver::new(store.clone(), archiver, data_directory.clone()),
-        prefetcher: Prefetcher::new(store, data_directory.clone(), spool, options.prefetch),
+        prefetcher: Prefetcher::new(store, spool, options.prefetch),
         data_directory,
         activity: Activity::new(),
     });

@@ -8,6 +8,7 @@ pub mod codec;
 pub mod copy_settings;
 pub mod diagnosis;
 pub mod file_index;
+pub mod forks;
 pub mod identity;
 pub mod keep;
 pub mod keys;

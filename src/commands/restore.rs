@@ -6,10 +6,11 @@
 //! is not fsynced: PostgreSQL does that itself, and asks again after a crash
 //! (`KeepFileRestoredFromArchive`, `xlogarchive.c`, 14 to 18).
 
-mod later_timeline;
+mod followed;
+mod own_wal;
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,11 +20,12 @@ use tokio::time::Instant;
 use super::identity;
 use super::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
 use super::unnamed_file::UnnamedFile;
+use crate::archive::forks::{Answer, Follower, Fork, Recovering};
 use crate::archive::identity::Identity;
 use crate::archive::keys::{Key, WAL_PREFIX, after_timeline, segment_siblings_prefix, timeline_prefix};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::data_directory::{RecoverySignal, cluster_identity, data_directory_of, newest_history};
-use crate::pg::{LongPageHeader, Lsn, SegmentName, SegmentSize, TimelineHistory, TimelineId, WalName};
+use crate::pg::data_directory::{RecoverySignal, cluster_identity, data_directory_of, recovery_signal};
+use crate::pg::{LongPageHeader, Lsn, SegmentName, TimelineId, WalName};
 use crate::store::Store;
 
 /// Pause before the next try, and between looks for a segment that should be on its way.
@@ -36,7 +38,7 @@ pub struct RestoreOptions {
     pub name: String,
     /// Where to put it.
     pub destination: PathBuf,
-    /// What the server that asks is doing.
+    /// What the server that asks is doing, by [`asker`].
     pub signal: RecoverySignal,
     /// Time in which a transfer that broke is tried again, and a segment is awaited that is missing while
     /// a later one is there.
@@ -53,6 +55,25 @@ pub enum RestoreReport {
     Delivered,
     /// It is proven that the archive has no such file; the reason is for people.
     Absent(String),
+    /// The archive has the segment, and it is not for this server, which follows another timeline: absent for
+    /// PostgreSQL, and a warning for people.
+    Withheld(String),
+}
+
+/// Who asks for a file, by where it shall be put: PostgreSQL's recovery has its files put under names of its own, in
+/// its `pg_wal` (`RestoreArchivedFile`, `xlogarchive.c`, 14 to 18). Everybody else reads: `pg_rewind
+/// --restore-target-wal`, which names the file itself, in a data directory that may have a signal file and whose
+/// server does not run (`fe_utils/archive.c`); Patroni; a person.
+///
+/// # Errors
+/// `Internal` where it cannot be found out whether there is a signal file.
+pub fn asker(destination: &Path) -> Result<RecoverySignal> {
+    let name = destination.file_name().unwrap_or_default();
+    if name == "RECOVERYXLOG" || name == "RECOVERYHISTORY" {
+        recovery_signal(&data_directory_of(destination))
+    } else {
+        Ok(RecoverySignal::None)
+    }
 }
 
 /// Why the answer is "not in the archive" to what PostgreSQL asks when a recovery has ended already; no store
@@ -96,6 +117,7 @@ pub async fn run(options: &RestoreOptions, store: &Store) -> Result<RestoreRepor
             .deliver(&options.destination)
             .map(|()| RestoreReport::Delivered),
         Obtained::Absent(reason) => Ok(RestoreReport::Absent(reason)),
+        Obtained::Withheld(reason) => Ok(RestoreReport::Withheld(reason)),
     }
 }
 
@@ -139,6 +161,8 @@ pub enum Obtained {
     File(VerifiedFile),
     /// It is proven that the archive has no such file; the reason is for people.
     Absent(String),
+    /// The archive has it, and it is not for this server.
+    Withheld(String),
 }
 
 /// A verified file without its final name; dropping it removes it.
@@ -248,106 +272,57 @@ impl Request<'_> {
         };
         check(&mut fetched).context(|| self.store.url_of(&fetched.key))?;
         if let WalName::Segment(segment) = self.name
-            && let Some(reason) = self.past_the_fork(segment, &mut fetched, identity).await?
+            && let Some(reason) = self.beyond_a_fork(segment, identity).await?
         {
-            return Ok(Obtained::Absent(reason));
+            return Ok(Obtained::Withheld(reason));
         }
         Ok(Obtained::File(VerifiedFile(fetched.file)))
     }
 
-    /// Whether the server follows a timeline that left this segment's timeline in it or before it.
-    /// An old primary may have gone on and archived its own version.
-    async fn past_the_fork(
-        &self,
-        segment: SegmentName,
-        fetched: &mut Fetched,
-        identity: &Identity,
-    ) -> Result<Option<String>> {
+    /// Why a stored segment is not for the server that asks; `None` where it is.
+    async fn beyond_a_fork(&self, segment: SegmentName, identity: &Identity) -> Result<Option<String>> {
         let directory = data_directory_of(&self.options.destination);
-        let size = identity.segment_bytes;
-        let start = segment.start(size)?;
-        let followed = newest_history(&directory.join("pg_wal"))?;
-        let Some((followed, fork)) = followed.and_then(|followed| {
-            let fork = followed.end_of(segment.timeline())?;
-            Some((followed, fork))
-        }) else {
-            return self.past_an_unknown_fork(segment, start, size).await;
-        };
-        if fork.0.saturating_sub(start.0) >= size.bytes() {
+        let Some(follower) = self.follower(&directory).await? else {
             return Ok(None);
+        };
+        let (size, timeline) = (identity.segment_bytes, segment.timeline());
+        let start = segment.start(size)?;
+        let Some(fork) = follower.fork_before(timeline, Lsn(start.0.saturating_add(size.bytes()))) else {
+            return Ok(None);
+        };
+        let mut has_passed = follower.has_passed(&fork, timeline);
+        if !has_passed && follower.recovering == Recovering::Standby {
+            has_passed = own_wal::reaches_beyond(&directory.join("pg_wal"), timeline, fork.at, size)?;
         }
-        let past = format!(
-            "timeline {} ends at {fork}, {segment} lies beyond it",
-            segment.timeline()
+        let Fork { by, at, child } = fork;
+        let child = segment.on_timeline(child);
+        let beyond = format!(
+            "timeline {by}, which this server follows, left timeline {timeline} at {at}, and {segment} reaches beyond that"
         );
-        if fork <= start {
-            return Ok(Some(past));
-        }
-        let child = child_of(&followed, segment);
-        let common = fork.0 - start.0;
-        match self.same_until(fetched, child, common, identity).await? {
-            Some(true) => Ok(None),
-            Some(false) => Ok(Some(format!("{past}: it differs from {child} before the fork"))),
-            None if self.options.signal == RecoverySignal::Standby => {
-                Ok(Some(format!("{past}, and {child} is not in the archive yet")))
-            }
-            None => Err(Error::unavailable(format!(
-                "timeline {} forks off at {fork} within {segment}, and its own {child} is not in the archive (yet); \
-                 recover to timeline {} if that is what you want, or archive {child}",
-                child.timeline(),
-                segment.timeline()
+        let accepted = self.options.accepted_gap == Some(segment);
+        match follower.answer(&fork, start, has_passed) {
+            Answer::Deliver => Ok(None),
+            Answer::Withhold if follower.recovering == Recovering::Standby => Ok(Some(format!(
+                "{segment} is in the archive and withheld: {beyond}; {child} comes next. If timeline {by} is the wrong \
+                 one, set recovery_target_timeline = '{timeline}' and restart the server"
+            ))),
+            Answer::Withhold => Ok(Some(format!("{beyond}; recovery ends here"))),
+            Answer::Refuse if accepted => Ok(Some(format!("{beyond}; recovery may end here"))),
+            Answer::Refuse => Err(Error::unavailable(format!(
+                "{beyond}, and its own {child} is not in the archive (yet); recover to timeline {timeline} \
+                 (recovery_target_timeline = '{timeline}') if that is what you want, or archive {child}"
             ))),
         }
     }
 
-    /// Whether a standby would follow a timeline of the archive that left this segment's in it or before it, if it
-    /// knew of it. The archive is asked after the segment was fetched: a segment of an old primary that came after
-    /// the history is then never delivered.
-    async fn past_an_unknown_fork(
-        &self,
-        segment: SegmentName,
-        start: Lsn,
-        size: SegmentSize,
-    ) -> Result<Option<String>> {
-        let RestoreOptions {
-            signal, destination, ..
-        } = self.options;
-        let left = later_timeline::find(segment, *signal, destination, self.store).await?;
-        Ok(left
-            .filter(|left| left.at.0.saturating_sub(start.0) < size.bytes())
-            .map(|left| {
-                format!(
-                    "timeline {} left timeline {} at {}, before the end of {segment}; the standby asks for it next",
-                    left.by,
-                    segment.timeline(),
-                    left.at
-                )
-            }))
-    }
-
-    /// Whether the first `common` bytes of `child` are those of the fetched file; `None` where the
-    /// archive has no such segment.
-    async fn same_until(
-        &self,
-        fetched: &mut Fetched,
-        child: SegmentName,
-        common: u64,
-        identity: &Identity,
-    ) -> Result<Option<bool>> {
-        let mut comparison = Comparison {
-            file: fetched.rewound()?,
-            left: common,
-            same: true,
+    /// The server that asks, where it recovers and it can be known which timeline it follows.
+    async fn follower(&self, directory: &Path) -> Result<Option<Follower>> {
+        let recovering = match self.options.signal {
+            RecoverySignal::Standby => Recovering::Standby,
+            RecoverySignal::Recovery => Recovering::ToTarget,
+            RecoverySignal::None => return Ok(None),
         };
-        let key = Key::Segment(child).to_string();
-        match stored_wal::decode(self.store, &key, LARGEST_SEGMENT, &mut comparison).await {
-            Ok(trailer) => {
-                trailer.check(WalName::Segment(child), identity.system_identifier)?;
-                Ok(Some(comparison.same && comparison.left == 0))
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.context(format!("compare with {}", self.store.url_of(&key)))),
-        }
+        followed::follower(recovering, directory, self.name.timeline(), self.store).await
     }
 
     /// The key is missing. Says so only where that cannot be a hole in the archive.
@@ -393,13 +368,13 @@ impl Request<'_> {
         let timeline = self.name.timeline();
         match self.name {
             WalName::Segment(segment) => {
-                if let Some(followed) = newest_history(&directory.join("pg_wal"))?
-                    && let Some(end) = followed.end_of(timeline)
-                    && segment.start(identity.segment_bytes)? < end
+                let followed = self.follower(directory).await?;
+                if let Some(Fork { by, at, .. }) =
+                    followed.and_then(|followed| followed.fork_of_recovery(timeline))
+                    && segment.start(identity.segment_bytes)? < at
                 {
-                    let followed = followed.timeline();
                     return Ok(Some(format!(
-                        "timeline {followed} left timeline {timeline} only later, at {end}"
+                        "timeline {by} left timeline {timeline} only later, at {at}"
                     )));
                 }
                 let after = Key::Segment(segment).to_string();
@@ -448,18 +423,6 @@ impl Request<'_> {
         }
         Ok(None)
     }
-}
-
-/// The version of `segment` on the timeline that the followed history went on with.
-fn child_of(followed: &TimelineHistory, segment: SegmentName) -> SegmentName {
-    let ancestors = followed.ancestors();
-    let position = ancestors
-        .iter()
-        .position(|ancestor| ancestor.timeline == segment.timeline());
-    let child = position
-        .and_then(|position| ancestors.get(position + 1))
-        .map_or(followed.timeline(), |ancestor| ancestor.timeline);
-    segment.on_timeline(child)
 }
 
 /// Fetches and decodes an object into a temporary file in `folder`; `None` where the store says that
@@ -513,30 +476,6 @@ impl Fetched {
         file.seek(SeekFrom::Start(0))
             .map_err(|error| Error::io("read the restored file", error))?;
         Ok(file)
-    }
-}
-
-/// Compares what is written to it with the beginning of a file.
-struct Comparison<'a> {
-    file: &'a File,
-    left: u64,
-    same: bool,
-}
-
-impl Write for Comparison<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let compared = self.left.min(bytes.len() as u64) as usize;
-        if compared > 0 {
-            let mut expected = vec![0; compared];
-            self.file.read_exact(&mut expected)?;
-            self.same &= bytes.get(..compared) == Some(&expected);
-            self.left -= compared as u64;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

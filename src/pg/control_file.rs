@@ -77,6 +77,8 @@ pub struct ControlFile {
     pub timeline: TimelineId,
     /// How far a standby must replay before it is consistent (`minRecoveryPoint`); 0/0 outside recovery.
     pub min_recovery_point: Lsn,
+    /// The timeline of that point; `None` outside recovery.
+    pub min_recovery_timeline: Option<TimelineId>,
     /// `max_prepared_transactions`: a server with fewer cannot recover the prepared ones.
     pub max_prepared_transactions: u32,
     /// `max_locks_per_transaction`.
@@ -129,6 +131,7 @@ impl ControlFile {
             redo: Lsn(u64_at(bytes, 40)?),
             timeline: TimelineId::new(u32_at(bytes, 48)?).ok()?,
             min_recovery_point: Lsn(u64_at(bytes, 136)?),
+            min_recovery_timeline: TimelineId::new(u32_at(bytes, 144)?).ok(),
             max_prepared_transactions: u32_at(bytes, 192)?,
             max_locks_per_transaction: u32_at(bytes, 196)?,
             segment_size: SegmentSize::new(u32_at(bytes, 228)?).ok()?,
@@ -250,6 +253,7 @@ mod tests {
                 redo: Lsn(checkpoint),
                 timeline: TimelineId::FIRST,
                 min_recovery_point: Lsn(0),
+                min_recovery_timeline: None,
                 max_prepared_transactions: 10,
                 max_locks_per_transaction: 64,
                 segment_size: SegmentSize::new(1 << 20).unwrap(),

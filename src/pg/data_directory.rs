@@ -1,12 +1,13 @@
 //! A data directory on this machine: whose it is, and in which state of recovery.
 
+use std::collections::BTreeSet;
 use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{ControlFile, TimelineHistory, WalName};
+use super::{ControlFile, TimelineId, WalName};
 use crate::archive::identity::ClusterIdentity;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -190,38 +191,26 @@ pub fn recovery_signal(data_directory: &Path) -> Result<RecoverySignal> {
     })
 }
 
-/// The newest timeline history in a `pg_wal` directory, which is the one its server follows.
+/// The timelines whose histories a `pg_wal` directory has. They say nothing of what its server follows: PostgreSQL
+/// keeps a copy of each history that it reads, of those too that it then does not follow.
 ///
 /// # Errors
-/// `Corrupt` where that file cannot be understood, `Internal` where it cannot be read.
-pub fn newest_history(pg_wal: &Path) -> Result<Option<TimelineHistory>> {
+/// `Internal` where the directory cannot be read.
+pub fn kept_histories(pg_wal: &Path) -> Result<BTreeSet<TimelineId>> {
+    let failed = |error| Error::io(format!("read the directory {}", pg_wal.display()), error);
     let entries = match std::fs::read_dir(pg_wal) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(Error::io(
-                format!("read the directory {}", pg_wal.display()),
-                error,
-            ));
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(failed(error)),
     };
-    let mut newest = None;
+    let mut kept = BTreeSet::new();
     for entry in entries {
-        let entry =
-            entry.map_err(|error| Error::io(format!("read the directory {}", pg_wal.display()), error))?;
-        if let Some(Ok(WalName::History(timeline))) = entry.file_name().to_str().map(str::parse) {
-            newest = newest.max(Some(timeline));
+        let name = entry.map_err(failed)?.file_name();
+        if let Some(Ok(WalName::History(timeline))) = name.to_str().map(str::parse) {
+            kept.insert(timeline);
         }
     }
-    let Some(timeline) = newest else {
-        return Ok(None);
-    };
-    let path = pg_wal.join(WalName::History(timeline).to_string());
-    let content =
-        std::fs::read(&path).map_err(|error| Error::io(format!("read {}", path.display()), error))?;
-    TimelineHistory::parse(timeline, &content)
-        .map(Some)
-        .map_err(|error| error.context(format!("read {}", path.display())))
+    Ok(kept)
 }
 
 #[cfg(test)]

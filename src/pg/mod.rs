@@ -17,6 +17,7 @@ mod manifest;
 mod page_check;
 mod page_header;
 mod relative_path;
+pub mod server_settings;
 mod slot_name;
 pub mod sql;
 mod timeline_history;

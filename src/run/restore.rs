@@ -1,6 +1,5 @@
 //! `walship restore`.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,15 +7,14 @@ use walship::Result;
 use walship::agent::{self, Answer, Ask};
 use walship::commands::restore::{self, RestoreOptions, RestoreReport};
 use walship::config::Settings;
-use walship::pg::data_directory::{RecoverySignal, data_directory_of, recovery_signal};
+use walship::pg::data_directory::{RecoverySignal, data_directory_of};
 
 use super::agent::address_for;
 use super::{absolute, finish, most_of, one_thread, open_within, within};
 use crate::{cli, exit};
 
 pub(super) fn run(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCode> {
-    // PostgreSQL runs restore_command in the data directory.
-    let signal = recovery_signal(Path::new("."))?;
+    let signal = restore::asker(&args.destination)?;
     let (limit, setting) = match signal {
         RecoverySignal::Standby => (settings.restore.standby_timeout, "restore.standby_timeout"),
         RecoverySignal::Recovery | RecoverySignal::None => (settings.restore.timeout, "restore.timeout"),
@@ -54,6 +52,11 @@ pub(super) fn run(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCod
             tracing::info!("{reason}");
             Ok(exit::ABSENT.into())
         }
+        // PostgreSQL is told the same, but nobody would look for the reason.
+        RestoreReport::Withheld(reason) => {
+            tracing::warn!("{reason}");
+            Ok(exit::ABSENT.into())
+        }
     }
 }
 
@@ -81,6 +84,7 @@ fn ask_agent(
             }
         },
         Ok(Answer::Absent(reason)) => Some(Ok(RestoreReport::Absent(reason))),
+        Ok(Answer::Withheld(reason)) => Some(Ok(RestoreReport::Withheld(reason))),
         Ok(Answer::Stored | Answer::Alive) => None,
         Err(error) => Some(Err(error)),
     }

@@ -130,6 +130,7 @@ mod tests {
             redo: Lsn(0),
             timeline: TimelineId::FIRST,
             min_recovery_point: Lsn(0),
+            min_recovery_timeline: None,
             max_prepared_transactions,
             max_locks_per_transaction,
             segment_size: SegmentSize::DEFAULT,

@@ -59,7 +59,6 @@ pub use self::archiving::ArchiveMode;
 pub use self::configuration::ConfigurationReport;
 pub(super) use self::find_record::plan;
 pub(super) use self::guc_file::quote as quote_setting;
-pub(crate) use self::guc_file::value_of;
 pub use self::layout::TablespaceMapping;
 pub(super) use self::made::remove;
 pub use self::report::RecoverReport;

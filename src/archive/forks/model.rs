@@ -1,0 +1,568 @@
+//! The rule against a small model of PostgreSQL (`XLogFileReadAnyTLI`, `WaitForWALToBecomeAvailable`,
+//! `rescanLatestTimeLine`, `validateRecoveryParameters` and `restoreTimeLineHistoryFiles`; `xlogrecovery.c`, 15 to 18,
+//! and `xlog.c`, 14): random trees of timelines whose old primaries all go on and archive, in random order, while a
+//! server follows, streams, is restarted, and is told another target.
+//!
+//! The model knows what no file tells: which timeline the server follows. So it can say of each answer whether it was
+//! right. A segment is withheld or refused only where the server would replay beyond the end that its own history sets
+//! to the segment's timeline; and one that does this harm is delivered only where two targets are possible.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::{Answer, Follower, Position, Recovering, TargetTimeline, Visible};
+use crate::pg::{Lsn, TimelineHistory, TimelineId};
+
+/// The size of a segment. A record has the size 1, or 2 where it crosses the end of a segment.
+const SEGMENT: u64 = 4;
+
+fn tli(number: u32) -> TimelineId {
+    TimelineId::new(number).unwrap()
+}
+
+/// Decisions, taken from random bytes.
+struct Choices<'a>(std::iter::Cycle<std::slice::Iter<'a, u8>>, u64);
+
+impl Choices<'_> {
+    fn below(&mut self, limit: u64) -> u64 {
+        // The same bytes mean something else when they come again.
+        self.1 = self.1.wrapping_mul(31).wrapping_add(u64::from(*self.0.next().unwrap()));
+        (self.1 >> 3) % limit
+    }
+}
+
+/// All timelines, with all that their servers ever wrote.
+struct World {
+    /// Of each timeline after the first: its parent, and where it left that.
+    forks: BTreeMap<u32, (u32, u64)>,
+    ends: BTreeMap<u32, u64>,
+    /// The ends of segments that a record crosses, of each timeline.
+    crossed: BTreeSet<(u32, u64)>,
+}
+
+impl World {
+    fn random(choices: &mut Choices) -> Self {
+        let mut world = Self {
+            forks: BTreeMap::new(),
+            ends: BTreeMap::from([(1, 8 + choices.below(24))]),
+            crossed: BTreeSet::new(),
+        };
+        for timeline in 1..=1 + choices.below(5) as u32 {
+            if timeline > 1 {
+                let parent = 1 + choices.below(u64::from(timeline) - 1) as u32;
+                let (begin, end) = (world.begin(parent), world.ends[&parent]);
+                let mut fork = begin + choices.below(end - begin + 1);
+                if fork > begin && world.is_within_a_record(parent, fork) {
+                    fork -= 1;
+                }
+                world.forks.insert(timeline, (parent, fork));
+                world.ends.insert(timeline, fork + choices.below(16));
+            }
+            for number in 1..16 {
+                if choices.below(3) == 0 {
+                    world.crossed.insert((timeline, number));
+                }
+            }
+        }
+        world
+    }
+
+    fn begin(&self, timeline: u32) -> u64 {
+        self.forks.get(&timeline).map_or(1, |(_, at)| *at)
+    }
+
+    /// Whose WAL a timeline's past has at a position.
+    fn origin(&self, timeline: u32, position: u64) -> u32 {
+        match self.forks.get(&timeline) {
+            Some((parent, at)) if position < *at => self.origin(*parent, position),
+            _ => timeline,
+        }
+    }
+
+    fn is_within_a_record(&self, timeline: u32, position: u64) -> bool {
+        let writer = self.origin(timeline, position - 1);
+        position.is_multiple_of(SEGMENT)
+            && position > self.begin(writer)
+            && self.crossed.contains(&(writer, position / SEGMENT))
+    }
+
+    /// The end of the record that begins at a position.
+    fn record_end(&self, timeline: u32, position: u64) -> u64 {
+        position + 1 + u64::from(self.is_within_a_record(timeline, position + 1))
+    }
+
+    fn history(&self, timeline: u32) -> TimelineHistory {
+        let mut lines = Vec::new();
+        let mut child = timeline;
+        while let Some((parent, at)) = self.forks.get(&child) {
+            lines.insert(0, format!("{parent}\t{}\tpromoted\n", Lsn(*at)));
+            child = *parent;
+        }
+        TimelineHistory::parse(tli(timeline), lines.concat().as_bytes()).unwrap()
+    }
+
+    /// The end of a timeline in the history of another.
+    fn end_of(&self, ancestor: u32, target: u32) -> Option<u64> {
+        if !self.forks.contains_key(&target) {
+            return None;
+        }
+        self.history(target).end_of(tli(ancestor)).map(|end| end.0)
+    }
+
+    /// A timeline and its ancestors, newest first.
+    fn expected(&self, target: u32) -> Vec<u32> {
+        let mut found = vec![target];
+        while let Some((parent, _)) = self.forks.get(found.last().unwrap()) {
+            found.push(*parent);
+        }
+        found
+    }
+
+    /// What a server replayed that followed a timeline to a position.
+    fn path(&self, timeline: u32, end: u64) -> Vec<u32> {
+        (0..end).map(|position| self.origin(timeline, position)).collect()
+    }
+}
+
+#[derive(Default)]
+struct Archive {
+    segments: BTreeSet<(u32, u64)>,
+    histories: BTreeSet<u32>,
+}
+
+impl Archive {
+    /// An archiver stores its next file: its history first, then one complete segment after the other.
+    fn take_next(&mut self, world: &World, timeline: u32) {
+        if timeline > 1 && self.histories.insert(timeline) {
+            return;
+        }
+        let mut number = world.begin(timeline) / SEGMENT;
+        while self.segments.contains(&(timeline, number)) {
+            number += 1;
+        }
+        if (number + 1) * SEGMENT <= world.ends[&timeline] {
+            self.segments.insert((timeline, number));
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Runs,
+    /// Recovery ended where nothing more was given.
+    Ended,
+    /// The server stopped: restore said so, or PostgreSQL did.
+    Stopped,
+}
+
+#[derive(Clone)]
+struct Server {
+    recovering: Recovering,
+    target: TargetTimeline,
+    /// The timeline that it follows (`recoveryTargetTLI`).
+    followed: u32,
+    /// Who wrote what it replayed.
+    replayed: Vec<u32>,
+    /// `curFileTLI`.
+    current_file: u32,
+    /// The open segment.
+    open: Option<(u32, u64)>,
+    kept: BTreeSet<u32>,
+    /// Segments in `pg_wal`, and how far each goes.
+    pg_wal: BTreeMap<(u32, u64), u64>,
+    /// What `pg_control` says.
+    control: (u32, u64),
+    state: State,
+}
+
+/// A server with an archive, asking it by the rule or plainly.
+struct Scene<'a> {
+    world: &'a World,
+    archive: Archive,
+    server: Server,
+    with_rule: bool,
+}
+
+impl Scene<'_> {
+    fn sees(&self, timeline: u32) -> bool {
+        self.archive.histories.contains(&timeline) || self.server.kept.contains(&timeline)
+    }
+
+    fn newest(&self, mut from: u32) -> u32 {
+        while self.sees(from + 1) {
+            from += 1;
+        }
+        from
+    }
+
+    fn keep(&mut self, timelines: impl IntoIterator<Item = u32>) {
+        let stored = timelines
+            .into_iter()
+            .filter(|timeline| self.archive.histories.contains(timeline));
+        self.server.kept.extend(stored);
+    }
+
+    /// `InitWalRecovery`: the data directory is as the last restartpoint left it.
+    fn start(&mut self) {
+        let (timeline, position) = self.server.control;
+        self.server.replayed.truncate(position as usize);
+        self.server.state = State::Runs;
+        (self.server.current_file, self.server.open) = (0, None);
+        self.server.followed = match self.server.target {
+            TargetTimeline::Latest => self.newest(timeline),
+            TargetTimeline::Current => timeline,
+            TargetTimeline::Number(number) => number.get(),
+        };
+        let followed = self.server.followed;
+        let exists = followed == 1 || self.sees(followed);
+        let in_history = self.world.origin(followed, position - 1) == timeline;
+        if !exists || !in_history {
+            self.server.state = State::Stopped;
+            return;
+        }
+        self.keep(timeline + 1..=followed);
+        self.keep([followed]);
+    }
+
+    /// `rescanLatestTimeLine`.
+    fn look_for_newer(&mut self) -> bool {
+        let (old, replayed) = (self.server.followed, self.server.replayed.len() as u64);
+        let newest = self.newest(old);
+        if self.server.target != TargetTimeline::Latest || newest == old {
+            return false;
+        }
+        self.keep([newest]);
+        if self.world.end_of(old, newest).is_none_or(|end| end < replayed) {
+            return false;
+        }
+        self.keep(old + 1..=newest);
+        self.server.followed = newest;
+        true
+    }
+
+    /// Replays what there is, and looks for newer timelines.
+    fn run(&mut self) {
+        while self.server.state == State::Runs {
+            match self.replay_one() {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(()) => self.server.state = State::Stopped,
+            }
+            (self.server.open, self.server.state) = match self.server.state {
+                State::Runs if self.server.recovering == Recovering::ToTarget => (None, State::Ended),
+                state => (None, state),
+            };
+            if self.server.state != State::Runs || !self.look_for_newer() {
+                return;
+            }
+        }
+    }
+
+    /// Replays the next record, if it is to be had.
+    fn replay_one(&mut self) -> Result<bool, ()> {
+        let at = self.server.replayed.len() as u64;
+        let Some(file) = self.open(at / SEGMENT)? else {
+            return Ok(false);
+        };
+        let end = self.world.record_end(file, at);
+        if !self.has(file, at) {
+            return Ok(false);
+        }
+        if end / SEGMENT > at / SEGMENT && end % SEGMENT > 0 {
+            let Some(next) = self.open(end / SEGMENT)? else {
+                return Ok(false);
+            };
+            if !self.has(next, end - 1) || self.world.path(next, end) != self.world.path(file, end) {
+                return Ok(false);
+            }
+        }
+        if self.world.path(file, at) != self.server.replayed {
+            return Ok(false);
+        }
+        self.server.replayed = self.world.path(file, end);
+        Ok(true)
+    }
+
+    fn has(&self, timeline: u32, position: u64) -> bool {
+        let reaches = self.server.pg_wal.get(&(timeline, position / SEGMENT));
+        reaches.is_some_and(|reaches| *reaches > position)
+    }
+
+    /// `XLogFileReadAnyTLI`.
+    fn open(&mut self, number: u64) -> Result<Option<u32>, ()> {
+        if let Some((timeline, open)) = self.server.open
+            && open == number
+        {
+            return Ok(Some(timeline));
+        }
+        for timeline in self.world.expected(self.server.followed) {
+            if timeline < self.server.current_file {
+                break;
+            }
+            if number < self.world.begin(timeline) / SEGMENT && timeline > 1 {
+                continue;
+            }
+            if self.restore(timeline, number)? || self.server.pg_wal.contains_key(&(timeline, number)) {
+                self.server.current_file = timeline;
+                self.server.open = Some((timeline, number));
+                return Ok(Some(timeline));
+            }
+        }
+        Ok(None)
+    }
+
+    /// `restore_command`. An error is an exit code above 125.
+    fn restore(&mut self, timeline: u32, number: u64) -> Result<bool, ()> {
+        if !self.archive.segments.contains(&(timeline, number)) {
+            return Ok(false);
+        }
+        let answer = if self.with_rule {
+            self.ask_the_rule(timeline, number)
+        } else {
+            Answer::Deliver
+        };
+        match answer {
+            Answer::Deliver => {
+                self.server.pg_wal.insert((timeline, number), (number + 1) * SEGMENT);
+                Ok(true)
+            }
+            Answer::Withhold => Ok(false),
+            Answer::Refuse => Err(()),
+        }
+    }
+
+    fn ask_the_rule(&self, timeline: u32, number: u64) -> Answer {
+        let (follower, start, end) = (self.follower(timeline), number * SEGMENT, (number + 1) * SEGMENT);
+        let mut reaches_beyond = false;
+        let answer = follower.fork_before(tli(timeline), Lsn(end)).map_or(Answer::Deliver, |fork| {
+            let standby = follower.recovering == Recovering::Standby;
+            reaches_beyond = standby && self.reaches_beyond(timeline, fork.at.0);
+            let has_passed = reaches_beyond || follower.has_passed(&fork, tli(timeline));
+            follower.answer(&fork, Lsn(start), has_passed)
+        });
+        let harm = self.does_harm(timeline, end);
+        if answer == Answer::Deliver {
+            let in_doubt = self.two_targets_are_possible(timeline);
+            assert!(!harm || in_doubt, "{timeline}/{number} was delivered: {follower:?}");
+        } else {
+            assert!(harm, "{timeline}/{number}: {answer:?}, {follower:?}");
+        }
+        answer
+    }
+
+    /// Whether the server would replay beyond the end that its history sets to the segment's timeline, where it does
+    /// not do so with its own WAL.
+    fn does_harm(&self, timeline: u32, segment_end: u64) -> bool {
+        let replayed = self.server.replayed.len() as u64;
+        let newest = self.newest(self.server.followed);
+        let goes_over = self.server.recovering == Recovering::Standby
+            && self.server.target == TargetTimeline::Latest
+            && self
+                .world
+                .end_of(self.server.followed, newest)
+                .is_some_and(|end| end >= replayed);
+        let followed = if goes_over { newest } else { self.server.followed };
+        self.world.end_of(timeline, followed).is_some_and(|end| {
+            end < segment_end && end >= replayed && !self.reaches_beyond(timeline, end)
+        })
+    }
+
+    /// Whether the server may follow another branch than the newest timeline's, by what its files tell.
+    fn two_targets_are_possible(&self, timeline: u32) -> bool {
+        let newest = self.newest(self.server.control.0.max(timeline));
+        let of_newest = self.world.expected(newest);
+        self.server.kept.iter().any(|kept| !of_newest.contains(kept))
+    }
+
+    fn reaches_beyond(&self, timeline: u32, position: u64) -> bool {
+        let end = self.world.record_end(timeline, position);
+        (position..end).all(|position| self.has(timeline, position))
+    }
+
+    /// As `commands/restore/followed.rs` finds it.
+    fn follower(&self, timeline: u32) -> Follower {
+        let server = &self.server;
+        let search = server.control.0;
+        let visible = |number: u32| {
+            (number > 1 && self.sees(number)).then(|| Visible {
+                history: self.world.history(number),
+                kept: server.kept.contains(&number),
+            })
+        };
+        let mut wanted = vec![search];
+        match server.target {
+            TargetTimeline::Number(number) => wanted.push(number.get()),
+            TargetTimeline::Current => {}
+            TargetTimeline::Latest => {
+                let from = match server.recovering {
+                    Recovering::Standby => search.max(timeline),
+                    Recovering::ToTarget => search,
+                };
+                wanted.extend(from + 1..=self.newest(from));
+            }
+        }
+        Follower {
+            recovering: server.recovering,
+            target: server.target,
+            replayed: vec![Position {
+                timeline: tli(search),
+                lsn: Lsn(server.control.1),
+            }],
+            histories: wanted
+                .into_iter()
+                .filter_map(|number| Some((tli(number), visible(number)?)))
+                .collect(),
+        }
+    }
+
+    /// The walreceiver writes, and what is complete of it is replayed.
+    fn stream(&mut self, length: u64) {
+        let (world, followed) = (self.world, self.server.followed);
+        let replayed = self.server.replayed.len() as u64;
+        let on_the_way = world.path(followed, replayed) == self.server.replayed;
+        let is_standby = self.server.recovering == Recovering::Standby;
+        if self.server.state != State::Runs || !on_the_way || !is_standby {
+            return;
+        }
+        let end = world.ends[&followed].min(replayed + length);
+        self.keep(world.expected(followed));
+        for position in replayed / SEGMENT * SEGMENT..end {
+            let file = (world.origin(followed, position), position / SEGMENT);
+            let reaches = self.server.pg_wal.entry(file).or_default();
+            *reaches = (*reaches).max(position + 1);
+        }
+        let mut at = replayed;
+        while at < end && world.record_end(followed, at) <= end {
+            at = world.record_end(followed, at);
+        }
+        self.server.replayed = world.path(followed, at);
+        (self.server.open, self.server.current_file) = (None, world.origin(followed, at.max(2) - 1));
+    }
+
+    fn restartpoint(&mut self) {
+        let at = self.server.replayed.len() as u64;
+        self.server.control = (self.server.replayed[at as usize - 1], at);
+        let redo = at / SEGMENT;
+        self.server.pg_wal.retain(|(_, number), _| *number >= redo);
+    }
+
+    /// How far the archive leads along a timeline, where each segment is whole on the way.
+    fn reach(&self, target: u32) -> u64 {
+        let mut number = 0;
+        loop {
+            let end = (number + 1) * SEGMENT;
+            let mut whole = self.world.expected(target).into_iter().filter(|timeline| {
+                let leaves = self.world.end_of(*timeline, target);
+                leaves.is_none_or(|at| at >= end) && self.archive.segments.contains(&(*timeline, number))
+            });
+            if whole.next().is_none() {
+                return number * SEGMENT;
+            }
+            number += 1;
+        }
+    }
+}
+
+fn target(choices: &mut Choices, world: &World) -> TargetTimeline {
+    match choices.below(6) {
+        0 => TargetTimeline::Current,
+        1 => TargetTimeline::Number(tli(1 + choices.below(world.ends.len() as u64) as u32)),
+        _ => TargetTimeline::Latest,
+    }
+}
+
+/// Lets the same things happen to a server that asks by the rule or plainly.
+fn play<'a>(world: &'a World, choices: &mut Choices, recovering: Recovering, with_rule: bool) -> Scene<'a> {
+    let server = Server {
+        recovering,
+        target: target(choices, world),
+        followed: 1,
+        replayed: world.path(1, 1),
+        current_file: 0,
+        open: None,
+        kept: BTreeSet::new(),
+        pg_wal: BTreeMap::new(),
+        control: (1, 1),
+        state: State::Runs,
+    };
+    let mut scene = Scene {
+        world,
+        archive: Archive::default(),
+        server,
+        with_rule,
+    };
+    scene.archive.segments.insert((1, 0));
+    for _ in 0..choices.below(12) {
+        let timeline = 1 + choices.below(world.ends.len() as u64) as u32;
+        scene.archive.take_next(world, timeline);
+    }
+    scene.start();
+    for _ in 0..60 {
+        match choices.below(10) {
+            0..4 => scene.run(),
+            4 => scene.stream(1 + choices.below(6)),
+            5 => scene.restartpoint(),
+            6 if scene.server.state != State::Ended => {
+                if choices.below(2) == 0 {
+                    scene.server.target = target(choices, world);
+                }
+                scene.start();
+            }
+            _ => {
+                let timeline = 1 + choices.below(world.ends.len() as u64) as u32;
+                scene.archive.take_next(world, timeline);
+            }
+        }
+    }
+    scene.run();
+    scene
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn no_answer_is_wrong_for_what_the_server_really_follows(
+        bytes in prop::collection::vec(any::<u8>(), 8..120), standby: bool,
+    ) {
+        let mut choices = Choices(bytes.iter().cycle(), 7);
+        let world = World::random(&mut choices);
+        let recovering = if standby { Recovering::Standby } else { Recovering::ToTarget };
+        let seed = choices.1;
+        let scene = play(&world, &mut Choices(bytes.iter().cycle(), seed), recovering, true);
+        let plain = play(&world, &mut Choices(bytes.iter().cycle(), seed), recovering, false);
+
+        // Nothing that is whole on its way was kept from a server that still follows, or that ended.
+        let (server, length) = (&scene.server, scene.server.replayed.len() as u64);
+        let on_the_way = |server: &Server| {
+            world.path(server.followed, server.replayed.len() as u64) == server.replayed
+        };
+        if server.state != State::Stopped && on_the_way(server) {
+            prop_assert!(length >= scene.reach(server.followed) || server.state == State::Ended);
+        }
+        // A plain command gives nothing that belongs to the same timeline and that was not had with the rule.
+        let comparable = plain.server.followed == server.followed
+            && plain.server.state == server.state
+            && on_the_way(&plain.server);
+        if comparable && server.state != State::Stopped {
+            prop_assert!(length >= plain.server.replayed.len() as u64);
+        }
+    }
+}
+
+/// The rule is needed: plain commands do lead servers off their way in the model.
+#[test]
+fn without_the_rule_servers_replay_what_is_not_their_history() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let lost = runner.run(&prop::collection::vec(any::<u8>(), 8..120), |bytes| {
+        let mut choices = Choices(bytes.iter().cycle(), 7);
+        let world = World::random(&mut choices);
+        let plain = play(&world, &mut choices, Recovering::Standby, false);
+        let server = &plain.server;
+        let path = world.path(server.followed, server.replayed.len() as u64);
+        prop_assert!(path == server.replayed);
+        Ok(())
+    });
+    assert!(lost.is_err());
+}
