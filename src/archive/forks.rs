@@ -124,20 +124,19 @@ impl Follower {
         timelines.max().unwrap_or(TimelineId::FIRST)
     }
 
-    /// The fork before the end of a segment, where it is sure that the server leaves the segment's timeline there
-    /// unless it has replayed beyond it.
+    /// Where the server leaves a segment's timeline before the segment's end, the one it goes over to first. More than
+    /// one where it cannot be known which timeline it follows. None where it may be one that does not leave it there.
     #[must_use]
-    pub fn fork_before(&self, timeline: TimelineId, segment_end: Lsn) -> Option<Fork> {
-        let mut last: Option<Fork> = None;
-        for target in self.targets(timeline) {
-            let fork = self.fork_on(target, timeline).filter(|fork| fork.at < segment_end)?;
-            last = last.filter(|last| last.at >= fork.at).or(Some(fork));
-        }
-        last
+    pub fn forks_before(&self, timeline: TimelineId, segment_end: Lsn) -> Vec<Fork> {
+        let forks = self.targets(timeline).into_iter().rev().map(|target| {
+            self.fork_on(target, timeline)
+                .filter(|fork| fork.at < segment_end)
+        });
+        forks.collect::<Option<_>>().unwrap_or_default()
     }
 
-    /// Whether `pg_control` says that the server has replayed beyond the fork on the segment's timeline: PostgreSQL
-    /// does not go over to a timeline that left before what was replayed.
+    /// Whether `pg_control` says that the server has replayed beyond a fork on the segment's timeline: PostgreSQL does
+    /// not go over to a timeline that left before what was replayed.
     #[must_use]
     pub fn has_passed(&self, fork: &Fork, timeline: TimelineId) -> bool {
         self.replayed.iter().any(|position| {
@@ -149,7 +148,7 @@ impl Follower {
         })
     }
 
-    /// What to answer, once it is known whether the server has replayed beyond the fork.
+    /// What to answer, once it is known whether the server has replayed beyond one of the forks.
     #[must_use]
     pub fn answer(&self, fork: &Fork, segment_start: Lsn, has_passed: bool) -> Answer {
         if has_passed {
@@ -171,7 +170,7 @@ impl Follower {
     #[must_use]
     pub fn fork_of_recovery(&self, timeline: TimelineId) -> Option<Fork> {
         match self.recovering {
-            Recovering::ToTarget => self.fork_before(timeline, Lsn(u64::MAX)),
+            Recovering::ToTarget => self.forks_before(timeline, Lsn(u64::MAX)).pop(),
             Recovering::Standby => None,
         }
     }

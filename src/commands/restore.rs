@@ -287,20 +287,24 @@ impl Request<'_> {
         };
         let (size, timeline) = (identity.segment_bytes, segment.timeline());
         let start = segment.start(size)?;
-        let Some(fork) = follower.fork_before(timeline, Lsn(start.0.saturating_add(size.bytes()))) else {
+        let forks = follower.forks_before(timeline, Lsn(start.0.saturating_add(size.bytes())));
+        let Some(fork) = forks.first() else {
             return Ok(None);
         };
-        let mut has_passed = follower.has_passed(&fork, timeline);
-        if !has_passed && follower.recovering == Recovering::Standby {
-            has_passed = own_wal::reaches_beyond(&directory.join("pg_wal"), timeline, fork.at, size)?;
+        let mut has_passed = forks.iter().any(|fork| follower.has_passed(fork, timeline));
+        if follower.recovering == Recovering::Standby {
+            for fork in &forks {
+                has_passed = has_passed
+                    || own_wal::reaches_beyond(&directory.join("pg_wal"), timeline, fork.at, size)?;
+            }
         }
-        let Fork { by, at, child } = fork;
+        let Fork { by, at, child } = *fork;
         let child = segment.on_timeline(child);
         let beyond = format!(
             "timeline {by}, which this server follows, left timeline {timeline} at {at}, and {segment} reaches beyond that"
         );
         let accepted = self.options.accepted_gap == Some(segment);
-        match follower.answer(&fork, start, has_passed) {
+        match follower.answer(fork, start, has_passed) {
             Answer::Deliver => Ok(None),
             Answer::Withhold if follower.recovering == Recovering::Standby => Ok(Some(format!(
                 "{segment} is in the archive and withheld: {beyond}; {child} comes next. If timeline {by} is the wrong \
