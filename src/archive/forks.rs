@@ -183,7 +183,10 @@ impl Follower {
             (TargetTimeline::Current, _) => vec![search],
             // It read the history of its target when it started, and looks no more.
             (TargetTimeline::Latest, Recovering::ToTarget) => {
-                let kept = self.chain(search).into_iter().rfind(|number| self.is_kept(*number));
+                let kept = self
+                    .chain(search)
+                    .into_iter()
+                    .rfind(|number| self.is_kept(*number));
                 vec![kept.unwrap_or(search)]
             }
             (TargetTimeline::Latest, Recovering::Standby) => self.targets_of_standby(search.max(timeline)),

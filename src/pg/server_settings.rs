@@ -166,8 +166,11 @@ impl Files for Disk {
     }
 
     fn list(&mut self, directory: &Path) -> Option<Vec<PathBuf>> {
-        let entries = std::fs::read_dir(directory)
-            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>());
+        let entries = std::fs::read_dir(directory).and_then(|entries| {
+            entries
+                .map(|entry| Ok(entry?.path()))
+                .collect::<std::io::Result<_>>()
+        });
         self.keep(directory, entries)
     }
 }

@@ -27,6 +27,7 @@ mod drill;
 mod durability;
 mod expire;
 mod false_server;
+mod forks;
 mod format;
 mod limits;
 mod lineage;

@@ -17,7 +17,7 @@ use crate::support::stores::Place;
 use crate::support::walship::Walship;
 use crate::support::{scratch, wait_for};
 
-const PATIENCE: Duration = Duration::from_mins(3);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Every object of a directory archive, with its bytes.
 fn objects(place: &Place) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -36,12 +36,12 @@ fn objects(place: &Place) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-fn count(cluster: &Cluster, rows: &str) {
+pub(crate) fn count(cluster: &Cluster, rows: &str) {
     cluster.wait_until("select count(*) from t", rows, PATIENCE);
 }
 
 /// Writes a row and ends its segment, so many times; the last segment is archived then.
-fn write(cluster: &Cluster, rows: u32) -> String {
+pub(crate) fn write(cluster: &Cluster, rows: u32) -> String {
     let mut last = String::new();
     for _ in 0..rows {
         cluster.sql("insert into t values (1)");
@@ -51,7 +51,7 @@ fn write(cluster: &Cluster, rows: u32) -> String {
     last
 }
 
-fn adopt(major: u32, data: &Path, walship: &Walship) -> Cluster {
+pub(crate) fn adopt(major: u32, data: &Path, walship: &Walship) -> Cluster {
     let mut cluster = Cluster::adopt(major, data);
     for (name, value) in walship.environment() {
         cluster.set_env(name, value);
@@ -60,7 +60,7 @@ fn adopt(major: u32, data: &Path, walship: &Walship) -> Cluster {
 }
 
 /// A standby that knows the archive alone.
-fn follow_the_archive_alone(cluster: &Cluster) {
+pub(crate) fn follow_the_archive_alone(cluster: &Cluster) {
     cluster.append(
         "postgresql.auto.conf",
         "primary_conninfo = ''\nprimary_slot_name = ''\n",
@@ -68,7 +68,7 @@ fn follow_the_archive_alone(cluster: &Cluster) {
 }
 
 /// Writes WAL until the primary has no more of this segment.
-fn recycle(primary: &Cluster, segment: &str) {
+pub(crate) fn recycle(primary: &Cluster, segment: &str) {
     wait_for("the segment to be recycled", PATIENCE, || {
         primary.sql("checkpoint");
         primary.switch_wal();
@@ -367,7 +367,7 @@ fn at_the_end_of_a_recovery_an_outage_is_no_reason_to_stop_where_the_server_has_
 }
 
 /// A standby that knows the archive alone, an heir that streams, and a primary, with two rows and all caught up.
-fn family(major: u32) -> (Place, Walship, Cluster, Replica, Replica) {
+pub(crate) fn family(major: u32) -> (Place, Walship, Cluster, Replica, Replica) {
     let place = Place::directory();
     let walship = Walship::at(&place);
     let primary = archiving_primary(major, &walship);
@@ -389,7 +389,7 @@ fn family(major: u32) -> (Place, Walship, Cluster, Replica, Replica) {
 }
 
 /// The heir is promoted in the middle of a segment, and the old primary fills that segment with something else.
-fn part(primary: &Cluster, heir: &Cluster) {
+pub(crate) fn part(primary: &Cluster, heir: &Cluster) {
     heir.sql("select pg_promote()");
     heir.sql("insert into t values (100), (101)");
     let segment = heir.switch_wal();

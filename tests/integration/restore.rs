@@ -375,45 +375,80 @@ fn bad_usage_of_restore_is_above_125() {
 }
 
 #[test]
-fn an_old_primarys_version_of_the_fork_segment_is_not_delivered_to_a_follower_of_the_child() {
+fn an_old_primarys_version_of_the_fork_segment_is_withheld_from_a_standby_that_goes_the_other_way() {
     let (data, archive, segments) = archived_except(&[]);
+    data.stand_before(&segments[2]);
     // Timeline 2 leaves timeline 1 in the middle of the third segment.
     let number = u64::from_str_radix(&segments[2][16..], 16).unwrap();
     let fork = number * SEGMENT as u64 + SEGMENT as u64 / 2;
-    fs::write(
-        data.segment("00000002.history"),
-        format!("1\t0/{fork:X}\tpromoted\n"),
-    )
-    .unwrap();
-    fs::write(data.file("standby.signal"), "").unwrap();
+    let history = format!("1\t0/{fork:X}\tpromoted\n");
+    fs::write(data.segment("00000002.history"), &history).unwrap();
 
     restore(&data, &archive, &segments[1]).succeeded();
     fs::remove_file(data.file(DESTINATION)).unwrap();
-    // Beyond the fork timeline 1 does not exist for this server; within the fork's segment its
-    // version counts only once it is proven to be the child's up to there.
-    restore(&data, &archive, &segments[3]).exited(1);
-    restore(&data, &archive, &segments[2]).exited(1);
+    for name in &segments[2..4] {
+        let output = restore(&data, &archive, name).exited(1);
+        assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+        for part in [
+            "warning",
+            "withheld",
+            "timeline 2",
+            "recovery_target_timeline = '1'",
+        ] {
+            assert!(output.stderr.contains(part), "{part}: {}", output.stderr);
+        }
+    }
     assert_nothing_delivered(&data);
 
+    // In a recovery it is neither history nor the end of the archive, whichever file says so.
+    fs::rename(data.file("standby.signal"), data.file("recovery.signal")).unwrap();
+    let output = restore(&data, &archive, &segments[2]).exited(200);
     let child = segments[2].replacen("00000001", "00000002", 1);
-    let mut content = fs::read(data.segment(&segments[2])).unwrap();
-    content[SEGMENT - 1] ^= 1; // after the fork they may differ
-    fs::write(data.segment(&child), &content).unwrap();
-    data.walship(&archive)
-        .run(&["push", "pg_wal/00000002.history"])
-        .succeeded();
-    data.walship(&archive)
-        .run(&["push", &format!("pg_wal/{child}")])
-        .succeeded();
+    assert!(output.stderr.contains(&child), "{}", output.stderr);
+    restore(&data, &archive, &segments[3]).exited(200);
+    let accepted = ["restore", "--accept-gap", &segments[2], &segments[2], DESTINATION];
+    data.walship(&archive).run(&accepted).exited(1);
+    // Told to follow timeline 1, or not in recovery at all, it gets it.
+    fs::write(
+        data.file("postgresql.auto.conf"),
+        "recovery_target_timeline = '1'\n",
+    )
+    .unwrap();
     restore(&data, &archive, &segments[2]).succeeded();
     fs::remove_file(data.file(DESTINATION)).unwrap();
+    fs::write(data.file("postgresql.auto.conf"), "").unwrap();
+    for signal in ["recovery.signal", "standby.signal"] {
+        fs::write(data.file(signal), "").unwrap();
+        let by_name = format!("pg_wal/{}", segments[2]);
+        data.walship(&archive)
+            .run(&["restore", &segments[2], &by_name])
+            .succeeded();
+        fs::remove_file(data.file(&by_name)).unwrap();
+    }
+}
 
-    fs::remove_file(stored(&archive, &child)).unwrap();
-    content[SEGMENT / 2 - 1] ^= 1; // before the fork they may not
-    fs::write(data.segment(&child), &content).unwrap();
-    data.walship(&archive)
-        .run(&["push", &format!("pg_wal/{child}")])
-        .succeeded();
+#[test]
+fn a_standby_that_has_replayed_beyond_a_fork_gets_what_follows_it() {
+    let (data, archive, segments) = archived_except(&[]);
+    data.stand_before(&segments[4]);
+    let number = u64::from_str_radix(&segments[2][16..], 16).unwrap();
+    let fork = number * SEGMENT as u64 + 0x28;
+    fs::write(
+        data.segment("00000002.history"),
+        format!("1\t0/{fork:X}\tstray\n"),
+    )
+    .unwrap();
+    // By pg_control.
+    restore(&data, &archive, &segments[4]).succeeded();
+    fs::remove_file(data.file(DESTINATION)).unwrap();
+    // pg_control is old while a standby runs; the segment of the fork is in pg_wal.
+    let of_the_fork = fs::read(data.segment(&segments[2])).unwrap();
+    data.stand_before(&segments[2]);
+    fs::write(data.segment(&segments[2]), of_the_fork).unwrap();
+    restore(&data, &archive, &segments[4]).succeeded();
+    fs::remove_file(data.file(DESTINATION)).unwrap();
+    // What is left of a recycled segment is no WAL of that place.
+    fs::copy(data.segment(&segments[1]), data.segment(&segments[2])).unwrap();
     restore(&data, &archive, &segments[2]).exited(1);
 }
 

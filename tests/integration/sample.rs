@@ -53,12 +53,12 @@ impl Sample {
         Self { cluster, segments }
     }
 
-    /// A copy of the data directory's `global/pg_control` and `pg_wal`, for a test to change.
+    /// A copy of the data directory's `global/pg_control` and `pg_wal`, with an empty configuration, for a test to change.
     pub fn copy(&self) -> DataDirectory {
         let root = scratch();
         let path = root.path().join("data");
         let script = format!(
-            "umask 077 && mkdir -p {to}/global {to}/pg_wal && cp {from}/PG_VERSION {to}/ && cp {from}/global/pg_control {to}/global/ && cp {from}/pg_wal/0* {to}/pg_wal/",
+            "umask 077 && mkdir -p {to}/global {to}/pg_wal && cp {from}/PG_VERSION {to}/ && cp {from}/global/pg_control {to}/global/ && cp {from}/pg_wal/0* {to}/pg_wal/ && : > {to}/postgresql.conf",
             from = self.cluster.data_dir().display(),
             to = path.display()
         );
@@ -93,6 +93,28 @@ impl DataDirectory {
         std::fs::create_dir_all(&status).unwrap();
         std::fs::write(status.join(format!("{name}.ready")), "").unwrap();
         give_to_user(&status);
+    }
+
+    /// Makes a standby of it that has replayed everything before a segment, and no more.
+    pub fn stand_before(&self, segment: &str) {
+        let number = usize::from_str_radix(&segment[16..], 16).unwrap();
+        let replayed = (number * SEGMENT - 0x80) as u64;
+        let path = self.file("global/pg_control");
+        let mut control = std::fs::read(&path).unwrap();
+        // The last checkpoint and its redo position; the CRC over everything before it.
+        control[32..40].copy_from_slice(&replayed.to_le_bytes());
+        control[40..48].copy_from_slice(&replayed.to_le_bytes());
+        let crc = crc32c::crc32c(&control[..288]);
+        control[288..292].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(path, control).unwrap();
+        for entry in std::fs::read_dir(self.file("pg_wal")).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if name.len() == segment.len() && name.as_str() >= segment {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        std::fs::write(self.file("standby.signal"), "").unwrap();
     }
 
     /// walship as PostgreSQL would run it here.

@@ -27,7 +27,10 @@ struct Choices<'a>(std::iter::Cycle<std::slice::Iter<'a, u8>>, u64);
 impl Choices<'_> {
     fn below(&mut self, limit: u64) -> u64 {
         // The same bytes mean something else when they come again.
-        self.1 = self.1.wrapping_mul(31).wrapping_add(u64::from(*self.0.next().unwrap()));
+        self.1 = self
+            .1
+            .wrapping_mul(31)
+            .wrapping_add(u64::from(*self.0.next().unwrap()));
         (self.1 >> 3) % limit
     }
 }
@@ -256,7 +259,12 @@ impl Scene<'_> {
         // PostgreSQL never goes back to an older timeline's file, until it is started again.
         self.server.current_file = 0;
         self.replay();
-        assert!(self.has_what_is_there(), "{:?}, {:?}", self.server, self.archive.segments);
+        assert!(
+            self.has_what_is_there(),
+            "{:?}, {:?}",
+            self.server,
+            self.archive.segments
+        );
     }
 
     /// Whether the server has replayed all that is whole on its way, or was stopped, or is not on its way any more.
@@ -350,7 +358,9 @@ impl Scene<'_> {
         };
         match answer {
             Answer::Deliver => {
-                self.server.pg_wal.insert((timeline, number), (number + 1) * SEGMENT);
+                self.server
+                    .pg_wal
+                    .insert((timeline, number), (number + 1) * SEGMENT);
                 Ok(true)
             }
             Answer::Withhold => Ok(false),
@@ -371,7 +381,10 @@ impl Scene<'_> {
         let harm = self.does_harm(timeline, end);
         if answer == Answer::Deliver {
             let in_doubt = self.two_targets_are_possible(timeline);
-            assert!(!harm || in_doubt, "{timeline}/{number} was delivered: {follower:?}");
+            assert!(
+                !harm || in_doubt,
+                "{timeline}/{number} was delivered: {follower:?}"
+            );
         } else {
             // What the server has replayed is not in it, either.
             let length = self.server.replayed.len() as u64;

@@ -59,14 +59,21 @@ fn a_standby_gets_no_segment_that_reaches_beyond_where_the_latest_timeline_left(
         assert_eq!(answers, [Deliver, Withhold, Withhold]);
     }
     let at_the_end = follower(Standby, Latest).sees(2, false, &[(1, 60)]);
-    assert_eq!([5, 6].map(|number| at_the_end.answers(number)), [Deliver, Withhold]);
+    assert_eq!(
+        [5, 6].map(|number| at_the_end.answers(number)),
+        [Deliver, Withhold]
+    );
 }
 
 #[test]
 fn a_standby_that_is_past_the_fork_or_pinned_to_its_timeline_gets_everything() {
     for at in [5, 15, 19] {
         let standby = follower(Standby, Latest).sees(2, true, &[(1, at)]);
-        assert_eq!([1, 2, 3].map(|number| standby.answers(number)), [Deliver; 3], "{at}");
+        assert_eq!(
+            [1, 2, 3].map(|number| standby.answers(number)),
+            [Deliver; 3],
+            "{at}"
+        );
     }
     for target in [Current, Number(tli(1))] {
         let standby = follower(Standby, target).sees(2, true, &[(1, 55)]);
@@ -124,7 +131,10 @@ fn a_recovery_follows_the_timeline_that_was_named() {
         assert_eq!([5, 6].map(|number| history(target).answers(number)), [Deliver; 2]);
     }
     let named = history(Number(tli(2)));
-    assert_eq!([4, 5, 6].map(|number| named.answers(number)), [Deliver, Refuse, Withhold]);
+    assert_eq!(
+        [4, 5, 6].map(|number| named.answers(number)),
+        [Deliver, Refuse, Withhold]
+    );
 }
 
 #[test]
@@ -140,8 +150,14 @@ fn what_was_replayed_on_the_way_of_another_timeline_counts_as_far_as_the_ways_ar
         }];
         standby.has_passed(&fork, tli(1))
     };
-    assert!(!position(1, 55) && position(1, 56), "PostgreSQL goes over at the fork itself");
-    assert!(!position(2, 54) && position(2, 80), "timeline 2 left timeline 1 later");
+    assert!(
+        !position(1, 55) && position(1, 56),
+        "PostgreSQL goes over at the fork itself"
+    );
+    assert!(
+        !position(2, 54) && position(2, 80),
+        "timeline 2 left timeline 1 later"
+    );
     assert!(!position(3, 80), "it went the new way");
     assert!(!position(9, 80), "nobody knows that way");
 }

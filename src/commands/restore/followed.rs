@@ -103,25 +103,15 @@ impl Histories<'_> {
             let content = std::fs::read(&path).map_err(failed)?;
             let history = TimelineHistory::parse(timeline, &content)
                 .map_err(|error| error.context(format!("read {}", path.display())))?;
-            return Ok(Some(Visible {
-                history,
-                kept: true,
-            }));
+            return Ok(Some(Visible { history, kept: true }));
         }
         let stored = stored_wal::read_history(self.store, timeline, self.system_identifier).await?;
-        Ok(stored.map(|history| Visible {
-            history,
-            kept: false,
-        }))
+        Ok(stored.map(|history| Visible { history, kept: false }))
     }
 
     /// The histories after this timeline up to the first that is missing. A recovery has a copy of the one that it
     /// follows, so the search for it ends with the last copy.
-    async fn chain(
-        &self,
-        from: TimelineId,
-        recovering: Recovering,
-    ) -> Result<BTreeMap<TimelineId, Visible>> {
+    async fn chain(&self, from: TimelineId, recovering: Recovering) -> Result<BTreeMap<TimelineId, Visible>> {
         let mut chain = BTreeMap::new();
         let mut last = from.get();
         while let Some(number) = last.checked_add(1) {
