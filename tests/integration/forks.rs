@@ -66,11 +66,14 @@ fn a_stray_timeline_keeps_nothing_from_a_standby_that_is_past_its_fork() {
         write(&primary, 3);
         count(&alone.cluster, "6");
         // PostgreSQL has seen it, and keeps a copy.
-        let log = alone.cluster.log();
-        assert!(log.contains("before current recovery point"), "{log}");
-        assert!(!log.contains("withheld"), "{log}");
+        let seen = "before current recovery point";
+        wait_for("a look for new timelines", PATIENCE, || {
+            alone.cluster.log().contains(seen).then_some(())
+        });
         write(&primary, 1);
         count(&alone.cluster, "7");
+        let log = alone.cluster.log();
+        assert!(!log.contains("withheld"), "{log}");
     }
 }
 
