@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::catalogue::{Backup, Catalogue, missing_wal};
 use super::keys::BackupId;
 use super::recovery_plan::known_until;
-use super::timeline_chain::TimelineChain;
+use super::timeline_chain::{Hole, TimelineChain};
 use super::wal_inventory::{SegmentRange, WalInventory};
 use crate::error::Result;
 use crate::pg::{Lsn, SegmentNumber, TimelineId};
@@ -96,6 +96,9 @@ pub struct Lost {
     pub until_lsn: Lsn,
     /// How it is known that they existed.
     pub evidence: String,
+    /// Nothing of them is damaged or missing: `wal_level = minimal` begins there, which no recovery crosses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub barrier: Option<Lsn>,
     /// The timelines on whose way they lie.
     pub timelines: Vec<TimelineId>,
     /// The backups from which nothing at or after `from_lsn` can be recovered along those timelines.
@@ -226,7 +229,7 @@ fn follow(
             });
         }
         if let Some(hole) = reach.hole.filter(|_| end == End::Lost) {
-            lose(sound, backup, timeline, &hole.missing, hole.evidence, assessment)?;
+            lose(sound, backup, timeline, hole, assessment)?;
         }
     }
     Ok(())
@@ -237,20 +240,21 @@ fn lose(
     sound: &Catalogue,
     backup: &Backup,
     timeline: TimelineId,
-    missing: &SegmentRange,
-    evidence: String,
+    hole: Hole,
     assessment: &mut Assessment,
 ) -> Result<()> {
     let size = sound.wal.segment_size();
+    let missing = &hole.missing;
     let again_from = again_from(sound, timeline, missing, assessment)?;
     let known = assessment.lost.iter_mut().find(|lost| lost.segments == *missing);
     let lost = match known {
         Some(lost) => lost,
         None => assessment.lost.push_mut(Lost {
             segments: *missing,
-            from_lsn: missing.first.start(size)?,
+            from_lsn: hole.barrier.map_or_else(|| missing.first.start(size), Ok)?,
             until_lsn: size.start_of(missing.last.number(size)?.next()),
-            evidence,
+            evidence: hole.evidence,
+            barrier: hole.barrier,
             timelines: Vec::new(),
             backups: Vec::new(),
             again_from: None,

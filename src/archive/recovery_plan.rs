@@ -19,6 +19,7 @@ pub(crate) use self::common_past::{CommonPast, common_past};
 pub(crate) use self::end::reach;
 pub(crate) use self::timeline::{ambiguous, chain_of};
 use super::catalogue::{Backup, Catalogue};
+use super::demands::Demands;
 use super::keys::BackupId;
 use super::time_text;
 use super::timeline_chain::{Reach, TimelineChain};
@@ -123,6 +124,8 @@ pub struct Plan {
     pub reason: String,
     /// What else the user should know.
     pub notes: Vec<String>,
+    /// The settings that the WAL demands which is replayed; empty where nobody looked for them.
+    pub demands: Demands,
 }
 
 impl fmt::Display for Target {
@@ -179,6 +182,7 @@ pub fn plan(catalogue: &Catalogue, request: &Request, now: DateTime<Utc>) -> Res
         reason: base::reason(backup, request),
         notes,
         backup: backup.clone(),
+        demands: Demands::default(),
     })
 }
 

@@ -359,6 +359,7 @@ fn moment(time: WalTime) -> Option<DateTime<Utc>> {
 pub struct IndexBuilder {
     reader: WalReader,
     tally: Tally,
+    until: Option<Lsn>,
 }
 
 impl IndexBuilder {
@@ -368,12 +369,25 @@ impl IndexBuilder {
         Self {
             reader: WalReader::new(segment_start, check),
             tally: Tally::default(),
+            until: None,
         }
+    }
+
+    /// Of the records that begin before a position only.
+    #[must_use]
+    pub fn until(self, lsn: Lsn) -> Self {
+        let until = Some(lsn);
+        Self { until, ..self }
     }
 
     /// Takes the segment's next bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
-        self.reader.feed(bytes, |event| self.tally.add(event));
+        let counts = |event: &WalEvent| self.until.is_none_or(|until| event.start < until);
+        self.reader.feed(bytes, |event| {
+            if counts(&event) {
+                self.tally.add(event);
+            }
+        });
     }
 
     /// The index, when the whole segment was fed. `None` where it cannot be known.

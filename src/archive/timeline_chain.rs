@@ -33,7 +33,7 @@ pub struct Reach {
     pub last_segment: Option<SegmentName>,
     /// The position after it.
     pub end_lsn: Lsn,
-    /// What is missing there, where it is known that there was more.
+    /// What ends it there, where it is known that there was more.
     pub hole: Option<Hole>,
 }
 
@@ -44,6 +44,16 @@ pub struct Hole {
     pub missing: SegmentRange,
     /// How that is known: "000000010000000000000009 follows".
     pub evidence: String,
+    /// Nothing is missing: here begins WAL of `wal_level = minimal`, which no recovery crosses.
+    pub barrier: Option<Lsn>,
+}
+
+impl Hole {
+    /// What is missing; `None` at a barrier.
+    #[must_use]
+    pub fn lacks(&self) -> Option<SegmentRange> {
+        Some(self.missing).filter(|_| self.barrier.is_none())
+    }
 }
 
 impl<'a> TimelineChain<'a> {
@@ -155,6 +165,9 @@ impl<'a> TimelineChain<'a> {
             }
             if let Some(held) = wal.contiguous_from(stretch.timeline, next) {
                 let last = stretch.last.map_or(held, |last| last.min(held));
+                if let Some(barrier) = wal.barrier(stretch.timeline, next, last, start) {
+                    return self.stopped(stretch.timeline, barrier);
+                }
                 last_segment = Some(SegmentName::new(stretch.timeline, last, self.size)?);
                 next = last.next();
                 if stretch.last == Some(last) {
@@ -174,6 +187,23 @@ impl<'a> TimelineChain<'a> {
             end_lsn: self.size.start_of(next),
             hole,
         }
+    }
+
+    /// The WAL leads up to a record that no recovery crosses.
+    fn stopped(&self, timeline: TimelineId, barrier: Lsn) -> Result<Reach> {
+        let number = self.size.segment_of(barrier);
+        Ok(Reach {
+            last_segment: Some(SegmentName::new(timeline, number, self.size)?),
+            end_lsn: barrier,
+            hole: Some(Hole {
+                missing: SegmentRange::new(timeline, number, number, self.size)?,
+                evidence: format!(
+                    "the server was started with wal_level = minimal at LSN {barrier}, and no recovery from an archive \
+                     crosses that"
+                ),
+                barrier: Some(barrier),
+            }),
+        })
     }
 
     /// What is missing from `next` on, a segment of `stretch` that the archive lacks.
@@ -206,6 +236,7 @@ impl<'a> TimelineChain<'a> {
         Ok(Some(Hole {
             missing: SegmentRange::new(stretch.timeline, next, last, self.size)?,
             evidence: evidence + &self.parents_copy(wal, stretch, next),
+            barrier: None,
         }))
     }
 
@@ -297,6 +328,26 @@ mod tests {
             "{}",
             hole.evidence
         );
+    }
+
+    #[test]
+    fn wal_leads_up_to_a_barrier_and_to_it_only() {
+        let history = TimelineHistory::root(tli(1));
+        let chain = TimelineChain::new(&history, SIZE);
+        let mut wal = wal(&[(1, 1), (1, 2), (1, 3)]);
+        wal.add_barrier(tli(1), at(2, 500));
+        wal.add_barrier(tli(2), at(1, 500));
+        let reached = chain.reach(&wal, at(1, 40), None).unwrap();
+        assert_eq!(reached.end_lsn, at(2, 500));
+        assert_eq!(
+            reached.last_segment.unwrap().to_string(),
+            "000000010000000000000002"
+        );
+        let hole = reached.hole.unwrap();
+        assert_eq!((hole.barrier, hole.lacks()), (Some(at(2, 500)), None));
+        // A backup after it is not concerned.
+        let after = chain.reach(&wal, at(2, 501), None).unwrap();
+        assert_eq!((after.end_lsn, after.hole), (at(4, 0), None));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::keys::Key;
 use super::ranges::RangeSet;
 use crate::error::Result;
-use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineId};
+use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId};
 
 /// The WAL of an archive.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct WalInventory {
     foreign: u64,
     empty: u64,
     stored_bytes: u64,
+    /// The records that no recovery crosses, as far as somebody looked for them.
+    barriers: BTreeMap<TimelineId, BTreeSet<Lsn>>,
 }
 
 /// What the archive holds of one timeline.
@@ -84,7 +86,31 @@ impl WalInventory {
             foreign: 0,
             empty: 0,
             stored_bytes: 0,
+            barriers: BTreeMap::new(),
         }
+    }
+
+    /// Takes note of a record that no recovery crosses, in a segment of this timeline.
+    pub fn add_barrier(&mut self, timeline: TimelineId, lsn: Lsn) {
+        self.barriers.entry(timeline).or_default().insert(lsn);
+    }
+
+    /// The first record from a position on that no recovery crosses, in the segments of a timeline up to `last`.
+    #[must_use]
+    pub fn barrier(
+        &self,
+        timeline: TimelineId,
+        first: SegmentNumber,
+        last: SegmentNumber,
+        from: Lsn,
+    ) -> Option<Lsn> {
+        let begin = from.max(self.segment_size.start_of(first));
+        let end = self.segment_size.start_of(last.next());
+        self.barriers
+            .get(&timeline)?
+            .range(begin..end.max(begin))
+            .next()
+            .copied()
     }
 
     /// Takes note of a listed object below `wal/`. What is no key of an archive is counted and

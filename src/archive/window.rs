@@ -42,6 +42,8 @@ pub struct Stretch<'a> {
     pub missing: Option<SegmentRange>,
     /// Whether retention has given up what followed.
     pub given_up: bool,
+    /// Where `wal_level = minimal` begins, which no recovery crosses.
+    pub barrier: Option<Lsn>,
 }
 
 /// A stretch of time to which a cluster can be recovered.
@@ -71,6 +73,9 @@ pub struct Window {
     /// Whether retention has given up what followed: then nothing is missing.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub given_up: bool,
+    /// Where `wal_level = minimal` begins, which no recovery crosses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub barrier: Option<Lsn>,
 }
 
 /// What the latest moment of a window is.
@@ -145,7 +150,8 @@ pub fn stretches(catalogue: &Catalogue) -> Result<Vec<Stretch<'_>>> {
                     first,
                     last,
                     end_lsn: reach.end_lsn,
-                    missing: reach.hole.map(|hole| hole.missing).filter(|_| !given_up),
+                    barrier: reach.hole.as_ref().and_then(|hole| hole.barrier),
+                    missing: reach.hole.and_then(|hole| hole.lacks()).filter(|_| !given_up),
                     given_up,
                 }),
             }
@@ -179,6 +185,7 @@ impl Stretch<'_> {
             end_lsn: self.end_lsn,
             missing: self.missing,
             given_up: self.given_up,
+            barrier: self.barrier,
         })
     }
 }

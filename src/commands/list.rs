@@ -14,7 +14,7 @@ use serde::Serialize;
 pub use self::moment::{ListedMoment, ListedSegment, MomentOnTimeline, at};
 pub use self::retention::{ListedMark, ListedRetention};
 use super::time_index::TimeIndex;
-use super::{catalogue, identity};
+use super::{catalogue, identity, wal_changes};
 use crate::archive::backup::{BackupKind, BackupSource};
 use crate::archive::branches::{Ambiguity, Branch, branch, judge};
 use crate::archive::catalogue::{Backup, Catalogue, UnfinishedState};
@@ -213,6 +213,8 @@ pub async fn run(
     report.add_backups(&catalogue, policy, now);
     if part == ListPart::All {
         report.add_wal(&catalogue.wal, &catalogue.histories);
+        let mut catalogue = catalogue;
+        wal_changes::note_barriers(store, &mut catalogue, wal_changes::LOOKED_AT).await?;
         let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
         report.window = Some(times.windows(&catalogue).await?);
     }

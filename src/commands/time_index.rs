@@ -16,7 +16,7 @@ use crate::archive::segment_index::{EndOfTransaction, IndexBuilder, SegmentIndex
 use crate::archive::timeline_chain::TimelineChain;
 use crate::archive::window::{Last, LastEnds, Stretch, Window, last_ends, stretches};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::{Major, SegmentName, SegmentNumber, TimelineId, WalCheck};
+use crate::pg::{Lsn, Major, SegmentName, SegmentNumber, TimelineId, WalCheck};
 use crate::store::Store;
 
 /// A trailer is rarely longer.
@@ -104,15 +104,26 @@ impl TimeIndex {
     }
 
     async fn read_whole(&self, segment: SegmentName, key: &str) -> Result<Option<SegmentIndex>> {
+        let start = segment.start(self.identity.segment_bytes)?;
+        self.read_into(segment, key, IndexBuilder::new(start, WalCheck::Structure))
+            .await
+    }
+
+    async fn read_into(
+        &self,
+        segment: SegmentName,
+        key: &str,
+        builder: IndexBuilder,
+    ) -> Result<Option<SegmentIndex>> {
         let size = self.identity.segment_bytes;
-        let mut feed = Feed(IndexBuilder::new(segment.start(size)?, WalCheck::Structure));
+        let mut feed = Feed(builder);
         let trailer = stored_wal::decode(&self.store, key, size.bytes(), &mut feed).await?;
         trailer.check(segment.into(), self.identity.system_identifier)?;
         Ok(feed.0.finish())
     }
 
-    /// The last ends of transactions in the segments of a chain from `first` to `last`; `None` where
-    /// that cannot be known.
+    /// The last ends of transactions in the segments of a chain from `first` to `last`, as far as their records begin
+    /// before `until`; `None` where that cannot be known.
     ///
     /// # Errors
     /// As [`TimeIndex::of`].
@@ -121,7 +132,9 @@ impl TimeIndex {
         chain: &TimelineChain<'_>,
         first: SegmentNumber,
         last: SegmentNumber,
+        until: Lsn,
     ) -> Result<Option<Option<LastEnds>>> {
+        let cut = self.cut_at(chain, last, until).await?;
         let major = self.major()?;
         let mut indexes: Vec<Option<SegmentIndex>> = Vec::new();
         let (mut from, mut step) = (last.next(), FIRST_LOOK);
@@ -131,6 +144,9 @@ impl TimeIndex {
             let mut earlier = self.of_all(&names.collect::<Result<Vec<_>>>()?).await?;
             earlier.append(&mut indexes);
             indexes = earlier;
+            if let (Some(cut), Some(at_the_end)) = (&cut, indexes.last_mut()) {
+                at_the_end.clone_from(cut);
+            }
             match last_ends(&indexes, begin == first, major) {
                 Last::LookFurther => {}
                 Last::Ends(ends) => return Ok(Some(ends)),
@@ -166,6 +182,23 @@ impl TimeIndex {
         }
     }
 
+    /// The index of a segment that counts up to a position within it only; `None` where all of it counts.
+    async fn cut_at(
+        &self,
+        chain: &TimelineChain<'_>,
+        last: SegmentNumber,
+        until: Lsn,
+    ) -> Result<Option<Option<SegmentIndex>>> {
+        let size = self.identity.segment_bytes;
+        if until >= size.start_of(last.next()) {
+            return Ok(None);
+        }
+        let segment = chain.segment(last)?;
+        let key = Key::Segment(segment).to_string();
+        let builder = IndexBuilder::new(segment.start(size)?, WalCheck::Structure).until(until);
+        self.read_into(segment, &key, builder).await.map(Some)
+    }
+
     /// The recoverable window of every timeline.
     ///
     /// # Errors
@@ -182,7 +215,7 @@ impl TimeIndex {
     async fn end_of(&self, catalogue: &Catalogue, stretch: &Stretch<'_>) -> Result<Option<Option<LastEnds>>> {
         let chain = recovery_plan::chain_of(catalogue, stretch.timeline)?;
         let last = stretch.last.number(catalogue.wal.segment_size())?;
-        self.last_ends(&chain, stretch.first, last).await
+        self.last_ends(&chain, stretch.first, last, stretch.end_lsn).await
     }
 
     /// The cluster's version.

@@ -5,14 +5,28 @@ use std::io::Write;
 
 use super::stored_wal;
 use super::time_index::TimeIndex;
+use crate::archive::catalogue::Catalogue;
+use crate::archive::demands::Demands;
 use crate::archive::keys::Key;
 use crate::archive::segment_index::{Change, Crossing, SegmentIndex};
 use crate::archive::timeline_chain::TimelineChain;
 use crate::error::{ErrorKind, Result};
-use crate::pg::{Lsn, SegmentName, SegmentNumber, WalChange, WalCheck, WalEvent, WalEventKind, WalReader};
+use crate::pg::{
+    Lsn, SegmentName, SegmentNumber, TimelineHistory, WalChange, WalCheck, WalEvent, WalEventKind, WalLevel,
+    WalReader,
+};
+use crate::store::Store;
 
 /// So many indexes are read at a time.
 const AT_A_TIME: u64 = 256;
+
+/// So many segments of each timeline are looked at for what no recovery crosses, from its newest on backwards, where
+/// everything is shown that the archive holds. A recovery looks at all that it replays.
+pub const LOOKED_AT: u64 = 512;
+/// The same for `verify`, which takes its time.
+pub const LOOKED_AT_BY_VERIFY: u64 = 1 << 14;
+/// So many segments whose objects have no index are read whole for that.
+const WHOLE_READS: u64 = 16;
 
 /// What a stretch of WAL changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,6 +35,61 @@ pub struct WalChanges {
     pub known: Vec<Change>,
     /// Segments of which not everything is known: they are missing or damaged, or too many had to be read.
     pub unknown: Vec<SegmentName>,
+}
+
+impl WalChanges {
+    /// The first record that no recovery from an archive crosses: replay ends there with FATAL
+    /// (`CheckRequiredParameterValues`, `xlogrecovery.c`).
+    #[must_use]
+    pub fn barrier(&self) -> Option<Lsn> {
+        barriers(&self.known).next()
+    }
+
+    /// The settings that replay needs.
+    #[must_use]
+    pub fn demands(&self) -> Demands {
+        Demands::of(&self.known)
+    }
+}
+
+fn barriers(changes: &[Change]) -> impl Iterator<Item = Lsn> {
+    let is_minimal = |change: &&Change| match &change.change {
+        WalChange::Parameters(set) => set.wal_level == WalLevel::Minimal,
+        _ => false,
+    };
+    changes.iter().filter(is_minimal).map(|change| change.lsn)
+}
+
+/// Takes note of every record that no recovery crosses, in the newest segments of each timeline from the first
+/// backup on.
+///
+/// # Errors
+/// As [`TimeIndex::changes`].
+pub async fn note_barriers(store: &Store, catalogue: &mut Catalogue, at_most: u64) -> Result<()> {
+    let Some(first) = catalogue.readable().map(|backup| backup.start_lsn).min() else {
+        return Ok(());
+    };
+    let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
+    let size = catalogue.wal.segment_size();
+    let mut found = Vec::new();
+    for timeline in catalogue.wal.timelines() {
+        let Some(newest) = catalogue.wal.newest(timeline) else {
+            continue;
+        };
+        let begin = SegmentNumber((newest.0 + 1).saturating_sub(at_most)).max(size.segment_of(first));
+        let history = TimelineHistory::root(timeline);
+        let chain = TimelineChain::new(&history, size);
+        for range in catalogue.wal.ranges(timeline) {
+            let from = range.first.number(size)?.max(begin);
+            let until = size.start_of(range.last.number(size)?.next());
+            let changes = times.changes(&chain, size.start_of(from), until).await?;
+            found.extend(barriers(&changes.known).map(|lsn| (timeline, lsn)));
+        }
+    }
+    for (timeline, lsn) in found {
+        catalogue.wal.add_barrier(timeline, lsn);
+    }
+    Ok(())
 }
 
 impl TimeIndex {

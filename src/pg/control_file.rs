@@ -79,6 +79,12 @@ pub struct ControlFile {
     pub min_recovery_point: Lsn,
     /// The timeline of that point; `None` outside recovery.
     pub min_recovery_timeline: Option<TimelineId>,
+    /// `max_connections`.
+    pub max_connections: u32,
+    /// `max_worker_processes`.
+    pub max_worker_processes: u32,
+    /// `max_wal_senders`.
+    pub max_wal_senders: u32,
     /// `max_prepared_transactions`: a server with fewer cannot recover the prepared ones.
     pub max_prepared_transactions: u32,
     /// `max_locks_per_transaction`.
@@ -132,6 +138,9 @@ impl ControlFile {
             timeline: TimelineId::new(u32_at(bytes, 48)?).ok()?,
             min_recovery_point: Lsn(u64_at(bytes, 136)?),
             min_recovery_timeline: TimelineId::new(u32_at(bytes, 144)?).ok(),
+            max_connections: u32_at(bytes, 180)?,
+            max_worker_processes: u32_at(bytes, 184)?,
+            max_wal_senders: u32_at(bytes, 188)?,
             max_prepared_transactions: u32_at(bytes, 192)?,
             max_locks_per_transaction: u32_at(bytes, 196)?,
             segment_size: SegmentSize::new(u32_at(bytes, 228)?).ok()?,
@@ -254,6 +263,9 @@ mod tests {
                 timeline: TimelineId::FIRST,
                 min_recovery_point: Lsn(0),
                 min_recovery_timeline: None,
+                max_connections: 100,
+                max_worker_processes: 8,
+                max_wal_senders: 10,
                 max_prepared_transactions: 10,
                 max_locks_per_transaction: 64,
                 segment_size: SegmentSize::new(1 << 20).unwrap(),

@@ -312,3 +312,169 @@ fn what_recovery_must_know_of_real_wal_is_read_as_pg_waldump_prints_it() {
         }
     });
 }
+
+/// Restarts with other settings.
+fn restart_with(cluster: &mut Cluster, settings: &[(&str, &str)]) {
+    for (name, value) in settings {
+        cluster.set(name, value);
+    }
+    cluster.stop(Stop::Fast);
+    cluster.start();
+}
+
+fn check_minimal(major: u32) {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let mut cluster = primary(major, &walship);
+    cluster.sql("create table rows (n int)");
+    take_backup(&walship, &cluster);
+    cluster.sql("insert into rows values (1)");
+    let before = cluster.sql("select pg_sleep(0.1); select clock_timestamp(); select pg_sleep(0.1)");
+    // A transaction in the segment in which the stretch begins.
+    cluster.sql("insert into rows values (2)");
+    let minimal = [
+        ("archive_mode", "off"),
+        ("wal_level", "minimal"),
+        ("max_wal_senders", "0"),
+    ];
+    restart_with(&mut cluster, &minimal);
+    cluster.sql("begin; create table bulk as select generate_series(1, 1000) i; commit");
+    restart_with(
+        &mut cluster,
+        &[
+            ("archive_mode", "on"),
+            ("wal_level", "replica"),
+            ("max_wal_senders", "5"),
+        ],
+    );
+    cluster.sql("insert into rows values (3)");
+    let after = cluster.sql("select pg_sleep(0.1); select clock_timestamp(); select pg_sleep(0.1)");
+    cluster.sql("insert into rows values (4)");
+    let last = cluster.switch_wal();
+    wait_archived(&cluster, &last);
+
+    let listed = walship.run(&["list"]).succeeded().stdout;
+    assert!(
+        listed.contains("wal_level = MINIMAL from LSN"),
+        "PostgreSQL {major}: {listed}"
+    );
+    let status = walship.run(&["status"]);
+    assert!(
+        status.stdout.contains("wal_level = MINIMAL"),
+        "PostgreSQL {major}: {}",
+        status.stdout
+    );
+    let verified = walship.run(&["verify"]).exited(7);
+    assert!(
+        verified.stdout.contains("wal_level = minimal at LSN"),
+        "PostgreSQL {major}: {}",
+        verified.stdout
+    );
+    let root = crate::support::scratch();
+    let data = root.path().join("data");
+    let recover = |target: &[&str]| {
+        let arguments = [
+            "recover",
+            "--pgdata",
+            data.to_str().unwrap(),
+            "--archive-mode",
+            "off",
+        ];
+        walship.run(&[&arguments[..], target].concat())
+    };
+    for target in [&[][..], &["--target-time", after.trim()]] {
+        let refused = recover(target).exited(7);
+        assert!(
+            refused.stderr.contains("wal_level = minimal at LSN"),
+            "PostgreSQL {major}: {}",
+            refused.stderr
+        );
+        assert!(!data.exists(), "PostgreSQL {major}");
+    }
+    recover(&["--target-time", before.trim(), "--target-action", "promote"]).succeeded();
+    let mut copy = Cluster::adopt(major, &data);
+    for (name, value) in walship.environment() {
+        copy.set_env(name, value);
+    }
+    copy.start();
+    copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    assert_eq!(
+        copy.sql("select string_agg(n::text, ' ' order by n) from rows")
+            .trim(),
+        "1"
+    );
+    copy.stop(Stop::Fast);
+    // From a backup after it everything can be recovered again.
+    take_backup(&walship, &cluster);
+    let segment = cluster.switch_wal();
+    wait_archived(&cluster, &segment);
+    std::fs::remove_dir_all(&data).unwrap();
+    recover(&[]).succeeded();
+}
+
+#[test]
+fn a_stretch_of_wal_level_minimal_is_known_to_all_before_a_byte_is_written() {
+    thread::scope(|scope| {
+        for &major in majors() {
+            scope.spawn(move || check_minimal(major));
+        }
+    });
+}
+
+fn check_raised(major: u32) {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let mut cluster = primary(major, &walship);
+    cluster.sql("create table rows (n int)");
+    take_backup(&walship, &cluster);
+    let raised = [
+        ("max_connections", "70"),
+        ("max_worker_processes", "20"),
+        ("max_prepared_transactions", "9"),
+    ];
+    restart_with(&mut cluster, &raised);
+    cluster.sql("insert into rows values (1)");
+    let last = cluster.switch_wal();
+    wait_archived(&cluster, &last);
+    let root = crate::support::scratch();
+    let data = root.path().join("data");
+    let recovered = walship
+        .run(&[
+            "recover",
+            "--pgdata",
+            data.to_str().unwrap(),
+            "--archive-mode",
+            "off",
+        ])
+        .succeeded();
+    assert!(
+        recovered.stdout.contains("max_connections = 70"),
+        "PostgreSQL {major}: {}",
+        recovered.stdout
+    );
+    let mut copy = Cluster::adopt(major, &data);
+    for (name, value) in walship.environment() {
+        copy.set_env(name, value);
+    }
+    copy.start();
+    copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    assert_eq!(
+        copy.sql("select count(*) from rows").trim(),
+        "1",
+        "PostgreSQL {major}"
+    );
+    assert_eq!(
+        copy.sql("show max_worker_processes").trim(),
+        "20",
+        "PostgreSQL {major}"
+    );
+}
+
+#[test]
+fn a_server_recovers_over_settings_that_were_raised_after_its_backup() {
+    thread::scope(|scope| {
+        for &major in majors() {
+            scope.spawn(move || check_raised(major));
+        }
+    });
+}

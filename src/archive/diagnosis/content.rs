@@ -73,12 +73,24 @@ fn gaps(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Find
     };
     let newest = catalogue.backups.last();
     let hole = newest.and_then(|backup| hole(catalogue, server, backup));
-    if let (Some((missing, evidence, end)), Some(backup)) = (&hole, newest) {
-        let message = format!(
-            "{missing} is missing ({evidence}): from the newest backup, {}, recovery ends at LSN {end}",
+    if let (Some(hole), Some(backup)) = (&hole, newest) {
+        let Missing {
+            missing,
+            evidence,
+            end,
+            ..
+        } = hole;
+        let ends = format!(
+            "from the newest backup, {}, recovery ends at LSN {end}",
             backup.id
         );
-        findings.problem(check, message, push(missing));
+        if hole.is_barrier {
+            let fix = "walship basebackup: what is written now can be recovered from a new backup only";
+            findings.problem(check, format!("{evidence}: {ends}"), fix.to_owned());
+        } else {
+            let message = format!("{missing} is missing ({evidence}): {ends}");
+            findings.problem(check, message, push(missing));
+        }
     }
     let first_needed = catalogue.backups.iter().map(|backup| backup.start_lsn).min();
     let size = catalogue.wal.segment_size();
@@ -87,7 +99,7 @@ fn gaps(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Find
         .timelines()
         .flat_map(|timeline| catalogue.wal.gaps(timeline))
         .filter(|gap| !was_given_up(catalogue, gap))
-        .filter(|gap| Some(gap.first) != hole.as_ref().map(|(missing, ..)| missing.first))
+        .filter(|gap| Some(gap.first) != hole.as_ref().map(|hole| hole.missing.first))
         .filter(|gap| {
             let end = gap.last.number(size).map(|last| size.start_of(last.next()));
             first_needed.is_none_or(|needed| end.is_ok_and(|end| end > needed))
@@ -118,7 +130,13 @@ fn was_given_up(catalogue: &Catalogue, gap: &SegmentRange) -> bool {
     lost.is_empty()
 }
 
-type Missing = (SegmentRange, String, Lsn);
+/// What ends every recovery from a backup.
+struct Missing {
+    missing: SegmentRange,
+    evidence: String,
+    end: Lsn,
+    is_barrier: bool,
+}
 
 /// The first hole on the way from a backup along the server's timeline, or the backup's own.
 fn hole(catalogue: &Catalogue, server: Option<&ServerFacts>, backup: &Backup) -> Option<Missing> {
@@ -134,8 +152,13 @@ fn hole(catalogue: &Catalogue, server: Option<&ServerFacts>, backup: &Backup) ->
     let reach = chain.reach(&catalogue.wal, backup.start_lsn, None).ok()?;
     let hole = reach
         .hole
-        .filter(|hole| !is_written_now(hole.missing.first, server, size))?;
-    Some((hole.missing, hole.evidence, reach.end_lsn))
+        .filter(|hole| hole.barrier.is_some() || !is_written_now(hole.missing.first, server, size))?;
+    Some(Missing {
+        missing: hole.missing,
+        evidence: hole.evidence,
+        end: reach.end_lsn,
+        is_barrier: hole.barrier.is_some(),
+    })
 }
 
 /// Whether the server has not finished this segment yet: after a promotion the history is archived at once,

@@ -44,7 +44,7 @@ pub(super) fn find(
                 target: end.target(backup),
                 last_segment,
                 reached_lsn: reach.end_lsn,
-                gap: reach.hole.map(|hole| hole.missing),
+                gap: reach.hole.and_then(|hole| hole.lacks()),
                 notes: vec![LastMoment::note(*time)],
             });
         }
@@ -67,6 +67,7 @@ pub(super) fn find(
         },
         (None, Reached::Unknown) => (request.target.clone(), open_end(request, &reach, last_segment)),
         (None, Reached::No) => return Err(beyond_the_end(request, &reach, last_segment)),
+        (Some(hole), _) if hole.barrier.is_some() => return Err(at_a_barrier(request, hole)),
         (Some(hole), _) if !request.end_at_gap => {
             return Err(broken(request, chain, &reach, hole, last_segment));
         }
@@ -76,7 +77,7 @@ pub(super) fn find(
         target,
         last_segment,
         reached_lsn: reach.end_lsn,
-        gap: reach.hole.map(|hole| hole.missing),
+        gap: reach.hole.and_then(|hole| hole.lacks()),
         notes,
     })
 }
@@ -205,6 +206,14 @@ fn beyond_the_end(request: &Request, reach: &Reach, last_segment: SegmentName) -
     ))
 }
 
+fn at_a_barrier(request: &Request, hole: &Hole) -> Error {
+    Error::corrupt(format!(
+        "on the way to {} {} ({}). Choose a target before that position (walship list shows the latest moment), or restore a \
+         backup that was taken after wal_level was raised again",
+        request.target, hole.evidence, hole.missing.first
+    ))
+}
+
 fn broken(
     request: &Request,
     chain: &TimelineChain<'_>,
@@ -230,9 +239,13 @@ fn broken(
 }
 
 fn never_consistent(backup: &Backup, reach: &Reach, chain: &TimelineChain<'_>) -> Error {
-    let missing = reach.hole.as_ref().map_or_else(String::new, |hole| {
-        format!(": {} is missing ({})", hole.missing, hole.evidence)
-    });
+    let missing = reach
+        .hole
+        .as_ref()
+        .map_or_else(String::new, |hole| match hole.lacks() {
+            Some(missing) => format!(": {missing} is missing ({})", hole.evidence),
+            None => format!(": {}", hole.evidence),
+        });
     Error::corrupt(format!(
         "along timeline {} backup {} cannot become consistent, for its WAL ends at LSN {}, before its end at {}{missing}; \
          archive what is missing if a server still has it, or follow another timeline with --target-timeline",

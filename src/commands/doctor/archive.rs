@@ -3,17 +3,25 @@
 use tokio::time::timeout_at;
 
 use super::deadline::Deadline;
+use crate::archive::catalogue::Catalogue;
 use crate::archive::diagnosis::Known;
 use crate::archive::diagnosis::facts::ArchiveFacts;
-use crate::commands::{catalogue, identity, verify};
+use crate::commands::{catalogue, identity, verify, wal_changes};
 use crate::error::Result;
 use crate::store::Store;
+
+/// What the archive holds, and what no recovery crosses in it.
+async fn load(store: &Store) -> Result<Catalogue> {
+    let mut catalogue = catalogue::load(store).await?;
+    wal_changes::note_barriers(store, &mut catalogue, wal_changes::LOOKED_AT).await?;
+    Ok(catalogue)
+}
 
 /// Asks the store everything, until the deadline.
 pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> ArchiveFacts {
     let (identity, catalogue, verification, probe, (manners, delete)) = tokio::join!(
         deadline.within("read walship.json", identity::find(store)),
-        deadline.within("list the archive", catalogue::load(store)),
+        deadline.within("list the archive", load(store)),
         deadline.within("read the ledger", verify::last_verification(store)),
         deadline.within("write walship.probe", store.probe_conditional_writes()),
         async {

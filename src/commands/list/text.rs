@@ -164,6 +164,13 @@ impl ListReport {
             let not_yet = |missing: &SegmentRange| {
                 missing.first.timeline() == timeline && self.timelines_without_wal.contains(&timeline)
             };
+            if let Some(barrier) = window.barrier {
+                writeln!(
+                    f,
+                    "timeline {timeline}: wal_level = MINIMAL from LSN {barrier} on, which no recovery crosses: what follows can \
+                     be recovered from a backup after it only"
+                )?;
+            }
             if let Some(missing) = window.missing.filter(|missing| !not_yet(missing)) {
                 writeln!(
                     f,

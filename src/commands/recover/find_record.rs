@@ -27,6 +27,7 @@ use crate::archive::recovery_plan::{self, CommonPast, FoundRecord, Plan, Request
 use crate::commands::progress::Progress;
 use crate::commands::stored_wal;
 use crate::commands::time_index::TimeIndex;
+use crate::commands::wal_changes::WalChanges;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalEvent, WalEventKind, WalReader, WalTime};
 use crate::store::Store;
@@ -105,7 +106,22 @@ async fn plan_along(
                 search,
                 ..request.clone()
             };
-            return recovery_plan::plan(&catalogue, &request, now).map(|plan| (plan, search));
+            let mut plan = recovery_plan::plan(&catalogue, &request, now)?;
+            let changes = finder.replayed(&plan).await?;
+            let Some(barrier) = changes.barrier() else {
+                plan.demands = changes.demands();
+                return Ok((plan, search));
+            };
+            let number = catalogue.wal.segment_size().segment_of(barrier);
+            let chain = recovery_plan::chain_of(&catalogue, plan.timeline)?;
+            let timeline = chain.segment(number)?.timeline();
+            if catalogue.wal.barrier(timeline, number, number, barrier) == Some(barrier) {
+                return Err(Error::internal(format!(
+                    "the plan crosses LSN {barrier} all the same"
+                )));
+            }
+            catalogue.to_mut().wal.add_barrier(timeline, barrier);
+            continue;
         };
         let catalogue = catalogue.to_mut();
         catalogue.backups.retain(|backup| backup.id != unfit.id);
@@ -146,6 +162,20 @@ impl Wanted<'_> {
 }
 
 impl Finder<'_> {
+    /// What the WAL changes that a plan replays.
+    async fn replayed(&self, plan: &Plan) -> Result<WalChanges> {
+        let until = match plan.target {
+            Target::Lsn(lsn) => Lsn(lsn.0.saturating_add(1)),
+            Target::Immediate => plan.backup.stop_lsn,
+            _ => plan.end_lsn,
+        };
+        self.progress
+            .phase(format!("look up what the WAL up to LSN {until} changes"));
+        let chain = recovery_plan::chain_of(self.catalogue, plan.timeline)?;
+        let times = TimeIndex::new(self.store, &self.catalogue.identity, WHOLE_READS);
+        times.changes(&chain, plan.backup.start_lsn, until).await
+    }
+
     async fn search(&self, request: &Request, now: DateTime<Utc>) -> Result<Search> {
         let wanted = match &request.target {
             Target::Latest | Target::Lsn(_) | Target::Immediate => return Ok(Search::NotMade),

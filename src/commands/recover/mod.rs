@@ -170,6 +170,7 @@ pub(super) async fn restore(
     let mut notes = plan.notes;
     let links = restoration.links().to_vec();
     let extracted = restoration.extract(options.concurrency, progress).await?;
+    let extracted = extracted.demanding(plan.demands);
     progress.phase("write settings and sync");
     let looking = Signs::look(store, catalogue, &newest, begun).await;
     let archiving = archiving::decide(&options.archive_mode, &looking, catalogue, store, &options.pgdata);

@@ -20,6 +20,7 @@ use super::survey::{Survey, survey};
 use super::tablespace_map;
 use crate::archive::backup::BackupRecord;
 use crate::archive::copy_settings::{Copy, Overrides};
+use crate::archive::demands::Demands;
 use crate::archive::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, CloneMark};
 use crate::commands::progress::Progress;
 use crate::commands::{apart, neighbours, remembered};
@@ -121,6 +122,7 @@ impl Restoration {
                 destination,
                 sync,
                 source_configuration: self.source_configuration,
+                demands: Demands::default(),
                 configuration: self.configuration,
             }),
             Err(error) => Err(destination.undo(error)),
@@ -155,6 +157,7 @@ pub struct Extracted {
     sync: Arc<Sync>,
     source_configuration: SourceConfiguration,
     configuration: Option<StoredConfiguration>,
+    demands: Demands,
 }
 
 /// What a restored data directory remembers of archives, whatever its source did.
@@ -200,6 +203,11 @@ impl Remembers {
 }
 
 impl Extracted {
+    /// With settings that the WAL demands.
+    pub fn demanding(self, demands: Demands) -> Self {
+        Self { demands, ..self }
+    }
+
     /// Writes what the server is told, makes everything durable, and only then lets a server start.
     /// On failure everything is as it was.
     ///
@@ -233,6 +241,7 @@ impl Extracted {
             settings,
         )?;
         report.notes = notes;
+        report.add_note(self.write_demands()?);
         if self.source_configuration == SourceConfiguration::Kept {
             report.add_note(self.places.missing(&report.failed));
         }
@@ -241,6 +250,38 @@ impl Extracted {
         self.sync.finish()?;
         release_control(data)?;
         Ok(report)
+    }
+}
+
+impl Extracted {
+    /// Settings that were raised after the backup, which its configuration does not have: without them a server that is
+    /// readable waits in the middle of its recovery, or ends it. Returns a note about them.
+    fn write_demands(&self) -> Result<Option<String>> {
+        let data = &self.layout.data;
+        let readable = self.source_configuration == SourceConfiguration::Kept;
+        let control = read_if_there(&data.join(SET_ASIDE_CONTROL))?;
+        let raised = match ControlFile::parse(&control) {
+            Ok(control) => self.demands.raised(&control, readable),
+            Err(_) => Vec::new(),
+        };
+        if raised.is_empty() {
+            return Ok(None);
+        }
+        let path = data.join("postgresql.auto.conf");
+        let mut text = read_if_there(&path)?;
+        text.extend_from_slice(b"# The WAL demands it: the source was started with it after the backup.\n");
+        for (name, value) in &raised {
+            text.extend_from_slice(format!("{name} = '{value}'\n").as_bytes());
+        }
+        write_file(&path, &text, self.access)?;
+        let named: Vec<_> = raised
+            .iter()
+            .map(|(name, value)| format!("{name} = {value}"))
+            .collect();
+        Ok(Some(format!(
+            "set in postgresql.auto.conf, for the source was started with it after the backup and replay needs it: {}",
+            named.join(", ")
+        )))
     }
 }
 

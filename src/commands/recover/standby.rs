@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::destination::{self, Access};
+use super::find_record::plan;
 use super::layout::{Layout, Root, TablespaceMapping};
 use super::report::RestoredTablespace;
 use super::restore::{Remembers, Restoration, write_settings};
@@ -21,7 +22,7 @@ use super::start_command::{OutsideConfiguration, StartCommand, System, start_com
 use super::{ConfigurationReport, SourceConfiguration, finish, links_note, restored_tablespaces};
 use crate::archive::catalogue::Catalogue;
 use crate::archive::keys::BackupId;
-use crate::archive::recovery_plan::{Plan, Request, Target, plan};
+use crate::archive::recovery_plan::{Plan, Request, Target};
 use crate::archive::remembered::ArchiveMark;
 use crate::commands::progress::Progress;
 use crate::commands::{catalogue, identity};
@@ -74,12 +75,18 @@ pub struct RestoredStandby {
 ///
 /// # Errors
 /// As [`plan`]: where no backup leads to the timeline, or the archived WAL has a hole on the way.
-pub fn plan_standby(catalogue: &Catalogue, timeline: Option<TimelineId>, now: DateTime<Utc>) -> Result<Plan> {
+pub async fn plan_standby(
+    store: &Store,
+    catalogue: &Catalogue,
+    timeline: Option<TimelineId>,
+    now: DateTime<Utc>,
+    progress: &Progress,
+) -> Result<Plan> {
     let request = Request {
         timeline,
         ..Request::new(Target::Latest)
     };
-    plan(catalogue, &request, now)
+    plan(store, catalogue, &request, now, progress).await
 }
 
 /// Restores the newest backup that leads to a timeline (the archive's latest without one) as a standby.
@@ -95,7 +102,7 @@ pub async fn newest_as_standby(
 ) -> Result<RestoredStandby> {
     progress.phase("read the archive");
     let catalogue = catalogue::load(store).await?;
-    let plan = plan_standby(&catalogue, timeline, now)?;
+    let plan = plan_standby(store, &catalogue, timeline, now, progress).await?;
     restore_standby(options, plan, store, progress).await
 }
 
@@ -129,6 +136,7 @@ pub async fn restore_standby(
     let mut notes = plan.notes;
     let links = restoration.links().to_vec();
     let extracted = restoration.extract(options.concurrency, progress).await?;
+    let extracted = extracted.demanding(plan.demands);
     progress.phase("write settings and sync");
     let settings = ServerSettings::Standby(options.settings.clone());
     let configuration = finish(extracted, settings, remembers).await?;

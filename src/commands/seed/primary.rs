@@ -1,5 +1,6 @@
 //! The server that a replica will follow, and the slot it will have there.
 
+use crate::archive::demands::Demands;
 use crate::error::{Error, Result};
 use crate::pg::{ConnInfo, Connection, Lsn, Major, SlotName, SlotState, TimelineId};
 
@@ -17,6 +18,8 @@ pub(super) struct Primary {
     pub(super) is_standby: bool,
     /// `max_slot_wal_keep_size`.
     pub(super) slot_keeps: String,
+    /// What it was started with, and so whoever replays its WAL needs.
+    pub(super) demands: Demands,
     /// Whether it asked for a password.
     pub(super) used_password: bool,
 }
@@ -30,7 +33,12 @@ impl Primary {
         let mut connection = Connection::connect(info).await?;
         let major = u16::try_from(connection.server_major()).unwrap_or(u16::MAX);
         let system = connection.identify_system().await?;
+        let mut demands = [0; 5];
+        for (value, name) in demands.iter_mut().zip(Demands::names()) {
+            *value = connection.show(name).await?.parse().unwrap_or(0);
+        }
         let primary = Self {
+            demands: Demands::of_server(demands),
             shown: info.to_string(),
             major: Major::new(major)?.number().into(),
             system_identifier: system.system_identifier,

@@ -10,6 +10,7 @@ use crate::archive::identity::Identity;
 use crate::archive::keys::{Key, WAL_PREFIX, after_timeline};
 use crate::archive::recovery_plan::Plan;
 use crate::archive::seed_source::{Candidate, WalLimits, weigh};
+use crate::commands::progress::Progress;
 use crate::commands::recover::plan_standby;
 use crate::commands::{catalogue, identity};
 use crate::error::{Error, ErrorKind, Result};
@@ -98,7 +99,11 @@ fn may_pass(error: &Error) -> bool {
 
 async fn plan_of(primary: &Primary, store: &Store, now: DateTime<Utc>) -> Result<Plan> {
     let catalogue = catalogue::load(store).await?;
-    plan_standby(&catalogue, Some(primary.timeline), now)
+    let progress = Progress::default();
+    let mut plan = plan_standby(store, &catalogue, Some(primary.timeline), now, &progress).await?;
+    // What is not archived yet is streamed.
+    plan.demands = plan.demands.and(primary.demands);
+    Ok(plan)
 }
 
 /// The archive's identity, if there is one, and nothing in it that would lead a replica away from its primary.

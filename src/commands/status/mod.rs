@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::list::Proven;
 use super::time_index::TimeIndex;
-use super::{catalogue, doctor, expire, verify};
+use super::{catalogue, doctor, expire, verify, wal_changes};
 use crate::archive::catalogue::{Backup, Catalogue};
 use crate::archive::diagnosis::facts::{ArchiveFacts, ReadyFiles};
 use crate::archive::diagnosis::{Finding, Known, Level, Limits, judge_archive};
@@ -186,11 +186,12 @@ pub async fn run(
         verify::last_verification(store),
         backlog(options, connection, now)
     );
-    let catalogue = catalogue?;
+    let mut catalogue = catalogue?;
+    let expiry = expiry(&catalogue, &options.policy, now);
+    wal_changes::note_barriers(store, &mut catalogue, wal_changes::LOOKED_AT).await?;
     let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
     let window = times.windows(&catalogue).await?;
     let verification = verification.map_err(|error| error.to_string());
-    let expiry = expiry(&catalogue, &options.policy, now);
     Ok(StatusReport {
         archive: store.location().to_string(),
         system_identifier: catalogue.identity.system_identifier.to_string(),

@@ -25,6 +25,7 @@ fn report() -> StatusReport {
             last_segment: segment,
             end_lsn: Lsn(0x3_2B00_0000),
             missing: None,
+            barrier: None,
             given_up: false,
         }],
         last_wal: Some(LastWal {

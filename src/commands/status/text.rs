@@ -145,7 +145,10 @@ fn window_text(window: &Window) -> String {
         (Some(latest), _) => format!("{} (no commit since)", time(latest)),
         (None, _) => format!("the end of {}", window.last_segment),
     };
-    format!("{earliest} to {latest}, timeline {}", window.timeline)
+    let barrier = window.barrier.map_or_else(String::new, |lsn| {
+        format!("; wal_level = MINIMAL at LSN {lsn}, which no recovery crosses")
+    });
+    format!("{earliest} to {latest}, timeline {}{barrier}", window.timeline)
 }
 
 fn backlog_text(backlog: &Backlog) -> String {

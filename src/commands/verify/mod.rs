@@ -36,6 +36,7 @@ use crate::archive::ledger::{LedgerFinding, LedgerRun, LedgerScope, LedgerSummar
 use crate::archive::wal_inventory::{SegmentRange, WalInventory};
 use crate::commands::catalogue;
 use crate::commands::progress::Progress;
+use crate::commands::wal_changes;
 use crate::error::Result;
 use crate::pg::WalName;
 use crate::store::{Meter, Store};
@@ -118,7 +119,8 @@ impl<'a> Run<'a> {
         progress: &'a Arc<Progress>,
     ) -> Result<Self> {
         progress.phase("list the archive");
-        let catalogue = catalogue::load(&store).await?;
+        let mut catalogue = catalogue::load(&store).await?;
+        wal_changes::note_barriers(&store, &mut catalogue, wal_changes::LOOKED_AT_BY_VERIFY).await?;
         let mut notes = Vec::new();
         let summary = read_summary(&store, &catalogue.identity, &mut notes).await?;
         let backups: u64 = catalogue.readable().map(|backup| backup.stored_bytes).sum();
@@ -183,6 +185,8 @@ impl<'a> Run<'a> {
         self.progress.phase("look again at what seems wrong");
         tokio::time::sleep(self.options.settle).await;
         self.catalogue = catalogue::load(&self.store).await?;
+        wal_changes::note_barriers(&self.store, &mut self.catalogue, wal_changes::LOOKED_AT_BY_VERIFY)
+            .await?;
         self.look_again().await?;
         self.miss_histories();
         let second = self.judge()?;
@@ -289,7 +293,7 @@ impl<'a> Run<'a> {
 
     /// What is lost and not because of a damaged object is missing.
     fn miss_segments(&mut self, assessment: &Assessment) {
-        for lost in &assessment.lost {
+        for lost in assessment.lost.iter().filter(|lost| lost.barrier.is_none()) {
             let SegmentRange { first, segments, .. } = lost.segments;
             let bad = self.tally.bad_segments.count_within(&lost.segments);
             if bad.is_ok_and(|bad| bad < segments) {

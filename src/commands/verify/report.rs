@@ -169,6 +169,9 @@ fn write_lost(lost: &Lost, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         lost.from_lsn,
         lost.segments
     )?;
+    if lost.barrier.is_some() {
+        write!(f, ", for {}", lost.evidence)?;
+    }
     match &lost.again_from {
         Some(again) => writeln!(
             f,

@@ -1,5 +1,7 @@
 //! Whether the archived WAL holds anything later than a moment, and which backups may be used for it.
 
+use std::ops::Range;
+
 use chrono::{DateTime, Utc};
 
 use super::{Finder, FoundRecord, is_end_of_transaction, record_of};
@@ -32,11 +34,15 @@ impl Finder<'_> {
         self.progress
             .phase(format!("look up the last commits, up to {last_segment}"));
         let last = last_segment.number(size)?;
-        let Some(ends) = self.times.last_ends(&start.chain, first, last).await? else {
+        let Some(ends) = self
+            .times
+            .last_ends(&start.chain, first, last, reach.end_lsn)
+            .await?
+        else {
             return Ok(Search::NotMade);
         };
         let stops = |ended| stops(ended, time, request.inclusive);
-        if let Some(found) = self.moment_end(&start, last, stops).await?
+        if let Some(found) = self.moment_end(&start, last, reach.end_lsn, stops).await?
             && let Some((lsn, time)) = found.later
         {
             return Ok(Search::Moment {
@@ -69,6 +75,7 @@ impl Finder<'_> {
         &self,
         start: &Start<'_>,
         last: SegmentNumber,
+        until: Lsn,
         stops: impl Fn(DateTime<Utc>) -> bool + Copy,
     ) -> Result<Option<MomentEnd>> {
         let size = self.catalogue.wal.segment_size();
@@ -85,11 +92,14 @@ impl Finder<'_> {
                 let Some(index) = index else {
                     return Ok(None);
                 };
+                // Of the last segment only a part may count.
+                let ends_within = until < size.start_of(segment.number(size)?.next());
                 match index.with_crossing(crossed).moment(stops) {
-                    MomentIn::GoesOn(here) => found.last = here.or(found.last),
-                    MomentIn::Read => {
+                    MomentIn::GoesOn(here) if !ends_within => found.last = here.or(found.last),
+                    _ => {
                         let begin = before.unwrap_or(*segment);
-                        self.read_moment(begin, *segment, start.backup.stop_lsn, stops, &mut found)
+                        let within = start.backup.stop_lsn..until;
+                        self.read_moment(begin, *segment, within, stops, &mut found)
                             .await?;
                     }
                 }
@@ -108,7 +118,7 @@ impl Finder<'_> {
         &self,
         begin: SegmentName,
         segment: SegmentName,
-        from: Lsn,
+        within: Range<Lsn>,
         stops: impl Fn(DateTime<Utc>) -> bool + Copy,
         found: &mut MomentEnd,
     ) -> Result<()> {
@@ -122,7 +132,7 @@ impl Finder<'_> {
         };
         for part in parts {
             self.scan(part, &mut reader, |event| {
-                if event.end > after && event.start >= from {
+                if event.end > after && within.contains(&event.start) {
                     found.add(&event, stops);
                 }
             })
