@@ -293,8 +293,13 @@ impl<'a> Run<'a> {
 
     /// What is lost and not because of a damaged object is missing.
     fn miss_segments(&mut self, assessment: &Assessment) {
-        for lost in assessment.lost.iter().filter(|lost| lost.barrier.is_none()) {
+        for lost in &assessment.lost {
             let SegmentRange { first, segments, .. } = lost.segments;
+            if let Some(barrier) = lost.barrier {
+                let finding = Finding::uncrossable(first.timeline(), barrier, &*lost.evidence);
+                self.tally.find(finding);
+                continue;
+            }
             let bad = self.tally.bad_segments.count_within(&lost.segments);
             if bad.is_ok_and(|bad| bad < segments) {
                 let what = format!("{} is missing: {}", lost.segments, lost.evidence);

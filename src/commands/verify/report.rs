@@ -106,6 +106,7 @@ impl VerifyReport {
                 FindingKind::Damaged => "DAMAGED",
                 FindingKind::Missing => "MISSING",
                 FindingKind::OtherHistory => "OTHER HISTORY",
+                FindingKind::Uncrossable => "OUT OF REACH",
             };
             writeln!(f, "{word} {}: {}", finding.key, finding.what)?;
             match (&finding.name, finding.kind) {
@@ -122,7 +123,7 @@ impl VerifyReport {
                     "        two servers of this cluster have archived here; give the right one an archive of its own, and take \
                      a backup there"
                 )?,
-                (_, FindingKind::OtherHistory) | (None, _) => {}
+                (_, FindingKind::OtherHistory | FindingKind::Uncrossable) | (None, _) => {}
             }
         }
         let more = self.findings.len().saturating_sub(SHOWN) as u64 + self.more_findings;
@@ -169,9 +170,6 @@ fn write_lost(lost: &Lost, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         lost.from_lsn,
         lost.segments
     )?;
-    if lost.barrier.is_some() {
-        write!(f, ", for {}", lost.evidence)?;
-    }
     match &lost.again_from {
         Some(again) => writeln!(
             f,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::archive::keys::{BackupId, Key};
 use crate::archive::ledger::Entry;
 use crate::archive::wal_inventory::WalInventory;
-use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
+use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
 use crate::store::ObjectInfo;
 
 /// So many findings are kept one by one; beyond that they are counted.
@@ -38,6 +38,8 @@ pub enum FindingKind {
     Missing,
     /// A backup's archived WAL is not its own.
     OtherHistory,
+    /// Nothing is damaged, but no recovery crosses the WAL that was written there.
+    Uncrossable,
 }
 
 impl Finding {
@@ -54,6 +56,14 @@ impl Finding {
         Self {
             kind: FindingKind::Missing,
             ..Self::damaged(key, what)
+        }
+    }
+
+    /// Its key is a position, for no object is wrong.
+    pub(super) fn uncrossable(timeline: TimelineId, lsn: Lsn, what: impl Into<String>) -> Self {
+        Self {
+            kind: FindingKind::Uncrossable,
+            ..Self::damaged(format!("timeline {timeline}, LSN {lsn}"), what)
         }
     }
 
