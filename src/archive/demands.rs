@@ -94,6 +94,7 @@ mod tests {
             redo: Lsn(0),
             timeline: TimelineId::FIRST,
             min_recovery_point: Lsn(0),
+            min_recovery_timeline: None,
             max_connections: 100,
             max_worker_processes: 8,
             max_wal_senders: 10,

@@ -68,7 +68,7 @@ async fn before_the_parting(
         ..request.clone()
     };
     match plan_along(store, &past.catalogue, &along(past.timeline), now, progress).await {
-        Ok((_, Search::Found(record))) if past.holds(&record) => {}
+        Ok((_, Search::Found(record) | Search::Moment { later: record, .. })) if past.holds(&record) => {}
         Err(error) if error.is_retryable() || error.kind() == ErrorKind::Denied => return Err(error),
         _ => return Err(recovery_plan::ambiguous(&past.ambiguity)),
     }

@@ -166,6 +166,7 @@ impl std::fmt::Display for FindingKind {
             Self::Damaged => "damaged",
             Self::Missing => "missing",
             Self::OtherHistory => "on another history's WAL",
+            Self::Uncrossable => "out of reach",
         })
     }
 }
