@@ -8,6 +8,7 @@
 
 mod followed;
 mod own_wal;
+mod retired;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -17,15 +18,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::identity;
 use super::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
 use super::unnamed_file::UnnamedFile;
+use super::{catalogue, identity};
 use crate::archive::forks::{Answer, Follower, Fork, Recovering};
 use crate::archive::identity::Identity;
 use crate::archive::keys::{Key, WAL_PREFIX, after_timeline, segment_siblings_prefix, timeline_prefix};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::data_directory::{RecoverySignal, cluster_identity, data_directory_of, recovery_signal};
-use crate::pg::{LongPageHeader, Lsn, SegmentName, TimelineId, WalName};
+use crate::pg::data_directory::{
+    RecoverySignal, cluster_identity, data_directory_of, is_starting, recovery_signal,
+};
+use crate::pg::{LongPageHeader, Lsn, SegmentName, TimelineHistory, TimelineId, WalName};
 use crate::store::Store;
 
 /// Pause before the next try, and between looks for a segment that should be on its way.
@@ -271,9 +274,12 @@ impl Request<'_> {
             fetched.check_header(self.name, identity)
         };
         check(&mut fetched).context(|| self.store.url_of(&fetched.key))?;
-        if let WalName::Segment(segment) = self.name
-            && let Some(reason) = self.beyond_a_fork(segment, identity).await?
-        {
+        let reason = match self.name {
+            WalName::Segment(segment) => self.beyond_a_fork(segment, identity).await?,
+            WalName::History(timeline) => self.of_a_retired(timeline, &mut fetched).await?,
+            WalName::Partial(_) | WalName::Backup { .. } => None,
+        };
+        if let Some(reason) = reason {
             return Ok(Obtained::Withheld(reason));
         }
         Ok(Obtained::File(VerifiedFile(fetched.file)))
@@ -286,6 +292,9 @@ impl Request<'_> {
             return Ok(None);
         };
         let (size, timeline) = (identity.segment_bytes, segment.timeline());
+        if let Some(reason) = retired::refuses(timeline, &follower, self.store).await? {
+            return Ok(Some(reason));
+        }
         let start = segment.start(size)?;
         let forks = follower.forks_before(timeline, Lsn(start.0.saturating_add(size.bytes())));
         let Some(fork) = forks.first() else {
@@ -317,6 +326,31 @@ impl Request<'_> {
                  (recovery_target_timeline = '{timeline}') if that is what you want, or archive {child}"
             ))),
         }
+    }
+
+    /// Why the history of a retired timeline is not for the server that asks; `None` where it is.
+    async fn of_a_retired(&self, timeline: TimelineId, fetched: &mut Fetched) -> Result<Option<String>> {
+        if self.options.signal == RecoverySignal::None {
+            return Ok(None);
+        }
+        let Some(mark) = catalogue::read_retired(self.store, timeline).await? else {
+            return Ok(None);
+        };
+        let mut content = Vec::new();
+        let mut file = fetched.rewound()?;
+        file.read_to_end(&mut content)
+            .map_err(|error| Error::io("read the restored file", error))?;
+        let history = TimelineHistory::parse(timeline, &content)?;
+        let directory = data_directory_of(&self.options.destination);
+        let follower = self.follower(&directory).await?;
+        retired::hides(
+            &mark,
+            &history,
+            follower.as_ref(),
+            is_starting(&directory)?,
+            self.store,
+        )
+        .await
     }
 
     /// The server that asks, where it recovers and it can be known which timeline it follows.

@@ -191,6 +191,23 @@ pub fn recovery_signal(data_directory: &Path) -> Result<RecoverySignal> {
     })
 }
 
+/// Whether the server of a data directory has not opened yet, not even for reading: the postmaster notes in the eighth
+/// line of `postmaster.pid` how far it is (`LOCK_FILE_LINE_PM_STATUS`, `pidfile.h`, 14 to 18).
+///
+/// # Errors
+/// `Internal` where the file cannot be read.
+pub fn is_starting(data_directory: &Path) -> Result<bool> {
+    let path = data_directory.join("postmaster.pid");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text
+            .lines()
+            .nth(7)
+            .is_none_or(|status| status.trim() == "starting")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(Error::io(format!("read {}", path.display()), error)),
+    }
+}
+
 /// The timelines whose histories a `pg_wal` directory has. They say nothing of what its server follows: PostgreSQL
 /// keeps a copy of each history that it reads, of those too that it then does not follow.
 ///

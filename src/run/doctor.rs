@@ -23,7 +23,8 @@ pub(super) fn run(args: cli::DoctorArgs, settings: &Settings) -> Result<ExitCode
         let store = Box::pin(open_within(options.timeout, settings));
         if args.before_promote {
             let replication = ConnInfo::resolve(given, environment).ok();
-            let report = doctor::before_promote(deadline, &connection, replication.as_ref(), store).await;
+            let before = doctor::before_promote(deadline, &connection, replication.as_ref(), store);
+            let report = Box::pin(before).await;
             let code = report.promote_exit_code();
             return (report, code);
         }

@@ -348,3 +348,58 @@ fn a_backup_of_a_cascaded_standby_that_went_through_a_switchover_is_sound_for_ev
         assert_eq!(scene.recovered("old", &["--target-timeline", "1"]), "5");
     }
 }
+
+/// A standby that has come to the fork of a retired timeline neither goes over to it nor takes its number.
+#[test]
+fn a_standby_goes_on_beside_a_retired_timeline_and_its_promotion_takes_another_number() {
+    for &major in majors() {
+        let mut scene = Scene::new(major);
+        let mut copy = scene.copy();
+        write(&copy, 1);
+        copy.stop(Stop::Fast);
+        let retire = ["timeline", "retire", "2", "--reason", "a rehearsal"];
+        scene.walship.run(&retire).succeeded();
+        let mut standby = seeded(
+            &scene.walship,
+            &scene.production,
+            &["--from", "archive", "--no-slot"],
+        )
+        .cluster;
+        let alone = "primary_conninfo = ''\nprimary_slot_name = ''\n";
+        standby.append("postgresql.auto.conf", alone);
+        standby.stop(Stop::Fast);
+        standby.start();
+        // From before the fork to beyond it, and on.
+        write(&scene.production, 2);
+        standby.wait_until("select count(*) from t", "7", PATIENCE);
+        assert_eq!(
+            standby.sql("select timeline_id from pg_control_checkpoint()"),
+            "1"
+        );
+        // A restart finds out anew which timeline is the latest.
+        scene.production.sql("checkpoint");
+        write(&scene.production, 1);
+        standby.wait_until("select count(*) from t", "8", PATIENCE);
+        standby.sql("checkpoint");
+        standby.stop(Stop::Fast);
+        standby.start();
+        write(&scene.production, 1);
+        standby.wait_until("select count(*) from t", "9", PATIENCE);
+        assert!(
+            standby.log().contains("withheld, for it was retired"),
+            "{}",
+            standby.log()
+        );
+
+        scene.production.stop(Stop::Fast);
+        standby.sql("select pg_promote()");
+        assert!(
+            standby.log().contains("selected new timeline ID: 3"),
+            "{}",
+            standby.log()
+        );
+        write(&standby, 1);
+        assert_eq!(scene.timelines()["followed"], 3);
+        assert_eq!(scene.recovered("followed", &[]), "10");
+    }
+}

@@ -158,7 +158,8 @@ fn replayed(unreplayed: Unreplayed, findings: &mut Findings) {
         Unreplayed::Child { timeline, fork } => findings.problem(
             check,
             format!("another server went on from LSN {fork} on timeline {timeline}, which this standby has not followed"),
-            "let it follow (recovery_target_timeline = 'latest'); to promote it all the same begins a second branch",
+            "let it follow (recovery_target_timeline = 'latest'), or, where that timeline was retired, let it replay beyond there, \
+             lest its promotion take the same number; to promote it all the same begins a second branch",
         ),
     }
 }

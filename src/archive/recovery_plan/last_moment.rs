@@ -25,17 +25,14 @@ pub(super) fn position(backup: &Backup, later: &FoundRecord, last: Option<Lsn>) 
         later.lsn,
         time_text(later.time)
     );
-    match last.filter(|last| *last >= backup.stop_lsn) {
-        Some(last) => {
-            let note = format!(
-                "that moment is LSN {last}, the last record in the WAL that tells of a time and is not later; {next}"
-            );
-            (Target::Lsn(last), vec![note])
-        }
-        None => {
-            let note = format!("that moment is the end of the backup; {next}");
-            (Target::Immediate, vec![note])
-        }
+    if let Some(last) = last.filter(|last| *last >= backup.stop_lsn) {
+        let note = format!(
+            "that moment is LSN {last}, the last record in the WAL that tells of a time and is not later; {next}"
+        );
+        (Target::Lsn(last), vec![note])
+    } else {
+        let note = format!("that moment is the end of the backup; {next}");
+        (Target::Immediate, vec![note])
     }
 }
 

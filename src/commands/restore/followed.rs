@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::retired;
 use crate::archive::forks::{Follower, Position, Recovering, TargetTimeline, Visible};
 use crate::commands::stored_wal;
 use crate::error::{Error, Result};
@@ -69,7 +70,8 @@ pub(super) async fn follower(
             Recovering::Standby => search.max(segment),
             Recovering::ToTarget => search,
         };
-        let chain = histories.chain(from, recovering).await?;
+        // What comes last and is retired is hidden from it, or ignored by it.
+        let chain = retired::without_the_last(histories.chain(from, recovering).await?, store).await?;
         follower.histories.extend(chain);
     }
     Ok(Some(follower))
