@@ -343,14 +343,9 @@ impl Request<'_> {
         let history = TimelineHistory::parse(timeline, &content)?;
         let directory = data_directory_of(&self.options.destination);
         let follower = self.follower(&directory).await?;
-        retired::hides(
-            &mark,
-            &history,
-            follower.as_ref(),
-            is_starting(&directory)?,
-            self.store,
-        )
-        .await
+        let is_kept = directory.join("pg_wal").join(self.name.to_string()).is_file();
+        let starting = is_starting(&directory)?;
+        retired::hides(&mark, &history, follower.as_ref(), starting, is_kept, self.store).await
     }
 
     /// The server that asks, where it recovers and it can be known which timeline it follows.

@@ -359,12 +359,12 @@ fn a_standby_goes_on_beside_a_retired_timeline_and_its_promotion_takes_another_n
         copy.stop(Stop::Fast);
         let retire = ["timeline", "retire", "2", "--reason", "a rehearsal"];
         scene.walship.run(&retire).succeeded();
-        let mut standby = seeded(
+        let mut replica = seeded(
             &scene.walship,
             &scene.production,
             &["--from", "archive", "--no-slot"],
-        )
-        .cluster;
+        );
+        let standby = &mut replica.cluster;
         let alone = "primary_conninfo = ''\nprimary_slot_name = ''\n";
         standby.append("postgresql.auto.conf", alone);
         standby.stop(Stop::Fast);
@@ -382,6 +382,18 @@ fn a_standby_goes_on_beside_a_retired_timeline_and_its_promotion_takes_another_n
         standby.wait_until("select count(*) from t", "8", PATIENCE);
         standby.sql("checkpoint");
         standby.stop(Stop::Fast);
+        // Past the fork PostgreSQL ignores the history, and keeps a copy.
+        let kept = standby.data_dir().join("pg_wal/00000002.history");
+        if kept.is_file() {
+            standby.launch();
+            standby.wait_exit(PATIENCE);
+            let said = standby.log();
+            assert!(
+                said.contains("remove pg_wal/00000002.history and start it again"),
+                "{said}"
+            );
+            std::fs::remove_file(&kept).unwrap();
+        }
         standby.start();
         write(&scene.production, 1);
         standby.wait_until("select count(*) from t", "9", PATIENCE);
@@ -398,7 +410,7 @@ fn a_standby_goes_on_beside_a_retired_timeline_and_its_promotion_takes_another_n
             "{}",
             standby.log()
         );
-        write(&standby, 1);
+        write(standby, 1);
         assert_eq!(scene.timelines()["followed"], 3);
         assert_eq!(scene.recovered("followed", &[]), "10");
     }

@@ -12,11 +12,12 @@ use crate::archive::keys::{Key, WAL_PREFIX, after_timeline};
 use crate::archive::retired::{Retired, is_hidden};
 use crate::commands::catalogue::read_retired;
 use crate::error::{Error, Result};
-use crate::pg::{TimelineHistory, TimelineId};
+use crate::pg::{TimelineHistory, TimelineId, WalName};
 use crate::store::Store;
 
 /// Why a stored history is absent for the server that asks; `None` where it gets it. `follower` is what is known of the
-/// server, `is_starting` whether it has not opened for reading yet.
+/// server, `is_starting` whether it has not opened for reading yet, `is_kept` whether its `pg_wal` has a
+/// copy.
 ///
 /// # Errors
 /// As the store; `Corrupt` for a mark that is damaged.
@@ -25,6 +26,7 @@ pub(super) async fn hides(
     history: &TimelineHistory,
     follower: Option<&Follower>,
     is_starting: bool,
+    is_kept: bool,
     store: &Store,
 ) -> Result<Option<String>> {
     let timeline = history.timeline();
@@ -35,7 +37,15 @@ pub(super) async fn hides(
         // A server that looks for the latest timeline comes to that one only by way of this one.
         return Ok(None);
     }
-    Ok(Some(withheld(timeline, mark)))
+    let way_out = if is_kept {
+        let file = WalName::History(timeline);
+        format!(
+            "; PostgreSQL takes its own copy instead: stop the server, remove pg_wal/{file} and start it again"
+        )
+    } else {
+        String::new()
+    };
+    Ok(Some(withheld(timeline, mark) + &way_out))
 }
 
 /// Why a segment of a retired timeline is not for a standby that would go over to it.
