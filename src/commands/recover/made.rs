@@ -30,10 +30,17 @@ struct Made {
     mode_before: Option<u32>,
     /// The name in it that keeps other recoveries away.
     claim: &'static str,
+    /// Its device and inode: another directory of that name is somebody else's.
+    identity: (u64, u64),
 }
 
 impl Made {
     fn undo(&self) -> std::io::Result<()> {
+        let found = self.directory.metadata()?;
+        let serves = self.directory.join("postmaster.pid").symlink_metadata().is_ok();
+        if (found.dev(), found.ino()) != self.identity || serves {
+            return Err(std::io::Error::other("it is another process' now"));
+        }
         // The claim goes last: from then on the directory may be another recovery's.
         empty_but(&self.directory, self.claim)?;
         match remove(&self.directory.join(self.claim)) {
@@ -103,10 +110,14 @@ impl Destination {
             }
             return Err(error);
         }
+        let found = directory
+            .metadata()
+            .map_err(|error| Error::io(format!("look at {}", directory.display()), error))?;
         self.directories.push(Made {
             directory: directory.to_owned(),
             mode_before,
             claim,
+            identity: (found.dev(), found.ino()),
         });
         // The umask had its say before, and PostgreSQL refuses other modes.
         set_mode(directory, access.directory_mode())
@@ -301,6 +312,27 @@ mod tests {
         assert_eq!(error.to_string(), "the reason");
         assert!(!data.exists() && !folder.exists());
         assert_eq!((space.read_dir().unwrap().count(), mode(&space)), (0, 0o711));
+    }
+
+    #[test]
+    fn a_failure_removes_no_directory_that_took_the_place_of_its_own_or_in_which_a_server_lives() {
+        let top = tempfile::tempdir().unwrap();
+        let (data, away) = (top.path().join("data"), top.path().join("away"));
+        let replaced = Destination::create(&layout(&data, None), Access::Owner).unwrap();
+        std::fs::rename(&data, &away).unwrap();
+        std::fs::create_dir_all(data.join("global")).unwrap();
+        std::fs::write(data.join("precious"), "x").unwrap();
+        let error = replaced.undo(failure()).to_string();
+        assert!(
+            error.contains("could not be removed") && data.join("precious").exists(),
+            "{error}"
+        );
+
+        std::fs::remove_dir_all(&data).unwrap();
+        let served = Destination::create(&layout(&data, None), Access::Owner).unwrap();
+        std::fs::write(data.join("postmaster.pid"), "1").unwrap();
+        let _ = served.undo(failure());
+        assert!(data.join("global").exists());
     }
 
     #[test]

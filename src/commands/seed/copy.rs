@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::SeedOptions;
 use super::interrupt::{self, Interrupt};
 use super::primary::Primary;
+use super::remains;
 use crate::commands::programs;
 use crate::commands::progress::Progress;
 use crate::commands::recover::{self, StandbySettings, TablespaceMapping};
@@ -35,6 +36,8 @@ const LINES_KEPT: usize = 5;
 pub(super) struct Copy {
     program: PathBuf,
     arguments: Vec<String>,
+    /// What tells the copy from everybody else's.
+    label: String,
     pgdata: PathBuf,
     /// The data directory existed, and was empty.
     was_there: bool,
@@ -63,9 +66,11 @@ impl Copy {
         let program = search
             .found
             .ok_or_else(|| no_program(primary.major, &search.others))?;
+        let label = remains::new_label();
         Ok(Self {
             program,
-            arguments: arguments(options, conninfo),
+            arguments: arguments(options, conninfo, &label),
+            label,
             pgdata: options.pgdata.clone(),
             was_there: options.pgdata.exists(),
             mappings: options.tablespace_mappings.clone(),
@@ -199,29 +204,9 @@ impl Copy {
         recover::check_room(&directories, at.total_bytes)
     }
 
-    /// Removes what a program that was ended had made. It begins only in directories that are empty, and links the
-    /// tablespaces it writes to; no other directory is touched. What cannot be removed is said afterwards.
+    /// Removes what a program that was ended had made. What cannot be removed is said afterwards.
     fn remove_copy(&self) {
-        let tablespaces = std::fs::read_dir(self.pgdata.join("pg_tblspc"));
-        let links = tablespaces.into_iter().flatten().flatten();
-        let mut directories: Vec<_> = links
-            .filter_map(|link| std::fs::read_link(link.path()).ok())
-            .collect();
-        directories.push(self.pgdata.clone());
-        for directory in directories {
-            for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-                let path = entry.path();
-                let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-                let _ = if is_directory {
-                    std::fs::remove_dir_all(&path)
-                } else {
-                    std::fs::remove_file(&path)
-                };
-            }
-        }
-        if !self.was_there {
-            let _ = std::fs::remove_dir(&self.pgdata);
-        }
+        remains::remove(&self.pgdata, &self.label, self.major, self.was_there);
     }
 
     /// Says what is left behind, if anything is. A program that fails by itself leaves the tablespaces, each of
@@ -234,7 +219,17 @@ impl Copy {
             names.any(|name| name.to_string_lossy().starts_with(&version))
         };
         let tablespaces = self.mappings.iter().map(|mapping| mapping.new.as_path());
-        let data = Some(self.pgdata.as_path()).filter(|data| holds_something(data));
+        let holds = holds_something(&self.pgdata);
+        if holds && !remains::is_ours(&self.pgdata, &self.label) {
+            return Error::new(
+                error.kind(),
+                format!(
+                    "{error}. {} holds what nothing proves to be of this seeding, and is left alone: look whose it is",
+                    self.pgdata.display()
+                ),
+            );
+        }
+        let data = Some(self.pgdata.as_path()).filter(|_| holds);
         let left: Vec<_> = data
             .into_iter()
             .chain(tablespaces.filter(|directory| is_tablespace(directory)))
@@ -296,7 +291,7 @@ impl ProgressLine {
     }
 }
 
-fn arguments(options: &SeedOptions, conninfo: &str) -> Vec<String> {
+fn arguments(options: &SeedOptions, conninfo: &str, label: &str) -> Vec<String> {
     let checkpoint = if options.fast_checkpoint { "fast" } else { "spread" };
     let mut arguments: Vec<String> = [
         "--wal-method=stream",
@@ -307,6 +302,7 @@ fn arguments(options: &SeedOptions, conninfo: &str) -> Vec<String> {
     .map(str::to_owned)
     .into();
     arguments.push(format!("--checkpoint={checkpoint}"));
+    arguments.push(format!("--label={label}"));
     arguments.push(format!("--pgdata={}", options.pgdata.display()));
     arguments.push(format!("--dbname={conninfo}"));
     if let Some(slot) = &options.slot {
@@ -418,9 +414,11 @@ mod tests {
         }
         std::os::unix::fs::symlink(&made, data.join("pg_tblspc/16384")).unwrap();
         std::fs::write(others.join("file"), "mine").unwrap();
+        std::fs::write(data.join("backup_label"), "LABEL: ours\n").unwrap();
         let copy = Copy {
             program: PathBuf::new(),
             arguments: Vec::new(),
+            label: "ours".to_owned(),
             pgdata: data.clone(),
             was_there: false,
             mappings: vec![mapping(&made), mapping(&others)],

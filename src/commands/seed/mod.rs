@@ -9,6 +9,7 @@ mod archive_only;
 mod copy;
 mod interrupt;
 mod primary;
+mod remains;
 mod report;
 mod source;
 mod start;
