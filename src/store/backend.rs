@@ -1,5 +1,7 @@
 //! What a store can be, and the few calls all of them answer.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 
 use super::directory::{Directory, Walk};
@@ -21,7 +23,7 @@ pub(super) enum Backend {
 }
 
 /// Where a listing goes on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Cursor {
     Walk(Walk),
     S3(S3Cursor),
@@ -87,6 +89,24 @@ impl Backend {
             Self::S3(s3) => s3.get(key).await.map(|(info, body)| (info, ObjectBody::S3(body))),
             Self::Faulty(faulty) => Box::pin(faulty.get(key)).await,
             Self::Metered(metered) => Box::pin(metered.get(key)).await,
+        }
+    }
+
+    /// The bytes of an object that was opened before, from here on, with so much patience for them.
+    ///
+    /// # Errors
+    /// `Conflict` where it is another object by now.
+    pub(super) async fn get_rest(
+        &self,
+        object: &ObjectInfo,
+        from: u64,
+        patience: Duration,
+    ) -> Result<ObjectBody> {
+        match self {
+            Self::Directory(directory) => directory.get_rest(object, from).await.map(ObjectBody::File),
+            Self::S3(s3) => s3.get_rest(object, from, patience).await.map(ObjectBody::S3),
+            Self::Faulty(faulty) => Box::pin(faulty.get_rest(object, from, patience)).await,
+            Self::Metered(metered) => Box::pin(metered.get_rest(object, from, patience)).await,
         }
     }
 

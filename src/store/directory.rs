@@ -43,7 +43,7 @@ use self::root::{Looked, Root};
 pub(super) use self::walk::Walk;
 use super::object::Version;
 use super::options::StoreOptions;
-use super::{Body, BodyContent, ObjectInfo, PutMode, Refused};
+use super::{Body, BodyContent, ObjectInfo, PutMode, Refused, replaced};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How the names of temporary files begin. No key may have a part that begins so.
@@ -120,6 +120,15 @@ impl Directory {
 
     pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, FileBody)> {
         self.get_tail(key, u64::MAX).await
+    }
+
+    /// The rest of an object that was opened before.
+    pub(super) async fn get_rest(&self, object: &ObjectInfo, from: u64) -> Result<FileBody> {
+        let (now, body) = self.get_tail(&object.key, object.size - from).await?;
+        if now.version == object.version {
+            return Ok(body);
+        }
+        Err(replaced())
     }
 
     /// An object from so many bytes before its end on.

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub enum Operation {
     /// `put`.
     Put,
-    /// `get`, `read` and `read_tail`.
+    /// `get`, `read` and `read_tail`, and the rest of a body that broke off.
     Get,
     /// `head`.
     Head,
@@ -122,6 +122,18 @@ impl Faulty {
         finish(&rest)?;
         let body = struck(&rest, body, info.size);
         Ok((info, body))
+    }
+
+    pub(super) async fn get_rest(
+        &self,
+        object: &ObjectInfo,
+        from: u64,
+        patience: Duration,
+    ) -> Result<ObjectBody> {
+        let rest = self.strike(Operation::Get, &[&object.key]).await?;
+        let body = self.inner.get_rest(object, from, patience).await?;
+        finish(&rest)?;
+        Ok(struck(&rest, body, object.size - from))
     }
 
     pub(super) async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, ObjectBody)> {

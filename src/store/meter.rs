@@ -101,6 +101,18 @@ impl Metered {
         Ok((info, ObjectBody::Metered(Box::new(MeteredBody { inner, meter }))))
     }
 
+    pub(super) async fn get_rest(
+        &self,
+        object: &ObjectInfo,
+        from: u64,
+        patience: Duration,
+    ) -> Result<ObjectBody> {
+        self.meter.ask();
+        let inner = self.inner.get_rest(object, from, patience).await?;
+        let meter = self.meter.clone();
+        Ok(ObjectBody::Metered(Box::new(MeteredBody { inner, meter })))
+    }
+
     pub(super) async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, ObjectBody)> {
         self.meter.ask();
         let (info, sent, inner) = self.inner.get_tail(key, length).await?;

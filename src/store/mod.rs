@@ -30,9 +30,11 @@ mod manners;
 mod meter;
 mod object;
 mod options;
+mod reading;
 mod s3;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use chrono::{DateTime, Utc};
@@ -46,8 +48,10 @@ pub use self::location::Location;
 pub use self::manners::{Manners, StoreClock};
 pub use self::meter::Meter;
 use self::meter::Metered;
-pub use self::object::{Body, BodyContent, BodyReader, Object, ObjectInfo, PutMode, Refused, Version};
+pub use self::object::{Body, BodyContent, BodyReader, ObjectInfo, PutMode, Refused, Version};
 pub use self::options::{Environment, S3Options, StoreOptions};
+use self::reading::patiently;
+pub use self::reading::{Object, look_again};
 use self::s3::S3;
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -75,6 +79,8 @@ pub struct Store {
 struct Inner {
     location: Location,
     backend: Backend,
+    /// For so long a read that fails in passing is repeated.
+    patience: Duration,
 }
 
 impl Store {
@@ -88,40 +94,52 @@ impl Store {
             Location::Directory(path) => Backend::Directory(Directory::new(path.clone(), options)),
             Location::S3 { bucket, prefix } => Backend::S3(S3::open(bucket, prefix, options).await?),
         };
-        Ok(Self::over(location.clone(), backend))
+        Ok(Self {
+            inner: Arc::new(Inner {
+                location: location.clone(),
+                backend,
+                patience: options.operation_timeout,
+            }),
+        })
     }
 
-    fn over(location: Location, backend: Backend) -> Self {
+    fn over(&self, backend: Backend, patience: Duration) -> Self {
         Self {
-            inner: Arc::new(Inner { location, backend }),
+            inner: Arc::new(Inner {
+                location: self.inner.location.clone(),
+                backend,
+                patience,
+            }),
         }
     }
 
-    /// The same store, failing as scripted.
+    /// The same store, failing as scripted; each fault is what is left of a read after all its repetitions, unless
+    /// [`Store::with_patience`] says otherwise.
     #[must_use]
     pub fn with_faults(&self, faults: Faults) -> Self {
         let inner = Box::new(self.inner.backend.clone());
-        Self::over(
-            self.inner.location.clone(),
-            Backend::Faulty(Faulty { inner, faults }),
-        )
+        self.over(Backend::Faulty(Faulty { inner, faults }), Duration::ZERO)
+    }
+
+    /// The same store, which repeats a read that fails in passing for so long: as a rule that is the time for one
+    /// call.
+    #[must_use]
+    pub fn with_patience(&self, patience: Duration) -> Self {
+        self.over(self.inner.backend.clone(), patience)
     }
 
     /// The same store, its requests counted and its reading held to the meter's rate.
     #[must_use]
     pub fn with_meter(&self, meter: Meter) -> Self {
         let inner = Box::new(self.inner.backend.clone());
-        Self::over(
-            self.inner.location.clone(),
-            Backend::Metered(Metered { inner, meter }),
-        )
+        self.over(Backend::Metered(Metered { inner, meter }), self.inner.patience)
     }
 
     /// The same store for a process that lives long: its directory is found anew by its path, and held from the first
     /// call on, as this one holds its own. On S3 the same store.
     #[must_use]
     pub fn afresh(&self) -> Self {
-        Self::over(self.inner.location.clone(), self.inner.backend.afresh())
+        self.over(self.inner.backend.afresh(), self.inner.patience)
     }
 
     /// The archive's URL.
@@ -180,18 +198,17 @@ impl Store {
     /// Begins to read an object.
     ///
     /// # Errors
-    /// `NotFound` if the key is proven missing; `Invalid` if the bucket or directory is.
+    /// `NotFound` if the key is proven missing; `Invalid` if the bucket or directory is; `Unavailable` when the time for
+    /// one call is over.
     pub async fn get(&self, key: &str) -> Result<Object> {
         key::check(key)?;
         let url = self.url_of(key);
-        let opened = self.inner.backend.get(key).await;
-        let (info, body) = opened.context(|| format!("read {url}"))?;
-        Ok(Object {
-            info,
-            body,
-            url,
-            received: 0,
-        })
+        let Inner {
+            backend, patience, ..
+        } = &*self.inner;
+        let opened = patiently(*patience, || backend.get(key)).await;
+        let opened = opened.context(|| format!("read {url}"))?;
+        Ok(Object::new(opened, backend, url, *patience))
     }
 
     /// Reads a small object whole.
@@ -199,7 +216,18 @@ impl Store {
     /// # Errors
     /// As [`Store::get`] and [`Object::chunk`]; `Corrupt` if it is larger than `limit` bytes.
     pub async fn read(&self, key: &str, limit: u64) -> Result<Bytes> {
-        self.get(key).await?.read_to_end(limit).await
+        let read = async || self.get(key).await?.read_to_end(limit).await;
+        // One that is replaced while it is read is read from its start.
+        patiently(self.inner.patience, read).await
+    }
+
+    /// Reads a small object whole and makes of it what it says; what cannot be made out is read again
+    /// ([`look_again`]).
+    ///
+    /// # Errors
+    /// As [`Store::read`] and as `parse`.
+    pub async fn read_as<T>(&self, key: &str, limit: u64, parse: impl Fn(&Bytes) -> Result<T>) -> Result<T> {
+        look_again(async || parse(&self.read(key, limit).await?)).await
     }
 
     /// Reads the last bytes of an object, at most so many, and tells what it is as a whole.
@@ -208,25 +236,29 @@ impl Store {
     /// As [`Store::get`] and [`Object::chunk`].
     pub async fn read_tail(&self, key: &str, length: usize) -> Result<(ObjectInfo, Bytes)> {
         key::check(key)?;
-        let url = self.url_of(key);
-        let opened = self.inner.backend.get_tail(key, length as u64).await;
-        let (info, sent, body) = opened.context(|| format!("read the end of {url}"))?;
-        let mut object = Object {
-            info: ObjectInfo {
-                size: sent,
-                ..info.clone()
-            },
-            body,
-            url,
-            received: 0,
-        };
+        let read = patiently(self.inner.patience, async || {
+            self.read_tail_once(key, length).await
+        })
+        .await;
+        read.context(|| format!("read the end of {}", self.url_of(key)))
+    }
+
+    async fn read_tail_once(&self, key: &str, length: usize) -> Result<(ObjectInfo, Bytes)> {
+        let (info, sent, mut body) = self.inner.backend.get_tail(key, length as u64).await?;
+        let mut received = 0;
         // A server that knows no ranges sends all of it.
         let mut last = BytesMut::new();
-        while let Some(piece) = object.chunk().await? {
+        while let Some(piece) = body.next().await? {
+            received += piece.len() as u64;
             last.extend_from_slice(&piece);
             if last.len() > length {
                 last.advance(last.len() - length);
             }
+        }
+        if received != sent {
+            return Err(Error::unavailable(format!(
+                "the store announced {sent} bytes and sent {received}; try again"
+            )));
         }
         Ok((info, last.freeze()))
     }
@@ -237,7 +269,7 @@ impl Store {
     /// As [`Store::get`], without `NotFound`.
     pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
         key::check(key)?;
-        let looked = self.inner.backend.head(key).await;
+        let looked = patiently(self.inner.patience, || self.inner.backend.head(key)).await;
         looked.context(|| format!("look at {}", self.url_of(key)))
     }
 
@@ -293,7 +325,7 @@ impl Store {
     /// # Errors
     /// As [`Listing::next`]; in a directory as [`Store::put`], for only a new file tells.
     pub async fn clock(&self) -> Result<DateTime<Utc>> {
-        let asked = self.inner.backend.clock().await;
+        let asked = patiently(self.inner.patience, || self.inner.backend.clock()).await;
         asked.context(|| format!("ask for the time at {}", self.inner.location))
     }
 
@@ -350,6 +382,11 @@ impl Store {
     }
 }
 
+/// An object is another one than it was when its reading began.
+fn replaced() -> Error {
+    Error::conflict("it was replaced while it was read; try again")
+}
+
 /// A listing in progress.
 #[derive(Debug)]
 pub struct Listing {
@@ -390,7 +427,10 @@ impl Listing {
                     )));
                 }
             };
-            let page = self.store.inner.backend.page(cursor).await;
+            let Inner {
+                backend, patience, ..
+            } = &*self.store.inner;
+            let page = patiently(*patience, || backend.page(cursor.clone())).await;
             let (page, next) = page.context(|| format!("list {}", self.url))?;
             self.state = next.map_or(State::Finished, State::Next);
             if !page.is_empty() {

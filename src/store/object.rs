@@ -12,7 +12,7 @@ use super::directory::FileBody;
 use super::faults::FaultyBody;
 use super::meter::MeteredBody;
 use super::s3::S3Body;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 
 /// Which version of an object it is: another one after every write of other bytes. On S3 the `ETag`, in a
 /// directory the file's inode, time and size; only the store that gave it can say more.
@@ -157,16 +157,6 @@ pub struct ObjectInfo {
     pub version: Version,
 }
 
-/// An object that is being read, a piece at a time.
-#[derive(Debug)]
-pub struct Object {
-    /// What the store said about it when the reading began.
-    pub info: ObjectInfo,
-    pub(super) body: ObjectBody,
-    pub(super) url: String,
-    pub(super) received: u64,
-}
-
 /// Where the pieces come from.
 #[derive(Debug)]
 pub(super) enum ObjectBody {
@@ -184,51 +174,5 @@ impl ObjectBody {
             Self::Faulty(body) => body.next().await,
             Self::Metered(body) => body.next().await,
         }
-    }
-}
-
-impl Object {
-    /// The next piece, or `None` after the last. Pieces add up to [`ObjectInfo::size`] exactly.
-    ///
-    /// # Errors
-    /// `Unavailable` when the bytes stop coming, or end too early. What was delivered before is
-    /// then a part of the object; the store does not try again from the middle.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        let piece = self.body.next().await.context(|| format!("read {}", self.url))?;
-        self.received += piece.as_ref().map_or(0, |piece| piece.len() as u64);
-        let ended_early = piece.is_none() && self.received < self.info.size;
-        if ended_early || self.received > self.info.size {
-            return Err(Error::unavailable(format!(
-                "read {}: the store announced {} bytes and sent {}; try again",
-                self.url, self.info.size, self.received
-            )));
-        }
-        Ok(piece)
-    }
-
-    /// All that is left, in one piece.
-    ///
-    /// # Errors
-    /// As [`Object::chunk`]; `Corrupt` if the object is larger than `limit` bytes.
-    pub async fn read_to_end(mut self, limit: u64) -> Result<Bytes> {
-        if self.info.size > limit {
-            return Err(Error::corrupt(format!(
-                "{} has {} bytes, and no object of this kind has more than {limit}",
-                self.url, self.info.size
-            )));
-        }
-        let Some(first) = self.chunk().await? else {
-            return Ok(Bytes::new());
-        };
-        let Some(second) = self.chunk().await? else {
-            return Ok(first);
-        };
-        let mut all = Vec::with_capacity(self.info.size as usize);
-        all.extend_from_slice(&first);
-        all.extend_from_slice(&second);
-        while let Some(piece) = self.chunk().await? {
-            all.extend_from_slice(&piece);
-        }
-        Ok(all.into())
     }
 }

@@ -31,7 +31,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, DateTime as AwsDateTime, Length};
 use aws_sdk_s3::types::{Delete, ObjectIdentifier, ServerSideEncryption, StorageClass};
 use aws_smithy_types::base64;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -42,7 +42,7 @@ use self::failure::{Answer, Asked, Failure};
 use self::held_back::held_back;
 use super::object::Version;
 use super::options::StoreOptions;
-use super::{Body, BodyContent, ObjectInfo, PutMode, Refused};
+use super::{Body, BodyContent, ObjectInfo, PutMode, Refused, replaced};
 use crate::archive::hex;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -81,7 +81,7 @@ struct Call {
 }
 
 /// Where a listing goes on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Cursor {
     prefix: String,
     start_after: Option<String>,
@@ -227,6 +227,58 @@ impl S3 {
         Ok((info, body))
     }
 
+    /// The rest of an object that was opened before, with so much patience for it.
+    pub(super) async fn get_rest(
+        &self,
+        object: &ObjectInfo,
+        from: u64,
+        patience: Duration,
+    ) -> Result<S3Body> {
+        let known = object
+            .version
+            .is_known()
+            .then(|| object.version.as_str().to_owned());
+        let mut call = self.call("s3:GetObject");
+        call.limit = call.limit.min(patience);
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.settings.bucket)
+            .key(self.full_key(&object.key))
+            .set_range((from > 0).then(|| format!("bytes={from}-")))
+            .set_if_match(known);
+        let request = request.customize().interceptor(call.attempts.clone());
+        let answer = match self.run(&call, request.send()).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => return Err(replaced()),
+            answer => answer?,
+        };
+        let mut body = S3Body {
+            stream: answer.body,
+            idle_limit: self.settings.options.request_timeout,
+            patience,
+            passed_over: 0,
+        };
+        let whole = answer.content_range.as_deref().and_then(size_in_range);
+        if whole.is_none() {
+            // A server that knows no ranges sends all of it.
+            body.passed_over = from;
+        }
+        let length = answer
+            .content_length
+            .and_then(|length| u64::try_from(length).ok());
+        let now = object_info(
+            object.key.clone(),
+            answer.content_length,
+            answer.last_modified.as_ref(),
+            answer.e_tag,
+        )?;
+        let is_same = now.version == object.version && now.modified == object.modified;
+        if is_same && whole.or(length) == Some(object.size) {
+            return Ok(body);
+        }
+        Err(replaced())
+    }
+
     /// An object's last bytes, and how many they are.
     pub(super) async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, S3Body)> {
         match self.get_range(key, Some(format!("bytes=-{length}"))).await {
@@ -262,6 +314,7 @@ impl S3 {
             stream: answer.body,
             idle_limit: self.settings.options.request_timeout,
             patience: StoreOptions::with_body(self.settings.options.operation_timeout, sent),
+            passed_over: 0,
         };
         Ok((info, sent, body))
     }
@@ -559,10 +612,26 @@ pub(super) struct S3Body {
     idle_limit: Duration,
     /// What is left of the time for the whole body. Only waiting counts: whoever reads may be slow.
     patience: Duration,
+    /// So many bytes are here already.
+    passed_over: u64,
 }
 
 impl S3Body {
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let Some(mut piece) = self.piece().await? else {
+                return Ok(None);
+            };
+            let passed_over = self.passed_over.min(piece.len() as u64);
+            self.passed_over -= passed_over;
+            piece.advance(passed_over as usize);
+            if !piece.is_empty() {
+                return Ok(Some(piece));
+            }
+        }
+    }
+
+    async fn piece(&mut self) -> Result<Option<Bytes>> {
         let begun = Instant::now();
         let limit = self.idle_limit.min(self.patience);
         let piece = timeout(limit, self.stream.next()).await;

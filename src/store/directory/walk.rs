@@ -1,6 +1,6 @@
 //! Listing a directory store: a walk in the order of the keys' bytes, a page at a time.
 
-use std::vec;
+use std::sync::Arc;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -17,14 +17,29 @@ const PAGE: usize = 1000;
 const DEEPEST: usize = 32;
 
 /// A walk in progress. Its memory is the names of the directories it is in, and one page.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::store) struct Walk {
     root: Root,
     prefix: String,
     start_after: String,
     begun: bool,
     /// One for each directory it is in: what is left there, in order.
-    open: Vec<vec::IntoIter<String>>,
+    open: Vec<Folder>,
+}
+
+/// What a directory has, and how far the walk is in it. Cheap to clone, so that a page can be listed again.
+#[derive(Debug, Clone)]
+struct Folder {
+    keys: Arc<[String]>,
+    next: usize,
+}
+
+impl Folder {
+    fn next(&mut self) -> Option<String> {
+        let key = self.keys.get(self.next)?;
+        self.next += 1;
+        Some(key.clone())
+    }
 }
 
 impl Walk {
@@ -103,7 +118,10 @@ impl Walk {
             }
         }
         keys.sort_unstable();
-        self.open.push(keys.into_iter());
+        self.open.push(Folder {
+            keys: keys.into(),
+            next: 0,
+        });
         Ok(())
     }
 
