@@ -199,7 +199,7 @@ impl Request<'_> {
             return self.verify(file, &self.checked(identity)?).await;
         }
         // Whose archive this is must be known before anything is believed of it, absence above all.
-        let (identity, fetched) = tokio::join!(identity::require(self.store), self.fetch_patiently());
+        let (identity, fetched) = tokio::join!(identity::require(self.store), self.fetch());
         let identity = self.checked(identity?)?;
         match fetched? {
             Some(file) => self.verify(file, &identity).await,
@@ -213,17 +213,6 @@ impl Request<'_> {
             identity.check(cluster, &self.store.location().to_string())?;
         }
         Ok(identity)
-    }
-
-    /// The store tries each request again by itself; a transfer that breaks in the middle begins anew
-    /// here.
-    async fn fetch_patiently(&self) -> Result<Option<Fetched>> {
-        loop {
-            match self.fetch().await {
-                Err(error) if error.is_retryable() && self.has_time() => tokio::time::sleep(PAUSE).await,
-                fetched => return fetched,
-            }
-        }
     }
 
     fn has_time(&self) -> bool {
@@ -389,7 +378,7 @@ impl Request<'_> {
             }
             // It may be on its way.
             tokio::time::sleep(PAUSE).await;
-            if let Some(file) = self.fetch_patiently().await? {
+            if let Some(file) = self.fetch().await? {
                 return self.verify(file, identity).await;
             }
         }
@@ -461,9 +450,9 @@ impl Request<'_> {
 /// Fetches and decodes an object into a temporary file in `folder`; `None` where the store says that
 /// there is no such key.
 async fn fetch(store: &Store, key: String, limit: u64, folder: &Path) -> Result<Option<Fetched>> {
-    let mut file = file_in(folder)?;
-    match stored_wal::decode(store, &key, limit, file.file()).await {
-        Ok(trailer) => Ok(Some(Fetched { file, trailer, key })),
+    let make = || file_in(folder).map(Output);
+    match stored_wal::read(store, &key, limit, make).await {
+        Ok((Output(file), trailer)) => Ok(Some(Fetched { file, trailer, key })),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) if error.kind() == ErrorKind::Corrupt => Err(error.context(format!(
             "{} is damaged; recover from another copy of the archive, or to a target before it",
@@ -473,6 +462,19 @@ async fn fetch(store: &Store, key: String, limit: u64, folder: &Path) -> Result<
             Err(error.context(format!("write a file in {}", folder.display())))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Where a file is decoded into.
+struct Output(UnnamedFile);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.file().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.file().flush()
     }
 }
 

@@ -6,7 +6,7 @@ use crate::archive::codec::{Trailer, WalDecoder};
 use crate::archive::keys::Key;
 use crate::error::{ErrorKind, Result};
 use crate::pg::{TimelineHistory, TimelineId, WalName};
-use crate::store::Store;
+use crate::store::{Store, look_again};
 
 /// The largest WAL segment PostgreSQL knows, in bytes.
 pub const LARGEST_SEGMENT: u64 = 1 << 30;
@@ -28,12 +28,31 @@ pub async fn decode(store: &Store, key: &str, limit: u64, output: &mut impl Writ
     decoder.finish()
 }
 
+/// As [`decode`], into an output that is made for each look: what arrives damaged is read again.
+///
+/// # Errors
+/// As [`decode`] and as `make`.
+pub async fn read<W: Write>(
+    store: &Store,
+    key: &str,
+    limit: u64,
+    make: impl Fn() -> Result<W>,
+) -> Result<(W, Trailer)> {
+    look_again(async || {
+        let mut output = make()?;
+        let trailer = decode(store, key, limit, &mut output).await?;
+        Ok((output, trailer))
+    })
+    .await
+}
+
 /// Verifies an object without keeping its content.
 ///
 /// # Errors
-/// As [`decode`].
+/// As [`read`].
 pub async fn verify(store: &Store, key: &str, limit: u64) -> Result<Trailer> {
-    decode(store, key, limit, &mut std::io::sink()).await
+    let (_, trailer) = read(store, key, limit, || Ok(std::io::sink())).await?;
+    Ok(trailer)
 }
 
 /// Reads a timeline's history; `None` where it is proven that the archive has none.

@@ -17,7 +17,7 @@ use crate::archive::timeline_chain::TimelineChain;
 use crate::archive::window::{Last, LastEnds, Stretch, Window, last_ends, stretches};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::{Lsn, Major, SegmentName, SegmentNumber, TimelineId, WalCheck};
-use crate::store::Store;
+use crate::store::{Store, look_again};
 
 /// A trailer is rarely longer.
 const USUAL_TRAILER_BYTES: usize = 4 << 10;
@@ -105,19 +105,19 @@ impl TimeIndex {
 
     async fn read_whole(&self, segment: SegmentName, key: &str) -> Result<Option<SegmentIndex>> {
         let start = segment.start(self.identity.segment_bytes)?;
-        self.read_into(segment, key, IndexBuilder::new(start, WalCheck::Structure))
-            .await
+        let builder = || IndexBuilder::new(start, WalCheck::Structure);
+        self.read_into(segment, key, builder).await
     }
 
     async fn read_into(
         &self,
         segment: SegmentName,
         key: &str,
-        builder: IndexBuilder,
+        builder: impl Fn() -> IndexBuilder,
     ) -> Result<Option<SegmentIndex>> {
         let size = self.identity.segment_bytes;
-        let mut feed = Feed(builder);
-        let trailer = stored_wal::decode(&self.store, key, size.bytes(), &mut feed).await?;
+        let (feed, trailer) =
+            stored_wal::read(&self.store, key, size.bytes(), || Ok(Feed(builder()))).await?;
         trailer.check(segment.into(), self.identity.system_identifier)?;
         Ok(feed.0.finish())
     }
@@ -195,7 +195,8 @@ impl TimeIndex {
         }
         let segment = chain.segment(last)?;
         let key = Key::Segment(segment).to_string();
-        let builder = IndexBuilder::new(segment.start(size)?, WalCheck::Structure).until(until);
+        let start = segment.start(size)?;
+        let builder = || IndexBuilder::new(start, WalCheck::Structure).until(until);
         self.read_into(segment, &key, builder).await.map(Some)
     }
 
@@ -233,6 +234,10 @@ impl TimeIndex {
 /// # Errors
 /// `NotFound` where the key is proven missing, `Corrupt` where there is no trailer; otherwise as the store.
 pub async fn read_trailer(store: &Store, key: &str) -> Result<Trailer> {
+    look_again(async || look_at_trailer(store, key).await).await
+}
+
+async fn look_at_trailer(store: &Store, key: &str) -> Result<Trailer> {
     for length in [USUAL_TRAILER_BYTES, TRAILER_LIMIT] {
         let (info, bytes) = store.read_tail(key, length).await?;
         if let Some(trailer) = trailer_in(&bytes)? {

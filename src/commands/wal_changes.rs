@@ -10,12 +10,12 @@ use crate::archive::demands::Demands;
 use crate::archive::keys::Key;
 use crate::archive::segment_index::{Change, Crossing, SegmentIndex};
 use crate::archive::timeline_chain::TimelineChain;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Context, ErrorKind, Result};
 use crate::pg::{
     Lsn, SegmentName, SegmentNumber, TimelineHistory, WalChange, WalCheck, WalEvent, WalEventKind, WalLevel,
     WalReader,
 };
-use crate::store::Store;
+use crate::store::{Store, look_again};
 
 /// So many indexes are read at a time.
 const AT_A_TIME: u64 = 256;
@@ -154,6 +154,21 @@ impl TimeIndex {
         before: Option<SegmentName>,
         segment: SegmentName,
     ) -> Result<Option<Vec<Change>>> {
+        match look_again(async || self.try_to_read_changes(before, segment).await).await {
+            Ok(changes) => Ok(Some(changes)),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
+                tracing::warn!("what {segment} changes is unknown: {error}");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn try_to_read_changes(
+        &self,
+        before: Option<SegmentName>,
+        segment: SegmentName,
+    ) -> Result<Vec<Change>> {
         let size = self.identity().segment_bytes;
         let start = segment.start(size)?;
         let mut reading = Reading {
@@ -167,19 +182,11 @@ impl TimeIndex {
                 let trailer = stored_wal::decode(self.store(), &key, size.bytes(), &mut reading).await?;
                 trailer.check(segment.into(), self.identity().system_identifier)
             };
-            match read.await {
-                Ok(()) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
-                    tracing::warn!("what {} changes is unknown: {error}", self.store().url_of(&key));
-                    return Ok(None);
-                }
-                Err(error) => {
-                    let doing = format!("read what the WAL changes in {}", self.store().url_of(&key));
-                    return Err(error.context(doing));
-                }
-            }
+            let url = self.store().url_of(&key);
+            read.await
+                .context(|| format!("read what the WAL changes in {url}"))?;
         }
-        Ok(Some(reading.changes))
+        Ok(reading.changes)
     }
 }
 

@@ -221,15 +221,6 @@ impl Store {
         patiently(self.inner.patience, read).await
     }
 
-    /// Reads a small object whole and makes of it what it says; what cannot be made out is read again
-    /// ([`look_again`]).
-    ///
-    /// # Errors
-    /// As [`Store::read`] and as `parse`.
-    pub async fn read_as<T>(&self, key: &str, limit: u64, parse: impl Fn(&Bytes) -> Result<T>) -> Result<T> {
-        look_again(async || parse(&self.read(key, limit).await?)).await
-    }
-
     /// Reads the last bytes of an object, at most so many, and tells what it is as a whole.
     ///
     /// # Errors

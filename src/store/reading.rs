@@ -86,7 +86,7 @@ where
     loop {
         match look().await {
             Err(error) if error.kind() == ErrorKind::Corrupt && looks < LOOKS => {
-                tracing::warn!("{error}; it is read again, for it may have been damaged on its way");
+                tracing::info!("{error}; it is read again, for it may have been damaged on its way");
                 looks += 1;
             }
             looked => return looked,

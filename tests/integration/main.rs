@@ -19,6 +19,7 @@ mod archive_moved;
 mod bad_input;
 mod base_backup_stream;
 mod basebackup;
+mod broken_reads;
 mod connection;
 mod copies;
 mod damage;

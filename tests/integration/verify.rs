@@ -363,7 +363,8 @@ fn an_outage_is_no_damage() {
         &format!("{}.zst", original.segment),
         FaultKind::Short,
     );
-    let report = verify_store(&store.with_faults(faults), Utc::now(), |options| {
+    let patient = store.with_faults(faults).with_patience(Duration::from_secs(30));
+    let report = verify_store(&patient, Utc::now(), |options| {
         options.full = true;
     })
     .unwrap();

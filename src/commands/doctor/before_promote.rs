@@ -167,18 +167,19 @@ async fn children(
 
 /// Whether a whole record of the segment ends after a position.
 async fn has_more(store: &Store, identity: &Identity, segment: SegmentName, after: Lsn) -> Result<bool> {
-    let mut reader = WalReader::new(segment.start(identity.segment_bytes)?, WalCheck::Structure);
+    let start = segment.start(identity.segment_bytes)?;
+    let feed = || Ok(Feed(WalReader::new(start, WalCheck::Structure)));
     let key = Key::Segment(segment).to_string();
     let limit = identity.segment_bytes.bytes();
-    let trailer = stored_wal::decode(store, &key, limit, &mut Feed(&mut reader)).await;
-    let trailer = trailer.context(|| format!("read {}", store.url_of(&key)))?;
+    let read = stored_wal::read(store, &key, limit, feed).await;
+    let (Feed(reader), trailer) = read.context(|| format!("read {}", store.url_of(&key)))?;
     trailer.check(segment.into(), identity.system_identifier)?;
     Ok(reader.valid_until() > after)
 }
 
-struct Feed<'a>(&'a mut WalReader);
+struct Feed(WalReader);
 
-impl Write for Feed<'_> {
+impl Write for Feed {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.feed(bytes, |_| {});
         Ok(bytes.len())

@@ -26,12 +26,11 @@ use super::schedule::{PartJob, Schedule};
 use crate::archive::backup::BackupRecord;
 use crate::archive::keys::{BackupObject, Key};
 use crate::commands::progress::Progress;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::Store;
 
-/// How often a part is fetched whose bytes stop coming. The store asks again by itself until an answer
-/// begins, but a body that breaks off it leaves to the caller, and in the thousands of parts of a
-/// large backup one will. Writing a part twice gives the same files.
+/// How often a part is fetched that comes damaged: a bit may have flipped on its way, and in the thousands of parts of
+/// a large backup one will. Writing a part twice gives the same files.
 const ATTEMPTS: u32 = 3;
 
 /// Bytes of tar after which the disk is set to work on what was written. Left alone, Linux would keep a
@@ -172,8 +171,10 @@ impl Workers<'_> {
         let mut attempt = 1;
         loop {
             match self.fetch(&key, job, &mut counted) {
-                Err(error) if error.is_retryable() && attempt < ATTEMPTS && !self.has_failed() => {
-                    tracing::warn!(%error, attempt, "a part of the backup broke off and is fetched again");
+                Err(error)
+                    if error.kind() == ErrorKind::Corrupt && attempt < ATTEMPTS && !self.has_failed() =>
+                {
+                    tracing::warn!(%error, attempt, "a part of the backup came damaged and is fetched again");
                     attempt += 1;
                 }
                 Err(error) => return Err(error),

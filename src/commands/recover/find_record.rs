@@ -305,7 +305,16 @@ impl Finder<'_> {
                 stored_wal::decode(self.store, &key, identity.segment_bytes.bytes(), &mut feed).await?;
             trailer.check(segment.into(), identity.system_identifier)
         };
-        read.await.context(|| format!("look up the target in {url}"))
+        let read = match read.await {
+            // What was told of it cannot be taken back; what lies there may be sound.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let again = stored_wal::verify(self.store, &key, identity.segment_bytes.bytes()).await;
+                let came = format!("it came damaged and is sound where it lies; try again ({error})");
+                again.and(Err(Error::unavailable(came)))
+            }
+            read => read,
+        };
+        read.context(|| format!("look up the target in {url}"))
     }
 }
 

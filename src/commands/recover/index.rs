@@ -12,7 +12,7 @@ use crate::archive::backup::{BackupRecord, StoredObject};
 use crate::archive::file_index::FileIndexReader;
 use crate::archive::keys::{BackupId, BackupObject, Key};
 use crate::error::{Context, Error, Result};
-use crate::store::{Body, BodyReader, BodyWriter, Store};
+use crate::store::{Body, BodyReader, BodyWriter, Store, look_again};
 
 use super::extract::damaged;
 
@@ -41,7 +41,12 @@ impl Spooled {
     ) -> Result<Self> {
         let key = Key::Backup(id.clone(), object).to_string();
         let url = store.url_of(&key);
-        let mut object = store.get(&key).await.context(|| format!("read {url}"))?;
+        let body = look_again(async || Self::body(store, &key, &url, expected).await).await?;
+        Ok(Self { body, url })
+    }
+
+    async fn body(store: &Store, key: &str, url: &str, expected: StoredObject) -> Result<Body> {
+        let mut object = store.get(key).await.context(|| format!("read {url}"))?;
         let mut body = BodyWriter::new(MEMORY_LIMIT_BYTES);
         while let Some(piece) = object.chunk().await.context(|| format!("read {url}"))? {
             body.write_all(&piece)
@@ -56,9 +61,9 @@ impl Spooled {
                 expected.stored_bytes,
                 expected.sha256
             ));
-            return Err(damaged(found, &url));
+            return Err(damaged(found, url));
         }
-        Ok(Self { body, url })
+        Ok(body)
     }
 
     /// Its bytes, from the first.

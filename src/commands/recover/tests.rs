@@ -464,10 +464,11 @@ async fn an_index_of_another_backup_is_refused() {
 async fn a_part_that_breaks_off_is_fetched_again_and_counted_once() {
     let mut case = Case::new().await;
     let faults = Faults::default();
-    case.store = case.store.with_faults(faults.clone());
+    let patience = std::time::Duration::from_mins(1);
+    case.store = case.store.with_faults(faults.clone()).with_patience(patience);
     let restoration = case.prepare().await.unwrap();
-    for _ in 0..2 {
-        faults.add(Operation::Get, "base/000004.tar.zst", FaultKind::Short);
+    for kind in [FaultKind::Short, FaultKind::Short, FaultKind::Corrupt] {
+        faults.add(Operation::Get, "base/000004.tar.zst", kind);
     }
     let progress = progress();
     let extracted = restoration.extract(2, &progress).await.unwrap();
@@ -483,9 +484,7 @@ async fn a_store_that_keeps_breaking_off_ends_the_recovery() {
     let mut case = Case::new().await;
     let faults = Faults::default();
     case.store = case.store.with_faults(faults.clone());
-    for _ in 0..3 {
-        faults.add(Operation::Get, "base/000004.tar.zst", FaultKind::Short);
-    }
+    faults.add(Operation::Get, "base/000004.tar.zst", FaultKind::Short);
     let error = case.fails().await;
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("base/000004.tar.zst"), "{error}");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 
-use super::wal_object::{Found, found, patiently};
+use super::wal_object::{Found, found};
 use crate::archive::backup::{BackupRecord, StoredObject};
 use crate::archive::keys::{BackupObject, Key};
 use crate::commands::basebackup::verify::compare;
@@ -127,7 +127,7 @@ impl Contents {
     /// Reads an object and checks it against its record.
     pub(super) async fn check_object(&self, object: &BackupObject, expected: &StoredObject) -> Result<Found> {
         let key = Key::Backup(self.record.id.clone(), object.clone()).to_string();
-        patiently(|| found(self.stream(&key, expected, |_| Ok(())))).await
+        found(self.stream(&key, expected, |_| Ok(()))).await
     }
 
     /// Streams what an object decompresses to into `each`.
@@ -217,7 +217,7 @@ impl Contents {
             .ok_or_else(|| Error::defect("verify a backup", "a part of no stream"))?;
         let object = BackupObject::Part(stream, job.number);
         let key = Key::Backup(self.record.id.clone(), object.clone()).to_string();
-        let (found, hashes) = patiently(|| self.hash_part(&key, &job, algorithm, carried.clone())).await?;
+        let (found, hashes) = self.hash_part(&key, &job, algorithm, carried).await?;
         Ok(CheckedPart {
             object,
             found,

@@ -27,8 +27,8 @@ use self::ledger::{Ledger, read_summary};
 use self::scope::Scope;
 use self::tally::Tally;
 use self::wal::WalPass;
+use self::wal_object::wal_name;
 pub(super) use self::wal_object::{Found, WalContext};
-use self::wal_object::{patiently, wal_name};
 use crate::archive::assessment::{Assessment, Evidence, assess};
 use crate::archive::catalogue::Catalogue;
 use crate::archive::keys::{BackupId, BackupObject, Key};
@@ -241,7 +241,7 @@ impl<'a> Run<'a> {
                     self.look_again_at_lineage(id, &finding).await?;
                 }
                 (_, Some(name)) if finding.kind == FindingKind::Damaged => {
-                    if let Found::Bad(what) = patiently(|| self.context.look(&key)).await? {
+                    if let Found::Bad(what) = self.context.look(&key).await? {
                         // What is known of it was noted at the first look.
                         self.tally.bad_wal(&key, name, what, false);
                     }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::ledger::Ledger;
 use super::scope::{Scope, Verdict};
 use super::tally::{Finding, Tally, entry_of};
-use super::wal_object::{Found, WalContext, patiently, wal_name};
+use super::wal_object::{Found, WalContext, wal_name};
 use crate::archive::catalogue::Catalogue;
 use crate::archive::keys::{Key, LedgerObject, WAL_PREFIX, WalFolder};
 use crate::archive::ledger::Shard;
@@ -130,9 +130,9 @@ impl WalPass<'_> {
             {
                 let context = Arc::clone(&self.context);
                 running.spawn(async move {
-                    let found = patiently(|| context.look(&key)).await?;
+                    let found = context.look(&key).await?;
                     let is_bad = matches!(found, Found::Bad(_));
-                    let existed = was_good || is_bad && patiently(|| context.is_of_its_name(&key)).await?;
+                    let existed = was_good || is_bad && context.is_of_its_name(&key).await?;
                     Ok::<_, Error>((key, info, found, existed))
                 });
             }

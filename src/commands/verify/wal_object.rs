@@ -15,8 +15,6 @@ use crate::store::{Body, Store};
 
 /// Bytes of an object that is not stored yet, read at a time.
 const PIECE_BYTES: usize = 64 << 10;
-/// How often an object is read whose bytes stop coming.
-const ATTEMPTS: u32 = 3;
 
 /// What a look at an object found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,23 +226,6 @@ pub(super) async fn found(check: impl Future<Output = Result<Result<()>>>) -> Re
         Ok(Err(damage)) => Ok(Found::Bad(damage.to_string())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Found::Gone),
         Err(error) => Err(error),
-    }
-}
-
-/// Reads an object again whose bytes stop coming.
-pub(super) async fn patiently<T, F>(mut look: impl FnMut() -> F) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
-    let mut attempt = 1;
-    loop {
-        match look().await {
-            Err(error) if error.is_retryable() && attempt < ATTEMPTS => {
-                tracing::warn!(%error, attempt, "an object broke off and is read again");
-                attempt += 1;
-            }
-            looked => return looked,
-        }
     }
 }
 

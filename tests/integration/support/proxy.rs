@@ -4,7 +4,7 @@
 //! alive, so that a fault hits one request. Bytes are passed on as they came: signatures stay valid,
 //! since the `Host` header is the client's.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -23,6 +23,8 @@ pub enum Fault {
     BlackHole,
     /// The request is passed on and the connection closed after this many bytes of the response.
     CutAfter(u64),
+    /// The request is passed on and the connection closed in the middle of the response's body.
+    CutBody,
     /// The request is passed on after this time.
     Delay(Duration),
     /// The request is passed on and done, its response swallowed and the connection closed: the
@@ -80,6 +82,9 @@ struct State {
     lasting: Option<Fault>,
     /// Each for the next request of its method, in this order.
     once: VecDeque<(String, Fault)>,
+    /// For the first request of this method to each target.
+    first: Option<(String, Fault)>,
+    seen: BTreeSet<String>,
     holds: Vec<Hold>,
     requests: Vec<Request>,
     connections: Vec<TcpStream>,
@@ -126,6 +131,13 @@ impl Proxy {
     /// This happens to the next request of this method only, before what [`Proxy::set`] says.
     pub fn next(&self, method: &str, fault: Fault) {
         lock(&self.state).once.push_back((method.to_owned(), fault));
+    }
+
+    /// This happens to the first request of this method to each target from now on, and to none after it.
+    pub fn first_of_each(&self, method: &str, fault: Fault) {
+        let mut state = lock(&self.state);
+        state.first = Some((method.to_owned(), fault));
+        state.seen.clear();
     }
 
     /// Keeps the first request of this method whose target contains this text waiting, before it is
@@ -265,7 +277,7 @@ fn serve(client: &TcpStream, upstream: SocketAddr, state: &Mutex<State>) -> Resu
                 continue;
             }
             Fault::Delay(time) => thread::sleep(time),
-            Fault::Pass | Fault::Date(_) | Fault::CutAfter(_) | Fault::DropResponse => {}
+            Fault::Pass | Fault::Date(_) | Fault::CutAfter(_) | Fault::CutBody | Fault::DropResponse => {}
         }
         if server.is_none() {
             let to_server = TcpStream::connect(upstream)?;
@@ -301,8 +313,10 @@ fn note(state: &Mutex<State>, head: &Head) -> (Fault, Option<Hold>) {
         .iter()
         .position(|hold| hold.method == method && target.contains(&hold.target));
     let head = head.text.clone();
+    let of_first = state.first.clone().filter(|(of, _)| *of == method);
+    let first = of_first.filter(|_| state.seen.insert(target.clone()));
     state.requests.push(Request { method, target, head });
-    let fault = match once.and_then(|index| state.once.remove(index)) {
+    let fault = match once.and_then(|index| state.once.remove(index)).or(first) {
         Some((_, fault)) => fault,
         None => state.lasting.unwrap_or(Fault::Pass),
     };
@@ -333,6 +347,14 @@ fn pass_responses(server: &TcpStream, mut client: &TcpStream, expected: &Expecte
                 limited.write_all(&head.bytes)?;
                 body.copy(&mut from_server, &mut limited)?;
                 return Ok(()); // the response was shorter than the cut: closed after it
+            }
+            Fault::CutBody => {
+                client.write_all(&head.bytes)?;
+                let left = match body {
+                    Body::Length(length) => length / 2,
+                    Body::Chunked | Body::UntilClose => 20,
+                };
+                return body.copy(&mut from_server, &mut Limited { to: client, left });
             }
             Fault::Date(seconds) => {
                 client.write_all(&head.dated(seconds))?;
