@@ -33,7 +33,7 @@ fn a_connection_that_breaks_once_at_each_object_and_listing_ends_no_command() {
     let recovered = data.to_str().unwrap();
     let delivered = "pg_wal/RECOVERYXLOG";
     let scratch_directory = make_dir(top.path(), "drills", 0o700);
-    let drills = scratch_directory.to_str().unwrap();
+    let drilling = broken.clone().env("WALSHIP_DRILL_DIRECTORY", &scratch_directory);
     let conninfo = primary.conninfo();
     let in_place = broken.clone().in_dir(primary.data_dir());
     for (walship, args) in [
@@ -44,7 +44,7 @@ fn a_connection_that_breaks_once_at_each_object_and_listing_ends_no_command() {
         (&expiring, vec!["expire"]),
         (&broken, vec!["basebackup", "-d", &conninfo]),
         (&broken, vec!["recover", "--pgdata", recovered]),
-        (&broken, vec!["drill", "--directory", drills]),
+        (&drilling, vec!["drill"]),
         (&in_place, vec!["restore", &segment, delivered]),
     ] {
         for fault in [Fault::CutBody, Fault::Refuse] {
@@ -57,6 +57,39 @@ fn a_connection_that_breaks_once_at_each_object_and_listing_ends_no_command() {
             }
         }
     }
+}
+
+#[test]
+fn a_drill_that_the_store_kept_from_a_segment_is_not_made_and_proves_nothing() {
+    let server = chosen()
+        .iter()
+        .find(|store| matches!(store, TestStore::Server(_)));
+    let Some(server) = server else {
+        return;
+    };
+    let place = server.new_place();
+    let proxy = Proxy::start(place.endpoint().unwrap());
+    let walship = Walship::at(&place);
+    let primary = archiving_primary(17, &walship);
+    take_backup(&walship, &primary);
+    let segment = primary.switch_wal();
+    wait_archived(&primary, &segment);
+    let top = scratch();
+    let drills = make_dir(top.path(), "drills", 0o700);
+    let drilling = walship
+        .env("AWS_ENDPOINT_URL", proxy.endpoint())
+        .env("WALSHIP_DRILL_DIRECTORY", drills);
+    // What no repetition helps against, to the server's restore command alone: the drill reads a segment's end only.
+    for _ in 0..2 {
+        proxy.next_at("GET", &format!("{segment}.zst"), Fault::Answer(400));
+    }
+    let output = drilling.run(&["drill"]).exited(5);
+    for said in ["proves nothing", &segment] {
+        assert!(output.stderr.contains(said), "{}", output.stderr);
+    }
+    let list = drilling.run(&["list"]).succeeded();
+    assert!(list.stdout.contains("never"), "{}", list.stdout);
+    drilling.run(&["drill"]).succeeded();
 }
 
 fn remove(path: &Path) {

@@ -34,17 +34,18 @@ use self::replay::Bench;
 use self::scratch::{Note, Scratch};
 use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::Catalogue;
-use crate::archive::keys::BackupId;
+use crate::archive::keys::{BackupId, Key};
 use crate::archive::proof::{DrillRecord, Stage};
 use crate::archive::recovery_plan::{self, Plan, Request, Target};
 use crate::commands::progress::Progress;
 use crate::commands::recover::{
     self, ArchiveMode, RecoverOptions, SourceConfiguration, TablespaceMapping, TargetAction,
 };
+use crate::commands::stored_wal::{self, LARGEST_SEGMENT};
 use crate::commands::{catalogue, identity};
 use crate::config::ByteSize;
-use crate::error::{Error, ErrorKind, Result};
-use crate::pg::SegmentName;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::pg::{SegmentName, WalName};
 use crate::store::Store;
 
 pub use self::checks::SqlFile;
@@ -276,10 +277,8 @@ impl Drill<'_> {
         let replayed = match replayed {
             Ok(stage) => stage,
             Err(failure) => {
-                // An outage is no proof of anything.
-                identity::require(self.store).await.map_err(|error| {
-                    error.context("the drill proves nothing, for the archive cannot be read any more")
-                })?;
+                let refused = bench.refused();
+                self.blame_what_was_refused(refused, &failure).await?;
                 self.record.failure = Some(failure);
                 return Ok(());
             }
@@ -306,6 +305,34 @@ impl Drill<'_> {
             )
             .await?;
         Ok(())
+    }
+
+    /// An outage is no proof of anything: what the server was refused is read once more, and speaks against the archive
+    /// only if that fails again.
+    async fn blame_what_was_refused(&self, refused: Option<WalName>, failure: &str) -> Result<()> {
+        let proves_nothing = || "the drill proves nothing, for the archive cannot be read any more";
+        let identity = identity::require(self.store).await.context(proves_nothing)?;
+        let Some(name) = refused else {
+            return Ok(());
+        };
+        let Ok(key) = Key::of_wal(name) else {
+            return Ok(());
+        };
+        let read = stored_wal::verify(self.store, &key.to_string(), LARGEST_SEGMENT).await;
+        match read.and_then(|trailer| trailer.check(name, identity.system_identifier)) {
+            Ok(()) => Err(Error::unavailable(format!(
+                "the drill proves nothing, for the store kept {name} from it, which can be read now; run it again ({failure})"
+            ))),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Invalid
+                ) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error.context(proves_nothing())),
+        }
     }
 
     /// Ends and removes what there is, and records the result if there is one.

@@ -18,7 +18,7 @@ use crate::archive::recovery_plan::Plan;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
 use crate::pg::data_directory::read_control_file;
-use crate::pg::{ControlFile, Lsn, SegmentSize};
+use crate::pg::{ControlFile, Lsn, SegmentSize, WalName};
 
 /// The usual superuser, and databases that nearly every cluster has.
 const USER: &str = "postgres";
@@ -123,6 +123,11 @@ impl Bench {
         let data = self.scratch.data();
         read_control_file(&data)?
             .ok_or_else(|| Error::internal(format!("{} has no global/pg_control", data.display())))
+    }
+
+    /// The WAL file that walship refused to the server last.
+    pub fn refused(&self) -> Option<WalName> {
+        refused_in(&log_end(&self.log()))
     }
 
     fn log(&self) -> PathBuf {
@@ -307,6 +312,15 @@ fn outside_cause(log: &str) -> Option<&'static str> {
     (!log.contains("database system was ")).then_some("the drill's server did not start")
 }
 
+/// The file that `walship restore` says last that it could not deliver.
+fn refused_in(log: &str) -> Option<WalName> {
+    let named = log
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("walship: restore "))?;
+    named.split(':').next()?.parse().ok()
+}
+
 fn hint(reason: &str) -> Option<&'static str> {
     let registers = reason.contains("resource manager with ID");
     registers.then_some("; the WAL has records of an extension: name its library in drill.preload_libraries")
@@ -333,6 +347,15 @@ mod tests {
         assert!(outside_cause("FATAL:  could not map anonymous shared memory").is_some());
         let killed = format!("{begun}LOG:  startup process (PID 7) was terminated by signal 9: Killed");
         assert!(outside_cause(&killed).unwrap().contains("memory"));
+    }
+
+    #[test]
+    fn the_file_that_was_refused_is_known() {
+        let refused = "walship: restore 000000010000000000000006: gave up on http://x: HTTP 503\nFATAL:  could not restore";
+        let log = format!("walship: restore 000000010000000000000005: x\n{refused}");
+        assert_eq!(refused_in(&log).unwrap().to_string(), "000000010000000000000006");
+        assert_eq!(refused_in("FATAL:  could not restore file"), None);
+        assert_eq!(refused_in("walship: restore x: no name"), None);
     }
 
     #[test]

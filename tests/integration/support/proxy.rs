@@ -82,6 +82,8 @@ struct State {
     lasting: Option<Fault>,
     /// Each for the next request of its method, in this order.
     once: VecDeque<(String, Fault)>,
+    /// Each for the next request of its method whose target contains this text.
+    once_at: Vec<(String, String, Fault)>,
     /// For the first request of this method to each target.
     first: Option<(String, Fault)>,
     seen: BTreeSet<String>,
@@ -131,6 +133,12 @@ impl Proxy {
     /// This happens to the next request of this method only, before what [`Proxy::set`] says.
     pub fn next(&self, method: &str, fault: Fault) {
         lock(&self.state).once.push_back((method.to_owned(), fault));
+    }
+
+    /// This happens to the next request of this method whose target contains this text.
+    pub fn next_at(&self, method: &str, target: &str, fault: Fault) {
+        let of = (method.to_owned(), target.to_owned(), fault);
+        lock(&self.state).once_at.push(of);
     }
 
     /// This happens to the first request of this method to each target from now on, and to none after it.
@@ -312,11 +320,17 @@ fn note(state: &Mutex<State>, head: &Head) -> (Fault, Option<Hold>) {
         .holds
         .iter()
         .position(|hold| hold.method == method && target.contains(&hold.target));
+    let at = state
+        .once_at
+        .iter()
+        .position(|(of, part, _)| *of == method && target.contains(part));
+    let at = at.map(|index| state.once_at.remove(index));
     let head = head.text.clone();
     let of_first = state.first.clone().filter(|(of, _)| *of == method);
     let first = of_first.filter(|_| state.seen.insert(target.clone()));
     state.requests.push(Request { method, target, head });
     let fault = match once.and_then(|index| state.once.remove(index)).or(first) {
+        _ if let Some((_, _, fault)) = at => fault,
         Some((_, fault)) => fault,
         None => state.lasting.unwrap_or(Fault::Pass),
     };
