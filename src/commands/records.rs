@@ -1,16 +1,16 @@
 //! Reading a small object whole, and believing it only where it is what was written.
 //!
-//! What is not is read once more: a bit that was flipped on the way is right at the second look, and what is
-//! wrong twice is damaged where it lies.
+//! What is not is read again ([`look_again`]): a bit that was flipped on the way is right at the second look, and what
+//! stays wrong is damaged where it lies.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{ObjectInfo, Store};
+use crate::store::{ObjectInfo, Store, look_again};
 
 /// Reads an object of at most `limit` bytes and takes it apart; `parse` also gets the URL, for messages. `None`
 /// where it is proven that there is none.
 ///
 /// # Errors
-/// As the store and `parse`; what is `Corrupt` was so twice.
+/// As the store and `parse`; what is `Corrupt` stayed so.
 pub(super) async fn read<T>(
     store: &Store,
     key: &str,
@@ -35,12 +35,7 @@ pub(super) async fn read_version<T>(
         let bytes = object.read_to_end(limit).await?;
         Ok::<_, Error>((parse(&bytes, &url)?, info))
     };
-    let mut found = look().await;
-    if matches!(&found, Err(error) if error.kind() == ErrorKind::Corrupt) {
-        tracing::debug!("{url} is not what was written, and is read again");
-        found = look().await;
-    }
-    match found {
+    match look_again(look).await {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

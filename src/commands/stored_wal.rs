@@ -72,12 +72,7 @@ pub async fn read_history(
         trailer.check(name, system_identifier)?;
         TimelineHistory::parse(timeline, &content)
     };
-    let mut read = look().await;
-    if matches!(&read, Err(error) if error.kind() == ErrorKind::Corrupt) {
-        // What was flipped on the way is right at the second look.
-        read = look().await;
-    }
-    match read {
+    match look_again(look).await {
         Ok(history) => Ok(Some(history)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.context(format!("read {}", store.url_of(&key)))),

@@ -62,7 +62,7 @@ where
     let mut patience = Patience::new(limit);
     loop {
         let begun = Instant::now();
-        match read().await {
+        match Box::pin(read()).await {
             Err(error) => {
                 patience.spend(begun);
                 if !patience.wait(&error).await {
@@ -84,7 +84,7 @@ where
 {
     let mut looks = 1;
     loop {
-        match look().await {
+        match Box::pin(look()).await {
             Err(error) if error.kind() == ErrorKind::Corrupt && looks < LOOKS => {
                 tracing::info!("{error}; it is read again, for it may have been damaged on its way");
                 looks += 1;
@@ -152,14 +152,14 @@ impl Object {
     }
 
     async fn piece(&mut self) -> Result<Option<Bytes>> {
-        let body = match &mut self.body {
-            Some(body) => body,
-            None => {
-                let rest = self
-                    .backend
-                    .get_rest(&self.info, self.received, self.patience.left);
-                self.body.insert(rest.await?)
-            }
+        let body = if let Some(body) = &mut self.body {
+            body
+        } else {
+            let rest = self
+                .backend
+                .get_rest(&self.info, self.received, self.patience.left);
+            // On the heap, as below: the futures of the SDK have several kilobytes.
+            self.body.insert(Box::pin(rest).await?)
         };
         let piece = body.next().await?;
         let length = piece.as_ref().map_or(0, |piece| piece.len() as u64);

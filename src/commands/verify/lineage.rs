@@ -4,13 +4,12 @@
 use super::backups::BackupPass;
 use super::scope::Verdict;
 use super::tally::{Finding, FindingKind, entry_of};
-use super::wal_object::patiently;
 use crate::archive::backup::BackupRecord;
 use crate::archive::keys::{BackupId, BackupObject, Key};
 use crate::archive::ledger::Shard;
 use crate::commands::lineage::{contradiction, segments};
 use crate::error::{ErrorKind, Result};
-use crate::store::Store;
+use crate::store::{Store, look_again};
 
 impl BackupPass<'_> {
     /// What of a backup's WAL is not its own. WAL that is missing or damaged is found elsewhere.
@@ -55,7 +54,7 @@ pub(super) async fn other_history(record: &BackupRecord, store: &Store) -> Resul
     let Some(lineage) = &record.lineage else {
         return Ok(None);
     };
-    match patiently(|| contradiction(record, lineage, store)).await {
+    match look_again(|| contradiction(record, lineage, store)).await {
         Ok(None) => Ok(None),
         Ok(Some(what)) => Ok(Some(Finding {
             kind: FindingKind::OtherHistory,
