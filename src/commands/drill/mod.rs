@@ -311,14 +311,16 @@ impl Drill<'_> {
     /// only if that fails again.
     async fn blame_what_was_refused(&self, refused: Option<WalName>, failure: &str) -> Result<()> {
         let proves_nothing = || "the drill proves nothing, for the archive cannot be read any more";
-        let identity = identity::require(self.store).await.context(proves_nothing)?;
+        // A directory is looked for by its path again: it may have been moved away.
+        let store = self.store.afresh();
+        let identity = identity::require(&store).await.context(proves_nothing)?;
         let Some(name) = refused else {
             return Ok(());
         };
         let Ok(key) = Key::of_wal(name) else {
             return Ok(());
         };
-        let read = stored_wal::verify(self.store, &key.to_string(), LARGEST_SEGMENT).await;
+        let read = stored_wal::verify(&store, &key.to_string(), LARGEST_SEGMENT).await;
         match read.and_then(|trailer| trailer.check(name, identity.system_identifier)) {
             Ok(()) => Err(Error::unavailable(format!(
                 "the drill proves nothing, for the store kept {name} from it, which can be read now; run it again ({failure})"
