@@ -28,11 +28,14 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::data_directory::{
     RecoverySignal, cluster_identity, data_directory_of, is_starting, recovery_signal,
 };
-use crate::pg::{LongPageHeader, Lsn, SegmentName, TimelineHistory, TimelineId, WalName};
+use crate::pg::{LongPageHeader, Lsn, SegmentName, SegmentNumber, TimelineHistory, TimelineId, WalName};
 use crate::store::Store;
 
 /// Pause before the next try, and between looks for a segment that should be on its way.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// So many files are looked at by their names before one is called absent: itself, and those that come next.
+const LOOKS_BY_NAME: u64 = 4;
 
 /// What to deliver, and where.
 #[derive(Debug, Clone)]
@@ -363,7 +366,13 @@ impl Request<'_> {
             return Ok(Obtained::Absent(absent));
         }
         loop {
-            let Some(witness) = self.witness_of_a_hole(&directory, identity).await? else {
+            let mut witness = self.witness_of_a_hole(&directory, identity).await?;
+            if witness.is_none() {
+                witness = self.witness_by_name(identity).await?;
+            }
+            let Some(witness) = witness else {
+                // An archive that was emptied or unmounted meanwhile has nothing either.
+                identity::confirm(self.store, identity).await?;
                 return Ok(Obtained::Absent(absent));
             };
             if !self.has_time() {
@@ -382,6 +391,35 @@ impl Request<'_> {
                 return self.verify(file, identity).await;
             }
         }
+    }
+
+    /// A witness that no listing has to show: the file itself, or one that comes next, looked at by its name.
+    async fn witness_by_name(&self, identity: &Identity) -> Result<Option<String>> {
+        for key in self.next_of_its_kind(identity)? {
+            if self.store.head(&key.to_string()).await?.is_some() {
+                return Ok(Some(format!("{key} is there")));
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_of_its_kind(&self, identity: &Identity) -> Result<Vec<Key>> {
+        let size = identity.segment_bytes;
+        Ok(match self.name {
+            WalName::Segment(segment) => {
+                let first = segment.number(size)?.0;
+                let numbers = (first..first.saturating_add(LOOKS_BY_NAME)).map(SegmentNumber);
+                let names = numbers.map(|number| SegmentName::new(segment.timeline(), number, size));
+                names.filter_map(Result::ok).map(Key::Segment).collect()
+            }
+            WalName::History(timeline) => {
+                let first = timeline.get();
+                let timelines = first..first.saturating_add(LOOKS_BY_NAME as u32);
+                let timelines = timelines.map(TimelineId::new).filter_map(Result::ok);
+                timelines.map(Key::History).collect()
+            }
+            WalName::Partial(_) | WalName::Backup { .. } => Vec::new(),
+        })
     }
 
     /// What could not be so if this file had never been: a later segment of its timeline, a timeline

@@ -14,6 +14,7 @@ mod bucket;
 mod connect;
 mod failure;
 mod held_back;
+mod listing;
 
 use std::error::Error as StdError;
 use std::os::fd::AsRawFd;
@@ -40,6 +41,7 @@ use self::attempts::{Attempts, KnownHash, RetryPassing, chain};
 use self::connect::connect;
 use self::failure::{Answer, Asked, Failure};
 use self::held_back::held_back;
+use self::listing::Wholeness;
 use super::object::Version;
 use super::options::StoreOptions;
 use super::{Body, BodyContent, ObjectInfo, PutMode, Refused, replaced};
@@ -346,7 +348,24 @@ impl S3 {
         }
     }
 
+    /// A page. Nothing in a listing tells whether a bit of it flipped on its way; where TLS does not see to that either,
+    /// two looks must agree.
     pub(super) async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
+        let endpoint = self.settings.endpoint.as_deref();
+        if endpoint.is_none_or(|endpoint| endpoint.starts_with("https://")) {
+            return self.look_at_page(cursor).await;
+        }
+        let (first, second) = tokio::try_join!(self.look_at_page(cursor.clone()), self.look_at_page(cursor))?;
+        if first.0 == second.0 && first.1.is_some() == second.1.is_some() {
+            return Ok(first);
+        }
+        Err(Error::unavailable(
+            "two looks at it at the same time saw different objects: they are being changed, or an answer was altered on its \
+             way; try again",
+        ))
+    }
+
+    async fn look_at_page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
         let call = self.call("s3:ListBucket");
         let request = self
             .client
@@ -355,14 +374,39 @@ impl S3 {
             .prefix(self.full_key(&cursor.prefix))
             .set_start_after(cursor.start_after.as_deref().map(|key| self.full_key(key)))
             .set_continuation_token(cursor.token.clone());
+        let wholeness = Wholeness::default();
         let request = request.customize().interceptor(call.attempts.clone());
-        let answer = self.run(&call, request.send()).await?;
+        let request = request.interceptor(wholeness.clone());
+        let answer = self.run(&call, request.send()).await;
+        let not_whole = |why: &str| {
+            Error::unavailable(format!(
+                "the answer to a listing did not come whole: {why}; try again"
+            ))
+        };
+        let keys = wholeness.keys().transpose().map_err(|why| not_whole(&why))?;
+        let answer = match answer {
+            Err(error) if keys.is_some() && error.kind() == ErrorKind::Invalid => {
+                return Err(not_whole("something in it cannot be read"));
+            }
+            answer => answer?,
+        };
+        let contents = answer.contents.unwrap_or_default();
+        if keys.is_some_and(|keys| keys != contents.len()) {
+            return Err(not_whole("a key in it cannot be read"));
+        }
         let mut page = Vec::new();
-        for object in answer.contents.unwrap_or_default() {
-            let key = object.key.unwrap_or_default();
-            let key = key.strip_prefix(&self.settings.prefix).ok_or_else(|| {
-                Error::invalid("the server listed a key outside the archive; check the endpoint")
-            })?;
+        let asked = self.full_key(&cursor.prefix);
+        for object in contents {
+            let key = object
+                .key
+                .ok_or_else(|| not_whole("a key in it cannot be read"))?;
+            let is_asked = key.starts_with(&asked);
+            let key = key
+                .strip_prefix(&self.settings.prefix)
+                .filter(|_| is_asked)
+                .ok_or_else(|| {
+                    Error::invalid("the server listed a key that was not asked for; check the endpoint")
+                })?;
             // An empty one is the mark that consoles put where they show a folder.
             if !key.is_empty() {
                 page.push(object_info(

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::recovery::take_backup;
+use crate::sample::Sample;
 use crate::server::{archiving_primary, wait_archived};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::stores::{TestStore, chosen};
@@ -33,7 +34,11 @@ fn a_connection_that_breaks_once_at_each_object_and_listing_ends_no_command() {
     let recovered = data.to_str().unwrap();
     let delivered = "pg_wal/RECOVERYXLOG";
     let scratch_directory = make_dir(top.path(), "drills", 0o700);
-    let drilling = broken.clone().env("WALSHIP_DRILL_DIRECTORY", &scratch_directory);
+    let drilling = broken
+        .clone()
+        .env("WALSHIP_DRILL_DIRECTORY", &scratch_directory)
+        .env("WALSHIP_POSTGRES_BIN_DIR", primary.bin_dir())
+        .env("LD_LIBRARY_PATH", primary.bin_dir().parent().unwrap().join("lib"));
     let conninfo = primary.conninfo();
     let in_place = broken.clone().in_dir(primary.data_dir());
     for (walship, args) in [
@@ -78,11 +83,11 @@ fn a_drill_that_the_store_kept_from_a_segment_is_not_made_and_proves_nothing() {
     let drills = make_dir(top.path(), "drills", 0o700);
     let drilling = walship
         .env("AWS_ENDPOINT_URL", proxy.endpoint())
-        .env("WALSHIP_DRILL_DIRECTORY", drills);
+        .env("WALSHIP_DRILL_DIRECTORY", drills)
+        .env("WALSHIP_POSTGRES_BIN_DIR", primary.bin_dir())
+        .env("LD_LIBRARY_PATH", primary.bin_dir().parent().unwrap().join("lib"));
     // What no repetition helps against, to the server's restore command alone: the drill reads a segment's end only.
-    for _ in 0..2 {
-        proxy.next_at("GET", &format!("{segment}.zst"), Fault::Answer(400));
-    }
+    proxy.next_at("GET", &format!("{segment}.zst"), Fault::Answer(400));
     let output = drilling.run(&["drill"]).exited(5);
     for said in ["proves nothing", &segment] {
         assert!(output.stderr.contains(said), "{}", output.stderr);
@@ -90,6 +95,48 @@ fn a_drill_that_the_store_kept_from_a_segment_is_not_made_and_proves_nothing() {
     let list = drilling.run(&["list"]).succeeded();
     assert!(list.stdout.contains("never"), "{}", list.stdout);
     drilling.run(&["drill"]).succeeded();
+}
+
+/// A listing that was cut, or that says nothing, is no proof of absence: the files that come next are looked at.
+#[test]
+fn a_segment_is_absent_only_by_looks_of_more_than_one_kind() {
+    const NOTHING: &str =
+        "<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>";
+    let server = chosen()
+        .iter()
+        .find(|store| matches!(store, TestStore::Server(_)));
+    let Some(server) = server else {
+        return;
+    };
+    let place = server.new_place();
+    let proxy = Proxy::start(place.endpoint().unwrap());
+    let (data, segments) = (Sample::shared().copy(), &Sample::shared().segments);
+    for segment in [&segments[0], &segments[2]] {
+        let name = format!("pg_wal/{segment}");
+        data.walship(&place).run(&["push", &name]).succeeded();
+    }
+    std::fs::write(data.file("recovery.signal"), "").unwrap();
+    let walship = data
+        .walship(&place)
+        .env("AWS_ENDPOINT_URL", proxy.endpoint())
+        .env("WALSHIP_RESTORE_TIMEOUT", "4s");
+    for fault in [Fault::CutUnnoticed, Fault::AnswerWith(NOTHING)] {
+        for _ in 0..100 {
+            proxy.next_at("GET", "list-type=2", fault);
+        }
+        let restored = walship.run(&["restore", &segments[1], "pg_wal/RECOVERYXLOG"]);
+        let output = restored.exited(200);
+        let says = match fault {
+            Fault::CutUnnoticed => "did not come whole",
+            _ => "is there",
+        };
+        assert!(output.stderr.contains(says), "{fault:?}: {}", output.stderr);
+        proxy.forget_faults();
+    }
+    // At the end of the archive it is.
+    walship
+        .run(&["restore", &segments[3], "pg_wal/RECOVERYXLOG"])
+        .exited(1);
 }
 
 fn remove(path: &Path) {

@@ -74,6 +74,7 @@ on_each_server! {
     a_body_that_keeps_breaking_off_ends_in_time
     an_object_that_is_replaced_while_it_is_read_is_never_a_mixture
     an_answer_that_proves_nothing_is_not_absence
+    a_listing_that_was_cut_or_altered_on_its_way_is_never_believed
 }
 
 async fn every_call_costs_one_request(proxy: Proxy, store: Store) {
@@ -90,7 +91,8 @@ async fn every_call_costs_one_request(proxy: Proxy, store: Store) {
     assert_eq!((proxy.count("GET"), proxy.count("HEAD")), (1, 1));
     store.list("", None).next().await.unwrap().unwrap();
     store.delete(&["a".into(), "b".into()]).await.unwrap();
-    assert_eq!(proxy.requests().len(), 7);
+    // Two looks at a listing, for nothing checks it on its way.
+    assert_eq!(proxy.requests().len(), 8);
 }
 
 async fn a_passing_failure_is_ridden_out(proxy: Proxy, store: Store) {
@@ -271,6 +273,29 @@ async fn an_object_that_is_replaced_while_it_is_read_is_never_a_mixture(proxy: P
     };
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(old.starts_with(&received));
+}
+
+async fn a_listing_that_was_cut_or_altered_on_its_way_is_never_believed(proxy: Proxy, store: Store) {
+    for key in ["wal/a", "wal/b", "wal/c"] {
+        store
+            .put(key, &Body::from_bytes("x"), PutMode::Create)
+            .await
+            .unwrap();
+    }
+    let listed = async || store.list("wal/", None).next().await;
+    let expected = listed().await.unwrap();
+    let faults = (0..900).step_by(23).map(Fault::Flip);
+    for fault in faults.chain([Fault::CutUnnoticed, Fault::CutBody]) {
+        proxy.next_at("GET", "list-type=2", fault);
+        assert_eq!(listed().await.unwrap(), expected, "{fault:?}");
+    }
+    // Where every answer is, there is no listing.
+    for _ in 0..200 {
+        proxy.next_at("GET", "list-type=2", Fault::CutUnnoticed);
+    }
+    let error = listed().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("did not come whole"), "{error}");
 }
 
 async fn an_answer_that_proves_nothing_is_not_absence(proxy: Proxy, store: Store) {
@@ -485,13 +510,19 @@ fn tells_only_where_a_listing_goes_on(tokens: &'static [&'static str]) -> Socket
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
-        for (number, stream) in listener.incoming().enumerate() {
+        for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut request = Vec::new();
             let mut byte = [0];
             while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
                 request.extend(byte);
             }
+            let text = String::from_utf8_lossy(&request).into_owned();
+            let asked = text.split("continuation-token=").nth(1);
+            let asked = asked.and_then(|rest| rest.split(['&', ' ']).next());
+            let number = asked.map_or(0, |asked| {
+                tokens.iter().position(|token| *token == asked).unwrap() + 1
+            });
             let next = tokens.get(number).map_or_else(String::new, |token| {
                 format!("<NextContinuationToken>{token}</NextContinuationToken>")
             });

@@ -321,19 +321,17 @@ impl Drill<'_> {
             return Ok(());
         };
         let read = stored_wal::verify(&store, &key.to_string(), LARGEST_SEGMENT).await;
-        match read.and_then(|trailer| trailer.check(name, identity.system_identifier)) {
-            Ok(()) => Err(Error::unavailable(format!(
-                "the drill proves nothing, for the store kept {name} from it, which can be read now; run it again ({failure})"
-            ))),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Invalid
-                ) =>
-            {
-                Ok(())
+        match read {
+            Ok(trailer) if trailer.check(name, identity.system_identifier).is_ok() => {
+                Err(Error::unavailable(format!(
+                    "the drill proves nothing, for the store kept {name} from it, which can be read now; run it again \
+                     ({failure})"
+                )))
             }
-            Err(error) => Err(error.context(proves_nothing())),
+            Err(error) if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                Err(error.context(proves_nothing()))
+            }
+            _ => Ok(()),
         }
     }
 

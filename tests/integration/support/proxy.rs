@@ -32,6 +32,12 @@ pub enum Fault {
     DropResponse,
     /// The request is passed on, and its response says a time that is so many seconds off.
     Date(i64),
+    /// The request is passed on, and its response has no length and ends in its middle: where the connection is closed.
+    CutUnnoticed,
+    /// The request is passed on, and a bit of this byte of the response's body is another one.
+    Flip(usize),
+    /// The request is not passed on but answered with this text.
+    AnswerWith(&'static str),
     /// The request is not passed on but answered with this status and no body.
     Answer(u16),
 }
@@ -146,6 +152,11 @@ impl Proxy {
         let mut state = lock(&self.state);
         state.first = Some((method.to_owned(), fault));
         state.seen.clear();
+    }
+
+    /// Nothing more happens to requests that were named beforehand.
+    pub fn forget_faults(&self) {
+        lock(&self.state).once_at.clear();
     }
 
     /// Keeps the first request of this method whose target contains this text waiting, before it is
@@ -284,8 +295,23 @@ fn serve(client: &TcpStream, upstream: SocketAddr, state: &Mutex<State>) -> Resu
                 (&mut &*client).write_all(answer.as_bytes())?;
                 continue;
             }
+            Fault::AnswerWith(text) => {
+                head.request_body().copy(&mut from_client, &mut std::io::sink())?;
+                let date = chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT");
+                let length = text.len();
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\ndate: {date}\r\ncontent-length: {length}\r\n\r\n{text}");
+                (&mut &*client).write_all(answer.as_bytes())?;
+                continue;
+            }
             Fault::Delay(time) => thread::sleep(time),
-            Fault::Pass | Fault::Date(_) | Fault::CutAfter(_) | Fault::CutBody | Fault::DropResponse => {}
+            Fault::Pass
+            | Fault::Date(_)
+            | Fault::CutAfter(_)
+            | Fault::CutBody
+            | Fault::CutUnnoticed
+            | Fault::Flip(_)
+            | Fault::DropResponse => {}
         }
         if server.is_none() {
             let to_server = TcpStream::connect(upstream)?;
@@ -369,6 +395,26 @@ fn pass_responses(server: &TcpStream, mut client: &TcpStream, expected: &Expecte
                     Body::Chunked | Body::UntilClose => 20,
                 };
                 return body.copy(&mut from_server, &mut Limited { to: client, left });
+            }
+            Fault::CutUnnoticed => {
+                let mut whole = Vec::new();
+                body.copy(&mut from_server, &mut whole)?;
+                let has_length = |line: &str| line.to_ascii_lowercase().starts_with("content-length:");
+                let lines = head.text.split_inclusive("\r\n").filter(|line| !has_length(line));
+                let mut text: String = lines.collect();
+                text.truncate(text.len() - 2);
+                client.write_all(format!("{text}Connection: close\r\n\r\n").as_bytes())?;
+                return client.write_all(&whole[..whole.len() / 2]);
+            }
+            Fault::Flip(at) => {
+                let mut whole = Vec::new();
+                body.copy(&mut from_server, &mut whole)?;
+                let length = whole.len().max(1);
+                if let Some(byte) = whole.get_mut(at % length) {
+                    *byte ^= 1;
+                }
+                client.write_all(&head.bytes)?;
+                client.write_all(&whole)?;
             }
             Fault::Date(seconds) => {
                 client.write_all(&head.dated(seconds))?;

@@ -1,0 +1,154 @@
+//! Whether an answer to a listing is all of it.
+//!
+//! The SDK's reader passes over what it does not know, and a listing that was cut or altered on its way looks to it like a
+//! shorter one. So the answer's own text is looked at: it must be one element that is closed, every element in it closed
+//! by its own name, and its count of keys right.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::AfterDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::ConfigBag;
+
+/// What was found of the last answer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wholeness(Arc<Mutex<Option<Result<usize, String>>>>);
+
+impl Wholeness {
+    /// How many keys the answer says, or why it is not whole; `None` where there was no listing in it.
+    pub(super) fn keys(&self) -> Option<Result<usize, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for Wholeness {
+    fn name(&self) -> &'static str {
+        "walship wholeness"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response();
+        let found = response
+            .status()
+            .is_success()
+            .then(|| match response.body().bytes() {
+                Some(text) => keys_in(text).map_err(str::to_owned),
+                None => Err("it cannot be read".to_owned()),
+            });
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        Ok(())
+    }
+}
+
+/// How many keys a listing has, if it is whole.
+fn keys_in(text: &[u8]) -> Result<usize, &'static str> {
+    let text = std::str::from_utf8(text).map_err(|_| "it is no text")?;
+    let mut open: Vec<&str> = Vec::new();
+    let (mut keys, mut entries, mut said) = (0, 0, None::<usize>);
+    let mut rest = text.trim_start_matches('\u{feff}').trim();
+    while let Some(start) = rest.find('<') {
+        let content = rest.get(..start).unwrap_or_default();
+        let after = rest.get(start + 1..).unwrap_or_default();
+        let (tag, behind) = after.split_once('>').ok_or("it was cut within a tag")?;
+        rest = behind;
+        if tag.starts_with('?') {
+            continue;
+        }
+        if let Some(name) = tag.strip_prefix('/') {
+            if open.pop() != Some(name.trim_end()) {
+                return Err("an element in it is closed by another name");
+            }
+            match (open.len(), name) {
+                (1, "KeyCount") => said = Some(content.trim().parse().map_err(|_| "its count is no number")?),
+                (1, "IsTruncated") if !matches!(content.trim(), "true" | "false") => {
+                    return Err("it does not say whether it goes on");
+                }
+                (2, "Key") => keys += 1,
+                _ => {}
+            }
+            continue;
+        }
+        let is_empty = tag.ends_with('/');
+        let name = tag
+            .trim_end_matches('/')
+            .split_whitespace()
+            .next()
+            .unwrap_or_default();
+        if open.is_empty() && name != "ListBucketResult" {
+            return Err("it is something else");
+        }
+        entries += usize::from(open.len() == 1 && matches!(name, "Contents" | "CommonPrefixes"));
+        if !is_empty {
+            open.push(name);
+        }
+    }
+    if !open.is_empty() || !rest.is_empty() || text.trim().is_empty() {
+        return Err("it was cut");
+    }
+    match said {
+        Some(said) if said != entries => Err("it has another number of keys than it says"),
+        _ => Ok(keys),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LISTING: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+        <Name>b</Name><Prefix>p/</Prefix><KeyCount>2</KeyCount><MaxKeys>1000</MaxKeys><Delimiter/><IsTruncated>false</IsTruncated>\
+        <Contents><Key>p/a</Key><Size>1</Size><Owner><ID>x</ID></Owner></Contents>\
+        <Contents><Key>p/b&lt;</Key><Size>2</Size></Contents></ListBucketResult>";
+
+    #[test]
+    fn a_whole_listing_is_counted() {
+        assert_eq!(keys_in(LISTING.as_bytes()), Ok(2));
+        assert_eq!(keys_in(format!("{LISTING}\n").as_bytes()), Ok(2));
+        // Some servers say no count.
+        let without = LISTING.replace("<KeyCount>2</KeyCount>", "");
+        assert_eq!(keys_in(without.as_bytes()), Ok(2));
+        let none = "<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>";
+        assert_eq!(keys_in(none.as_bytes()), Ok(0));
+    }
+
+    #[test]
+    fn a_listing_that_was_cut_anywhere_is_not_whole() {
+        for end in 0..LISTING.len() {
+            assert!(keys_in(&LISTING.as_bytes()[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_in_an_elements_name_or_in_the_count_is_noticed() {
+        let names = [
+            "Contents",
+            "Key>",
+            "KeyCount",
+            "IsTruncated",
+            "ListBucketResult",
+            "2</KeyC",
+            "false<",
+        ];
+        for name in names {
+            for (start, _) in LISTING.match_indices(name) {
+                let end = start + name.trim_end_matches(['<', '>']).split('<').next().unwrap().len();
+                for at in start..end {
+                    for bit in 0..8 {
+                        let mut bytes = LISTING.as_bytes().to_vec();
+                        bytes[at] ^= 1 << bit;
+                        let found = keys_in(&bytes);
+                        assert!(found != Ok(2), "{name} at {at}, bit {bit}");
+                    }
+                }
+            }
+        }
+    }
+}
