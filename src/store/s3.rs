@@ -404,17 +404,16 @@ impl S3 {
             let key = key
                 .strip_prefix(&self.settings.prefix)
                 .filter(|_| is_asked)
-                .ok_or_else(|| {
-                    Error::invalid("the server listed a key that was not asked for; check the endpoint")
-                })?;
+                .ok_or_else(|| not_whole("a key in it was not asked for"))?;
             // An empty one is the mark that consoles put where they show a folder.
             if !key.is_empty() {
-                page.push(object_info(
+                let info = object_info(
                     key.to_owned(),
                     object.size,
                     object.last_modified.as_ref(),
                     object.e_tag,
-                )?);
+                );
+                page.push(info.map_err(|error| not_whole(&error.to_string()))?);
             }
         }
         let next = match (answer.is_truncated, answer.next_continuation_token) {
