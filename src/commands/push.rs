@@ -64,7 +64,7 @@ pub async fn run(
         identity::confirm(store, &identity).await?;
         Ok(report)
     };
-    pushed.await.context(|| format!("push {name}"))
+    Box::pin(pushed).await.context(|| format!("push {name}"))
 }
 
 /// As [`run`], for a process that stores many: it may know the archive's identity, and returns it, to be confirmed
