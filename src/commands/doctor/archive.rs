@@ -10,10 +10,13 @@ use crate::commands::{catalogue, identity, verify, wal_changes};
 use crate::error::Result;
 use crate::store::Store;
 
-/// What the archive holds, and what no recovery crosses in it.
-async fn load(store: &Store) -> Result<Catalogue> {
+/// What the archive holds, and what no recovery crosses in it, as far as there is time to look for that.
+async fn load(store: &Store, deadline: Deadline) -> Result<Catalogue> {
     let mut catalogue = catalogue::load(store).await?;
-    wal_changes::note_barriers(store, &mut catalogue, wal_changes::LOOKED_AT).await?;
+    let look = wal_changes::note_barriers(store, &mut catalogue, wal_changes::LOOKED_AT);
+    if !matches!(timeout_at(deadline.earlier().at(), look).await, Ok(Ok(()))) {
+        tracing::warn!("whether wal_level was minimal in between could not be seen in time");
+    }
     Ok(catalogue)
 }
 
@@ -21,7 +24,7 @@ async fn load(store: &Store) -> Result<Catalogue> {
 pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> ArchiveFacts {
     let (identity, catalogue, verification, probe, (manners, delete)) = tokio::join!(
         deadline.within("read walship.json", identity::find(store)),
-        deadline.within("list the archive", load(store)),
+        deadline.within("list the archive", load(store, deadline)),
         deadline.within("read the ledger", verify::last_verification(store)),
         deadline.within("write walship.probe", store.probe_conditional_writes()),
         async {
