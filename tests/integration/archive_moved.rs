@@ -25,7 +25,9 @@ fn push(name: &str) -> [String; 2] {
 /// This cluster has archived before: it begins no archive anew.
 fn mark_archived(data: &DataDirectory) {
     let status = make_dir(&data.file("pg_wal"), "archive_status", 0o700);
-    fs::write(status.join(format!("{}.done", Sample::shared().segments[0])), "").unwrap();
+    for segment in &Sample::shared().segments {
+        fs::write(status.join(format!("{segment}.done")), "").unwrap();
+    }
 }
 
 /// What an unmount leaves: the archive is elsewhere, and its path leads to an empty directory.

@@ -81,7 +81,7 @@ fn how_to_switch_on(pgdata: &Path) -> String {
     let shown = pgdata.display();
     format!(
         "if this server takes its source's place, recover with --archive-mode on instead; or, before it is started, remove \
-         {shown}/{CLONE_FILE} and what {shown}/postgresql.auto.conf says of archive_mode and of a rehearsal. What it writes \
+         {shown}/{CLONE_FILE}, and the lines below \"# For a rehearsal\" from its postgresql.auto.conf. What it writes \
          while archiving is off is in no archive: switched on later, it needs a restart and a new base backup"
     )
 }
