@@ -351,6 +351,7 @@ fn another_clusters_data_directory_or_none_is_refused() {
     let place = Place::directory();
     let walship = Walship::at(&place);
     let primary = archiving_primary(18, &walship);
+    wait_archived(&primary, &primary.switch_wal());
     let other = Cluster::builder(18).initdb();
     let [from, data] = [other.data_dir(), primary.data_dir()].map(|path| path.to_str().unwrap());
     let away = format!("{data}.away");
