@@ -34,7 +34,7 @@ pub use setup::{SetupArgs, SetupCommand, SetupPrimaryArgs};
 pub use status::StatusArgs;
 pub use timeline::{TimelineArgs, TimelineCommand};
 pub use verify::VerifyArgs;
-pub use wal::{PushArgs, RestoreArgs};
+pub use wal::{NewTablespaces, PushArgs, RestoreArgs};
 
 /// Keeps a PostgreSQL cluster recoverable to any moment from an object store.
 #[derive(Debug, Parser)]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// Arguments of `walship push`.
 #[derive(Debug, Args)]
@@ -25,4 +25,16 @@ pub struct RestoreArgs {
     /// The first segment of a hole at which recovery may end; recover --end-at-gap writes it
     #[arg(long, value_name = "SEGMENT")]
     pub accept_gap: Option<String>,
+    /// Where tablespaces lie that the WAL makes: within the data directory (inside), or where it says, if nothing is in the way (checked); recover writes it
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub new_tablespaces: Option<NewTablespaces>,
+}
+
+/// Where tablespaces lie that the WAL makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NewTablespaces {
+    /// Within the data directory.
+    Inside,
+    /// Where the WAL says.
+    Checked,
 }

@@ -10,6 +10,8 @@ mod followed;
 mod own_wal;
 mod retired;
 
+pub mod tablespaces;
+
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -35,7 +35,7 @@ pub(super) fn replica(args: &PatroniReplicaArgs, settings: &Settings) -> Result<
         concurrency: settings.recover_concurrency,
         // Patroni writes its own.
         settings: StandbySettings {
-            restore_command: restore_command(&this_walship(settings)?, None),
+            restore_command: restore_command(&this_walship(settings)?, None, None),
             ..StandbySettings::default()
         },
         search_path: search_path(settings)?,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use walship::Result;
 use walship::agent::{self, Answer, Ask};
+use walship::commands::restore::tablespaces::{NewTablespaces, see_to};
 use walship::commands::restore::{self, RestoreOptions, RestoreReport};
 use walship::config::Settings;
 use walship::pg::data_directory::{RecoverySignal, data_directory_of};
@@ -19,6 +20,10 @@ pub(super) fn run(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCod
         RecoverySignal::Standby => (settings.restore.standby_timeout, "restore.standby_timeout"),
         RecoverySignal::Recovery | RecoverySignal::None => (settings.restore.timeout, "restore.timeout"),
     };
+    let new_tablespaces = args.new_tablespaces.map(|place| match place {
+        cli::NewTablespaces::Inside => NewTablespaces::Inside,
+        cli::NewTablespaces::Checked => NewTablespaces::Checked,
+    });
     let options = RestoreOptions {
         name: args.name,
         destination: args.destination,
@@ -43,6 +48,10 @@ pub(super) fn run(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCod
     };
     match report {
         RestoreReport::Delivered => {
+            if let Some(what) = new_tablespaces {
+                let data = data_directory_of(&options.destination);
+                see_to(&options.name, &options.destination, &data, what)?;
+            }
             if !asked && settings.agent.autostart && signal != RecoverySignal::None {
                 super::agent::start(settings, &data_directory_of(&options.destination));
             }

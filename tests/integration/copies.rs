@@ -313,3 +313,116 @@ fn a_rehearsal_of_a_subscriber_takes_no_change_away_from_it() {
         subscriber.wait_until("select count(*) from t", "2", PATIENCE);
     }
 }
+
+/// A backup, and then a tablespace with a table and a database in it, archived; the primary runs on.
+fn with_a_late_tablespace(major: u32) -> (Place, Walship, Cluster, PathBuf) {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let primary = archiving_builder(major, &walship).initdb_arg("--data-checksums");
+    let mut primary = primary.initdb();
+    primary.start();
+    primary.sql("create table early (i int)");
+    take_backup(&walship, &primary);
+    let late = primary.make_dir("late");
+    primary.sql(&format!("create tablespace late location '{}'", late.display()));
+    primary.sql("create table t tablespace late as select g as i, repeat('x', 50) as s from generate_series(1, 5000) g");
+    let copied = if major >= 15 { "strategy file_copy" } else { "" };
+    primary.sql(&format!("create database other tablespace late {copied}"));
+    wait_archived(&primary, &primary.switch_wal());
+    // What is in the primary's files alone.
+    primary.sql("update t set s = 'new'; checkpoint");
+    (place, walship, primary, late)
+}
+
+/// Every file below a directory, with its content.
+fn files_below(directory: &Path) -> BTreeSet<(PathBuf, Vec<u8>)> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(directory).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files_below(&entry.path()));
+        } else {
+            found.insert((entry.path(), std::fs::read(entry.path()).unwrap()));
+        }
+    }
+    found
+}
+
+#[test]
+fn no_copy_writes_into_a_tablespace_that_its_source_made_after_the_backup() {
+    for &major in majors() {
+        let (_place, walship, primary, late) = with_a_late_tablespace(major);
+        let before = files_below(&late);
+        let root = scratch();
+        let drills = make_dir(root.path(), "drills", 0o700);
+        beside(&primary, &walship)
+            .env("WALSHIP_DRILL_DIRECTORY", &drills)
+            .run(&["drill"])
+            .succeeded();
+        assert!(
+            files_below(&late) == before,
+            "PostgreSQL {major}: the drill wrote"
+        );
+        let data = root.path().join("copy");
+        walship
+            .run(&[
+                "recover",
+                "--pgdata",
+                data.to_str().unwrap(),
+                "--archive-mode",
+                "off",
+            ])
+            .succeeded();
+        let mut copy = Cluster::adopt(major, &data);
+        for (name, value) in walship.environment() {
+            copy.set_env(name, value);
+        }
+        copy.start();
+        copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        assert_eq!(copy.sql("select count(*) from t"), "5000", "PostgreSQL {major}");
+        copy.sql("update t set s = 'rehearsed'; checkpoint");
+        copy.sql("drop database other");
+        copy.sql("drop table t");
+        copy.sql("drop tablespace late");
+        copy.stop(Stop::Fast);
+        assert!(
+            files_below(&late) == before,
+            "PostgreSQL {major}: the rehearsal wrote"
+        );
+        assert_eq!(primary.sql("select count(*) from t where s = 'new'"), "5000");
+    }
+}
+
+#[test]
+fn a_replacement_does_not_replay_over_files_that_lie_where_a_tablespace_goes() {
+    for &major in majors() {
+        let (_place, walship, mut primary, late) = with_a_late_tablespace(major);
+        primary.stop(Stop::Immediate);
+        let before = files_below(&late);
+        let root = scratch();
+        let data = root.path().join("copy");
+        walship
+            .run(&[
+                "recover",
+                "--pgdata",
+                data.to_str().unwrap(),
+                "--archive-mode",
+                "on",
+            ])
+            .succeeded();
+        let mut copy = Cluster::adopt(major, &data);
+        for (name, value) in walship.environment() {
+            copy.set_env(name, value);
+        }
+        let log = copy.try_start().unwrap_err();
+        assert!(log.contains("move it away"), "{log}");
+        assert!(files_below(&late) == before, "PostgreSQL {major}");
+        // As the message says: the directory away, then a new one.
+        std::fs::rename(&late, late.with_extension("old")).unwrap();
+        let log = copy.try_start().unwrap_err();
+        assert!(log.contains("mkdir -p -m 700"), "{log}");
+        make_dir(late.parent().unwrap(), "late", 0o700);
+        copy.start();
+        copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        assert_eq!(copy.sql("select count(*) from t"), "5000", "PostgreSQL {major}");
+    }
+}

@@ -144,6 +144,7 @@ impl Bench {
             control,
             shared_buffers: options.shared_buffers,
             preload_libraries: &options.preload_libraries,
+            version: &self.programs.version,
         });
         let conf = scratch.write("postgresql.conf", conf.as_bytes())?;
         self.server = Some(Server::start(

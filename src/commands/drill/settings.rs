@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::commands::recover::quote_setting;
+use crate::commands::recover::{has_in_place_tablespaces, quote_setting};
 use crate::config::ByteSize;
 use crate::pg::ControlFile;
 
@@ -39,6 +39,8 @@ pub struct ServerSettings<'a> {
     pub shared_buffers: ByteSize,
     /// `shared_preload_libraries`.
     pub preload_libraries: &'a str,
+    /// The server's version, such as `17.11`.
+    pub version: &'a str,
 }
 
 /// Everybody who can reach the socket is its owner: the folder is closed to all others.
@@ -67,6 +69,10 @@ pub fn postgresql_conf(server: &ServerSettings<'_>) -> String {
         ("max_replication_slots", MAX_ORIGINS.to_string()),
         ("shared_preload_libraries", server.preload_libraries.to_owned()),
     ];
+    if has_in_place_tablespaces(server.version) {
+        // Those that were made after the backup lie within the data directory.
+        settings.push(("allow_in_place_tablespaces", "on".to_owned()));
+    }
     if server.major >= 18 {
         settings.push(("max_active_replication_origins", MAX_ORIGINS.to_string()));
     }
@@ -150,6 +156,7 @@ mod tests {
             control,
             shared_buffers: ByteSize(1 << 27),
             preload_libraries: "",
+            version: "17.11",
         })
     }
 

@@ -51,6 +51,7 @@ use crate::archive::copy_settings::Copy;
 use crate::archive::recovery_plan::{Plan, Request, Target};
 use crate::commands::catalogue;
 use crate::commands::progress::Progress;
+use crate::commands::restore::tablespaces::NewTablespaces;
 use crate::error::{Error, Result};
 use crate::pg::guc_file;
 use crate::store::Store;
@@ -65,6 +66,7 @@ pub use self::report::RecoverReport;
 pub use self::restore_command::{restore_command, server_command};
 pub use self::settings::{StandbySettings, TargetAction};
 pub(super) use self::shell::shell_word;
+pub(super) use self::source_settings::has_in_place_tablespaces;
 pub(super) use self::space::free_bytes;
 pub use self::standby::{
     RestoredStandby, StandbyOptions, check_empty, check_room, make_standby, newest_as_standby, plan_standby,
@@ -163,6 +165,7 @@ pub(super) async fn restore(
     let newest = NewestWal::of(&catalogue.wal)?;
     let action = action_at(&plan.target, options.action)?;
     let mut settings = settings(options, &plan, action)?;
+    let gap = plan.gap.map(|gap| gap.first);
     let record = Arc::new(catalogue::read_record(store, &plan.backup.id).await?);
     let layout = Layout::new(&options.pgdata, &record, &options.tablespace_mappings)?;
     let restoration =
@@ -175,6 +178,11 @@ pub(super) async fn restore(
     let looking = Signs::look(store, catalogue, &newest, begun).await;
     let archiving = archiving::decide(&options.archive_mode, &looking, catalogue, store, &options.pgdata);
     settings.copy = what_it_is(options, archiving.off.is_some());
+    let tablespaces = match settings.copy {
+        Copy::Replacement => NewTablespaces::Checked,
+        _ => NewTablespaces::Inside,
+    };
+    settings.restore_command = restore_command(&options.walship, gap, Some(tablespaces));
     notes.extend(archiving.notes);
     let configuration = finish(extracted, ServerSettings::Recovery(settings), archiving.remembers).await?;
     notes.extend(links_note(&configuration.links_left_out(links, &layout.data)));
@@ -202,8 +210,9 @@ pub(super) async fn restore(
 }
 
 fn settings(options: &RecoverOptions, plan: &Plan, action: Option<TargetAction>) -> Result<RecoverySettings> {
+    let gap = plan.gap.map(|gap| gap.first);
     let settings = RecoverySettings {
-        restore_command: restore_command(&options.walship, plan.gap.map(|gap| gap.first)),
+        restore_command: restore_command(&options.walship, gap, None),
         target: plan.target.clone(),
         inclusive: plan.inclusive,
         timeline: plan.timeline,

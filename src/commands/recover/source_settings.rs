@@ -71,7 +71,8 @@ fn notes(copy: Copy, overrides: &Overrides) -> Vec<String> {
     match copy {
         Copy::Rehearsal => notes.push(
             "this copy is for rehearsal and reaches nothing of its source: it follows no subscription, waits for no \
-             standby, starts no jobs, and logs into its own directory log. Give it a port of its own. If it is to take \
+             standby, starts no jobs, logs into its own directory log, and keeps tablespaces that were made after the backup inside \
+             its data directory. Give it a port of its own. If it is to take \
              its source's place, remove the lines below \"# For a rehearsal\" from its postgresql.auto.conf before you \
              start it (docs/settings-of-a-copy.md)"
                 .to_owned(),
@@ -122,7 +123,7 @@ fn major_of(data: &Path) -> Option<u32> {
 }
 
 /// They came to 14 with 14.5; a server refuses a setting that it does not know.
-fn has_in_place_tablespaces(version: &str) -> bool {
+pub fn has_in_place_tablespaces(version: &str) -> bool {
     let minor = version
         .strip_prefix("14.")
         .and_then(|minor| minor.parse::<u32>().ok());

@@ -106,7 +106,7 @@ pub async fn run(
         None => None,
     };
     let settings = StandbySettings {
-        restore_command: restore_command(&options.walship, None),
+        restore_command: restore_command(&options.walship, None, None),
         primary_conninfo: Some(prepared.conninfo),
         primary_slot_name: options.slot.as_ref().map(SlotName::to_string),
     };
