@@ -413,12 +413,16 @@ fn a_replacement_does_not_replay_over_files_that_lie_where_a_tablespace_goes() {
         for (name, value) in walship.environment() {
             copy.set_env(name, value);
         }
-        let log = copy.try_start().unwrap_err();
+        copy.launch();
+        copy.wait_exit(PATIENCE);
+        let log = copy.log_since_start();
         assert!(log.contains("move it away"), "{log}");
         assert!(files_below(&late) == before, "PostgreSQL {major}");
         // As the message says: the directory away, then a new one.
         std::fs::rename(&late, late.with_extension("old")).unwrap();
-        let log = copy.try_start().unwrap_err();
+        copy.launch();
+        copy.wait_exit(PATIENCE);
+        let log = copy.log_since_start();
         assert!(log.contains("mkdir -p -m 700"), "{log}");
         make_dir(late.parent().unwrap(), "late", 0o700);
         copy.start();
