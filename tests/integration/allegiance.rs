@@ -106,10 +106,8 @@ fn an_archive_is_not_begun_anew_where_it_is_not_mounted_or_under_another_url() {
 fn every_command_that_writes_accepts_only_the_archive_that_is_remembered() {
     let (place, other) = (Place::directory(), Place::directory());
     let primary = archiving_primary(17, &Walship::at(&place));
-    let segment = primary.switch_wal();
-    wait_archived(&primary, &segment);
+    wait_archived(&primary, &primary.switch_wal());
     let mark = std::fs::read(remembered(primary.data_dir())).unwrap();
-    let path = format!("pg_wal/{segment}");
     let others = Walship::at(&other).in_dir(primary.data_dir());
     let conninfo = primary.conninfo();
     let begin = [
@@ -123,6 +121,10 @@ fn every_command_that_writes_accepts_only_the_archive_that_is_remembered() {
     others.run(&begin).exited(8);
     std::fs::write(remembered(primary.data_dir()), &mark).unwrap();
     give_to_user(&remembered(primary.data_dir()));
+    // A backup's checkpoint took the one before away.
+    let segment = primary.switch_wal();
+    wait_archived(&primary, &segment);
+    let path = format!("pg_wal/{segment}");
 
     let before = keys(&other, "");
     let from = primary.data_dir().to_str().unwrap();
