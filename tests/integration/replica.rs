@@ -326,7 +326,9 @@ fn a_promotion_while_the_store_is_away_loses_what_only_the_archive_has() {
         let last = cluster.switch_wal();
         cluster.wait_until("select failed_count > 0 from pg_stat_archiver", "t", PATIENCE);
         assert!(
-            cluster.log().contains("was promoted or recovered"),
+            cluster
+                .log()
+                .contains("this cluster writes to the archive that was begun at"),
             "{}",
             cluster.log()
         );
