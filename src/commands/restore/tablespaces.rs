@@ -283,7 +283,7 @@ mod tests {
     fn a_path_is_taken_out_wherever_a_page_cuts_the_record() {
         const PAGE: u64 = 8192;
         let plain = record("/srv/fast/tablespace");
-        for start in (PAGE - plain.len() as u64 - 8..PAGE).step_by(8) {
+        for start in (PAGE - 64..PAGE).step_by(8) {
             let places = places(start, plain.len(), PAGE);
             let mut bytes = vec![0xAA; places.last().unwrap() + 20];
             for (place, byte) in places.iter().zip(&plain) {
