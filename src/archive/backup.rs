@@ -329,6 +329,26 @@ impl BackupRecord {
         self.streams.get(stream).map(TarStream::key)
     }
 
+    /// Whether `wal_ranges` are one way from the start to the end, as the other fields have it.
+    fn wal_fits(&self) -> bool {
+        let start = (self.start_timeline, self.start_lsn);
+        let stop = (self.stop_timeline, self.stop_lsn);
+        let mut ranges = self.wal_ranges.iter();
+        let within = |range: &WalRange| range.start_lsn >= self.start_lsn && range.end_lsn <= self.stop_lsn;
+        ranges.clone().all(within)
+            && ranges.clone().any(|range| (range.timeline, range.start_lsn) == start)
+            && ranges.any(|range| (range.timeline, range.end_lsn) == stop)
+    }
+
+    /// Whether the sums are those of what was added up.
+    fn says_sums(&self) -> bool {
+        let mut tar = self.streams.iter().map(|stream| stream.tar_bytes);
+        let mut stored = self.objects().map(|(_, object)| object.stored_bytes);
+        let tar = tar.try_fold(0_u64, u64::checked_add);
+        let stored = stored.try_fold(0_u64, u64::checked_add);
+        tar == Some(self.size_bytes) && stored == Some(self.stored_bytes)
+    }
+
     fn check(&self) -> Result<()> {
         let parts_fit = self.streams.iter().all(|stream| {
             stream.part_bytes > 0 && stream.tar_bytes.div_ceil(stream.part_bytes) == stream.parts.len() as u64
@@ -351,7 +371,7 @@ impl BackupRecord {
             .try_fold(self.size_bytes, |sum, stream| sum.checked_add(stream.tar_bytes));
         let sizes_fit = total.is_some_and(|total| total <= SIZE_LIMIT)
             && self.streams.iter().all(|stream| stream.part_bytes <= SIZE_LIMIT);
-        if !sizes_fit || !parts_fit || self.stop_lsn < self.start_lsn || self.wal_ranges.is_empty() {
+        if !sizes_fit || !parts_fit || self.stop_lsn < self.start_lsn || !self.wal_fits() || !self.says_sums() {
             return Err(Error::corrupt(
                 "its numbers contradict each other; the record is damaged",
             ));

@@ -69,6 +69,8 @@ pub enum Key {
 pub enum LedgerObject {
     /// `summary.json`: how the last runs ended.
     Summary,
+    /// `drills.json`: how the last drills ended.
+    Drills,
     /// The timelines' histories.
     Histories,
     /// What lies in the folder of one log number of a timeline.
@@ -231,6 +233,7 @@ impl fmt::Display for LedgerObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Summary => f.write_str("summary.json"),
+            Self::Drills => f.write_str("drills.json"),
             Self::Histories => f.write_str("histories.zst"),
             Self::Wal(folder) => write!(f, "{WAL_PREFIX}{}.zst", folder.path()),
             Self::Backup(id) => write!(f, "{BACKUPS_PREFIX}{id}.zst"),
@@ -313,6 +316,9 @@ fn parse_wal(name: &str) -> Option<Key> {
 fn parse_ledger_object(text: &str) -> Option<LedgerObject> {
     if text == "summary.json" {
         return Some(LedgerObject::Summary);
+    }
+    if text == "drills.json" {
+        return Some(LedgerObject::Drills);
     }
     let stem = text.strip_suffix(".zst")?;
     if stem == "histories" {
@@ -450,6 +456,7 @@ mod tests {
                 .prop_map(|(segment, offset)| Key::BackupHistory { segment, offset }),
             (id.clone(), object).prop_map(|(id, object)| Key::Backup(id, object)),
             Just(Key::Ledger(LedgerObject::Summary)),
+            Just(Key::Ledger(LedgerObject::Drills)),
             Just(Key::Ledger(LedgerObject::Histories)),
             segment
                 .clone()

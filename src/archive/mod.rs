@@ -8,6 +8,7 @@ pub mod codec;
 pub mod copy_settings;
 pub mod demands;
 pub mod diagnosis;
+pub mod drills;
 pub mod file_index;
 pub mod forks;
 pub mod identity;

@@ -151,6 +151,12 @@ impl DrillRecord {
         self.failure.is_none()
     }
 
+    /// Cuts what is long, as it is stored.
+    pub(super) fn shorten(&mut self) {
+        let checks = self.checks.iter_mut().map(|check| &mut check.detail);
+        checks.chain(&mut self.failure).for_each(shorten);
+    }
+
     /// How long it took from nothing to an open server, in milliseconds.
     #[must_use]
     pub fn recovery_ms(&self) -> Option<u64> {
@@ -192,8 +198,7 @@ impl Proof {
             last_success: None,
             last_failure: None,
         });
-        let checks = drill.checks.iter_mut().map(|check| &mut check.detail);
-        checks.chain(&mut drill.failure).for_each(shorten);
+        drill.shorten();
         if drill.passed() {
             proof.last_success = Some(drill);
         } else {

@@ -8,6 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Known, Limits};
 use crate::archive::catalogue::Catalogue;
 use crate::archive::identity::{ClusterIdentity, Identity};
+use crate::archive::drills::Drills;
 use crate::archive::ledger::LedgerSummary;
 use crate::archive::remembered::Remembered;
 use crate::pg::{Lsn, TimelineId, WalName};
@@ -180,6 +181,8 @@ pub struct ArchiveFacts {
     pub catalogue: Known<Catalogue>,
     /// How the last verification ended; none where there was none.
     pub verification: Known<Option<LedgerSummary>>,
+    /// How the last drills ended, whether or not their backups are still there.
+    pub drills: Known<Drills>,
     /// What the probe's write said: whether a second creation is refused.
     pub probe: Known<bool>,
     /// What the probe of a deletion said; `Ok(None)`: it was not made, for it would leave traces.

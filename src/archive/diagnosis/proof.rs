@@ -5,11 +5,11 @@
 
 use chrono::{DateTime, Utc};
 
-use super::facts::Facts;
+use super::facts::{ArchiveFacts, Facts};
 use super::{Check, Findings, span};
-use crate::archive::catalogue::{Backup, Catalogue};
+use crate::archive::catalogue::Catalogue;
+use crate::archive::drills::ArchiveDrill;
 use crate::archive::ledger::LedgerSummary;
-use crate::archive::proof::DrillRecord;
 
 pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
     let Ok(archive) = &facts.archive else { return };
@@ -20,7 +20,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
         Err(why) => findings.unknown(Check::Verified, why),
     }
     if let Ok(catalogue) = &archive.catalogue {
-        drilled(catalogue, facts, findings);
+        drilled(archive, catalogue, facts, findings);
     }
 }
 
@@ -63,32 +63,29 @@ fn verified(summary: &LedgerSummary, facts: &Facts, findings: &mut Findings) {
     }
 }
 
-fn drilled(catalogue: &Catalogue, facts: &Facts, findings: &mut Findings) {
+fn drilled(archive: &ArchiveFacts, catalogue: &Catalogue, facts: &Facts, findings: &mut Findings) {
     let check = Check::Drilled;
-    let newest = |part: fn(&Backup) -> Option<&DrillRecord>| {
-        let drills = catalogue
-            .backups
-            .iter()
-            .filter_map(|backup| Some((backup, part(backup)?)));
-        drills.max_by_key(|(_, drill)| drill.started_at)
+    let drills = match &archive.drills {
+        Ok(drills) => drills.clone().and_of(catalogue),
+        Err(why) => return findings.unknown(check, why),
     };
-    let passed = newest(|backup| backup.proof.as_ref()?.last_success.as_ref());
-    let failed = newest(|backup| backup.proof.as_ref()?.last_failure.as_ref());
+    let (passed, failed) = (drills.last_success, drills.last_failure);
     let fix = "walship drill";
-    if let Some((backup, failure)) = failed
-        && passed.is_none_or(|(_, success)| success.started_at < failure.started_at)
+    let began = |known: &ArchiveDrill| known.drill.started_at;
+    if let Some(failed) = failed
+        && passed.as_ref().is_none_or(|passed| began(passed) < began(&failed))
     {
-        let why = failure.failure.as_deref().unwrap_or("no reason is recorded");
+        let why = failed.drill.failure.as_deref().unwrap_or("no reason is recorded");
         return findings.problem(
             check,
-            format!("the last drill, of backup {}, failed: {why}", backup.id),
+            format!("the last drill, of backup {}, failed: {why}", failed.backup),
             fix,
         );
     }
-    let Some((_, success)) = passed else {
+    let Some(passed) = passed else {
         return findings.info(check, "never (walship drill)");
     };
-    let age = (facts.now - success.started_at).to_std().unwrap_or_default();
+    let age = (facts.now - began(&passed)).to_std().unwrap_or_default();
     if age > facts.limits.drill_age {
         findings.warning(
             check,

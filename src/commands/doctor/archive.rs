@@ -6,7 +6,7 @@ use super::deadline::Deadline;
 use crate::archive::catalogue::Catalogue;
 use crate::archive::diagnosis::Known;
 use crate::archive::diagnosis::facts::ArchiveFacts;
-use crate::commands::{catalogue, identity, verify, wal_changes};
+use crate::commands::{catalogue, drill, identity, verify, wal_changes};
 use crate::error::Result;
 use crate::store::Store;
 
@@ -22,10 +22,11 @@ async fn load(store: &Store, deadline: Deadline) -> Result<Catalogue> {
 
 /// Asks the store everything, until the deadline.
 pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> ArchiveFacts {
-    let (identity, catalogue, verification, probe, (manners, delete)) = tokio::join!(
+    let (identity, catalogue, verification, drills, probe, (manners, delete)) = tokio::join!(
         deadline.within("read walship.json", identity::find(store)),
         deadline.within("list the archive", load(store, deadline)),
         deadline.within("read the ledger", verify::last_verification(store)),
+        deadline.within("read the last drills", drill::last_drills(store)),
         deadline.within("write walship.probe", store.probe_conditional_writes()),
         async {
             let manners = timeout_at(deadline.at(), store.manners()).await.ok();
@@ -56,6 +57,7 @@ pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> 
         identity,
         catalogue,
         verification,
+        drills,
         probe,
         delete,
         versioning,

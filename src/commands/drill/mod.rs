@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use self::programs::Programs;
+pub use self::record::last_drills;
 use self::record::record;
 use self::replay::Bench;
 use self::scratch::{Note, Scratch};

@@ -13,13 +13,13 @@ use serde::Serialize;
 
 use super::list::Proven;
 use super::time_index::TimeIndex;
-use super::{catalogue, doctor, expire, verify, wal_changes};
-use crate::archive::catalogue::{Backup, Catalogue};
+use super::{catalogue, doctor, drill, expire, verify, wal_changes};
+use crate::archive::catalogue::Catalogue;
 use crate::archive::diagnosis::facts::{ArchiveFacts, ReadyFiles};
 use crate::archive::diagnosis::{Finding, Known, Level, Limits, judge_archive};
 use crate::archive::keys::BackupId;
 use crate::archive::ledger::LedgerSummary;
-use crate::archive::proof::DrillRecord;
+use crate::archive::drills::Drills;
 use crate::archive::retention::{Action, RetentionPolicy};
 use crate::archive::window::Window;
 use crate::error::{ErrorKind, Result};
@@ -181,9 +181,10 @@ pub async fn run(
     store: &Store,
     now: DateTime<Utc>,
 ) -> Result<StatusReport> {
-    let (catalogue, verification, backlog) = tokio::join!(
+    let (catalogue, verification, drills, backlog) = tokio::join!(
         catalogue::load(store),
         verify::last_verification(store),
+        drill::last_drills(store),
         backlog(options, connection, now)
     );
     let mut catalogue = catalogue?;
@@ -192,6 +193,7 @@ pub async fn run(
     let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
     let window = times.windows(&catalogue).await?;
     let verification = verification.map_err(|error| error.to_string());
+    let drills = drills.map_err(|error| error.to_string());
     Ok(StatusReport {
         archive: store.location().to_string(),
         system_identifier: catalogue.identity.system_identifier.to_string(),
@@ -200,11 +202,11 @@ pub async fn run(
         last_wal: last_wal(&catalogue),
         backups: backups(&catalogue),
         verification: verification.as_ref().ok().and_then(Option::as_ref).map(verified),
-        drill: last_drill(&catalogue),
+        drill: last_drill(&catalogue, drills.as_ref().ok().cloned()),
         warnings: warnings(
             store,
             catalogue,
-            verification,
+            (verification, drills),
             backlog.as_ref(),
             options.limits,
             now,
@@ -295,12 +297,11 @@ fn verified(summary: &LedgerSummary) -> Verification {
     }
 }
 
-fn last_drill(catalogue: &Catalogue) -> Option<Drill> {
-    let last = |backup: &'_ Backup| -> Option<(BackupId, DrillRecord)> {
-        Some((backup.id.clone(), backup.proof.as_ref()?.last()?.clone()))
-    };
-    let drills = catalogue.readable().filter_map(last);
-    let (backup, drill) = drills.max_by_key(|(_, drill)| drill.started_at)?;
+fn last_drill(catalogue: &Catalogue, known: Option<Drills>) -> Option<Drill> {
+    let none = Drills::none(catalogue.identity.system_identifier);
+    let drills = known.unwrap_or(none).and_of(catalogue);
+    let last = drills.last()?;
+    let (backup, drill) = (last.backup.clone(), &last.drill);
     let data_loss = drill.data_loss().map(|age| age.num_milliseconds());
     Some(Drill {
         backup,
@@ -334,7 +335,7 @@ fn expiry(catalogue: &Catalogue, policy: &RetentionPolicy, now: DateTime<Utc>) -
 fn warnings(
     store: &Store,
     catalogue: Catalogue,
-    verification: Known<Option<LedgerSummary>>,
+    (verification, drills): (Known<Option<LedgerSummary>>, Known<Drills>),
     backlog: Option<&Known<ReadyFiles>>,
     limits: Limits,
     now: DateTime<Utc>,
@@ -345,6 +346,7 @@ fn warnings(
         identity: Ok(Some(catalogue.identity.clone())),
         catalogue: Ok(catalogue),
         verification,
+        drills,
         probe: Err(not_asked()),
         delete: Err(not_asked()),
         versioning: Err(not_asked()),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 
-use super::wal_object::{Found, found};
+use super::wal_object::{Found, found, twice};
 use crate::archive::backup::{BackupRecord, StoredObject};
 use crate::archive::keys::{BackupObject, Key};
 use crate::commands::basebackup::verify::compare;
@@ -56,14 +56,9 @@ impl Contents {
     /// Reads everything of the backup but its configuration files.
     pub(super) async fn check(&self) -> Result<Judgement> {
         let mut judgement = Judgement::default();
-        let index = self.spooled(Index::fetch(&self.store, &self.record)).await?;
-        let manifest = Spooled::fetch(
-            &self.store,
-            &self.record.id,
-            BackupObject::Manifest,
-            self.record.manifest,
-        );
-        let manifest = self.spooled(manifest).await?;
+        let index = spooled(|| Index::fetch(&self.store, &self.record)).await?;
+        let (id, expected) = (&self.record.id, self.record.manifest);
+        let manifest = spooled(|| Spooled::fetch(&self.store, id, BackupObject::Manifest, expected)).await?;
         for (object, found) in [
             (BackupObject::Files, index.as_ref().err()),
             (BackupObject::Manifest, manifest.as_ref().err()),
@@ -89,16 +84,6 @@ impl Contents {
             Err(error) => return Err(error),
         }
         Ok(judgement)
-    }
-
-    /// An object that describes others, or what is wrong with it.
-    async fn spooled<T>(&self, fetch: impl Future<Output = Result<T>>) -> Result<Result<T, Found>> {
-        match fetch.await {
-            Ok(object) => Ok(Ok(object)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Err(Found::Gone)),
-            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Err(Found::Bad(error.to_string()))),
-            Err(error) => Err(error),
-        }
     }
 
     /// The parts, where nothing tells which files they hold.
@@ -127,7 +112,7 @@ impl Contents {
     /// Reads an object and checks it against its record.
     pub(super) async fn check_object(&self, object: &BackupObject, expected: &StoredObject) -> Result<Found> {
         let key = Key::Backup(self.record.id.clone(), object.clone()).to_string();
-        found(self.stream(&key, expected, |_| Ok(()))).await
+        twice(|| found(self.stream(&key, expected, |_| Ok(())))).await
     }
 
     /// Streams what an object decompresses to into `each`.
@@ -217,7 +202,12 @@ impl Contents {
             .ok_or_else(|| Error::defect("verify a backup", "a part of no stream"))?;
         let object = BackupObject::Part(stream, job.number);
         let key = Key::Backup(self.record.id.clone(), object.clone()).to_string();
-        let (found, hashes) = self.hash_part(&key, &job, algorithm, carried).await?;
+        let look = || self.hash_part(&key, &job, algorithm, carried.clone());
+        let (mut found, mut hashes) = look().await?;
+        if matches!(found, Found::Bad(_)) {
+            // What was changed on the way is right at the second look.
+            (found, hashes) = look().await?;
+        }
         Ok(CheckedPart {
             object,
             found,
@@ -258,6 +248,23 @@ impl Contents {
         };
         let found = found(checked).await?;
         Ok((found, hashes))
+    }
+}
+
+/// An object that describes others, or what is wrong with it, twice.
+async fn spooled<T, F>(mut fetch: impl FnMut() -> F) -> Result<Result<T, Found>>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut fetched = fetch().await;
+    if matches!(&fetched, Err(error) if error.kind() == ErrorKind::Corrupt) {
+        fetched = fetch().await;
+    }
+    match fetched {
+        Ok(object) => Ok(Ok(object)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Err(Found::Gone)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Err(Found::Bad(error.to_string()))),
+        Err(error) => Err(error),
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::ledger::Ledger;
 use super::scope::{Scope, Verdict};
 use super::tally::{Finding, Tally, entry_of};
-use super::wal_object::{Found, WalContext, wal_name};
+use super::wal_object::{Found, WalContext, twice, wal_name};
 use crate::archive::catalogue::Catalogue;
 use crate::archive::keys::{Key, LedgerObject, WAL_PREFIX, WalFolder};
 use crate::archive::ledger::Shard;
@@ -130,7 +130,7 @@ impl WalPass<'_> {
             {
                 let context = Arc::clone(&self.context);
                 running.spawn(async move {
-                    let found = context.look(&key).await?;
+                    let found = twice(|| context.look(&key)).await?;
                     let is_bad = matches!(found, Found::Bad(_));
                     let existed = was_good || is_bad && context.is_of_its_name(&key).await?;
                     Ok::<_, Error>((key, info, found, existed))

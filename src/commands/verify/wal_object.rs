@@ -229,6 +229,21 @@ pub(super) async fn found(check: impl Future<Output = Result<Result<()>>>) -> Re
     }
 }
 
+/// Looks again at what seems wrong: what was changed on the way is right then, and only what is wrong twice is
+/// damaged where it lies. A second look that breaks is the store's error, and no finding.
+pub(super) async fn twice<F>(mut look: impl FnMut() -> F) -> Result<Found>
+where
+    F: Future<Output = Result<Found>>,
+{
+    match look().await? {
+        Found::Bad(what) => {
+            tracing::debug!("an object seems wrong ({what}) and is read again");
+            look().await
+        }
+        seen => Ok(seen),
+    }
+}
+
 /// The file that a WAL object holds.
 pub(super) fn wal_name(key: &Key) -> Option<WalName> {
     match key {

@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::facts::*;
 use super::*;
+use crate::archive::drills::Drills;
 use crate::archive::backup::fixture;
 use crate::archive::catalogue::{Backup, Catalogue, Unfinished, UnfinishedState, Unrestorable};
 use crate::archive::identity::{ClusterIdentity, Identity};
@@ -146,6 +147,7 @@ fn healthy() -> Facts {
             identity: Ok(Some(catalogue.identity.clone())),
             catalogue: Ok(catalogue),
             verification: Ok(None),
+            drills: Ok(Drills::none(1)),
             probe: Ok(true),
             delete: Ok(Some(())),
             versioning: Ok(Some(false)),
