@@ -113,7 +113,9 @@ impl Drills {
     #[must_use]
     pub fn last(&self) -> Option<&ArchiveDrill> {
         let both = [&self.last_success, &self.last_failure];
-        both.into_iter().flatten().max_by_key(|known| known.drill.started_at)
+        both.into_iter()
+            .flatten()
+            .max_by_key(|known| known.drill.started_at)
     }
 }
 

@@ -386,6 +386,12 @@ fn misplaced(record: &BackupRecord, identity: &Identity) -> Option<String> {
             record.system_identifier, identity.system_identifier
         ));
     }
+    if record.postgres_major != identity.postgres_major {
+        return Some(format!(
+            "it is of PostgreSQL {}, the archive of PostgreSQL {}",
+            record.postgres_major, identity.postgres_major
+        ));
+    }
     (record.segment_bytes != identity.segment_bytes).then(|| {
         format!(
             "its cluster has WAL segments of {} MiB, the archive's of {} MiB",

@@ -7,8 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Known, Limits};
 use crate::archive::catalogue::Catalogue;
-use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::drills::Drills;
+use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::ledger::LedgerSummary;
 use crate::archive::remembered::Remembered;
 use crate::pg::{Lsn, TimelineId, WalName};

@@ -73,7 +73,9 @@ fn drilled(archive: &ArchiveFacts, catalogue: &Catalogue, facts: &Facts, finding
     let fix = "walship drill";
     let began = |known: &ArchiveDrill| known.drill.started_at;
     if let Some(failed) = failed
-        && passed.as_ref().is_none_or(|passed| began(passed) < began(&failed))
+        && passed
+            .as_ref()
+            .is_none_or(|passed| began(passed) < began(&failed))
     {
         let why = failed.drill.failure.as_deref().unwrap_or("no reason is recorded");
         return findings.problem(

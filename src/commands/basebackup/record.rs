@@ -79,7 +79,7 @@ pub(super) fn record(basics: Basics, start: WalFrom, copied: Copied) -> Result<B
         start_timeline: start.timeline,
         stop_timeline: copied.stop_timeline,
         wal_ranges: copied.manifest.wal_ranges.iter().map(wal_range).collect(),
-        size_bytes: copied.streams.iter().map(|stream| stream.tar_bytes).sum(),
+        size_bytes: 0,
         stored_bytes: 0,
         streams: copied.streams,
         files: copied.files,
@@ -92,7 +92,7 @@ pub(super) fn record(basics: Basics, start: WalFrom, copied: Copied) -> Result<B
             .1
             .filter(|_| basics.history.0 == copied.stop_timeline),
     };
-    record.stored_bytes = record.objects().map(|(_, object)| object.stored_bytes).sum();
+    record.add_up();
     Ok(record)
 }
 

@@ -28,6 +28,7 @@ impl Archive {
         let store = fixture::store(top.path()).await;
         let mut record = fixture::store_backup(&store, &[&data], 4_096).await;
         record.manifest = fixture::put(&store, &record.id, BackupObject::Manifest, vec![1, 2, 3]).await;
+        record.add_up();
         let archive = Self { top, store, record };
         archive
             .put("walship.json", archive.identity().to_json().unwrap())

@@ -103,10 +103,7 @@ mod tests {
         };
         let identity = Identity::new(cluster, true, DateTime::UNIX_EPOCH);
         let body = Body::from_bytes(identity.to_json().unwrap());
-        store
-            .put("walship.json", &body, PutMode::Create)
-            .await
-            .unwrap();
+        store.put("walship.json", &body, PutMode::Create).await.unwrap();
         (top, store, record.id)
     }
 

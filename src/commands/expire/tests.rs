@@ -161,6 +161,7 @@ fn record(number: u64) -> BackupRecord {
     record.streams[0].tar_bytes = 1;
     record.streams[0].part_bytes = 1;
     record.streams[0].parts = vec![one];
+    record.add_up();
     record
 }
 

@@ -23,11 +23,23 @@ async fn archive(top: &std::path::Path, segments: &[&str], with_backup: bool) ->
         put(&store, &Key::Segment(name.parse().unwrap()).to_string(), vec![1]).await;
     }
     if with_backup {
-        record.size_bytes = 3 << 30;
-        record.stored_bytes = 1 << 30;
+        // One part of a gibibyte, all of it a hole.
+        let stream = &mut record.streams[0];
+        (stream.tar_bytes, stream.part_bytes) = (3 << 30, 3 << 30);
+        stream.parts = vec![crate::archive::backup::StoredObject {
+            stored_bytes: 1 << 30,
+            ..record.files
+        }];
+        record.add_up();
         record.label = "before\nthe upgrade".to_owned();
         record.finished_at = DateTime::from_timestamp(1_790_000_000, 123_456_000).unwrap();
         let prefix = crate::archive::keys::backup_prefix(&record.id);
+        let part = format!("{prefix}base/000001.tar.zst");
+        put(&store, &part, vec![1]).await;
+        let part = std::fs::File::options()
+            .append(true)
+            .open(top.join("archive").join(part));
+        part.unwrap().set_len(1 << 30).unwrap();
         put(&store, &format!("{prefix}files.zst"), Vec::new()).await;
         put(&store, &format!("{prefix}manifest.zst"), Vec::new()).await;
         put(&store, &format!("{prefix}backup.json"), record.to_json().unwrap()).await;

@@ -38,7 +38,6 @@ pub async fn store_backup(store: &Store, directories: &[&Path], part_bytes: usiz
         let stream = &mut record.streams[number];
         stream.tar_bytes = tar.len() as u64;
         stream.part_bytes = part_bytes as u64;
-        record.size_bytes += tar.len() as u64;
         for (part, content) in (1..).zip(tar.chunks(part_bytes)) {
             let frames = content.chunks(part_bytes / 3 + 1);
             let stored: Vec<u8> = frames
@@ -50,6 +49,7 @@ pub async fn store_backup(store: &Store, directories: &[&Path], part_bytes: usiz
         }
     }
     record.files = put(store, &record.id, BackupObject::Files, index.finish().unwrap()).await;
+    record.add_up();
     record
 }
 

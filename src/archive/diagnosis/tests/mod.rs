@@ -9,9 +9,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::facts::*;
 use super::*;
-use crate::archive::drills::Drills;
 use crate::archive::backup::fixture;
 use crate::archive::catalogue::{Backup, Catalogue, Unfinished, UnfinishedState, Unrestorable};
+use crate::archive::drills::Drills;
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::Key;
 use crate::archive::remembered::{ArchiveMark, Remembered};
