@@ -147,6 +147,10 @@ fn a_healthy_archive_passes_with_figures_and_the_archive_keeps_them() {
         let proof: Value = serde_json::from_slice(&after.remove(&proof).unwrap()).unwrap();
         assert_eq!(proof["last_success"]["reached_lsn"], report["reached_lsn"]);
         assert_eq!(proof["last_success"]["newest_commit"], report["newest_commit"]);
+        let drills = after.remove(&archive.join("ledger/drills.json")).unwrap();
+        let drills: Value = serde_json::from_slice(&drills).unwrap();
+        assert_eq!(drills["last_success"]["drill"], proof["last_success"]);
+        assert_eq!(drills["last_success"]["backup"], history.backup.as_str());
         assert!(before == after, "PostgreSQL {major}: the archive has changed");
         let list = history.walship.run(&["list", "backups", "--json"]).succeeded();
         let list: Value = serde_json::from_str(&list.stdout).unwrap();
@@ -445,7 +449,7 @@ fn nothing_of_a_drill_reaches_out_archives_listens_or_runs_the_sources_jobs() {
             "PostgreSQL {major}: the subscription was followed"
         );
         let mut after = content(place.path().unwrap());
-        after.retain(|path, _| !path.ends_with("proof.json"));
+        after.retain(|path, _| !path.ends_with("proof.json") && !path.ends_with("ledger/drills.json"));
         assert!(before == after, "PostgreSQL {major}: the archive has changed");
         let now = primary.sql("select string_agg(name || setting, ' ' order by name) from pg_settings");
         assert_eq!(settings, now);
