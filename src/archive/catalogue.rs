@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, Utc};
 
 use super::backup::{BackupKind, BackupRecord, BackupSource, WalRange};
+use super::damage::Damage;
 use super::identity::Identity;
 use super::keep::Keep;
 use super::keys::{BackupId, BackupObject};
@@ -46,6 +47,8 @@ pub struct Catalogue {
     pub unreadable_keeps: BTreeMap<BackupId, String>,
     /// The WAL that retention has given up: where it is missing, nothing was lost.
     pub released: TimelineRanges,
+    /// What earlier verifications found wrong, and is still as it was.
+    pub damage: Damage,
 }
 
 /// A backup, as its record describes it, without its parts.

@@ -21,9 +21,11 @@ pub const LEDGER_VERSION: u32 = 1;
 /// The largest part of the ledger that is read, in bytes as stored.
 pub const SHARD_LIMIT: u64 = 256 << 20;
 /// The largest `summary.json` that is read, in bytes.
-pub const SUMMARY_LIMIT: u64 = 4 << 20;
+pub const SUMMARY_LIMIT: u64 = 16 << 20;
 /// So many findings are kept in the summary.
 const FINDINGS_KEPT: usize = 200;
+/// So much damage is remembered, object by object.
+const DAMAGE_KEPT: usize = 10_000;
 const LEVEL: i32 = 3;
 
 /// One part of the ledger, such as that of one folder of WAL.
@@ -207,6 +209,9 @@ pub struct LedgerSummary {
     pub last_clean_at: Option<DateTime<Utc>>,
     /// When the last run with `--full` ended, clean or not.
     pub last_full_at: Option<DateTime<Utc>>,
+    /// Everything that is known to be damaged, of the last run and of those before it that looked at more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damage: Vec<LedgerFinding>,
 }
 
 /// One run of `walship verify`, from beginning to end.
@@ -253,12 +258,42 @@ pub struct LedgerFinding {
     pub key: String,
     /// What is wrong with it.
     pub what: String,
+    /// The object that was read; absent where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Seen>,
+}
+
+/// Which object a finding speaks of, as the store showed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Its size, in bytes.
+    pub size: u64,
+    /// When it was written.
+    pub modified: DateTime<Utc>,
+    /// Which version of it.
+    pub version: String,
 }
 
 impl LedgerSummary {
-    /// The summary after a run, which follows what `before` tells.
+    /// The summary after a run, which follows what `before` tells. `since`: it passed over what was written before this
+    /// moment, and so takes back nothing that is known of that.
     #[must_use]
-    pub fn after(mut run: LedgerRun, before: Option<&Self>, system_identifier: u64) -> Self {
+    pub fn after(
+        mut run: LedgerRun,
+        before: Option<&Self>,
+        since: Option<DateTime<Utc>>,
+        system_identifier: u64,
+    ) -> Self {
+        let of_objects = |finding: &&LedgerFinding| finding.seen.is_some();
+        let mut damage: Vec<_> = run.findings.iter().filter(of_objects).cloned().collect();
+        if let (Some(before), Some(since)) = (before, since) {
+            let passed_over = |finding: &&LedgerFinding| {
+                let is_old = finding.seen.as_ref().is_some_and(|seen| seen.modified < since);
+                is_old && !run.findings.iter().any(|found| found.key == finding.key)
+            };
+            damage.extend(before.damage.iter().filter(passed_over).cloned());
+        }
+        damage.truncate(DAMAGE_KEPT);
         run.findings.truncate(FINDINGS_KEPT);
         let ended = run.finished_at;
         let is_clean = run.findings_count == 0 && run.scope != LedgerScope::Since;
@@ -274,6 +309,7 @@ impl LedgerSummary {
                 .then_some(ended)
                 .or_else(|| before.and_then(|before| before.last_full_at)),
             last: run,
+            damage,
         }
     }
 

@@ -6,6 +6,7 @@ pub mod branches;
 pub mod catalogue;
 pub mod codec;
 pub mod copy_settings;
+pub mod damage;
 pub mod demands;
 pub mod diagnosis;
 pub mod drills;

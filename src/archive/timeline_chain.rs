@@ -46,13 +46,26 @@ pub struct Hole {
     pub evidence: String,
     /// Nothing is missing: here begins WAL of `wal_level = minimal`, which no recovery crosses.
     pub barrier: Option<Lsn>,
+    /// What is wrong with the first of them, where it is there and damaged.
+    pub damage: Option<String>,
 }
 
 impl Hole {
-    /// What is missing; `None` at a barrier.
+    /// What is missing, or damaged; `None` at a barrier.
     #[must_use]
     pub fn lacks(&self) -> Option<SegmentRange> {
         Some(self.missing).filter(|_| self.barrier.is_none())
+    }
+}
+
+impl std::fmt::Display for Hole {
+    /// As the end of a sentence: which segments, what of them, and how that is known.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.damage, self.lacks()) {
+            (_, None) => f.write_str(&self.evidence),
+            (Some(damage), Some(missing)) => write!(f, "{missing} cannot be used ({damage})"),
+            (None, Some(missing)) => write!(f, "{missing} is missing ({})", self.evidence),
+        }
     }
 }
 
@@ -201,6 +214,7 @@ impl<'a> TimelineChain<'a> {
                     "the server was started with wal_level = minimal at LSN {barrier}, and no recovery from an archive \
                      crosses that"
                 ),
+                damage: None,
                 barrier: Some(barrier),
             }),
         })
@@ -237,6 +251,7 @@ impl<'a> TimelineChain<'a> {
             missing: SegmentRange::new(stretch.timeline, next, last, self.size)?,
             evidence: evidence + &self.parents_copy(wal, stretch, next),
             barrier: None,
+            damage: None,
         }))
     }
 

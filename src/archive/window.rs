@@ -40,6 +40,8 @@ pub struct Stretch<'a> {
     pub end_lsn: Lsn,
     /// What is missing there, where it is known that there was more.
     pub missing: Option<SegmentRange>,
+    /// What is wrong with it, where it is there and damaged.
+    pub damage: Option<String>,
     /// Whether retention has given up what followed.
     pub given_up: bool,
     /// Where `wal_level = minimal` begins, which no recovery crosses.
@@ -70,6 +72,9 @@ pub struct Window {
     /// WAL that is missing there although there was more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<SegmentRange>,
+    /// What is wrong with that WAL, where it is there and known to be damaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
     /// Whether retention has given up what followed: then nothing is missing.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub given_up: bool,
@@ -145,6 +150,7 @@ pub fn stretches(catalogue: &Catalogue) -> Result<Vec<Stretch<'_>>> {
                     stretch.backups.push(backup);
                 }
                 None => all.push(Stretch {
+                    damage: reach.hole.as_ref().and_then(|hole| hole.damage.clone()),
                     timeline,
                     backups: vec![backup],
                     first,
@@ -184,6 +190,7 @@ impl Stretch<'_> {
             last_segment: self.last,
             end_lsn: self.end_lsn,
             missing: self.missing,
+            damage: self.damage.clone(),
             given_up: self.given_up,
             barrier: self.barrier,
         })

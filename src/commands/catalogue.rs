@@ -9,6 +9,7 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use tokio::task::JoinSet;
@@ -19,12 +20,13 @@ use crate::archive::backup::BackupRecord;
 use crate::archive::catalogue::{
     Backup, Catalogue, PartCheck, Unfinished, UnfinishedState, Unrestorable, missing_wal,
 };
+use crate::archive::damage::{Damage, Found};
 use crate::archive::identity::Identity;
 use crate::archive::keep::{KEEP_LIMIT, Keep};
 use crate::archive::keys::{
     BACKUPS_PREFIX, BackupId, BackupObject, Key, LedgerObject, WAL_PREFIX, backup_prefix,
 };
-use crate::archive::ledger::{SHARD_LIMIT, Shard};
+use crate::archive::ledger::{LedgerSummary, SHARD_LIMIT, SUMMARY_LIMIT, Shard};
 use crate::archive::proof::{PROOF_LIMIT, Proof};
 use crate::archive::released::{self, RELEASED_LIMIT, TimelineRanges};
 use crate::archive::retired::{RETIRED_LIMIT, Retired};
@@ -36,17 +38,30 @@ use crate::store::{Listing, ObjectInfo, Store, Version};
 /// Backups, or histories, that are looked at the same time.
 const PARALLEL: usize = 8;
 
-/// Reads what the archive holds.
+/// Reads what the archive holds, and what earlier verifications found damaged in it.
 ///
 /// # Errors
 /// As [`identity::require`] and the store. A damaged backup or history is no error but noted; one
 /// that cannot be read because of an outage is.
 pub async fn load(store: &Store) -> Result<Catalogue> {
+    read(store, summary_bytes(store)).await
+}
+
+/// As [`load`], without what earlier verifications found: for one that looks itself.
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_as_listed(store: &Store) -> Result<Catalogue> {
+    read(store, std::future::ready(Ok(None))).await
+}
+
+async fn read(store: &Store, summary: impl Future<Output = Result<Option<Vec<u8>>>>) -> Result<Catalogue> {
     // The answers do not depend on each other; what is wrong with the identity says more.
-    let (identity, surveys) = tokio::join!(identity::require(store), survey_backups(store));
+    let (identity, surveys, summary) = tokio::join!(identity::require(store), survey_backups(store), summary);
     let identity = identity?;
     let (recorded, others) = surveys?;
-    let (unfinished, records, (wal, released, (histories, unreadable_histories), retired)) = tokio::try_join!(
+    let known = Arc::new(found_in(summary?, &identity, store));
+    let (unfinished, records, ((wal, damage), released, (histories, unreadable_histories), retired)) = tokio::try_join!(
         gather(others.into_iter().map(|(id, survey)| read_unfinished(
             store.clone(),
             id,
@@ -57,9 +72,10 @@ pub async fn load(store: &Store) -> Result<Catalogue> {
             store.clone(),
             id,
             survey,
-            identity.clone()
+            identity.clone(),
+            Arc::clone(&known)
         ))),
-        wal_and_what_it_means(store, &identity)
+        wal_and_what_it_means(store, &identity, &known)
     )?;
     let mut catalogue = Catalogue {
         identity,
@@ -73,7 +89,9 @@ pub async fn load(store: &Store) -> Result<Catalogue> {
         newest_ends: BTreeMap::new(),
         unreadable_keeps: BTreeMap::new(),
         released,
+        damage,
     };
+    let sound = catalogue.sound_wal()?.into_owned();
     for (entry, unreadable_keep) in unfinished {
         if let Some(why) = unreadable_keep {
             catalogue.unreadable_keeps.insert(entry.id.clone(), why);
@@ -81,7 +99,7 @@ pub async fn load(store: &Store) -> Result<Catalogue> {
         catalogue.unfinished.push(entry);
     }
     for found in records.into_iter().flatten() {
-        judge(found, &mut catalogue)?;
+        judge(found, &sound, &mut catalogue)?;
     }
     catalogue.backups.sort_by(|one, other| one.id.cmp(&other.id));
     catalogue.unrestorable.sort_by(|one, other| one.id.cmp(&other.id));
@@ -90,17 +108,23 @@ pub async fn load(store: &Store) -> Result<Catalogue> {
     Ok(catalogue)
 }
 
-/// The archive's WAL, what of it retention gave up, the timelines' histories, and which of them are retired.
-async fn wal_and_what_it_means(
-    store: &Store,
-    identity: &Identity,
-) -> Result<(
-    WalInventory,
+/// What is said of the WAL.
+type OfWal = (
+    (WalInventory, Damage),
     TimelineRanges,
     Histories,
     BTreeMap<TimelineId, Retired>,
-)> {
-    let wal = wal(store, identity).await?;
+);
+
+/// The archive's WAL and what of it is damaged, what retention gave up, the timelines' histories, and which of them are retired.
+async fn wal_and_what_it_means(store: &Store, identity: &Identity, known: &Found) -> Result<OfWal> {
+    let mut damage = Damage::default();
+    let wal = list_wal(store, identity, |object| {
+        if let Some(what) = known.of(&object.key, object.size, object.modified, object.version.as_str()) {
+            damage.add_wal(&object.key, what);
+        }
+    })
+    .await?;
     // Read after the WAL was listed, as it is written before WAL is deleted.
     let (released, histories, retired) = tokio::join!(
         released(store, identity),
@@ -120,7 +144,7 @@ async fn wal_and_what_it_means(
         }
         read => read?,
     };
-    Ok((wal, released, histories, retired))
+    Ok(((wal, damage), released, histories, retired))
 }
 
 /// Lists the archive's WAL.
@@ -128,11 +152,20 @@ async fn wal_and_what_it_means(
 /// # Errors
 /// As [`Store::list`].
 pub async fn wal(store: &Store, identity: &Identity) -> Result<WalInventory> {
+    list_wal(store, identity, |_| {}).await
+}
+
+async fn list_wal(
+    store: &Store,
+    identity: &Identity,
+    mut each: impl FnMut(&ObjectInfo),
+) -> Result<WalInventory> {
     let mut wal = WalInventory::new(identity.segment_bytes);
     let mut listing = store.list(WAL_PREFIX, None);
     while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
         for object in &page {
             wal.add_stored(&object.key, object.size, object.modified);
+            each(object);
         }
     }
     Ok(wal)
@@ -291,6 +324,35 @@ async fn mark(store: &Store, id: &BackupId, survey: &Survey) -> Result<(Option<K
     }
 }
 
+/// The summary of the ledger; none where there is none, or it may not be read.
+async fn summary_bytes(store: &Store) -> Result<Option<Vec<u8>>> {
+    let key = Key::Ledger(LedgerObject::Summary).to_string();
+    match store.read(&key, SUMMARY_LIMIT).await {
+        Ok(bytes) => Ok(Some(bytes.to_vec())),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            tracing::warn!("{error}; what verify found is not known");
+            Ok(None)
+        }
+        Err(error) => Err(error).context(|| format!("read {}", store.url_of(&key))),
+    }
+}
+
+/// What it says of damage; nothing where it cannot be used.
+fn found_in(summary: Option<Vec<u8>>, identity: &Identity, store: &Store) -> Found {
+    let Some(bytes) = summary else {
+        return Found::default();
+    };
+    let url = store.url_of(&Key::Ledger(LedgerObject::Summary).to_string());
+    match LedgerSummary::parse(&bytes, &url, identity.system_identifier) {
+        Ok(summary) => Found::in_summary(&summary),
+        Err(error) => {
+            tracing::warn!("{url} is not used: {error}; what verify found is not known");
+            Found::default()
+        }
+    }
+}
+
 /// Whether the ledger tells that all of a backup was found good. A ledger that cannot be used tells nothing.
 async fn was_verified(store: &Store, id: &BackupId, identity: &Identity) -> Result<bool> {
     let object = LedgerObject::Backup(id.clone());
@@ -333,6 +395,7 @@ async fn read_backup(
     id: BackupId,
     survey: Survey,
     identity: Identity,
+    known: Arc<Found>,
 ) -> Result<Option<FoundBackup>> {
     let mut listing = store.list(&backup_prefix(&id), None);
     let (record, first_page) = tokio::join!(find_record(&store, &id, BackupObject::Record), listing.next());
@@ -361,7 +424,7 @@ async fn read_backup(
             stored_at: survey.recorded_at,
             ..Backup::from(&record)
         }),
-        wrong: missing_object(&record, first_page, listing).await?,
+        wrong: missing_object(&record, first_page, listing, &known).await?,
         unreadable_keep,
         id,
     }))
@@ -406,22 +469,29 @@ async fn missing_object(
     record: &BackupRecord,
     first_page: Result<Option<Vec<ObjectInfo>>>,
     mut listing: Listing,
+    known: &Found,
 ) -> Result<Option<String>> {
     let mut check = PartCheck::new(record)?;
+    let mut damaged = None;
     let mut page = first_page;
     while let Some(objects) = page.context(|| format!("list backup {}", record.id))? {
         for object in &objects {
             if let Ok(Key::Backup(_, kind)) = object.key.parse() {
                 check.saw(&kind, object.size);
+                damaged = damaged.or_else(|| {
+                    let version = object.version.as_str();
+                    let what = known.of(&object.key, object.size, object.modified, version)?;
+                    Some(format!("{kind}: {what}"))
+                });
             }
         }
         page = listing.next().await;
     }
-    Ok(check.finish())
+    Ok(check.finish().or(damaged))
 }
 
 /// Files a backup under those that can be restored, or not.
-fn judge(found: FoundBackup, catalogue: &mut Catalogue) -> Result<()> {
+fn judge(found: FoundBackup, sound: &WalInventory, catalogue: &mut Catalogue) -> Result<()> {
     let FoundBackup {
         id,
         backup,
@@ -432,11 +502,15 @@ fn judge(found: FoundBackup, catalogue: &mut Catalogue) -> Result<()> {
         catalogue.unreadable_keeps.insert(id.clone(), why);
     }
     let missing = match (&backup, &wrong) {
-        (Some(backup), None) => missing_wal(backup, &catalogue.wal)?,
+        (Some(backup), None) => missing_wal(backup, sound)?,
         _ => None,
     };
-    let wrong = wrong
-        .or_else(|| missing.map(|range| format!("WAL that it needs is missing in the archive: {range}")));
+    let wrong = wrong.or_else(|| {
+        missing.map(|range| match catalogue.damage.of_first(&range) {
+            None => format!("WAL that it needs is missing in the archive: {range}"),
+            Some(damage) => format!("WAL that it needs cannot be used: {range} ({damage})"),
+        })
+    });
     match (backup, wrong) {
         (Some(backup), None) => catalogue.backups.push(backup),
         (backup, reason) => catalogue.unrestorable.push(Unrestorable {

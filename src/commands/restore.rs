@@ -206,9 +206,19 @@ impl Request<'_> {
         // Whose archive this is must be known before anything is believed of it, absence above all.
         let (identity, fetched) = tokio::join!(identity::require(self.store), self.fetch());
         let identity = self.checked(identity?)?;
-        match fetched? {
-            Some(file) => self.verify(file, &identity).await,
-            None => self.absent(&identity).await,
+        let verified = match fetched {
+            Ok(Some(file)) => self.verify(file, &identity).await,
+            Ok(None) => return self.absent(&identity).await,
+            Err(error) => Err(error),
+        };
+        match verified {
+            // The hole at which this recovery may end is damage: that was known when it was planned.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) && self.may_end_here() =>
+            {
+                Ok(Obtained::Absent(format!("recovery may end here: {error}")))
+            }
+            verified => verified,
         }
     }
 
@@ -352,6 +362,11 @@ impl Request<'_> {
         followed::follower(recovering, directory, self.name.timeline(), self.store).await
     }
 
+    /// Whether this is the hole at which recovery may end.
+    fn may_end_here(&self) -> bool {
+        self.options.accepted_gap.map(WalName::Segment) == Some(self.name)
+    }
+
     /// The key is missing. Says so only where that cannot be a hole in the archive.
     async fn absent(&self, identity: &Identity) -> Result<Obtained> {
         let absent = format!("{} is not in the archive {}", self.name, self.store.location());
@@ -362,9 +377,8 @@ impl Request<'_> {
                 directory.display()
             )));
         }
-        let accepted = self.options.accepted_gap.map(WalName::Segment) == Some(self.name);
         // A standby asks again.
-        if self.options.signal == RecoverySignal::Standby || accepted {
+        if self.options.signal == RecoverySignal::Standby || self.may_end_here() {
             return Ok(Obtained::Absent(absent));
         }
         loop {

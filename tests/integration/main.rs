@@ -30,6 +30,7 @@ mod expire;
 mod false_server;
 mod forks;
 mod format;
+mod known_damage;
 mod limits;
 mod lineage;
 mod local_backup;

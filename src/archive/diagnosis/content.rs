@@ -149,13 +149,19 @@ fn hole(catalogue: &Catalogue, server: Option<&ServerFacts>, backup: &Backup) ->
         Some(TimelineChain::new(history, size)).filter(|chain| chain.can_start_from(backup))
     };
     let chain = chain(&timeline).or_else(|| chain(&backup.stop_timeline))?;
-    let reach = chain.reach(&catalogue.wal, backup.start_lsn, None).ok()?;
+    let sound = catalogue.sound_wal().ok()?;
+    let damaged = catalogue.damage.last(chain.timeline(), size);
+    let reach = chain.reach(&sound, backup.start_lsn, damaged).ok()?;
     let hole = reach
         .hole
         .filter(|hole| hole.barrier.is_some() || !is_written_now(hole.missing.first, server, size))?;
+    let evidence = match catalogue.damage.of_first(&hole.missing) {
+        Some(damage) if hole.barrier.is_none() => format!("it is there, but {damage}"),
+        _ => hole.evidence,
+    };
     Some(Missing {
         missing: hole.missing,
-        evidence: hole.evidence,
+        evidence,
         end: reach.end_lsn,
         is_barrier: hole.barrier.is_some(),
     })

@@ -151,6 +151,7 @@ fn run(findings: u64, scope: LedgerScope, end: i64) -> LedgerRun {
     let finding = LedgerFinding {
         key: "wal/x".to_owned(),
         what: "gone".to_owned(),
+        seen: None,
     };
     LedgerRun {
         started_at: at(end - 10),
@@ -169,15 +170,15 @@ fn run(findings: u64, scope: LedgerScope, end: i64) -> LedgerRun {
 #[test]
 fn the_summary_remembers_the_last_clean_and_the_last_full_run() {
     use LedgerScope::{Full, New, Since};
-    let first = LedgerSummary::after(run(0, Full, 100), None, SYSTEM);
-    let second = LedgerSummary::after(run(3, New, 200), Some(&first), SYSTEM);
-    let third = LedgerSummary::after(run(0, Since, 300), Some(&second), SYSTEM);
+    let first = LedgerSummary::after(run(0, Full, 100), None, None, SYSTEM);
+    let second = LedgerSummary::after(run(3, New, 200), Some(&first), None, SYSTEM);
+    let third = LedgerSummary::after(run(0, Since, 300), Some(&second), None, SYSTEM);
     assert_eq!(
         (third.last_clean_at, third.last_full_at),
         (Some(at(100)), Some(at(100)))
     );
     assert_eq!(third.last.finished_at, at(300));
-    let fourth = LedgerSummary::after(run(500, Full, 400), Some(&third), SYSTEM);
+    let fourth = LedgerSummary::after(run(500, Full, 400), Some(&third), None, SYSTEM);
     assert_eq!(
         (fourth.last_clean_at, fourth.last_full_at),
         (Some(at(100)), Some(at(400)))
@@ -192,4 +193,45 @@ fn the_summary_remembers_the_last_clean_and_the_last_full_run() {
         LedgerSummary::parse(&bytes, "u", 1).unwrap_err().kind(),
         ErrorKind::Corrupt
     );
+}
+
+#[test]
+fn damage_is_known_until_its_object_is_read_again() {
+    use LedgerScope::{New, Since};
+    let found = |key: &str, written: i64| LedgerFinding {
+        key: key.to_owned(),
+        what: "flipped".to_owned(),
+        seen: Some(Seen {
+            size: 1,
+            modified: at(written),
+            version: "v".to_owned(),
+        }),
+    };
+    let with = |findings: Vec<LedgerFinding>, scope, end| LedgerRun {
+        findings,
+        ..run(1, scope, end)
+    };
+    let keys = |summary: &LedgerSummary| -> Vec<String> {
+        summary.damage.iter().map(|found| found.key.clone()).collect()
+    };
+    let first = LedgerSummary::after(
+        with(vec![found("a", 10), found("b", 60)], New, 100),
+        None,
+        None,
+        SYSTEM,
+    );
+    assert_eq!(keys(&first), ["a", "b"]);
+    // What was written later was read again, and found good or other.
+    let later = with(vec![found("c", 70)], Since, 200);
+    let second = LedgerSummary::after(later, Some(&first), Some(at(50)), SYSTEM);
+    assert_eq!(keys(&second), ["c", "a"]);
+    let whole = LedgerSummary::after(run(0, New, 300), Some(&second), None, SYSTEM);
+    assert_eq!(keys(&whole), Vec::<String>::new());
+    // What was never there is shown by the listing.
+    assert_eq!(
+        keys(&LedgerSummary::after(run(3, New, 400), None, None, SYSTEM)),
+        Vec::<String>::new()
+    );
+    let bytes = second.to_json().unwrap();
+    assert_eq!(LedgerSummary::parse(&bytes, "u", SYSTEM).unwrap(), second);
 }

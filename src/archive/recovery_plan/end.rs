@@ -84,8 +84,16 @@ pub(super) fn find(
 
 /// How far the archived WAL leads from a backup.
 pub(crate) fn reach(catalogue: &Catalogue, chain: &TimelineChain<'_>, backup: &Backup) -> Result<Reach> {
-    let known = known_until(catalogue, chain.timeline());
-    chain.reach(&catalogue.wal, backup.start_lsn, known)
+    let timeline = chain.timeline();
+    // What is damaged was there once.
+    let damaged = catalogue.damage.last(timeline, catalogue.wal.segment_size());
+    let known = known_until(catalogue, timeline).max(damaged);
+    let sound = catalogue.sound_wal()?;
+    let mut reach = chain.reach(&sound, backup.start_lsn, known)?;
+    if let Some(hole) = reach.hole.as_mut().filter(|hole| hole.barrier.is_none()) {
+        hole.damage = catalogue.damage.of_first(&hole.missing).map(str::to_owned);
+    }
+    Ok(reach)
 }
 
 /// The last segment of a timeline of which something else in the archive tells: a backup's record,
@@ -175,10 +183,13 @@ fn open_end(request: &Request, reach: &Reach, last_segment: SegmentName) -> Vec<
 
 /// The user accepts that recovery ends at the hole.
 fn at_the_gap(request: &Request, reach: &Reach, hole: &Hole, reached: Reached) -> (Target, Vec<String>) {
-    let ends = format!(
-        "recovery ends at LSN {}, where {} is missing in the archive ({})",
-        reach.end_lsn, hole.missing, hole.evidence
-    );
+    let ends = match &hole.damage {
+        Some(_) => format!("recovery ends at LSN {}, where {hole}", reach.end_lsn),
+        None => format!(
+            "recovery ends at LSN {}, where {} is missing in the archive ({})",
+            reach.end_lsn, hole.missing, hole.evidence
+        ),
+    };
     match (&request.target, reached) {
         (Target::Latest, _) => (Target::Latest, vec![ends]),
         (target, Reached::No) => (Target::Latest, vec![format!("{ends}, before {target}")]),
@@ -230,11 +241,18 @@ fn broken(
         ),
         _ => String::new(),
     };
+    let mend = match &hole.damage {
+        None => "Find the missing WAL (pg_wal of the old servers) and push it".to_owned(),
+        Some(_) => format!(
+            "Mend it with walship repair {} (pg_wal of the old servers), run walship verify again if you think it is sound",
+            hole.missing.first
+        ),
+    };
     Error::corrupt(format!(
-        "the archived WAL has a hole on the way to {}: {} is missing ({}). Without a break it leads to LSN {}, the end of \
-         {last_segment}. Find the missing WAL (pg_wal of the old servers) and push it, choose a target before the hole\
-         {other_way}, or accept with walship recover --end-at-gap that recovery ends there",
-        request.target, hole.missing, hole.evidence, reach.end_lsn
+        "the archived WAL has a hole on the way to {}: {hole}. Without a break it leads to LSN {}, the end of \
+         {last_segment}. {mend}, choose a target before the hole{other_way}, or accept with walship recover --end-at-gap that \
+         recovery ends there",
+        request.target, reach.end_lsn
     ))
 }
 
@@ -242,10 +260,7 @@ fn never_consistent(backup: &Backup, reach: &Reach, chain: &TimelineChain<'_>) -
     let missing = reach
         .hole
         .as_ref()
-        .map_or_else(String::new, |hole| match hole.lacks() {
-            Some(missing) => format!(": {missing} is missing ({})", hole.evidence),
-            None => format!(": {}", hole.evidence),
-        });
+        .map_or_else(String::new, |hole| format!(": {hole}"));
     Error::corrupt(format!(
         "along timeline {} backup {} cannot become consistent, for its WAL ends at LSN {}, before its end at {}{missing}; \
          archive what is missing if a server still has it, or follow another timeline with --target-timeline",

@@ -96,6 +96,7 @@ pub(in crate::archive) fn archive(
         newest_ends: std::collections::BTreeMap::new(),
         unreadable_keeps: std::collections::BTreeMap::new(),
         released: crate::archive::released::TimelineRanges::default(),
+        damage: crate::archive::damage::Damage::default(),
     }
 }
 

@@ -172,9 +172,10 @@ impl ListReport {
                 )?;
             }
             if let Some(missing) = window.missing.filter(|missing| !not_yet(missing)) {
+                let word = window.damage.as_ref().map_or("MISSING", |_| "DAMAGED");
                 writeln!(
                     f,
-                    "timeline {timeline}: {missing} MISSING at {end}, which ends what can be recovered before it"
+                    "timeline {timeline}: {missing} {word} at {end}, which ends what can be recovered before it"
                 )?;
             }
         }

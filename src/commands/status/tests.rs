@@ -26,6 +26,7 @@ fn report() -> StatusReport {
             end_lsn: Lsn(0x3_2B00_0000),
             missing: None,
             barrier: None,
+            damage: None,
             given_up: false,
         }],
         last_wal: Some(LastWal {

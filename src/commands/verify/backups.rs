@@ -113,12 +113,13 @@ impl BackupPass<'_> {
             .await?;
         if is_another {
             let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
-            findings.insert(0, Finding::damaged(key, CHANGED));
+            findings.insert(0, Finding::damaged(&key, CHANGED).seen(objects.get(&key)));
         }
         let mut reason = reason(&findings);
         if let Some(foreign) = self.verify_lineage(&contents.record, &before, &mut after).await? {
             reason.get_or_insert_with(|| lineage::reason(&foreign));
-            findings.push(foreign);
+            let info = objects.get(&foreign.key);
+            findings.push(foreign.seen(info));
         }
         self.tally.objects += 1 + contents.record.objects().count() as u64;
         for finding in findings {
@@ -216,13 +217,13 @@ impl BackupPass<'_> {
                         after.entries.insert(key, entry);
                     }
                 }
-                Found::Bad(what) => findings.push(Finding::damaged(key, what)),
+                Found::Bad(what) => findings.push(Finding::damaged(&key, what).seen(objects.get(&key))),
                 Found::Gone => findings.push(Finding::missing(key, "its record says it is there")),
             }
         }
         if let Some(what) = contradiction {
             let key = Key::Backup(record.id.clone(), BackupObject::Manifest).to_string();
-            findings.push(Finding::damaged(key, what));
+            findings.push(Finding::damaged(&key, what).seen(objects.get(&key)));
         }
         findings.sort_by(|one, other| one.key.cmp(&other.key));
         if is_new && findings.is_empty() {

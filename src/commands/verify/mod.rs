@@ -119,7 +119,7 @@ impl<'a> Run<'a> {
         progress: &'a Arc<Progress>,
     ) -> Result<Self> {
         progress.phase("list the archive");
-        let mut catalogue = catalogue::load(&store).await?;
+        let mut catalogue = catalogue::load_as_listed(&store).await?;
         wal_changes::note_barriers(&store, &mut catalogue, wal_changes::LOOKED_AT_BY_VERIFY).await?;
         let mut notes = Vec::new();
         let summary = read_summary(&store, &catalogue.identity, &mut notes).await?;
@@ -184,7 +184,7 @@ impl<'a> Run<'a> {
         }
         self.progress.phase("look again at what seems wrong");
         tokio::time::sleep(self.options.settle).await;
-        self.catalogue = catalogue::load(&self.store).await?;
+        self.catalogue = catalogue::load_as_listed(&self.store).await?;
         wal_changes::note_barriers(&self.store, &mut self.catalogue, wal_changes::LOOKED_AT_BY_VERIFY)
             .await?;
         self.look_again().await?;
@@ -243,7 +243,7 @@ impl<'a> Run<'a> {
                 (_, Some(name)) if finding.kind == FindingKind::Damaged => {
                     if let Found::Bad(what) = self.context.look(&key).await? {
                         // What is known of it was noted at the first look.
-                        self.tally.bad_wal(&key, name, what, false);
+                        self.tally.bad_wal(&key, name, what, false, finding.seen.clone());
                     }
                 }
                 // Whether it is still missing shows the fresh listing.
@@ -265,7 +265,10 @@ impl<'a> Run<'a> {
                 .bad_backups
                 .entry(id.clone())
                 .or_insert_with(|| lineage::reason(&again));
-            self.tally.find(again);
+            self.tally.find(Finding {
+                seen: finding.seen.clone(),
+                ..again
+            });
         } else if self.tally.bad_backups.get(id) == Some(&lineage::reason(finding)) {
             // Its other objects would have findings, and reasons, of their own.
             self.tally.bad_backups.remove(id);
@@ -352,6 +355,7 @@ impl<'a> Run<'a> {
         let finding = |finding: &Finding| LedgerFinding {
             key: finding.key.clone(),
             what: finding.what.clone(),
+            seen: finding.seen.clone(),
         };
         let unrestorable = report
             .backups
@@ -370,7 +374,12 @@ impl<'a> Run<'a> {
             unrestorable: unrestorable.map(|backup| backup.id.clone()).collect(),
         };
         let identity = &self.catalogue.identity;
-        let summary = LedgerSummary::after(run, self.summary.as_ref(), identity.system_identifier);
+        let summary = LedgerSummary::after(
+            run,
+            self.summary.as_ref(),
+            self.options.since,
+            identity.system_identifier,
+        );
         self.ledger.write_summary(&summary).await
     }
 }

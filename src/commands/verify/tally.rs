@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::archive::keys::{BackupId, Key};
-use crate::archive::ledger::Entry;
+use crate::archive::ledger::{Entry, Seen};
 use crate::archive::wal_inventory::WalInventory;
 use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
 use crate::store::ObjectInfo;
@@ -26,6 +26,9 @@ pub struct Finding {
     pub name: Option<String>,
     /// What is wrong, for people.
     pub what: String,
+    /// The object that was read.
+    #[serde(skip)]
+    pub seen: Option<Seen>,
 }
 
 /// What sort of thing is wrong.
@@ -49,7 +52,18 @@ impl Finding {
             kind: FindingKind::Damaged,
             name: None,
             what: what.into(),
+            seen: None,
         }
+    }
+
+    /// Of the very object that the store showed, if it showed one.
+    pub(super) fn seen(self, info: Option<&ObjectInfo>) -> Self {
+        let seen = info.map(|info| Seen {
+            size: info.size,
+            modified: info.modified,
+            version: info.version.as_str().to_owned(),
+        });
+        Self { seen, ..self }
     }
 
     pub(super) fn missing(key: impl Into<String>, what: impl Into<String>) -> Self {
@@ -127,14 +141,24 @@ impl Tally {
     }
 
     /// A WAL object that is not what it should be; `existed` if more than its key tells of the file.
-    pub(super) fn bad_wal(&mut self, key: &Key, name: WalName, what: String, existed: bool) {
+    pub(super) fn bad_wal(
+        &mut self,
+        key: &Key,
+        name: WalName,
+        what: String,
+        existed: bool,
+        seen: Option<Seen>,
+    ) {
         if let Key::Segment(segment) = key {
             self.bad_segments.add(&key.to_string(), 1);
             if existed {
                 self.knows(*segment);
             }
         }
-        self.find(Finding::damaged(key.to_string(), what).named(name));
+        self.find(Finding {
+            seen,
+            ..Finding::damaged(key.to_string(), what).named(name)
+        });
     }
 
     /// A segment that is known to have existed.

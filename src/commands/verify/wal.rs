@@ -149,7 +149,10 @@ impl WalPass<'_> {
                     self.tally.good(&entry);
                     after.entries.insert(info.key, entry);
                 }
-                (Found::Bad(what), Some(name)) => self.tally.bad_wal(&key, name, what, existed),
+                (Found::Bad(what), Some(name)) => {
+                    let seen = Finding::damaged("", "").seen(Some(&info)).seen;
+                    self.tally.bad_wal(&key, name, what, existed, seen);
+                }
                 (Found::Gone | Found::Bad(_), _) => self.tally.vanished = true,
             }
         }

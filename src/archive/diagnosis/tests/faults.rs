@@ -241,7 +241,7 @@ fn verified(facts: &mut Facts, age: Duration, findings_count: u64) {
         findings: Vec::new(),
         unrestorable: Vec::new(),
     };
-    archive(facts).verification = Ok(Some(LedgerSummary::after(run, None, 1)));
+    archive(facts).verification = Ok(Some(LedgerSummary::after(run, None, None, 1)));
 }
 
 fn drilled(facts: &mut Facts, age: Duration, failure: Option<&str>) {

@@ -72,6 +72,7 @@ fn catalogue() -> Catalogue {
         newest_ends: std::collections::BTreeMap::new(),
         unreadable_keeps: std::collections::BTreeMap::new(),
         released: crate::archive::released::TimelineRanges::default(),
+        damage: crate::archive::damage::Damage::default(),
     }
 }
 

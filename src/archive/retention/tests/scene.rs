@@ -61,6 +61,7 @@ impl Scene {
             newest_ends: BTreeMap::new(),
             unreadable_keeps: BTreeMap::new(),
             released: TimelineRanges::default(),
+            damage: crate::archive::damage::Damage::default(),
         };
         Self {
             catalogue,

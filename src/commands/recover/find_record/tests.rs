@@ -60,6 +60,7 @@ impl Archive {
             newest_ends: std::collections::BTreeMap::new(),
             unreadable_keeps: std::collections::BTreeMap::new(),
             released: crate::archive::released::TimelineRanges::default(),
+            damage: crate::archive::damage::Damage::default(),
         };
         Self {
             _top: top,
