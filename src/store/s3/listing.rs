@@ -52,6 +52,7 @@ impl Intercept for Wholeness {
 fn keys_in(text: &[u8]) -> Result<usize, &'static str> {
     let text = std::str::from_utf8(text).map_err(|_| "it is no text")?;
     let mut open: Vec<&str> = Vec::new();
+    let mut begun = false;
     let (mut keys, mut entries, mut said) = (0, 0, None::<usize>);
     let mut rest = text.trim_start_matches('\u{feff}').trim();
     while let Some(start) = rest.find('<') {
@@ -86,11 +87,12 @@ fn keys_in(text: &[u8]) -> Result<usize, &'static str> {
             return Err("it is something else");
         }
         entries += usize::from(open.len() == 1 && matches!(name, "Contents" | "CommonPrefixes"));
+        begun = true;
         if !is_empty {
             open.push(name);
         }
     }
-    if !open.is_empty() || !rest.is_empty() || text.trim().is_empty() {
+    if !begun || !open.is_empty() || !rest.is_empty() {
         return Err("it was cut");
     }
     match said {
