@@ -115,7 +115,7 @@ fn a_file_that_differs_from_the_manifest_is_found(history: &History, backup: &st
     let part = folder.join("base/000003.tar.zst");
     let mut tar = zstd_of(&part, "-dc", &[]);
     // In the middle of a part lies a file's content; the header of the next is far away.
-    let middle = tar.len() / 2 / 512 * 512 + 100;
+    let middle = tar.len() / 3 / 512 * 512 + 100;
     tar[middle] ^= 1;
     let stored = zstd_of(&part, "-c", &tar);
     fs::write(&part, &stored).unwrap();
