@@ -520,7 +520,9 @@ fn a_full_disk_fails_push_and_restore_without_remains() {
     let noise: Vec<u8> = fs::read(data.segment(name)).unwrap();
     assert!(noise.len() > 512 << 10);
     fs::write(disk.0.join("more"), vec![2; 96 << 10]).unwrap();
-    let output = data
+    // Of a cluster that has no archive yet.
+    let output = Sample::shared()
+        .copy()
         .walship(&full)
         .env("WALSHIP_PUSH_TIMEOUT", "3s")
         .run(&["push", &format!("pg_wal/{name}")]);
