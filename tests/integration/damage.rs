@@ -207,6 +207,9 @@ impl Case {
             data.to_str().unwrap().into(),
             "--backup".into(),
             original.backup.clone(),
+            // Production lives on timeline 1 too: which one is meant must be said.
+            "--target-timeline".into(),
+            "3".into(),
         ];
         for (i, tablespace) in original.tablespaces.iter().enumerate() {
             let new = root.path().join(format!("ts{i}"));
