@@ -16,7 +16,7 @@ const NAMES: [&str; SETTINGS] = [
     "max_locks_per_transaction",
 ];
 
-/// The largest values that the WAL names, in the order of [`NAMES`]; 0 where it names none.
+/// The largest values that the WAL names, in the order of `NAMES`; 0 where it names none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Demands([u32; SETTINGS]);
 

@@ -1,6 +1,6 @@
 //! What a copy may keep of its source's settings: every setting of PostgreSQL 14 to 18 that names a place or makes the
 //! server act outside is judged here, once, in [`TABLE`]; what does neither is in [`HARMLESS`].
-//! `docs/settings-of-a-copy.md` is written from here ([`page`]).
+//! `docs/settings-of-a-copy.md` is written from here ([`page()`]).
 //!
 //! Two tests hold it together: one asks each server for all its settings and fails on one that nobody judged, one
 //! compares the page. A setting that a server does not know would keep it from starting, so each row knows its versions.

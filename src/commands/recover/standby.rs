@@ -74,7 +74,7 @@ pub struct RestoredStandby {
 /// without one it is the archive's latest.
 ///
 /// # Errors
-/// As [`plan`]: where no backup leads to the timeline, or the archived WAL has a hole on the way.
+/// As `plan`: where no backup leads to the timeline, or the archived WAL has a hole on the way.
 pub async fn plan_standby(
     store: &Store,
     catalogue: &Catalogue,
