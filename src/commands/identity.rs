@@ -75,7 +75,7 @@ pub async fn require_of(store: &Store, cluster: ClusterIdentity, why: &str) -> R
     let identity = require(store).await.map_err(|error| {
         if error.kind() == ErrorKind::Invalid {
             Error::invalid(format!(
-                "{error} ({why}; mount or restore its archive, or start a new one here with `walship basebackup --new-archive`)"
+                "{error} ({why}; mount or restore its archive; only where that is given up for good start a new one here: walship basebackup --new-archive)"
             ))
         } else {
             error

@@ -261,6 +261,8 @@ impl Attempt {
         collect(self.root.path(), self.root.path(), &mut files);
         // It names the archive, which is another folder in each case.
         files.remove(Path::new("data/postgresql.auto.conf"));
+        // It names the archive's own place.
+        files.remove(Path::new("data/walship.clone"));
         // It names where the tablespaces are now.
         let map = files.get_mut(Path::new("data/tablespace_map")).unwrap();
         let text = String::from_utf8(map.clone()).unwrap();

@@ -52,7 +52,8 @@ pub const TABLE: &[Row] = &[
             &["external_pid_file"],
             "a file that is written, and removed when the server stops",
             "It is the source's: who reads it would signal the wrong server. The name without a path is in the copy's data \
-             directory; an empty one PostgreSQL complains about",
+             directory; an empty one PostgreSQL complains about. Kept where the copy lies in the directory that its configuration \
+             names: there the file is its own",
         )
     },
     Row {

@@ -21,7 +21,7 @@ pub(super) fn judge(catalogue: &Catalogue, server: Option<&ServerFacts>, finding
             check,
             format!("{ambiguity}. Until somebody says which of them lives, nothing is recovered unasked"),
             format!(
-                "walship timeline retire {} (the one that was a copy's), and stop its server or switch its archiving off; a \
+                "walship timeline retire {} --reason \"…\" (the one that was a copy's), and stop its server or switch its archiving off; a \
                  recovery meanwhile needs --target-timeline",
                 names.join(" or ")
             ),
@@ -45,7 +45,7 @@ pub(super) fn judge(catalogue: &Catalogue, server: Option<&ServerFacts>, finding
                 format!("{message}, while the timeline it left has WAL beyond that, and is followed"),
                 format!(
                     "if its server took the place of the old one: SELECT pg_switch_wal() there, then walship basebackup; if it \
-                     was a copy: walship timeline retire {timeline}"
+                     was a copy: walship timeline retire {timeline} --reason \"…\""
                 ),
             ),
         }

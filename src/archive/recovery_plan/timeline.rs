@@ -128,7 +128,7 @@ pub(crate) fn ambiguous(ambiguity: &Ambiguity) -> Error {
         .collect();
     Error::conflict(format!(
         "{ambiguity}. Which of them is the cluster's own only you can know: give {}; and retire for good what was a copy's \
-         (walship timeline retire)",
+         (walship timeline retire N --reason \"…\")",
         timelines.join(" or ")
     ))
 }

@@ -16,7 +16,7 @@ use crate::archive::identity::Identity;
 use crate::archive::keys::{BACKUPS_PREFIX, Key, WAL_PREFIX, timeline_prefix};
 use crate::archive::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, Past, Remembered};
 use crate::commands::{apart, identity, remembered};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, Result};
 use crate::pg::data_directory::{has_archived, postmaster, read_control_file};
 use crate::pg::{ConnInfo, Connection, TimelineId};
 use crate::store::Store;
@@ -82,13 +82,10 @@ async fn begin(
              run walship basebackup --new-archive on the server's own machine, or remove that file first"
         )));
     }
+    // Before it is begun a directory archive is not even a directory.
+    store.create_root().await?;
     for prefix in [WAL_PREFIX, BACKUPS_PREFIX] {
-        let page = store.list(prefix, None).next().await;
-        // Before it is begun a directory archive is not even a directory.
-        let page = match page {
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            page => page?,
-        };
+        let page = store.list(prefix, None).next().await?;
         if let Some(object) = page.and_then(|page| page.into_iter().next()) {
             return Err(Error::conflict(format!(
                 "{} is no place for a new archive, for it holds {}; leave --new-archive out to use the archive that is \

@@ -40,7 +40,7 @@ impl fmt::Display for ListReport {
         if let Some(ambiguity) = &self.ambiguous {
             writeln!(
                 f,
-                "AMBIGUOUS: {ambiguity}. A recovery needs --target-timeline until the copy's is retired (walship timeline retire)"
+                "AMBIGUOUS: {ambiguity}. A recovery needs --target-timeline until the copy's is retired (walship timeline retire N --reason \"…\")"
             )?;
         }
         for note in &self.notes {

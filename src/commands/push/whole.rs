@@ -90,7 +90,8 @@ impl Source {
         Error::invalid(format!(
             "{path} is not known to be whole: {why}. Stored now it would be in the way of the whole one. Nothing was stored. \
              A server that runs finishes and archives it: SELECT pg_switch_wal(); of a server that is gone for good, walship \
-             push --unfinished {path} stores what there is"
+             push --unfinished {path} stores what there is. A segment that is whole, and that nobody archives, can be copied out \
+             of pg_wal and pushed from there"
         ))
     }
 }
@@ -165,9 +166,10 @@ fn refuse_running(data_directory: &Path) -> Result<()> {
         _ => Err(Error::new(
             ErrorKind::Invalid,
             format!(
-                "a server runs in {} (process {pid:?} of postmaster.pid), and finishes its segments itself: SELECT \
+                "a server runs in {} (process {} of postmaster.pid), and finishes its segments itself: SELECT \
                  pg_switch_wal(), and let its archiver store it. Nothing was stored",
-                data_directory.display()
+                data_directory.display(),
+                pid.as_raw_nonzero()
             ),
         )),
     }

@@ -174,7 +174,7 @@ impl Workers<'_> {
                 Err(error)
                     if error.kind() == ErrorKind::Corrupt && attempt < ATTEMPTS && !self.has_failed() =>
                 {
-                    tracing::warn!(%error, attempt, "a part of the backup came damaged and is fetched again");
+                    tracing::info!(%error, attempt, "a part of the backup came damaged and is fetched again");
                     attempt += 1;
                 }
                 Err(error) => return Err(error),

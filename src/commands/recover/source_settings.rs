@@ -57,6 +57,12 @@ pub fn judge(
             .map(|value| String::from_utf8_lossy(value).into_owned())
     };
     let mut overrides = overrides(copy, major, value);
+    // Where its source was, the file is its own, and Debian's programs look for the server there.
+    if value("data_directory").is_some_and(|place| Path::new(&place) == data) {
+        overrides
+            .settings
+            .retain(|(name, _)| *name != "external_pid_file");
+    }
     if !version.is_none_or(has_in_place_tablespaces) {
         overrides
             .settings

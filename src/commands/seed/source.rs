@@ -118,7 +118,7 @@ async fn check_archive(primary: &Primary, store: &Store) -> Result<Option<Identi
         Some(later) => Err(Error::conflict(format!(
             "{} is on timeline {}, and the archive {url} has timeline {later}: a replica follows the latest timeline, \
              and so would leave this server. Seed it from the server that is on timeline {later}; if that was only a \
-             copy, walship timeline retire {later}",
+             copy, walship timeline retire {later} --reason \"…\"",
             primary.shown, primary.timeline
         ))),
     }

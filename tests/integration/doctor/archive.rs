@@ -136,7 +136,7 @@ fn other_clusters_archive(major: u32, walship: &Walship, ward: &mut Ward) {
     ward.expect(
         "another cluster's archive",
         &foreign,
-        ("archive.identity", "problem", "walship basebackup"),
+        ("archive.identity", "problem", "correct the archive's URL"),
     );
 }
 

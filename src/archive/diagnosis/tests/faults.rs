@@ -422,7 +422,11 @@ fn two_timelines_that_live_are_a_problem_until_one_is_retired() {
         .find(|found| found.check == Check::WalBranches)
         .unwrap();
     assert!(said.message.contains("timelines 1 and 2"), "{}", said.message);
-    assert!(said.fix.unwrap().contains("walship timeline retire 1 or 2"));
+    assert!(
+        said.fix
+            .unwrap()
+            .contains("walship timeline retire 1 or 2 --reason")
+    );
 
     let retired = |timeline: u32, facts: &mut Facts, ago: Duration| {
         let mark = Retired::new(tli(timeline), "a rehearsal", now() - ago).unwrap();
