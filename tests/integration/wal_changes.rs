@@ -109,6 +109,7 @@ fn printed(change: &WalChange, major: u32) -> Vec<String> {
         WalChange::WalLevel { wal_level } => vec![format!("CHECKPOINT_REDO {}", level(*wal_level))],
         WalChange::Checkpoint(point) => {
             let word = if point.shutdown { "SHUTDOWN" } else { "ONLINE" };
+            assert_eq!(point.wal_level.is_some(), major >= 17, "PostgreSQL {major}");
             let begin = format!(
                 "CHECKPOINT_{word} redo {}; tli {}; prev tli {};",
                 point.redo, point.timeline, point.previous
