@@ -124,6 +124,7 @@ fn an_fsync_that_fails_is_no_success() {
     walship.run(&push(&segments[0])).succeeded();
     let object = object(&place, &segments[1]);
     let archive = place.path().unwrap();
+    let remembered = data.path().join("walship.archive");
     // The directory that the archive's own is in, that one, and those down to the object's.
     let directories = object.ancestors().skip(1);
     let directories = directories.take_while(|above| Some(*above) != archive.parent());
@@ -132,18 +133,24 @@ fn an_fsync_that_fails_is_no_success() {
     let mut refused = BTreeSet::new();
     // The calls are counted in each thread by itself, and which thread makes them is the runtime's affair.
     for which in (1..=expected.len()).cycle().take(100 * expected.len()) {
+        // The first push of a cluster is the one that sees to the directory that the archive's own is in.
+        let _ = std::fs::remove_file(&remembered);
         let fault = format!("fsync:error=EIO:when={which}");
         let (output, at) = faulted(&walship, &fault, &[], &push(&segments[1]));
         if at.is_empty() {
             output.succeeded();
         } else {
             let output = output.exited(1);
-            assert!(output.stderr.contains("fsync"), "{}", output.stderr);
+            let named = ["fsync", "walship.archive"]
+                .iter()
+                .any(|word| output.stderr.contains(word));
+            assert!(named, "{}", output.stderr);
             walship.run(&push(&segments[1])).succeeded();
         }
         // The object's file has a name of its own until it is published.
         let names = at
             .into_iter()
+            .filter(|path| !path.starts_with(data.path()))
             .map(|path| if path.is_dir() { path } else { object.clone() });
         refused.extend(names);
         std::fs::remove_file(&object).unwrap();
