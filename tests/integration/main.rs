@@ -34,6 +34,7 @@ mod known_damage;
 mod limits;
 mod lineage;
 mod local_backup;
+mod model;
 mod patroni;
 mod pgbouncer;
 mod push;

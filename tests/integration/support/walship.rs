@@ -122,13 +122,15 @@ impl Walship {
     }
 }
 
-/// The binary, at a path that the test user can execute: where the target folder cannot be read by
+/// The binary (another one where `WALSHIP_TEST_BINARY` names it), at a path that the test user can execute: where the target folder cannot be read by
 /// others (in root's home), a copy in `/tmp` that is renewed when the binary changes. The path has
 /// no blank or quote in it, so that it can stand in an archive command.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        let built = Path::new(env!("CARGO_BIN_EXE_walship"));
+        let chosen = std::env::var_os("WALSHIP_TEST_BINARY").map(PathBuf::from);
+        let chosen = chosen.unwrap_or_else(|| env!("CARGO_BIN_EXE_walship").into());
+        let built = chosen.as_path();
         let plain = built.to_str().is_some_and(|path| {
             path.bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"/-_.".contains(&b))
