@@ -307,12 +307,7 @@ fn standby_of(world: &World) -> Server {
     for (name, value) in world.walship.environment() {
         cluster.set_env(name, value);
     }
-    Server {
-        cluster,
-        rows: production.rows.clone(),
-        tablespaces,
-        _root: Some(root),
-    }
+    Server::new(cluster, production.rows.clone(), tablespaces, Some(root))
 }
 
 /// Nobody stopped the former primary, and somebody still writes to it.

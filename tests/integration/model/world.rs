@@ -80,12 +80,7 @@ impl World {
             .initdb();
         cluster.start();
         cluster.sql("create table rows (n bigint)");
-        let production = Server {
-            cluster,
-            rows: Rows::new(),
-            tablespaces: Vec::new(),
-            _root: None,
-        };
+        let production = Server::new(cluster, Rows::new(), Vec::new(), None);
         let mut world = Self {
             random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
             major,
@@ -230,16 +225,26 @@ impl World {
         for (name, value) in self.walship.environment() {
             cluster.set_env(name, value);
         }
-        Ok(Server {
-            cluster,
-            rows: Rows::new(),
-            tablespaces: mapped,
-            _root: Some(root),
-        })
+        Ok(Server::new(cluster, Rows::new(), mapped, Some(root)))
     }
 }
 
 impl Server {
+    /// `root` is where its data directory is, unless the cluster keeps that itself.
+    pub(super) fn new(
+        cluster: Cluster,
+        rows: Rows,
+        tablespaces: Vec<PathBuf>,
+        root: Option<tempfile::TempDir>,
+    ) -> Self {
+        Self {
+            cluster,
+            rows,
+            tablespaces,
+            _root: root,
+        }
+    }
+
     pub(super) fn insert(&mut self, row: u64) {
         self.cluster.sql(&format!("insert into rows values ({row})"));
         self.rows.insert(row);
