@@ -84,6 +84,8 @@ fn every_object_is_put_with_the_storage_class_and_encryption_of_the_settings() {
         ("WALSHIP_LOG_LEVEL", "warn", [None; 3]),
     ] {
         let (place, proxy) = watched(Kind::LocalStack).unwrap();
+        // Of a cluster that has no archive yet.
+        let data = Sample::shared().copy();
         push(&data, &Walship::at(&place).env(setting, value)).succeeded();
         for request in puts(&proxy) {
             assert_eq!([CLASS, ENCRYPTION, KEY].map(|name| request.header(name)), sent);
