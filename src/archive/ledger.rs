@@ -11,6 +11,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::barriers::Barriers;
 use super::identity::decimal;
 use super::keys::{BackupId, LedgerObject};
 use super::{FORMAT_VERSION, Sha256Sum};
@@ -212,6 +213,9 @@ pub struct LedgerSummary {
     /// Everything that is known to be damaged, of the last run and of those before it that looked at more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub damage: Vec<LedgerFinding>,
+    /// The records that no recovery crosses, and how far the WAL was looked at for them.
+    #[serde(default)]
+    pub barriers: Barriers,
 }
 
 /// One run of `walship verify`, from beginning to end.
@@ -310,6 +314,7 @@ impl LedgerSummary {
                 .or_else(|| before.and_then(|before| before.last_full_at)),
             last: run,
             damage,
+            barriers: Barriers::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod assessment;
 pub mod backup;
+pub mod barriers;
 pub mod branches;
 pub mod catalogue;
 pub mod codec;

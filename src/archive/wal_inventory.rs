@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::barriers::Barriers;
 use super::keys::Key;
 use super::ranges::RangeSet;
 use crate::error::Result;
@@ -23,7 +24,7 @@ pub struct WalInventory {
     empty: u64,
     stored_bytes: u64,
     /// The records that no recovery crosses, as far as somebody looked for them.
-    barriers: BTreeMap<TimelineId, BTreeSet<Lsn>>,
+    barriers: Barriers,
 }
 
 /// What the archive holds of one timeline.
@@ -86,13 +87,24 @@ impl WalInventory {
             foreign: 0,
             empty: 0,
             stored_bytes: 0,
-            barriers: BTreeMap::new(),
+            barriers: Barriers::default(),
         }
     }
 
     /// Takes note of a record that no recovery crosses, in a segment of this timeline.
     pub fn add_barrier(&mut self, timeline: TimelineId, lsn: Lsn) {
-        self.barriers.entry(timeline).or_default().insert(lsn);
+        self.barriers.add(timeline, lsn);
+    }
+
+    /// What is known of such records.
+    #[must_use]
+    pub fn barriers(&self) -> &Barriers {
+        &self.barriers
+    }
+
+    /// As [`WalInventory::barriers`], to be extended, or replaced by what is known from elsewhere.
+    pub fn barriers_mut(&mut self) -> &mut Barriers {
+        &mut self.barriers
     }
 
     /// The first record from a position on that no recovery crosses, in the segments of a timeline up to `last`.
@@ -106,11 +118,7 @@ impl WalInventory {
     ) -> Option<Lsn> {
         let begin = from.max(self.segment_size.start_of(first));
         let end = self.segment_size.start_of(last.next());
-        self.barriers
-            .get(&timeline)?
-            .range(begin..end.max(begin))
-            .next()
-            .copied()
+        self.barriers.first(timeline, begin, end)
     }
 
     /// Takes note of a listed object below `wal/`. What is no key of an archive is counted and

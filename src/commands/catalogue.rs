@@ -60,7 +60,8 @@ async fn read(store: &Store, summary: impl Future<Output = Result<Option<Vec<u8>
     let (identity, surveys, summary) = tokio::join!(identity::require(store), survey_backups(store), summary);
     let identity = identity?;
     let (recorded, others) = surveys?;
-    let known = Arc::new(found_in(summary?, &identity, store));
+    let summary = summary?.and_then(|bytes| parse_summary(&bytes, &identity, store));
+    let known = Arc::new(summary.as_ref().map(Found::in_summary).unwrap_or_default());
     let (unfinished, records, ((wal, damage), released, (histories, unreadable_histories), retired)) = tokio::try_join!(
         gather(others.into_iter().map(|(id, survey)| read_unfinished(
             store.clone(),
@@ -91,6 +92,9 @@ async fn read(store: &Store, summary: impl Future<Output = Result<Option<Vec<u8>
         released,
         damage,
     };
+    if let Some(summary) = summary {
+        *catalogue.wal.barriers_mut() = summary.barriers;
+    }
     let sound = catalogue.sound_wal()?.into_owned();
     for (entry, unreadable_keep) in unfinished {
         if let Some(why) = unreadable_keep {
@@ -338,19 +342,12 @@ async fn summary_bytes(store: &Store) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// What it says of damage; nothing where it cannot be used.
-fn found_in(summary: Option<Vec<u8>>, identity: &Identity, store: &Store) -> Found {
-    let Some(bytes) = summary else {
-        return Found::default();
-    };
+/// `None` where it cannot be used.
+fn parse_summary(bytes: &[u8], identity: &Identity, store: &Store) -> Option<LedgerSummary> {
     let url = store.url_of(&Key::Ledger(LedgerObject::Summary).to_string());
-    match LedgerSummary::parse(&bytes, &url, identity.system_identifier) {
-        Ok(summary) => Found::in_summary(&summary),
-        Err(error) => {
-            tracing::warn!("{url} is not used: {error}; what verify found is not known");
-            Found::default()
-        }
-    }
+    LedgerSummary::parse(bytes, &url, identity.system_identifier)
+        .inspect_err(|error| tracing::warn!("{url} is not used: {error}; what verify found is not known"))
+        .ok()
 }
 
 /// Whether the ledger tells that all of a backup was found good. A ledger that cannot be used tells nothing.

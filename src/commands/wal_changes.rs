@@ -35,6 +35,8 @@ pub struct WalChanges {
     pub known: Vec<Change>,
     /// Segments of which not everything is known: they are missing or damaged, or too many had to be read.
     pub unknown: Vec<SegmentName>,
+    /// Whether the WAL of the last segment ends within it: its object may be replaced by that of the whole segment.
+    pub ends_early: bool,
 }
 
 impl WalChanges {
@@ -42,7 +44,7 @@ impl WalChanges {
     /// (`CheckRequiredParameterValues`, `xlogrecovery.c`).
     #[must_use]
     pub fn barrier(&self) -> Option<Lsn> {
-        barriers(&self.known).next()
+        uncrossable(&self.known).next()
     }
 
     /// The settings that replay needs.
@@ -52,7 +54,7 @@ impl WalChanges {
     }
 }
 
-fn barriers(changes: &[Change]) -> impl Iterator<Item = Lsn> {
+fn uncrossable(changes: &[Change]) -> impl Iterator<Item = Lsn> {
     let is_minimal = |change: &&Change| match &change.change {
         WalChange::Parameters(set) => set.wal_level == WalLevel::Minimal,
         _ => false,
@@ -61,7 +63,7 @@ fn barriers(changes: &[Change]) -> impl Iterator<Item = Lsn> {
 }
 
 /// Takes note of every record that no recovery crosses, in the newest segments of each timeline from the first
-/// backup on.
+/// backup on, but for those of which that is known.
 ///
 /// # Errors
 /// As [`TimeIndex::changes`].
@@ -71,7 +73,7 @@ pub async fn note_barriers(store: &Store, catalogue: &mut Catalogue, at_most: u6
     };
     let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
     let size = catalogue.wal.segment_size();
-    let mut found = Vec::new();
+    let mut barriers = catalogue.wal.barriers().clone();
     for timeline in catalogue.wal.timelines() {
         let Some(newest) = catalogue.wal.newest(timeline) else {
             continue;
@@ -80,15 +82,28 @@ pub async fn note_barriers(store: &Store, catalogue: &mut Catalogue, at_most: u6
         let history = TimelineHistory::root(timeline);
         let chain = TimelineChain::new(&history, size);
         for range in catalogue.wal.ranges(timeline) {
-            let from = range.first.number(size)?.max(begin);
-            let until = size.start_of(range.last.number(size)?.next());
-            let changes = times.changes(&chain, size.start_of(from), until).await?;
-            found.extend(barriers(&changes.known).map(|lsn| (timeline, lsn)));
+            let begin = size.start_of(range.first.number(size)?.max(begin));
+            let last = range.last.number(size)?;
+            let end = size.start_of(last.next());
+            let unseen = barriers.unseen_from(timeline, begin);
+            if unseen >= end {
+                continue;
+            }
+            // A record that begins in the last segment that was looked at is told of together with the next one.
+            let from = Lsn(unseen.0.saturating_sub(size.bytes())).max(begin);
+            let changes = times.changes(&chain, from, end).await?;
+            for lsn in uncrossable(&changes.known) {
+                barriers.add(timeline, lsn);
+            }
+            let seen = if changes.ends_early {
+                size.start_of(last)
+            } else {
+                end
+            };
+            barriers.saw(timeline, unseen, seen.max(unseen));
         }
     }
-    for (timeline, lsn) in found {
-        catalogue.wal.add_barrier(timeline, lsn);
-    }
+    *catalogue.wal.barriers_mut() = barriers;
     Ok(())
 }
 
@@ -112,6 +127,7 @@ impl TimeIndex {
             let names = (next.0..end).map(|number| chain.segment(SegmentNumber(number)));
             let names = names.collect::<Result<Vec<_>>>()?;
             for (index, segment) in self.of_all(&names).await?.into_iter().zip(&names) {
+                told.ends_early = index.as_ref().is_some_and(|index| index.valid_until.is_some());
                 let crossed = crossing.next(index.as_ref());
                 let whole = index.as_ref().map(|index| index.with_crossing(crossed));
                 match whole.and_then(all_of) {

@@ -204,13 +204,7 @@ fn kills(month: &Month, kept: &[&str]) {
         let (walship, archive, _root) = month.copy();
         let when = format!("killed at {calls} of {key}");
         let fault = format!("{calls}:signal=KILL");
-        // The archive's files are named relative to its directory.
-        let killed = with_fault(
-            &walship,
-            &fault,
-            &[&archive.join(key), &PathBuf::from(key)],
-            &["expire"],
-        );
+        let killed = with_fault(&walship, &fault, &[&archive.join(key)], &["expire"]);
         assert_eq!(killed.signal, Some(9), "{when}: {killed:#?}");
         is_sound(&walship, kept, &when);
         walship.run(&["expire"]).succeeded();

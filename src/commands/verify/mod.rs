@@ -30,6 +30,7 @@ use self::wal::WalPass;
 use self::wal_object::wal_name;
 pub(super) use self::wal_object::{Found, WalContext};
 use crate::archive::assessment::{Assessment, Evidence, assess};
+use crate::archive::barriers::Barriers;
 use crate::archive::catalogue::Catalogue;
 use crate::archive::keys::{BackupId, BackupObject, Key};
 use crate::archive::ledger::{LedgerFinding, LedgerRun, LedgerScope, LedgerSummary};
@@ -120,9 +121,12 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         progress.phase("list the archive");
         let mut catalogue = catalogue::load_as_listed(&store).await?;
-        wal_changes::note_barriers(&store, &mut catalogue, wal_changes::LOOKED_AT_BY_VERIFY).await?;
         let mut notes = Vec::new();
         let summary = read_summary(&store, &catalogue.identity, &mut notes).await?;
+        if let Some(summary) = summary.as_ref().filter(|_| !options.full) {
+            catalogue.wal.barriers_mut().clone_from(&summary.barriers);
+        }
+        wal_changes::note_barriers(&store, &mut catalogue, wal_changes::LOOKED_AT_BY_VERIFY).await?;
         let backups: u64 = catalogue.readable().map(|backup| backup.stored_bytes).sum();
         progress.expect(catalogue.wal.stored_bytes() + backups);
         Ok(Self {
@@ -184,7 +188,9 @@ impl<'a> Run<'a> {
         }
         self.progress.phase("look again at what seems wrong");
         tokio::time::sleep(self.options.settle).await;
+        let barriers = self.catalogue.wal.barriers().clone();
         self.catalogue = catalogue::load_as_listed(&self.store).await?;
+        *self.catalogue.wal.barriers_mut() = barriers;
         wal_changes::note_barriers(&self.store, &mut self.catalogue, wal_changes::LOOKED_AT_BY_VERIFY)
             .await?;
         self.look_again().await?;
@@ -374,12 +380,28 @@ impl<'a> Run<'a> {
             unrestorable: unrestorable.map(|backup| backup.id.clone()).collect(),
         };
         let identity = &self.catalogue.identity;
-        let summary = LedgerSummary::after(
+        let after = LedgerSummary::after(
             run,
             self.summary.as_ref(),
             self.options.since,
             identity.system_identifier,
         );
+        let summary = LedgerSummary {
+            barriers: self.barriers_of_sound_wal()?,
+            ..after
+        };
         self.ledger.write_summary(&summary).await
+    }
+
+    /// What a damaged segment tells is asked again, once it is repaired.
+    fn barriers_of_sound_wal(&self) -> Result<Barriers> {
+        let size = self.catalogue.identity.segment_bytes;
+        let mut barriers = self.catalogue.wal.barriers().clone();
+        for timeline in self.tally.bad_segments.timelines() {
+            for range in self.tally.bad_segments.ranges(timeline) {
+                barriers.forget_from(timeline, range.first.start(size)?);
+            }
+        }
+        Ok(barriers)
     }
 }

@@ -188,8 +188,14 @@ pub fn faulted<S: AsRef<OsStr>>(
         "-o",
         file_text,
     ];
-    for path in at {
-        options.extend(["-P", path.to_str().expect("a path in UTF-8")]);
+    // A call may name it relative to the directory of its archive, or to its own.
+    let named = at.iter().flat_map(|path| {
+        let path = path.to_str().expect("a path in UTF-8");
+        let shorter = path.match_indices('/').map(|(slash, _)| &path[slash + 1..]);
+        std::iter::once(path).chain(shorter)
+    });
+    for path in named {
+        options.extend(["-P", path]);
     }
     let output = under_strace(walship, &options, args);
     let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("no trace ({e}): {output:#?}"));
