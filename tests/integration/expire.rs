@@ -10,8 +10,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde_json::Value;
@@ -22,7 +22,7 @@ use crate::support::postgres::Cluster;
 use crate::support::stores::{self, Kind, Place, StoreServer, TestStore};
 use crate::support::trace::with_fault;
 use crate::support::walship::Walship;
-use crate::support::{announce, give_to_user, scratch};
+use crate::support::{announce, command_as_user, give_to_user, scratch};
 
 const DAYS: i64 = 30;
 const DAY: i64 = 86_400;
@@ -33,6 +33,49 @@ struct Month {
     walship: Walship,
     primary: Cluster,
     _clock: tempfile::TempDir,
+    _shared: SharedClock,
+}
+
+/// A process that does nothing and owns what libfaketime shares between processes. Otherwise the first process of a
+/// server owns it: when that ends it is taken from the others, and whatever starts at that moment exits with an error.
+struct SharedClock(Child);
+
+impl SharedClock {
+    fn start(library: &Path) -> Self {
+        let holder = command_as_user("/bin/cat")
+            .env("LD_PRELOAD", library)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let clock = Self(holder);
+        let made = clock.names().map(|name| Path::new("/dev/shm").join(name));
+        let deadline = Instant::now() + PATIENCE;
+        while !made.iter().all(|file| file.exists()) {
+            assert!(Instant::now() < deadline, "libfaketime made no {made:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        clock
+    }
+
+    fn names(&self) -> [String; 2] {
+        let pid = self.0.id();
+        [format!("sem.faketime_sem_{pid}"), format!("faketime_shm_{pid}")]
+    }
+
+    /// The value of `FAKETIME_SHARED` for those who share it.
+    fn value(&self) -> String {
+        let [semaphore, memory] = self.names();
+        format!("/{} /{memory}", semaphore.trim_start_matches("sem."))
+    }
+}
+
+impl Drop for SharedClock {
+    fn drop(&mut self) {
+        // At the end of its input it ends, and removes what it owns.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
 }
 
 fn faketime() -> Option<PathBuf> {
@@ -61,9 +104,11 @@ impl Month {
         };
         set_back(DAYS * DAY);
         let place = Place::directory();
+        let shared = SharedClock::start(library);
         let in_the_past = Walship::at(&place)
             .env("TZ", time_zone)
             .env("LD_PRELOAD", library)
+            .env("FAKETIME_SHARED", shared.value())
             .env("FAKETIME_TIMESTAMP_FILE", &file)
             .env("FAKETIME_NO_CACHE", "1")
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
@@ -81,6 +126,7 @@ impl Month {
             segment = primary.switch_wal();
         }
         wait_archived(&primary, &segment);
+        assert_eq!(primary.sql("select failed_count from pg_stat_archiver"), "0");
         set_back(0);
         let archive = place.path().unwrap();
         let long_ago = format!("@{}", (end - TimeDelta::days(40)).timestamp());
@@ -94,6 +140,7 @@ impl Month {
             walship: in_the_past,
             primary,
             _clock: clock,
+            _shared: shared,
         }
     }
 
