@@ -5,7 +5,7 @@
 //! was recycled from; what never happens is a page that belongs after one that does not.
 
 use super::fields::{u16_at, u32_at, u64_at};
-use super::page_header::{ALL_FLAGS, LONG_HEADER};
+use super::page_header::{ALL_FLAGS, LONG_HEADER, SHORT_HEADER_BYTES};
 use super::{LongPageHeader, Lsn, SegmentName, SegmentSize, TimelineId};
 use crate::error::{Error, Result};
 
@@ -56,9 +56,6 @@ impl Default for PageCheck {
         }
     }
 }
-
-/// The size of a header that is not long, padding included (`SizeOfXLogShortPHD`).
-const SHORT_HEADER_BYTES: usize = 24;
 
 impl PageCheck {
     /// Takes the next bytes of the segment.

@@ -14,6 +14,9 @@ pub(super) const FIRST_IS_OVERWRITE: u16 = 0x0008;
 /// Every flag there is (`XLP_ALL_FLAGS`).
 pub(super) const ALL_FLAGS: u16 = 0x000F;
 
+/// The size of a page header that is not long, padding included (`SizeOfXLogShortPHD`).
+pub(super) const SHORT_HEADER_BYTES: usize = 24;
+
 /// What the first page of a WAL segment says about it. A value exists only for bytes that PostgreSQL
 /// 14 to 18 could have written; [`LongPageHeader::check`] tells whether they are the right ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

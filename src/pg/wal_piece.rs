@@ -5,26 +5,16 @@
 //! Unlike [`super::WalReader`], which reads every record from a segment's start on, this looks at one position and
 //! trusts nothing but the record's own CRC.
 
-use super::Lsn;
 use super::fields::{u32_at, u64_at};
+use super::page_header::SHORT_HEADER_BYTES;
+use super::wal_records::RECORD_ALIGNMENT;
+use super::wal_records::record::{DATA_SHORT, OPERATION, RecordHeader, XLOG, crc_of};
+use super::{LongPageHeader, Lsn};
 
-/// `RM_XLOG_ID`.
-const XLOG: u8 = 0;
-/// `XLR_BLOCK_ID_DATA_SHORT`.
-const DATA_SHORT: u8 = 255;
-/// `SizeOfXLogRecord`.
-const RECORD_HEADER_BYTES: usize = 24;
-/// Where a record's CRC stands; it covers everything else.
-const CRC_OFFSET: usize = 20;
 /// No record that is looked for is longer.
 const LONGEST_BYTES: usize = 256;
-/// Records begin at multiples of it (`MAXALIGN`).
-const ALIGNMENT: u64 = 8;
 /// A record of `XLOG_BACKUP_END`: header, length, start position.
 const BACKUP_END_BYTES: u64 = 34;
-/// The sizes of page headers (`SizeOfXLogShortPHD`, `SizeOfXLogLongPHD`).
-const SHORT_HEADER_BYTES: u64 = 24;
-const LONG_HEADER_BYTES: u64 = 40;
 
 /// So many bytes from its first one on hold any record that is looked for, page headers included.
 pub const RECORD_REACH_BYTES: u64 = 512;
@@ -41,16 +31,16 @@ pub struct WalGeometry {
 impl WalGeometry {
     fn header_bytes(self, page: u64) -> u64 {
         if page.is_multiple_of(self.segment_bytes) {
-            LONG_HEADER_BYTES
+            LongPageHeader::SIZE_BYTES as u64
         } else {
-            SHORT_HEADER_BYTES
+            SHORT_HEADER_BYTES as u64
         }
     }
 
     /// Where a record of `XLOG_BACKUP_END` begins that ends at this position.
     #[must_use]
     pub fn start_of_backup_end(self, end: Lsn) -> Option<Lsn> {
-        let length = BACKUP_END_BYTES.next_multiple_of(ALIGNMENT);
+        let length = BACKUP_END_BYTES.next_multiple_of(RECORD_ALIGNMENT);
         let last = end.0.checked_sub(1)?;
         let page = last - last % self.page_bytes;
         let in_page = (end.0 - page).checked_sub(self.header_bytes(page))?;
@@ -158,22 +148,22 @@ impl WalPiece {
 
     /// Operation and main data of a small record of the WAL's own manager.
     fn xlog_record_at(&self, lsn: Lsn, geometry: WalGeometry) -> Option<(u8, Vec<u8>)> {
-        if !lsn.0.is_multiple_of(ALIGNMENT) {
+        if !lsn.0.is_multiple_of(RECORD_ALIGNMENT) {
             return None;
         }
         let length = u32_at(&self.content(lsn, 4, geometry)?, 0)? as usize;
-        if !(RECORD_HEADER_BYTES + 2..=LONGEST_BYTES).contains(&length) {
+        if !(RecordHeader::SIZE_BYTES + 2..=LONGEST_BYTES).contains(&length) {
             return None;
         }
         let record = self.content(lsn, length, geometry)?;
-        let (header, body) = record.split_at_checked(RECORD_HEADER_BYTES)?;
-        let crc = crc32c::crc32c_append(crc32c::crc32c(body), header.get(..CRC_OFFSET)?);
-        if u32_at(header, CRC_OFFSET)? != crc || *header.get(17)? != XLOG {
+        let (header, body) = record.split_first_chunk()?;
+        let header = RecordHeader::parse(header)?;
+        if crc_of(&record)? != header.crc || header.resource_manager != XLOG {
             return None;
         }
         let (&[block, data_bytes], data) = body.split_first_chunk()?;
         let is_whole = block == DATA_SHORT && usize::from(data_bytes) == data.len();
-        is_whole.then(|| Some((header.get(16)? & 0xF0, data.to_vec())))?
+        is_whole.then(|| (header.info & OPERATION, data.to_vec()))
     }
 
     /// So many bytes of the WAL's content from a position on, without the page headers.
@@ -205,12 +195,12 @@ pub(crate) mod tests {
     /// A record of the WAL's own manager.
     fn record(info: u8, data: &[u8]) -> Vec<u8> {
         let body = [&[DATA_SHORT, data.len() as u8], data].concat();
-        let mut record = vec![0; RECORD_HEADER_BYTES];
-        record[..4].copy_from_slice(&((RECORD_HEADER_BYTES + body.len()) as u32).to_le_bytes());
-        record[16] = info;
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&body), &record[..CRC_OFFSET]);
-        record[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
+        let mut record = vec![0; RecordHeader::SIZE_BYTES];
+        record[..4].copy_from_slice(&((RecordHeader::SIZE_BYTES + body.len()) as u32).to_le_bytes());
+        record[RecordHeader::INFO_OFFSET] = info;
         record.extend_from_slice(&body);
+        let crc = crc_of(&record).unwrap();
+        record[RecordHeader::CRC_OFFSET..RecordHeader::SIZE_BYTES].copy_from_slice(&crc.to_le_bytes());
         record
     }
 
@@ -233,7 +223,7 @@ pub(crate) mod tests {
 
     /// Writes a record at a position, around the page headers; returns the position after it, padding included.
     pub(crate) fn write(piece: &mut WalPiece, at: Lsn, record: &[u8]) -> Lsn {
-        let padded = record.len().next_multiple_of(ALIGNMENT as usize);
+        let padded = record.len().next_multiple_of(RECORD_ALIGNMENT as usize);
         let mut at = at.0;
         for index in 0..padded {
             if at.is_multiple_of(GEOMETRY.page_bytes) {

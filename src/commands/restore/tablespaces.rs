@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
+use crate::pg::tablespace_record::{LONGEST_BYTES, empty_path, ends_with_cut_header, is_creation};
 use crate::pg::{LongPageHeader, Lsn, WalChange, WalCheck, WalEvent, WalEventKind, WalName, WalReader};
 
 /// What becomes of tablespaces that the WAL makes.
@@ -24,20 +25,6 @@ pub enum NewTablespaces {
     /// They lie where the WAL says, where nothing is in the way.
     Checked,
 }
-
-const RECORD_HEADER: usize = 24;
-const CRC_AT: usize = 20;
-/// `SizeOfXLogShortPHD`, padding included.
-const PAGE_HEADER: u64 = 24;
-/// `RM_TBLSPC_ID`.
-const TABLESPACES: u8 = 5;
-/// A record with the longest path (`MAXPGPATH`), in bytes.
-const LONGEST: u32 = 1200;
-/// The identifiers of what stands before a record's main data (`xlogrecord.h`).
-const DATA_SHORT: u8 = 255;
-const DATA_LONG: u8 = 254;
-const ORIGIN: u8 = 253;
-const TOPLEVEL_XID: u8 = 252;
 
 /// Sees to the tablespaces that a delivered segment makes. `data` is the data directory.
 ///
@@ -108,11 +95,11 @@ fn look(file: &mut File) -> Result<Found> {
     let tail = reader
         .continued()
         .map(|tail| (tail.remaining, tail.bytes.as_slice()));
-    if tail.is_some_and(|(remaining, bytes)| remaining < LONGEST && ends_a_cut_header(bytes)) {
+    if tail.is_some_and(|(remaining, bytes)| remaining < LONGEST_BYTES && ends_with_cut_header(bytes)) {
         found.shared = Some(start);
     }
     if let Some(head) = reader.unfinished()
-        && makes_tablespace(&head.bytes)
+        && is_creation(&head.bytes)
     {
         found.shared = Some(head.start);
     }
@@ -132,21 +119,6 @@ impl Found {
             _ => {}
         }
     }
-}
-
-/// Whether a record that begins with these bytes makes a tablespace; a header that is cut does not tell.
-fn makes_tablespace(record: &[u8]) -> bool {
-    matches!((record.get(16), record.get(17)), (Some(info), Some(&TABLESPACES)) if info & 0xF0 == 0)
-}
-
-/// Whether these bytes, with which a segment begins, end a record that makes a tablespace and whose header is cut: 8 or
-/// 16 of its bytes lie in the segment before. One that is cut later was told of there.
-fn ends_a_cut_header(bytes: &[u8]) -> bool {
-    [8_usize, 16].into_iter().any(|before| {
-        let at = |offset: usize| bytes.get(offset - before).copied();
-        let kind = at(16).is_some_and(|info| info & 0xF0 == 0) && at(17) == Some(TABLESPACES);
-        kind && at(RECORD_HEADER).is_some_and(|id| id >= TOPLEVEL_XID)
-    })
 }
 
 /// Refuses a path that holds another's files, or is missing.
@@ -205,120 +177,9 @@ fn take_inside(file: &File, found: &Found, made: &Made) -> Result<()> {
         .map_err(|error| Error::io("write a record", error))
 }
 
-/// Empties the path in the record that these bytes begin with; `start` is where they lie in their segment.
-fn empty_path(bytes: &mut [u8], start: u64, page_bytes: u64) -> Option<()> {
-    let total = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
-    let places = places(start, total, page_bytes);
-    let mut record = places
-        .iter()
-        .map(|place| bytes.get(*place).copied())
-        .collect::<Option<Vec<u8>>>()?;
-    if crc_of(&record)? != record.get(CRC_AT..RECORD_HEADER)? || !makes_tablespace(&record) {
-        return None;
-    }
-    let path = path_at(&record)?;
-    record.get_mut(path..)?.fill(0);
-    let crc = crc_of(&record)?;
-    record.get_mut(CRC_AT..RECORD_HEADER)?.copy_from_slice(&crc);
-    for (place, byte) in places.iter().zip(&record) {
-        *bytes.get_mut(*place)? = *byte;
-    }
-    Some(())
-}
-
-/// Where each byte of a record lies, counted from its first one: page headers stand between.
-fn places(start: u64, total: usize, page_bytes: u64) -> Vec<usize> {
-    let mut at = start;
-    let mut places = Vec::with_capacity(total.min(LONGEST as usize));
-    while places.len() < total.min(LONGEST as usize) {
-        if at.is_multiple_of(page_bytes) {
-            at += PAGE_HEADER;
-        }
-        places.push((at - start) as usize);
-        at += 1;
-    }
-    places
-}
-
-fn crc_of(record: &[u8]) -> Option<[u8; 4]> {
-    let body = crc32c::crc32c(record.get(RECORD_HEADER..)?);
-    Some(crc32c::crc32c_append(body, record.get(..CRC_AT)?).to_le_bytes())
-}
-
-/// Where the path begins: after the OID with which the main data begin.
-fn path_at(record: &[u8]) -> Option<usize> {
-    let mut at = RECORD_HEADER;
-    loop {
-        match *record.get(at)? {
-            ORIGIN => at += 3,
-            TOPLEVEL_XID => at += 5,
-            DATA_SHORT => return Some(at + 2 + 4),
-            DATA_LONG => return Some(at + 5 + 4),
-            _ => return None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A record as PostgreSQL writes it.
-    fn record(path: &str) -> Vec<u8> {
-        let data_bytes = 4 + path.len() + 1;
-        let mut record = vec![0; RECORD_HEADER];
-        record[17] = TABLESPACES;
-        record.extend([DATA_SHORT, data_bytes as u8]);
-        record.extend(16400_u32.to_le_bytes());
-        record.extend(path.as_bytes());
-        record.push(0);
-        let total = record.len() as u32;
-        record[..4].copy_from_slice(&total.to_le_bytes());
-        let crc = crc_of(&record).unwrap();
-        record[CRC_AT..RECORD_HEADER].copy_from_slice(&crc);
-        record
-    }
-
-    #[test]
-    fn a_path_is_taken_out_wherever_a_page_cuts_the_record() {
-        const PAGE: u64 = 8192;
-        let plain = record("/srv/fast/tablespace");
-        for start in (PAGE - 64..PAGE).step_by(8) {
-            let places = places(start, plain.len(), PAGE);
-            let mut bytes = vec![0xAA; places.last().unwrap() + 20];
-            for (place, byte) in places.iter().zip(&plain) {
-                bytes[*place] = *byte;
-            }
-            let before = bytes.clone();
-            empty_path(&mut bytes, start, PAGE).unwrap();
-            let after: Vec<u8> = places.iter().map(|place| bytes[*place]).collect();
-            assert_eq!(after[CRC_AT..RECORD_HEADER], crc_of(&after).unwrap(), "{start}");
-            assert_eq!(after[..CRC_AT], plain[..CRC_AT]);
-            assert!(after[30..].iter().all(|byte| *byte == 0), "{start}");
-            // Nothing else changed.
-            for (place, (one, other)) in before.iter().zip(&bytes).enumerate() {
-                assert!(one == other || places.contains(&place), "{start} {place}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_record_that_does_not_match_its_crc_is_left_alone() {
-        let mut bytes = record("/srv/fast");
-        bytes[32] ^= 1;
-        let before = bytes.clone();
-        assert_eq!(empty_path(&mut bytes, 8, 8192), None);
-        assert_eq!(bytes, before);
-    }
-
-    #[test]
-    fn a_record_that_two_segments_share_is_recognised_in_one_of_them() {
-        let record = record("/srv/fast");
-        for cut in (8..record.len()).step_by(8) {
-            let told = makes_tablespace(&record[..cut]) || ends_a_cut_header(&record[cut..]);
-            assert!(told, "cut at {cut}");
-        }
-    }
 
     #[test]
     fn a_directory_that_holds_another_servers_files_is_refused_and_a_missing_one_has_a_plan() {

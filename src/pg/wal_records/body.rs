@@ -7,16 +7,10 @@
 //! (`src/include/access/xlog_internal.h`), PostgreSQL 14 to 18. None of these records has block
 //! references, whose headers differ between versions.
 
-use super::record::RecordHeader;
+use super::record::{DATA_LONG, DATA_SHORT, ORIGIN, RecordHeader, TOPLEVEL_XID, TRANSACTION, XLOG};
 use super::{WalEventKind, WalTransaction};
 use crate::pg::fields::{u32_at, u64_at};
 use crate::pg::{Major, TransactionId, WalTime};
-
-/// `XLR_BLOCK_ID_…` (`src/include/access/xlogrecord.h`).
-pub(super) const DATA_SHORT: u8 = 255;
-pub(super) const DATA_LONG: u8 = 254;
-pub(super) const ORIGIN: u8 = 253;
-pub(super) const TOPLEVEL_XID: u8 = 252;
 
 /// `XACT_XINFO_HAS_…`.
 const HAS_DBINFO: u32 = 1;
@@ -304,8 +298,6 @@ impl Body {
 /// Resource managers and operations: `rmgrlist.h`, `XLOG_RESTORE_POINT` in `pg_control.h`,
 /// `XLOG_XACT_…` in `xact.h`.
 fn tells(record: &RecordHeader) -> Option<Tells> {
-    const XLOG: u8 = 0;
-    const TRANSACTION: u8 = 1;
     match (record.resource_manager, record.info & 0x70) {
         (XLOG, 0x70) if record.info & 0x80 == 0 => Some(Tells::RestorePoint),
         (TRANSACTION, 0x00) => Some(Tells::Commit),
@@ -320,8 +312,6 @@ fn tells(record: &RecordHeader) -> Option<Tells> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TRANSACTION: u8 = 1;
 
     /// What a record of this operation tells whose main data is this, with this in front of it.
     fn told(resource_manager: u8, info: u8, front: &[u8], data: &[u8]) -> Option<WalEventKind> {

@@ -12,8 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::body::{DATA_LONG, DATA_SHORT, ORIGIN, TOPLEVEL_XID};
-use super::record::RecordHeader;
+use super::record::{DATABASE, OPERATION, RecordHeader, TABLESPACE, XLOG, main_data_of};
 use crate::pg::fields::{u32_at, u64_at};
 use crate::pg::{Lsn, Major, TimelineId};
 
@@ -161,10 +160,7 @@ impl Form {
     /// `rmgrlist.h`; `XLOG_…` in `pg_control.h`, `tablespace.h` and `dbcommands_xlog.h`: 14 numbers the
     /// records of databases otherwise.
     fn of(resource_manager: u8, info: u8, major: Major) -> Option<Self> {
-        const XLOG: u8 = 0;
-        const DATABASE: u8 = 4;
-        const TABLESPACE: u8 = 5;
-        Some(match (resource_manager, info & 0xF0) {
+        Some(match (resource_manager, info & OPERATION) {
             (XLOG, 0x00) => Self::Checkpoint { shutdown: true },
             (XLOG, 0x10) => Self::Checkpoint { shutdown: false },
             (XLOG, 0x50) => Self::BackupEnd,
@@ -229,25 +225,10 @@ impl ChangeBody {
 
     /// What is there of the main data, and its whole length.
     fn main_data(&self) -> Option<(&[u8], usize)> {
-        let mut at = 0;
-        loop {
-            let (length, begin) = match *self.bytes.get(at)? {
-                ORIGIN => {
-                    at += 3;
-                    continue;
-                }
-                TOPLEVEL_XID => {
-                    at += 5;
-                    continue;
-                }
-                DATA_SHORT => (usize::from(*self.bytes.get(at + 1)?), at + 2),
-                DATA_LONG => (u32_at(&self.bytes, at + 1)? as usize, at + 5),
-                _ => return None,
-            };
-            let is_last = (begin as u64).checked_add(length as u64) == Some(self.total);
-            let data = self.bytes.get(begin..).unwrap_or_default();
-            return is_last.then_some((data, length));
-        }
+        let (begin, length) = main_data_of(&self.bytes)?;
+        let is_last = (begin as u64).checked_add(length as u64) == Some(self.total);
+        let data = self.bytes.get(begin..).unwrap_or_default();
+        is_last.then_some((data, length))
     }
 
     fn decode(&self, data: &[u8], length: usize) -> Option<WalChange> {

@@ -9,7 +9,8 @@ mod body;
 mod change;
 mod cut;
 mod pages;
-mod record;
+pub(super) mod record;
+pub mod tablespace_record;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -22,7 +23,7 @@ pub use cut::{RecordHead, RecordTail, join};
 use super::{LongPageHeader, Lsn, TransactionId, WalTime};
 
 /// Records begin at multiples of it (`MAXALIGN`).
-const RECORD_ALIGNMENT: u64 = 8;
+pub(super) const RECORD_ALIGNMENT: u64 = 8;
 
 /// How closely records are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,11 +3,10 @@
 
 use super::{RECORD_ALIGNMENT, take_front};
 use crate::pg::fields::{u16_at, u32_at, u64_at};
-use crate::pg::page_header::{ALL_FLAGS, FIRST_IS_CONTINUATION, FIRST_IS_OVERWRITE, LONG_HEADER};
+use crate::pg::page_header::{
+    ALL_FLAGS, FIRST_IS_CONTINUATION, FIRST_IS_OVERWRITE, LONG_HEADER, SHORT_HEADER_BYTES,
+};
 use crate::pg::{LongPageHeader, Lsn};
-
-/// The size of a page header that is not long, padding included (`SizeOfXLogShortPHD`).
-pub(super) const SHORT_HEADER_BYTES: usize = 24;
 
 /// What comes next in the WAL.
 pub(super) enum Piece<'a> {

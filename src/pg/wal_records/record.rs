@@ -7,34 +7,76 @@ use super::{RECORD_ALIGNMENT, RecordHead, WalCheck, WalEventKind, WalTransaction
 use crate::pg::fields::{u32_at, u64_at};
 use crate::pg::{Lsn, Major, TransactionId};
 
+/// Resource managers (`src/include/access/rmgrlist.h`): `RM_XLOG_ID`, `RM_XACT_ID`, `RM_DBASE_ID`, `RM_TBLSPC_ID`.
+pub(in crate::pg) const XLOG: u8 = 0;
+pub(super) const TRANSACTION: u8 = 1;
+pub(super) const DATABASE: u8 = 4;
+pub(super) const TABLESPACE: u8 = 5;
+
+/// What stands before a record's main data (`XLR_BLOCK_ID_…`).
+pub(in crate::pg) const DATA_SHORT: u8 = 255;
+pub(super) const DATA_LONG: u8 = 254;
+pub(super) const ORIGIN: u8 = 253;
+pub(super) const TOPLEVEL_XID: u8 = 252;
+
+/// The bits of a record's info byte that say what its resource manager does (`~XLR_INFO_MASK`).
+pub(in crate::pg) const OPERATION: u8 = 0xF0;
+
+/// The CRC that a whole record should have: of its body, and then of its header as far as the CRC itself.
+pub(in crate::pg) fn crc_of(record: &[u8]) -> Option<u32> {
+    let body = crc32c::crc32c(record.get(RecordHeader::SIZE_BYTES..)?);
+    Some(crc32c::crc32c_append(
+        body,
+        record.get(..RecordHeader::CRC_OFFSET)?,
+    ))
+}
+
+/// Where the main data of a record without block references begin in its body, and their length.
+pub(super) fn main_data_of(body: &[u8]) -> Option<(usize, usize)> {
+    let mut at = 0;
+    loop {
+        match *body.get(at)? {
+            ORIGIN => at += 3,
+            TOPLEVEL_XID => at += 5,
+            DATA_SHORT => return Some((at + 2, usize::from(*body.get(at + 1)?))),
+            DATA_LONG => return Some((at + 5, u32_at(body, at + 1)? as usize)),
+            _ => return None,
+        }
+    }
+}
+
 /// The fixed part of a record, with which it starts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RecordHeader {
+pub(in crate::pg) struct RecordHeader {
     /// The size of the whole record.
     pub(super) total_bytes: u32,
     pub(super) transaction: TransactionId,
     /// The position of the record before.
     pub(super) previous: Lsn,
     /// The upper four bits are the resource manager's.
-    pub(super) info: u8,
-    pub(super) resource_manager: u8,
+    pub(in crate::pg) info: u8,
+    pub(in crate::pg) resource_manager: u8,
     /// CRC-32C of the body, and then of the header as far as [`RecordHeader::CRC_OFFSET`].
-    crc: u32,
+    pub(in crate::pg) crc: u32,
     before_crc: [u8; Self::CRC_OFFSET],
 }
 
 impl RecordHeader {
     /// Its size in bytes (`SizeOfXLogRecord`).
-    pub(super) const SIZE_BYTES: usize = 24;
-    const CRC_OFFSET: usize = 20;
+    pub(in crate::pg) const SIZE_BYTES: usize = 24;
+    /// Where its CRC stands, with which it ends.
+    pub(in crate::pg) const CRC_OFFSET: usize = 20;
+    /// Where the info byte and the resource manager stand.
+    pub(in crate::pg) const INFO_OFFSET: usize = 16;
+    pub(in crate::pg) const MANAGER_OFFSET: usize = 17;
 
-    pub(super) fn parse(bytes: &[u8; Self::SIZE_BYTES]) -> Option<Self> {
+    pub(in crate::pg) fn parse(bytes: &[u8; Self::SIZE_BYTES]) -> Option<Self> {
         Some(Self {
             total_bytes: u32_at(bytes, 0)?,
             transaction: TransactionId(u32_at(bytes, 4)?),
             previous: Lsn(u64_at(bytes, 8)?),
-            info: *bytes.get(16)?,
-            resource_manager: *bytes.get(17)?,
+            info: *bytes.get(Self::INFO_OFFSET)?,
+            resource_manager: *bytes.get(Self::MANAGER_OFFSET)?,
             crc: u32_at(bytes, Self::CRC_OFFSET)?,
             before_crc: *bytes.first_chunk()?,
         })
@@ -132,10 +174,9 @@ impl WholeRecord {
             return None;
         }
         let [.., info, resource_manager, _, _, _, _, _, _] = *header;
-        // The managers of the WAL itself and of transactions: `RM_XLOG_ID` and `RM_XACT_ID`.
         let tells = match (resource_manager, info & 0x70) {
-            (0, 0x40 | 0x70) | (1, 0x10 | 0x30 | 0x40) => return None,
-            (1, 0x00 | 0x20) => {
+            (XLOG, 0x40 | 0x70) | (TRANSACTION, 0x10 | 0x30 | 0x40) => return None,
+            (TRANSACTION, 0x00 | 0x20) => {
                 let time = body::plain_time(bytes.get(RecordHeader::SIZE_BYTES..total_bytes as usize)?)?;
                 let id = TransactionId(u32_at(header, 4)?);
                 let ended = WalTransaction { id, time };
@@ -246,7 +287,7 @@ impl Record {
 
     /// Whether the rest of the segment is unused after it (`XLOG_SWITCH`).
     pub(super) fn is_switch(&self) -> bool {
-        self.header.resource_manager == 0 && self.header.info & 0xF0 == 0x40
+        self.header.resource_manager == XLOG && self.header.info & OPERATION == 0x40
     }
 
     /// Takes at most the remaining bytes.
