@@ -50,6 +50,8 @@ pub struct Damage {
     pub wal: BTreeMap<SegmentName, String>,
     /// The backups with objects that are damaged, or on another history's WAL, and what is wrong with each.
     pub backups: BTreeMap<BackupId, String>,
+    /// Why nothing is known, where that is so: what verify noted cannot be used.
+    pub unknown: Option<String>,
 }
 
 impl Damage {

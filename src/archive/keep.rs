@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::FORMAT_VERSION;
-use crate::error::Result;
+use super::keys::BackupId;
+use crate::error::{Error, Result};
 
 /// The largest `keep.json` that is read, in bytes.
 pub const KEEP_LIMIT: u64 = 64 << 10;
@@ -16,6 +17,8 @@ pub struct Keep {
     pub format_version: u32,
     /// The walship version that wrote it.
     pub walship: String,
+    /// The backup that it marks.
+    pub backup: BackupId,
     /// When it was written, by the writer's clock.
     pub kept_at: DateTime<Utc>,
     /// From when on the policy decides again; for ever where absent.
@@ -24,12 +27,13 @@ pub struct Keep {
 }
 
 impl Keep {
-    /// A mark that is set now.
+    /// A mark of a backup that is set now.
     #[must_use]
-    pub fn new(until: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Self {
+    pub fn new(backup: &BackupId, until: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Self {
         Self {
             format_version: FORMAT_VERSION,
             walship: env!("CARGO_PKG_VERSION").to_owned(),
+            backup: backup.clone(),
             kept_at: now,
             until,
         }
@@ -41,12 +45,19 @@ impl Keep {
         self.until.is_none_or(|until| now < until)
     }
 
-    /// Reads `keep.json`; `url` names it in messages.
+    /// Reads the `keep.json` of a backup; `url` names it in messages.
     ///
     /// # Errors
-    /// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
-    pub fn parse(bytes: &[u8], url: &str) -> Result<Self> {
-        super::record::parse(bytes, url)
+    /// `Corrupt` where it is not what walship writes or another backup's, `Invalid` where a newer walship wrote it.
+    pub fn parse(bytes: &[u8], url: &str, id: &BackupId) -> Result<Self> {
+        let keep: Self = super::record::parse(bytes, url)?;
+        if keep.backup != *id {
+            return Err(Error::corrupt(format!(
+                "{url} is the mark of backup {}",
+                keep.backup
+            )));
+        }
+        Ok(keep)
     }
 
     /// The bytes of `keep.json`.
@@ -75,10 +86,11 @@ mod tests {
     #[test]
     fn a_mark_holds_until_its_moment_and_reads_back_as_it_was_written() {
         let moment = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
-        let until = Keep::new(Some(moment(100)), moment(0));
+        let id = BackupId::at(moment(0));
+        let until = Keep::new(&id, Some(moment(100)), moment(0));
         assert!(until.holds_at(moment(99)) && !until.holds_at(moment(100)));
-        assert!(Keep::new(None, moment(0)).holds_at(moment(i64::from(u32::MAX))));
-        assert_eq!(Keep::parse(&until.to_json().unwrap(), "u").unwrap(), until);
+        assert!(Keep::new(&id, None, moment(0)).holds_at(moment(i64::from(u32::MAX))));
+        assert_eq!(Keep::parse(&until.to_json().unwrap(), "u", &id).unwrap(), until);
     }
 
     #[test]
@@ -87,13 +99,18 @@ mod tests {
             let record = serde_json::json!({"format_version": version});
             super::super::record::to_bytes(&record).unwrap()
         };
+        let id = BackupId::at(DateTime::UNIX_EPOCH);
         for (bytes, kind) in [
             (Vec::new(), ErrorKind::Corrupt),
             (b"{}".to_vec(), ErrorKind::Corrupt),
             (of_version(1), ErrorKind::Corrupt),
             (of_version(2), ErrorKind::Invalid),
         ] {
-            assert_eq!(Keep::parse(&bytes, "u").unwrap_err().kind(), kind, "{bytes:?}");
+            assert_eq!(
+                Keep::parse(&bytes, "u", &id).unwrap_err().kind(),
+                kind,
+                "{bytes:?}"
+            );
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::archive::keys::{
 };
 use crate::archive::ledger::{LedgerSummary, SHARD_LIMIT, SUMMARY_LIMIT, Shard};
 use crate::archive::proof::{PROOF_LIMIT, Proof};
+use crate::archive::record;
 use crate::archive::released::{self, RELEASED_LIMIT, TimelineRanges};
 use crate::archive::retired::{RETIRED_LIMIT, Retired};
 use crate::archive::wal_inventory::WalInventory;
@@ -55,12 +56,25 @@ pub async fn load_as_listed(store: &Store) -> Result<Catalogue> {
     read(store, std::future::ready(Ok(None))).await
 }
 
-async fn read(store: &Store, summary: impl Future<Output = Result<Option<Vec<u8>>>>) -> Result<Catalogue> {
+/// The bytes of the ledger's summary, or why they cannot be used.
+type SummaryBytes = std::result::Result<Vec<u8>, Error>;
+
+async fn read(
+    store: &Store,
+    summary: impl Future<Output = Result<Option<SummaryBytes>>>,
+) -> Result<Catalogue> {
     // The answers do not depend on each other; what is wrong with the identity says more.
     let (identity, surveys, summary) = tokio::join!(identity::require(store), survey_backups(store), summary);
     let identity = identity?;
     let (recorded, others) = surveys?;
-    let summary = summary?.and_then(|bytes| parse_summary(&bytes, &identity, store));
+    let summary = summary?.map(|bytes| bytes.and_then(|bytes| parse_summary(&bytes, &identity, store)));
+    let (summary, unknown) = match summary.transpose() {
+        Ok(summary) => (summary, None),
+        Err(error) => {
+            tracing::warn!("{error}; what verify found is not known");
+            (None, Some(error.to_string()))
+        }
+    };
     let known = Arc::new(summary.as_ref().map(Found::in_summary).unwrap_or_default());
     let (unfinished, records, ((wal, damage), released, (histories, unreadable_histories), retired)) = tokio::try_join!(
         gather(others.into_iter().map(|(id, survey)| read_unfinished(
@@ -90,7 +104,7 @@ async fn read(store: &Store, summary: impl Future<Output = Result<Option<Vec<u8>
         newest_ends: BTreeMap::new(),
         unreadable_keeps: BTreeMap::new(),
         released,
-        damage,
+        damage: Damage { unknown, ..damage },
     };
     if let Some(summary) = summary {
         *catalogue.wal.barriers_mut() = summary.barriers;
@@ -204,7 +218,8 @@ pub(super) async fn released_version(
 /// As the store and [`Keep::parse`].
 pub async fn read_keep(store: &Store, id: &BackupId) -> Result<Option<Keep>> {
     let key = Key::Backup(id.clone(), BackupObject::Keep).to_string();
-    records::read(store, &key, KEEP_LIMIT, Keep::parse).await
+    let parse = |bytes: &[u8], url: &str| Keep::parse(bytes, url, id);
+    records::read(store, &key, KEEP_LIMIT, parse).await
 }
 
 /// Reads a backup's record.
@@ -329,25 +344,23 @@ async fn mark(store: &Store, id: &BackupId, survey: &Survey) -> Result<(Option<K
 }
 
 /// The summary of the ledger; none where there is none, or it may not be read.
-async fn summary_bytes(store: &Store) -> Result<Option<Vec<u8>>> {
+async fn summary_bytes(store: &Store) -> Result<Option<SummaryBytes>> {
     let key = Key::Ledger(LedgerObject::Summary).to_string();
-    match store.read(&key, SUMMARY_LIMIT).await {
-        Ok(bytes) => Ok(Some(bytes.to_vec())),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) => Ok(None),
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            tracing::warn!("{error}; what verify found is not known");
-            Ok(None)
-        }
+    let read = records::read(store, &key, SUMMARY_LIMIT, |bytes, url| {
+        record::intact(bytes, url)?;
+        Ok(bytes.to_vec())
+    });
+    match read.await {
+        Ok(bytes) => Ok(bytes.map(Ok)),
+        Err(error) if error.kind() == ErrorKind::Denied => Ok(None),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Some(Err(error))),
         Err(error) => Err(error).context(|| format!("read {}", store.url_of(&key))),
     }
 }
 
-/// `None` where it cannot be used.
-fn parse_summary(bytes: &[u8], identity: &Identity, store: &Store) -> Option<LedgerSummary> {
+fn parse_summary(bytes: &[u8], identity: &Identity, store: &Store) -> Result<LedgerSummary> {
     let url = store.url_of(&Key::Ledger(LedgerObject::Summary).to_string());
     LedgerSummary::parse(bytes, &url, identity.system_identifier)
-        .inspect_err(|error| tracing::warn!("{url} is not used: {error}; what verify found is not known"))
-        .ok()
 }
 
 /// Whether the ledger tells that all of a backup was found good. A ledger that cannot be used tells nothing.

@@ -68,7 +68,7 @@ pub async fn run(id: &BackupId, mark: Mark, store: &Store, now: DateTime<Utc>) -
         }
         Mark::Set(until) => until,
     };
-    let body = Body::from_bytes(Keep::new(until, now).to_json()?);
+    let body = Body::from_bytes(Keep::new(id, until, now).to_json()?);
     store
         .put(&key, &body, PutMode::Replace)
         .await

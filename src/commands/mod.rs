@@ -8,6 +8,8 @@ mod counted;
 pub mod doctor;
 pub mod drill;
 pub mod expire;
+#[cfg(test)]
+mod flipped_bits;
 pub mod identity;
 pub mod keep;
 mod lineage;

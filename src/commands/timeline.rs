@@ -35,6 +35,9 @@ pub struct TimelinesReport {
     pub ambiguous: Option<Ambiguity>,
     /// Each, oldest first.
     pub timelines: Vec<ListedLine>,
+    /// Backups that are on none of them, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// What is known of a timeline.
@@ -75,10 +78,13 @@ pub async fn list(store: &Store) -> Result<TimelinesReport> {
         Ok(followed) => (Some(followed), None),
         Err(ambiguity) => (None, Some(ambiguity)),
     };
+    let unrestorable = catalogue.unrestorable.iter();
+    let notes = unrestorable.map(|entry| format!("backup {} cannot be restored: {}", entry.id, entry.reason));
     Ok(TimelinesReport {
         followed,
         ambiguous,
         timelines,
+        notes: notes.collect(),
     })
 }
 
@@ -236,6 +242,9 @@ impl fmt::Display for TimelinesReport {
             if let Some(why) = &line.unreadable {
                 writeln!(f, "timeline {} CANNOT BE JUDGED: {why}", line.timeline)?;
             }
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
         }
         match (&self.followed, &self.ambiguous) {
             (Some(followed), _) => writeln!(f, "a recovery follows timeline {followed}"),

@@ -35,8 +35,15 @@ pub enum FaultKind {
     Before(ErrorKind),
     /// The call does its work and then fails as `Unavailable`: the outcome is not known.
     After,
-    /// One bit is flipped in what is stored (which the store must refuse) or read.
+    /// The first bit is flipped in what is stored (which the store must refuse) or read.
     Corrupt,
+    /// One bit is flipped in what is read: of this byte, counted from where the reading begins.
+    Flip {
+        /// The byte.
+        byte: u64,
+        /// The bit in it, 0 to 7.
+        bit: u8,
+    },
     /// The body that is read ends in its middle.
     Short,
     /// The call begins after this time.
@@ -101,6 +108,7 @@ enum Rest {
     Nothing,
     FailAfter,
     Corrupt,
+    Flip(u64, u8),
     Short,
     /// The objects whose keys contain this are not deleted.
     Refuse(String),
@@ -183,6 +191,7 @@ impl Faulty {
             FaultKind::Before(kind) => Err(Error::new(kind, "a fault was injected before the call")),
             FaultKind::After => Ok(Rest::FailAfter),
             FaultKind::Corrupt => Ok(Rest::Corrupt),
+            FaultKind::Flip { byte, bit } => Ok(Rest::Flip(byte, bit)),
             FaultKind::Short => Ok(Rest::Short),
             FaultKind::Refuse => Ok(Rest::Refuse(fault.key)),
             FaultKind::Delay(time) => {
@@ -204,8 +213,9 @@ fn finish(rest: &Rest) -> Result<()> {
 fn struck(rest: &Rest, inner: ObjectBody, length: u64) -> ObjectBody {
     let (flip, left) = match rest {
         Rest::Nothing | Rest::FailAfter | Rest::Refuse(_) => return inner,
-        Rest::Corrupt => (true, u64::MAX),
-        Rest::Short => (false, length / 2),
+        Rest::Corrupt => (Some((0, 0)), u64::MAX),
+        Rest::Flip(byte, bit) => (Some((*byte, *bit)), u64::MAX),
+        Rest::Short => (None, length / 2),
     };
     ObjectBody::Faulty(Box::new(FaultyBody { inner, flip, left }))
 }
@@ -230,7 +240,8 @@ fn damaged(body: &Body) -> Result<Body> {
 #[derive(Debug)]
 pub(super) struct FaultyBody {
     inner: ObjectBody,
-    flip: bool,
+    /// The bytes before the one to be struck, and the bit in it.
+    flip: Option<(u64, u8)>,
     left: u64,
 }
 
@@ -244,10 +255,11 @@ impl FaultyBody {
         if piece.is_empty() {
             return Ok(None);
         }
-        if std::mem::take(&mut self.flip) {
+        if let Some((before, bit)) = self.flip.take() {
             let mut bytes = piece.to_vec();
-            if let Some(first) = bytes.first_mut() {
-                *first ^= 1;
+            match usize::try_from(before).ok().and_then(|at| bytes.get_mut(at)) {
+                Some(struck) => *struck ^= 1 << bit,
+                None => self.flip = Some((before - piece.len() as u64, bit)),
             }
             piece = bytes.into();
         }

@@ -98,9 +98,12 @@ impl Month {
         let clock = scratch();
         let file = clock.path().join("offset");
         let behind = (Utc::now() - end).num_seconds();
+        // In one step: who reads it half written has today's time.
         let set_back = |seconds: i64| {
-            std::fs::write(&file, format!("-{}\n", behind + seconds)).unwrap();
-            give_to_user(&file);
+            let next = clock.path().join("next");
+            std::fs::write(&next, format!("-{}\n", behind + seconds)).unwrap();
+            give_to_user(&next);
+            std::fs::rename(&next, &file).unwrap();
         };
         set_back(DAYS * DAY);
         let place = Place::directory();

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use self::programs::Programs;
+pub(super) use self::record::find_drills;
 pub use self::record::last_drills;
 use self::record::record;
 use self::replay::Bench;

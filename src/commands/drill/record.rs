@@ -6,7 +6,7 @@ use crate::archive::keys::{BackupId, BackupObject, Key, LedgerObject};
 use crate::archive::proof::{DrillRecord, Proof};
 use crate::commands::{catalogue, identity, records};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::store::{Body, PutMode, Store, Version};
+use crate::store::{Body, ObjectInfo, PutMode, Store, Version};
 
 /// So often it is read and written anew where others write it at the same time.
 const ATTEMPTS: u32 = 10;
@@ -20,12 +20,24 @@ pub async fn last_drills(store: &Store) -> Result<Drills> {
     known(store, &identity).await.map(|(drills, _)| drills)
 }
 
+/// Reads `drills.json`; `None` where there is none.
+///
+/// # Errors
+/// As the store and [`Drills::parse`].
+pub(in crate::commands) async fn find_drills(
+    store: &Store,
+    identity: &Identity,
+) -> Result<Option<(Drills, ObjectInfo)>> {
+    let key = Key::Ledger(LedgerObject::Drills).to_string();
+    let parse = |bytes: &[u8], url: &str| Drills::parse(bytes, url, identity.system_identifier);
+    records::read_version(store, &key, DRILLS_LIMIT, parse).await
+}
+
 /// What `drills.json` says, and which version of it says so.
 async fn known(store: &Store, identity: &Identity) -> Result<(Drills, Option<Version>)> {
     let key = Key::Ledger(LedgerObject::Drills).to_string();
     let system_identifier = identity.system_identifier;
-    let parse = |bytes: &[u8], url: &str| Drills::parse(bytes, url, system_identifier);
-    match records::read_version(store, &key, DRILLS_LIMIT, parse).await {
+    match find_drills(store, identity).await {
         Ok(Some((drills, info))) => Ok((drills, Some(info.version))),
         Ok(None) => Ok((Drills::none(system_identifier), None)),
         Err(error) if error.kind() == ErrorKind::Corrupt => {

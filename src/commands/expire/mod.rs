@@ -65,6 +65,12 @@ pub async fn run(
     let mut notes = Vec::new();
     let now = earlier_clock(store, now, &mut notes).await?;
     let catalogue = catalogue::load(store).await?;
+    if let Some(why) = &catalogue.damage.unknown {
+        return Err(Error::corrupt(format!(
+            "{why}. Nothing was deleted: which backups verify found damaged is not known, and the good ones might be those \
+             that go; run walship verify, which looks again and writes it anew"
+        )));
+    }
     let known = catalogue::released(store, &catalogue.identity).await;
     known.context(|| {
         "nothing was deleted, for what retention has given up so far cannot be read (deleted by hand, it is written anew, \

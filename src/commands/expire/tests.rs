@@ -183,7 +183,9 @@ fn now() -> DateTime<Utc> {
 
 async fn ten_days() -> Archive {
     let archive = Archive::of_days(10).await;
-    let mark = crate::archive::keep::Keep::new(None, day(3)).to_json().unwrap();
+    let mark = crate::archive::keep::Keep::new(&id(3), None, day(3))
+        .to_json()
+        .unwrap();
     archive
         .put(&format!("{}keep.json", backup_prefix(&id(3))), mark, day(3))
         .await;
@@ -706,5 +708,25 @@ async fn a_mark_is_set_listed_and_taken_away() {
             .await
             .unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn records_of_two_backups_that_change_places_are_not_believed() {
+    for object in [BackupObject::Record, BackupObject::Keep] {
+        let archive = ten_days().await;
+        let until = crate::archive::keep::Keep::new(&id(4), Some(day(5)), day(4));
+        let keys = [3, 4].map(|number| Key::Backup(id(number), object.clone()).to_string());
+        let of_four = format!("{}keep.json", backup_prefix(&id(4)));
+        archive.put(&of_four, until.to_json().unwrap(), day(4)).await;
+        let [one, other] = keys
+            .each_ref()
+            .map(|key| std::fs::read(archive.file(key)).unwrap());
+        archive.put(&keys[0], other, day(4)).await;
+        archive.put(&keys[1], one, day(4)).await;
+        let before = archive.keys().await;
+        let error = archive.expire(&archive.store).await.unwrap_err().to_string();
+        assert!(keys.iter().any(|key| error.contains(key)), "{object:?}: {error}");
+        assert_eq!(archive.keys().await, before, "{object:?}");
     }
 }

@@ -304,7 +304,7 @@ async fn what_retention_gave_up_and_would_delete_is_shown() {
     let released = crate::archive::released::to_json(&released, SegmentSize::DEFAULT, Utc::now());
     put(&store, "retention.json", released.unwrap()).await;
     let id = fixture::record(&[]).id;
-    let mark = crate::archive::keep::Keep::new(None, Utc::now())
+    let mark = crate::archive::keep::Keep::new(&id, None, Utc::now())
         .to_json()
         .unwrap();
     let prefix = crate::archive::keys::backup_prefix(&id);

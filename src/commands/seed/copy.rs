@@ -28,6 +28,8 @@ use crate::error::{Error, Result};
 const SILENCE: Duration = Duration::from_mins(90);
 /// Between two looks whether the copy shall end.
 const LOOK: Duration = Duration::from_millis(100);
+/// Time for a program that shall end to write the label of its copy.
+const PROOF: Duration = Duration::from_secs(5);
 /// So many lines that are no progress are kept for an error message.
 const LINES_KEPT: usize = 5;
 
@@ -134,6 +136,7 @@ impl Copy {
         let lines = lines_of(&mut child);
         let outcome = self.watch(&lines, progress, given_up);
         if outcome.is_err() {
+            self.await_proof(&mut child);
             end(&mut child);
         }
         let status = child
@@ -202,6 +205,20 @@ impl Copy {
             return Ok(());
         }
         recover::check_room(&directories, at.total_bytes)
+    }
+
+    /// Lets the program write its label, without which nothing proves that what it made is this seeding's. It makes
+    /// `pg_wal` before it (`StartLogStreamer`, `pg_basebackup.c`, 14 to 18).
+    fn await_proof(&self, child: &mut Child) {
+        let deadline = Instant::now() + PROOF;
+        let has_begun = || std::fs::read_dir(&self.pgdata).is_ok_and(|mut entries| entries.next().is_some());
+        while has_begun()
+            && !remains::is_ours(&self.pgdata, &self.label)
+            && matches!(child.try_wait(), Ok(None))
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Removes what a program that was ended had made. What cannot be removed is said afterwards.

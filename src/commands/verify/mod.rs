@@ -32,13 +32,14 @@ pub(super) use self::wal_object::{Found, WalContext};
 use crate::archive::assessment::{Assessment, Evidence, assess};
 use crate::archive::barriers::Barriers;
 use crate::archive::catalogue::Catalogue;
-use crate::archive::keys::{BackupId, BackupObject, Key};
+use crate::archive::keys::{BackupId, BackupObject, Key, LedgerObject};
 use crate::archive::ledger::{LedgerFinding, LedgerRun, LedgerScope, LedgerSummary};
 use crate::archive::wal_inventory::{SegmentRange, WalInventory};
 use crate::commands::catalogue;
+use crate::commands::drill::find_drills;
 use crate::commands::progress::Progress;
 use crate::commands::wal_changes;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::pg::WalName;
 use crate::store::{Meter, Store};
 
@@ -154,6 +155,7 @@ impl<'a> Run<'a> {
             since: self.options.since,
             recheck: self.options.recheck,
         };
+        self.read_records().await?;
         self.progress.phase("verify the WAL");
         WalPass {
             context: Arc::clone(&self.context),
@@ -177,6 +179,35 @@ impl<'a> Run<'a> {
         }
         .run()
         .await
+    }
+
+    /// The records that are no part of a backup or of the WAL: what retention gave up, marks, drills. Each was read again
+    /// already where it seemed damaged.
+    async fn read_records(&mut self) -> Result<()> {
+        let (store, identity) = (&self.store, &self.catalogue.identity);
+        let mut damaged = Vec::new();
+        let mut judge = |key: Key, read: Result<()>| match read {
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+                damaged.push((key, error.to_string()));
+                Ok(())
+            }
+            read => read,
+        };
+        let retention = catalogue::released(store, identity).await;
+        judge(Key::Retention, retention.map(drop))?;
+        for timeline in self.catalogue.wal.retired() {
+            let mark = catalogue::read_retired(store, timeline).await;
+            judge(Key::Retired(timeline), mark.map(drop))?;
+        }
+        let drills = find_drills(store, identity).await;
+        judge(Key::Ledger(LedgerObject::Drills), drills.map(drop))?;
+        for (id, why) in &self.catalogue.unreadable_keeps {
+            damaged.push((Key::Backup(id.clone(), BackupObject::Keep), why.clone()));
+        }
+        for (key, what) in damaged {
+            self.tally.find(Finding::damaged(key.to_string(), what));
+        }
+        Ok(())
     }
 
     /// What the archive is worth; where something seems wrong, judged by a second look.

@@ -68,11 +68,11 @@ fn settle_deletion(root: &Root, folder: &str) -> Result<()> {
             remove_stale(root, folder);
             let removed = unlinkat(root.directory()?, folder, AtFlags::REMOVEDIR).is_ok();
             if !removed {
-                return match root.sync(folder) {
-                    // A concurrent deletion emptied and removed it in this very moment.
-                    Err(_) if !is_there(folder) => Ok(()),
-                    other => other,
-                };
+                match root.open_directory(folder)? {
+                    // A concurrent deletion emptied and removed it in this very moment; it may be there anew by now.
+                    Err(error) if is_missing(error) && !folder.is_empty() => {}
+                    opened => return root.sync_opened(folder, opened),
+                }
             }
         }
         folder = folder_of(folder);

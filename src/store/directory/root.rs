@@ -205,10 +205,13 @@ impl Root {
 
     /// Fsyncs a directory of the archive.
     pub(super) fn sync(&self, folder: &str) -> Result<()> {
-        let synced = match self.open_directory(folder)? {
-            Ok(directory) => File::from(directory).sync_all(),
-            Err(error) => Err(error.into()),
-        };
+        self.sync_opened(folder, self.open_directory(folder)?)
+    }
+
+    pub(super) fn sync_opened(&self, folder: &str, opened: Looked<OwnedFd>) -> Result<()> {
+        let synced = opened
+            .map_err(std::io::Error::from)
+            .and_then(|directory| File::from(directory).sync_all());
         not_synced(Path::new(&self.shown(folder)), synced)
     }
 

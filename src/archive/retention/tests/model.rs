@@ -156,7 +156,7 @@ impl World {
         let Some(id) = listed.map(|(id, _)| id.clone()).rev().nth(rank) else {
             return;
         };
-        let keep = Keep::new(hours.map(|hours| hour(self.now + hours)), hour(self.now));
+        let keep = Keep::new(&id, hours.map(|hours| hour(self.now + hours)), hour(self.now));
         for archive in [&mut self.archive, &mut self.twin] {
             archive.backups.get_mut(&id).unwrap().0.keep = Some(keep.clone());
         }

@@ -108,8 +108,8 @@ impl Scene {
 
     /// The newest backup is marked.
     pub fn kept(mut self, until: Option<u64>) -> Self {
-        let keep = Keep::new(until.map(hour), hour(0));
-        self.catalogue.backups.last_mut().unwrap().keep = Some(keep);
+        let backup = self.catalogue.backups.last_mut().unwrap();
+        backup.keep = Some(Keep::new(&backup.id, until.map(hour), hour(0)));
         self
     }
 
