@@ -730,3 +730,15 @@ async fn records_of_two_backups_that_change_places_are_not_believed() {
         assert_eq!(archive.keys().await, before, "{object:?}");
     }
 }
+
+#[tokio::test]
+async fn nothing_is_deleted_while_it_is_not_known_which_backups_are_damaged() {
+    let archive = ten_days().await;
+    let key = Key::Ledger(LedgerObject::Summary).to_string();
+    archive.put(&key, b"{}".to_vec(), day(9)).await;
+    let before = archive.keys().await;
+    let error = archive.expire(&archive.store).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains(&key), "{error}");
+    assert_eq!(archive.keys().await, before);
+}
