@@ -270,7 +270,7 @@ impl TimelinesReport {
             None if line.unreadable.is_some() => "unreadable",
             None if self.followed == Some(line.timeline) => "followed",
             None if self.ambiguous.as_ref().is_some_and(contends) => "AMBIGUOUS",
-            None if line.wal.is_none() => "begun",
+            None if line.wal.is_none() => "no WAL",
             None => "left",
         };
         let branch = line.branched_from.as_ref();
