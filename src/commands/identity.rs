@@ -58,10 +58,12 @@ pub async fn confirm(store: &Store, before: &Identity) -> Result<()> {
     match find(store).await? {
         Some(now) if now == *before => Ok(()),
         Some(_) => Err(Error::invalid(format!(
-            "{url} is another archive than a moment ago: walship.json was replaced meanwhile; find out by whom, and do              not let both write here"
+            "{url} is another archive than a moment ago: walship.json was replaced meanwhile; find out by whom, and do \
+             not let both write here"
         ))),
         None => Err(Error::invalid(format!(
-            "{url} was an archive a moment ago, and walship.json is missing now: it was emptied, moved or unmounted;              bring it back"
+            "{url} was an archive a moment ago, and walship.json is missing now: it was emptied, moved or unmounted; \
+             bring it back"
         ))),
     }
 }

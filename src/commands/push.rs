@@ -128,6 +128,7 @@ async fn push_source(
     let key = key_of(source.name, &trailer)?;
     let no_turn = None::<std::future::Ready<Result<()>>>;
     let report = put_or_compare(&key, source.name, &body, &trailer, store, &identity, no_turn).await?;
+    identity::confirm(store, &identity).await?;
     Ok((report, key.to_string()))
 }
 

@@ -174,3 +174,43 @@ fn refuse_running(data_directory: &Path) -> Result<()> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::{FaultKind, Faults, Location, Operation, StoreOptions};
+
+    #[tokio::test]
+    async fn what_is_stored_of_a_dead_server_is_not_told_where_the_archive_went_meanwhile() {
+        let top = tempfile::tempdir().unwrap();
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1");
+        let root = top.path().join("archive");
+        let mut cp = std::process::Command::new("cp");
+        assert!(cp.arg("-r").args([&fixture, &root]).status().unwrap().success());
+        let name = "000000010000000000000005";
+        let stored = std::fs::read(root.join(format!("wal/00000001/0000000100000000/{name}.zst"))).unwrap();
+        let segment = top.path().join(name);
+        std::fs::write(&segment, zstd::decode_all(stored.as_slice()).unwrap()).unwrap();
+        let location = Location::directory(&root).unwrap();
+        let store = Store::open(&location, &StoreOptions::default()).await.unwrap();
+        let faults = Faults::default();
+        faults.add(Operation::Put, name, FaultKind::Delay(Duration::from_millis(200)));
+        let slow = store.with_faults(faults.clone());
+        let compressor = Compressor::new(1, 1 << 20, 1);
+        let meanwhile = async {
+            while faults.left() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            std::fs::remove_file(root.join("walship.json")).unwrap();
+        };
+        let pushing = run_unfinished(&segment, &compressor, &slow, DateTime::UNIX_EPOCH);
+        let (pushed, ()) = tokio::join!(pushing, meanwhile);
+        let error = pushed.unwrap_err();
+        assert!(
+            error.to_string().contains("walship.json is missing now"),
+            "{error}"
+        );
+    }
+}
