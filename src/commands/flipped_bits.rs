@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::catalogue;
 use super::expire::{self, ExpireOptions};
 use super::list::{self, ListPart};
 use super::progress::Progress;
 use super::push::{self, Compressor};
-use super::recover;
+use super::recover::{self, fixture};
 use super::restore::{self, RestoreOptions};
 use super::timeline;
 use super::verify::{self, VerifyOptions};
@@ -31,7 +32,7 @@ use crate::archive::retention::RetentionPolicy;
 use crate::archive::retired::Retired;
 use crate::pg::data_directory::RecoverySignal;
 use crate::pg::{SegmentSize, TimelineId};
-use crate::store::{Body, FaultKind, Faults, Location, Operation, PutMode, Store, StoreOptions};
+use crate::store::{Body, FaultKind, Faults, Operation, PutMode, Store};
 
 /// Of so many bytes one is struck.
 const STEP: usize = 6;
@@ -73,13 +74,8 @@ fn now() -> DateTime<Utc> {
 impl Archive {
     /// The archive of the fixture, a second backup of which verify found a part damaged, and a record of every kind.
     async fn make() -> Self {
-        let top = tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap());
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1");
-        let root = top.path().join("archive");
-        let copied = Command::new("cp").arg("-r").args([&fixture, &root]).status();
-        assert!(copied.unwrap().success());
-        let location = Location::directory(&root).unwrap();
-        let store = Store::open(&location, &StoreOptions::default()).await.unwrap();
+        let top = fixture::scratch();
+        let store = fixture::format_1(top.path()).await;
         let archive = Self { top, store };
         let newer: BackupId = NEWER.parse().unwrap();
         let mut record =
@@ -118,6 +114,7 @@ impl Archive {
                 drills.to_json().unwrap(),
             )
             .await;
+        fixture::unpack(archive.top.path(), PUSHED);
         archive.verify(&archive.store, true).await;
         archive
     }
@@ -145,15 +142,6 @@ impl Archive {
     async fn put(&self, key: &str, bytes: Vec<u8>) {
         let body = Body::from_bytes(bytes);
         self.store.put(key, &body, PutMode::Create).await.unwrap();
-    }
-
-    async fn keys(&self) -> Vec<String> {
-        let mut keys = Vec::new();
-        let mut listing = self.store.list("", None);
-        while let Some(page) = listing.next().await.unwrap() {
-            keys.extend(page.into_iter().map(|object| object.key));
-        }
-        keys
     }
 
     /// What a command says, error or not. What it writes is taken back.
@@ -185,14 +173,18 @@ impl Archive {
             Asked::Restore => self.restore(store).await,
             Asked::Push => self.push(store).await,
         };
-        let unknown = super::catalogue::load(&self.store).await;
-        let unknown = unknown.ok().and_then(|catalogue| catalogue.damage.unknown);
-        let warned = unknown.map(|why| format!(" warning: {why}")).unwrap_or_default();
-        answer.unwrap_or_else(|error| format!("error: {error}")) + &warned
+        answer.unwrap_or_else(|error| format!("error: {error}"))
+    }
+
+    /// Whether the commands that read the catalogue warn of this record as it lies.
+    async fn warns_of(&self, key: &str) -> bool {
+        let catalogue = catalogue::load(&self.store).await;
+        let unknown = catalogue.ok().and_then(|catalogue| catalogue.damage.unknown);
+        unknown.is_some_and(|why| why.contains(key))
     }
 
     async fn plan(&self, store: &Store) -> crate::error::Result<String> {
-        let catalogue = super::catalogue::load(store).await?;
+        let catalogue = catalogue::load(store).await?;
         let request = Request {
             target: Target::Latest,
             inclusive: true,
@@ -224,10 +216,6 @@ impl Archive {
 
     async fn push(&self, store: &Store) -> crate::error::Result<String> {
         let file = self.top.path().join(PUSHED);
-        if !file.exists() {
-            let stored = self.bytes(&Key::Segment(PUSHED.parse().unwrap()).to_string());
-            std::fs::write(&file, zstd::decode_all(stored.as_slice()).unwrap()).unwrap();
-        }
         let report = push::run(&file, &Compressor::new(1, 1 << 20, 1), store, now()).await?;
         Ok(format!("{report:?}"))
     }
@@ -241,11 +229,8 @@ impl Archive {
             max_rate: None,
             settle: Duration::ZERO,
         };
-        let ledger = self
-            .keys()
-            .await
-            .into_iter()
-            .filter(|key| key.starts_with("ledger/"));
+        let keys = fixture::keys(&self.store).await;
+        let ledger = keys.into_iter().filter(|key| key.starts_with("ledger/"));
         let before: Vec<_> = ledger.map(|key| (self.bytes(&key), key)).collect();
         let report = verify::run(&options, store, now(), &Arc::new(Progress::default())).await;
         if !full {
@@ -276,7 +261,7 @@ async fn no_bit_of_a_record_gives_another_answer() {
         answers.push(archive.ask(asked, &archive.store).await);
     }
     let every_byte = std::env::var_os("WALSHIP_BITS").is_some_and(|value| value == "all");
-    let keys = archive.keys().await;
+    let keys = fixture::keys(&archive.store).await;
     let mut wrong = Vec::new();
     for key in keys
         .iter()
@@ -299,8 +284,10 @@ async fn no_bit_of_a_record_gives_another_answer() {
                 flipped[position] ^= 1 << bit;
                 archive.write(key, &flipped);
                 let answer = archive.ask(*asked, &archive.store).await;
+                let is_same = answer == *sound || answer.contains(key.as_str());
+                let is_right = is_same || archive.warns_of(key).await;
                 archive.write(key, &bytes);
-                if answer != *sound && !answer.contains(key.as_str()) {
+                if !is_right {
                     wrong.push(format!("{asked:?}, {key} at {position}, at rest: {answer}"));
                 }
                 let faults = Faults::default();

@@ -48,25 +48,24 @@ impl SharedClock {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
+        let pid = holder.id();
         let clock = Self(holder);
-        let made = clock.names().map(|name| Path::new("/dev/shm").join(name));
+        let made = [
+            format!("/dev/shm/sem.faketime_sem_{pid}"),
+            format!("/dev/shm/faketime_shm_{pid}"),
+        ];
         let deadline = Instant::now() + PATIENCE;
-        while !made.iter().all(|file| file.exists()) {
+        while !made.iter().all(|file| Path::new(file).exists()) {
             assert!(Instant::now() < deadline, "libfaketime made no {made:?}");
             std::thread::sleep(Duration::from_millis(2));
         }
         clock
     }
 
-    fn names(&self) -> [String; 2] {
-        let pid = self.0.id();
-        [format!("sem.faketime_sem_{pid}"), format!("faketime_shm_{pid}")]
-    }
-
     /// The value of `FAKETIME_SHARED` for those who share it.
     fn value(&self) -> String {
-        let [semaphore, memory] = self.names();
-        format!("/{} /{memory}", semaphore.trim_start_matches("sem."))
+        let pid = self.0.id();
+        format!("/faketime_sem_{pid} /faketime_shm_{pid}")
     }
 }
 

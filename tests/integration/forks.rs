@@ -294,13 +294,7 @@ fn pg_rewind_gets_the_old_primarys_wal_beyond_the_fork_from_the_archive() {
         },
     ];
     for &major in majors() {
-        // The oldest in two states only, for each takes long.
-        let modes = if major == majors()[0] {
-            &modes[..2]
-        } else {
-            &modes[..]
-        };
-        for mode in modes {
+        for mode in &modes {
             let place = Place::directory();
             let walship = Walship::at(&place).env("WALSHIP_AGENT_AUTOSTART", mode.agent.to_string());
             let mut old = archiving_primary(major, &walship);

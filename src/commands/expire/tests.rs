@@ -9,6 +9,7 @@ use super::*;
 use crate::archive::backup::{BackupAlive, BackupRecord, WalFrom, WalRange};
 use crate::archive::codec;
 use crate::archive::identity::{ClusterIdentity, Identity};
+use crate::archive::keep::Keep;
 use crate::archive::keys::{BackupId, BackupObject, LedgerObject, WAL_PREFIX, backup_prefix};
 use crate::archive::ledger::Shard;
 use crate::archive::{FORMAT_VERSION, Sha256Sum};
@@ -33,11 +34,6 @@ fn segment(timeline: u32, number: u64) -> SegmentName {
     SegmentName::new(TimelineId::new(timeline).unwrap(), SegmentNumber(number), SIZE).unwrap()
 }
 
-/// In memory where there is such a place, for these tests write and delete much.
-fn scratch() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
-}
-
 struct Archive {
     top: tempfile::TempDir,
     store: Store,
@@ -46,7 +42,7 @@ struct Archive {
 impl Archive {
     /// So many days, each with a backup in its first segment.
     async fn of_days(days: u64) -> Self {
-        let top = scratch();
+        let top = fixture::scratch();
         let store = fixture::store(top.path()).await;
         let archive = Self { top, store };
         let cluster = ClusterIdentity {
@@ -70,7 +66,7 @@ impl Archive {
 
     /// The same archive in a place of its own.
     async fn copy(&self) -> Self {
-        let top = scratch();
+        let top = fixture::scratch();
         let store = fixture::store(top.path()).await;
         let (from, to) = (self.file("."), top.path().join("archive"));
         let mut copy = std::process::Command::new("cp");
@@ -108,14 +104,8 @@ impl Archive {
         self.put(&key, vec![1], day(number)).await;
     }
 
-    /// Every key there is.
     async fn keys(&self) -> BTreeSet<String> {
-        let mut keys = BTreeSet::new();
-        let mut listing = self.store.list("", None);
-        while let Some(page) = listing.next().await.unwrap() {
-            keys.extend(page.into_iter().map(|object| object.key));
-        }
-        keys
+        fixture::keys(&self.store).await
     }
 
     async fn expire(&self, store: &Store) -> Result<ExpireReport> {
@@ -183,9 +173,7 @@ fn now() -> DateTime<Utc> {
 
 async fn ten_days() -> Archive {
     let archive = Archive::of_days(10).await;
-    let mark = crate::archive::keep::Keep::new(&id(3), None, day(3))
-        .to_json()
-        .unwrap();
+    let mark = Keep::new(&id(3), None, day(3)).to_json().unwrap();
     archive
         .put(&format!("{}keep.json", backup_prefix(&id(3))), mark, day(3))
         .await;
@@ -715,7 +703,7 @@ async fn a_mark_is_set_listed_and_taken_away() {
 async fn records_of_two_backups_that_change_places_are_not_believed() {
     for object in [BackupObject::Record, BackupObject::Keep] {
         let archive = ten_days().await;
-        let until = crate::archive::keep::Keep::new(&id(4), Some(day(5)), day(4));
+        let until = Keep::new(&id(4), Some(day(5)), day(4));
         let keys = [3, 4].map(|number| Key::Backup(id(number), object.clone()).to_string());
         let of_four = format!("{}keep.json", backup_prefix(&id(4)));
         archive.put(&of_four, until.to_json().unwrap(), day(4)).await;

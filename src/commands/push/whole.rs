@@ -180,21 +180,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::store::{FaultKind, Faults, Location, Operation, StoreOptions};
+    use crate::commands::recover::fixture;
+    use crate::store::{FaultKind, Faults, Operation};
 
     #[tokio::test]
     async fn what_is_stored_of_a_dead_server_is_not_told_where_the_archive_went_meanwhile() {
         let top = tempfile::tempdir().unwrap();
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1");
-        let root = top.path().join("archive");
-        let mut cp = std::process::Command::new("cp");
-        assert!(cp.arg("-r").args([&fixture, &root]).status().unwrap().success());
+        let store = fixture::format_1(top.path()).await;
         let name = "000000010000000000000005";
-        let stored = std::fs::read(root.join(format!("wal/00000001/0000000100000000/{name}.zst"))).unwrap();
-        let segment = top.path().join(name);
-        std::fs::write(&segment, zstd::decode_all(stored.as_slice()).unwrap()).unwrap();
-        let location = Location::directory(&root).unwrap();
-        let store = Store::open(&location, &StoreOptions::default()).await.unwrap();
+        let segment = fixture::unpack(top.path(), name);
         let faults = Faults::default();
         faults.add(Operation::Put, name, FaultKind::Delay(Duration::from_millis(200)));
         let slow = store.with_faults(faults.clone());
@@ -203,7 +197,7 @@ mod tests {
             while faults.left() > 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            std::fs::remove_file(root.join("walship.json")).unwrap();
+            std::fs::remove_file(top.path().join("archive/walship.json")).unwrap();
         };
         let pushing = run_unfinished(&segment, &compressor, &slow, DateTime::UNIX_EPOCH);
         let (pushed, ()) = tokio::join!(pushing, meanwhile);

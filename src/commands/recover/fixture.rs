@@ -1,7 +1,8 @@
 //! A backup for the tests of this folder, made of any directories.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // only tests use it
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use crate::archive::Sha256Sum;
 pub use crate::archive::backup::fixture::record;
@@ -17,6 +18,46 @@ pub async fn store(top: &Path) -> Store {
     std::fs::create_dir(&archive).unwrap();
     let location = Location::directory(&archive).unwrap();
     Store::open(&location, &StoreOptions::default()).await.unwrap()
+}
+
+/// A directory in memory where there is such a place, for tests that write and delete much.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
+/// A copy of the archive of format 1 (`tests/fixtures/format-1`) below `top`.
+pub async fn format_1(top: &Path) -> Store {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1");
+    let archive = top.join("archive");
+    let mut copy = std::process::Command::new("cp");
+    assert!(
+        copy.arg("-r")
+            .args([&fixture, &archive])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let location = Location::directory(&archive).unwrap();
+    Store::open(&location, &StoreOptions::default()).await.unwrap()
+}
+
+/// Unpacks a segment of an archive below `top` beside it, under its name.
+pub fn unpack(top: &Path, name: &str) -> PathBuf {
+    let key = Key::Segment(name.parse().unwrap()).to_string();
+    let stored = std::fs::read(top.join("archive").join(key)).unwrap();
+    let segment = top.join(name);
+    std::fs::write(&segment, zstd::decode_all(stored.as_slice()).unwrap()).unwrap();
+    segment
+}
+
+/// Every key there is.
+pub async fn keys(store: &Store) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    let mut listing = store.list("", None);
+    while let Some(page) = listing.next().await.unwrap() {
+        keys.extend(page.into_iter().map(|object| object.key));
+    }
+    keys
 }
 
 /// Stores a backup of these directories, the tablespaces' first and the data directory last, cut into
