@@ -332,13 +332,22 @@ impl LedgerSummary {
     /// `Corrupt` where it is damaged or another archive's, `Invalid` where a newer walship wrote it.
     pub fn parse(bytes: &[u8], url: &str, system_identifier: u64) -> Result<Self> {
         let summary: Self = super::record::parse(bytes, url)?;
-        if summary.system_identifier != system_identifier {
-            return Err(Error::corrupt(format!(
-                "{url} is of the cluster {}",
-                summary.system_identifier
-            )));
-        }
+        summary.check(url, system_identifier)?;
         Ok(summary)
+    }
+
+    /// That it is of this cluster's archive; `url` names it in messages.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is another's.
+    pub fn check(&self, url: &str, system_identifier: u64) -> Result<()> {
+        if self.system_identifier == system_identifier {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "{url} is of the cluster {}",
+            self.system_identifier
+        )))
     }
 }
 

@@ -47,7 +47,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], url: &str) -> Result<T> {
     struct Version {
         format_version: u32,
     }
-    intact(bytes, url)?;
+    check(bytes).map_err(|error| Error::corrupt(format!("{url} is damaged: {error}")))?;
     let damaged = |error: serde_json::Error| Error::corrupt(format!("{url} is damaged: {error}"));
     let Version { format_version } = serde_json::from_slice(bytes).map_err(damaged)?;
     if format_version > FORMAT_VERSION {
@@ -57,14 +57,6 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], url: &str) -> Result<T> {
         )));
     }
     serde_json::from_slice(bytes).map_err(damaged)
-}
-
-/// That a record is what was written, whatever it says; `url` names it in messages.
-///
-/// # Errors
-/// `Corrupt` where it is not.
-pub fn intact(bytes: &[u8], url: &str) -> Result<()> {
-    check(bytes).map_err(|error| Error::corrupt(format!("{url} is damaged: {error}")))
 }
 
 /// Whether a record ends in its own hash.

@@ -45,7 +45,7 @@ const PARALLEL: usize = 8;
 /// As [`identity::require`] and the store. A damaged backup or history is no error but noted; one
 /// that cannot be read because of an outage is.
 pub async fn load(store: &Store) -> Result<Catalogue> {
-    read(store, summary_bytes(store)).await
+    read(store, read_summary(store)).await
 }
 
 /// As [`load`], without what earlier verifications found: for one that looks itself.
@@ -56,24 +56,26 @@ pub async fn load_as_listed(store: &Store) -> Result<Catalogue> {
     read(store, std::future::ready(Ok(None))).await
 }
 
-/// The bytes of the ledger's summary, or why they cannot be used.
-type SummaryBytes = std::result::Result<Vec<u8>, Error>;
-
 async fn read(
     store: &Store,
-    summary: impl Future<Output = Result<Option<SummaryBytes>>>,
+    summary: impl Future<Output = Result<Option<LedgerSummary>>>,
 ) -> Result<Catalogue> {
     // The answers do not depend on each other; what is wrong with the identity says more.
     let (identity, surveys, summary) = tokio::join!(identity::require(store), survey_backups(store), summary);
     let identity = identity?;
     let (recorded, others) = surveys?;
-    let summary = summary?.map(|bytes| bytes.and_then(|bytes| parse_summary(&bytes, &identity, store)));
-    let (summary, unknown) = match summary.transpose() {
+    let url = store.url_of(&Key::Ledger(LedgerObject::Summary).to_string());
+    let checked = |summary: LedgerSummary| summary.check(&url, identity.system_identifier).map(|()| summary);
+    let (summary, unknown) = match summary.and_then(|found| found.map(checked).transpose()) {
         Ok(summary) => (summary, None),
-        Err(error) => {
-            tracing::warn!("{error}; what verify found is not known");
-            (None, Some(error.to_string()))
-        }
+        Err(error) => match error.kind() {
+            ErrorKind::Denied => (None, None),
+            ErrorKind::Corrupt | ErrorKind::Invalid => {
+                tracing::warn!("{error}; what verify found is not known");
+                (None, Some(error.to_string()))
+            }
+            _ => return Err(error),
+        },
     };
     let known = Arc::new(summary.as_ref().map(Found::in_summary).unwrap_or_default());
     let (unfinished, records, ((wal, damage), released, (histories, unreadable_histories), retired)) = tokio::try_join!(
@@ -343,24 +345,10 @@ async fn mark(store: &Store, id: &BackupId, survey: &Survey) -> Result<(Option<K
     }
 }
 
-/// The summary of the ledger; none where there is none, or it may not be read.
-async fn summary_bytes(store: &Store) -> Result<Option<SummaryBytes>> {
+/// Reads the summary of the ledger, whichever archive's it is.
+async fn read_summary(store: &Store) -> Result<Option<LedgerSummary>> {
     let key = Key::Ledger(LedgerObject::Summary).to_string();
-    let read = records::read(store, &key, SUMMARY_LIMIT, |bytes, url| {
-        record::intact(bytes, url)?;
-        Ok(bytes.to_vec())
-    });
-    match read.await {
-        Ok(bytes) => Ok(bytes.map(Ok)),
-        Err(error) if error.kind() == ErrorKind::Denied => Ok(None),
-        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Some(Err(error))),
-        Err(error) => Err(error).context(|| format!("read {}", store.url_of(&key))),
-    }
-}
-
-fn parse_summary(bytes: &[u8], identity: &Identity, store: &Store) -> Result<LedgerSummary> {
-    let url = store.url_of(&Key::Ledger(LedgerObject::Summary).to_string());
-    LedgerSummary::parse(bytes, &url, identity.system_identifier)
+    records::read(store, &key, SUMMARY_LIMIT, record::parse).await
 }
 
 /// Whether the ledger tells that all of a backup was found good. A ledger that cannot be used tells nothing.

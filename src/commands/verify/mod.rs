@@ -184,28 +184,34 @@ impl<'a> Run<'a> {
     /// The records that are no part of a backup or of the WAL: what retention gave up, marks, drills. Each was read again
     /// already where it seemed damaged.
     async fn read_records(&mut self) -> Result<()> {
-        let (store, identity) = (&self.store, &self.catalogue.identity);
-        let mut damaged = Vec::new();
-        let mut judge = |key: Key, read: Result<()>| match read {
-            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
-                damaged.push((key, error.to_string()));
-                Ok(())
+        let (store, identity, retired) = (&self.store, &self.catalogue.identity, &self.catalogue.retired);
+        let retention = catalogue::released(store, identity).await.map(drop);
+        let drills = find_drills(store, identity).await.map(drop);
+        let mut read = vec![
+            (Key::Retention, retention),
+            (Key::Ledger(LedgerObject::Drills), drills),
+        ];
+        for timeline in self
+            .catalogue
+            .wal
+            .retired()
+            .filter(|timeline| !retired.contains_key(timeline))
+        {
+            let mark = catalogue::read_retired(store, timeline).await.map(drop);
+            read.push((Key::Retired(timeline), mark));
+        }
+        for (key, read) in read {
+            match read {
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+                    self.tally
+                        .find(Finding::damaged(key.to_string(), error.to_string()));
+                }
+                read => read?,
             }
-            read => read,
-        };
-        let retention = catalogue::released(store, identity).await;
-        judge(Key::Retention, retention.map(drop))?;
-        for timeline in self.catalogue.wal.retired() {
-            let mark = catalogue::read_retired(store, timeline).await;
-            judge(Key::Retired(timeline), mark.map(drop))?;
         }
-        let drills = find_drills(store, identity).await;
-        judge(Key::Ledger(LedgerObject::Drills), drills.map(drop))?;
         for (id, why) in &self.catalogue.unreadable_keeps {
-            damaged.push((Key::Backup(id.clone(), BackupObject::Keep), why.clone()));
-        }
-        for (key, what) in damaged {
-            self.tally.find(Finding::damaged(key.to_string(), what));
+            let key = Key::Backup(id.clone(), BackupObject::Keep).to_string();
+            self.tally.find(Finding::damaged(key, why.clone()));
         }
         Ok(())
     }
