@@ -29,7 +29,7 @@ pub const DRILL_FAILED: u8 = 9;
 /// `status`: something is wrong.
 pub const STATUS_WARNS: u8 = 10;
 /// `restore`: everything else that is no success.
-const RESTORE_FAILED: u8 = 200;
+pub const RESTORE_FAILED: u8 = 200;
 
 impl Caller {
     /// Who calls this command.

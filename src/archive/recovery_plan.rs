@@ -26,7 +26,7 @@ use super::timeline_chain::{Reach, TimelineChain};
 use super::wal_inventory::SegmentRange;
 use super::window::LastEnds;
 use crate::error::{Error, Result};
-use crate::pg::{Lsn, SegmentName, TimelineId};
+use crate::pg::{Lsn, NewTablespace, SegmentName, TimelineId};
 
 pub use self::end::known_until;
 
@@ -126,6 +126,8 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// The settings that the WAL demands which is replayed; empty where nobody looked for them.
     pub demands: Demands,
+    /// The tablespaces that replay makes outside the data directory; empty where nobody looked for them.
+    pub new_tablespaces: Vec<NewTablespace>,
 }
 
 impl fmt::Display for Target {
@@ -183,6 +185,7 @@ pub fn plan(catalogue: &Catalogue, request: &Request, now: DateTime<Utc>) -> Res
         notes,
         backup: backup.clone(),
         demands: Demands::default(),
+        new_tablespaces: Vec::new(),
     })
 }
 

@@ -25,7 +25,7 @@ pub struct RestoreArgs {
     /// The first segment of a hole at which recovery may end; recover --end-at-gap writes it
     #[arg(long, value_name = "SEGMENT")]
     pub accept_gap: Option<String>,
-    /// Where tablespaces lie that the WAL makes: within the data directory (inside), or where it says, if nothing is in the way (checked); recover writes it
+    /// Where tablespaces lie that the WAL makes: within the data directory (inside), or where it says, if nothing is in the way (checked); recover and basebackup --seed-replica write it
     #[arg(long, value_enum, value_name = "WHERE")]
     pub new_tablespaces: Option<NewTablespaces>,
 }

@@ -12,8 +12,8 @@ use crate::archive::segment_index::{Change, Crossing, SegmentIndex};
 use crate::archive::timeline_chain::TimelineChain;
 use crate::error::{Context, ErrorKind, Result};
 use crate::pg::{
-    Lsn, SegmentName, SegmentNumber, TimelineHistory, WalChange, WalCheck, WalEvent, WalEventKind, WalLevel,
-    WalReader,
+    Lsn, NewTablespace, SegmentName, SegmentNumber, TimelineHistory, WalChange, WalCheck, WalEvent,
+    WalEventKind, WalLevel, WalReader,
 };
 use crate::store::{Store, look_again};
 
@@ -51,6 +51,15 @@ impl WalChanges {
     #[must_use]
     pub fn demands(&self) -> Demands {
         Demands::of(&self.known)
+    }
+
+    /// The tablespaces that are made outside the data directory.
+    #[must_use]
+    pub fn new_tablespaces(&self) -> Vec<NewTablespace> {
+        let known = self.known.iter();
+        known
+            .filter_map(|change| NewTablespace::of(change.lsn, change.change.clone()))
+            .collect()
     }
 }
 

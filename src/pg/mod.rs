@@ -56,7 +56,7 @@ pub use wal_piece::{CheckpointCopy, RECORD_REACH_BYTES, WalGeometry, WalPiece};
 #[cfg(test)]
 pub(crate) use wal_records::tests::writer as wal_writer;
 pub use wal_records::{
-    RecordHead, RecordTail, WalChange, WalCheck, WalCheckpoint, WalEvent, WalEventKind, WalLevel,
-    WalParameters, WalReader, WalTransaction, join as join_record, tablespace_record,
+    NewTablespace, RecordHead, RecordTail, WalChange, WalCheck, WalCheckpoint, WalEvent, WalEventKind,
+    WalLevel, WalParameters, WalReader, WalTransaction, join as join_record, tablespace_record,
 };
 pub use wal_time::WalTime;

@@ -12,6 +12,7 @@ use walship::commands::recover::{
     self, ArchiveMode, RecoverOptions, SourceConfiguration, StandbyOptions, StandbySettings,
     TablespaceMapping, restore_command,
 };
+use walship::commands::restore::tablespaces::NewTablespaces;
 use walship::commands::seed::{self, ArchiveSeed};
 use walship::config::Settings;
 use walship::pg::ConnInfo;
@@ -35,7 +36,7 @@ pub(super) fn replica(args: &PatroniReplicaArgs, settings: &Settings) -> Result<
         concurrency: settings.recover_concurrency,
         // Patroni writes its own.
         settings: StandbySettings {
-            restore_command: restore_command(&this_walship(settings)?, None, None),
+            restore_command: restore_command(&this_walship(settings)?, None, NewTablespaces::Checked),
             ..StandbySettings::default()
         },
         search_path: search_path(settings)?,

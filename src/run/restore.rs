@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use walship::Result;
 use walship::agent::{self, Answer, Ask};
 use walship::commands::restore::tablespaces::{NewTablespaces, see_to};
 use walship::commands::restore::{self, RestoreOptions, RestoreReport};
 use walship::config::Settings;
 use walship::pg::data_directory::{RecoverySignal, data_directory_of};
+use walship::{ErrorKind, Result};
 
 use super::agent::address_for;
 use super::{absolute, finish, most_of, one_thread, open_within, within};
@@ -50,7 +50,14 @@ pub(super) fn run(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCod
         RestoreReport::Delivered => {
             if let Some(what) = new_tablespaces {
                 let data = data_directory_of(&options.destination);
-                see_to(&options.name, &options.destination, &data, what)?;
+                match see_to(&options.name, &options.destination, &data, what) {
+                    // A standby must not live on: it would stream the same.
+                    Err(error) if error.kind() == ErrorKind::Conflict => {
+                        tracing::error!("{error}");
+                        return Ok(exit::RESTORE_FAILED.into());
+                    }
+                    seen => seen?,
+                }
             }
             if !asked && settings.agent.autostart && signal != RecoverySignal::None {
                 super::agent::start(settings, &data_directory_of(&options.destination));

@@ -400,15 +400,23 @@ fn a_replacement_does_not_replay_over_files_that_lie_where_a_tablespace_goes() {
         let before = files_below(&late);
         let root = scratch();
         let data = root.path().join("copy");
-        walship
-            .run(&[
-                "recover",
-                "--pgdata",
-                data.to_str().unwrap(),
-                "--archive-mode",
-                "on",
-            ])
-            .succeeded();
+        let recover = [
+            "recover",
+            "--pgdata",
+            data.to_str().unwrap(),
+            "--archive-mode",
+            "on",
+        ];
+        let refused = walship.run(&recover).exited(4).stderr;
+        assert!(refused.contains("move it away and try again"), "{refused}");
+        assert!(!data.exists(), "PostgreSQL {major}: something was restored");
+        // As the message says.
+        let away = late.with_extension("old");
+        std::fs::rename(&late, &away).unwrap();
+        let recovered = walship.run(&recover).succeeded().stdout;
+        assert!(recovered.contains("mkdir -p -m 700"), "{recovered}");
+        // They are back before it starts.
+        std::fs::rename(&away, &late).unwrap();
         let mut copy = Cluster::adopt(major, &data);
         for (name, value) in walship.environment() {
             copy.set_env(name, value);
@@ -416,10 +424,9 @@ fn a_replacement_does_not_replay_over_files_that_lie_where_a_tablespace_goes() {
         copy.launch();
         copy.wait_exit(PATIENCE);
         let log = copy.log_since_start();
-        assert!(log.contains("move it away"), "{log}");
+        assert!(log.contains("move it away and start this server again"), "{log}");
         assert!(files_below(&late) == before, "PostgreSQL {major}");
-        // As the message says: the directory away, then a new one.
-        std::fs::rename(&late, late.with_extension("old")).unwrap();
+        std::fs::rename(&late, &away).unwrap();
         copy.launch();
         copy.wait_exit(PATIENCE);
         let log = copy.log_since_start();
@@ -428,5 +435,43 @@ fn a_replacement_does_not_replay_over_files_that_lie_where_a_tablespace_goes() {
         copy.start();
         copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
         assert_eq!(copy.sql("select count(*) from t"), "5000", "PostgreSQL {major}");
+    }
+}
+
+#[test]
+fn a_standby_does_not_replay_over_the_tablespaces_of_a_primary_on_the_same_machine() {
+    for &major in majors() {
+        let (_place, walship, primary, late) = with_a_late_tablespace(major);
+        let before = files_below(&late);
+        let root = scratch();
+        let data = root.path().join("standby");
+        let refused = seed(&walship, &primary, &data, &["--from", "archive"])
+            .exited(4)
+            .stderr;
+        assert!(refused.contains("a base backup that is taken after"), "{refused}");
+        assert!(!data.exists(), "PostgreSQL {major}: something was restored");
+        // As the message says.
+        take_backup(&walship, &primary);
+        let mapping = format!("{}={}", late.display(), root.path().join("moved").display());
+        let arguments = ["--from", "archive", "--tablespace-mapping", &mapping];
+        seed(&walship, &primary, &data, &arguments).succeeded();
+        let later = primary.make_dir("later");
+        primary.sql(&format!("create tablespace later location '{}'", later.display()));
+        primary.sql("create table u tablespace later as select generate_series(1, 10) as i");
+        wait_archived(&primary, &primary.switch_wal());
+        primary.sql("checkpoint");
+        let files = files_below(&later);
+        // From the archive alone.
+        let mut standby = Cluster::adopt(major, &data);
+        standby.append("postgresql.auto.conf", "primary_conninfo = ''\n");
+        for (name, value) in walship.environment() {
+            standby.set_env(name, value);
+        }
+        standby.launch();
+        standby.wait_exit(PATIENCE);
+        let log = standby.log_since_start();
+        assert!(log.contains("a standby needs a machine of its own"), "{log}");
+        assert!(files_below(&later) == files, "PostgreSQL {major}");
+        assert!(files_below(&late) == before, "PostgreSQL {major}");
     }
 }

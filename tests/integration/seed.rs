@@ -158,7 +158,7 @@ fn a_replica_copied_from_its_primary_streams_through_its_slot() {
             setting(&settings, "recovery_end_command"),
             ["recovery_end_command = ''"]
         );
-        assert!(setting(&settings, "restore_command")[0].contains("restore %f %p"));
+        assert!(setting(&settings, "restore_command")[0].contains("restore --new-tablespaces checked %f %p"));
     }
 }
 

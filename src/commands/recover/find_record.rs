@@ -110,6 +110,7 @@ async fn plan_along(
             let changes = finder.replayed(&plan).await?;
             let Some(barrier) = changes.barrier() else {
                 plan.demands = changes.demands();
+                plan.new_tablespaces = changes.new_tablespaces();
                 return Ok((plan, search));
             };
             let number = catalogue.wal.segment_size().segment_of(barrier);

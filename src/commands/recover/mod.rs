@@ -51,7 +51,7 @@ use crate::archive::copy_settings::Copy;
 use crate::archive::recovery_plan::{Plan, Request, Target};
 use crate::commands::catalogue;
 use crate::commands::progress::Progress;
-use crate::commands::restore::tablespaces::NewTablespaces;
+use crate::commands::restore::tablespaces::{self, NewTablespaces};
 use crate::error::{Error, Result};
 use crate::pg::guc_file;
 use crate::store::Store;
@@ -171,6 +171,14 @@ pub(super) async fn restore(
     let restoration =
         Restoration::prepare(store, Arc::clone(&record), layout.clone(), options.configuration).await?;
     let mut notes = plan.notes;
+    match options.archive_mode {
+        ArchiveMode::On => notes.extend(tablespaces::look_ahead(&plan.new_tablespaces)?),
+        // What it is to its source is known only when that was looked for.
+        ArchiveMode::OnUnlessAlive => {}
+        ArchiveMode::Auto | ArchiveMode::Own(_) | ArchiveMode::Off => {
+            tablespaces::refuse_shared(&plan.new_tablespaces, record.segment_bytes)?;
+        }
+    }
     let links = restoration.links().to_vec();
     let extracted = restoration.extract(options.concurrency, progress).await?;
     let extracted = extracted.demanding(plan.demands);
@@ -178,11 +186,9 @@ pub(super) async fn restore(
     let looking = Signs::look(store, catalogue, &newest, begun).await;
     let archiving = archiving::decide(&options.archive_mode, &looking, catalogue, store, &options.pgdata);
     settings.copy = what_it_is(options, archiving.off.is_some());
-    let tablespaces = match settings.copy {
-        Copy::Replacement => NewTablespaces::Checked,
-        _ => NewTablespaces::Inside,
-    };
-    settings.restore_command = restore_command(&options.walship, gap, Some(tablespaces));
+    if settings.copy == Copy::Replacement {
+        settings.restore_command = restore_command(&options.walship, gap, NewTablespaces::Checked);
+    }
     notes.extend(archiving.notes);
     let configuration = finish(extracted, ServerSettings::Recovery(settings), archiving.remembers).await?;
     notes.extend(links_note(&configuration.links_left_out(links, &layout.data)));
@@ -212,7 +218,7 @@ pub(super) async fn restore(
 fn settings(options: &RecoverOptions, plan: &Plan, action: Option<TargetAction>) -> Result<RecoverySettings> {
     let gap = plan.gap.map(|gap| gap.first);
     let settings = RecoverySettings {
-        restore_command: restore_command(&options.walship, gap, None),
+        restore_command: restore_command(&options.walship, gap, NewTablespaces::Inside),
         target: plan.target.clone(),
         inclusive: plan.inclusive,
         timeline: plan.timeline,

@@ -5,9 +5,8 @@ use crate::commands::restore::tablespaces::NewTablespaces;
 use crate::pg::SegmentName;
 
 /// `walship` (the program, and the global flags it needs to find the archive) as `restore_command`;
-/// `gap` is the first segment of a hole at which recovery may end.
-///
-/// `tablespaces` is where those lie that the WAL makes.
+/// `gap` is the first segment of a hole at which recovery may end, `new_tablespaces` is where those lie that the WAL
+/// makes.
 ///
 /// No secret may be among the words: the command is written to a file and seen in `ps`. PostgreSQL
 /// replaces `%f`, `%p` and `%r`, and takes `%%` for `%` (`replace_percent_placeholders`,
@@ -16,15 +15,14 @@ use crate::pg::SegmentName;
 pub fn restore_command(
     walship: &[String],
     gap: Option<SegmentName>,
-    tablespaces: Option<NewTablespaces>,
+    new_tablespaces: NewTablespaces,
 ) -> String {
     let gap = gap.map_or_else(String::new, |gap| format!("--accept-gap {gap} "));
-    let tablespaces = match tablespaces {
-        Some(NewTablespaces::Inside) => "--new-tablespaces inside ",
-        Some(NewTablespaces::Checked) => "--new-tablespaces checked ",
-        None => "",
+    let place = match new_tablespaces {
+        NewTablespaces::Inside => "inside",
+        NewTablespaces::Checked => "checked",
     };
-    server_command(walship, &format!("restore {gap}{tablespaces}%f %p"))
+    server_command(walship, &format!("restore {gap}--new-tablespaces {place} %f %p"))
 }
 
 /// `walship` and what follows, as a command that PostgreSQL runs.
@@ -46,12 +44,12 @@ mod tests {
     fn the_shell_and_postgresql_give_each_word_back_as_it_was() {
         let walship = ["/usr/bin/walship", "--archive", "file:///a b/100%"].map(str::to_owned);
         assert_eq!(
-            restore_command(&walship, None, None),
-            "/usr/bin/walship --archive 'file:///a b/100%%' restore %f %p"
+            restore_command(&walship, None, NewTablespaces::Checked),
+            "/usr/bin/walship --archive 'file:///a b/100%%' restore --new-tablespaces checked %f %p"
         );
         let gap = "000000010000000000000007".parse().unwrap();
         assert_eq!(
-            restore_command(&["walship".to_owned()], Some(gap), Some(NewTablespaces::Inside)),
+            restore_command(&["walship".to_owned()], Some(gap), NewTablespaces::Inside),
             "walship restore --accept-gap 000000010000000000000007 --new-tablespaces inside %f %p"
         );
     }

@@ -25,6 +25,7 @@ use crate::archive::keys::BackupId;
 use crate::archive::recovery_plan::{Plan, Request, Target};
 use crate::archive::remembered::ArchiveMark;
 use crate::commands::progress::Progress;
+use crate::commands::restore::tablespaces;
 use crate::commands::{catalogue, identity};
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, TimelineId};
@@ -134,6 +135,7 @@ pub async fn restore_standby(
     )
     .await?;
     let mut notes = plan.notes;
+    notes.extend(tablespaces::look_ahead(&plan.new_tablespaces)?);
     let links = restoration.links().to_vec();
     let extracted = restoration.extract(options.concurrency, progress).await?;
     let extracted = extracted.demanding(plan.demands);

@@ -3,19 +3,24 @@
 //!
 //! For a copy that may run beside its source the path is taken out of each such record before PostgreSQL sees it. An
 //! empty path means: within the data directory, in `pg_tblspc`; a link that is there already stays and is used. The
-//! record's length stays as it was, and its CRC is made anew. A server that takes its source's place gets the WAL as it
-//! is, but not where a path holds files that are not its own.
+//! record's length stays as it was, and its CRC is made anew. A record that two segments share is not rewritten: the
+//! answer is an error, and recovery stops before it.
 //!
-//! A record that two segments share is not rewritten: the answer is an error, and recovery stops before it.
+//! A standby, and a server that takes its source's place, get the WAL as it is, but not where a path holds files that
+//! are not their own.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{Context, Error, Result};
 use crate::pg::tablespace_record::{LONGEST_BYTES, empty_path, ends_with_cut_header, is_creation};
-use crate::pg::{LongPageHeader, Lsn, WalChange, WalCheck, WalEvent, WalEventKind, WalName, WalReader};
+use crate::pg::{
+    LongPageHeader, Lsn, NewTablespace, SegmentName, SegmentSize, TimelineId, WalChange, WalCheck, WalEvent,
+    WalEventKind, WalName, WalReader,
+};
 
 /// What becomes of tablespaces that the WAL makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,71 +37,111 @@ pub enum NewTablespaces {
 /// `Conflict` where replay would write into what is not the server's own, or a record cannot be rewritten; `Internal`
 /// where the file cannot be read or written.
 pub fn see_to(name: &str, delivered: &Path, data: &Path, what: NewTablespaces) -> Result<()> {
-    let Ok(WalName::Segment(_)) = name.parse::<WalName>() else {
+    let Ok(WalName::Segment(segment)) = name.parse::<WalName>() else {
         return Ok(());
     };
     let doing = || format!("see to the tablespaces that {name} makes");
-    let mut file = File::options()
+    let file = File::options()
         .read(true)
         .write(true)
         .open(delivered)
         .map_err(|error| Error::io(doing(), error))?;
-    let found = look(&mut file).context(doing)?;
-    if let Some(at) = found.shared {
-        return Err(Error::conflict(format!(
-            "the record at {at} makes a tablespace, or may, and lies in two segments: this copy cannot be kept out of its \
-             directory. Recover to a target before {at}, or from a backup that was taken after it"
-        )));
-    }
-    for made in &found.made {
-        match what {
-            NewTablespaces::Checked => check(made, data)?,
-            NewTablespaces::Inside => take_inside(&file, &found, made).context(doing)?,
+    let found = look(&file).context(doing)?;
+    match (what, found.shared) {
+        (NewTablespaces::Inside, Some(at)) => return Err(shared(at)),
+        (NewTablespaces::Inside, None) => {
+            for made in &found.made {
+                take_inside(&file, &found, made).context(doing)?;
+            }
+        }
+        (NewTablespaces::Checked, _) => {
+            let across = if found.may_begin_with_one {
+                made_across(segment, &found, &file, data).context(doing)?
+            } else {
+                None
+            };
+            for made in across.iter().chain(&found.made) {
+                check(made, data)?;
+            }
         }
     }
     Ok(())
 }
 
-struct Made {
-    at: Lsn,
-    oid: u32,
-    path: PathBuf,
+/// Refuses tablespaces that a replay will make where another's files are, before there is a data directory; says which
+/// directories have to be made.
+///
+/// # Errors
+/// `Conflict` where replay would write into what is not the server's own.
+pub fn look_ahead(new: &[NewTablespace]) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    for made in new {
+        match look_at(made)? {
+            Place::Free => {}
+            Place::Missing => notes.push(format!(
+                "{}, and there is no such directory: {}, before the server starts",
+                what(made),
+                how_to_make(made)
+            )),
+            Place::Taken(name) => return Err(taken(made, &name, "try again")),
+        }
+    }
+    Ok(notes)
+}
+
+/// Refuses tablespaces that a copy cannot be kept out of.
+///
+/// # Errors
+/// `Conflict` where two segments share a record.
+pub fn refuse_shared(new: &[NewTablespace], size: SegmentSize) -> Result<()> {
+    match new.iter().find(|made| made.is_shared(size)) {
+        Some(made) => Err(shared(made.at)),
+        None => Ok(()),
+    }
+}
+
+fn shared(at: Lsn) -> Error {
+    Error::conflict(format!(
+        "the record at {at} makes a tablespace, or may, and lies in two segments: a copy cannot be kept out of its \
+         directory. Recover to a target before {at}, or from a backup that was taken after it"
+    ))
 }
 
 struct Found {
     start: Lsn,
+    segment_size: SegmentSize,
     page_bytes: u64,
-    made: Vec<Made>,
-    /// A record of this kind, or one that may be, that the segment before or after has the rest of.
+    made: Vec<NewTablespace>,
+    /// A record of this kind, or one that may be, that the segment before or after has the rest of, so far as that one
+    /// does not show it.
     shared: Option<Lsn>,
+    /// Whether the segment may begin with the end of one.
+    may_begin_with_one: bool,
 }
 
-fn look(file: &mut File) -> Result<Found> {
-    let reading = |error| Error::io("read it", error);
+fn look(file: &File) -> Result<Found> {
     let mut first = [0; 512];
-    file.read_exact_at(&mut first, 0).map_err(reading)?;
+    file.read_exact_at(&mut first, 0)
+        .map_err(|error| Error::io("read it", error))?;
     let header = LongPageHeader::parse(&first)?;
     let start = header.page_address;
     let mut reader = WalReader::new(start, WalCheck::Structure);
     let mut found = Found {
         start,
+        segment_size: header.segment_size,
         page_bytes: u64::from(header.page_size_bytes),
         made: Vec::new(),
         shared: None,
+        may_begin_with_one: false,
     };
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let count = file.read(&mut buffer).map_err(reading)?;
-        if count == 0 {
-            break;
+    read_through(file, &mut reader, |event| found.add(event))?;
+    if let Some(tail) = reader.continued()
+        && tail.remaining < LONGEST_BYTES
+    {
+        if ends_with_cut_header(&tail.bytes) {
+            found.shared = Some(start);
         }
-        reader.feed(buffer.get(..count).unwrap_or_default(), |event| found.add(event));
-    }
-    let tail = reader
-        .continued()
-        .map(|tail| (tail.remaining, tail.bytes.as_slice()));
-    if tail.is_some_and(|(remaining, bytes)| remaining < LONGEST_BYTES && ends_with_cut_header(bytes)) {
-        found.shared = Some(start);
+        found.may_begin_with_one = tail.remaining as usize > tail.bytes.len() || ends_as_a_path(&tail.bytes);
     }
     if let Some(head) = reader.unfinished()
         && is_creation(&head.bytes)
@@ -106,56 +151,154 @@ fn look(file: &mut File) -> Result<Found> {
     Ok(found)
 }
 
+fn read_through(mut file: &File, reader: &mut WalReader, mut on_event: impl FnMut(WalEvent)) -> Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let count = file
+            .read(&mut buffer)
+            .map_err(|error| Error::io("read it", error))?;
+        if count == 0 {
+            return Ok(());
+        }
+        reader.feed(buffer.get(..count).unwrap_or_default(), &mut on_event);
+    }
+}
+
+/// Whether the end of a record may be that of a path.
+fn ends_as_a_path(bytes: &[u8]) -> bool {
+    matches!(bytes, [0]) || matches!(bytes, [.., before, 0] if *before != 0)
+}
+
 impl Found {
     fn add(&mut self, event: WalEvent) {
         let at = event.start;
         match event.kind {
-            WalEventKind::Change(WalChange::TablespaceCreated { oid, path })
-                if !path.as_os_str().is_empty() =>
-            {
-                self.made.push(Made { at, oid, path });
-            }
             WalEventKind::Change(WalChange::Unread) => self.shared = Some(at),
+            WalEventKind::Change(change) => self.made.extend(NewTablespace::of(at, change)),
             _ => {}
         }
     }
 }
 
-/// Refuses a path that holds another's files, or is missing.
-fn check(made: &Made, data: &Path) -> Result<()> {
-    let shown = made.path.display();
-    let link = std::fs::read_link(data.join("pg_tblspc").join(made.oid.to_string()));
-    if link.is_ok_and(|link| link == made.path) {
-        return Ok(());
-    }
+/// The tablespace whose record a segment shares with the one before. That one lies in `pg_wal` when the record is
+/// replayed (`KeepFileRestoredFromArchive`, `xlogarchive.c`); where it does not, replay begins after the record.
+fn made_across(
+    segment: SegmentName,
+    found: &Found,
+    file: &File,
+    data: &Path,
+) -> Result<Option<NewTablespace>> {
+    let size = found.segment_size;
+    let number = size.segment_before(found.start);
+    let mut timeline = Some(segment.timeline());
+    let before = loop {
+        let Some(of) = timeline else {
+            return Ok(None);
+        };
+        let path = data
+            .join("pg_wal")
+            .join(SegmentName::new(of, number, size)?.to_string());
+        match File::open(&path) {
+            Ok(file) => break file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(format!("read {}", path.display()), error)),
+        }
+        timeline = of
+            .get()
+            .checked_sub(1)
+            .and_then(|older| TimelineId::new(older).ok());
+    };
+    let mut reader = WalReader::new(size.start_of(number), WalCheck::Structure);
+    read_through(&before, &mut reader, |_| {})?;
+    let mut beginning = vec![0; 2 * found.page_bytes as usize];
+    file.read_exact_at(&mut beginning, 0)
+        .map_err(|error| Error::io("read it", error))?;
+    let mut across = None;
+    reader.feed(&beginning, |event| {
+        if event.start < found.start
+            && let WalEventKind::Change(change) = event.kind
+        {
+            across = NewTablespace::of(event.start, change);
+        }
+    });
+    Ok(across)
+}
+
+/// What is where a tablespace goes.
+enum Place {
+    Free,
+    Missing,
+    /// Another's files, below this name.
+    Taken(OsString),
+}
+
+fn look_at(made: &NewTablespace) -> Result<Place> {
     let entries = match std::fs::read_dir(&made.path) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::conflict(format!(
-                "the WAL makes tablespace {} in {shown} at {}, and there is no such directory: make it, empty and owned by \
-                 the server's user (mkdir -p -m 700 {shown}), and start the server again",
-                made.oid, made.at
-            )));
-        }
-        Err(error) => return Err(Error::io(format!("read {shown}"), error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Place::Missing),
+        Err(error) => return Err(Error::io(format!("read {}", made.path.display()), error)),
     };
     let mut names = entries.flatten().map(|entry| entry.file_name());
-    let Some(name) = names.find(|name| name.to_string_lossy().starts_with("PG_")) else {
+    let versions = names.find(|name| name.to_string_lossy().starts_with("PG_"));
+    Ok(versions.map_or(Place::Free, Place::Taken))
+}
+
+/// Refuses a path that holds another's files, or is missing.
+fn check(made: &NewTablespace, data: &Path) -> Result<()> {
+    if has_link_to(&data.join("pg_tblspc"), &made.path)? {
         return Ok(());
-    };
-    Err(Error::conflict(format!(
-        "the WAL makes tablespace {} in {shown} at {}, and {} is there already: replay would write over it. If its server \
-         is gone, move it away and start this server again; if it lives, recover with --archive-mode off, which keeps the \
-         tablespace inside the copy, or from a backup that was taken after {}",
+    }
+    match look_at(made)? {
+        Place::Free => Ok(()),
+        Place::Missing => Err(Error::conflict(format!(
+            "{}, and there is no such directory: {}, and start the server again",
+            what(made),
+            how_to_make(made)
+        ))),
+        Place::Taken(name) => Err(taken(made, &name, "start this server again")),
+    }
+}
+
+/// Whether a server has a tablespace there: this one, or one that came after it, for a server replays once more what it
+/// has replayed since its last restartpoint.
+fn has_link_to(pg_tblspc: &Path, path: &Path) -> Result<bool> {
+    let entries = std::fs::read_dir(pg_tblspc)
+        .map_err(|error| Error::io(format!("read {}", pg_tblspc.display()), error))?;
+    let mut links = entries
+        .flatten()
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    Ok(links.any(|link| link == path))
+}
+
+fn what(made: &NewTablespace) -> String {
+    format!(
+        "the WAL makes tablespace {} in {} at {}",
         made.oid,
-        made.at,
+        made.path.display(),
+        made.at
+    )
+}
+
+fn how_to_make(made: &NewTablespace) -> String {
+    format!(
+        "make it, empty and owned by the server's user (mkdir -p -m 700 {})",
+        made.path.display()
+    )
+}
+
+fn taken(made: &NewTablespace, name: &OsStr, again: &str) -> Error {
+    Error::conflict(format!(
+        "{}, and {} is there already: replay would write over it. If its server is gone, move it away and {again}. If it \
+         lives: a standby needs a machine of its own, or a base backup that is taken after {} and a mapping of that \
+         directory; a copy that is no standby is recovered with --archive-mode off, which keeps the tablespace inside it",
+        what(made),
         name.display(),
         made.at
-    )))
+    ))
 }
 
 /// Takes the path out of a record.
-fn take_inside(file: &File, found: &Found, made: &Made) -> Result<()> {
+fn take_inside(file: &File, found: &Found, made: &NewTablespace) -> Result<()> {
     let start = made.at.0.saturating_sub(found.start.0);
     let mut bytes = vec![0; 3 * found.page_bytes as usize];
     let mut read = 0;
@@ -179,7 +322,11 @@ fn take_inside(file: &File, found: &Found, made: &Made) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
+    use crate::pg::Major;
+    use crate::pg::wal_writer::{SEGMENT, START, Spec, Writer, main_data};
 
     #[test]
     fn a_directory_that_holds_another_servers_files_is_refused_and_a_missing_one_has_a_plan() {
@@ -187,7 +334,7 @@ mod tests {
         let data = top.path().join("data");
         std::fs::create_dir_all(data.join("pg_tblspc")).unwrap();
         let path = top.path().join("fast");
-        let made = Made {
+        let made = NewTablespace {
             at: Lsn(8),
             oid: 16400,
             path: path.clone(),
@@ -205,5 +352,72 @@ mod tests {
         // The server's own, after a restart.
         std::os::unix::fs::symlink(&path, data.join("pg_tblspc/16400")).unwrap();
         check(&made, &data).unwrap();
+    }
+    #[test]
+    fn a_directory_is_the_servers_own_where_a_later_tablespace_of_it_lies_there() {
+        let top = tempfile::tempdir().unwrap();
+        let tablespaces = top.path().join("pg_tblspc");
+        let path = top.path().join("fast");
+        std::fs::create_dir_all(path.join("PG_17_202406281")).unwrap();
+        std::fs::create_dir(&tablespaces).unwrap();
+        // 16400 was dropped, and the server goes back to where it was made.
+        std::os::unix::fs::symlink(&path, tablespaces.join("16500")).unwrap();
+        let made = NewTablespace {
+            at: Lsn(8),
+            oid: 16400,
+            path,
+        };
+        check(&made, top.path()).unwrap();
+        std::fs::remove_file(tablespaces.join("16500")).unwrap();
+        assert!(check(&made, top.path()).is_err());
+    }
+
+    #[test]
+    fn a_record_that_two_segments_share_is_checked_with_the_second() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("fast");
+        std::fs::create_dir_all(path.join("PG_17_202406281")).unwrap();
+        std::fs::create_dir(top.path().join("pg_tblspc")).unwrap();
+        std::fs::create_dir(top.path().join("pg_wal")).unwrap();
+        let size = SegmentSize::new(SEGMENT as u32).unwrap();
+        // Before its end, in bytes: in the header, after it, in the path.
+        for room in [8, 16, 24, 32, 40] {
+            let mut wal = Writer::new(Major::V17);
+            wal.fill_to(room);
+            let data = [&16_400_u32.to_le_bytes()[..], path.as_os_str().as_bytes(), &[0]].concat();
+            wal.write_record(5, 0x00, 7, &main_data(&data));
+            wal.write(&Spec::Switch);
+            let name = |start| {
+                SegmentName::holding(TimelineId::FIRST, Lsn(start), size)
+                    .unwrap()
+                    .to_string()
+            };
+            let (first, second) = wal.bytes.split_at(SEGMENT as usize);
+            let [before, delivered] =
+                [name(START), name(START + SEGMENT)].map(|name| top.path().join("pg_wal").join(name));
+            std::fs::write(&delivered, second).unwrap();
+            std::fs::write(&before, first).unwrap();
+            let look = |what| see_to(&name(START + SEGMENT), &delivered, top.path(), what);
+            let refused = look(NewTablespaces::Checked).unwrap_err().to_string();
+            assert!(
+                refused.contains("PG_17_202406281 is there already"),
+                "{room}: {refused}"
+            );
+            // Replay begins after it.
+            std::fs::remove_file(&before).unwrap();
+            look(NewTablespaces::Checked).unwrap();
+            // A standby does not stand still for good because its own tablespace was made over a segment's end.
+            std::fs::write(&before, first).unwrap();
+            let link = top.path().join("pg_tblspc/16400");
+            std::os::unix::fs::symlink(&path, &link).unwrap();
+            look(NewTablespaces::Checked).unwrap();
+            see_to(&name(START), &before, top.path(), NewTablespaces::Checked).unwrap();
+            std::fs::remove_file(link).unwrap();
+            let (of_first, of_second) = (
+                see_to(&name(START), &before, top.path(), NewTablespaces::Inside),
+                look(NewTablespaces::Inside),
+            );
+            assert!(of_first.is_err() || of_second.is_err(), "{room}");
+        }
     }
 }

@@ -29,6 +29,7 @@ use super::progress::Progress;
 use super::recover::{
     self, RestoredStandby, StandbyOptions, StandbySettings, TablespaceMapping, restore_command,
 };
+use super::restore::tablespaces::NewTablespaces;
 use super::{apart, remembered};
 use crate::archive::seed_source::WalLimits;
 use crate::error::{Error, Result};
@@ -106,7 +107,7 @@ pub async fn run(
         None => None,
     };
     let settings = StandbySettings {
-        restore_command: restore_command(&options.walship, None, None),
+        restore_command: restore_command(&options.walship, None, NewTablespaces::Checked),
         primary_conninfo: Some(prepared.conninfo),
         primary_slot_name: options.slot.as_ref().map(SlotName::to_string),
     };

@@ -12,6 +12,7 @@ use crate::archive::recovery_plan::Plan;
 use crate::archive::seed_source::{Candidate, WalLimits, weigh};
 use crate::commands::progress::Progress;
 use crate::commands::recover::plan_standby;
+use crate::commands::restore::tablespaces;
 use crate::commands::{catalogue, identity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::TimelineId;
@@ -101,6 +102,7 @@ async fn plan_of(primary: &Primary, store: &Store, now: DateTime<Utc>) -> Result
     let catalogue = catalogue::load(store).await?;
     let progress = Progress::default();
     let mut plan = plan_standby(store, &catalogue, Some(primary.timeline), now, &progress).await?;
+    tablespaces::look_ahead(&plan.new_tablespaces)?;
     // What is not archived yet is streamed.
     plan.demands = plan.demands.and(primary.demands);
     Ok(plan)

@@ -19,6 +19,7 @@ use record::{PartialHeader, Record, RecordHeader, WholeRecord};
 
 pub use change::{WalChange, WalCheckpoint, WalLevel, WalParameters};
 pub use cut::{RecordHead, RecordTail, join};
+pub use tablespace_record::NewTablespace;
 
 use super::{LongPageHeader, Lsn, TransactionId, WalTime};
 

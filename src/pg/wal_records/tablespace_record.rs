@@ -2,9 +2,50 @@
 //! `src/include/commands/tablespace.h`, the same in PostgreSQL 14 to 18): how one is recognised where two segments share
 //! it, and how the path is taken out of it. An empty path means: within the data directory.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::change::WalChange;
 use super::record::{OPERATION, RecordHeader, TABLESPACE, TOPLEVEL_XID, crc_of, main_data_of};
 use crate::pg::fields::u32_at;
 use crate::pg::page_header::SHORT_HEADER_BYTES;
+use crate::pg::{Lsn, SegmentSize};
+
+/// A tablespace that the WAL makes outside the data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTablespace {
+    /// Where the record begins.
+    pub at: Lsn,
+    /// The tablespace's OID.
+    pub oid: u32,
+    /// The absolute path to which replay makes a link, and where it writes.
+    pub path: PathBuf,
+}
+
+impl NewTablespace {
+    /// What a record tells of one; `None` where it is another change, or one within the data directory.
+    #[must_use]
+    pub fn of(at: Lsn, change: WalChange) -> Option<Self> {
+        match change {
+            WalChange::TablespaceCreated { oid, path } if !path.as_os_str().is_empty() => {
+                Some(Self { at, oid, path })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether two segments share the record.
+    #[must_use]
+    pub fn is_shared(&self, size: SegmentSize) -> bool {
+        let path = self.path.as_os_str().as_bytes().len() + 1;
+        let data = OID_BYTES + path;
+        // A short length is one byte, a long one four; the block's id comes before either.
+        let length = if data > usize::from(u8::MAX) { 5 } else { 2 };
+        let total = (RecordHeader::SIZE_BYTES + length + data) as u64;
+        let next = size.start_of(size.segment_of(self.at).next());
+        self.at.0.saturating_add(total) > next.0
+    }
+}
 
 /// A record with the longest path (`MAXPGPATH`), in bytes.
 pub const LONGEST_BYTES: u32 = 1200;
@@ -117,6 +158,23 @@ mod tests {
             let mut bytes = piece(&before);
             empty_path(&mut bytes[offset as usize..], PAGE + offset, PAGE).unwrap();
             assert!(bytes == piece(&after), "{offset}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_shared_where_its_last_byte_lies_in_the_next_segment() {
+        let size = SegmentSize::new(GEOMETRY.segment_bytes as u32).unwrap();
+        let next = size.start_of(crate::pg::SegmentNumber(7));
+        for path in ["/srv/fast".to_owned(), format!("/{}", "x".repeat(300))] {
+            let length = if path.len() > 250 { 5 } else { 2 };
+            let total = (RecordHeader::SIZE_BYTES + length + 4 + path.len() + 1) as u64;
+            let made = |at| NewTablespace {
+                at: Lsn(at),
+                oid: 16400,
+                path: PathBuf::from(&path),
+            };
+            assert!(!made(next.0 - total).is_shared(size));
+            assert!(made(next.0 - total + 1).is_shared(size));
         }
     }
 
