@@ -7,7 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::FORMAT_VERSION;
-use crate::error::Result;
+use super::keys::BackupId;
+use crate::error::{Error, Result};
 use crate::pg::{Lsn, TimelineId};
 
 /// The largest `proof.json`, in bytes.
@@ -19,6 +20,8 @@ const TEXT_LIMIT: usize = 2000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     format_version: u32,
+    /// The backup.
+    backup: BackupId,
     /// The last drill that passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_success: Option<DrillRecord>,
@@ -174,12 +177,19 @@ impl DrillRecord {
 }
 
 impl Proof {
-    /// Reads `proof.json`; `url` names it in messages.
+    /// Reads the `proof.json` of a backup; `url` names it in messages.
     ///
     /// # Errors
-    /// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
-    pub fn parse(bytes: &[u8], url: &str) -> Result<Self> {
-        super::record::parse(bytes, url)
+    /// `Corrupt` where it is not what walship writes, or another backup's; `Invalid` where a newer walship wrote it.
+    pub fn parse(bytes: &[u8], url: &str, id: &BackupId) -> Result<Self> {
+        let proof: Self = super::record::parse(bytes, url)?;
+        if proof.backup != *id {
+            return Err(Error::corrupt(format!(
+                "{url} is that of backup {}",
+                proof.backup
+            )));
+        }
+        Ok(proof)
     }
 
     /// The bytes of `proof.json`.
@@ -192,9 +202,10 @@ impl Proof {
 
     /// What is known after one more drill.
     #[must_use]
-    pub fn after(before: Option<Self>, mut drill: DrillRecord) -> Self {
-        let mut proof = before.unwrap_or(Self {
+    pub fn after(before: Option<Self>, backup: &BackupId, mut drill: DrillRecord) -> Self {
+        let mut proof = before.unwrap_or_else(|| Self {
             format_version: FORMAT_VERSION,
+            backup: backup.clone(),
             last_success: None,
             last_failure: None,
         });
@@ -226,6 +237,10 @@ fn shorten(text: &mut String) {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+
+    fn id() -> BackupId {
+        "20261123T000000Z".parse().unwrap()
+    }
 
     fn drill(second: i64, failure: Option<&str>) -> DrillRecord {
         let moment = |second| DateTime::from_timestamp(second, 0).unwrap();
@@ -259,14 +274,20 @@ mod tests {
 
     #[test]
     fn a_success_and_a_failure_are_kept_beside_each_other() {
-        let proof = Proof::after(None, drill(100, None));
-        let proof = Proof::after(Some(proof), drill(200, Some("a hole")));
+        let proof = Proof::after(None, &id(), drill(100, None));
+        let proof = Proof::after(Some(proof), &id(), drill(200, Some("a hole")));
         assert_eq!(proof.last_success, Some(drill(100, None)));
         assert_eq!(proof.last(), Some(&drill(200, Some("a hole"))));
-        let proof = Proof::after(Some(proof), drill(300, None));
+        let proof = Proof::after(Some(proof), &id(), drill(300, None));
         assert_eq!(proof.last(), Some(&drill(300, None)));
         assert_eq!(proof.last_failure, Some(drill(200, Some("a hole"))));
-        assert_eq!(Proof::parse(&proof.to_json().unwrap(), "u").unwrap(), proof);
+        assert_eq!(
+            Proof::parse(&proof.to_json().unwrap(), "u", &id()).unwrap(),
+            proof
+        );
+        let other = "20261124T000000Z".parse().unwrap();
+        let of_other = Proof::parse(&proof.to_json().unwrap(), "u", &other).unwrap_err();
+        assert_eq!(of_other.kind(), ErrorKind::Corrupt, "{of_other}");
     }
 
     #[test]
@@ -291,20 +312,23 @@ mod tests {
 
     #[test]
     fn what_a_later_walship_adds_is_passed_over_and_a_later_format_refused() {
-        let proof = serde_json::to_value(Proof::after(None, drill(1, None))).unwrap();
+        let proof = serde_json::to_value(Proof::after(None, &id(), drill(1, None))).unwrap();
         let with = |name: &str, value: u32| {
             let mut changed = proof.clone();
             changed[name] = value.into();
-            Proof::parse(&super::super::record::to_bytes(&changed).unwrap(), "u")
+            Proof::parse(&super::super::record::to_bytes(&changed).unwrap(), "u", &id())
         };
         assert_eq!(with("later", 1).unwrap().last(), Some(&drill(1, None)));
         assert_eq!(with("format_version", 2).unwrap_err().kind(), ErrorKind::Invalid);
-        assert_eq!(Proof::parse(b"{", "u").unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(
+            Proof::parse(b"{", "u", &id()).unwrap_err().kind(),
+            ErrorKind::Corrupt
+        );
     }
 
     #[test]
     fn a_long_complaint_is_cut_between_characters() {
-        let proof = Proof::after(None, drill(1, Some(&"ü".repeat(TEXT_LIMIT))));
+        let proof = Proof::after(None, &id(), drill(1, Some(&"ü".repeat(TEXT_LIMIT))));
         let kept = proof.last_failure.unwrap().failure.unwrap();
         assert!(
             kept.len() <= TEXT_LIMIT + '…'.len_utf8() && kept.ends_with("ü…"),

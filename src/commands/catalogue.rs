@@ -255,7 +255,8 @@ pub async fn find_record(store: &Store, id: &BackupId, object: BackupObject) -> 
 /// As the store and [`Proof::parse`].
 pub async fn read_proof(store: &Store, id: &BackupId) -> Result<Option<Proof>> {
     let key = Key::Backup(id.clone(), BackupObject::Proof).to_string();
-    records::read(store, &key, PROOF_LIMIT, Proof::parse).await
+    let parse = |bytes: &[u8], url: &str| Proof::parse(bytes, url, id);
+    records::read(store, &key, PROOF_LIMIT, parse).await
 }
 
 /// What a listing shows of one backup.
@@ -440,7 +441,7 @@ async fn proof(store: &Store, id: &BackupId) -> Result<Option<Proof>> {
 }
 
 /// Whether a record is another backup's, or another cluster's.
-fn misplaced(record: &BackupRecord, identity: &Identity) -> Option<String> {
+pub(super) fn misplaced(record: &BackupRecord, identity: &Identity) -> Option<String> {
     if record.system_identifier != identity.system_identifier {
         return Some(format!(
             "it is of the cluster with system identifier {}, the archive of {}",

@@ -26,6 +26,9 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::{Lsn, SegmentName, SegmentSize, WalCheck, WalName, WalReader};
 use crate::store::{Body, BodyWriter, PutMode, Store, Version};
 
+/// An object that is not sound is fetched so often, at most.
+const LOOKS: u32 = 3;
+
 /// A trailer is in these last bytes of an object, if it is there at all.
 const TRAILER_WITHIN: usize = 1 << 20;
 
@@ -190,7 +193,29 @@ struct Stored {
 }
 
 impl Stored {
+    /// What is not what was stored once is fetched again until it arrives twice the same, for it may have been changed on
+    /// its way.
     async fn fetch(store: &Store, key: &Key, memory_bytes: usize, local: &Path) -> Result<Self> {
+        let mut before = None;
+        for _ in 0..LOOKS {
+            let stored = Self::look(store, key, memory_bytes, local).await?;
+            if stored.is_sound() || before == Some(stored.body.sha256) {
+                return Ok(stored);
+            }
+            before = Some(stored.body.sha256);
+        }
+        Err(Error::unavailable(format!(
+            "{} arrives with other bytes each time: it is changed on its way. Nothing was changed; try again",
+            store.url_of(&key.to_string())
+        )))
+    }
+
+    /// Whether the content is what the trailer says.
+    fn is_sound(&self) -> bool {
+        self.content.is_some() && self.content == self.trailer.as_ref().map(|trailer| trailer.sha256)
+    }
+
+    async fn look(store: &Store, key: &Key, memory_bytes: usize, local: &Path) -> Result<Self> {
         let path = key.to_string();
         let mut object = store.get(&path).await.map_err(|error| match error.kind() {
             ErrorKind::NotFound => vanished(store, &path),
@@ -230,9 +255,7 @@ impl Stored {
     /// to a segment, so it was stored while the segment was still being written, and what replaces it holds all of it.
     /// The object must be what was stored once: of a damaged one its trailer tells, or nothing does.
     fn earlier_state(&self) -> Option<Lsn> {
-        let is_sound =
-            self.content.is_some() && self.content == self.trailer.as_ref().map(|trailer| trailer.sha256);
-        let (start, end) = self.valid.filter(|_| is_sound)?;
+        let (start, end) = self.valid.filter(|_| self.is_sound())?;
         let same_until = start.0.checked_add(self.differs_at?)?;
         (end > start && same_until >= end.0).then_some(end)
     }

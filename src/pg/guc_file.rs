@@ -22,16 +22,10 @@ pub fn setting_name(line: &[u8]) -> Option<&[u8]> {
 /// The value a file gives to a setting: the last one counts. Included files are not looked into.
 #[must_use]
 pub fn value_of(file: &[u8], name: &str) -> Option<Vec<u8>> {
-    values_of(file, name).next_back()
-}
-
-/// Every value a file gives to a setting, or to a directive such as `include_dir`.
-pub fn values_of(file: &[u8], name: &str) -> impl DoubleEndedIterator<Item = Vec<u8>> {
-    file.split(|byte| *byte == b'\n')
-        .filter(move |line| {
-            setting_name(line).is_some_and(|found| found.eq_ignore_ascii_case(name.as_bytes()))
-        })
-        .filter_map(value)
+    let lines = file.split(|byte| *byte == b'\n');
+    let is_it =
+        |line: &&[u8]| setting_name(line).is_some_and(|found| found.eq_ignore_ascii_case(name.as_bytes()));
+    lines.filter(is_it).filter_map(value).next_back()
 }
 
 /// The setting that a line makes, its name in lower case.

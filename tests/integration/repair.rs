@@ -306,6 +306,23 @@ fn repair_with(case: &Damaged, faults: Faults) -> walship::Result<repair::Repair
 }
 
 #[test]
+fn bytes_that_change_on_their_way_are_neither_judged_nor_kept() {
+    let case = Damaged::new();
+    let on_the_way = || {
+        let faults = Faults::default();
+        faults.add(Operation::Get, &case.name, FaultKind::Corrupt);
+        faults
+    };
+    case.store(&case.flipped());
+    let repaired = repair_with(&case, on_the_way()).unwrap();
+    assert!(repaired.replaced);
+    let kept = block_on(case.store.read(&repaired.kept_as.unwrap(), 1 << 30)).unwrap();
+    assert!(kept == case.flipped(), "what is kept is not what was stored");
+    let again = repair_with(&case, on_the_way()).unwrap();
+    assert!(!again.replaced, "{again:?}");
+}
+
+#[test]
 fn an_object_that_changes_meanwhile_is_not_replaced() {
     let case = Damaged::new();
     case.store(&case.flipped());

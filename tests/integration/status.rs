@@ -96,7 +96,8 @@ fn what_is_wrong_with_an_archive_is_said_and_has_an_exit_code() {
         "started_at": "2026-11-24T04:15:00Z", "finished_at": "2026-11-24T04:16:00Z", "host": "db1",
         "walship": "0.1.0", "target": "the end", "failure": "checksums",
     });
-    let proof_json = serde_json::json!({"format_version": 1, "last_failure": drill});
+    let proof_json =
+        serde_json::json!({"format_version": 1, "backup": history.backup, "last_failure": drill});
     let path = history.place.path().unwrap().join(proof);
     fs::write(&path, crate::support::sealed(proof_json.to_string())).unwrap();
     crate::support::give_to_user(&path);

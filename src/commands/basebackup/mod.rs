@@ -35,6 +35,7 @@ use self::source::Source;
 use super::progress::Progress;
 use super::{catalogue, identity, lineage};
 use crate::archive::backup::{BackupRecord, WalFrom};
+use crate::archive::identity::Identity;
 use crate::archive::keys::{BackupId, BackupObject};
 use crate::error::{Context, Error, Result};
 use crate::pg::{BaseBackupOptions, ConnInfo, LocalBackup, Lsn, TimelineId};
@@ -124,7 +125,7 @@ pub async fn run(
     let taken = take(options, connection, server, store, &id, &heartbeat, progress).await;
     match taken {
         Ok(record) => {
-            let written = complete(&record, options.wal_timeout, store, progress).await;
+            let written = complete(&record, &identity, options.wal_timeout, store, progress).await;
             heartbeat.stop().await;
             written?;
             tidy(store, &id).await;
@@ -154,14 +155,18 @@ pub async fn finish(
         Some(record) => (record, true),
         None => (pending(store, id).await?, false),
     };
-    identity.check_system_identifier(record.system_identifier, &store.location().to_string())?;
+    if let Some(wrong) = catalogue::misplaced(&record, &identity) {
+        return Err(Error::corrupt(format!(
+            "backup {id} is not of this archive: {wrong}"
+        )));
+    }
     if !done {
         let wal_from = WalFrom {
             timeline: record.start_timeline,
             lsn: record.start_lsn,
         };
         let heartbeat = Heartbeat::start(store, id, Some(wal_from)).await?;
-        let written = complete(&record, wal_timeout, store, progress).await;
+        let written = complete(&record, &identity, wal_timeout, store, progress).await;
         heartbeat.stop().await;
         written?;
     }
@@ -247,6 +252,7 @@ async fn take(
 /// From a copy to a backup that is listed. Where it fails, [`finish`] can go on from what is there.
 async fn complete(
     record: &BackupRecord,
+    identity: &Identity,
     wal_timeout: Duration,
     store: &Store,
     progress: &Progress,
@@ -260,7 +266,8 @@ async fn complete(
         // That took a while, in which retention may have taken the backup for a dead one.
         objects::check_listed(store, record).await?;
         let key = objects::key(id, BackupObject::Record);
-        objects::create(store, &key, &Body::from_bytes(record.to_json()?)).await
+        objects::create(store, &key, &Body::from_bytes(record.to_json()?)).await?;
+        identity::confirm(store, identity).await
     };
     match done.await {
         Err(error) if error.is_retryable() => Err(error.context(format!(
@@ -340,5 +347,71 @@ fn report(record: BackupRecord, begun: Instant) -> BasebackupReport {
         started_at: record.started_at,
         finished_at: record.finished_at,
         duration_seconds: begun.elapsed().as_secs_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::recover::fixture;
+    use crate::store::{FaultKind, Faults, Operation, PutMode};
+
+    const ID: &str = "20261123T145450Z";
+
+    /// An archive in which everything of a backup is but `backup.json`.
+    async fn unfinished(top: &std::path::Path, change: impl FnOnce(&mut BackupRecord)) -> Store {
+        let store = fixture::format_1(top).await;
+        let id: BackupId = ID.parse().unwrap();
+        let mut record = catalogue::read_record(&store, &id).await.unwrap();
+        change(&mut record);
+        let key = |object| objects::key(&id, object);
+        store.delete(&[key(BackupObject::Record)]).await.unwrap();
+        let pending = Body::from_bytes(record.to_json().unwrap());
+        store
+            .put(&key(BackupObject::Pending), &pending, PutMode::Create)
+            .await
+            .unwrap();
+        store
+    }
+
+    async fn finished(store: &Store) -> Result<BasebackupReport> {
+        let id = ID.parse().unwrap();
+        finish(&id, Duration::ZERO, store, &Progress::default()).await
+    }
+
+    #[tokio::test]
+    async fn a_backup_is_not_called_done_where_the_archive_went_meanwhile() {
+        let top = tempfile::tempdir().unwrap();
+        let store = unfinished(top.path(), |_| {}).await;
+        let faults = Faults::default();
+        faults.add(
+            Operation::Put,
+            "backup.json",
+            FaultKind::Delay(Duration::from_millis(200)),
+        );
+        let slow = store.with_faults(faults.clone());
+        let meanwhile = async {
+            while faults.left() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            std::fs::remove_file(top.path().join("archive/walship.json")).unwrap();
+        };
+        let (finished, ()) = tokio::join!(finished(&slow), meanwhile);
+        let error = finished.unwrap_err().to_string();
+        assert!(error.contains("walship.json is missing now"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_backup_of_another_cluster_or_segment_size_is_not_finished() {
+        let top = tempfile::tempdir().unwrap();
+        let store = unfinished(top.path(), |record| {
+            record.segment_bytes = crate::pg::SegmentSize::new(16 << 20).unwrap();
+        })
+        .await;
+        let error = finished(&store).await.unwrap_err().to_string();
+        assert!(error.contains("segments of 16 MiB"), "{error}");
+        let top = tempfile::tempdir().unwrap();
+        let store = unfinished(top.path(), |_| {}).await;
+        assert_eq!(finished(&store).await.unwrap().id.to_string(), ID);
     }
 }

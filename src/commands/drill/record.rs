@@ -67,7 +67,7 @@ pub async fn record(store: &Store, backup: &BackupId, drill: DrillRecord) -> Res
         Err(error) if error.kind() == ErrorKind::Corrupt => None,
         read => read?,
     };
-    let proof = Proof::after(before, drill).to_json()?;
+    let proof = Proof::after(before, backup, drill).to_json()?;
     store
         .put(
             &key(BackupObject::Proof),

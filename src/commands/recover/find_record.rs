@@ -267,20 +267,17 @@ impl Finder<'_> {
                     Known::ReadFrom(before) => {
                         reader = WalReader::new(size.start_of(before), WalCheck::Structure);
                         if before < number {
-                            self.scan(start.chain.segment(before)?, &mut reader, |_| {})
+                            let nothing = |_: &WalEvent| false;
+                            self.scan(start.chain.segment(before)?, &mut reader, nothing)
                                 .await?;
                         }
                     }
                     Known::ReadOn => {}
                 }
             }
-            let mut found = None;
-            self.scan(segment, &mut reader, |event| {
-                if found.is_none() && event.start >= from && wanted.is(&event.kind) {
-                    found = record_of(segment, &event);
-                }
-            })
-            .await?;
+            let matches = |event: &WalEvent| event.start >= from && wanted.is(&event.kind);
+            let events = self.scan(segment, &mut reader, matches).await?;
+            let found = events.iter().find_map(|event| record_of(segment, event));
             if found.is_some() || reader.has_ended() {
                 // Beyond an invalid record PostgreSQL replays nothing either.
                 return Ok(found);
@@ -289,33 +286,29 @@ impl Finder<'_> {
         Ok(None)
     }
 
-    /// Reads one segment, whole. What `on_event` was told counts only if this succeeds.
+    /// Reads one segment, whole; the events that are wanted.
     async fn scan(
         &self,
         segment: SegmentName,
         reader: &mut WalReader,
-        on_event: impl FnMut(WalEvent),
-    ) -> Result<()> {
+        wanted: impl Fn(&WalEvent) -> bool + Copy,
+    ) -> Result<Vec<WalEvent>> {
         self.progress.phase(format!("look up the target in {segment}"));
         let key = Key::Segment(segment).to_string();
-        let url = self.store.url_of(&key);
         let identity = &self.catalogue.identity;
-        let mut feed = Feed { reader, on_event };
-        let read = async {
-            let trailer =
-                stored_wal::decode(self.store, &key, identity.segment_bytes.bytes(), &mut feed).await?;
-            trailer.check(segment.into(), identity.system_identifier)
+        // Each look goes on where the reader was.
+        let feed = || {
+            Ok(Feed {
+                reader: reader.clone(),
+                wanted,
+                events: Vec::new(),
+            })
         };
-        let read = match read.await {
-            // What was told of it cannot be taken back; what lies there may be sound.
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                let again = stored_wal::verify(self.store, &key, identity.segment_bytes.bytes()).await;
-                let came = format!("it came damaged and is sound where it lies; try again ({error})");
-                again.and(Err(Error::unavailable(came)))
-            }
-            read => read,
-        };
-        read.context(|| format!("look up the target in {url}"))
+        let read = stored_wal::read(self.store, &key, identity.segment_bytes.bytes(), feed).await;
+        let (fed, trailer) = read.context(|| format!("look up the target in {}", self.store.url_of(&key)))?;
+        trailer.check(segment.into(), identity.system_identifier)?;
+        *reader = fed.reader;
+        Ok(fed.events)
     }
 }
 
@@ -356,14 +349,17 @@ fn time_of(kind: &WalEventKind) -> Option<WalTime> {
 }
 
 /// Passes decompressed bytes on to the reader.
-struct Feed<'a, F> {
-    reader: &'a mut WalReader,
-    on_event: F,
+struct Feed<F> {
+    reader: WalReader,
+    wanted: F,
+    events: Vec<WalEvent>,
 }
 
-impl<F: FnMut(WalEvent)> Write for Feed<'_, F> {
+impl<F: Fn(&WalEvent) -> bool> Write for Feed<F> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.reader.feed(bytes, &mut self.on_event);
+        let (wanted, events) = (&self.wanted, &mut self.events);
+        self.reader
+            .feed(bytes, |event| events.extend(wanted(&event).then_some(event)));
         Ok(bytes.len())
     }
 

@@ -82,7 +82,7 @@ pub(super) fn plain_time(body: &[u8]) -> Option<WalTime> {
 }
 
 /// The part of a body that is still to come, and what was learned so far.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Body {
     tells: Tells,
     major: Major,

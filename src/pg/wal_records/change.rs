@@ -184,7 +184,7 @@ pub(super) fn may_change(resource_manager: u8, info: u8) -> bool {
 }
 
 /// The body of such a record, as far as it was read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ChangeBody {
     form: Form,
     major: Major,

@@ -89,6 +89,7 @@ pub enum WalEventKind {
 
 /// Reads the records of consecutive WAL segments. Segments of a parent timeline may be followed by
 /// those of its child.
+#[derive(Clone)]
 pub struct WalReader {
     check: WalCheck,
     pages: Pages,
@@ -102,6 +103,7 @@ pub struct WalReader {
     tail_left: Option<u32>,
 }
 
+#[derive(Clone)]
 enum State {
     /// Within a record that began before the first page.
     Seeking,

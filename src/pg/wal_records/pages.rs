@@ -61,6 +61,7 @@ impl PageStart {
 }
 
 /// Cuts the bytes it is given at page boundaries. It holds no more of them than one page header.
+#[derive(Clone)]
 pub(super) struct Pages {
     /// The position of the next byte.
     position: u64,

@@ -98,6 +98,7 @@ impl RecordHeader {
 }
 
 /// A header of which some bytes are still to come.
+#[derive(Clone)]
 pub(super) struct PartialHeader {
     start: Lsn,
     bytes: [u8; RecordHeader::SIZE_BYTES],
@@ -153,6 +154,7 @@ impl PartialHeader {
 }
 
 /// A record that stands whole in one piece of WAL.
+#[derive(Clone)]
 pub(super) struct WholeRecord {
     pub(super) total_bytes: u32,
     /// The position of the record before.
@@ -198,6 +200,7 @@ impl WholeRecord {
 }
 
 /// The body of a record that tells something.
+#[derive(Clone)]
 pub(super) enum Telling {
     Time(Body),
     Change(ChangeBody),
@@ -244,6 +247,7 @@ impl Telling {
 }
 
 /// A record whose header was read.
+#[derive(Clone)]
 pub(super) struct Record {
     start: Lsn,
     header: RecordHeader,

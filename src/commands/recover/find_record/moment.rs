@@ -11,7 +11,7 @@ use crate::archive::segment_index::{Crossing, EndOfTransaction, MomentEnd, Momen
 use crate::archive::time_text;
 use crate::archive::timeline_chain::Reach;
 use crate::error::Result;
-use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalReader};
+use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalEvent, WalReader};
 
 /// So many indexes are read at a time.
 const AT_A_TIME: u64 = 256;
@@ -131,12 +131,10 @@ impl Finder<'_> {
             vec![begin, segment]
         };
         for part in parts {
-            self.scan(part, &mut reader, |event| {
-                if event.end > after && within.contains(&event.start) {
-                    found.add(&event, stops);
-                }
-            })
-            .await?;
+            let counts = |event: &WalEvent| event.end > after && within.contains(&event.start);
+            for event in self.scan(part, &mut reader, counts).await? {
+                found.add(&event, stops);
+            }
         }
         Ok(())
     }
@@ -211,19 +209,14 @@ impl Finder<'_> {
     async fn ends_in(&self, segment: SegmentName) -> Result<Vec<EndOfTransaction>> {
         let start = segment.start(self.catalogue.wal.segment_size())?;
         let mut reader = WalReader::new(start, WalCheck::Structure);
-        let mut ends = Vec::new();
-        self.scan(segment, &mut reader, |event| {
-            if is_end_of_transaction(&event.kind)
-                && let Some(record) = record_of(segment, &event)
-            {
-                ends.push(EndOfTransaction {
-                    time: record.time,
-                    lsn: record.lsn,
-                });
-            }
-        })
-        .await?;
-        Ok(ends)
+        let is_end = |event: &WalEvent| is_end_of_transaction(&event.kind);
+        let events = self.scan(segment, &mut reader, is_end).await?;
+        let records = events.iter().filter_map(|event| record_of(segment, event));
+        let ends = records.map(|record| EndOfTransaction {
+            time: record.time,
+            lsn: record.lsn,
+        });
+        Ok(ends.collect())
     }
 }
 

@@ -12,7 +12,7 @@ use crate::archive::segment_index::SegmentIndex;
 use crate::archive::wal_inventory::WalInventory;
 use crate::error::ErrorKind;
 use crate::pg::{LongPageHeader, SegmentSize, TimelineHistory, TimelineId};
-use crate::store::{Body, Meter, PutMode};
+use crate::store::{Body, FaultKind, Faults, Meter, Operation, PutMode};
 
 const SEGMENT: &str = "000000010000000000000006";
 const HOLE_AFTER: &str = "000000010000000000000008";
@@ -306,6 +306,31 @@ async fn a_time_before_the_hole_is_told_from_one_behind_it() {
     archive.refused(&request, ErrorKind::Corrupt, "hole").await;
     request.end_at_gap = true;
     assert_eq!(archive.plan(&request).await.unwrap().target, Target::Latest);
+}
+
+#[tokio::test]
+async fn a_segment_that_arrives_damaged_is_read_again_and_nothing_of_it_counts_twice() {
+    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await;
+    let key = Key::Segment(SEGMENT.parse().unwrap()).to_string();
+    let size = archive.store.head(&key).await.unwrap().unwrap().size;
+    for target in [
+        Target::Xid(748),
+        name("späť"),
+        Target::Time(time("2026-11-23 14:05:05Z")),
+    ] {
+        let request = Request::new(target);
+        let sound = archive.plan(&request).await.unwrap();
+        // So late that the records before it were told already.
+        for byte in [size / 2, size - 200, size - 1] {
+            let faults = Faults::default();
+            let now = time("2026-12-01 00:00:00Z");
+            faults.add(Operation::Get, SEGMENT, FaultKind::Flip { byte, bit: 3 });
+            let store = archive.store.with_faults(faults.clone());
+            let planned = plan(&store, &archive.catalogue, &request, now, &Progress::default()).await;
+            assert_eq!(planned.unwrap(), sound, "{} at {byte}", request.target);
+            assert_eq!(faults.left(), 0);
+        }
+    }
 }
 
 #[tokio::test]
