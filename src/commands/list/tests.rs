@@ -183,21 +183,23 @@ async fn a_list_shows_when_a_backup_was_last_proven() {
             "target": "the end", "failure": (!failure.is_empty()).then_some(failure),
         })
     };
-    let key = "backups/20261123T041500Z/proof.json";
+    let id = "20261123T041500Z";
+    let key = &format!("backups/{id}/proof.json");
     let replace = async |proof: Vec<u8>| {
         let body = Body::from_bytes(proof);
         store.put(key, &body, PutMode::Replace).await.unwrap();
         list(ListPart::Backups, &store).await
     };
-    let passed = json!({"format_version": 1, "last_success": drill(24, "")});
+    let passed = json!({"format_version": 1, "backup": id, "last_success": drill(24, "")});
     let (json, text) = replace(record::to_bytes(&passed).unwrap()).await;
     assert_eq!(
         json["backups"][0]["proven"]["last_success"],
         "2026-11-24T04:15:00Z"
     );
     assert!(text.contains("1.0 GiB  2026-11-24 04:15:00Z\n"), "{text}");
-    let failed =
-        json!({"format_version": 1, "last_success": drill(24, ""), "last_failure": drill(25, "why")});
+    let failed = json!({
+        "format_version": 1, "backup": id, "last_success": drill(24, ""), "last_failure": drill(25, "why"),
+    });
     let (json, text) = replace(record::to_bytes(&failed).unwrap()).await;
     assert_eq!(
         json["backups"][0]["proven"]["last_failure"],

@@ -255,7 +255,7 @@ fn drilled(facts: &mut Facts, age: Duration, failure: Option<&str>) {
     } else {
         "last_success"
     };
-    let proof = serde_json::json!({"format_version": 1, half: drill});
+    let proof = serde_json::json!({"format_version": 1, "backup": "20261123T041500Z", half: drill});
     holdings(facts).backups[0].proof = Some(serde_json::from_value(proof).unwrap());
 }
 
