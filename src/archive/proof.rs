@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FORMAT_VERSION;
 use super::keys::BackupId;
+use super::recovery_plan::TO_THE_END;
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, TimelineId};
 
@@ -167,9 +168,12 @@ impl DrillRecord {
     }
 
     /// How old the newest replayed transaction was when the drill began: what would have been lost
-    /// with the primary at that moment, at most.
+    /// with the primary at that moment, at most. A drill to an earlier target does not tell.
     #[must_use]
     pub fn data_loss(&self) -> Option<TimeDelta> {
+        if self.target != TO_THE_END {
+            return None;
+        }
         let age = self.started_at - self.newest_commit?;
         // Two machines' clocks.
         Some(age.max(TimeDelta::zero()))
@@ -249,7 +253,7 @@ mod tests {
             finished_at: moment(second + 9),
             host: "db1".to_owned(),
             walship: "0.1.0".to_owned(),
-            target: "the end of the archived WAL".to_owned(),
+            target: TO_THE_END.to_owned(),
             postgres_version: Some("17.11".to_owned()),
             restore: Some(Stage {
                 bytes: 1 << 30,
@@ -300,6 +304,11 @@ mod tests {
             ..record.clone()
         };
         assert_eq!(ahead.data_loss(), Some(TimeDelta::zero()));
+        let to_a_target = DrillRecord {
+            target: "time 2026-11-23 12:00:00Z".to_owned(),
+            ..record.clone()
+        };
+        assert_eq!(to_a_target.data_loss(), None);
         assert_eq!(
             DrillRecord {
                 replay: None,

@@ -30,6 +30,9 @@ use crate::pg::{Lsn, NewTablespace, SegmentName, TimelineId};
 
 pub use self::end::known_until;
 
+/// How [`Target::Latest`] is written.
+pub(super) const TO_THE_END: &str = "the end of the archived WAL";
+
 /// Where recovery stops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -133,7 +136,7 @@ pub struct Plan {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Latest => f.write_str("the end of the archived WAL"),
+            Self::Latest => f.write_str(TO_THE_END),
             Self::Time(time) => write!(f, "time {}", time_text(*time)),
             Self::Lsn(lsn) => write!(f, "LSN {lsn}"),
             Self::Xid(xid) => write!(f, "transaction {xid}"),

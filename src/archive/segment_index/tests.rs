@@ -327,3 +327,37 @@ fn any_other_record_that_straddles_two_segments_and_is_the_last_one_ends_the_wal
         assert!(second.valid_until.is_some(), "{before_end} {info}");
     }
 }
+
+#[test]
+fn a_prepared_transaction_belongs_to_a_moment_by_its_own_time() {
+    let at = |seconds, lsn| EndOfTransaction {
+        time: DateTime::from_timestamp(seconds, 0).unwrap(),
+        lsn: Lsn(lsn),
+    };
+    let prepared = |one: EndOfTransaction, other: EndOfTransaction| {
+        let (smallest, largest) = if one.time <= other.time {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        SegmentIndex {
+            prepares: Some(Ends {
+                count: 2,
+                first: one,
+                last: other,
+                smallest,
+                largest,
+            }),
+            ..SegmentIndex::default()
+        }
+    };
+    let moment = |index: SegmentIndex| index.moment(|time| time.timestamp() > 100);
+    assert_eq!(
+        moment(prepared(at(99, 8), at(100, 16))),
+        MomentIn::GoesOn(Some(Lsn(16)))
+    );
+    // Which of them comes first in the WAL, and what lies between, only the segment tells.
+    assert_eq!(moment(prepared(at(99, 8), at(101, 16))), MomentIn::Read);
+    assert_eq!(moment(prepared(at(101, 8), at(99, 16))), MomentIn::Read);
+    assert_eq!(moment(prepared(at(101, 8), at(102, 16))), MomentIn::GoesOn(None));
+}

@@ -150,6 +150,12 @@ impl fmt::Display for DrillReport {
                 duration_text(ms),
                 time_text(newest)
             )?;
+        } else if let Some(newest) = record.newest_commit {
+            writeln!(
+                f,
+                "Data loss (RPO): told only by a drill without a target; the newest commit replayed is of {}",
+                time_text(newest)
+            )?;
         } else if record.replay.is_some() {
             writeln!(
                 f,
