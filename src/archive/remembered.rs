@@ -117,6 +117,15 @@ fn text(mark: &impl Serialize) -> Result<Vec<u8>> {
     Ok(text)
 }
 
+/// How a copy comes to write to the archive that it was made from; `place` is its data directory.
+#[must_use]
+pub fn how_to_take_the_place(place: &str) -> String {
+    format!(
+        "if it takes its source's place for good, remove {place}/{CLONE_FILE}, and the lines below \"# For a rehearsal\" \
+         from its postgresql.auto.conf where there are any, and restart it"
+    )
+}
+
 /// What a data directory remembers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Remembered {
@@ -144,7 +153,8 @@ impl Remembered {
             serde_json::from_slice(bytes).map_err(|error| {
                 Error::internal(format!(
                     "{place}/{CLONE_FILE} says which archive this cluster was copied from, and cannot be understood \
-                     ({error}); restore it, or remove it if this cluster may write to that archive"
+                     ({error}); restore it, or, {}",
+                    how_to_take_the_place(place)
                 ))
             })
         });
@@ -162,7 +172,8 @@ impl Remembered {
         if self.clone.as_ref().is_some_and(|mark| mark.names(identity)) {
             return Err(Error::conflict(format!(
                 "this cluster is a copy, made from the archive {url} of another, which it must not write to: give it an \
-                 archive of its own. If it takes its source's place for good, remove {place}/{CLONE_FILE}"
+                 archive of its own; or, {}",
+                how_to_take_the_place(place)
             )));
         }
         match &self.archive {

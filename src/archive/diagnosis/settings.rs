@@ -1,5 +1,6 @@
 //! The server's settings: what archiving, backups and recovery stand on.
 
+use super::super::remembered::how_to_take_the_place;
 use super::archive_command::{self, ArchiveCommand};
 use super::facts::{Facts, ServerFacts, ServerSettings};
 use super::{Check, Findings};
@@ -14,7 +15,7 @@ pub(super) fn judge(server: &ServerFacts, facts: &Facts, findings: &mut Findings
         return;
     };
     wal_level(settings, findings);
-    archive_mode(server, settings, findings);
+    archive_mode(server, settings, facts, findings);
     if server.archives() == Some(true) {
         command(settings, facts, findings);
         archive_timeout(settings, findings);
@@ -45,8 +46,18 @@ fn wal_level(settings: &ServerSettings, findings: &mut Findings) {
     }
 }
 
-fn archive_mode(server: &ServerFacts, settings: &ServerSettings, findings: &mut Findings) {
+fn archive_mode(server: &ServerFacts, settings: &ServerSettings, facts: &Facts, findings: &mut Findings) {
+    let copy = facts.host.remembered.as_ref().ok();
+    let copy = copy.filter(|(_, remembered)| remembered.clone.is_some());
     match settings.get("archive_mode") {
+        Some("off") if let Some((place, _)) = copy => findings.warning(
+            Check::ArchiveMode,
+            "archive_mode is off, for this server is a copy of another: no WAL of it is archived",
+            format!(
+                "give it an archive of its own; or, {}",
+                how_to_take_the_place(place)
+            ),
+        ),
         Some("off") if server.in_recovery => findings.warning(
             Check::ArchiveMode,
             "archive_mode is off: nothing is archived from the moment this standby is promoted",

@@ -3,6 +3,7 @@
 
 use chrono::TimeDelta;
 
+use super::super::remembered::how_to_take_the_place;
 use super::facts::{ArchiveFacts, Facts};
 use super::{Check, Findings, Known};
 
@@ -81,7 +82,14 @@ fn identity(archive: &ArchiveFacts, facts: &Facts, findings: &mut Findings) {
     if let Ok((place, remembered)) = &facts.host.remembered
         && let Err(error) = remembered.check(identity, &archive.url, place)
     {
-        let fix = "correct the archive's URL here, or in archive_command; docs/configuration.md says how an archive moves";
+        let fix = if remembered.clone.is_some() {
+            format!(
+                "give it an archive of its own; or, {}",
+                how_to_take_the_place(place)
+            )
+        } else {
+            "correct the archive's URL here, or in archive_command; docs/configuration.md says how an archive moves".to_owned()
+        };
         return findings.problem(check, error.to_string(), fix);
     }
     let cluster = match &facts.server {

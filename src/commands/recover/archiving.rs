@@ -8,7 +8,10 @@ use std::path::Path;
 use super::alive::Signs;
 use super::restore::Remembers;
 use crate::archive::catalogue::Catalogue;
-use crate::archive::remembered::{ArchiveMark, CLONE_FILE, CloneMark};
+use crate::archive::diagnosis::ArchiveCommand;
+use crate::archive::remembered::{ArchiveMark, CloneMark, how_to_take_the_place};
+use crate::error::Result;
+use crate::pg::server_settings::{Setting, setting_of_server};
 use crate::store::Store;
 
 /// Whether the recovered server archives.
@@ -78,12 +81,41 @@ fn why_off(mode: &ArchiveMode, signs: &Signs) -> Option<String> {
 }
 
 fn how_to_switch_on(pgdata: &Path) -> String {
-    let shown = pgdata.display();
     format!(
-        "if this server takes its source's place, recover with --archive-mode on instead; or, before it is started, remove \
-         {shown}/{CLONE_FILE}, and the lines below \"# For a rehearsal\" from its postgresql.auto.conf. What it writes \
-         while archiving is off is in no archive: switched on later, it needs a restart and a new base backup"
+        "archiving is switched on by recovering with --archive-mode on instead; or later: {}. What it writes while archiving \
+         is off is in no archive: then it needs a new base backup",
+        how_to_take_the_place(&pgdata.display().to_string())
     )
+}
+
+/// What keeps a copy that may archive from it by its own configuration, as far as that can be known.
+///
+/// # Errors
+/// As [`setting_of_server`].
+pub(super) fn not_configured(pgdata: &Path) -> Result<Option<String>> {
+    let value = |name| {
+        let setting = setting_of_server(pgdata, name)?;
+        Ok(match setting {
+            Setting::Known(value) => Some(String::from_utf8_lossy(&value.unwrap_or_default()).into_owned()),
+            Setting::Unknown => None,
+        })
+    };
+    let library = value("archive_library")?.filter(|library| !library.is_empty());
+    Ok(match (value("archive_mode")?, library, value("archive_command")?) {
+        (Some(mode), ..) if !matches!(&*mode.to_ascii_lowercase(), "on" | "always") => Some(
+            "archive_mode is not on in its configuration, so it archives nothing; set archive_mode and archive_command before \
+             it is started, or none of its WAL is in the archive"
+                .to_owned(),
+        ),
+        (_, Some(library), _) => Some(format!(
+            "its configuration has archive_library = {library}, so it archives with that and not with walship"
+        )),
+        (_, None, Some(command)) if ArchiveCommand::parse(&command).is_none() => Some(format!(
+            "its archive_command is not seen to run walship: {command:?}; what that archives, if anything, is not in this \
+             archive"
+        )),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -95,6 +127,37 @@ mod tests {
             alive: alive.map(|sign| sign.map(str::to_owned)).map_err(str::to_owned),
             age_seconds,
         }
+    }
+
+    #[test]
+    fn what_a_copys_own_configuration_keeps_from_the_archive_is_said() {
+        let said = |settings: &str| {
+            let data = tempfile::tempdir().unwrap();
+            std::fs::write(data.path().join("postgresql.conf"), settings).unwrap();
+            not_configured(data.path()).unwrap().unwrap_or_default()
+        };
+        let command = "archive_mode = on\narchive_command = ";
+        assert_eq!(said(&format!("{command}'/usr/bin/walship push %p'")), "");
+        assert_eq!(said(&format!("{command}'nice walship push %p'")), "");
+        for (settings, says) in [
+            ("archive_command = 'walship push %p'", "archive_mode is not on"),
+            ("archive_mode = off", "archive_mode is not on"),
+            ("archive_mode = on", "not seen to run walship: \"\""),
+            (
+                "archive_mode = Always\narchive_command = 'cp %p /srv'",
+                "not seen to run walship: \"cp",
+            ),
+            (
+                "archive_mode = on\narchive_library = 'basic_archive'",
+                "archive_library = basic_archive",
+            ),
+        ] {
+            assert!(said(settings).contains(says), "{settings}: {}", said(settings));
+        }
+        // A file that is not there: nothing is known.
+        assert_eq!(said("include 'missing.conf'"), "");
+        let elsewhere = tempfile::tempdir().unwrap();
+        assert_eq!(not_configured(elsewhere.path()).unwrap(), None);
     }
 
     #[test]

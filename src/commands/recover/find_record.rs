@@ -305,10 +305,10 @@ impl Finder<'_> {
             })
         };
         let read = stored_wal::read(self.store, &key, identity.segment_bytes.bytes(), feed).await;
-        let (fed, trailer) = read.context(|| format!("look up the target in {}", self.store.url_of(&key)))?;
+        let (told, trailer) = read.context(|| format!("look up the target in {}", self.store.url_of(&key)))?;
         trailer.check(segment.into(), identity.system_identifier)?;
-        *reader = fed.reader;
-        Ok(fed.events)
+        *reader = told.reader;
+        Ok(told.events)
     }
 }
 

@@ -194,6 +194,11 @@ pub(super) async fn restore(
     notes.extend(links_note(&configuration.links_left_out(links, &layout.data)));
     notes.extend(configuration.note.clone());
     notes.extend(configuration.notes.clone());
+    let not_configured = if archiving.off.is_none() && options.configuration == SourceConfiguration::Kept {
+        archiving::not_configured(&layout.data)?
+    } else {
+        None
+    };
     let start = start(options, &record, &layout.data, &configuration);
     notes.extend(start.notes);
     Ok(RecoverReport {
@@ -209,6 +214,7 @@ pub(super) async fn restore(
         timeline: plan.timeline,
         action,
         archiving_off: archiving.off,
+        archiving_not_configured: not_configured,
         configuration,
         notes,
         start_command: start.command,

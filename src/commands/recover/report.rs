@@ -39,6 +39,9 @@ pub struct RecoverReport {
     pub archive: String,
     /// Why the recovered server does not archive; none where it archives as configured.
     pub archiving_off: Option<String>,
+    /// Why it may not archive though it is meant to, by its own configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archiving_not_configured: Option<String>,
     /// Configuration files outside the data directory.
     pub configuration: ConfigurationReport,
     /// What somebody has to know or do.
@@ -135,9 +138,10 @@ impl fmt::Display for RecoverReport {
             write!(f, "; then: {}", action.as_str())?;
         }
         writeln!(f)?;
-        match &self.archiving_off {
-            Some(reason) => writeln!(f, "Archiving is off (archive_mode = off): {reason}")?,
-            None => writeln!(
+        match (&self.archiving_off, &self.archiving_not_configured) {
+            (Some(reason), _) => writeln!(f, "Archiving is off (archive_mode = off): {reason}")?,
+            (None, Some(why)) => writeln!(f, "Archiving is left to its configuration, and: {why}")?,
+            (None, None) => writeln!(
                 f,
                 "Archiving is ON, into {}, as configured. If the source of this copy still runs, recover with \
                  --archive-mode off instead",

@@ -40,6 +40,10 @@ const FAULTS: &[(Check, Level, Plant)] = &[
     (C::ArchiveCommand, Warning, |f| {
         set(f, "archive_command", "/usr/local/bin/archive.sh %p");
     }),
+    (C::ArchiveMode, Warning, |f| {
+        set(f, "archive_mode", "off");
+        be_a_copy(f);
+    }),
     (C::ArchiveTimeout, Warning, |f| set(f, "archive_timeout", "0")),
     (C::ArchiveTimeout, Warning, |f| set(f, "archive_timeout", "3601")),
     (C::MaxWalSenders, Problem, |f| set(f, "max_wal_senders", "0")),
@@ -480,6 +484,17 @@ fn every_check_is_described_and_has_an_id_of_its_own() {
     }
     let wrong = "archiver.failng".parse::<Check>().unwrap_err();
     assert!(wrong.contains("archiver.failing"), "{wrong}");
+}
+
+/// The data directory is a copy of what writes to another archive.
+fn be_a_copy(facts: &mut Facts) {
+    let mut source = Identity::new(cluster(), true, now());
+    source.created_at -= TimeDelta::days(400);
+    let remembered = Remembered {
+        archive: None,
+        clone: Some(CloneMark::of("s3://b/source".to_owned(), &source)),
+    };
+    facts.host.remembered = Ok(("/data".to_owned(), remembered));
 }
 
 /// The data directory remembers an archive that was begun at another time.

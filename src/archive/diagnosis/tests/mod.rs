@@ -14,7 +14,7 @@ use crate::archive::catalogue::{Backup, Catalogue, Unfinished, UnfinishedState, 
 use crate::archive::drills::Drills;
 use crate::archive::identity::{ClusterIdentity, Identity};
 use crate::archive::keys::Key;
-use crate::archive::remembered::{ArchiveMark, Remembered};
+use crate::archive::remembered::{ArchiveMark, CloneMark, Remembered};
 use crate::archive::wal_inventory::WalInventory;
 use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId, WalName};
 
