@@ -82,8 +82,8 @@ fn why_off(mode: &ArchiveMode, signs: &Signs) -> Option<String> {
 
 fn how_to_switch_on(pgdata: &Path) -> String {
     format!(
-        "archiving is switched on by recovering with --archive-mode on instead; or later: {}. What it writes while archiving \
-         is off is in no archive: then it needs a new base backup",
+        "to archive, recover with --archive-mode on instead; or, {}. What it writes before that is in no archive: take a base \
+         backup then",
         how_to_take_the_place(&pgdata.display().to_string())
     )
 }

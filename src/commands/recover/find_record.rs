@@ -305,7 +305,8 @@ impl Finder<'_> {
             })
         };
         let read = stored_wal::read(self.store, &key, identity.segment_bytes.bytes(), feed).await;
-        let (told, trailer) = read.context(|| format!("look up the target in {}", self.store.url_of(&key)))?;
+        let (told, trailer) =
+            read.context(|| format!("look up the target in {}", self.store.url_of(&key)))?;
         trailer.check(segment.into(), identity.system_identifier)?;
         *reader = told.reader;
         Ok(told.events)

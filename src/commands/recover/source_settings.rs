@@ -78,9 +78,7 @@ fn notes(copy: Copy, overrides: &Overrides) -> Vec<String> {
         Copy::Rehearsal => notes.push(
             "this copy is for rehearsal and reaches nothing of its source: it follows no subscription, waits for no \
              standby, starts no jobs, logs into its own directory log, and keeps tablespaces that were made after the backup inside \
-             its data directory. Give it a port of its own. If it is to take \
-             its source's place, remove the lines below \"# For a rehearsal\" from its postgresql.auto.conf before you \
-             start it (docs/settings-of-a-copy.md)"
+             its data directory. Give it a port of its own (docs/settings-of-a-copy.md)"
                 .to_owned(),
         ),
         Copy::Clone => notes.push(
@@ -249,7 +247,7 @@ pub fn block(copy: Copy, overrides: &Overrides) -> String {
     let title = match copy {
         Copy::Rehearsal => {
             "# For a rehearsal: this copy reaches nothing of its source. If it is to take its source's place, remove\n\
-             # these lines (docs/settings-of-a-copy.md).\n"
+             # these lines and walship.clone (docs/settings-of-a-copy.md).\n"
         }
         Copy::Clone => {
             "\n# Added by walship: this clone reaches nothing of its source (docs/settings-of-a-copy.md).\n"
