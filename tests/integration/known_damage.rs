@@ -7,11 +7,12 @@ use serde_json::Value;
 
 use crate::basebackup::{json, keys};
 use crate::recovery::take_backup;
+use crate::seed::{beside, seed};
 use crate::server::{archiving_primary, wait_archived};
 use crate::support::postgres::Cluster;
 use crate::support::stores::Place;
 use crate::support::walship::Walship;
-use crate::support::{give_to_user, scratch};
+use crate::support::{give_to_user, make_dir, scratch};
 
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -107,6 +108,31 @@ fn a_segment_that_verify_found_damaged_ends_what_can_be_recovered_before_a_byte_
         assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
     }
     assert!(!data.exists());
+    let beside = beside(&archive.primary, &archive.walship);
+    let drills = make_dir(root.path(), "drills", 0o700);
+    let drilled = beside.clone().env("WALSHIP_DRILL_DIRECTORY", &drills);
+    let failed = drilled.run(&["drill"]).exited(9);
+    assert!(failed.stdout.contains(&archive.segment), "{failed:?}");
+    assert!(
+        drills.read_dir().unwrap().next().is_none(),
+        "something was restored"
+    );
+    let doctor = beside.run(&["doctor"]).exited(2);
+    assert!(doctor.stdout.contains(&archive.segment), "{doctor:?}");
+    let from = ["--from", "archive"];
+    let refused = seed(&archive.walship, &archive.primary, &data, &from).exited(7);
+    assert!(refused.stderr.contains(&archive.segment), "{refused:?}");
+    assert!(!data.exists());
+    let copied = json(
+        &seed(
+            &archive.walship,
+            &archive.primary,
+            &root.path().join("replica"),
+            &[],
+        )
+        .succeeded(),
+    );
+    assert_eq!(copied["source"], "primary", "{copied}");
     archive.recover(&data, &["--end-at-gap"]).succeeded();
     let mut copy = Cluster::adopt(18, &data);
     copy.start();
