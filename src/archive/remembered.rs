@@ -164,12 +164,18 @@ impl Remembered {
         })
     }
 
+    /// Whether the cluster was copied from the archive with this identity, and must not write to it.
+    #[must_use]
+    pub fn is_copy_of(&self, identity: &Identity) -> bool {
+        self.clone.as_ref().is_some_and(|mark| mark.names(identity))
+    }
+
     /// Whether the cluster may write to the archive with this identity, at `url`. `place` names the data directory.
     ///
     /// # Errors
     /// `Conflict` where it was copied from that archive, or writes to another.
     pub fn check(&self, identity: &Identity, url: &str, place: &str) -> Result<()> {
-        if self.clone.as_ref().is_some_and(|mark| mark.names(identity)) {
+        if self.is_copy_of(identity) {
             return Err(Error::conflict(format!(
                 "this cluster is a copy, made from the archive {url} of another, which it must not write to: give it an \
                  archive of its own; or, {}",

@@ -69,8 +69,7 @@ async fn read(
     let (summary, unknown) = match summary.and_then(|found| found.map(checked).transpose()) {
         Ok(summary) => (summary, None),
         Err(error) => match error.kind() {
-            ErrorKind::Denied => (None, None),
-            ErrorKind::Corrupt | ErrorKind::Invalid => {
+            ErrorKind::Denied | ErrorKind::Corrupt | ErrorKind::Invalid => {
                 tracing::warn!("{error}; what verify found is not known");
                 (None, Some(error.to_string()))
             }
@@ -440,7 +439,7 @@ async fn proof(store: &Store, id: &BackupId) -> Result<Option<Proof>> {
     }
 }
 
-/// Whether a record is another backup's, or another cluster's.
+/// Whether a record is another cluster's.
 pub(super) fn misplaced(record: &BackupRecord, identity: &Identity) -> Option<String> {
     if record.system_identifier != identity.system_identifier {
         return Some(format!(

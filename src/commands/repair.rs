@@ -193,8 +193,8 @@ struct Stored {
 }
 
 impl Stored {
-    /// What is not what was stored once is fetched again until it arrives twice the same, for it may have been changed on
-    /// its way.
+    /// An object that does not match its trailer is fetched again until two fetches in a row agree: it may have been
+    /// changed on its way.
     async fn fetch(store: &Store, key: &Key, memory_bytes: usize, local: &Path) -> Result<Self> {
         let mut before = None;
         for _ in 0..LOOKS {

@@ -35,7 +35,7 @@ pub struct TimelinesReport {
     pub ambiguous: Option<Ambiguity>,
     /// Each, oldest first.
     pub timelines: Vec<ListedLine>,
-    /// Backups that are on none of them, and why.
+    /// Backups that cannot be restored, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }

@@ -48,7 +48,7 @@ pub(super) fn run(args: cli::RestoreArgs, settings: &Settings) -> Result<ExitCod
     };
     match report {
         RestoreReport::Delivered => {
-            if let Some(what) = new_tablespaces {
+            if let Some(what) = new_tablespaces.filter(|_| signal != RecoverySignal::None) {
                 let data = data_directory_of(&options.destination);
                 match see_to(&options.name, &options.destination, &data, what) {
                     // A standby must not live on: it would stream the same.

@@ -48,7 +48,7 @@ fn wal_level(settings: &ServerSettings, findings: &mut Findings) {
 
 fn archive_mode(server: &ServerFacts, settings: &ServerSettings, facts: &Facts, findings: &mut Findings) {
     let copy = facts.host.remembered.as_ref().ok();
-    let copy = copy.filter(|(_, remembered)| remembered.clone.is_some());
+    let copy = copy.filter(|(_, remembered)| remembered.clone.is_some() && remembered.archive.is_none());
     match settings.get("archive_mode") {
         Some("off") if let Some((place, _)) = copy => findings.warning(
             Check::ArchiveMode,

@@ -82,14 +82,18 @@ fn identity(archive: &ArchiveFacts, facts: &Facts, findings: &mut Findings) {
     if let Ok((place, remembered)) = &facts.host.remembered
         && let Err(error) = remembered.check(identity, &archive.url, place)
     {
-        let fix = if remembered.clone.is_some() {
-            format!(
+        if remembered.is_copy_of(identity) {
+            let what = format!(
+                "this server is a copy, made from the archive {} of another, which it must not write to",
+                archive.url
+            );
+            let fix = format!(
                 "give it an archive of its own; or, {}",
                 how_to_take_the_place(place)
-            )
-        } else {
-            "correct the archive's URL here, or in archive_command; docs/configuration.md says how an archive moves".to_owned()
-        };
+            );
+            return findings.problem(check, what, fix);
+        }
+        let fix = "correct the archive's URL here, or in archive_command; docs/configuration.md says how an archive moves";
         return findings.problem(check, error.to_string(), fix);
     }
     let cluster = match &facts.server {

@@ -266,15 +266,22 @@ async fn complete(
         // That took a while, in which retention may have taken the backup for a dead one.
         objects::check_listed(store, record).await?;
         let key = objects::key(id, BackupObject::Record);
-        objects::create(store, &key, &Body::from_bytes(record.to_json()?)).await?;
-        identity::confirm(store, identity).await
+        objects::create(store, &key, &Body::from_bytes(record.to_json()?)).await
     };
     match done.await {
-        Err(error) if error.is_retryable() => Err(error.context(format!(
-            "backup {id} is stored but not listed; run walship basebackup --finish {id} when the archive answers again"
-        ))),
-        result => result,
+        Err(error) if error.is_retryable() => {
+            return Err(error.context(format!(
+                "backup {id} is stored but not listed; run walship basebackup --finish {id} when the archive answers again"
+            )));
+        }
+        result => result?,
     }
+    identity::confirm(store, identity).await.context(|| {
+        format!(
+            "whether backup {id} is listed in the archive that it began in is not known; when that is there again, run \
+             walship basebackup --finish {id}"
+        )
+    })
 }
 
 /// The WAL that arrived must be this backup's own, not only have its names.
@@ -410,6 +417,10 @@ mod tests {
         .await;
         let error = finished(&store).await.unwrap_err().to_string();
         assert!(error.contains("segments of 16 MiB"), "{error}");
+        let top = tempfile::tempdir().unwrap();
+        let store = unfinished(top.path(), |record| record.system_identifier += 1).await;
+        let error = finished(&store).await.unwrap_err().to_string();
+        assert!(error.contains("the cluster with system identifier"), "{error}");
         let top = tempfile::tempdir().unwrap();
         let store = unfinished(top.path(), |_| {}).await;
         assert_eq!(finished(&store).await.unwrap().id.to_string(), ID);

@@ -68,7 +68,7 @@ pub async fn run(
     if let Some(why) = &catalogue.damage.unknown {
         return Err(Error::corrupt(format!(
             "{why}. Nothing was deleted: which backups verify found damaged is not known, and the good ones might be those \
-             that go; run walship verify, which looks again and writes it anew"
+             that go; run walship verify (without --since), which looks again and writes it anew"
         )));
     }
     let known = catalogue::released(store, &catalogue.identity).await;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -15,6 +16,7 @@ use crate::archive::ledger::Shard;
 use crate::archive::{FORMAT_VERSION, Sha256Sum};
 use crate::commands::keep::{self, Mark};
 use crate::commands::recover::fixture;
+use crate::commands::verify;
 use crate::error::ErrorKind;
 use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
 use crate::store::{FaultKind, Faults, Operation};
@@ -729,4 +731,24 @@ async fn nothing_is_deleted_while_it_is_not_known_which_backups_are_damaged() {
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(error.to_string().contains(&key), "{error}");
     assert_eq!(archive.keys().await, before);
+    // One that this role may not read is there all the same.
+    let faults = Faults::default();
+    faults.add(Operation::Get, &key, FaultKind::Before(ErrorKind::Denied));
+    let denied = archive.store.with_faults(faults);
+    assert!(archive.expire(&denied).await.is_err());
+    assert_eq!(archive.keys().await, before);
+    // A verification that passes over what is old does not make it look known.
+    let since = verify::VerifyOptions {
+        full: false,
+        since: Some(day(9)),
+        recheck: Duration::from_hours(24),
+        concurrency: 2,
+        max_rate: None,
+        settle: Duration::ZERO,
+    };
+    let progress = Arc::new(Progress::default());
+    verify::run(&since, &archive.store, now(), &progress)
+        .await
+        .unwrap();
+    assert!(archive.expire(&archive.store).await.is_err());
 }

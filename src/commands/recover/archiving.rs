@@ -10,7 +10,6 @@ use super::restore::Remembers;
 use crate::archive::catalogue::Catalogue;
 use crate::archive::diagnosis::ArchiveCommand;
 use crate::archive::remembered::{ArchiveMark, CloneMark, how_to_take_the_place};
-use crate::error::Result;
 use crate::pg::server_settings::{Setting, setting_of_server};
 use crate::store::Store;
 
@@ -82,27 +81,28 @@ fn why_off(mode: &ArchiveMode, signs: &Signs) -> Option<String> {
 
 fn how_to_switch_on(pgdata: &Path) -> String {
     format!(
-        "to archive, recover with --archive-mode on instead; or, {}. What it writes before that is in no archive: take a base \
-         backup then",
+        "to archive, recover with --archive-mode on instead. Later, {}; what it has written by then is in no archive, so take a \
+         base backup",
         how_to_take_the_place(&pgdata.display().to_string())
     )
 }
 
+/// The values of `archive_mode` with which a server archives (`archive_mode_options`, `guc_tables.c`).
+const ARCHIVES: [&str; 5] = ["on", "always", "true", "yes", "1"];
+
 /// What keeps a copy that may archive from it by its own configuration, as far as that can be known.
-///
-/// # Errors
-/// As [`setting_of_server`].
-pub(super) fn not_configured(pgdata: &Path) -> Result<Option<String>> {
-    let value = |name| {
-        let setting = setting_of_server(pgdata, name)?;
-        Ok(match setting {
-            Setting::Known(value) => Some(String::from_utf8_lossy(&value.unwrap_or_default()).into_owned()),
-            Setting::Unknown => None,
-        })
+pub(super) fn not_configured(pgdata: &Path) -> Option<String> {
+    let value = |name| match setting_of_server(pgdata, name) {
+        Ok(Setting::Known(value)) => Some(String::from_utf8_lossy(&value.unwrap_or_default()).into_owned()),
+        Ok(Setting::Unknown) => None,
+        Err(error) => {
+            tracing::debug!("{error}; what {name} is for the copy is not known");
+            None
+        }
     };
-    let library = value("archive_library")?.filter(|library| !library.is_empty());
-    Ok(match (value("archive_mode")?, library, value("archive_command")?) {
-        (Some(mode), ..) if !matches!(&*mode.to_ascii_lowercase(), "on" | "always") => Some(
+    let library = value("archive_library").filter(|library| !library.is_empty());
+    match (value("archive_mode"), library, value("archive_command")) {
+        (Some(mode), ..) if !ARCHIVES.contains(&&*mode.to_ascii_lowercase()) => Some(
             "archive_mode is not on in its configuration, so it archives nothing; set archive_mode and archive_command before \
              it is started, or none of its WAL is in the archive"
                 .to_owned(),
@@ -110,12 +110,15 @@ pub(super) fn not_configured(pgdata: &Path) -> Result<Option<String>> {
         (_, Some(library), _) => Some(format!(
             "its configuration has archive_library = {library}, so it archives with that and not with walship"
         )),
-        (_, None, Some(command)) if ArchiveCommand::parse(&command).is_none() => Some(format!(
-            "its archive_command is not seen to run walship: {command:?}; what that archives, if anything, is not in this \
-             archive"
-        )),
+        (_, None, Some(command)) => match ArchiveCommand::parse(&command).map(|command| command.flaw()) {
+            Some(None) => None,
+            Some(Some(flaw)) => Some(format!("its archive_command is {command:?}, which {flaw}")),
+            None => Some(format!(
+                "its archive_command is {command:?}, and whether that runs walship cannot be seen"
+            )),
+        },
         _ => None,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -134,18 +137,26 @@ mod tests {
         let said = |settings: &str| {
             let data = tempfile::tempdir().unwrap();
             std::fs::write(data.path().join("postgresql.conf"), settings).unwrap();
-            not_configured(data.path()).unwrap().unwrap_or_default()
+            not_configured(data.path()).unwrap_or_default()
         };
         let command = "archive_mode = on\narchive_command = ";
         assert_eq!(said(&format!("{command}'/usr/bin/walship push %p'")), "");
         assert_eq!(said(&format!("{command}'nice walship push %p'")), "");
+        assert_eq!(
+            said("archive_mode = TRUE\narchive_command = 'walship push %p'"),
+            ""
+        );
         for (settings, says) in [
             ("archive_command = 'walship push %p'", "archive_mode is not on"),
             ("archive_mode = off", "archive_mode is not on"),
-            ("archive_mode = on", "not seen to run walship: \"\""),
+            ("archive_mode = on", "is \"\", and whether that runs walship"),
+            (
+                "archive_mode = on\narchive_command = 'walship push %p || true'",
+                "goes on after walship",
+            ),
             (
                 "archive_mode = Always\narchive_command = 'cp %p /srv'",
-                "not seen to run walship: \"cp",
+                "whether that runs walship cannot be seen",
             ),
             (
                 "archive_mode = on\narchive_library = 'basic_archive'",
@@ -154,10 +165,11 @@ mod tests {
         ] {
             assert!(said(settings).contains(says), "{settings}: {}", said(settings));
         }
-        // A file that is not there: nothing is known.
+        // What cannot be read leaves it open.
         assert_eq!(said("include 'missing.conf'"), "");
+        assert_eq!(said("include '.'"), "");
         let elsewhere = tempfile::tempdir().unwrap();
-        assert_eq!(not_configured(elsewhere.path()).unwrap(), None);
+        assert_eq!(not_configured(elsewhere.path()), None);
     }
 
     #[test]

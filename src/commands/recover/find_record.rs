@@ -30,7 +30,7 @@ use crate::commands::time_index::TimeIndex;
 use crate::commands::wal_changes::WalChanges;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalEvent, WalEventKind, WalReader, WalTime};
-use crate::store::Store;
+use crate::store::{Store, look_again};
 
 /// So many segments that an older walship stored are read whole to learn the times in them.
 const WHOLE_READS: u64 = 16;
@@ -267,17 +267,20 @@ impl Finder<'_> {
                     Known::ReadFrom(before) => {
                         reader = WalReader::new(size.start_of(before), WalCheck::Structure);
                         if before < number {
-                            let nothing = |_: &WalEvent| false;
-                            self.scan(start.chain.segment(before)?, &mut reader, nothing)
+                            let nothing = |(): &mut (), _: &WalEvent| {};
+                            self.scan(start.chain.segment(before)?, &mut reader, (), nothing)
                                 .await?;
                         }
                     }
                     Known::ReadOn => {}
                 }
             }
-            let matches = |event: &WalEvent| event.start >= from && wanted.is(&event.kind);
-            let events = self.scan(segment, &mut reader, matches).await?;
-            let found = events.iter().find_map(|event| record_of(segment, event));
+            let first = |found: &mut Option<FoundRecord>, event: &WalEvent| {
+                if found.is_none() && event.start >= from && wanted.is(&event.kind) {
+                    *found = record_of(segment, event);
+                }
+            };
+            let found = self.scan(segment, &mut reader, None, first).await?;
             if found.is_some() || reader.has_ended() {
                 // Beyond an invalid record PostgreSQL replays nothing either.
                 return Ok(found);
@@ -286,30 +289,33 @@ impl Finder<'_> {
         Ok(None)
     }
 
-    /// Reads one segment, whole; the events that are wanted.
-    async fn scan(
+    /// Reads one segment, whole: `told` with what `tell` makes of its events, which it is told anew at each look.
+    async fn scan<T: Clone>(
         &self,
         segment: SegmentName,
         reader: &mut WalReader,
-        wanted: impl Fn(&WalEvent) -> bool + Copy,
-    ) -> Result<Vec<WalEvent>> {
+        told: T,
+        tell: impl Fn(&mut T, &WalEvent) + Copy,
+    ) -> Result<T> {
         self.progress.phase(format!("look up the target in {segment}"));
         let key = Key::Segment(segment).to_string();
         let identity = &self.catalogue.identity;
-        // Each look goes on where the reader was.
-        let feed = || {
-            Ok(Feed {
+        let read = look_again(async || {
+            let mut feed = Feed {
                 reader: reader.clone(),
-                wanted,
-                events: Vec::new(),
-            })
-        };
-        let read = stored_wal::read(self.store, &key, identity.segment_bytes.bytes(), feed).await;
-        let (told, trailer) =
+                told: told.clone(),
+                tell,
+            };
+            let trailer =
+                stored_wal::decode(self.store, &key, identity.segment_bytes.bytes(), &mut feed).await?;
+            trailer.check(segment.into(), identity.system_identifier)?;
+            Ok((feed.reader, feed.told))
+        });
+        let read = read.await;
+        let (read_on, told) =
             read.context(|| format!("look up the target in {}", self.store.url_of(&key)))?;
-        trailer.check(segment.into(), identity.system_identifier)?;
-        *reader = told.reader;
-        Ok(told.events)
+        *reader = read_on;
+        Ok(told)
     }
 }
 
@@ -350,17 +356,16 @@ fn time_of(kind: &WalEventKind) -> Option<WalTime> {
 }
 
 /// Passes decompressed bytes on to the reader.
-struct Feed<F> {
+struct Feed<T, F> {
     reader: WalReader,
-    wanted: F,
-    events: Vec<WalEvent>,
+    told: T,
+    tell: F,
 }
 
-impl<F: Fn(&WalEvent) -> bool> Write for Feed<F> {
+impl<T, F: Fn(&mut T, &WalEvent)> Write for Feed<T, F> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let (wanted, events) = (&self.wanted, &mut self.events);
-        self.reader
-            .feed(bytes, |event| events.extend(wanted(&event).then_some(event)));
+        let (told, tell) = (&mut self.told, &self.tell);
+        self.reader.feed(bytes, |event| tell(told, &event));
         Ok(bytes.len())
     }
 

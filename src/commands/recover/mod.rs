@@ -172,9 +172,12 @@ pub(super) async fn restore(
         Restoration::prepare(store, Arc::clone(&record), layout.clone(), options.configuration).await?;
     let mut notes = plan.notes;
     match options.archive_mode {
-        ArchiveMode::On => notes.extend(tablespaces::look_ahead(&plan.new_tablespaces)?),
-        // What it is to its source is known only when that was looked for.
-        ArchiveMode::OnUnlessAlive => {}
+        ArchiveMode::On | ArchiveMode::OnUnlessAlive => {
+            notes.extend(tablespaces::look_ahead(
+                &plan.new_tablespaces,
+                record.postgres_major,
+            )?);
+        }
         ArchiveMode::Auto | ArchiveMode::Own(_) | ArchiveMode::Off => {
             tablespaces::refuse_shared(&plan.new_tablespaces, record.segment_bytes)?;
         }
@@ -194,10 +197,10 @@ pub(super) async fn restore(
     notes.extend(links_note(&configuration.links_left_out(links, &layout.data)));
     notes.extend(configuration.note.clone());
     notes.extend(configuration.notes.clone());
-    let not_configured = if archiving.off.is_none() && options.configuration == SourceConfiguration::Kept {
-        archiving::not_configured(&layout.data)?
-    } else {
-        None
+    // Patroni writes a configuration of its own.
+    let not_configured = match options.archive_mode {
+        ArchiveMode::On => archiving::not_configured(&layout.data),
+        _ => None,
     };
     let start = start(options, &record, &layout.data, &configuration);
     notes.extend(start.notes);

@@ -135,7 +135,10 @@ pub async fn restore_standby(
     )
     .await?;
     let mut notes = plan.notes;
-    notes.extend(tablespaces::look_ahead(&plan.new_tablespaces)?);
+    notes.extend(tablespaces::look_ahead(
+        &plan.new_tablespaces,
+        record.postgres_major,
+    )?);
     let links = restoration.links().to_vec();
     let extracted = restoration.extract(options.concurrency, progress).await?;
     let extracted = extracted.demanding(plan.demands);

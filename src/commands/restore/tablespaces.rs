@@ -11,15 +11,17 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::commands::recover::shell_word;
 use crate::error::{Context, Error, Result};
+use crate::pg::data_directory::read_control_file;
 use crate::pg::tablespace_record::{LONGEST_BYTES, empty_path, ends_with_cut_header, is_creation};
 use crate::pg::{
-    LongPageHeader, Lsn, NewTablespace, SegmentName, SegmentSize, TimelineId, WalChange, WalCheck, WalEvent,
-    WalEventKind, WalName, WalReader,
+    BackupLabel, LongPageHeader, Lsn, NewTablespace, SegmentName, SegmentSize, TimelineId, WalChange,
+    WalCheck, WalEvent, WalEventKind, WalName, WalReader,
 };
 
 /// What becomes of tablespaces that the WAL makes.
@@ -35,48 +37,63 @@ pub enum NewTablespaces {
 ///
 /// # Errors
 /// `Conflict` where replay would write into what is not the server's own, or a record cannot be rewritten; `Internal`
-/// where the file cannot be read or written.
+/// where a file cannot be read or written.
 pub fn see_to(name: &str, delivered: &Path, data: &Path, what: NewTablespaces) -> Result<()> {
     let Ok(WalName::Segment(segment)) = name.parse::<WalName>() else {
         return Ok(());
     };
-    let doing = || format!("see to the tablespaces that {name} makes");
+    let seen = see_to_segment(segment, delivered, data, what);
+    seen.context(|| format!("restore {name}"))
+}
+
+fn see_to_segment(segment: SegmentName, delivered: &Path, data: &Path, what: NewTablespaces) -> Result<()> {
     let file = File::options()
         .read(true)
-        .write(true)
+        .write(what == NewTablespaces::Inside)
         .open(delivered)
-        .map_err(|error| Error::io(doing(), error))?;
-    let found = look(&file).context(doing)?;
+        .map_err(|error| Error::io(format!("open {}", delivered.display()), error))?;
+    let mut found = look(&file)?;
+    found.forget_before(replay_start(data)?);
     match (what, found.shared) {
-        (NewTablespaces::Inside, Some(at)) => return Err(shared(at)),
-        (NewTablespaces::Inside, None) => {
-            for made in &found.made {
-                take_inside(&file, &found, made).context(doing)?;
-            }
-        }
+        (NewTablespaces::Inside, Some(at)) => Err(shared(at)),
+        (NewTablespaces::Inside, None) => found
+            .made
+            .iter()
+            .try_for_each(|made| take_inside(&file, &found, made)),
         (NewTablespaces::Checked, _) => {
             let across = if found.may_begin_with_one {
-                made_across(segment, &found, &file, data).context(doing)?
+                made_across(segment, &found, &file, data)?
             } else {
                 None
             };
-            for made in across.iter().chain(&found.made) {
-                check(made, data)?;
-            }
+            let mut made = across.iter().chain(&found.made);
+            made.try_for_each(|made| check(made, found.major, data))
         }
     }
-    Ok(())
+}
+
+/// Where replay begins, at the latest when the server is started again: what comes before is not replayed any more.
+fn replay_start(data: &Path) -> Result<Lsn> {
+    let label = data.join("backup_label");
+    match std::fs::read(&label) {
+        Ok(label) => BackupLabel::parse(&label).map(|label| label.start),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let control = read_control_file(data)?;
+            Ok(control.map_or(Lsn(0), |control| control.redo))
+        }
+        Err(error) => Err(Error::io(format!("read {}", label.display()), error)),
+    }
 }
 
 /// Refuses tablespaces that a replay will make where another's files are, before there is a data directory; says which
-/// directories have to be made.
+/// directories have to be made. `major` is the server's version.
 ///
 /// # Errors
 /// `Conflict` where replay would write into what is not the server's own.
-pub fn look_ahead(new: &[NewTablespace]) -> Result<Vec<String>> {
+pub fn look_ahead(new: &[NewTablespace], major: u32) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     for made in new {
-        match look_at(made)? {
+        match look_at(made, major)? {
             Place::Free => {}
             Place::Missing => notes.push(format!(
                 "{}, and there is no such directory: {}, before the server starts",
@@ -108,12 +125,13 @@ fn shared(at: Lsn) -> Error {
 }
 
 struct Found {
+    major: u32,
     start: Lsn,
     segment_size: SegmentSize,
     page_bytes: u64,
     made: Vec<NewTablespace>,
-    /// A record of this kind, or one that may be, that the segment before or after has the rest of, so far as that one
-    /// does not show it.
+    /// Where a record begins that may be of this kind and lies in two segments; the segment's start for one that begins
+    /// in the segment before.
     shared: Option<Lsn>,
     /// Whether the segment may begin with the end of one.
     may_begin_with_one: bool,
@@ -127,6 +145,7 @@ fn look(file: &File) -> Result<Found> {
     let start = header.page_address;
     let mut reader = WalReader::new(start, WalCheck::Structure);
     let mut found = Found {
+        major: header.major.number().into(),
         start,
         segment_size: header.segment_size,
         page_bytes: u64::from(header.page_size_bytes),
@@ -170,6 +189,16 @@ fn ends_as_a_path(bytes: &[u8]) -> bool {
 }
 
 impl Found {
+    /// Leaves out the records that are not replayed.
+    fn forget_before(&mut self, replay: Lsn) {
+        self.made.retain(|made| made.at >= replay);
+        // One that begins in the segment before lies before every position in this one.
+        if replay > self.start {
+            self.may_begin_with_one = false;
+            self.shared = self.shared.filter(|at| *at >= replay);
+        }
+    }
+
     fn add(&mut self, event: WalEvent) {
         let at = event.start;
         match event.kind {
@@ -200,7 +229,7 @@ fn made_across(
             .join(SegmentName::new(of, number, size)?.to_string());
         match File::open(&path) {
             Ok(file) => break file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io(format!("read {}", path.display()), error)),
         }
         timeline = of
@@ -232,29 +261,35 @@ enum Place {
     Taken(OsString),
 }
 
-fn look_at(made: &NewTablespace) -> Result<Place> {
+fn look_at(made: &NewTablespace, major: u32) -> Result<Place> {
     let entries = match std::fs::read_dir(&made.path) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Place::Missing),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Place::Missing),
         Err(error) => return Err(Error::io(format!("read {}", made.path.display()), error)),
     };
     let mut names = entries.flatten().map(|entry| entry.file_name());
-    let versions = names.find(|name| name.to_string_lossy().starts_with("PG_"));
-    Ok(versions.map_or(Place::Free, Place::Taken))
+    // Each major version has a directory of its own there.
+    let own = format!("PG_{major}_");
+    let taken = names.find(|name| name.to_string_lossy().starts_with(&own));
+    Ok(taken.map_or(Place::Free, Place::Taken))
 }
 
-/// Refuses a path that holds another's files, or is missing.
-fn check(made: &NewTablespace, data: &Path) -> Result<()> {
+/// Refuses a path that holds another's files. One that is missing ends the recovery where PostgreSQL comes to the record
+/// and needs it.
+fn check(made: &NewTablespace, major: u32, data: &Path) -> Result<()> {
     if has_link_to(&data.join("pg_tblspc"), &made.path)? {
         return Ok(());
     }
-    match look_at(made)? {
+    match look_at(made, major)? {
         Place::Free => Ok(()),
-        Place::Missing => Err(Error::conflict(format!(
-            "{}, and there is no such directory: {}, and start the server again",
-            what(made),
-            how_to_make(made)
-        ))),
+        Place::Missing => {
+            tracing::warn!(
+                "{}, and there is no such directory; where PostgreSQL ends for that reason, {}, and start it again",
+                what(made),
+                how_to_make(made)
+            );
+            Ok(())
+        }
         Place::Taken(name) => Err(taken(made, &name, "start this server again")),
     }
 }
@@ -282,15 +317,16 @@ fn what(made: &NewTablespace) -> String {
 fn how_to_make(made: &NewTablespace) -> String {
     format!(
         "make it, empty and owned by the server's user (mkdir -p -m 700 {})",
-        made.path.display()
+        shell_word(&made.path.to_string_lossy())
     )
 }
 
 fn taken(made: &NewTablespace, name: &OsStr, again: &str) -> Error {
     Error::conflict(format!(
-        "{}, and {} is there already: replay would write over it. If its server is gone, move it away and {again}. If it \
-         lives: a standby needs a machine of its own, or a base backup that is taken after {} and a mapping of that \
-         directory; a copy that is no standby is recovered with --archive-mode off, which keeps the tablespace inside it",
+        "{}, and {} is there already: replay would write over it. If its server is gone, move it away and {again}. If its \
+         server lives, this one cannot replay the record here. A standby needs a machine of its own, or a base backup that \
+         is taken after {} and a mapping of that directory. A rehearsal keeps the tablespace inside: recover it with \
+         --archive-mode off",
         what(made),
         name.display(),
         made.at
@@ -339,20 +375,23 @@ mod tests {
             oid: 16400,
             path: path.clone(),
         };
-        assert!(check(&made, &data).unwrap_err().to_string().contains("mkdir -p"));
+        // PostgreSQL ends there, if it needs it.
+        check(&made, 17, &data).unwrap();
+        assert!(look_ahead(std::slice::from_ref(&made), 17).unwrap()[0].contains("mkdir -p -m 700 /"));
         std::fs::create_dir(&path).unwrap();
-        check(&made, &data).unwrap();
+        check(&made, 17, &data).unwrap();
         std::fs::create_dir(path.join("PG_17_202406281")).unwrap();
         assert!(
-            check(&made, &data)
+            check(&made, 17, &data)
                 .unwrap_err()
                 .to_string()
                 .contains("move it away")
         );
         // The server's own, after a restart.
         std::os::unix::fs::symlink(&path, data.join("pg_tblspc/16400")).unwrap();
-        check(&made, &data).unwrap();
+        check(&made, 17, &data).unwrap();
     }
+
     #[test]
     fn a_directory_is_the_servers_own_where_a_later_tablespace_of_it_lies_there() {
         let top = tempfile::tempdir().unwrap();
@@ -367,9 +406,40 @@ mod tests {
             oid: 16400,
             path,
         };
-        check(&made, top.path()).unwrap();
+        check(&made, 17, top.path()).unwrap();
         std::fs::remove_file(tablespaces.join("16500")).unwrap();
-        assert!(check(&made, top.path()).is_err());
+        assert!(check(&made, 17, top.path()).is_err());
+    }
+
+    #[test]
+    fn a_record_that_is_not_replayed_any_more_is_in_nobodys_way() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("fast");
+        std::fs::create_dir_all(path.join("PG_17_202406281")).unwrap();
+        std::fs::create_dir(top.path().join("pg_tblspc")).unwrap();
+        let size = SegmentSize::new(SEGMENT as u32).unwrap();
+        let mut wal = Writer::new(Major::V17);
+        let data = [&16_400_u32.to_le_bytes()[..], path.as_os_str().as_bytes(), &[0]].concat();
+        wal.write_record(5, 0x00, 7, &main_data(&data));
+        let after = Lsn(START + wal.bytes.len() as u64);
+        wal.write(&Spec::Switch);
+        let name = SegmentName::holding(TimelineId::FIRST, Lsn(START), size).unwrap();
+        let delivered = top.path().join("RECOVERYXLOG");
+        std::fs::write(&delivered, wal.bytes.get(..SEGMENT as usize).unwrap()).unwrap();
+        let seen = |begin: Lsn| {
+            let label = format!(
+                "START WAL LOCATION: {begin} (file {name})\nCHECKPOINT LOCATION: {begin}\nBACKUP METHOD: streamed\n\
+                 BACKUP FROM: standby\nSTART TIME: 2026-11-23 04:15:00 UTC\nLABEL: b\nSTART TIMELINE: 1\n"
+            );
+            std::fs::write(top.path().join("backup_label"), label).unwrap();
+            see_to(&name.to_string(), &delivered, top.path(), NewTablespaces::Checked)
+        };
+        let refused = seen(Lsn(START)).unwrap_err().to_string();
+        assert!(refused.starts_with(&format!("restore {name}: ")), "{refused}");
+        seen(after).unwrap();
+        // Another major version's files are no matter of this one.
+        std::fs::rename(path.join("PG_17_202406281"), path.join("PG_16_202307071")).unwrap();
+        seen(Lsn(START)).unwrap();
     }
 
     #[test]

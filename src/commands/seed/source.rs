@@ -102,7 +102,7 @@ async fn plan_of(primary: &Primary, store: &Store, now: DateTime<Utc>) -> Result
     let catalogue = catalogue::load(store).await?;
     let progress = Progress::default();
     let mut plan = plan_standby(store, &catalogue, Some(primary.timeline), now, &progress).await?;
-    tablespaces::look_ahead(&plan.new_tablespaces)?;
+    tablespaces::look_ahead(&plan.new_tablespaces, catalogue.identity.postgres_major)?;
     // What is not archived yet is streamed.
     plan.demands = plan.demands.and(primary.demands);
     Ok(plan)

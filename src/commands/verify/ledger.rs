@@ -1,6 +1,6 @@
 //! The ledger in the store: read before a part of the archive is verified, written after it.
 //!
-//! Nothing depends on it but cost: what cannot be read counts as not there, and what cannot be written is
+//! Nothing but the summary is depended on: a shard that cannot be read counts as not there, and what cannot be written is
 //! read again next time. Runs at the same time may overwrite each other's parts; each is true by itself.
 
 use std::collections::BTreeSet;

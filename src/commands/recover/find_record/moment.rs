@@ -131,10 +131,12 @@ impl Finder<'_> {
             vec![begin, segment]
         };
         for part in parts {
-            let counts = |event: &WalEvent| event.end > after && within.contains(&event.start);
-            for event in self.scan(part, &mut reader, counts).await? {
-                found.add(&event, stops);
-            }
+            let add = |found: &mut MomentEnd, event: &WalEvent| {
+                if event.end > after && within.contains(&event.start) {
+                    found.add(event, stops);
+                }
+            };
+            *found = self.scan(part, &mut reader, *found, &add).await?;
         }
         Ok(())
     }
@@ -209,14 +211,14 @@ impl Finder<'_> {
     async fn ends_in(&self, segment: SegmentName) -> Result<Vec<EndOfTransaction>> {
         let start = segment.start(self.catalogue.wal.segment_size())?;
         let mut reader = WalReader::new(start, WalCheck::Structure);
-        let is_end = |event: &WalEvent| is_end_of_transaction(&event.kind);
-        let events = self.scan(segment, &mut reader, is_end).await?;
-        let records = events.iter().filter_map(|event| record_of(segment, event));
-        let ends = records.map(|record| EndOfTransaction {
-            time: record.time,
-            lsn: record.lsn,
-        });
-        Ok(ends.collect())
+        let add = |ends: &mut Vec<EndOfTransaction>, event: &WalEvent| {
+            let record = is_end_of_transaction(&event.kind).then(|| record_of(segment, event));
+            ends.extend(record.flatten().map(|record| EndOfTransaction {
+                time: record.time,
+                lsn: record.lsn,
+            }));
+        };
+        self.scan(segment, &mut reader, Vec::new(), add).await
     }
 }
 
