@@ -470,7 +470,7 @@ fn a_standby_does_not_replay_over_the_tablespaces_of_a_primary_on_the_same_machi
         standby.launch();
         standby.wait_exit(PATIENCE);
         let log = standby.log_since_start();
-        assert!(log.contains("a standby needs a machine of its own"), "{log}");
+        assert!(log.contains("A standby needs a machine of its own"), "{log}");
         assert!(files_below(&later) == files, "PostgreSQL {major}");
         assert!(files_below(&late) == before, "PostgreSQL {major}");
     }
