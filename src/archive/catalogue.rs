@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::backup::{BackupKind, BackupRecord, BackupSource, WalRange};
 use super::damage::Damage;
@@ -51,6 +51,9 @@ pub struct Catalogue {
     pub damage: Damage,
 }
 
+/// A backup is dated to so much by the server's clock, for that is what its server lets be seen of it.
+const CLOCKS_AGREE: TimeDelta = TimeDelta::seconds(3);
+
 /// A backup, as its record describes it, without its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backup {
@@ -91,6 +94,13 @@ pub struct Backup {
 }
 
 impl Backup {
+    /// Every transaction that had ended by then is in the backup. What ends while a backup is taken may or may not be,
+    /// and a standby's holds what the standby had replayed, whatever its clock says.
+    #[must_use]
+    pub fn settled_at(&self) -> Option<DateTime<Utc>> {
+        (self.source == BackupSource::Primary).then(|| self.started_at - CLOCKS_AGREE)
+    }
+
     /// When it had ended by all means. A standby dates its backups by its own clock, the WAL is dated by its
     /// primary's; the record was stored after the end.
     #[must_use]

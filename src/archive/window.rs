@@ -2,7 +2,7 @@
 //!
 //! Along each timeline, a recovery can start from each backup whose WAL leads on without a break. Backups
 //! from which it leads to the same end make one stretch: its earliest moment is the end of the first of
-//! them, its latest the last commit in its WAL. A hole in the WAL, or a backup that was kept with only
+//! them, its latest the last commit in its WAL, or the start of a later backup. A hole in the WAL, or a backup that was kept with only
 //! the WAL it needs itself, ends a stretch, so a timeline may have several.
 //!
 //! *The latest moment* is the largest time of a commit. PostgreSQL stops a recovery to a time before
@@ -89,7 +89,9 @@ pub struct Window {
 pub enum LatestIs {
     /// The last commit in the WAL.
     Commit,
-    /// The end of the newest backup, after which nothing was committed.
+    /// The start of the newest backup, until which nothing was committed.
+    StartOfBackup,
+    /// There is no commit after the first backup's end, and no time can be reached but that state.
     EndOfBackup,
     /// The WAL's times are not known: it was stored by an older walship, or it is damaged.
     Unknown,
@@ -172,12 +174,15 @@ impl Stretch<'_> {
     pub fn window(&self, last: Option<Option<LastEnds>>) -> Option<Window> {
         let (first, newest) = (self.backups.first()?, self.backups.last()?);
         let commit = last.map(|last| last.and_then(|last| last.commit));
+        let settled = self.backups.iter().filter_map(|backup| backup.settled_at()).max();
+        let settled = settled.filter(|settled| *settled >= first.finished_at);
         let (latest, latest_is) = match commit {
             None => (None, LatestIs::Unknown),
-            Some(Some(commit)) if commit.lsn >= first.stop_lsn && commit.time >= newest.finished_at => {
+            Some(Some(commit)) if commit.time >= first.finished_at && Some(commit.time) >= settled => {
                 (Some(commit.time), LatestIs::Commit)
             }
-            Some(_) => (Some(newest.finished_at), LatestIs::EndOfBackup),
+            Some(_) if settled.is_some() => (settled, LatestIs::StartOfBackup),
+            Some(_) => (None, LatestIs::EndOfBackup),
         };
         Some(Window {
             timeline: self.timeline,

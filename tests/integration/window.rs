@@ -10,14 +10,16 @@ use walship::commands::{identity, time_index::TimeIndex};
 use walship::pg::{Major, SegmentName};
 use walship::store::{Location, Store};
 
+use crate::basebackup::json;
 use crate::recovery::{PATIENCE, take_backup};
-use crate::server::{majors, wait_archived};
+use crate::seed::{Replica, beside, seeded, wait_streaming};
+use crate::server::{archiving_primary, majors, wait_archived};
 use crate::store_contract::{block_on, options};
 use crate::support::postgres::{Cluster, MAJORS};
 use crate::support::process::Output;
-use crate::support::scratch;
 use crate::support::stores::Place;
 use crate::support::walship::{Walship, binary};
+use crate::support::{make_dir, scratch};
 
 const SESSIONS: usize = 6;
 
@@ -371,4 +373,112 @@ fn the_last_archived_commit_is_a_target_and_a_moment_later_is_none() {
     // As soon as something later is archived, PostgreSQL finds the moment by itself.
     switch_and_wait(&cluster);
     assert_eq!(steps_at(&walship, 17, latest + TimeDelta::microseconds(1)), "1");
+}
+
+/// A standby, and a backup of it.
+fn backup_of_a_standby(
+    walship: &Walship,
+    primary: &Cluster,
+    before: impl FnOnce(&Cluster),
+) -> (Replica, Value) {
+    let replica = seeded(walship, primary, &[]);
+    wait_streaming(&replica.cluster);
+    before(&replica.cluster);
+    let taken = walship.run(&["basebackup", "--json", "-d", &replica.cluster.conninfo()]);
+    let record = json(&taken.succeeded());
+    (replica, record)
+}
+
+#[test]
+fn a_standbys_backup_that_ends_with_a_segment_is_recovered_even_when_it_stands_alone() {
+    for &major in majors() {
+        let place = Place::directory();
+        let walship = Walship::at(&place);
+        let primary = archiving_primary(major, &walship);
+        primary.sql("create table t as select generate_series(1, 1000) i");
+        let (_replica, record) = backup_of_a_standby(&walship, &primary, |standby| {
+            primary.sql("insert into t values (1001); checkpoint");
+            let lsn = primary.sql("select pg_current_wal_lsn()");
+            wait_archived(&primary, &primary.switch_wal());
+            let replayed = format!("select pg_last_wal_replay_lsn() > '{lsn}'");
+            standby.wait_until(&replayed, "t", PATIENCE);
+            standby.sql("checkpoint");
+        });
+        let backup = record["id"].as_str().unwrap();
+        let stop = record["stop_lsn"].as_str().unwrap();
+        assert!(
+            stop.ends_with("00000"),
+            "the backup ends within a segment: {stop}"
+        );
+        let drill = |arguments: &[&str]| {
+            let scratch = scratch();
+            let drills = make_dir(scratch.path(), "drills", 0o700);
+            let beside = beside(&primary, &walship).env("WALSHIP_DRILL_DIRECTORY", &drills);
+            beside
+                .run(&[&["drill", "--backup", backup], arguments].concat())
+                .succeeded();
+        };
+        drill(&["--target-immediate"]);
+        for row in 1002..1005 {
+            primary.sql(&format!("insert into t values ({row})"));
+            wait_archived(&primary, &primary.switch_wal());
+        }
+        walship.run(&["keep", backup]).succeeded();
+        take_backup(&walship, &primary);
+        walship
+            .clone()
+            .env("WALSHIP_RETENTION_KEEP_BACKUPS", "1")
+            .run(&["expire"])
+            .succeeded();
+        drill(&[]);
+        drill(&["--target-immediate"]);
+        let root = scratch();
+        let data = root.path().join("copy");
+        let recover = ["recover", "--pgdata", data.to_str().unwrap(), "--backup", backup];
+        let text = walship.run(&recover).succeeded().stdout;
+        assert!(text.contains("ends with the last record"), "{text}");
+        let mut copy = Cluster::adopt(major, &data);
+        for (name, value) in walship.environment() {
+            copy.set_env(name, value);
+        }
+        copy.start();
+        copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        assert_eq!(copy.sql("select count(*) from t"), "1001", "PostgreSQL {major}");
+    }
+}
+
+#[test]
+fn a_standbys_clock_says_nothing_of_what_its_primary_has_committed() {
+    for &major in majors() {
+        let place = Place::directory();
+        let walship = Walship::at(&place);
+        let primary = archiving_primary(major, &walship);
+        primary.sql("create table t (i int)");
+        let (_replica, record) = backup_of_a_standby(&walship, &primary, |standby| {
+            standby.sql("select pg_wal_replay_pause()");
+            standby.wait_until("select pg_is_wal_replay_paused()", "t", PATIENCE);
+            // Nobody but the primary has it.
+            primary.sql("alter system set archive_command = '/bin/false'");
+            primary.sql("select pg_reload_conf()");
+            primary.sql("insert into t values (1)");
+        });
+        let status = walship.run(&["status"]).stdout;
+        assert!(status.contains("the end of backup"), "{status}");
+        let root = scratch();
+        let data = root.path().join("copy");
+        let refused = walship
+            .run(&[
+                "recover",
+                "--pgdata",
+                data.to_str().unwrap(),
+                "--target-time",
+                &(time_of(&record["finished_at"]) + TimeDelta::milliseconds(1)).to_rfc3339(),
+            ])
+            .exited(2);
+        assert!(
+            refused.stderr.contains("no later commit is archived"),
+            "{refused:?}"
+        );
+        assert!(!data.exists());
+    }
 }

@@ -39,17 +39,12 @@ pub(super) fn find(
     };
     if let (Target::Time(time), Search::NothingLater(last)) = (&request.target, &request.search) {
         let end = LastMoment::new(catalogue, chain, backup, &reach, last.as_ref())?;
-        if *time <= end.time {
-            return Ok(End {
-                target: end.target(backup),
-                last_segment,
-                reached_lsn: reach.end_lsn,
-                gap: reach.hole.and_then(|hole| hole.lacks()),
-                notes: vec![LastMoment::note(*time)],
-            });
+        if end.holds(*time) {
+            let notes = vec![LastMoment::note(*time)];
+            return Ok(End::new(end.target(backup), backup, last_segment, reach, notes));
         }
         if reach.hole.is_none() && !alone::is_given_up(catalogue, chain, &reach, backup) {
-            return Err(end.refuse(*time, last_segment));
+            return Err(end.refuse(*time, backup, last_segment));
         }
     }
     let reached = reached(request, &reach);
@@ -73,13 +68,35 @@ pub(super) fn find(
         }
         (Some(hole), reached) => at_the_gap(request, &reach, hole, reached),
     };
-    Ok(End {
-        target,
-        last_segment,
-        reached_lsn: reach.end_lsn,
-        gap: reach.hole.and_then(|hole| hole.lacks()),
-        notes,
-    })
+    Ok(End::new(target, backup, last_segment, reach, notes))
+}
+
+impl End {
+    /// PostgreSQL stops at the first consistent moment only when it reads another record. A backup may end with the very
+    /// last one: a standby's, after a switch of the segment.
+    fn new(
+        target: Target,
+        backup: &Backup,
+        last_segment: SegmentName,
+        reach: Reach,
+        mut notes: Vec<String>,
+    ) -> Self {
+        let is_last = target == Target::Immediate && reach.end_lsn <= backup.stop_lsn;
+        if is_last {
+            notes.push(format!(
+                "backup {} ends with the last record that can be replayed, {}: recovery ends there by itself, and the server \
+                 opens for writing",
+                backup.id, reach.end_lsn
+            ));
+        }
+        Self {
+            target: if is_last { Target::Latest } else { target },
+            last_segment,
+            reached_lsn: reach.end_lsn,
+            gap: reach.hole.and_then(|hole| hole.lacks()),
+            notes,
+        }
+    }
 }
 
 /// How far the archived WAL leads from a backup.

@@ -38,8 +38,8 @@ pub(super) fn position(backup: &Backup, later: &FoundRecord, last: Option<Lsn>) 
 
 /// The last moment that can be reached.
 pub(super) struct LastMoment<'a> {
-    /// When: the time of the last commit, or the end of a backup after it.
-    pub(super) time: DateTime<Utc>,
+    /// When: the time of the last commit, or that of a later backup's start; `None` where neither is known.
+    time: Option<DateTime<Utc>>,
     last: Option<&'a LastEnds>,
 }
 
@@ -51,19 +51,20 @@ impl<'a> LastMoment<'a> {
         reached: &Reach,
         last: Option<&'a LastEnds>,
     ) -> Result<Self> {
-        let mut time = backup.finished_at;
-        // A backup that ended later tells that nothing was committed until then.
+        let mut time = last.and_then(|last| last.commit).map(|commit| commit.time);
+        // A backup that began later tells that nothing was committed until then.
         for other in &catalogue.backups {
             let same = chain.can_start_from(other) && other.stop_lsn >= backup.stop_lsn;
             if same && reach(catalogue, chain, other)?.end_lsn == reached.end_lsn {
-                time = time.max(other.finished_at);
+                time = time.max(other.settled_at());
             }
         }
-        let commit = last.and_then(|last| last.commit);
-        Ok(Self {
-            time: commit.map_or(time, |commit| time.max(commit.time)),
-            last,
-        })
+        Ok(Self { time, last })
+    }
+
+    /// Whether all that was committed until this moment is known to be archived.
+    pub(super) fn holds(&self, time: DateTime<Utc>) -> bool {
+        self.time.is_some_and(|last| time <= last)
     }
 
     /// What PostgreSQL is told.
@@ -82,20 +83,34 @@ impl<'a> LastMoment<'a> {
         )
     }
 
-    pub(super) fn refuse(&self, time: DateTime<Utc>, last_segment: SegmentName) -> Error {
-        let what = match self.last.and_then(|last| last.commit) {
-            Some(commit) if commit.time == self.time => {
-                format!("the last commit in the archived WAL (LSN {})", commit.lsn)
+    pub(super) fn refuse(&self, time: DateTime<Utc>, backup: &Backup, last_segment: SegmentName) -> Error {
+        let of = format!(
+            "the WAL of timeline {} up to {last_segment}",
+            last_segment.timeline()
+        );
+        let why = match (self.time.filter(|last| *last >= backup.finished_at), self.last) {
+            (None, _) => format!(
+                "target time {} lies after the end of backup {}, and no later commit is archived: what was committed until \
+                 that time is not known from {of}; for the backup's own end give --target-immediate",
+                time_text(time),
+                backup.id
+            ),
+            (Some(last), found) => {
+                let commit = found.and_then(|found| found.commit);
+                let what = match commit.filter(|commit| commit.time == last) {
+                    Some(commit) => format!("the last commit in the archived WAL (LSN {})", commit.lsn),
+                    None => "the start of the last backup, after which no commit is archived".to_owned(),
+                };
+                format!(
+                    "target time {} lies after {what}: the latest time that can be reached is {}, in {of}",
+                    time_text(time),
+                    time_text(last)
+                )
             }
-            _ => "the end of the last backup, after which no commit is archived".to_owned(),
         };
         Error::invalid(format!(
-            "target time {} lies after {what}: the latest time that can be reached is {}, in the WAL of timeline {} up to \
-             {last_segment}. If something happened only just now, wait until its segment is archived (SELECT \
-             pg_switch_wal()); for all that is archived, give no target",
-            time_text(time),
-            time_text(self.time),
-            last_segment.timeline(),
+            "{why}. If something happened only just now, wait until its segment is archived (SELECT pg_switch_wal()); for \
+             all that is archived, give no target"
         ))
     }
 }

@@ -637,6 +637,31 @@ fn a_backup_that_stands_alone_is_recovered_to_its_own_end() {
 }
 
 #[test]
+fn a_backup_that_ends_with_the_last_record_is_recovered_without_a_target() {
+    let mut catalogue = with_stand_alone_backups();
+    let own = &mut catalogue.backups[1];
+    own.source = BackupSource::Standby;
+    own.stop_lsn = at(6, 0);
+    own.wal_ranges[0].end_lsn = own.stop_lsn;
+    for target in [Target::Latest, Target::Immediate] {
+        let request = Request {
+            backup: Some(id(5)),
+            ..Request::new(target)
+        };
+        let plan = decide(&catalogue, &request).unwrap();
+        assert_eq!(plan.target, Target::Latest);
+        assert_eq!(plan.gap.unwrap().first.to_string(), "000000010000000000000006");
+        let says_so = |note: &String| note.contains("ends with the last record");
+        assert!(plan.notes.iter().any(says_so), "{:?}", plan.notes);
+    }
+    // With more WAL there is one.
+    let mut more = archive(&[(1, 5)], &[(1, 5..=6)]);
+    more.backups[0].stop_lsn = at(6, 0);
+    let plan = decide(&more, &Request::new(Target::Immediate)).unwrap();
+    assert_eq!(plan.target, Target::Immediate);
+}
+
+#[test]
 fn other_targets_of_a_backup_that_stands_alone_are_refused_with_what_can_be_reached() {
     let catalogue = with_stand_alone_backups();
     let reachable = [

@@ -2,6 +2,7 @@ use chrono::TimeDelta;
 use proptest::prelude::*;
 
 use super::*;
+use crate::archive::backup::BackupSource;
 use crate::archive::recovery_plan::tests::{archive, at, id, time, tli, with_history};
 use crate::pg::{WalEvent, WalEventKind};
 
@@ -68,7 +69,7 @@ fn without_a_backup_there_is_nothing_to_recover() {
 }
 
 #[test]
-fn the_latest_moment_is_the_last_commit_or_the_end_of_a_later_backup() {
+fn the_latest_moment_is_the_last_commit_or_the_start_of_a_later_backup() {
     let catalogue = archive(&[(1, 2), (1, 5)], &[(1, 2..=9)]);
     let stretch = &stretches(&catalogue).unwrap()[0];
     let latest = |commit: Option<EndOfTransaction>| {
@@ -85,8 +86,14 @@ fn the_latest_moment_is_the_last_commit_or_the_end_of_a_later_backup() {
     let commit = end(at(9, 5), time(9, 7));
     assert_eq!(latest(commit), (Some(time(9, 7)), LatestIs::Commit));
     for earlier in [None, end(at(3, 5), time(3, 7))] {
-        assert_eq!(latest(earlier), (Some(time(5, 10)), LatestIs::EndOfBackup));
+        let start = time(5, 0) - TimeDelta::seconds(3);
+        assert_eq!(latest(earlier), (Some(start), LatestIs::StartOfBackup));
     }
+    // A standby's backup holds what the standby had replayed; and the end of the first one tells of itself alone.
+    let mut of_standby = catalogue.clone();
+    of_standby.backups[1].source = BackupSource::Standby;
+    let alone = stretches(&of_standby).unwrap()[0].window(Some(None)).unwrap();
+    assert_eq!((alone.latest, alone.latest_is), (None, LatestIs::EndOfBackup));
     let unknown = stretch.window(None).unwrap();
     assert_eq!((unknown.latest, unknown.latest_is), (None, LatestIs::Unknown));
 }

@@ -145,7 +145,8 @@ impl ListReport {
         let rows = window.iter().map(|window| {
             let what = match window.latest_is {
                 LatestIs::Commit => "last commit",
-                LatestIs::EndOfBackup => "end of the newest backup",
+                LatestIs::StartOfBackup => "start of the newest backup",
+                LatestIs::EndOfBackup => "end of the backup",
                 LatestIs::Unknown => "not known",
             };
             vec![

@@ -143,6 +143,12 @@ fn window_text(window: &Window) -> String {
     let latest = match (window.latest, window.latest_is) {
         (Some(latest), LatestIs::Commit) => time(latest),
         (Some(latest), _) => format!("{} (no commit since)", time(latest)),
+        (None, LatestIs::EndOfBackup) => {
+            return format!(
+                "the end of backup {}, timeline {}",
+                window.first_backup, window.timeline
+            );
+        }
         (None, _) => format!("the end of {}", window.last_segment),
     };
     let barrier = window.barrier.map_or_else(String::new, |lsn| {

@@ -1,6 +1,7 @@
 //! What a plan, and a refusal, says to the user.
 
 use super::*;
+use crate::archive::backup::BackupSource;
 
 fn note_of(catalogue: &Catalogue, request: &Request) -> Option<String> {
     decide(catalogue, request).unwrap().notes.into_iter().next()
@@ -122,18 +123,33 @@ fn an_exclusive_target_stays_so_unless_another_one_takes_its_place() {
 }
 
 #[test]
-fn where_nothing_later_is_archived_the_last_moment_is_the_end_of_the_last_backup() {
-    let request = |seconds| Request {
+fn where_nothing_later_is_archived_no_time_can_be_reached_that_nothing_tells_of() {
+    let to = |segment, seconds| Request {
         search: Search::NothingLater(None),
-        ..Request::new(Target::Time(time(2, seconds)))
+        ..Request::new(Target::Time(time(segment, seconds)))
     };
+    let request = |seconds| to(2, seconds);
+    // What was committed between its stop position and the moment it ended nobody knows.
     let whole = archive(&[(1, 2)], &[(1, 2..=9)]);
-    assert_eq!(decide(&whole, &request(10)).unwrap().target, Target::Immediate);
     refused(
         &whole,
-        &request(11),
-        &["the latest time that can be reached", "the last backup"],
+        &request(10),
+        &["no later commit is archived", "--target-immediate"],
     );
+    // The start of a later backup tells that nothing was, but not that of a standby's.
+    let mut later = archive(&[(1, 2), (1, 5)], &[(1, 2..=9)]);
+    let plan = decide(&later, &to(4, 0)).unwrap();
+    assert_eq!((plan.target, plan.backup.id), (Target::Immediate, id(2)));
+    refused(
+        &later,
+        &to(5, 0),
+        &[
+            "the latest time that can be reached",
+            "the start of the last backup",
+        ],
+    );
+    later.backups[1].source = BackupSource::Standby;
+    refused(&later, &to(4, 0), &["no later commit is archived"]);
     // Beyond a hole there may have been more.
     let broken = archive(&[(1, 2)], &[(1, 2..=5), (1, 8..=9)]);
     let kind = refused(&broken, &request(11), &["a hole on the way"]);
