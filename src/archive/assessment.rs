@@ -96,7 +96,7 @@ pub struct Lost {
     pub until_lsn: Lsn,
     /// How it is known that they existed.
     pub evidence: String,
-    /// Nothing of them is damaged or missing: `wal_level = minimal` begins there, which no recovery crosses.
+    /// Nothing of them is damaged or missing, and no recovery crosses this position: the evidence says why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub barrier: Option<Lsn>,
     /// The timelines on whose way they lie.

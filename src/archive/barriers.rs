@@ -1,7 +1,9 @@
 //! Records that no recovery crosses, and how far the WAL was looked at for them. A segment never changes once it is
-//! whole, so nobody has to look twice: `walship verify` keeps this in the ledger.
+//! whole, so nobody has to look twice: `walship verify` keeps this in the ledger. Where the records break off is looked at
+//! again, for a better copy of a segment mends that.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +22,46 @@ struct Looked {
     first: Lsn,
     /// up to here; nothing where both are the same.
     end: Lsn,
-    /// The positions of the records.
+    /// The positions of the records with which `wal_level = minimal` begins.
     at: BTreeSet<Lsn>,
+    /// Where the records break off though WAL follows.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    ends: BTreeSet<Lsn>,
+}
+
+/// Why no recovery crosses a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Barrier {
+    /// The server was started with `wal_level = minimal`: replay ends with FATAL (`CheckRequiredParameterValues`).
+    Minimal(Lsn),
+    /// The records break off: replay takes that for the end of the WAL.
+    End(Lsn),
+}
+
+impl Barrier {
+    /// The position.
+    #[must_use]
+    pub fn lsn(self) -> Lsn {
+        match self {
+            Self::Minimal(lsn) | Self::End(lsn) => lsn,
+        }
+    }
+}
+
+impl fmt::Display for Barrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Minimal(lsn) => write!(
+                f,
+                "the server was started with wal_level = minimal at LSN {lsn}, and no recovery from an archive crosses that"
+            ),
+            Self::End(lsn) => write!(
+                f,
+                "the records break off at LSN {lsn}, and replay ends there, though WAL follows: it was damaged before it was \
+                 archived, is another history's, or pg_resetwal was run"
+            ),
+        }
+    }
 }
 
 impl From<Barriers> for Vec<Looked> {
@@ -42,24 +82,49 @@ impl From<Vec<Looked>> for Barriers {
 }
 
 impl Barriers {
-    /// Takes note of a record.
-    pub fn add(&mut self, timeline: TimelineId, at: Lsn) {
-        self.of(timeline).at.insert(at);
+    /// Takes note of a position.
+    pub fn add(&mut self, timeline: TimelineId, barrier: Barrier) {
+        let looked = self.of(timeline);
+        match barrier {
+            Barrier::Minimal(lsn) => looked.at.insert(lsn),
+            Barrier::End(lsn) => looked.ends.insert(lsn),
+        };
     }
 
-    /// The first record from `begin` on and before `end`.
+    /// The first position from `begin` on and before `end`.
     #[must_use]
-    pub fn first(&self, timeline: TimelineId, begin: Lsn, end: Lsn) -> Option<Lsn> {
-        let at = &self.0.get(&timeline)?.at;
-        at.range(begin..end.max(begin)).next().copied()
+    pub fn first(&self, timeline: TimelineId, begin: Lsn, end: Lsn) -> Option<Barrier> {
+        let looked = self.0.get(&timeline)?;
+        let within = |all: &BTreeSet<Lsn>| all.range(begin..end.max(begin)).next().copied();
+        let both = [
+            within(&looked.at).map(Barrier::Minimal),
+            within(&looked.ends).map(Barrier::End),
+        ];
+        both.into_iter().flatten().min_by_key(|barrier| barrier.lsn())
     }
 
     /// Where looking goes on for somebody who wants to know all from `begin` on.
     #[must_use]
     pub fn unseen_from(&self, timeline: TimelineId, begin: Lsn) -> Lsn {
-        let seen = self.0.get(&timeline).map(|looked| looked.first..looked.end);
-        seen.filter(|seen| seen.contains(&begin))
-            .map_or(begin, |seen| seen.end)
+        let Some(looked) = self.0.get(&timeline) else {
+            return begin;
+        };
+        let seen = looked.first..looked.end;
+        if !seen.contains(&begin) {
+            return begin;
+        }
+        looked
+            .ends
+            .range(seen)
+            .next()
+            .map_or(looked.end, |end| (*end).max(begin))
+    }
+
+    /// Forgets where records break off from a position on: that is looked at again.
+    pub fn forget_ends_from(&mut self, timeline: TimelineId, position: Lsn) {
+        if let Some(looked) = self.0.get_mut(&timeline) {
+            looked.ends.retain(|end| *end < position);
+        }
     }
 
     /// Takes note that all from `begin` to `end` was looked at. What does not go on where the last look ended takes
@@ -86,6 +151,7 @@ impl Barriers {
             first: Lsn(0),
             end: Lsn(0),
             at: BTreeSet::new(),
+            ends: BTreeSet::new(),
         })
     }
 }
@@ -126,13 +192,17 @@ mod tests {
     fn it_reads_back_as_it_was_written() {
         let mut barriers = Barriers::default();
         barriers.saw(ONE, Lsn(10), Lsn(50));
-        barriers.add(ONE, Lsn(20));
-        barriers.add(TimelineId::new(3).unwrap(), Lsn(7));
+        barriers.add(ONE, Barrier::Minimal(Lsn(20)));
+        barriers.add(ONE, Barrier::End(Lsn(30)));
+        barriers.add(TimelineId::new(3).unwrap(), Barrier::Minimal(Lsn(7)));
         let text = serde_json::to_string(&barriers).unwrap();
         let back: Barriers = serde_json::from_str(&text).unwrap();
         assert_eq!(back, barriers);
-        assert_eq!(back.first(ONE, Lsn(10), Lsn(50)), Some(Lsn(20)));
-        assert_eq!(back.first(ONE, Lsn(21), Lsn(50)), None);
+        assert_eq!(back.first(ONE, Lsn(10), Lsn(50)), Some(Barrier::Minimal(Lsn(20))));
+        assert_eq!(back.first(ONE, Lsn(21), Lsn(50)), Some(Barrier::End(Lsn(30))));
+        // What breaks off is looked at again.
+        assert_eq!(back.unseen_from(ONE, Lsn(10)), Lsn(30));
+        assert_eq!(back.first(ONE, Lsn(31), Lsn(50)), None);
         assert_eq!(back.first(ONE, Lsn(21), Lsn(5)), None);
     }
 }

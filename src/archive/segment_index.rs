@@ -11,6 +11,7 @@
 //! therefore has both the first and the last in that order, and the smallest and the largest.
 
 mod changes;
+mod links;
 mod moment;
 mod switch;
 
@@ -24,6 +25,7 @@ use crate::pg::{
 
 use self::changes::ChangesTally;
 pub use self::changes::{CHANGES, Change};
+pub use self::links::{FirstRecord, Following, Links};
 pub use self::moment::{MomentEnd, MomentIn};
 
 /// So many restore points are named at most.
@@ -62,6 +64,9 @@ pub struct SegmentIndex {
     /// Where the valid WAL ends, if that is within the segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until: Option<Lsn>,
+    /// How its records are tied to those before and after it; `None` where nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<Links>,
 }
 
 /// Ends of transactions.
@@ -405,6 +410,7 @@ impl IndexBuilder {
             remaining: head.remaining,
             bytes: HexBytes(head.bytes),
         });
+        index.links = Some(Links::of(&self.reader));
         Some(index.settled())
     }
 }

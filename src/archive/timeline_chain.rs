@@ -4,6 +4,7 @@
 //! that began after that segment (`XLogFileReadAnyTLI`, `xlogrecovery.c`, `xlog.c` in 14). The
 //! segment in which a timeline branched off is therefore read from the child's copy.
 
+use super::barriers::Barrier;
 use super::catalogue::Backup;
 use super::wal_inventory::{SegmentRange, WalInventory};
 use crate::error::Result;
@@ -44,7 +45,7 @@ pub struct Hole {
     pub missing: SegmentRange,
     /// How that is known: "000000010000000000000009 follows".
     pub evidence: String,
-    /// Nothing is missing: here begins WAL of `wal_level = minimal`, which no recovery crosses.
+    /// Nothing is missing, and no recovery crosses this position: the evidence says why.
     pub barrier: Option<Lsn>,
     /// What is wrong with the first of them, where it is there and damaged.
     pub damage: Option<String>,
@@ -203,19 +204,17 @@ impl<'a> TimelineChain<'a> {
     }
 
     /// The WAL leads up to a record that no recovery crosses.
-    fn stopped(&self, timeline: TimelineId, barrier: Lsn) -> Result<Reach> {
-        let number = self.size.segment_of(barrier);
+    fn stopped(&self, timeline: TimelineId, barrier: Barrier) -> Result<Reach> {
+        let lsn = barrier.lsn();
+        let number = self.size.segment_of(lsn);
         Ok(Reach {
             last_segment: Some(SegmentName::new(timeline, number, self.size)?),
-            end_lsn: barrier,
+            end_lsn: lsn,
             hole: Some(Hole {
                 missing: SegmentRange::new(timeline, number, number, self.size)?,
-                evidence: format!(
-                    "the server was started with wal_level = minimal at LSN {barrier}, and no recovery from an archive \
-                     crosses that"
-                ),
+                evidence: barrier.to_string(),
                 damage: None,
-                barrier: Some(barrier),
+                barrier: Some(lsn),
             }),
         })
     }
@@ -350,8 +349,8 @@ mod tests {
         let history = TimelineHistory::root(tli(1));
         let chain = TimelineChain::new(&history, SIZE);
         let mut wal = wal(&[(1, 1), (1, 2), (1, 3)]);
-        wal.add_barrier(tli(1), at(2, 500));
-        wal.add_barrier(tli(2), at(1, 500));
+        wal.add_barrier(tli(1), Barrier::Minimal(at(2, 500)));
+        wal.add_barrier(tli(2), Barrier::Minimal(at(1, 500)));
         let reached = chain.reach(&wal, at(1, 40), None).unwrap();
         assert_eq!(reached.end_lsn, at(2, 500));
         assert_eq!(

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::barriers::Barriers;
+use super::barriers::{Barrier, Barriers};
 use super::keys::Key;
 use super::ranges::RangeSet;
 use crate::error::Result;
@@ -91,9 +91,9 @@ impl WalInventory {
         }
     }
 
-    /// Takes note of a record that no recovery crosses, in a segment of this timeline.
-    pub fn add_barrier(&mut self, timeline: TimelineId, lsn: Lsn) {
-        self.barriers.add(timeline, lsn);
+    /// Takes note of a position that no recovery crosses, in a segment of this timeline.
+    pub fn add_barrier(&mut self, timeline: TimelineId, barrier: Barrier) {
+        self.barriers.add(timeline, barrier);
     }
 
     /// What is known of such records.
@@ -115,7 +115,7 @@ impl WalInventory {
         first: SegmentNumber,
         last: SegmentNumber,
         from: Lsn,
-    ) -> Option<Lsn> {
+    ) -> Option<Barrier> {
         let begin = from.max(self.segment_size.start_of(first));
         let end = self.segment_size.start_of(last.next());
         self.barriers.first(timeline, begin, end)

@@ -44,8 +44,8 @@ pub struct Stretch<'a> {
     pub damage: Option<String>,
     /// Whether retention has given up what followed.
     pub given_up: bool,
-    /// Where `wal_level = minimal` begins, which no recovery crosses.
-    pub barrier: Option<Lsn>,
+    /// A position that no recovery crosses, and why.
+    pub barrier: Option<(Lsn, String)>,
 }
 
 /// A stretch of time to which a cluster can be recovered.
@@ -78,9 +78,12 @@ pub struct Window {
     /// Whether retention has given up what followed: then nothing is missing.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub given_up: bool,
-    /// Where `wal_level = minimal` begins, which no recovery crosses.
+    /// A position that no recovery crosses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub barrier: Option<Lsn>,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub barrier_is: Option<String>,
 }
 
 /// What the latest moment of a window is.
@@ -158,7 +161,10 @@ pub fn stretches(catalogue: &Catalogue) -> Result<Vec<Stretch<'_>>> {
                     first,
                     last,
                     end_lsn: reach.end_lsn,
-                    barrier: reach.hole.as_ref().and_then(|hole| hole.barrier),
+                    barrier: reach
+                        .hole
+                        .as_ref()
+                        .and_then(|hole| Some((hole.barrier?, hole.evidence.clone()))),
                     missing: reach.hole.and_then(|hole| hole.lacks()).filter(|_| !given_up),
                     given_up,
                 }),
@@ -197,7 +203,8 @@ impl Stretch<'_> {
             missing: self.missing,
             damage: self.damage.clone(),
             given_up: self.given_up,
-            barrier: self.barrier,
+            barrier: self.barrier.as_ref().map(|(lsn, _)| *lsn),
+            barrier_is: self.barrier.as_ref().map(|(_, why)| why.clone()),
         })
     }
 }

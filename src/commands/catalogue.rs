@@ -16,7 +16,8 @@ use tokio::task::JoinSet;
 
 use super::basebackup::RECORD_LIMIT;
 use super::{branch_ends, identity, records, stored_wal};
-use crate::archive::backup::BackupRecord;
+use crate::archive::backup::{BackupRecord, WalRange};
+use crate::archive::barriers::Barrier;
 use crate::archive::catalogue::{
     Backup, Catalogue, PartCheck, Unfinished, UnfinishedState, Unrestorable, missing_wal,
 };
@@ -488,6 +489,20 @@ async fn missing_object(
     Ok(check.finish().or(damaged))
 }
 
+/// What no recovery from a backup crosses before its own end.
+fn barrier_in(backup: &Backup, wal: &WalInventory) -> Option<Barrier> {
+    let size = wal.segment_size();
+    let of = |range: &WalRange| {
+        let (first, last) = (
+            size.segment_of(range.start_lsn),
+            size.segment_before(range.end_lsn),
+        );
+        let barrier = wal.barrier(range.timeline, first, last, range.start_lsn)?;
+        Some(barrier).filter(|barrier| barrier.lsn() < range.end_lsn)
+    };
+    backup.wal_ranges.iter().find_map(of)
+}
+
 /// Files a backup under those that can be restored, or not.
 fn judge(found: FoundBackup, sound: &WalInventory, catalogue: &mut Catalogue) -> Result<()> {
     let FoundBackup {
@@ -503,6 +518,9 @@ fn judge(found: FoundBackup, sound: &WalInventory, catalogue: &mut Catalogue) ->
         (Some(backup), None) => missing_wal(backup, sound)?,
         _ => None,
     };
+    let broken = backup.as_ref().and_then(|backup| barrier_in(backup, sound));
+    let wrong =
+        wrong.or_else(|| broken.map(|barrier| format!("WAL that it needs cannot be replayed: {barrier}")));
     let wrong = wrong.or_else(|| {
         missing.map(|range| match catalogue.damage.of_first(&range) {
             None => format!("WAL that it needs is missing in the archive: {range}"),

@@ -364,16 +364,15 @@ impl Source {
         remembered::check(&data_directory, identity, &url)
     }
 
-    /// For a segment. Where the WAL of a `.partial` one ends, only the records' checksums tell.
+    /// For a segment: where its WAL ends, if that is within it, the records' checksums tell.
     fn index_builder(&self) -> Result<Option<IndexBuilder>> {
-        let (segment, check) = match self.name {
-            WalName::Segment(segment) => (segment, WalCheck::Structure),
-            WalName::Partial(segment) => (segment, WalCheck::Crc),
+        let segment = match self.name {
+            WalName::Segment(segment) | WalName::Partial(segment) => segment,
             WalName::History(_) | WalName::Backup { .. } => return Ok(None),
         };
         // A whole segment's size was checked to be the cluster's.
         let start = segment.start(self.segment_size()?)?;
-        Ok(Some(IndexBuilder::new(start, check)))
+        Ok(Some(IndexBuilder::new(start, WalCheck::Crc)))
     }
 
     /// The size of a segment, which was checked to be whole.

@@ -5,10 +5,11 @@ use std::io::Write;
 
 use super::stored_wal;
 use super::time_index::TimeIndex;
+use crate::archive::barriers::Barrier;
 use crate::archive::catalogue::Catalogue;
 use crate::archive::demands::Demands;
 use crate::archive::keys::Key;
-use crate::archive::segment_index::{Change, Crossing, SegmentIndex};
+use crate::archive::segment_index::{Change, Crossing, Following, SegmentIndex};
 use crate::archive::timeline_chain::TimelineChain;
 use crate::error::{Context, ErrorKind, Result};
 use crate::pg::{
@@ -33,6 +34,8 @@ const WHOLE_READS: u64 = 16;
 pub struct WalChanges {
     /// In the order of the WAL.
     pub known: Vec<Change>,
+    /// Where the records break off though WAL follows.
+    pub ends: Vec<Lsn>,
     /// Segments of which not everything is known: they are missing or damaged, or too many had to be read.
     pub unknown: Vec<SegmentName>,
     /// Whether the WAL of the last segment ends within it: its object may be replaced by that of the whole segment.
@@ -40,11 +43,20 @@ pub struct WalChanges {
 }
 
 impl WalChanges {
-    /// The first record that no recovery from an archive crosses: replay ends there with FATAL
-    /// (`CheckRequiredParameterValues`, `xlogrecovery.c`).
+    /// The first position that no recovery from an archive crosses.
     #[must_use]
-    pub fn barrier(&self) -> Option<Lsn> {
-        uncrossable(&self.known).next()
+    pub fn barrier(&self) -> Option<Barrier> {
+        self.barriers().min_by_key(|barrier| barrier.lsn())
+    }
+
+    fn barriers(&self) -> impl Iterator<Item = Barrier> {
+        let is_minimal = |change: &&Change| match &change.change {
+            WalChange::Parameters(set) => set.wal_level == WalLevel::Minimal,
+            _ => false,
+        };
+        let minimal = self.known.iter().filter(is_minimal);
+        let minimal = minimal.map(|change| Barrier::Minimal(change.lsn));
+        minimal.chain(self.ends.iter().copied().map(Barrier::End))
     }
 
     /// The settings that replay needs.
@@ -61,14 +73,6 @@ impl WalChanges {
             .filter_map(|change| NewTablespace::of(change.lsn, change.change.clone()))
             .collect()
     }
-}
-
-fn uncrossable(changes: &[Change]) -> impl Iterator<Item = Lsn> {
-    let is_minimal = |change: &&Change| match &change.change {
-        WalChange::Parameters(set) => set.wal_level == WalLevel::Minimal,
-        _ => false,
-    };
-    changes.iter().filter(is_minimal).map(|change| change.lsn)
 }
 
 /// Takes note of every record that no recovery crosses, in the newest segments of each timeline from the first
@@ -99,10 +103,15 @@ pub async fn note_barriers(store: &Store, catalogue: &mut Catalogue, at_most: u6
                 continue;
             }
             // A record that begins in the last segment that was looked at is told of together with the next one.
-            let from = Lsn(unseen.0.saturating_sub(size.bytes())).max(begin);
+            let from = Lsn(size
+                .start_of(size.segment_of(unseen))
+                .0
+                .saturating_sub(size.bytes()))
+            .max(begin);
             let changes = times.changes(&chain, from, end).await?;
-            for lsn in uncrossable(&changes.known) {
-                barriers.add(timeline, lsn);
+            barriers.forget_ends_from(timeline, from);
+            for barrier in changes.barriers() {
+                barriers.add(timeline, barrier);
             }
             let seen = if changes.ends_early {
                 size.start_of(last)
@@ -126,6 +135,7 @@ impl TimeIndex {
         let size = self.identity().segment_bytes;
         let mut told = WalChanges::default();
         let mut crossing = Crossing::new(self.major()?);
+        let mut following = Following::default();
         let mut next = size.segment_of(from);
         let mut before: Option<SegmentName> = None;
         while size.start_of(next) < until {
@@ -138,6 +148,7 @@ impl TimeIndex {
             for (index, segment) in self.of_all(&names).await?.into_iter().zip(&names) {
                 told.ends_early = index.as_ref().is_some_and(|index| index.valid_until.is_some());
                 let crossed = crossing.next(index.as_ref());
+                told.ends.extend(following.next(index.as_ref()));
                 let whole = index.as_ref().map(|index| index.with_crossing(crossed));
                 match whole.and_then(all_of) {
                     Some(changes) => told.known.extend(changes),
@@ -149,6 +160,7 @@ impl TimeIndex {
         }
         told.known
             .retain(|change| change.lsn >= from && change.lsn < until);
+        told.ends.retain(|end| *end >= from && *end < until);
         Ok(told)
     }
 

@@ -20,6 +20,7 @@ mod bad_input;
 mod base_backup_stream;
 mod basebackup;
 mod broken_reads;
+mod broken_wal;
 mod connection;
 mod copies;
 mod damage;

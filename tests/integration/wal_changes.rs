@@ -356,12 +356,12 @@ fn check_minimal(major: u32) {
 
     let listed = walship.run(&["list"]).succeeded().stdout;
     assert!(
-        listed.contains("wal_level = MINIMAL from LSN"),
+        listed.contains("wal_level = minimal at LSN"),
         "PostgreSQL {major}: {listed}"
     );
     let status = walship.run(&["status"]);
     assert!(
-        status.stdout.contains("wal_level = MINIMAL"),
+        status.stdout.contains("wal_level = minimal"),
         "PostgreSQL {major}: {}",
         status.stdout
     );

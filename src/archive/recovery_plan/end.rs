@@ -237,7 +237,7 @@ fn beyond_the_end(request: &Request, reach: &Reach, last_segment: SegmentName) -
 fn at_a_barrier(request: &Request, hole: &Hole) -> Error {
     Error::corrupt(format!(
         "on the way to {} {} ({}). Choose a target before that position (walship list shows the latest moment), or restore a \
-         backup that was taken after wal_level was raised again",
+         backup that was taken after it",
         request.target, hole.evidence, hole.missing.first
     ))
 }

@@ -165,11 +165,10 @@ impl ListReport {
             let not_yet = |missing: &SegmentRange| {
                 missing.first.timeline() == timeline && self.timelines_without_wal.contains(&timeline)
             };
-            if let Some(barrier) = window.barrier {
+            if let Some(why) = &window.barrier_is {
                 writeln!(
                     f,
-                    "timeline {timeline}: wal_level = MINIMAL from LSN {barrier} on, which no recovery crosses: what follows can \
-                     be recovered from a backup after it only"
+                    "timeline {timeline}: {why}; what follows can be recovered from a backup after it only"
                 )?;
             }
             if let Some(missing) = window.missing.filter(|missing| !not_yet(missing)) {

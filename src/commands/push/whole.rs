@@ -66,18 +66,26 @@ impl Source {
         )))
     }
 
-    /// For what lies in no `pg_wal`: a whole segment's WAL goes on to its end.
+    /// A whole segment's WAL goes on to its end. Where PostgreSQL says that it is whole, it is stored as it is, for the
+    /// archiver would stand still for ever, and that is said.
     ///
     /// # Errors
-    /// `Invalid` where it does not.
+    /// `Invalid` where it does not, and it lies in no `pg_wal`.
     pub(super) fn refuse_incomplete(&self, trailer: &Trailer) -> Result<()> {
-        if !matches!(self.name, WalName::Segment(_)) || self.archive_status()?.is_some() {
+        let WalName::Segment(segment) = self.name else {
             return Ok(());
+        };
+        let Some(end) = trailer.index.as_ref().and_then(|index| index.valid_until) else {
+            return Ok(());
+        };
+        if self.archive_status()?.is_none() {
+            return Err(self.unfinished(&format!("its WAL ends at LSN {end}, within the segment")));
         }
-        match trailer.index.as_ref().and_then(|index| index.valid_until) {
-            Some(end) => Err(self.unfinished(&format!("its WAL ends at LSN {end}, within the segment"))),
-            None => Ok(()),
-        }
+        tracing::warn!(
+            "{segment} is archived as it is, and its WAL ends at LSN {end}: the records break off there, so every recovery \
+             ends there. Take a base backup: walship basebackup"
+        );
+        Ok(())
     }
 
     fn archive_status(&self) -> Result<Option<std::path::PathBuf>> {

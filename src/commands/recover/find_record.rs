@@ -113,12 +113,13 @@ async fn plan_along(
                 plan.new_tablespaces = changes.new_tablespaces();
                 return Ok((plan, search));
             };
-            let number = catalogue.wal.segment_size().segment_of(barrier);
+            let lsn = barrier.lsn();
+            let number = catalogue.wal.segment_size().segment_of(lsn);
             let chain = recovery_plan::chain_of(&catalogue, plan.timeline)?;
             let timeline = chain.segment(number)?.timeline();
-            if catalogue.wal.barrier(timeline, number, number, barrier) == Some(barrier) {
+            if catalogue.wal.barrier(timeline, number, number, lsn) == Some(barrier) {
                 return Err(Error::internal(format!(
-                    "the plan crosses LSN {barrier} all the same"
+                    "the plan crosses LSN {lsn} all the same"
                 )));
             }
             catalogue.to_mut().wal.add_barrier(timeline, barrier);

@@ -26,6 +26,7 @@ fn report() -> StatusReport {
             end_lsn: Lsn(0x3_2B00_0000),
             missing: None,
             barrier: None,
+            barrier_is: None,
             damage: None,
             given_up: false,
         }],

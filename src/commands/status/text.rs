@@ -151,9 +151,9 @@ fn window_text(window: &Window) -> String {
         }
         (None, _) => format!("the end of {}", window.last_segment),
     };
-    let barrier = window.barrier.map_or_else(String::new, |lsn| {
-        format!("; wal_level = MINIMAL at LSN {lsn}, which no recovery crosses")
-    });
+    let barrier = window
+        .barrier
+        .map_or_else(String::new, |lsn| format!("; no recovery crosses LSN {lsn}"));
     format!("{earliest} to {latest}, timeline {}{barrier}", window.timeline)
 }
 

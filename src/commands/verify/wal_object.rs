@@ -185,8 +185,8 @@ impl WalContext {
             return Ok(());
         }
         Err(Error::corrupt(format!(
-            "its WAL ends at {end}, though the next segment is there: a recovery ends at that position. It was archived \
-             before it was complete"
+            "its WAL ends at {end}, though the next segment is there: the records break off at LSN {end}, and a recovery ends \
+             there. It was archived before it was complete, or damaged before it was archived"
         )))
     }
 

@@ -96,6 +96,8 @@ pub struct WalReader {
     state: State,
     /// The start of the last record read; `None` before the first.
     previous: Option<Lsn>,
+    /// The first record that begins here: where, and where it says that the one before it begins.
+    first: Option<(Lsn, Lsn)>,
     valid_until: Lsn,
     /// The end of a record that began before the first page.
     tail: Option<RecordTail>,
@@ -127,6 +129,7 @@ impl WalReader {
             pages: Pages::new(segment_start),
             state: State::Seeking,
             previous: None,
+            first: None,
             valid_until: segment_start,
             tail: None,
             tail_left: None,
@@ -137,6 +140,29 @@ impl WalReader {
     #[must_use]
     pub fn first_page(&self) -> Option<&LongPageHeader> {
         self.pages.first()
+    }
+
+    /// The first record that begins here whose header is complete: its position, and the position that it names as that
+    /// of the record before it (`xl_prev`).
+    #[must_use]
+    pub fn first_record(&self) -> Option<(Lsn, Lsn)> {
+        self.first
+    }
+
+    /// The position of the last complete record that begins here.
+    #[must_use]
+    pub fn last_record(&self) -> Option<Lsn> {
+        self.previous
+    }
+
+    /// The position of the record that the bytes fed so far leave unfinished.
+    #[must_use]
+    pub fn open_record(&self) -> Option<Lsn> {
+        match &self.state {
+            State::Header(header) => Some(header.start()),
+            State::Body(record) => Some(record.start()),
+            State::Seeking | State::Between { .. } | State::Ended => None,
+        }
     }
 
     /// The end of the last complete record, or the start position before there was one.
@@ -289,13 +315,16 @@ impl WalReader {
         bytes: &[u8],
         on_event: &mut impl FnMut(WalEvent),
     ) -> Result<u64, String> {
-        if self.check == WalCheck::Crc {
-            return Ok(0);
-        }
         let mut passed = 0_usize;
-        while let Some(record) = bytes.get(passed..).and_then(WholeRecord::at_start_of) {
+        while let Some(rest) = bytes.get(passed..)
+            && let Some(record) = WholeRecord::at_start_of(rest)
+        {
             let at = Lsn(start + passed as u64);
             self.check_header(at, record.total_bytes, record.previous)?;
+            if self.check == WalCheck::Crc && !record.matches_its_crc(rest) {
+                return Err(record::no_match(at));
+            }
+            self.first.get_or_insert((at, record.previous));
             self.previous = Some(at);
             passed += record.padded_bytes;
             self.valid_until = Lsn(start + passed as u64);
@@ -327,8 +356,9 @@ impl WalReader {
         Ok(())
     }
 
-    fn begin_record(&self, start: Lsn, header: RecordHeader) -> Result<Record, String> {
+    fn begin_record(&mut self, start: Lsn, header: RecordHeader) -> Result<Record, String> {
         self.check_header(start, header.total_bytes, header.previous)?;
+        self.first.get_or_insert((start, header.previous));
         let first = self.pages.first().ok_or("no page was read")?;
         Ok(Record::new(start, header, first.major))
     }

@@ -164,7 +164,19 @@ pub(super) struct WholeRecord {
     pub(super) tells: Option<WalEventKind>,
 }
 
+/// Why the WAL ends at a record.
+pub(super) fn no_match(start: Lsn) -> String {
+    format!("the record at {start} does not match its CRC")
+}
+
 impl WholeRecord {
+    /// Whether the record at the start of these bytes is the one that was written.
+    pub(super) fn matches_its_crc(&self, bytes: &[u8]) -> bool {
+        let record = bytes.get(..self.total_bytes as usize);
+        let written = record.and_then(|record| u32_at(record, RecordHeader::CRC_OFFSET));
+        written.is_some() && written == record.and_then(crc_of)
+    }
+
     /// The record at the start of these bytes, if all of it is there and it is of a common form: it
     /// tells nothing, or is the end of a transaction with nothing before its main data. `None` says
     /// nothing about it.
@@ -311,7 +323,7 @@ impl Record {
         if check == WalCheck::Crc
             && crc32c::crc32c_append(self.crc, &self.header.before_crc) != self.header.crc
         {
-            return Err(format!("the record at {start} does not match its CRC"));
+            return Err(no_match(start));
         }
         let Some(body) = self.body else {
             return Ok(None);

@@ -1,0 +1,73 @@
+//! Whether the records of one segment go on in the next: each names the one before it (`xl_prev`), and PostgreSQL ends a
+//! replay where that is not so (`ValidXLogRecordHeader`, `xlogreader.c`, 14 to 18). Segments of two histories, or of a
+//! server whose WAL was set back (`pg_resetwal`), have the right names and positions, and break there.
+
+use serde::{Deserialize, Serialize};
+
+use super::SegmentIndex;
+use crate::pg::{Lsn, WalReader};
+
+/// How a segment's records are tied to those before and after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Links {
+    /// The first record that begins in the segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<FirstRecord>,
+    /// The last record that begins in the segment and is complete in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Lsn>,
+    /// The record that begins in the segment and goes on in the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open: Option<Lsn>,
+}
+
+/// A record, and the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstRecord {
+    /// Where it begins.
+    pub lsn: Lsn,
+    /// Where it says that the record before it begins.
+    pub previous: Lsn,
+}
+
+impl Links {
+    /// Those of the segment that was read.
+    pub(super) fn of(reader: &WalReader) -> Self {
+        Self {
+            first: reader
+                .first_record()
+                .map(|(lsn, previous)| FirstRecord { lsn, previous }),
+            last: reader.last_record(),
+            open: reader.open_record(),
+        }
+    }
+}
+
+/// Follows the records over consecutive segments. It is shown their indexes, one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Following {
+    /// The records before the next segment, one of which its first record names; `None` where that is not known.
+    before: Option<Links>,
+    /// Where the WAL ended within the segment before.
+    ended: Option<Lsn>,
+}
+
+impl Following {
+    /// Where a replay ends that comes from the segments before, if the records of this one do not follow theirs;
+    /// `None` too for what is not known.
+    pub fn next(&mut self, index: Option<&SegmentIndex>) -> Option<Lsn> {
+        let ended = self.ended.take();
+        let Some((index, links)) = index.and_then(|index| Some((index, index.links?))) else {
+            self.before = None;
+            return ended.filter(|_| index.is_some());
+        };
+        self.ended = index.valid_until;
+        let before = self.before.take();
+        // A record may fill whole segments.
+        let begins = links.last.is_some() || links.open.is_some();
+        self.before = if begins { Some(links) } else { before };
+        let first = links.first?;
+        let follows = |before: Links| [before.last, before.open].contains(&Some(first.previous));
+        ended.or_else(|| before.filter(|before| !follows(*before)).map(|_| first.lsn))
+    }
+}
