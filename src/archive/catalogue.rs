@@ -101,6 +101,13 @@ impl Backup {
         (self.source == BackupSource::Primary).then(|| self.started_at - CLOCKS_AGREE)
     }
 
+    /// When it was taken: its record was not stored before that, whatever the server's clock said.
+    #[must_use]
+    pub fn taken_at(&self) -> DateTime<Utc> {
+        self.stored_at
+            .map_or(self.finished_at, |stored| stored.min(self.finished_at))
+    }
+
     /// When it had ended by all means. A standby dates its backups by its own clock, the WAL is dated by its
     /// primary's; the record was stored after the end.
     #[must_use]

@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::pg::{Lsn, NewTablespace, SegmentName, TimelineId};
 
 pub use self::end::known_until;
+pub use self::timeline::followed;
 
 /// How [`Target::Latest`] is written.
 pub(super) const TO_THE_END: &str = "the end of the archived WAL";

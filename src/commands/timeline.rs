@@ -10,9 +10,10 @@ use serde::Serialize;
 use super::table::write_table;
 use super::time_index::TimeIndex;
 use super::{catalogue, identity};
-use crate::archive::branches::{Ambiguity, Branch, branch, judge};
+use crate::archive::branches::{Ambiguity, Branch, branch};
 use crate::archive::catalogue::Catalogue;
 use crate::archive::keys::{BackupId, Key};
+use crate::archive::recovery_plan;
 use crate::archive::retired::Retired;
 use crate::archive::time_text;
 use crate::archive::wal_inventory::SegmentRange;
@@ -33,6 +34,9 @@ pub struct TimelinesReport {
     /// Those between which only a person can choose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ambiguous: Option<Ambiguity>,
+    /// Why no recovery that names none goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// Each, oldest first.
     pub timelines: Vec<ListedLine>,
     /// Backups that cannot be restored, and why.
@@ -69,20 +73,21 @@ pub struct ListedLine {
 pub async fn list(store: &Store) -> Result<TimelinesReport> {
     let catalogue = catalogue::load(store).await?;
     let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
-    let judgement = judge(&catalogue, |_| true);
     let mut timelines = Vec::new();
     for timeline in catalogue.timelines() {
         timelines.push(line(&catalogue, &times, timeline).await?);
     }
-    let (followed, ambiguous) = match judgement.followed {
-        Ok(followed) => (Some(followed), None),
-        Err(ambiguity) => (None, Some(ambiguity)),
+    let (followed, ambiguous, refused) = match recovery_plan::followed(&catalogue) {
+        Ok(Ok(followed)) => (Some(followed), None, None),
+        Ok(Err(ambiguity)) => (None, Some(ambiguity), None),
+        Err(error) => (None, None, Some(error.to_string())),
     };
     let unrestorable = catalogue.unrestorable.iter();
     let notes = unrestorable.map(|entry| format!("backup {} cannot be restored: {}", entry.id, entry.reason));
     Ok(TimelinesReport {
         followed,
         ambiguous,
+        refused,
         timelines,
         notes: notes.collect(),
     })
@@ -253,7 +258,10 @@ impl fmt::Display for TimelinesReport {
                 "AMBIGUOUS: {ambiguity}. A recovery needs --target-timeline until the copy's is retired (walship timeline \
                  retire)"
             ),
-            (None, None) => Ok(()),
+            (None, None) => match &self.refused {
+                Some(why) => writeln!(f, "NO TIMELINE IS FOLLOWED: {why}"),
+                None => Ok(()),
+            },
         }
     }
 }

@@ -7,6 +7,7 @@ use super::store::reason;
 use super::{Check, Findings, branches, span};
 use crate::archive::catalogue::{Backup, Catalogue, UnfinishedState};
 use crate::archive::ranges::RangeSet;
+use crate::archive::recovery_plan;
 use crate::archive::timeline_chain::TimelineChain;
 use crate::archive::wal_inventory::SegmentRange;
 use crate::pg::{Lsn, SegmentName, SegmentSize, TimelineId, WalName};
@@ -205,8 +206,16 @@ fn histories(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut
         let fix = format!("in the server's data directory: walship push pg_wal/{file}");
         findings.problem(check, message, fix);
     }
-    if all_well {
-        findings.ok(check, "complete");
+    if !all_well {
+        return;
+    }
+    match recovery_plan::followed(catalogue) {
+        Err(error) if !catalogue.timelines().is_empty() => findings.problem(
+            check,
+            format!("no recovery goes on that names no timeline: {error}"),
+            "walship timeline list shows them; put the history into the archive, or take a mark away",
+        ),
+        _ => findings.ok(check, "complete"),
     }
 }
 
@@ -256,11 +265,11 @@ fn ahead(archive: &ArchiveFacts, catalogue: &Catalogue, server: &ServerFacts, fi
 fn age(catalogue: &Catalogue, facts: &Facts, findings: &mut Findings) {
     let check = Check::BackupAge;
     let fix = "walship basebackup (from a timer: once a day)";
-    let Some(newest) = catalogue.backups.iter().max_by_key(|backup| backup.finished_at) else {
+    let Some(newest) = catalogue.backups.iter().max_by_key(|backup| backup.taken_at()) else {
         let message = "there is no backup that can be restored";
         return findings.problem(check, message, fix);
     };
-    let age = (facts.now - newest.finished_at).to_std().unwrap_or_default();
+    let age = (facts.now - newest.taken_at()).to_std().unwrap_or_default();
     let message = format!("the newest backup, {}, is {} old", newest.id, span(age));
     let limit = facts.limits.backup_age;
     if age > limit * 2 {

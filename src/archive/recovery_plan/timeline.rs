@@ -45,18 +45,12 @@ fn latest<'a>(
     let judgement = judge(catalogue, |chain| {
         named.is_none_or(|backup| chain.can_start_from(backup))
     });
-    let oldest = match &judgement.followed {
-        Ok(followed) => *followed,
-        Err(ambiguity) => ambiguity
-            .contenders
-            .first()
-            .map_or(TimelineId::FIRST, |oldest| oldest.timeline),
-    };
-    can_be_followed(catalogue, oldest)?;
+    can_be_followed(catalogue, oldest_of(&judgement))?;
     let followed = match &judgement.followed {
         Ok(followed) => *followed,
         Err(ambiguity) => before_they_parted(catalogue, request, ambiguity)?,
     };
+    refuse_retired(catalogue, followed)?;
     let chain = chain_of(catalogue, followed).map_err(|error| choose(&error, followed))?;
     if let Some(backup) = named {
         if !chain.can_start_from(backup) {
@@ -69,6 +63,29 @@ fn latest<'a>(
         notes.extend(told(catalogue, &judgement, &chain));
     }
     Ok(chain)
+}
+
+/// The timeline that a recovery follows which names none; the ambiguity where only a person can choose.
+///
+/// # Errors
+/// As a recovery: where a history that matters is missing or damaged, and where every timeline is retired.
+pub fn followed(catalogue: &Catalogue) -> Result<std::result::Result<TimelineId, Ambiguity>> {
+    let judgement = judge(catalogue, |_| true);
+    can_be_followed(catalogue, oldest_of(&judgement))?;
+    if let Ok(followed) = judgement.followed {
+        refuse_retired(catalogue, followed)?;
+    }
+    Ok(judgement.followed)
+}
+
+fn oldest_of(judgement: &Judgement) -> TimelineId {
+    match &judgement.followed {
+        Ok(followed) => *followed,
+        Err(ambiguity) => ambiguity
+            .contenders
+            .first()
+            .map_or(TimelineId::FIRST, |oldest| oldest.timeline),
+    }
 }
 
 /// Every timeline from this one on that has WAL: whether its history is known, and agrees with the others.

@@ -66,6 +66,9 @@ pub fn check(layout: &Layout) -> Result<()> {
         .outside()
         .map(|root| resolve(&root.directory))
         .collect::<Result<Vec<_>>>()?;
+    for directory in &resolved {
+        refuse_inside_a_cluster(directory)?;
+    }
     check_apart(resolved.iter().map(PathBuf::as_path))
 }
 
@@ -85,6 +88,39 @@ fn interrupted(layout: &Layout) -> Error {
         message.push_str(&shell_word(&root.directory.to_string_lossy()));
     }
     Error::conflict(message)
+}
+
+/// What lies in another cluster's directories goes with them, and into its backups.
+fn refuse_inside_a_cluster(directory: &Path) -> Result<()> {
+    for above in directory.ancestors().skip(1) {
+        let what = if holds(&above.join("PG_VERSION")) {
+            "a data directory, or part of one"
+        } else if is_tablespace(above) {
+            "a tablespace"
+        } else {
+            continue;
+        };
+        return Err(Error::conflict(format!(
+            "{} lies in {}, which is {what}: it would be removed with that, and be in its backups. Choose another place",
+            directory.display(),
+            above.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Whether a server has made its own directory there, such as `PG_17_202406281`.
+fn is_tablespace(directory: &Path) -> bool {
+    let is_own = |name: &str| {
+        let mut parts = name.strip_prefix("PG_").unwrap_or_default().split('_');
+        let is_number = |part: Option<&str>| {
+            part.is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        is_number(parts.next()) && is_number(parts.next()) && parts.next().is_none()
+    };
+    let entries = directory.read_dir().into_iter().flatten().flatten();
+    let mut names = entries.map(|entry| entry.file_name());
+    names.any(|name| name.to_str().is_some_and(is_own))
 }
 
 fn check_root(root: &Root) -> Result<()> {

@@ -111,6 +111,13 @@ async fn plan_along(
             let Some(barrier) = changes.barrier() else {
                 plan.demands = changes.demands();
                 plan.new_tablespaces = changes.new_tablespaces();
+                if changes.ends_early && plan.target == Target::Latest {
+                    plan.notes.push(format!(
+                        "the records break off within the last archived segment, {}: it was archived before it was complete, \
+                         or is damaged, and recovery ends there",
+                        plan.last_segment
+                    ));
+                }
                 return Ok((plan, search));
             };
             let lsn = barrier.lsn();

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::SourceConfiguration;
 use super::configuration::ConfigurationReport;
-use super::destination::{CONTROL, SET_ASIDE_CONTROL};
+use super::destination::{self, CONTROL, SET_ASIDE_CONTROL};
 use super::fixture;
-use super::layout::{Layout, TablespaceMapping};
+use super::layout::{Layout, Root, TablespaceMapping};
 use super::restore::{Remembers, Restoration};
 use super::settings::{RecoverySettings, ServerSettings, TargetAction};
 use crate::archive::Sha256Sum;
@@ -488,4 +488,29 @@ async fn a_store_that_keeps_breaking_off_ends_the_recovery() {
     let error = case.fails().await;
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("base/000004.tar.zst"), "{error}");
+}
+
+#[test]
+fn a_copy_is_not_made_inside_another_cluster() {
+    for (within, says) in [
+        ("PG_VERSION", "a data directory"),
+        ("PG_17_202406281", "a tablespace"),
+    ] {
+        let outer = tempfile::tempdir().unwrap();
+        std::fs::create_dir(outer.path().join(within)).unwrap();
+        let data = outer.path().join("copies/data");
+        std::fs::create_dir(outer.path().join("copies")).unwrap();
+        let root = Root {
+            directory: data.clone(),
+            tablespace: None,
+        };
+        let layout = Layout {
+            data: data.clone(),
+            roots: vec![root],
+        };
+        let refused = destination::check(&layout).unwrap_err().to_string();
+        assert!(refused.contains(says), "{refused}");
+        std::fs::remove_dir(outer.path().join(within)).unwrap();
+        destination::check(&layout).unwrap();
+    }
 }

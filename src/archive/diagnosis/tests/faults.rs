@@ -146,9 +146,18 @@ const FAULTS: &[(Check, Level, Plant)] = &[
     }),
     (C::WalTimeline, Warning, |f| {
         holdings(f).wal.add(&Key::Segment(segment(2, 6)).to_string(), 1);
+        let history = TimelineHistory::parse(tli(2), format!("1\t{}\tpromoted\n", at(6, 40)).as_bytes());
+        holdings(f).histories.insert(tli(2), history.unwrap());
     }),
     (C::WalAhead, Problem, |f| {
         archive(f).server_lsn_after = Some(at(8, 4096));
+    }),
+    (C::BackupAge, Problem, |f| {
+        // The server's clock was a year ahead when it was taken.
+        let stored = now() - TimeDelta::days(30);
+        let newest = &mut holdings(f).backups[0];
+        newest.finished_at = now() + TimeDelta::days(335);
+        newest.stored_at = Some(stored);
     }),
     (C::BackupAge, Problem, |f| holdings(f).backups.clear()),
     (C::BackupAge, Warning, |f| {

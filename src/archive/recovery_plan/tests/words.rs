@@ -1,7 +1,9 @@
 //! What a plan, and a refusal, says to the user.
 
+use super::super::followed;
 use super::*;
 use crate::archive::backup::BackupSource;
+use crate::archive::retired::Retired;
 
 fn note_of(catalogue: &Catalogue, request: &Request) -> Option<String> {
     decide(catalogue, request).unwrap().notes.into_iter().next()
@@ -175,4 +177,24 @@ fn the_end_of_a_backup_needs_no_later_timeline() {
         ..request
     };
     assert_eq!(decide(&catalogue, &named).unwrap().timeline, tli(1));
+}
+
+#[test]
+fn no_timeline_is_followed_that_is_retired_or_comes_from_nowhere() {
+    let mut catalogue = archive(&[(1, 2)], &[(1, 2..=8)]);
+    assert_eq!(followed(&catalogue).unwrap().unwrap(), tli(1));
+    catalogue
+        .retired
+        .insert(tli(1), Retired::new(tli(1), "a copy", time(9, 0)).unwrap());
+    let request = Request::new(Target::Latest);
+    refused(&catalogue, &request, &["timeline 1 was retired", "reinstate 1"]);
+    assert!(followed(&catalogue).is_err());
+    // WAL of a timeline whose history nobody has archived.
+    let orphan = archive(&[(1, 2)], &[(1, 2..=8), (2, 9..=10)]);
+    refused(
+        &orphan,
+        &request,
+        &["the history of timeline 2 is not in the archive"],
+    );
+    assert!(followed(&orphan).is_err());
 }
