@@ -209,8 +209,9 @@ fn histories(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut
     if !all_well {
         return;
     }
+    // With a server, its own timeline is compared with the archive's.
     match recovery_plan::followed(catalogue) {
-        Err(error) if !catalogue.timelines().is_empty() => findings.problem(
+        Err(error) if server.is_none() && !catalogue.timelines().is_empty() => findings.problem(
             check,
             format!("no recovery goes on that names no timeline: {error}"),
             "walship timeline list shows them; put the history into the archive, or take a mark away",

@@ -146,8 +146,6 @@ const FAULTS: &[(Check, Level, Plant)] = &[
     }),
     (C::WalTimeline, Warning, |f| {
         holdings(f).wal.add(&Key::Segment(segment(2, 6)).to_string(), 1);
-        let history = TimelineHistory::parse(tli(2), format!("1\t{}\tpromoted\n", at(6, 40)).as_bytes());
-        holdings(f).histories.insert(tli(2), history.unwrap());
     }),
     (C::WalAhead, Problem, |f| {
         archive(f).server_lsn_after = Some(at(8, 4096));
