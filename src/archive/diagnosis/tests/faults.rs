@@ -514,3 +514,26 @@ fn remember_another(facts: &mut Facts) {
     };
     facts.host.remembered = Ok(("/data".to_owned(), remembered));
 }
+
+#[test]
+fn an_archive_alone_tells_that_no_timeline_can_be_followed() {
+    let histories = |plant: fn(&mut Facts)| {
+        let mut facts = healthy();
+        plant(&mut facts);
+        let found = judge_archive(facts.archive.unwrap(), None, facts.limits, now());
+        let found = found.into_iter().find(|finding| finding.check == C::WalHistories);
+        found.unwrap().level
+    };
+    assert_eq!(histories(|_| {}), Level::Ok);
+    assert_eq!(
+        histories(|f| {
+            let mark = Retired::new(tli(1), "a copy", now()).unwrap();
+            holdings(f).retired.insert(tli(1), mark);
+        }),
+        Problem
+    );
+    assert_eq!(
+        histories(|f| holdings(f).wal.add(&Key::Segment(segment(2, 6)).to_string(), 1)),
+        Problem
+    );
+}
