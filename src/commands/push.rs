@@ -25,7 +25,7 @@ use crate::archive::remembered::Past;
 use crate::archive::segment_index::IndexBuilder;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::data_directory::{cluster_identity, data_directory_of, has_archived};
-use crate::pg::{BackupHistory, LongPageHeader, SegmentSize, TimelineHistory, WalCheck, WalName};
+use crate::pg::{BackupHistory, LongPageHeader, SegmentSize, TimelineHistory, TimelineId, WalCheck, WalName};
 use crate::store::{Body, PutMode, Store};
 
 /// What a push found.
@@ -104,6 +104,7 @@ async fn push(
     let identity = identity?;
     let (body, trailer) = compressed?;
     source.refuse_incomplete(&trailer)?;
+    source.refuse_unknown_timeline(store, &identity).await?;
     let key = key_of(name, &trailer)?;
     // What is looked at in the archive first must be as the files before this one leave it.
     let looks_first = matches!(name, WalName::History(_)) || !identity.conditional_writes;
@@ -125,6 +126,7 @@ async fn push_source(
 ) -> Result<(PushReport, String)> {
     let identity = source.archive_identity(store, now, None).await?;
     let (body, trailer) = compressor.compress(source).await?;
+    source.refuse_unknown_timeline(store, &identity).await?;
     let key = key_of(source.name, &trailer)?;
     let no_turn = None::<std::future::Ready<Result<()>>>;
     let report = put_or_compare(&key, source.name, &body, &trailer, store, &identity, no_turn).await?;
@@ -311,6 +313,31 @@ impl Source {
             }
         }
         Ok(())
+    }
+
+    /// A server archives the history of its timeline before all WAL of it. Of a file that lies in no data directory nobody
+    /// can tell whose it is: where its timeline is not known it may be a rehearsal's.
+    ///
+    /// # Errors
+    /// `Conflict` for a segment of a timeline that the archive does not know; otherwise as the store.
+    async fn refuse_unknown_timeline(&self, store: &Store, identity: &Identity) -> Result<()> {
+        let (WalName::Segment(segment) | WalName::Partial(segment)) = self.name else {
+            return Ok(());
+        };
+        let timeline = segment.timeline();
+        if self.cluster.is_some() || timeline == TimelineId::FIRST {
+            return Ok(());
+        }
+        let history = stored_wal::read_history(store, timeline, identity.system_identifier).await?;
+        if history.is_some() {
+            return Ok(());
+        }
+        Err(Error::conflict(format!(
+            "the archive knows no timeline {timeline}, and nobody could recover along it: if {} is of a server that was \
+             promoted, push its {} first; a rehearsal's WAL does not belong here",
+            self.path.display(),
+            WalName::History(timeline)
+        )))
     }
 
     async fn archive_identity(

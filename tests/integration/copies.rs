@@ -7,7 +7,7 @@ use walship::archive::copy_settings::judged;
 
 use crate::recovery::{PATIENCE, take_backup};
 use crate::seed::{beside, seed};
-use crate::server::{archiving_builder, majors, wait_archived};
+use crate::server::{archiving_builder, archiving_primary, majors, wait_archived};
 use crate::support::postgres::{Cluster, MAJORS, Stop};
 use crate::support::process::Output;
 use crate::support::stores::Place;
@@ -408,7 +408,7 @@ fn a_replacement_does_not_replay_over_files_that_lie_where_a_tablespace_goes() {
             "on",
         ];
         let refused = walship.run(&recover).exited(4).stderr;
-        assert!(refused.contains("move it away and try again"), "{refused}");
+        assert!(refused.contains("away and try again"), "{refused}");
         assert!(!data.exists(), "PostgreSQL {major}: something was restored");
         // As the message says.
         let away = late.with_extension("old");
@@ -424,7 +424,7 @@ fn a_replacement_does_not_replay_over_files_that_lie_where_a_tablespace_goes() {
         copy.launch();
         copy.wait_exit(PATIENCE);
         let log = copy.log_since_start();
-        assert!(log.contains("move it away and start this server again"), "{log}");
+        assert!(log.contains("away and start this server again"), "{log}");
         assert!(files_below(&late) == before, "PostgreSQL {major}");
         std::fs::rename(&late, &away).unwrap();
         copy.launch();
@@ -448,7 +448,7 @@ fn a_standby_does_not_replay_over_the_tablespaces_of_a_primary_on_the_same_machi
         let refused = seed(&walship, &primary, &data, &["--from", "archive"])
             .exited(4)
             .stderr;
-        assert!(refused.contains("a base backup that is taken after"), "{refused}");
+        assert!(refused.contains("take a base backup after"), "{refused}");
         assert!(!data.exists(), "PostgreSQL {major}: something was restored");
         // As the message says.
         take_backup(&walship, &primary);
@@ -470,8 +470,51 @@ fn a_standby_does_not_replay_over_the_tablespaces_of_a_primary_on_the_same_machi
         standby.launch();
         standby.wait_exit(PATIENCE);
         let log = standby.log_since_start();
-        assert!(log.contains("A standby needs a machine of its own"), "{log}");
+        assert!(
+            log.contains("for a standby beside it take a base backup"),
+            "{log}"
+        );
         assert!(files_below(&later) == files, "PostgreSQL {major}");
         assert!(files_below(&late) == before, "PostgreSQL {major}");
+    }
+}
+
+#[test]
+fn a_rehearsals_wal_gets_into_no_archive_of_its_source_by_hand_either() {
+    for &major in majors() {
+        let place = Place::directory();
+        let walship = Walship::at(&place);
+        let primary = archiving_primary(major, &walship);
+        primary.sql("create table t (i int)");
+        take_backup(&walship, &primary);
+        wait_archived(&primary, &primary.switch_wal());
+        let root = scratch();
+        let data = root.path().join("copy");
+        walship
+            .run(&["recover", "--pgdata", data.to_str().unwrap()])
+            .succeeded();
+        let mut copy = Cluster::adopt(major, &data);
+        for (name, value) in walship.environment() {
+            copy.set_env(name, value);
+        }
+        copy.start();
+        copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        copy.sql("insert into t values (1)");
+        let segment = copy.switch_wal();
+        copy.stop(Stop::Immediate);
+        let path = data.join("pg_wal").join(&segment);
+        let refused = walship.run(&["push", path.to_str().unwrap()]).exited(1).stderr;
+        assert!(refused.contains("is a copy, made from the archive"), "{refused}");
+        assert!(!refused.contains("copied out"), "{refused}");
+        let copied_out = make_dir(root.path(), "out", 0o755).join(&segment);
+        std::fs::copy(&path, &copied_out).unwrap();
+        crate::support::give_to_user(&copied_out);
+        let refused = walship
+            .run(&["push", copied_out.to_str().unwrap()])
+            .exited(1)
+            .stderr;
+        assert!(refused.contains("the archive knows no timeline 2"), "{refused}");
+        let stored = crate::basebackup::keys(&place, "wal/00000002");
+        assert!(stored.is_empty(), "{stored:?}");
     }
 }

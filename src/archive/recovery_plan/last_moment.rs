@@ -99,7 +99,7 @@ impl<'a> LastMoment<'a> {
                 let commit = found.and_then(|found| found.commit);
                 let what = match commit.filter(|commit| commit.time == last) {
                     Some(commit) => format!("the last commit in the archived WAL (LSN {})", commit.lsn),
-                    None => "the start of the last backup, after which no commit is archived".to_owned(),
+                    None => "the last backup had begun, and no later commit is archived".to_owned(),
                 };
                 format!(
                     "target time {} lies after {what}: the latest time that can be reached is {}, in {of}",
@@ -109,8 +109,8 @@ impl<'a> LastMoment<'a> {
             }
         };
         Error::invalid(format!(
-            "{why}. If something happened only just now, wait until its segment is archived (SELECT pg_switch_wal()); for \
-             all that is archived, give no target"
+            "{why}. If something happened only just now, wait until its segment is archived (SELECT pg_switch_wal(); of a \
+             server that is gone, store its last segment, see docs/proof.md); for all that is archived, give no target"
         ))
     }
 }

@@ -145,7 +145,7 @@ impl ListReport {
         let rows = window.iter().map(|window| {
             let what = match window.latest_is {
                 LatestIs::Commit => "last commit",
-                LatestIs::StartOfBackup => "start of the newest backup",
+                LatestIs::StartOfBackup => "no commit until a backup",
                 LatestIs::EndOfBackup => "end of the backup",
                 LatestIs::Unknown => "not known",
             };

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Compressor, PushReport, Source, push_source, wal_name};
 use crate::archive::codec::Trailer;
+use crate::commands::remembered;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::data_directory::{data_directory_of, postmaster_pid};
 use crate::pg::{Lsn, SegmentName, WalName};
@@ -59,6 +60,15 @@ impl Source {
             if exists(&status.join(format!("{segment}.{extension}")))? {
                 return Ok(());
             }
+        }
+        let data_directory = data_directory_of(&self.path);
+        let remembered = remembered::read(&data_directory)?;
+        if let (Some(mark), None) = (&remembered.clone, &remembered.archive) {
+            return Err(Error::conflict(format!(
+                "{} is a copy, made from the archive {}, and its WAL belongs into no archive of its source; nothing was stored",
+                data_directory.display(),
+                mark.source
+            )));
         }
         Err(self.unfinished(&format!(
             "PostgreSQL has not announced it in {} (no .ready, no .done)",

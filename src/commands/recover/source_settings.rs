@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::configuration::write_file;
 use super::destination::Access;
+use super::start_command::OutsideConfiguration;
 use crate::archive::copy_settings::{Copy, Overrides, overrides};
 use crate::error::{Error, Result};
 use crate::pg::configuration_files::{ConfigurationFiles, Files, Grammar};
@@ -58,7 +59,9 @@ pub fn judge(
     };
     let mut overrides = overrides(copy, major, value);
     // Where its source was, the file is its own, and Debian's programs look for the server there.
-    if value("data_directory").is_some_and(|place| Path::new(&place) == data) {
+    let is_at_home = value("data_directory").is_some_and(|place| Path::new(&place) == data)
+        || OutsideConfiguration::of_debian(major, data).is_some();
+    if is_at_home {
         overrides
             .settings
             .retain(|(name, _)| *name != "external_pid_file");

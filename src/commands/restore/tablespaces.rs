@@ -323,13 +323,15 @@ fn how_to_make(made: &NewTablespace) -> String {
 
 fn taken(made: &NewTablespace, name: &OsStr, again: &str) -> Error {
     Error::conflict(format!(
-        "{}, and {} is there already: replay would write over it. If its server is gone, move it away and {again}. If its \
-         server lives, this one cannot replay the record here. A standby needs a machine of its own, or a base backup that \
-         is taken after {} and a mapping of that directory. A rehearsal keeps the tablespace inside: recover it with \
-         --archive-mode off",
+        "{}, and the files of another server are there already ({}): replay would write over them. If that server is gone, \
+         move {} away and {again}. If it lives: for a standby beside it take a base backup after {} and give \
+         --tablespace-mapping {}=DIRECTORY; for a rehearsal walship recover --archive-mode off, which keeps the tablespace \
+         inside the copy",
         what(made),
         name.display(),
-        made.at
+        made.path.display(),
+        made.at,
+        made.path.display()
     ))
 }
 
@@ -385,7 +387,7 @@ mod tests {
             check(&made, 17, &data)
                 .unwrap_err()
                 .to_string()
-                .contains("move it away")
+                .contains("away and")
         );
         // The server's own, after a restart.
         std::os::unix::fs::symlink(&path, data.join("pg_tblspc/16400")).unwrap();
@@ -470,7 +472,7 @@ mod tests {
             let look = |what| see_to(&name(START + SEGMENT), &delivered, top.path(), what);
             let refused = look(NewTablespaces::Checked).unwrap_err().to_string();
             assert!(
-                refused.contains("PG_17_202406281 is there already"),
+                refused.contains("there already (PG_17_202406281)"),
                 "{room}: {refused}"
             );
             // Replay begins after it.

@@ -145,10 +145,7 @@ fn where_nothing_later_is_archived_no_time_can_be_reached_that_nothing_tells_of(
     refused(
         &later,
         &to(5, 0),
-        &[
-            "the latest time that can be reached",
-            "the start of the last backup",
-        ],
+        &["the latest time that can be reached", "the last backup had begun"],
     );
     later.backups[1].source = BackupSource::Standby;
     refused(&later, &to(4, 0), &["no later commit is archived"]);
