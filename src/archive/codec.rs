@@ -40,6 +40,8 @@ pub struct Trailer {
     /// What a segment's records tell of time. `None` where that is unknown: in objects that an older
     /// walship stored, or damaged.
     pub index: Option<SegmentIndex>,
+    /// Whether there is an index that does not match its checksum.
+    pub index_is_damaged: bool,
 }
 
 /// A trailer as it is written.
@@ -74,10 +76,10 @@ impl TrailerText {
     }
 
     fn into_trailer(self) -> Trailer {
-        let whole = self
-            .index
-            .filter(|index| self.index_crc32c.as_ref() == Some(&crc(index)));
+        let index_is_damaged = self.index.as_deref().map(crc) != self.index_crc32c;
+        let whole = self.index.filter(|_| !index_is_damaged);
         Trailer {
+            index_is_damaged,
             name: self.name,
             size: self.size,
             sha256: self.sha256,
@@ -140,6 +142,7 @@ impl Content {
             system_identifier,
             walship: env!("CARGO_PKG_VERSION").to_owned(),
             index,
+            index_is_damaged: false,
         }
     }
 }
@@ -551,6 +554,7 @@ mod tests {
                 // Some flips end the JSON: then the whole trailer is unreadable.
                 if let Ok((_, trailer)) = decode(&damaged, 4096) {
                     assert_eq!(trailer.index, None, "bit {bit} of byte {at}");
+                    assert!(trailer.index_is_damaged, "bit {bit} of byte {at}");
                 }
             }
         }

@@ -51,14 +51,14 @@ impl Archive {
         }
     }
 
-    /// Flips a byte in the middle of an object.
+    /// Flips a byte in the first half of an object.
     fn flip(&self, has: &str) -> PathBuf {
         let all = keys(&self.place, "");
         let key = all.iter().find(|key| key.contains(has)).unwrap();
         let path = self.place.path().unwrap().join(key);
         let mut bytes = std::fs::read(&path).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
+        let place = bytes.len() / 4;
+        bytes[place] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         give_to_user(&path);
         path
@@ -176,11 +176,35 @@ fn a_backup_that_verify_found_damaged_is_none_for_list_recover_and_expire() {
     if path.exists() {
         assert_eq!(archive.list()["unrestorable"][0]["id"], archive.second);
         let mut bytes = std::fs::read(&path).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
+        let place = bytes.len() / 4;
+        bytes[place] ^= 1;
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, bytes).unwrap();
         give_to_user(&path);
         assert_eq!(archive.list()["backups"].as_array().unwrap().len(), 2);
     }
+}
+
+#[test]
+fn a_damaged_index_of_a_segment_is_found_and_mended() {
+    let archive = Archive::new();
+    let all = keys(&archive.place, "");
+    let key = all.iter().find(|key| key.contains(&archive.segment)).unwrap();
+    let path = archive.place.path().unwrap().join(key);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let index = bytes
+        .windows(9)
+        .position(|window| window == b"\"index\":{")
+        .unwrap();
+    bytes[index + 12] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    give_to_user(&path);
+    let found = archive.walship.run(&["verify"]).exited(7);
+    assert!(found.stdout.contains("its index does not match"), "{found:?}");
+    let pgdata = archive.primary.data_dir().to_str().unwrap();
+    archive
+        .walship
+        .run(&["repair", &archive.segment, "--pgdata", pgdata])
+        .succeeded();
+    archive.walship.run(&["verify"]).succeeded();
 }

@@ -130,6 +130,11 @@ impl WalContext {
 
     fn judge(&self, key: &Key, name: WalName, trailer: &Trailer, content: Content) -> Result<()> {
         trailer.check(name, self.identity.system_identifier)?;
+        if trailer.index_is_damaged {
+            return Err(Error::corrupt(
+                "its index does not match its checksum, so what the segment's records tell is not known without reading it",
+            ));
+        }
         if let Key::Partial { sha256_start, .. } = key
             && trailer.sha256.first_eight() != *sha256_start
         {
