@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::barriers::Barrier;
 use super::catalogue::{Backup, Catalogue, missing_wal};
 use super::keys::BackupId;
 use super::recovery_plan::known_until;
@@ -251,10 +252,13 @@ fn lose(
         Some(lost) => lost,
         None => assessment.lost.push_mut(Lost {
             segments: *missing,
-            from_lsn: hole.barrier.map_or_else(|| missing.first.start(size), Ok)?,
+            from_lsn: match hole.barrier {
+                Some(barrier) => barrier.lsn(),
+                None => missing.first.start(size)?,
+            },
             until_lsn: size.start_of(missing.last.number(size)?.next()),
             evidence: hole.evidence,
-            barrier: hole.barrier,
+            barrier: hole.barrier.map(Barrier::lsn),
             timelines: Vec::new(),
             backups: Vec::new(),
             again_from: None,

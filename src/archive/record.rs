@@ -4,6 +4,8 @@
 //! that `head -n -2` and `sha256sum` can check what `cat` shows. This file alone writes records and takes them
 //! apart: whatever is read from one was compared with its hash.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -47,16 +49,16 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], url: &str) -> Result<T> {
     struct Version {
         format_version: u32,
     }
-    check(bytes).map_err(|error| Error::corrupt(format!("{url} is damaged: {error}")))?;
-    let damaged = |error: serde_json::Error| Error::corrupt(format!("{url} is damaged: {error}"));
-    let Version { format_version } = serde_json::from_slice(bytes).map_err(damaged)?;
+    let damaged = |error: &dyn fmt::Display| Error::corrupt(format!("{url} is damaged: {error}"));
+    check(bytes).map_err(|error| damaged(&error))?;
+    let Version { format_version } = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
     if format_version > FORMAT_VERSION {
         return Err(Error::invalid(format!(
             "{url} has format version {format_version}, and this walship reads up to {FORMAT_VERSION}; \
              install the walship that wrote it, or a later one"
         )));
     }
-    serde_json::from_slice(bytes).map_err(damaged)
+    serde_json::from_slice(bytes).map_err(|error| damaged(&error))
 }
 
 /// Whether a record ends in its own hash.

@@ -126,6 +126,15 @@ pub fn how_to_take_the_place(place: &str) -> String {
     )
 }
 
+/// The two ways on for a copy that is to archive.
+#[must_use]
+pub fn how_a_copy_may_archive(place: &str) -> String {
+    format!(
+        "give it an archive of its own; or, {}",
+        how_to_take_the_place(place)
+    )
+}
+
 /// What a data directory remembers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Remembered {
@@ -177,9 +186,8 @@ impl Remembered {
     pub fn check(&self, identity: &Identity, url: &str, place: &str) -> Result<()> {
         if self.is_copy_of(identity) {
             return Err(Error::conflict(format!(
-                "this cluster is a copy, made from the archive {url} of another, which it must not write to: give it an \
-                 archive of its own; or, {}",
-                how_to_take_the_place(place)
+                "this cluster is a copy, made from the archive {url} of another, which it must not write to: {}",
+                how_a_copy_may_archive(place)
             )));
         }
         match &self.archive {

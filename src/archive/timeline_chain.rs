@@ -45,8 +45,8 @@ pub struct Hole {
     pub missing: SegmentRange,
     /// How that is known: "000000010000000000000009 follows".
     pub evidence: String,
-    /// Nothing is missing, and no recovery crosses this position: the evidence says why.
-    pub barrier: Option<Lsn>,
+    /// Nothing is missing, and no recovery crosses this.
+    pub barrier: Option<Barrier>,
     /// What is wrong with the first of them, where it is there and damaged.
     pub damage: Option<String>,
 }
@@ -205,16 +205,15 @@ impl<'a> TimelineChain<'a> {
 
     /// The WAL leads up to a record that no recovery crosses.
     fn stopped(&self, timeline: TimelineId, barrier: Barrier) -> Result<Reach> {
-        let lsn = barrier.lsn();
-        let number = self.size.segment_of(lsn);
+        let number = self.size.segment_of(barrier.lsn());
         Ok(Reach {
             last_segment: Some(SegmentName::new(timeline, number, self.size)?),
-            end_lsn: lsn,
+            end_lsn: barrier.lsn(),
             hole: Some(Hole {
                 missing: SegmentRange::new(timeline, number, number, self.size)?,
                 evidence: barrier.to_string(),
                 damage: None,
-                barrier: Some(lsn),
+                barrier: Some(barrier),
             }),
         })
     }
@@ -358,7 +357,10 @@ mod tests {
             "000000010000000000000002"
         );
         let hole = reached.hole.unwrap();
-        assert_eq!((hole.barrier, hole.lacks()), (Some(at(2, 500)), None));
+        assert_eq!(
+            (hole.barrier, hole.lacks()),
+            (Some(Barrier::Minimal(at(2, 500))), None)
+        );
         // A backup after it is not concerned.
         let after = chain.reach(&wal, at(2, 501), None).unwrap();
         assert_eq!((after.end_lsn, after.hole), (at(4, 0), None));

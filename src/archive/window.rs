@@ -2,8 +2,8 @@
 //!
 //! Along each timeline, a recovery can start from each backup whose WAL leads on without a break. Backups
 //! from which it leads to the same end make one stretch: its earliest moment is the end of the first of
-//! them, its latest the last commit in its WAL, or the start of a later backup. A hole in the WAL, or a backup that was kept with only
-//! the WAL it needs itself, ends a stretch, so a timeline may have several.
+//! them, its latest the last commit in its WAL, or the start of a later backup. A hole in the WAL, or a
+//! backup that was kept with only the WAL it needs itself, ends a stretch, so a timeline may have several.
 //!
 //! *The latest moment* is the largest time of a commit. PostgreSQL stops a recovery to a time before
 //! the first end of a transaction with a later one (`recoveryStopsBefore`, `xlogrecovery.c`), and
@@ -12,6 +12,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::barriers::Barrier;
 use super::catalogue::{Backup, Catalogue};
 use super::keys::BackupId;
 use super::recovery_plan;
@@ -44,8 +45,8 @@ pub struct Stretch<'a> {
     pub damage: Option<String>,
     /// Whether retention has given up what followed.
     pub given_up: bool,
-    /// A position that no recovery crosses, and why.
-    pub barrier: Option<(Lsn, String)>,
+    /// What no recovery crosses.
+    pub barrier: Option<Barrier>,
 }
 
 /// A stretch of time to which a cluster can be recovered.
@@ -161,10 +162,7 @@ pub fn stretches(catalogue: &Catalogue) -> Result<Vec<Stretch<'_>>> {
                     first,
                     last,
                     end_lsn: reach.end_lsn,
-                    barrier: reach
-                        .hole
-                        .as_ref()
-                        .and_then(|hole| Some((hole.barrier?, hole.evidence.clone()))),
+                    barrier: reach.hole.as_ref().and_then(|hole| hole.barrier),
                     missing: reach.hole.and_then(|hole| hole.lacks()).filter(|_| !given_up),
                     given_up,
                 }),
@@ -203,8 +201,8 @@ impl Stretch<'_> {
             missing: self.missing,
             damage: self.damage.clone(),
             given_up: self.given_up,
-            barrier: self.barrier.as_ref().map(|(lsn, _)| *lsn),
-            barrier_is: self.barrier.as_ref().map(|(_, why)| why.clone()),
+            barrier: self.barrier.map(Barrier::lsn),
+            barrier_is: self.barrier.map(|barrier| barrier.to_string()),
         })
     }
 }

@@ -251,17 +251,15 @@ impl fmt::Display for TimelinesReport {
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
         }
-        match (&self.followed, &self.ambiguous) {
-            (Some(followed), _) => writeln!(f, "a recovery follows timeline {followed}"),
-            (None, Some(ambiguity)) => writeln!(
+        match (&self.followed, &self.ambiguous, &self.refused) {
+            (Some(followed), ..) => writeln!(f, "a recovery follows timeline {followed}"),
+            (None, Some(ambiguity), _) => writeln!(
                 f,
                 "AMBIGUOUS: {ambiguity}. A recovery needs --target-timeline until the copy's is retired (walship timeline \
                  retire)"
             ),
-            (None, None) => match &self.refused {
-                Some(why) => writeln!(f, "NO TIMELINE IS FOLLOWED: {why}"),
-                None => Ok(()),
-            },
+            (None, None, Some(why)) => writeln!(f, "NO TIMELINE IS FOLLOWED: {why}"),
+            (None, None, None) => Ok(()),
         }
     }
 }

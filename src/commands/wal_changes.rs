@@ -103,11 +103,8 @@ pub async fn note_barriers(store: &Store, catalogue: &mut Catalogue, at_most: u6
                 continue;
             }
             // A record that begins in the last segment that was looked at is told of together with the next one.
-            let from = Lsn(size
-                .start_of(size.segment_of(unseen))
-                .0
-                .saturating_sub(size.bytes()))
-            .max(begin);
+            let before = SegmentNumber(size.segment_of(unseen).0.saturating_sub(1));
+            let from = size.start_of(before).max(begin);
             let changes = times.changes(&chain, from, end).await?;
             barriers.forget_ends_from(timeline, from);
             for barrier in changes.barriers() {

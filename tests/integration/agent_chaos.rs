@@ -170,16 +170,13 @@ fn nothing_is_lost_whatever_becomes_of_the_agent_and_recovery_finds_it_all() {
     assert_eq!(failed, "0", "an agent that dies is no failure of archiving");
 
     // And back again, with an agent that has no better life.
-    let mut copy = Cluster::adopt(18, &base);
+    let mut copy = walship.adopt(18, &base);
     copy.set("archive_mode", "off");
     copy.set(
         "restore_command",
         &format!("{} restore %f %p", binary().display()),
     );
     copy.append("recovery.signal", "");
-    for (name, value) in walship.environment() {
-        copy.set_env(name, value);
-    }
     copy.launch();
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -222,10 +219,7 @@ fn two_live_clones_with_an_agent_each_never_interleave_their_histories() {
             .status()
             .unwrap();
         assert!(copied.success());
-        let mut second = Cluster::adopt(18, &copy);
-        for (name, value) in walships[1].environment() {
-            second.set_env(name, value);
-        }
+        let mut second = walships[1].adopt(18, &copy);
         let agents = [agent(&walships[0], first.data_dir()), agent(&walships[1], &copy)];
         for (cluster, kept) in [(&mut first, &kept[0]), (&mut second, &kept[1])] {
             let command = format!("cp %p {}/%f && {} push %p", kept.display(), binary().display());

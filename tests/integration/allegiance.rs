@@ -234,10 +234,7 @@ fn recovered(major: u32, walship: &Walship, archive_mode: &str) -> Copy {
     let pgdata = data.to_str().unwrap();
     let arguments = ["recover", "--pgdata", pgdata, "--archive-mode", archive_mode];
     walship.run(&arguments).succeeded();
-    let mut cluster = Cluster::adopt(major, &data);
-    for (name, value) in walship.environment() {
-        cluster.set_env(name, value);
-    }
+    let mut cluster = walship.adopt(major, &data);
     cluster.start();
     cluster.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
     Copy { cluster, _root: root }

@@ -480,11 +480,8 @@ fn configuration_outside_the_data_directory_goes_with_the_backup() {
     let more = make_dir(&etc, "conf.d", 0o700);
     std::fs::write(more.join("10-more.conf"), "").unwrap();
     std::fs::write(etc.join("server.key"), "secret").unwrap();
-    let mut debian = Cluster::adopt(18, &etc);
+    let mut debian = walship.adopt(18, &etc);
     debian.set("data_directory", cluster.data_dir().to_str().unwrap());
-    for (name, value) in walship.environment() {
-        debian.set_env(name, value);
-    }
     // What waits for a start looks for postmaster.pid in this folder.
     debian.launch();
     debian.wait_until("select 1", "1", PATIENCE);

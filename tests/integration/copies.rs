@@ -127,11 +127,7 @@ impl Source {
     }
 
     fn adopt(&self, data: &Path) -> Cluster {
-        let mut copy = Cluster::adopt(self.primary.major(), data);
-        for (name, value) in self.walship.environment() {
-            copy.set_env(name, value);
-        }
-        copy
+        self.walship.adopt(self.primary.major(), data)
     }
 
     /// What lies in its places.
@@ -258,10 +254,7 @@ fn a_data_directory_that_a_file_elsewhere_names_does_not_win() {
     ];
     let said = walship.run(&arguments).succeeded().stdout;
     assert!(said.contains("change that line if you move the copy"), "{said}");
-    let mut copy = Cluster::adopt(18, &data);
-    for (name, value) in walship.environment() {
-        copy.set_env(name, value);
-    }
+    let mut copy = walship.adopt(18, &data);
     copy.start();
     assert_eq!(copy.sql("show data_directory"), data.display().to_string());
 }
@@ -299,10 +292,7 @@ fn a_rehearsal_of_a_subscriber_takes_no_change_away_from_it() {
                 "off",
             ])
             .succeeded();
-        let mut copy = Cluster::adopt(major, &data);
-        for (name, value) in walship.environment() {
-            copy.set_env(name, value);
-        }
+        let mut copy = walship.adopt(major, &data);
         copy.start();
         copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
         std::thread::sleep(std::time::Duration::from_secs(2));
@@ -372,10 +362,7 @@ fn no_copy_writes_into_a_tablespace_that_its_source_made_after_the_backup() {
                 "off",
             ])
             .succeeded();
-        let mut copy = Cluster::adopt(major, &data);
-        for (name, value) in walship.environment() {
-            copy.set_env(name, value);
-        }
+        let mut copy = walship.adopt(major, &data);
         copy.start();
         copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
         assert_eq!(copy.sql("select count(*) from t"), "5000", "PostgreSQL {major}");
@@ -417,10 +404,7 @@ fn a_replacement_does_not_replay_over_files_that_lie_where_a_tablespace_goes() {
         assert!(recovered.contains("mkdir -p -m 700"), "{recovered}");
         // They are back before it starts.
         std::fs::rename(&away, &late).unwrap();
-        let mut copy = Cluster::adopt(major, &data);
-        for (name, value) in walship.environment() {
-            copy.set_env(name, value);
-        }
+        let mut copy = walship.adopt(major, &data);
         copy.launch();
         copy.wait_exit(PATIENCE);
         let log = copy.log_since_start();
@@ -462,11 +446,8 @@ fn a_standby_does_not_replay_over_the_tablespaces_of_a_primary_on_the_same_machi
         primary.sql("checkpoint");
         let files = files_below(&later);
         // From the archive alone.
-        let mut standby = Cluster::adopt(major, &data);
+        let mut standby = walship.adopt(major, &data);
         standby.append("postgresql.auto.conf", "primary_conninfo = ''\n");
-        for (name, value) in walship.environment() {
-            standby.set_env(name, value);
-        }
         standby.launch();
         standby.wait_exit(PATIENCE);
         let log = standby.log_since_start();
@@ -493,10 +474,7 @@ fn a_rehearsals_wal_gets_into_no_archive_of_its_source_by_hand_either() {
         walship
             .run(&["recover", "--pgdata", data.to_str().unwrap()])
             .succeeded();
-        let mut copy = Cluster::adopt(major, &data);
-        for (name, value) in walship.environment() {
-            copy.set_env(name, value);
-        }
+        let mut copy = walship.adopt(major, &data);
         copy.start();
         copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
         copy.sql("insert into t values (1)");

@@ -177,10 +177,7 @@ impl Month {
         all.extend(["--target-action", "promote"]);
         all.extend(arguments);
         self.walship.run(&all).succeeded();
-        let mut cluster = Cluster::adopt(self.primary.major(), &data);
-        for (name, value) in self.walship.environment() {
-            cluster.set_env(name, value);
-        }
+        let mut cluster = self.walship.adopt(self.primary.major(), &data);
         cluster.start();
         cluster.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
         cluster.sql("select count(*) from rows")

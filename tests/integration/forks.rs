@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::recovery::take_backup;
-use crate::replica::{PATIENCE, adopt, count, follow_the_archive_alone, part, recycle, write};
+use crate::replica::{PATIENCE, count, follow_the_archive_alone, part, recycle, write};
 use crate::seed::{Replica, beside, seeded, wait_streaming};
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::support::postgres::{Cluster, Stop};
@@ -37,7 +37,7 @@ fn recovered(walship: &Walship, source: &Cluster, data: &Path, arguments: &[&str
     let mut all = vec!["recover", "--pgdata", data.to_str().unwrap()];
     all.extend(arguments);
     beside(source, walship).run(&all).succeeded();
-    adopt(source.major(), data, walship)
+    walship.adopt(source.major(), data)
 }
 
 /// A copy that was recovered to its backup, opened, and archived the history of its timeline before it was forgotten.

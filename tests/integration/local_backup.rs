@@ -296,10 +296,7 @@ fn a_backup_under_load_is_what_its_manifest_says_and_recovers_every_row() {
         }
         arguments.extend(["--archive-mode", "off"].map(str::to_owned));
         walship.run(&arguments).succeeded();
-        let mut copy = Cluster::adopt(major, &data);
-        for (name, value) in walship.environment() {
-            copy.set_env(name, value);
-        }
+        let mut copy = walship.adopt(major, &data);
         copy.start();
         copy.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
         assert_eq!(copy.sql(content), expected, "PostgreSQL {major}");

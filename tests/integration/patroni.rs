@@ -330,10 +330,7 @@ fn a_successor_archives_on_where_its_cluster_did_once_that_is_gone() {
     done.succeeded();
     assert!(!data.join("walship.clone").exists());
     assert!(auto_conf(&data).contains("archive_command"));
-    let mut successor = Cluster::adopt(18, &data);
-    for (name, value) in walship.environment() {
-        successor.set_env(name, value);
-    }
+    let mut successor = walship.adopt(18, &data);
     successor.start();
     successor.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
     assert_eq!(successor.sql("select count(*) from steps"), "1");

@@ -358,10 +358,7 @@ fn a_recovered_copy_reads_nothing_of_what_its_source_followed() {
     );
     let settings = std::fs::read_to_string(data.join("postgresql.auto.conf")).unwrap();
     assert!(!settings.contains("secret"), "{settings}");
-    let mut copy = Cluster::adopt(18, &data);
-    for (name, value) in walship.environment() {
-        copy.set_env(name, value);
-    }
+    let mut copy = walship.adopt(18, &data);
     copy.start();
     copy.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
     for name in ["primary_conninfo", "primary_slot_name", "recovery_end_command"] {
@@ -410,10 +407,7 @@ fn an_in_place_tablespace_comes_back_inside_the_data_directory() {
     let root = scratch();
     let data = root.path().join("data");
     recover(&walship, &data, &["--archive-mode", "off"]);
-    let mut copy = Cluster::adopt(18, &data);
-    for (name, value) in walship.environment() {
-        copy.set_env(name, value);
-    }
+    let mut copy = walship.adopt(18, &data);
     copy.start();
     copy.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
     assert_eq!(copy.sql("select n from kept"), "1");
@@ -441,9 +435,6 @@ fn a_cluster_that_its_group_may_read_comes_back_as_one() {
     for file in ["global/pg_control", "postgresql.auto.conf", "recovery.signal"] {
         assert_eq!(mode(file), 0o640, "{file}");
     }
-    let mut copy = Cluster::adopt(14, &data);
-    for (name, value) in walship.environment() {
-        copy.set_env(name, value);
-    }
+    let mut copy = walship.adopt(14, &data);
     copy.start();
 }

@@ -151,10 +151,7 @@ pub(crate) struct Copy {
 
 impl Copy {
     fn start(self, major: u32, walship: &Walship) -> Recovered {
-        let mut cluster = Cluster::adopt(major, &self.data);
-        for (name, value) in walship.environment() {
-            cluster.set_env(name, value);
-        }
+        let mut cluster = walship.adopt(major, &self.data);
         cluster.start();
         cluster.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
         Recovered {
@@ -392,10 +389,7 @@ fn a_copy_of_a_living_source_does_not_archive_into_its_archive() {
     let (living, said) = recover("living", "auto", &one_more_segment);
     assert_eq!(archiving(&living), ["archive_mode = 'off'"]);
     assert!(said.contains("archive_mode"), "{said}");
-    let mut copy = Cluster::adopt(17, &living);
-    for (name, value) in history.walship.environment() {
-        copy.set_env(name, value);
-    }
+    let mut copy = history.walship.adopt(17, &living);
     copy.start();
     copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
     assert_eq!(copy.sql("show archive_mode"), "off");

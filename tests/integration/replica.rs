@@ -2,7 +2,7 @@
 //! ends, a second timeline, the old primary that goes on, cascades, and standbys that archive.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -51,14 +51,6 @@ pub(crate) fn write(cluster: &Cluster, rows: u32) -> String {
     last
 }
 
-pub(crate) fn adopt(major: u32, data: &Path, walship: &Walship) -> Cluster {
-    let mut cluster = Cluster::adopt(major, data);
-    for (name, value) in walship.environment() {
-        cluster.set_env(name, value);
-    }
-    cluster
-}
-
 /// A standby that knows the archive alone.
 pub(crate) fn follow_the_archive_alone(cluster: &Cluster) {
     cluster.append(
@@ -101,7 +93,7 @@ fn one_that_knows_the_archive_alone_follows(walship: &Walship, replica: &Cluster
     seed(walship, replica, &data, &["--from", "archive", "--no-slot"]).succeeded();
     let last = replica.switch_wal();
     wait_archived(replica, &last);
-    let mut alone = adopt(replica.major(), &data, walship);
+    let mut alone = walship.adopt(replica.major(), &data);
     follow_the_archive_alone(&alone);
     alone.start();
     count(&alone, "11");
@@ -143,7 +135,7 @@ fn from_initdb_to_a_promotion_and_beyond() {
             )
             .succeeded();
         drop(port);
-        let mut replica = adopt(major, &data, &walship);
+        let mut replica = walship.adopt(major, &data);
 
         // The primary no longer has what the replica needs, nor its slot.
         primary.sql("select pg_drop_replication_slot('first')");
@@ -274,7 +266,7 @@ fn a_standby_that_archives_always_shares_its_primarys_archive() {
             let root = scratch();
             let data = root.path().join("data");
             seed(&walship, &primary, &data, &["--from", from, "--slot", "always"]).succeeded();
-            let mut standby = adopt(major, &data, &walship);
+            let mut standby = walship.adopt(major, &data);
             standby.set("archive_mode", "always");
             standby.start();
             wait_streaming(&standby);

@@ -78,10 +78,7 @@ pub(crate) fn seeded(walship: &Walship, primary: &Cluster, arguments: &[&str]) -
     let data = root.path().join("data");
     let output = seed(walship, primary, &data, arguments).succeeded();
     let report: Value = serde_json::from_str(&output.stdout).unwrap();
-    let mut cluster = Cluster::adopt(primary.major(), &data);
-    for (name, value) in walship.environment() {
-        cluster.set_env(name, value);
-    }
+    let mut cluster = walship.adopt(primary.major(), &data);
     cluster.start();
     Replica {
         report,

@@ -64,16 +64,13 @@ fn copy_of(cluster: &Cluster, signal: &str, walship: &Walship) -> (Cluster, temp
     cluster
         .run_program("pg_basebackup", &["-D", data_text, "-X", "none", "-c", "fast"])
         .succeeded();
-    let mut copy = Cluster::adopt(cluster.major(), &data);
+    let copy = walship.adopt(cluster.major(), &data);
     copy.set("archive_mode", "off");
     copy.set(
         "restore_command",
         &format!("{} restore %f %p", binary().display()),
     );
     copy.append(signal, "");
-    for (name, value) in walship.environment() {
-        copy.set_env(name, value);
-    }
     (copy, root)
 }
 
@@ -229,10 +226,7 @@ fn of_two_primaries_with_one_history_only_one_can_archive() {
         .status()
         .unwrap();
     assert!(copied.success());
-    let mut second = Cluster::adopt(17, &data);
-    for (name, value) in walship.environment() {
-        second.set_env(name, value);
-    }
+    let mut second = walship.adopt(17, &data);
     first.start();
     second.start();
     first.sql("insert into t values ('first')");

@@ -54,10 +54,7 @@ impl Scene {
 
     /// A server on a recovered directory, once it has opened for writing.
     fn open(&self, data: &Path) -> Cluster {
-        let mut cluster = Cluster::adopt(self.production.major(), data);
-        for (name, value) in self.walship.environment() {
-            cluster.set_env(name, value);
-        }
+        let mut cluster = self.walship.adopt(self.production.major(), data);
         cluster.start();
         cluster.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
         cluster

@@ -74,10 +74,7 @@ fn check(major: u32) {
             "off",
         ])
         .succeeded();
-    let mut copy = Cluster::adopt(major, &data);
-    for (name, value) in walship.environment() {
-        copy.set_env(name, value);
-    }
+    let mut copy = walship.adopt(major, &data);
     copy.start();
     copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
     assert_eq!(
@@ -117,11 +114,8 @@ fn recovered_to(walship: &Walship, major: u32, moment: &str) -> (tempfile::TempD
     walship
         .run(&[&arguments[..], &["--target-action", "promote"]].concat())
         .succeeded();
-    let mut copy = Cluster::adopt(major, &data);
+    let mut copy = walship.adopt(major, &data);
     copy.set("max_prepared_transactions", "5");
-    for (name, value) in walship.environment() {
-        copy.set_env(name, value);
-    }
     copy.start();
     copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
     (root, copy)

@@ -393,10 +393,7 @@ fn check_minimal(major: u32) {
         assert!(!data.exists(), "PostgreSQL {major}");
     }
     recover(&["--target-time", before.trim(), "--target-action", "promote"]).succeeded();
-    let mut copy = Cluster::adopt(major, &data);
-    for (name, value) in walship.environment() {
-        copy.set_env(name, value);
-    }
+    let mut copy = walship.adopt(major, &data);
     copy.start();
     copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
     assert_eq!(
@@ -453,10 +450,7 @@ fn check_raised(major: u32) {
         "PostgreSQL {major}: {}",
         recovered.stdout
     );
-    let mut copy = Cluster::adopt(major, &data);
-    for (name, value) in walship.environment() {
-        copy.set_env(name, value);
-    }
+    let mut copy = walship.adopt(major, &data);
     copy.start();
     copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
     assert_eq!(

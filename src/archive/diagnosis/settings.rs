@@ -1,9 +1,9 @@
 //! The server's settings: what archiving, backups and recovery stand on.
 
-use super::super::remembered::how_to_take_the_place;
 use super::archive_command::{self, ArchiveCommand};
 use super::facts::{Facts, ServerFacts, ServerSettings};
 use super::{Check, Findings};
+use crate::archive::remembered::how_a_copy_may_archive;
 
 /// More than this between two archived segments of an idle server, in seconds, is a warning.
 const LONG_ARCHIVE_TIMEOUT: i64 = 3600;
@@ -53,10 +53,7 @@ fn archive_mode(server: &ServerFacts, settings: &ServerSettings, facts: &Facts, 
         Some("off") if let Some((place, _)) = copy => findings.warning(
             Check::ArchiveMode,
             "archive_mode is off, for this server is a copy of another: no WAL of it is archived",
-            format!(
-                "give it an archive of its own; or, {}",
-                how_to_take_the_place(place)
-            ),
+            how_a_copy_may_archive(place),
         ),
         Some("off") if server.in_recovery => findings.warning(
             Check::ArchiveMode,

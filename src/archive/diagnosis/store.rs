@@ -3,9 +3,9 @@
 
 use chrono::TimeDelta;
 
-use super::super::remembered::how_to_take_the_place;
 use super::facts::{ArchiveFacts, Facts};
 use super::{Check, Findings, Known};
+use crate::archive::remembered::how_a_copy_may_archive;
 
 /// S3 refuses requests that are a quarter of an hour off.
 const STORE_CLOCK_WARNING: TimeDelta = TimeDelta::seconds(60);
@@ -87,10 +87,7 @@ fn identity(archive: &ArchiveFacts, facts: &Facts, findings: &mut Findings) {
                 "this server is a copy, made from the archive {} of another, which it must not write to",
                 archive.url
             );
-            let fix = format!(
-                "give it an archive of its own; or, {}",
-                how_to_take_the_place(place)
-            );
+            let fix = how_a_copy_may_archive(place);
             return findings.problem(check, what, fix);
         }
         let fix = "correct the archive's URL here, or in archive_command; docs/configuration.md says how an archive moves";

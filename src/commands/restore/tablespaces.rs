@@ -20,8 +20,8 @@ use crate::error::{Context, Error, Result};
 use crate::pg::data_directory::read_control_file;
 use crate::pg::tablespace_record::{LONGEST_BYTES, empty_path, ends_with_cut_header, is_creation};
 use crate::pg::{
-    BackupLabel, LongPageHeader, Lsn, NewTablespace, SegmentName, SegmentSize, TimelineId, WalChange,
-    WalCheck, WalEvent, WalEventKind, WalName, WalReader,
+    BackupLabel, LongPageHeader, Lsn, NewTablespace, SegmentName, SegmentNumber, SegmentSize, TimelineId,
+    WalChange, WalCheck, WalEvent, WalEventKind, WalName, WalReader,
 };
 
 /// What becomes of tablespaces that the WAL makes.
@@ -53,7 +53,9 @@ fn see_to_segment(segment: SegmentName, delivered: &Path, data: &Path, what: New
         .open(delivered)
         .map_err(|error| Error::io(format!("open {}", delivered.display()), error))?;
     let mut found = look(&file)?;
-    found.forget_before(replay_start(data)?);
+    if !found.made.is_empty() || found.shared.is_some() || found.may_begin_with_one {
+        found.forget_before(replay_start(data)?);
+    }
     match (what, found.shared) {
         (NewTablespaces::Inside, Some(at)) => Err(shared(at)),
         (NewTablespaces::Inside, None) => found
@@ -219,23 +221,8 @@ fn made_across(
 ) -> Result<Option<NewTablespace>> {
     let size = found.segment_size;
     let number = size.segment_before(found.start);
-    let mut timeline = Some(segment.timeline());
-    let before = loop {
-        let Some(of) = timeline else {
-            return Ok(None);
-        };
-        let path = data
-            .join("pg_wal")
-            .join(SegmentName::new(of, number, size)?.to_string());
-        match File::open(&path) {
-            Ok(file) => break file,
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io(format!("read {}", path.display()), error)),
-        }
-        timeline = of
-            .get()
-            .checked_sub(1)
-            .and_then(|older| TimelineId::new(older).ok());
+    let Some(before) = open_restored(segment.timeline(), number, size, data)? else {
+        return Ok(None);
     };
     let mut reader = WalReader::new(size.start_of(number), WalCheck::Structure);
     read_through(&before, &mut reader, |_| {})?;
@@ -251,6 +238,25 @@ fn made_across(
         }
     });
     Ok(across)
+}
+
+/// A segment in `pg_wal`, of this timeline or the newest older one.
+fn open_restored(
+    timeline: TimelineId,
+    number: SegmentNumber,
+    size: SegmentSize,
+    data: &Path,
+) -> Result<Option<File>> {
+    for timeline in (1..=timeline.get()).rev() {
+        let name = SegmentName::new(TimelineId::new(timeline)?, number, size)?;
+        let path = data.join("pg_wal").join(name.to_string());
+        match File::open(&path) {
+            Ok(file) => return Ok(Some(file)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(format!("read {}", path.display()), error)),
+        }
+    }
+    Ok(None)
 }
 
 /// What is where a tablespace goes.

@@ -154,7 +154,6 @@ impl PartialHeader {
 }
 
 /// A record that stands whole in one piece of WAL.
-#[derive(Clone)]
 pub(super) struct WholeRecord {
     pub(super) total_bytes: u32,
     /// The position of the record before.

@@ -20,12 +20,9 @@ pub fn standby_of(primary: &Cluster, walship: &Walship) -> (Cluster, TempDir) {
             &["-D", data_text, "-X", "stream", "-c", "fast", "-R"],
         )
         .succeeded();
-    let mut standby = Cluster::adopt(primary.major(), &data);
+    let standby = walship.adopt(primary.major(), &data);
     standby.set("restore_command", &restore_command());
     standby.set("wal_retrieve_retry_interval", "500ms");
-    for (name, value) in walship.environment() {
-        standby.set_env(name, value);
-    }
     (standby, root)
 }
 

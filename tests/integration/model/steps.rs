@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::world::{Backup, PATIENCE, Rows, Server, Snapshot, World};
-use crate::support::postgres::{Cluster, Stop};
+use crate::support::postgres::Stop;
 use crate::support::{give_to_user, make_dir, scratch};
 
 type Step = fn(&mut World);
@@ -303,10 +303,7 @@ fn standby_of(world: &World) -> Server {
         .cluster
         .run_program("pg_basebackup", &arguments)
         .succeeded();
-    let mut cluster = Cluster::adopt(world.major, &data);
-    for (name, value) in world.walship.environment() {
-        cluster.set_env(name, value);
-    }
+    let cluster = world.walship.adopt(world.major, &data);
     Server::new(cluster, production.rows.clone(), tablespaces, Some(root))
 }
 

@@ -221,10 +221,7 @@ impl World {
         if output.code != Some(0) {
             return Err(output);
         }
-        let mut cluster = Cluster::adopt(self.major, &data);
-        for (name, value) in self.walship.environment() {
-            cluster.set_env(name, value);
-        }
+        let cluster = self.walship.adopt(self.major, &data);
         Ok(Server::new(cluster, Rows::new(), mapped, Some(root)))
     }
 }

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::command_as_user;
+use super::postgres::Cluster;
 use super::process::{Output, Running};
 use super::stores::Place;
 
@@ -120,11 +121,21 @@ impl Walship {
             .iter()
             .map(|(name, value)| (name.as_os_str(), value.as_os_str()))
     }
+
+    /// A server on an existing data directory, whose commands run with this environment.
+    pub fn adopt(&self, major: u32, data_dir: impl Into<PathBuf>) -> Cluster {
+        let mut cluster = Cluster::adopt(major, data_dir);
+        for (name, value) in self.environment() {
+            cluster.set_env(name, value);
+        }
+        cluster
+    }
 }
 
-/// The binary (another one where `WALSHIP_TEST_BINARY` names it), at a path that the test user can execute: where the target folder cannot be read by
-/// others (in root's home), a copy in `/tmp` that is renewed when the binary changes. The path has
-/// no blank or quote in it, so that it can stand in an archive command.
+/// The binary (another one where `WALSHIP_TEST_BINARY` names it), at a path that the test user can
+/// execute: where the target folder cannot be read by others (in root's home), a copy in `/tmp` that is
+/// renewed when the binary changes. The path has no blank or quote in it, so that it can stand in an
+/// archive command.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
