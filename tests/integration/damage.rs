@@ -130,6 +130,13 @@ impl Original {
             .collect()
     }
 
+    /// The object of one kind, and another one.
+    fn object(&self, kind: &str) -> (String, String) {
+        let mut objects = self.objects().into_iter();
+        let (_, key, other) = objects.find(|(name, ..)| *name == kind).unwrap();
+        (key, other)
+    }
+
     fn key(backup: &str, name: &str) -> String {
         format!("backups/{backup}/{name}")
     }
@@ -379,11 +386,7 @@ fn is_offered(case: &Case, original: &Original, what: &str) -> bool {
 /// Damages one kind of object in every way and calls `check` with each.
 fn every_damage(kind: &str, check: impl Fn(&Original, &Case, Damage, &str)) {
     let original = Original::shared();
-    let (_, key, other) = original
-        .objects()
-        .into_iter()
-        .find(|(name, ..)| *name == kind)
-        .unwrap();
+    let (key, other) = original.object(kind);
     for damage in EVERY {
         let case = Case::of(original);
         case.damage(&key, &other, damage);
@@ -432,14 +435,14 @@ fn no_bit_of_a_record_leads_to_wrong_data() {
 fn part_of_a_backup(kind: &str, name: &str) {
     every_damage(kind, |original, case, damage, what| {
         let output = recover_is_right_or_refuses(case, original, what);
-        // A listing shows sizes, not bits.
-        assert_eq!(
-            is_offered(case, original, what),
-            damage == Damage::BitFlip,
-            "{what}: {output:#?}"
-        );
+        let (key, _) = original.object(kind);
+        let size = |archive: &Path| fs::metadata(archive.join(&key)).ok().map(|object| object.len());
+        // A listing shows sizes, not bits. Another backup's object may happen to have the same size.
+        let same_size = size(&case.archive) == size(&original.archive);
+        assert!(same_size || damage != Damage::BitFlip, "{what}");
+        assert_eq!(is_offered(case, original, what), same_size, "{what}: {output:#?}");
         // Nothing is restored from the manifest: it is for pg_verifybackup.
-        if kind == "manifest" && damage == Damage::BitFlip {
+        if kind == "manifest" && same_size {
             return;
         }
         refused(&output, 7, name, what);
