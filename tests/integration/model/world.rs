@@ -77,6 +77,8 @@ impl World {
             .option("wal_level", "replica")
             .option("min_wal_size", "2MB")
             .option("max_wal_size", "8MB")
+            // Whose files are compared changes them only when told to.
+            .option("autovacuum", "off")
             .initdb();
         cluster.start();
         cluster.sql("create table rows (n bigint)");
