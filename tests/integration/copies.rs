@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use walship::archive::copy_settings::judged;
 
+use crate::basebackup::json;
 use crate::recovery::{PATIENCE, take_backup};
 use crate::seed::{beside, seed};
 use crate::server::{archiving_builder, archiving_primary, majors, wait_archived};
@@ -458,6 +459,99 @@ fn a_standby_does_not_replay_over_the_tablespaces_of_a_primary_on_the_same_machi
         );
         assert!(files_below(&later) == files, "PostgreSQL {major}");
         assert!(files_below(&late) == before, "PostgreSQL {major}");
+    }
+}
+
+/// Makes a tablespace whose record begins so that the segment's end lies within it.
+fn across_a_boundary(primary: &Cluster, directory: &Path) {
+    let make = format!(
+        "create tablespace across location '{}'; drop tablespace across;",
+        directory.display()
+    );
+    // Without a noise of its own, and the pages that it changes are in the WAL already.
+    primary.sql(&make);
+    let from = primary.sql("select pg_current_wal_insert_lsn()");
+    primary.sql(&make);
+    let records = primary
+        .run_program(
+            "pg_waldump",
+            &[
+                "-r",
+                "Tablespace",
+                "-s",
+                &from,
+                "-p",
+                primary.data_dir().join("pg_wal").to_str().unwrap(),
+            ],
+        )
+        .stdout;
+    let at = |text: &str| {
+        let (high, low) = text.split_once('/').unwrap();
+        (u64::from_str_radix(high, 16).unwrap() << 32) + u64::from_str_radix(low, 16).unwrap()
+    };
+    let first = records.lines().find(|line| line.contains("CREATE")).unwrap();
+    let lsn = first.split("lsn: ").nth(1).unwrap().split(',').next().unwrap();
+    let distance = at(lsn) - at(&from);
+    primary.sql(&format!(
+        "do $$ declare p bigint; boundary bigint; begin loop \
+         p := pg_current_wal_insert_lsn() - '0/0'::pg_lsn; \
+         boundary := (p / 1048576 + 1) * 1048576; \
+         exit when boundary - p - {distance} - 40 between 300 and 7000; \
+         perform pg_logical_emit_message(false, 'x', repeat('x', 1000)); end loop; \
+         perform pg_logical_emit_message(false, 'x', repeat('x', (boundary - p - {distance} - 40 - 55)::int)); \
+         end $$; {}",
+        make.split_once(';').unwrap().0
+    ));
+}
+
+#[test]
+fn where_a_tablespaces_record_lies_in_two_segments_no_copy_is_made_and_no_drill_judges() {
+    for &major in majors() {
+        let place = Place::directory();
+        let walship = Walship::at(&place);
+        let primary = archiving_builder(major, &walship).option("autovacuum", "off");
+        let mut primary = primary.initdb();
+        primary.start();
+        primary.sql("create table early (i int)");
+        take_backup(&walship, &primary);
+        let directory = primary.make_dir("across");
+        across_a_boundary(&primary, &directory);
+        wait_archived(&primary, &primary.switch_wal());
+        let before = files_below(&directory);
+        let root = scratch();
+        let drills = make_dir(root.path(), "drills", 0o700);
+        let drill = beside(&primary, &walship)
+            .env("WALSHIP_DRILL_DIRECTORY", &drills)
+            .run(&["drill"]);
+        let copy = root.path().join("copy");
+        let recover = walship.run(&[
+            "recover",
+            "--pgdata",
+            copy.to_str().unwrap(),
+            "--archive-mode",
+            "off",
+        ]);
+        for refused in [drill.exited(4), recover.exited(4)] {
+            assert!(
+                refused.stderr.contains("lies in two segments"),
+                "PostgreSQL {major}: {refused:?}"
+            );
+        }
+        assert!(
+            !copy.exists() && files_below(&directory) == before,
+            "PostgreSQL {major}"
+        );
+        // It was not made, so it says nothing of the archive.
+        assert!(
+            json(&walship.run(&["status", "--json"]))["drill"].is_null(),
+            "PostgreSQL {major}"
+        );
+        // A backup after it leads on.
+        take_backup(&walship, &primary);
+        beside(&primary, &walship)
+            .env("WALSHIP_DRILL_DIRECTORY", &drills)
+            .run(&["drill"])
+            .succeeded();
     }
 }
 

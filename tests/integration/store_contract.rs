@@ -131,6 +131,7 @@ promise!(a_small_object_is_read_up_to_its_limit);
 promise!(the_last_bytes_are_read_alone);
 promise!(damage_on_the_way_stores_nothing);
 promise!(a_listing_is_complete_and_deletions_delete);
+promise!(a_listing_has_what_stays_whatever_is_deleted_meanwhile);
 promise!(a_listing_begins_after_the_key_it_is_told);
 promise!(sibling_archives_do_not_see_each_other);
 promise!(odd_keys_are_taken_as_they_are);
@@ -462,6 +463,34 @@ async fn a_listing_is_complete_and_deletions_delete(subject: Subject) {
     assert_eq!(keys(store, "").await, [expected[0].as_str(), "other"]);
     store.delete(&doomed).await.unwrap();
     store.delete(&[]).await.unwrap();
+}
+
+async fn a_listing_has_what_stays_whatever_is_deleted_meanwhile(subject: Subject) {
+    let store = &subject.store;
+    let staying: Vec<String> = (0..40).map(|i| format!("w/{}/{i:02}", i / 10)).collect();
+    create_all(store, &staying).await;
+    let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut deleting = JoinSet::new();
+    for writer in 0..2 {
+        let (store, ended) = (store.clone(), Arc::clone(&ended));
+        deleting.spawn(async move {
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                // Beside what stays, and in folders that go with what is in them.
+                let going =
+                    ["w/1/05", "w/2/x", "w/15/a", "w/15/b", "w/x"].map(|key| format!("{key}-{writer}"));
+                create_all(&store, &going).await;
+                store.delete(&going).await.unwrap();
+            }
+        });
+    }
+    let looks = if subject.place.path().is_some() { 200 } else { 10 };
+    for _ in 0..looks {
+        let mut listed = listed(store, "w/", None).await;
+        listed.retain(|key| !key.contains('-'));
+        assert_eq!(listed, staying);
+    }
+    ended.store(true, std::sync::atomic::Ordering::Relaxed);
+    deleting.join_all().await;
 }
 
 async fn a_listing_begins_after_the_key_it_is_told(subject: Subject) {

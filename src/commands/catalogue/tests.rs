@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::archive::barriers::Barriers;
 use crate::archive::identity::ClusterIdentity;
+use crate::archive::ledger::{LedgerRun, LedgerScope};
 use crate::archive::{codec, record};
 use crate::commands::recover::fixture;
-use crate::pg::{SegmentSize, WalName};
+use crate::pg::{Lsn, SegmentSize, WalName};
 use crate::store::{Body, FaultKind, Faults, Operation, PutMode};
 
 const SEGMENT: &str = "000000010000000000000002";
@@ -190,6 +192,43 @@ async fn a_backup_whose_wal_is_missing_or_empty_cannot_be_restored() {
     std::fs::remove_file(&file).unwrap();
     archive.is_unrestorable(SEGMENT).await;
     assert!(archive.load().await.unrestorable[0].backup.is_some());
+}
+
+/// What verify found is known to whoever reads the archive.
+#[tokio::test]
+async fn a_backup_whose_own_wal_cannot_be_replayed_cannot_be_restored() {
+    let archive = Archive::new().await;
+    let range = &archive.record.wal_ranges[0];
+    for (barrier, is_needed) in [
+        (Barrier::End(range.start_lsn), true),
+        (Barrier::Minimal(Lsn(range.end_lsn.0 - 8)), true),
+        // Its recovery ends there, and goes no further.
+        (Barrier::End(range.end_lsn), false),
+    ] {
+        let run = LedgerRun {
+            started_at: DateTime::UNIX_EPOCH,
+            finished_at: DateTime::UNIX_EPOCH,
+            scope: LedgerScope::New,
+            objects: 1,
+            read_objects: 1,
+            read_bytes: 1,
+            all_read_since: None,
+            findings_count: 0,
+            findings: Vec::new(),
+            unrestorable: Vec::new(),
+        };
+        let mut summary = LedgerSummary::after(run, None, None, archive.record.system_identifier);
+        let mut barriers = Barriers::default();
+        barriers.add(range.timeline, barrier);
+        summary.barriers = barriers;
+        let key = Key::Ledger(LedgerObject::Summary).to_string();
+        archive.put(&key, summary.to_json().unwrap()).await;
+        if is_needed {
+            archive.is_unrestorable(&barrier.to_string()).await;
+        } else {
+            assert_eq!(archive.load().await.backups.len(), 1);
+        }
+    }
 }
 
 #[tokio::test]

@@ -326,8 +326,7 @@ impl Drill<'_> {
         match read {
             Ok(trailer) if trailer.check(name, identity.system_identifier).is_ok() => {
                 Err(Error::unavailable(format!(
-                    "the drill proves nothing, for the store kept {name} from it, which can be read now; run it again \
-                     ({failure})"
+                    "the drill proves nothing, for {name} was kept from it, and can be read now; run it again ({failure})"
                 )))
             }
             Err(error) if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {

@@ -421,6 +421,19 @@ mod tests {
         format!("/old={}", new.display()).parse().unwrap()
     }
 
+    fn copy_of(data: &Path) -> Copy {
+        Copy {
+            program: PathBuf::new(),
+            arguments: Vec::new(),
+            label: "ours".to_owned(),
+            pgdata: data.to_owned(),
+            was_there: false,
+            mappings: Vec::new(),
+            major: 17,
+            search_path: None,
+        }
+    }
+
     /// What the copy made, and, where no tablespace of the primary went, somebody else's file.
     #[test]
     fn seeding_removes_what_it_made_and_never_what_else_is_in_a_mapped_directory() {
@@ -433,14 +446,8 @@ mod tests {
         std::fs::write(others.join("file"), "mine").unwrap();
         std::fs::write(data.join("backup_label"), "LABEL: ours\n").unwrap();
         let copy = Copy {
-            program: PathBuf::new(),
-            arguments: Vec::new(),
-            label: "ours".to_owned(),
-            pgdata: data.clone(),
-            was_there: false,
             mappings: vec![mapping(&made), mapping(&others)],
-            major: 17,
-            search_path: None,
+            ..copy_of(&data)
         };
         let left = copy.with_remains(Error::internal("no room")).to_string();
         assert!(left.contains("data, ") && left.ends_with("made"), "{left}");
@@ -451,6 +458,33 @@ mod tests {
             copy.with_remains(Error::internal("no room")).to_string(),
             "no room"
         );
+    }
+
+    /// As `pg_basebackup` does, but slowly.
+    #[test]
+    fn a_copy_that_was_given_up_before_it_had_its_label_is_removed() {
+        let top = tempfile::tempdir().unwrap();
+        let data = top.path().join("data");
+        let script = format!(
+            "mkdir -p {0}/pg_wal; sleep 1; echo LABEL: ours > {0}/backup_label; exec sleep 600",
+            data.display()
+        );
+        let copy = Copy {
+            program: PathBuf::from("/bin/sh"),
+            arguments: vec!["-c".to_owned(), script],
+            ..copy_of(&data)
+        };
+        let given_up = OnceLock::new();
+        let ended = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !holds_something(&data) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                given_up.set("SIGINT")
+            });
+            copy.copy(&Progress::default(), &given_up)
+        });
+        assert!(ended.is_err() && !data.exists());
     }
 
     #[test]

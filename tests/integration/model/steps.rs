@@ -4,6 +4,7 @@ use std::process::Command;
 
 use super::world::{Backup, PATIENCE, Rows, Server, Snapshot, World};
 use crate::support::postgres::Stop;
+use crate::support::walship::binary;
 use crate::support::{give_to_user, make_dir, scratch};
 
 type Step = fn(&mut World);
@@ -26,9 +27,8 @@ const STEPS: [(&str, u64, Step); 14] = [
     ("expire", 1, expire),
 ];
 
-/// Takes one of the steps, or of those that `WALSHIP_MODEL_STEPS` names.
-pub(super) fn one(world: &mut World) {
-    let chosen = std::env::var("WALSHIP_MODEL_STEPS").unwrap_or_default();
+/// Takes one of the chosen steps, or of all.
+pub(super) fn one(world: &mut World, chosen: &str) {
     let steps = STEPS
         .iter()
         .filter(|(name, ..)| chosen.is_empty() || chosen.split(',').any(|it| it == *name));
@@ -239,7 +239,7 @@ fn forget_a_rehearsal(world: &mut World) {
         "--target-action",
         "promote",
         "--archive-mode",
-        "keep",
+        "on",
     ];
     let Ok(mut copy) = world.copy(&first.tablespaces, &arguments) else {
         return;
@@ -304,6 +304,12 @@ fn standby_of(world: &World) -> Server {
         .run_program("pg_basebackup", &arguments)
         .succeeded();
     let cluster = world.walship.adopt(world.major, &data);
+    // Promoted, it takes a timeline that nobody has; until then it follows none of somebody else's.
+    cluster.set(
+        "restore_command",
+        &format!("{} restore %f %p", binary().display()),
+    );
+    cluster.set("recovery_target_timeline", "current");
     Server::new(cluster, production.rows.clone(), tablespaces, Some(root))
 }
 
