@@ -224,7 +224,15 @@ fn too_early(catalogue: &Catalogue, request: &Request, limit: &Limit, chain: &Ti
 /// Where a search found the target.
 fn position(request: &Request) -> String {
     match (&request.target, &request.search) {
-        (Target::Xid(_) | Target::Name(_), Search::Found(record)) => format!(" (at LSN {})", record.lsn),
+        (Target::Xid(_), Search::Found(record)) => {
+            format!(" (at LSN {}, {})", record.lsn, time_text(record.time))
+        }
+        // Names may be used again, and PostgreSQL ends at the first that it meets.
+        (Target::Name(_), Search::Found(record)) => format!(
+            " (at LSN {}, {}: the first of that name from there on)",
+            record.lsn,
+            time_text(record.time)
+        ),
         _ => String::new(),
     }
 }

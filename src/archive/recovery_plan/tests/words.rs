@@ -51,12 +51,18 @@ fn a_plan_says_why_it_starts_from_its_backup() {
     assert_eq!(
         reason(&found),
         format!(
-            "backup {} is the newest that ended before transaction 700 (at LSN {}): at LSN {}",
+            "backup {} is the newest that ended before transaction 700 (at LSN {}, {}): at LSN {}",
             id(2),
             at(5, 0),
+            "2026-09-21 14:13:20Z",
             at(2, 400)
         )
     );
+    let again = Request {
+        target: Target::Name("deploy".to_owned()),
+        ..found
+    };
+    assert!(reason(&again).contains(": the first of that name from there on)"));
     let lsn = Request::new(Target::Lsn(at(5, 0)));
     assert!(!reason(&lsn).contains("(at LSN"), "{}", reason(&lsn));
 }
