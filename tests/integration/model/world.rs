@@ -254,15 +254,16 @@ impl Server {
         shown.lines().map(|line| line.parse().unwrap()).collect()
     }
 
-    /// Whether the archiver counts this segment as archived, within this time.
+    /// Whether the archiver counts this segment as archived, within this time. It is announced once it is switched, and
+    /// the next checkpoint may remove all traces of one that is archived.
     pub(super) fn is_done(&self, segment: &str, patience: Duration) -> bool {
-        let done = self
+        let announced = self
             .cluster
             .data_dir()
-            .join(format!("pg_wal/archive_status/{segment}.done"));
+            .join(format!("pg_wal/archive_status/{segment}.ready"));
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
-            if done.exists() {
+            if !announced.exists() {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(50));
