@@ -245,10 +245,18 @@ impl Sender {
         if kind.is_file() {
             return self.file(path, member, relation);
         }
-        tracing::warn!(
-            "{} is neither a file nor a directory, and no backup holds it",
-            path.display()
-        );
+        if kind.is_symlink() {
+            tracing::warn!(
+                "{} is a symbolic link, and a copy of the data directory goes without it; what the server reads as its \
+                 configuration is stored all the same",
+                path.display()
+            );
+        } else {
+            tracing::warn!(
+                "{} is neither a file nor a directory, and no backup holds it",
+                path.display()
+            );
+        }
         Ok(())
     }
 
