@@ -3,7 +3,6 @@
 //! [`SETTINGS`] is the whole list. Every setting is a key of the TOML file (`push.timeout` is
 //! `timeout` in `[push]`) and an environment variable (`WALSHIP_PUSH_TIMEOUT`).
 
-mod byte_size;
 mod list;
 mod values;
 
@@ -15,14 +14,14 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use crate::archive::diagnosis::Check;
-use crate::archive::retention::RetentionPolicy;
-use crate::archive::seed_source::WalLimits;
 use crate::error::{Error, Result};
-use crate::pg::os_user;
+use crate::judge::diagnosis::Check;
+use crate::judge::retention::RetentionPolicy;
+use crate::judge::seed_source::WalLimits;
+use crate::server::os_user;
 use crate::store::{Location, S3Options, StoreOptions};
 
-pub use byte_size::ByteSize;
+use crate::text::ByteSize;
 pub use list::{SETTINGS, Setting};
 use values::Count;
 pub use values::{duration_text, parse_duration};

@@ -3,11 +3,9 @@
 //! The library exists for the binary and for its tests; `ARCHITECTURE.md` is the map.
 
 pub mod agent;
-pub mod archive;
 pub mod commands;
 pub mod config;
-pub mod error;
-pub mod pg;
+pub mod server;
 pub mod store;
 
-pub use error::{Error, ErrorKind, Result};
+pub use walship_core::{Error, ErrorKind, Result, error, format, judge, pg, text};

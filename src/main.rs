@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use walship::config::{Settings, Sources, StandbyFailure};
-use walship::pg::data_directory::{RecoverySignal, recovery_signal};
+use walship::server::data_directory::{RecoverySignal, recovery_signal};
 use walship::{Error, ErrorKind, Result};
 
 use cli::{Cli, Command, GlobalArgs, as_clap_takes_them};

@@ -6,8 +6,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use walship::archive::segment_index::{Crossing, IndexBuilder, RESTORE_POINTS, SegmentIndex};
-use walship::pg::{LongPageHeader, Lsn, Major, RecordHead, RecordTail, WalCheck, WalEvent, WalEventKind, WalReader};
+use walship_core::format::segment_index::{Crossing, IndexBuilder, RESTORE_POINTS, SegmentIndex};
+use walship_core::pg::{LongPageHeader, Lsn, Major, RecordHead, RecordTail, WalCheck, WalEvent, WalEventKind, WalReader};
 
 fuzz_target!(|input: &[u8]| {
     let [choices, step, cut, wal @ ..] = input else {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::archive::hex;
 use crate::error::{Error, Result};
 use crate::store::{Location, StoreOptions};
+use crate::text::hex;
 
 /// Made by systemd for the unit in `deploy/systemd/` (`RuntimeDirectory=walship`).
 const SYSTEM_DIRECTORY: &str = "/run/walship";

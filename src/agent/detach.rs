@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::pg::data_directory::postmaster_pid;
+use crate::server::data_directory::postmaster_pid;
 
 /// How long the starter may take to end.
 const STARTER: Duration = Duration::from_secs(10);

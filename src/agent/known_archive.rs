@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::archive::identity::Identity;
+use crate::format::identity::Identity;
 use crate::store::Store;
 
 /// For so long it is believed without reading the identity again, and a directory is held without being used.

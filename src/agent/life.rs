@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::protocol::FileIdentity;
-use crate::pg::data_directory::postmaster_pid;
+use crate::server::data_directory::postmaster_pid;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_secs(2);

@@ -19,12 +19,12 @@ use tokio::task::JoinHandle;
 use super::known_archive::KnownArchive;
 use super::protocol::Reply;
 use super::spool::Spool;
-use crate::archive::identity::Identity;
 use crate::commands::identity;
 use crate::commands::restore::{self, Fetched, Obtained, RestoreOptions, VerifiedFile};
 use crate::error::{Error, Result};
-use crate::pg::data_directory::RecoverySignal;
+use crate::format::identity::Identity;
 use crate::pg::{SegmentName, SegmentSize, WalName};
+use crate::server::data_directory::RecoverySignal;
 use crate::store::Store;
 
 /// Segments that nobody asked for in this time are dropped.

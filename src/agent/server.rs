@@ -22,7 +22,7 @@ use super::spool::Spool;
 use crate::commands::push::Compressor;
 use crate::commands::restore::RestoreOptions;
 use crate::error::{Error, Result};
-use crate::pg::data_directory::RecoverySignal;
+use crate::server::data_directory::RecoverySignal;
 use crate::store::Store;
 
 /// How an agent works.

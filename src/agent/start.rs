@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::Address;
 use super::server::make_folder;
 use crate::error::{Error, Result};
-use crate::pg::data_directory::postmaster_pid;
+use crate::server::data_directory::postmaster_pid;
 
 /// Whoever finds the log written to so short a time ago does not start a second agent.
 const STARTING: Duration = Duration::from_secs(10);

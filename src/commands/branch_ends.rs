@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 
 use super::time_index::TimeIndex;
-use crate::archive::branches::undecided;
-use crate::archive::catalogue::Catalogue;
-use crate::archive::segment_index::EndOfTransaction;
 use crate::error::Result;
+use crate::format::segment_index::EndOfTransaction;
+use crate::judge::branches::undecided;
+use crate::judge::catalogue::Catalogue;
 use crate::pg::{SegmentNumber, TimelineId};
 use crate::store::Store;
 

@@ -16,24 +16,25 @@ use tokio::task::JoinSet;
 
 use super::basebackup::RECORD_LIMIT;
 use super::{branch_ends, identity, records, stored_wal};
-use crate::archive::backup::{BackupRecord, WalRange};
-use crate::archive::barriers::Barrier;
-use crate::archive::catalogue::{
-    Backup, Catalogue, PartCheck, Unfinished, UnfinishedState, Unrestorable, missing_wal,
-};
-use crate::archive::damage::{Damage, Found};
-use crate::archive::identity::Identity;
-use crate::archive::keep::{KEEP_LIMIT, Keep};
-use crate::archive::keys::{
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::backup::{BackupRecord, WalRange};
+use crate::format::barriers::Barrier;
+use crate::format::identity::Identity;
+use crate::format::keep::{KEEP_LIMIT, Keep};
+use crate::format::keys::{
     BACKUPS_PREFIX, BackupId, BackupObject, Key, LedgerObject, WAL_PREFIX, backup_prefix,
 };
-use crate::archive::ledger::{LedgerSummary, SHARD_LIMIT, SUMMARY_LIMIT, Shard};
-use crate::archive::proof::{PROOF_LIMIT, Proof};
-use crate::archive::record;
-use crate::archive::released::{self, RELEASED_LIMIT, TimelineRanges};
-use crate::archive::retired::{RETIRED_LIMIT, Retired};
-use crate::archive::wal_inventory::WalInventory;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::ledger::{LedgerSummary, SHARD_LIMIT, SUMMARY_LIMIT, Shard};
+use crate::format::proof::{PROOF_LIMIT, Proof};
+use crate::format::record;
+use crate::format::released;
+use crate::format::released::{RELEASED_LIMIT, TimelineRanges};
+use crate::format::retired::{RETIRED_LIMIT, Retired};
+use crate::format::wal_inventory::WalInventory;
+use crate::judge::catalogue::{
+    Backup, Catalogue, PartCheck, Unfinished, UnfinishedState, Unrestorable, missing_wal,
+};
+use crate::judge::damage::{Damage, Found};
 use crate::pg::{TimelineHistory, TimelineId};
 use crate::store::{Listing, ObjectInfo, Store, Version};
 

@@ -13,25 +13,32 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::catalogue;
-use super::expire::{self, ExpireOptions};
-use super::list::{self, ListPart};
+use super::expire::ExpireOptions;
+use super::list::ListPart;
 use super::progress::Progress;
-use super::push::{self, Compressor};
-use super::recover::{self, fixture};
-use super::restore::{self, RestoreOptions};
+use super::push::Compressor;
+use super::recover::fixture;
+use super::restore::RestoreOptions;
 use super::timeline;
-use super::verify::{self, VerifyOptions};
-use crate::archive::backup::BackupRecord;
-use crate::archive::drills::Drills;
-use crate::archive::keep::Keep;
-use crate::archive::keys::{BackupId, BackupObject, Key, LedgerObject};
-use crate::archive::proof::DrillRecord;
-use crate::archive::recovery_plan::{Request, Search, Target};
-use crate::archive::released::{self, TimelineRanges};
-use crate::archive::retention::RetentionPolicy;
-use crate::archive::retired::Retired;
-use crate::pg::data_directory::RecoverySignal;
+use super::verify::VerifyOptions;
+use crate::commands::expire;
+use crate::commands::list;
+use crate::commands::push;
+use crate::commands::recover;
+use crate::commands::restore;
+use crate::commands::verify;
+use crate::format::backup::BackupRecord;
+use crate::format::drills::Drills;
+use crate::format::keep::Keep;
+use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject};
+use crate::format::proof::DrillRecord;
+use crate::format::released;
+use crate::format::released::TimelineRanges;
+use crate::format::retired::Retired;
+use crate::judge::recovery_plan::{Request, Search, Target};
+use crate::judge::retention::RetentionPolicy;
 use crate::pg::{SegmentSize, TimelineId};
+use crate::server::data_directory::RecoverySignal;
 use crate::store::{Body, FaultKind, Faults, Operation, PutMode, Store};
 
 /// Of so many bytes one is struck.
@@ -209,7 +216,7 @@ impl Archive {
             accepted_gap: None,
         };
         let report = restore::run(&options, store).await?;
-        let sum = crate::archive::Sha256Sum::of(&std::fs::read(&destination).unwrap());
+        let sum = crate::format::Sha256Sum::of(&std::fs::read(&destination).unwrap());
         std::fs::remove_file(&destination).unwrap();
         Ok(format!("{report:?} {sum}"))
     }

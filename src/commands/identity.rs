@@ -3,9 +3,10 @@
 use chrono::{DateTime, Utc};
 
 use super::records;
-use crate::archive::identity::{ClusterIdentity, IDENTITY_LIMIT, Identity};
-use crate::archive::keys::{BACKUPS_PREFIX, Key, WAL_PREFIX};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::identity::{IDENTITY_LIMIT, Identity};
+use crate::format::keys::{BACKUPS_PREFIX, Key, WAL_PREFIX};
+use crate::pg::ClusterIdentity;
 use crate::store::{Body, PutMode, Store};
 
 /// Reads the archive's identity; `None` where it is proven that there is no `walship.json`.

@@ -9,11 +9,11 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{catalogue, identity};
-use crate::archive::keep::Keep;
-use crate::archive::keys::{BackupId, BackupObject, Key};
-use crate::archive::time_text;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::keep::Keep;
+use crate::format::keys::{BackupId, BackupObject, Key};
 use crate::store::{Body, PutMode, Store};
+use crate::text::time_text;
 
 /// What shall become of the mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,13 +1,13 @@
-//! Whether the archived WAL of a backup is its own: reads what [`crate::archive::lineage`] judges by. Each segment is
+//! Whether the archived WAL of a backup is its own: reads what [`crate::judge::lineage`] judges by. Each segment is
 //! read to its end, so that nothing counts that is not what was stored.
 
 use std::io::Write;
 
 use super::stored_wal;
-use crate::archive::backup::BackupRecord;
-use crate::archive::keys::Key;
-use crate::archive::lineage::{Lineage, Wanted, joined, judge, wanted};
 use crate::error::{Context, Error, Result};
+use crate::format::backup::BackupRecord;
+use crate::format::keys::Key;
+use crate::judge::lineage::{Lineage, Wanted, joined, judge, wanted};
 use crate::pg::{LongPageHeader, Lsn, SegmentName, WalGeometry, WalPiece};
 use crate::store::Store;
 

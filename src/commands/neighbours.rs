@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use crate::pg::data_directory::{cluster_identity, postmaster_pid};
+use crate::server::data_directory::{cluster_identity, postmaster_pid};
 
 /// The data directories of running servers of a cluster. A server works in its data directory.
 #[must_use]

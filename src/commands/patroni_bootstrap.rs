@@ -11,11 +11,12 @@ use chrono::{DateTime, Utc};
 
 use super::identity;
 use super::progress::Progress;
-use super::recover::{self, ArchiveMode, RecoverOptions, RecoverReport, SourceConfiguration, TargetAction};
-use crate::archive::identity::Identity;
-use crate::archive::keys::{BACKUPS_PREFIX, WAL_PREFIX};
-use crate::archive::remembered::ArchiveMark;
+use super::recover::{ArchiveMode, RecoverOptions, RecoverReport, SourceConfiguration, TargetAction};
+use crate::commands::recover;
 use crate::error::{Error, Result};
+use crate::format::identity::Identity;
+use crate::format::keys::{BACKUPS_PREFIX, WAL_PREFIX};
+use crate::format::remembered::ArchiveMark;
 use crate::store::Store;
 
 /// What the new cluster is to the archive's.

@@ -16,16 +16,18 @@ use chrono::{DateTime, Utc};
 
 pub use self::compressor::Compressor;
 pub use self::whole::{UnfinishedReport, run_unfinished};
-use super::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
+use super::stored_wal::{LARGEST_SEGMENT, SMALL_FILE_LIMIT};
 use super::{apart, identity, remembered};
-use crate::archive::codec::Trailer;
-use crate::archive::identity::{ClusterIdentity, Identity};
-use crate::archive::keys::Key;
-use crate::archive::remembered::Past;
-use crate::archive::segment_index::IndexBuilder;
+use crate::commands::stored_wal;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::data_directory::{cluster_identity, data_directory_of, has_archived};
+use crate::format::codec::Trailer;
+use crate::format::identity::Identity;
+use crate::format::keys::Key;
+use crate::format::remembered::Past;
+use crate::format::segment_index::IndexBuilder;
+use crate::pg::ClusterIdentity;
 use crate::pg::{BackupHistory, LongPageHeader, SegmentSize, TimelineHistory, TimelineId, WalCheck, WalName};
+use crate::server::data_directory::{cluster_identity, data_directory_of, has_archived};
 use crate::store::{Body, PutMode, Store};
 
 /// What a push found.

@@ -9,9 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::unnamed_file::UnnamedFile;
-use crate::archive::identity::Identity;
-use crate::archive::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, Remembered};
 use crate::error::{Error, Result};
+use crate::format::identity::Identity;
+use crate::format::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, Remembered};
 
 /// Begins the name of the file while it is written: what begins so is in no base backup (`PG_TEMP_FILE_PREFIX`).
 const TEMPORARY_PREFIX: &str = "pgsql_tmp.walship.";
@@ -145,7 +145,7 @@ mod tests {
 
     use super::*;
     use crate::ErrorKind;
-    use crate::archive::identity::ClusterIdentity;
+    use crate::pg::ClusterIdentity;
     use crate::pg::SegmentSize;
 
     fn identity(seconds: i64) -> Identity {

@@ -18,11 +18,11 @@ use serde::Serialize;
 use super::push::{Compressor, Source, key_of};
 use super::verify::{Found, WalContext};
 use super::{catalogue, identity};
-use crate::archive::Sha256Sum;
-use crate::archive::codec::{Trailer, WalDecoder, trailer_in};
-use crate::archive::keys::Key;
 use crate::commands::stored_wal::LARGEST_SEGMENT;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::Sha256Sum;
+use crate::format::codec::{Trailer, WalDecoder, trailer_in};
+use crate::format::keys::Key;
 use crate::pg::{Lsn, SegmentName, SegmentSize, WalCheck, WalName, WalReader};
 use crate::store::{Body, BodyWriter, PutMode, Store, Version};
 

@@ -20,17 +20,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
+use super::stored_wal::{LARGEST_SEGMENT, SMALL_FILE_LIMIT};
 use super::unnamed_file::UnnamedFile;
 use super::{catalogue, identity};
-use crate::archive::forks::{Answer, Follower, Fork, Recovering};
-use crate::archive::identity::Identity;
-use crate::archive::keys::{Key, WAL_PREFIX, after_timeline, segment_siblings_prefix, timeline_prefix};
+use crate::commands::stored_wal;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::data_directory::{
+use crate::format::identity::Identity;
+use crate::format::keys::{Key, WAL_PREFIX, after_timeline, segment_siblings_prefix, timeline_prefix};
+use crate::judge::forks::{Answer, Follower, Fork, Recovering};
+use crate::pg::{LongPageHeader, Lsn, SegmentName, SegmentNumber, TimelineHistory, TimelineId, WalName};
+use crate::server::data_directory::{
     RecoverySignal, cluster_identity, data_directory_of, is_starting, recovery_signal,
 };
-use crate::pg::{LongPageHeader, Lsn, SegmentName, SegmentNumber, TimelineHistory, TimelineId, WalName};
 use crate::store::Store;
 
 /// Pause before the next try, and between looks for a segment that should be on its way.
@@ -536,7 +537,7 @@ impl Write for Output {
 #[derive(Debug)]
 pub struct Fetched {
     file: UnnamedFile,
-    trailer: crate::archive::codec::Trailer,
+    trailer: crate::format::codec::Trailer,
     key: String,
 }
 

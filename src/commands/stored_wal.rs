@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
-use crate::archive::codec::{Trailer, WalDecoder};
-use crate::archive::keys::Key;
 use crate::error::{ErrorKind, Result};
+use crate::format::codec::{Trailer, WalDecoder};
+use crate::format::keys::Key;
 use crate::pg::{TimelineHistory, TimelineId, WalName};
 use crate::store::{Store, look_again};
 

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::catalogue::gather;
 use super::stored_wal;
-use crate::archive::catalogue::Catalogue;
-use crate::archive::codec::{TRAILER_LIMIT, Trailer, trailer_in};
-use crate::archive::identity::Identity;
-use crate::archive::keys::Key;
-use crate::archive::recovery_plan;
-use crate::archive::segment_index::{EndOfTransaction, IndexBuilder, SegmentIndex};
-use crate::archive::timeline_chain::TimelineChain;
-use crate::archive::window::{Last, LastEnds, Stretch, Window, last_ends, stretches};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::codec::{TRAILER_LIMIT, Trailer, trailer_in};
+use crate::format::identity::Identity;
+use crate::format::keys::Key;
+use crate::format::segment_index::{EndOfTransaction, IndexBuilder, SegmentIndex};
+use crate::judge::catalogue::Catalogue;
+use crate::judge::recovery_plan;
+use crate::judge::timeline_chain::TimelineChain;
+use crate::judge::window::{Last, LastEnds, Stretch, Window, last_ends, stretches};
 use crate::pg::{Lsn, Major, SegmentName, SegmentNumber, TimelineId, WalCheck};
 use crate::store::{Store, look_again};
 

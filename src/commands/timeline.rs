@@ -7,19 +7,19 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::table::write_table;
 use super::time_index::TimeIndex;
 use super::{catalogue, identity};
-use crate::archive::branches::{Ambiguity, Branch, branch};
-use crate::archive::catalogue::Catalogue;
-use crate::archive::keys::{BackupId, Key};
-use crate::archive::recovery_plan;
-use crate::archive::retired::Retired;
-use crate::archive::time_text;
-use crate::archive::wal_inventory::SegmentRange;
 use crate::error::{Context, Error, Result};
+use crate::format::keys::{BackupId, Key};
+use crate::format::retired::Retired;
+use crate::format::wal_inventory::SegmentRange;
+use crate::judge::branches::{Ambiguity, Branch, branch};
+use crate::judge::catalogue::Catalogue;
+use crate::judge::recovery_plan;
 use crate::pg::{SegmentNumber, TimelineHistory, TimelineId, WalName};
 use crate::store::{Body, PutMode, Store};
+use crate::text::time_text;
+use crate::text::write_table;
 
 /// So many segments that an older walship stored may be read whole, for their times.
 const WHOLE_READS: u64 = 8;

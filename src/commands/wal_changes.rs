@@ -5,13 +5,13 @@ use std::io::Write;
 
 use super::stored_wal;
 use super::time_index::TimeIndex;
-use crate::archive::barriers::Barrier;
-use crate::archive::catalogue::Catalogue;
-use crate::archive::demands::Demands;
-use crate::archive::keys::Key;
-use crate::archive::segment_index::{Change, Crossing, Following, SegmentIndex};
-use crate::archive::timeline_chain::TimelineChain;
 use crate::error::{Context, ErrorKind, Result};
+use crate::format::barriers::Barrier;
+use crate::format::keys::Key;
+use crate::format::segment_index::{Change, Crossing, Following, SegmentIndex};
+use crate::judge::catalogue::Catalogue;
+use crate::judge::demands::Demands;
+use crate::judge::timeline_chain::TimelineChain;
 use crate::pg::{
     Lsn, NewTablespace, SegmentName, SegmentNumber, TimelineHistory, WalChange, WalCheck, WalEvent,
     WalEventKind, WalLevel, WalReader,
@@ -274,10 +274,11 @@ fn change_of(event: WalEvent) -> Option<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::codec;
-    use crate::archive::identity::{ClusterIdentity, Identity};
-    use crate::archive::segment_index::IndexBuilder;
     use crate::commands::recover::fixture;
+    use crate::format::codec;
+    use crate::format::identity::Identity;
+    use crate::format::segment_index::IndexBuilder;
+    use crate::pg::ClusterIdentity;
     use crate::pg::wal_writer::{SEGMENT, START, Spec, Writer, main_data};
     use crate::pg::{Major, SegmentSize, TimelineHistory, TimelineId};
     use crate::store::{Body, PutMode, Store};

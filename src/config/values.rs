@@ -3,8 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::byte_size::split_number;
 use super::{BackupMethod, LogFormat, StandbyFailure};
+use crate::text::split_number;
 
 /// Reads a duration: a whole number and a unit, `ms`, `s`, `m`, `h` or `d`, such as `30s`. At most
 /// 3650 days; zero is refused, for nothing here may wait for no time or for ever.

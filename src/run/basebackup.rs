@@ -6,7 +6,7 @@ use std::sync::Arc;
 use walship::commands::basebackup::{self, BasebackupOptions, MAX_RATE_KIB, Method, PartSettings};
 use walship::commands::progress::Progress;
 use walship::config::{BackupMethod, Settings};
-use walship::pg::ConnInfo;
+use walship::server::ConnInfo;
 use walship::store::Store;
 use walship::{Error, Result};
 

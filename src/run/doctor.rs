@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use walship::Result;
-use walship::archive::diagnosis::Limits;
 use walship::commands::doctor::{self, Deadline, DoctorOptions, HostOptions};
 use walship::config::Settings;
-use walship::pg::ConnInfo;
+use walship::judge::diagnosis::Limits;
+use walship::server::ConnInfo;
 use walship::store::Location;
 
 use super::{finish, many_threads, open_within, print};

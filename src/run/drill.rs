@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use chrono::Utc;
-use walship::archive::recovery_plan::{Request, Search};
 use walship::commands::drill::{self, DrillOptions, SqlFile};
 use walship::commands::progress::Progress;
 use walship::commands::recover::refuse_root_for;
 use walship::config::Settings;
+use walship::judge::recovery_plan::{Request, Search};
 use walship::store::Store;
 use walship::{Error, Result};
 

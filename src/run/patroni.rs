@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use chrono::Utc;
 use walship::Result;
-use walship::archive::recovery_plan::{Request, Search};
 use walship::commands::patroni_bootstrap::{self, Relation};
 use walship::commands::progress::Progress;
 use walship::commands::recover::{
@@ -15,7 +14,8 @@ use walship::commands::recover::{
 use walship::commands::restore::tablespaces::NewTablespaces;
 use walship::commands::seed::{self, ArchiveSeed};
 use walship::config::Settings;
-use walship::pg::ConnInfo;
+use walship::judge::recovery_plan::{Request, Search};
+use walship::server::ConnInfo;
 use walship::store::Store;
 
 use super::recover::{target, target_timeline};

@@ -8,7 +8,7 @@ use walship::Result;
 use walship::agent::{self, Answer, Ask};
 use walship::commands::push::{self, Compressor};
 use walship::config::Settings;
-use walship::pg::data_directory::data_directory_of;
+use walship::server::data_directory::data_directory_of;
 
 use super::agent::address_for;
 use super::{absolute, finish, one_thread, open_within, print, within};

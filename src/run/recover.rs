@@ -4,10 +4,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use chrono::Utc;
-use walship::archive::recovery_plan::{Request, Search, Target};
 use walship::commands::progress::Progress;
 use walship::commands::recover::{self, ArchiveMode, RecoverOptions, SourceConfiguration, TargetAction};
 use walship::config::Settings;
+use walship::judge::recovery_plan::{Request, Search, Target};
 use walship::pg::{TimelineId, parse_timestamp};
 use walship::store::{Location, Store};
 use walship::{Error, Result};

@@ -7,7 +7,7 @@ use walship::agent::{self, Answer, Ask};
 use walship::commands::restore::tablespaces::{NewTablespaces, see_to};
 use walship::commands::restore::{self, RestoreOptions, RestoreReport};
 use walship::config::Settings;
-use walship::pg::data_directory::{RecoverySignal, data_directory_of};
+use walship::server::data_directory::{RecoverySignal, data_directory_of};
 use walship::{ErrorKind, Result};
 
 use super::agent::address_for;

@@ -10,7 +10,8 @@ use walship::commands::progress::Progress;
 use walship::commands::recover;
 use walship::commands::seed::{self, From, SeedOptions};
 use walship::config::Settings;
-use walship::pg::{ConnInfo, SlotName};
+use walship::pg::SlotName;
+use walship::server::ConnInfo;
 use walship::store::Store;
 
 use super::basebackup::max_rate_kib;

@@ -6,7 +6,7 @@ use chrono::Utc;
 use walship::commands::recover::server_command;
 use walship::commands::setup::{self, Secret, SetupOptions, default_passfile};
 use walship::config::{Settings, parse_duration};
-use walship::pg::ConnInfo;
+use walship::server::ConnInfo;
 use walship::store::Store;
 use walship::{Error, Result};
 

@@ -7,7 +7,7 @@ use chrono::Utc;
 use walship::Result;
 use walship::commands::status::{self, StatusOptions};
 use walship::config::Settings;
-use walship::pg::ConnInfo;
+use walship::server::ConnInfo;
 use walship::store::Store;
 
 use super::{doctor::limits, finish, one_thread, print};

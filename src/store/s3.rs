@@ -45,8 +45,8 @@ use self::listing::Wholeness;
 use super::object::Version;
 use super::options::StoreOptions;
 use super::{Body, BodyContent, ObjectInfo, PutMode, Refused, replaced};
-use crate::archive::hex;
 use crate::error::{Error, ErrorKind, Result};
+use crate::text::hex;
 
 /// More than any time limit leaves room for; the limit ends the attempts. Not the largest number there
 /// is: the SDK sums its backoff over all of them at the start of each call.

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use walship::pg::{BaseBackupOptions, BaseBackupStream, Event, Lsn};
+use walship::pg::Lsn;
+use walship::server::{BaseBackupOptions, BaseBackupStream, Event};
 use walship::{ErrorKind, Result};
 
 use crate::connection::{connect, run};

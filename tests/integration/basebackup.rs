@@ -8,7 +8,7 @@ use serde_json::Value;
 use walship::ErrorKind;
 use walship::commands::basebackup::{self, BasebackupOptions, BasebackupReport, Method, PartSettings};
 use walship::commands::progress::Progress;
-use walship::pg::ConnInfo;
+use walship::server::ConnInfo;
 use walship::store::{FaultKind, Faults, Operation};
 
 use crate::server::{archiving_primary, majors, wait_archived};

@@ -5,7 +5,8 @@ use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use walship::pg::{ConnInfo, Connection, TimelineId};
+use walship::pg::TimelineId;
+use walship::server::{ConnInfo, Connection};
 use walship::{Error, ErrorKind, Result};
 
 use crate::server::majors;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use walship::archive::codec::{self, WalDecoder};
+use walship::format::codec;
+use walship::format::codec::WalDecoder;
 
 use crate::bad_input::SmallDisk;
 use crate::recover::move_configuration_out;

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::thread;
 
 use proptest::prelude::*;
-use walship::pg::{BaseBackupOptions, Event};
+use walship::server::{BaseBackupOptions, Event};
 use walship::{Error, ErrorKind, Result};
 
 use crate::connection::{connect, run};

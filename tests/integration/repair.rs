@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use walship::ErrorKind;
-use walship::archive::Sha256Sum;
-use walship::archive::keys::Key;
 use walship::commands::repair::{self, RepairOptions};
+use walship::format::Sha256Sum;
+use walship::format::keys::Key;
 use walship::pg::WalName;
 use walship::store::{Body, FaultKind, Faults, Operation, PutMode, Store};
 

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use walship::pg::sql::{quote_identifier, quote_literal};
-use walship::pg::{ConnInfo, Connection};
+use walship::server::{ConnInfo, Connection};
 use walship::{Error, ErrorKind, Result};
 
 use crate::connection::{run, set_hba, started};

@@ -127,7 +127,7 @@ fn a_file_that_differs_from_the_manifest_is_found(history: &History, backup: &st
         .unwrap();
     let before = base["parts"][2]["stored_bytes"].as_u64().unwrap();
     base["parts"][2]["stored_bytes"] = stored.len().into();
-    base["parts"][2]["sha256"] = walship::archive::Sha256Sum::of(&stored).to_string().into();
+    base["parts"][2]["sha256"] = walship::format::Sha256Sum::of(&stored).to_string().into();
     let sum = record["stored_bytes"].as_u64().unwrap() - before + stored.len() as u64;
     record["stored_bytes"] = sum.into();
     fs::write(folder.join("backup.json"), sealed(record.to_string())).unwrap();

@@ -8,10 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use walship::archive::assessment::End;
-use walship::archive::codec;
-use walship::archive::keys::Key;
 use walship::commands::verify::{FindingKind, VerifyReport};
+use walship::format::codec;
+use walship::format::keys::Key;
+use walship::judge::assessment::End;
 use walship::pg::{Major, SegmentName, SegmentNumber, SegmentSize, TimelineId};
 
 use crate::recovery::take_backup;

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::thread;
 
-use walship::archive::timeline_chain::TimelineChain;
 use walship::commands::{identity, time_index::TimeIndex};
+use walship::judge::timeline_chain::TimelineChain;
 use walship::pg::{
     Lsn, Major, SegmentName, SegmentSize, TimelineHistory, WalChange, WalCheck, WalEvent, WalEventKind,
     WalLevel, WalReader,

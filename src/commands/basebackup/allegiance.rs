@@ -12,13 +12,14 @@ use chrono::{DateTime, Utc};
 
 use super::BasebackupOptions;
 use super::server::Server;
-use crate::archive::identity::Identity;
-use crate::archive::keys::{BACKUPS_PREFIX, Key, WAL_PREFIX, timeline_prefix};
-use crate::archive::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, Past, Remembered};
 use crate::commands::{apart, identity, remembered};
 use crate::error::{Context, Error, Result};
-use crate::pg::data_directory::{has_archived, postmaster, read_control_file};
-use crate::pg::{ConnInfo, Connection, TimelineId};
+use crate::format::identity::Identity;
+use crate::format::keys::{BACKUPS_PREFIX, Key, WAL_PREFIX, timeline_prefix};
+use crate::format::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, Past, Remembered};
+use crate::pg::TimelineId;
+use crate::server::data_directory::{has_archived, postmaster, read_control_file};
+use crate::server::{ConnInfo, Connection};
 use crate::store::Store;
 
 /// The identity of the archive that the backup goes to.

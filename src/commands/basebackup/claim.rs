@@ -7,11 +7,11 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::task::JoinHandle;
 
 use super::objects;
-use crate::archive::FORMAT_VERSION;
-use crate::archive::backup::{BackupAlive, BackupStarted, WalFrom};
-use crate::archive::identity::Identity;
-use crate::archive::keys::{BackupId, BackupObject};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::FORMAT_VERSION;
+use crate::format::backup::{BackupAlive, BackupStarted, WalFrom};
+use crate::format::identity::Identity;
+use crate::format::keys::{BackupId, BackupObject};
 use crate::store::{Body, PutMode, Store};
 
 /// Each attempt waits for the next second, so that this many backups would have to start together.

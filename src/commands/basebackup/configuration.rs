@@ -11,12 +11,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::objects;
-use crate::archive::backup::Configuration;
-use crate::archive::keys::{BackupId, BackupObject};
 use crate::error::{Context, Error, Result};
-use crate::pg::Connection;
+use crate::format::backup::Configuration;
+use crate::format::keys::{BackupId, BackupObject};
 use crate::pg::configuration_files::{ConfigurationFiles, Files, Grammar};
-use crate::pg::data_directory::read_control_file;
+use crate::server::Connection;
+use crate::server::data_directory::read_control_file;
 use crate::store::{BodyWriter, Store};
 
 /// A larger file is no configuration.

@@ -10,15 +10,14 @@ use super::objects;
 use super::parts::PartWriter;
 use super::source::Source;
 use super::verify;
-use crate::archive::backup::{StoredObject, Tablespace, TarStream};
-use crate::archive::file_index::FileIndexWriter;
-use crate::archive::keys::{BackupId, BackupObject};
-use crate::archive::tar_stream::{TAR_END, TarEnd, TarScanner};
 use crate::commands::progress::Progress;
 use crate::error::{Context, Error, Result};
-use crate::pg::{
-    BackupLabel, CheckpointCopy, ControlFile, Event, Lsn, Manifest, TablespaceHeader, TimelineId, WalPiece,
-};
+use crate::format::backup::{StoredObject, Tablespace, TarStream};
+use crate::format::file_index::FileIndexWriter;
+use crate::format::keys::{BackupId, BackupObject};
+use crate::format::tar_stream::{TAR_END, TarEnd, TarScanner};
+use crate::pg::{BackupLabel, CheckpointCopy, ControlFile, Lsn, Manifest, TimelineId, WalPiece};
+use crate::server::{Event, TablespaceHeader};
 use crate::store::{BodyWriter, Store};
 
 /// Bytes of the index, and of the manifest, that are kept in memory; more goes to unlinked

@@ -4,13 +4,14 @@
 //! brings it along. It is stored last, once a segment of that timeline is in the archive: a history alone makes every
 //! standby and recovery follow a timeline of which there may never be any WAL.
 
-use crate::archive::backup::BackupRecord;
-use crate::archive::codec;
-use crate::archive::identity::Identity;
-use crate::archive::keys::Key;
 use crate::commands::stored_wal;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::{Connection, TimelineHistory, TimelineId, WalName};
+use crate::format::backup::BackupRecord;
+use crate::format::codec;
+use crate::format::identity::Identity;
+use crate::format::keys::Key;
+use crate::pg::{TimelineHistory, TimelineId, WalName};
+use crate::server::Connection;
 use crate::store::{Body, PutMode, Store};
 
 const LEVEL: i32 = 3;

@@ -34,11 +34,12 @@ pub use self::source::Method;
 use self::source::Source;
 use super::progress::Progress;
 use super::{catalogue, identity, lineage};
-use crate::archive::backup::{BackupRecord, WalFrom};
-use crate::archive::identity::Identity;
-use crate::archive::keys::{BackupId, BackupObject};
 use crate::error::{Context, Error, Result};
-use crate::pg::{BaseBackupOptions, ConnInfo, LocalBackup, Lsn, TimelineId};
+use crate::format::backup::{BackupRecord, WalFrom};
+use crate::format::identity::Identity;
+use crate::format::keys::{BackupId, BackupObject};
+use crate::pg::{Lsn, TimelineId};
+use crate::server::{BaseBackupOptions, ConnInfo, LocalBackup};
 use crate::store::{Body, Store};
 
 /// The largest `backup.json` that is read, in bytes: some 150 for each part.

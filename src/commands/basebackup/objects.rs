@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::archive::Sha256Sum;
-use crate::archive::backup::{BackupRecord, StoredObject};
-use crate::archive::keys::{BackupId, BackupObject, Key, backup_prefix};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::Sha256Sum;
+use crate::format::backup::{BackupRecord, StoredObject};
+use crate::format::keys::{BackupId, BackupObject, Key, backup_prefix};
 use crate::store::{Body, PutMode, Store};
 
 /// The key of a backup's object.

@@ -16,9 +16,9 @@ use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
 use super::objects;
-use crate::archive::backup::StoredObject;
-use crate::archive::keys::{BackupId, BackupObject, Stream};
 use crate::error::{Context, Error, Result};
+use crate::format::backup::StoredObject;
+use crate::format::keys::{BackupId, BackupObject, Stream};
 use crate::store::{Body, BodyContent, Store};
 
 /// Upload permits are counted in this unit, so that any part fits a semaphore's `u32`.

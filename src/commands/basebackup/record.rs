@@ -3,13 +3,13 @@
 use chrono::{DateTime, Utc};
 
 use super::copy::Copied;
-use crate::archive::FORMAT_VERSION;
-use crate::archive::backup::{BackupKind, BackupRecord, BackupSource, Configuration, WalFrom, WalRange};
-use crate::archive::identity::ClusterIdentity;
-use crate::archive::keys::BackupId;
-use crate::archive::lineage::{Lineage, WalSum};
-use crate::archive::segment_index::HexBytes;
 use crate::error::{Error, Result};
+use crate::format::FORMAT_VERSION;
+use crate::format::backup::{BackupKind, BackupRecord, BackupSource, Configuration, WalFrom, WalRange};
+use crate::format::keys::BackupId;
+use crate::format::segment_index::HexBytes;
+use crate::judge::lineage::{Lineage, WalSum};
+use crate::pg::ClusterIdentity;
 use crate::pg::{self, TimelineId, WalPiece};
 
 /// What is known before the copy.

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::configuration::{self, Places};
-use crate::archive::backup::WalFrom;
-use crate::archive::identity::ClusterIdentity;
+use super::configuration::Places;
+use crate::commands::basebackup::configuration;
 use crate::error::{Context, Error, Result};
-use crate::pg::{ConnInfo, Connection, Lsn, Major, SegmentSize, TimelineId};
+use crate::format::backup::WalFrom;
+use crate::pg::ClusterIdentity;
+use crate::pg::{Lsn, Major, SegmentSize, TimelineId};
+use crate::server::{ConnInfo, Connection};
 
 /// A connection, and what is known of the server.
 pub(super) struct Server {

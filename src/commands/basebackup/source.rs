@@ -1,8 +1,8 @@
 //! Where a backup's bytes come from.
 
-use crate::archive::backup::WalFrom;
 use crate::error::Result;
-use crate::pg::{BaseBackupStream, ConnInfo, Event, LocalBackup, TablespaceHeader};
+use crate::format::backup::WalFrom;
+use crate::server::{BaseBackupStream, ConnInfo, Event, LocalBackup, TablespaceHeader};
 
 /// How the server's files are read.
 #[derive(Debug, Clone)]

@@ -7,9 +7,9 @@
 
 use std::io::Read;
 
-use crate::archive::backup::{EntryKind, IndexEntry, TarStream};
-use crate::archive::file_index::FileIndexReader;
 use crate::error::{Error, Result};
+use crate::format::backup::{EntryKind, IndexEntry, TarStream};
+use crate::format::file_index::FileIndexReader;
 use crate::pg::{Manifest, ManifestFile};
 use crate::store::Body;
 
@@ -111,8 +111,8 @@ mod tests {
 
     use super::*;
     use crate::ErrorKind;
-    use crate::archive::backup::Tablespace;
-    use crate::archive::hex;
+    use crate::format::backup::Tablespace;
+    use crate::text::hex;
 
     const LABEL: (&str, u64) = ("backup_label", 220);
     const VERSION: (&str, u64) = ("PG_VERSION", 3);

@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::history;
-use crate::archive::backup::{BackupRecord, BackupSource, WalRange};
-use crate::archive::catalogue::{NeededWal, needed_wal};
-use crate::archive::keys::Key;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
+use crate::format::backup::{BackupRecord, BackupSource, WalRange};
+use crate::format::keys::Key;
+use crate::judge::catalogue::{NeededWal, needed_wal};
 use crate::pg::{SegmentName, SegmentSize, TimelineId, WalName};
 use crate::store::Store;
 

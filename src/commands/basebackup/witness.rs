@@ -7,13 +7,13 @@
 
 use std::time::Duration;
 
-use crate::archive::backup::WalFrom;
-use crate::archive::keys::{Key, timeline_prefix};
 use crate::commands::stored_wal;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::{
-    ConnInfo, Connection, Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WAL_PIECE_BYTES, WalPiece,
-};
+use crate::format::backup::WalFrom;
+use crate::format::keys::{Key, timeline_prefix};
+use crate::pg::WAL_PIECE_BYTES;
+use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalPiece};
+use crate::server::{ConnInfo, Connection};
 use crate::store::Store;
 
 use super::server::Server;

@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::archive::barriers::Barriers;
-use crate::archive::identity::ClusterIdentity;
-use crate::archive::ledger::{LedgerRun, LedgerScope};
-use crate::archive::{codec, record};
 use crate::commands::recover::fixture;
-use crate::pg::{Lsn, SegmentSize, WalName};
+use crate::format::barriers::Barriers;
+use crate::format::ledger::{LedgerRun, LedgerScope};
+use crate::format::{codec, record};
+use crate::pg::{ClusterIdentity, Lsn, SegmentSize, WalName};
 use crate::store::{Body, FaultKind, Faults, Operation, PutMode};
 
 const SEGMENT: &str = "000000010000000000000002";

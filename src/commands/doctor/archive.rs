@@ -3,11 +3,11 @@
 use tokio::time::timeout_at;
 
 use super::deadline::Deadline;
-use crate::archive::catalogue::Catalogue;
-use crate::archive::diagnosis::Known;
-use crate::archive::diagnosis::facts::ArchiveFacts;
 use crate::commands::{catalogue, drill, identity, verify, wal_changes};
 use crate::error::Result;
+use crate::judge::catalogue::Catalogue;
+use crate::judge::diagnosis::Known;
+use crate::judge::diagnosis::facts::ArchiveFacts;
 use crate::store::Store;
 
 /// What the archive holds, and what no recovery crosses in it, as far as there is time to look for that.

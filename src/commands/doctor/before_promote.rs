@@ -9,13 +9,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::deadline::Deadline;
 use super::server;
 use super::session::Session;
-use crate::archive::diagnosis::{Known, PromotionFacts, StandbyPosition, Unreplayed, unreplayed};
-use crate::archive::identity::Identity;
-use crate::archive::keys::{Key, timeline_prefix};
-use crate::archive::wal_inventory::WalInventory;
 use crate::commands::{identity, stored_wal};
 use crate::error::{Context, Result};
-use crate::pg::{ConnInfo, Connection, Lsn, SegmentName, TimelineHistory, TimelineId, WalCheck, WalReader};
+use crate::format::identity::Identity;
+use crate::format::keys::{Key, timeline_prefix};
+use crate::format::wal_inventory::WalInventory;
+use crate::judge::diagnosis::{Known, PromotionFacts, StandbyPosition, Unreplayed, unreplayed};
+use crate::pg::{Lsn, SegmentName, TimelineHistory, TimelineId, WalCheck, WalReader};
+use crate::server::{ConnInfo, Connection};
 use crate::store::Store;
 
 /// Between two looks, while the standby replays.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::archive::diagnosis::Known;
 use crate::error::Result;
+use crate::judge::diagnosis::Known;
 
 /// When the visit must be over.
 #[derive(Debug, Clone, Copy)]

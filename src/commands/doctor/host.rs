@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use super::deadline::Deadline;
 use super::session::Local;
-use crate::archive::diagnosis::facts::{ExposedFile, HostFacts, ProgramState, ServerFacts, Space};
-use crate::archive::diagnosis::{ArchiveCommand, Known};
 use crate::commands::remembered;
 use crate::config::{Settings, Sources};
 use crate::error::Error;
-use crate::pg::data_directory::postmaster;
-use crate::pg::{os_user, user_name};
+use crate::judge::diagnosis::facts::{ExposedFile, HostFacts, ProgramState, ServerFacts, Space};
+use crate::judge::diagnosis::{ArchiveCommand, Known};
+use crate::server::data_directory::postmaster;
+use crate::server::{os_user, user_name};
 
 /// Files of this machine that the command's settings name.
 #[derive(Debug, Clone, Default)]

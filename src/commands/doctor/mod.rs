@@ -16,11 +16,13 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use crate::archive::diagnosis::facts::{ArchiveFacts, Facts, ReadyFiles, ServerFacts};
-use crate::archive::diagnosis::{Check, Known, Limits, judge, judge_promotion};
-use crate::archive::keys::{self, Key};
 use crate::error::{Error, Result};
-use crate::pg::{ConnInfo, WalName};
+use crate::format::keys;
+use crate::format::keys::Key;
+use crate::judge::diagnosis::facts::{ArchiveFacts, Facts, ReadyFiles, ServerFacts};
+use crate::judge::diagnosis::{Check, Known, Limits, judge, judge_promotion};
+use crate::pg::WalName;
+use crate::server::ConnInfo;
 use crate::store::Store;
 
 pub use deadline::Deadline;

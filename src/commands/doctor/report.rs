@@ -5,9 +5,9 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::archive::diagnosis::{Check, Finding, Level};
-use crate::archive::time_text;
-use crate::commands::counted::counted;
+use crate::judge::diagnosis::{Check, Finding, Level};
+use crate::text::counted;
+use crate::text::time_text;
 
 /// What the doctor found.
 #[derive(Debug, Clone, Serialize)]

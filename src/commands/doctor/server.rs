@@ -3,11 +3,11 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::session::{Row, Session};
-use crate::archive::diagnosis::Known;
-use crate::archive::diagnosis::facts::{
+use crate::judge::diagnosis::Known;
+use crate::judge::diagnosis::facts::{
     ArchiverFacts, ReadyFiles, ServerFacts, ServerSettings, Slot, StandbyFacts,
 };
-use crate::archive::identity::ClusterIdentity;
+use crate::pg::ClusterIdentity;
 use crate::pg::{Lsn, SegmentSize, TimelineId};
 
 /// The settings that the diagnosis looks at.

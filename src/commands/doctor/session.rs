@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::time::timeout_at;
 
 use super::deadline::Deadline;
-use crate::archive::diagnosis::Known;
 use crate::error::{Error, Result};
-use crate::pg::{ConnInfo, Connection};
+use crate::judge::diagnosis::Known;
+use crate::server::{ConnInfo, Connection};
 
 /// Most of the time that one question may take, as a part of all.
 const SHARE: u32 = 2;

@@ -1,7 +1,7 @@
 //! What the report makes of findings, and what is read of a server's environment.
 
 use super::*;
-use crate::archive::diagnosis::{Finding, Level};
+use crate::judge::diagnosis::{Finding, Level};
 
 fn report(levels: &[(Check, Level)], ignore: &[Check]) -> DoctorReport {
     let findings = levels.iter().map(|(check, level)| Finding {

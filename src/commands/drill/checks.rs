@@ -8,9 +8,9 @@ use super::programs::Programs;
 use super::server::{clear_libpq, log_end};
 use super::settings::PORT;
 use super::sql_check::SqlCheck;
-use crate::archive::proof::{Check, CheckKind, Outcome};
 use crate::error::{Error, Result};
-use crate::pg::{ConnInfo, Connection};
+use crate::format::proof::{Check, CheckKind, Outcome};
+use crate::server::{ConnInfo, Connection};
 
 /// So many lines of what a program found are told.
 const TOLD_LINES: usize = 5;

@@ -34,21 +34,22 @@ pub use self::record::last_drills;
 use self::record::record;
 use self::replay::Bench;
 use self::scratch::{Note, Scratch};
-use crate::archive::backup::BackupRecord;
-use crate::archive::catalogue::Catalogue;
-use crate::archive::keys::{BackupId, Key};
-use crate::archive::proof::{DrillRecord, Stage};
-use crate::archive::recovery_plan::{self, Plan, Request, Target};
 use crate::commands::progress::Progress;
 use crate::commands::recover::{
     self, ArchiveMode, RecoverOptions, SourceConfiguration, TablespaceMapping, TargetAction,
 };
 use crate::commands::stored_wal::{self, LARGEST_SEGMENT};
 use crate::commands::{catalogue, identity};
-use crate::config::ByteSize;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::backup::BackupRecord;
+use crate::format::keys::{BackupId, Key};
+use crate::format::proof::{DrillRecord, Stage};
+use crate::judge::catalogue::Catalogue;
+use crate::judge::recovery_plan;
+use crate::judge::recovery_plan::{Plan, Request, Target};
 use crate::pg::{SegmentName, WalName};
 use crate::store::Store;
+use crate::text::ByteSize;
 
 pub use self::checks::SqlFile;
 pub use self::report::{CleanReport, DrillReport, Kept};

@@ -1,11 +1,11 @@
 //! The result of a drill, noted for the archive and beside the backup.
 
-use crate::archive::drills::{DRILLS_LIMIT, Drills};
-use crate::archive::identity::Identity;
-use crate::archive::keys::{BackupId, BackupObject, Key, LedgerObject};
-use crate::archive::proof::{DrillRecord, Proof};
 use crate::commands::{catalogue, identity, records};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::drills::{DRILLS_LIMIT, Drills};
+use crate::format::identity::Identity;
+use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject};
+use crate::format::proof::{DrillRecord, Proof};
 use crate::store::{Body, ObjectInfo, PutMode, Store, Version};
 
 /// So often it is read and written anew where others write it at the same time.
@@ -108,7 +108,7 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let store = fixture::store(top.path()).await;
         let record = fixture::record(&[]);
-        let cluster = crate::archive::identity::ClusterIdentity {
+        let cluster = crate::pg::ClusterIdentity {
             system_identifier: record.system_identifier,
             postgres_major: 17,
             segment_size: record.segment_bytes,

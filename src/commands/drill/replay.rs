@@ -7,18 +7,19 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use super::DrillOptions;
-use super::checks::{self, Access};
+use super::checks::Access;
 use super::programs::Programs;
 use super::report::Kept;
 use super::scratch::Scratch;
 use super::server::{Server, Waited, log_end, log_text};
 use super::settings::{HBA, ServerSettings, postgresql_conf};
-use crate::archive::proof::{Check, Outcome};
-use crate::archive::recovery_plan::Plan;
+use crate::commands::drill::checks;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
-use crate::pg::data_directory::read_control_file;
+use crate::format::proof::{Check, Outcome};
+use crate::judge::recovery_plan::Plan;
 use crate::pg::{ControlFile, Lsn, SegmentSize, WalName};
+use crate::server::data_directory::read_control_file;
 
 /// The usual superuser, and databases that nearly every cluster has.
 const USER: &str = "postgres";
@@ -330,7 +331,7 @@ fn hint(reason: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::proof::CheckKind;
+    use crate::format::proof::CheckKind;
 
     #[test]
     fn what_this_machine_lacks_is_told_from_what_the_archive_lacks() {

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::settings::PORT;
-use crate::archive::keys::BackupId;
-use crate::archive::proof::{DrillRecord, Outcome, Stage};
-use crate::archive::time_text;
 use crate::commands::recover::shell_word;
-use crate::config::{ByteSize, duration_text};
+use crate::config::duration_text;
 use crate::error::{ErrorKind, Result};
+use crate::format::keys::BackupId;
+use crate::format::proof::{DrillRecord, Outcome, Stage};
+use crate::text::ByteSize;
+use crate::text::time_text;
 
 /// What `walship drill` did.
 #[derive(Debug, Clone, Serialize)]

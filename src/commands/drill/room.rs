@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use crate::archive::backup::BackupRecord;
-use crate::archive::recovery_plan::Plan;
 use crate::commands::recover::free_bytes;
-use crate::config::ByteSize;
 use crate::error::{Error, Result};
+use crate::format::backup::BackupRecord;
+use crate::judge::recovery_plan::Plan;
+use crate::text::ByteSize;
 
 /// WAL that was replayed is removed at the next restartpoint, which `max_wal_size` (1 GiB) brings about.
 const WAL_KEPT: u64 = 1 << 30;

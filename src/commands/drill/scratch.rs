@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::processes;
 use super::settings::PORT;
-use crate::archive::keys::BackupId;
 use crate::commands::recover::remove;
 use crate::error::{Error, Result};
+use crate::format::keys::BackupId;
 
 /// What the names of scratch directories begin with.
 const PREFIX: &str = "walship-drill-";

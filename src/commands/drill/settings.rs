@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::commands::recover::{has_in_place_tablespaces, quote_setting};
-use crate::config::ByteSize;
 use crate::pg::ControlFile;
+use crate::text::ByteSize;
 
 /// The number in the name of the socket; nothing listens on a port.
 pub const PORT: u16 = 5432;

@@ -4,7 +4,7 @@
 //! of a row is false or NULL. A statement that returns no rows by its nature (`SET`, `CREATE`, `DO`)
 //! fails only by an error.
 
-use crate::pg::ScriptEvent;
+use crate::server::ScriptEvent;
 
 /// What the statements of a script have answered so far.
 #[derive(Debug, Default)]

@@ -5,16 +5,16 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::report::ExpireReport;
-use crate::archive::backup::BackupRecord;
-use crate::archive::catalogue::{Catalogue, Unfinished, needed_wal};
-use crate::archive::keys::{BackupId, BackupObject, Key, LedgerObject, backup_prefix};
-use crate::archive::released::TimelineRanges;
-use crate::archive::retention::Action;
 use crate::commands::basebackup::RECORD_LIMIT;
 use crate::commands::catalogue;
 use crate::commands::progress::Progress;
 use crate::commands::records;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::backup::BackupRecord;
+use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject, backup_prefix};
+use crate::format::released::TimelineRanges;
+use crate::judge::catalogue::{Catalogue, Unfinished, needed_wal};
+use crate::judge::retention::Action;
 use crate::store::{Body, PutMode, Store};
 
 /// How often a record is put back that must stay, and how long between.

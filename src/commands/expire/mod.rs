@@ -28,11 +28,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 pub use self::report::{Deleted, ExpireReport, Left};
 use super::catalogue;
 use super::progress::Progress;
-use crate::archive::catalogue::Catalogue;
-use crate::archive::keys::Key;
-use crate::archive::released;
-use crate::archive::retention::{self, RetentionPlan, RetentionPolicy};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::keys::Key;
+use crate::format::released;
+use crate::judge::catalogue::Catalogue;
+use crate::judge::retention;
+use crate::judge::retention::{RetentionPlan, RetentionPolicy};
 use crate::store::{Body, PutMode, Store};
 
 /// This machine's clock may differ from the store's by so much without a word.

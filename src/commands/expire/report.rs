@@ -5,12 +5,12 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::archive::retention::{Action, BackupFate, RetentionPlan, WalFate};
-use crate::commands::counted::counted;
-use crate::commands::table::write_table;
-use crate::config::ByteSize;
 use crate::error::Result;
+use crate::judge::retention::{Action, BackupFate, RetentionPlan, WalFate};
 use crate::store::Store;
+use crate::text::ByteSize;
+use crate::text::counted;
+use crate::text::write_table;
 
 /// So many of the objects that could not be deleted are named.
 const NAMED: usize = 20;

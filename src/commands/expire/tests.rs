@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::archive::backup::{BackupAlive, BackupRecord, WalFrom, WalRange};
-use crate::archive::codec;
-use crate::archive::identity::{ClusterIdentity, Identity};
-use crate::archive::keep::Keep;
-use crate::archive::keys::{BackupId, BackupObject, LedgerObject, WAL_PREFIX, backup_prefix};
-use crate::archive::ledger::Shard;
-use crate::archive::{FORMAT_VERSION, Sha256Sum};
 use crate::commands::keep::{self, Mark};
 use crate::commands::recover::fixture;
 use crate::commands::verify;
 use crate::error::ErrorKind;
+use crate::format::backup::{BackupAlive, BackupRecord, WalFrom, WalRange};
+use crate::format::codec;
+use crate::format::identity::Identity;
+use crate::format::keep::Keep;
+use crate::format::keys::{BackupId, BackupObject, LedgerObject, WAL_PREFIX, backup_prefix};
+use crate::format::ledger::Shard;
+use crate::format::{FORMAT_VERSION, Sha256Sum};
+use crate::pg::ClusterIdentity;
 use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
 use crate::store::{FaultKind, Faults, Operation};
 
@@ -137,9 +138,9 @@ impl Archive {
 fn record(number: u64) -> BackupRecord {
     let mut record = fixture::record(&[]);
     let start = number * SEGMENTS_A_DAY * SIZE.bytes();
-    let one = crate::archive::backup::StoredObject {
+    let one = crate::format::backup::StoredObject {
         stored_bytes: 1,
-        sha256: crate::archive::Sha256Sum::of(&[1]),
+        sha256: crate::format::Sha256Sum::of(&[1]),
     };
     record.id = id(number);
     (record.started_at, record.finished_at) = (day(number), day(number) + TimeDelta::seconds(10));

@@ -2,12 +2,12 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::archive::backup::BackupAlive;
-use crate::archive::catalogue::{Catalogue, UnfinishedState};
-use crate::archive::keys::{BackupId, BackupObject, Key};
-use crate::archive::retention::{UnfinishedWal, UnfinishedWals};
 use crate::commands::{catalogue, records};
 use crate::error::{ErrorKind, Result};
+use crate::format::backup::BackupAlive;
+use crate::format::keys::{BackupId, BackupObject, Key};
+use crate::judge::catalogue::{Catalogue, UnfinishedState};
+use crate::judge::retention::{UnfinishedWal, UnfinishedWals};
 use crate::store::Store;
 
 /// The largest `alive.json` that is read.

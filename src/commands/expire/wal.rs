@@ -6,13 +6,13 @@ use chrono::TimeDelta;
 
 use super::report::ExpireReport;
 use super::unfinished;
-use crate::archive::catalogue::{Catalogue, needed_wal};
-use crate::archive::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, WAL_PREFIX, backup_prefix};
-use crate::archive::released::TimelineRanges;
-use crate::archive::retention::UnfinishedWal;
 use crate::commands::catalogue;
 use crate::commands::progress::Progress;
 use crate::error::{Context, ErrorKind, Result};
+use crate::format::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, WAL_PREFIX, backup_prefix};
+use crate::format::released::TimelineRanges;
+use crate::judge::catalogue::{Catalogue, needed_wal};
+use crate::judge::retention::UnfinishedWal;
 use crate::pg::{SegmentNumber, SegmentSize};
 use crate::store::{ObjectInfo, Store};
 

@@ -11,15 +11,15 @@ use std::ops::Range;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::archive::segment_index::{Crossing, SegmentIndex};
-use crate::archive::time_text;
-use crate::archive::wal_inventory::WalInventory;
-use crate::commands::table::write_table;
 use crate::commands::time_index::TimeIndex;
 use crate::commands::{catalogue, identity};
 use crate::error::Result;
+use crate::format::segment_index::{Crossing, SegmentIndex};
+use crate::format::wal_inventory::WalInventory;
 use crate::pg::{Major, SegmentName, SegmentNumber, TimelineId};
 use crate::store::Store;
+use crate::text::time_text;
+use crate::text::write_table;
 
 /// So many segments are read whole, where an older walship stored them.
 const WHOLE_READS: u64 = 128;
@@ -288,7 +288,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::archive::segment_index::{EndOfTransaction, Ends};
+    use crate::format::segment_index::{EndOfTransaction, Ends};
     use crate::pg::Lsn;
 
     fn second(seconds: i64) -> DateTime<Utc> {

@@ -4,12 +4,12 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::archive::catalogue::{Backup, Catalogue};
-use crate::archive::ranges::RangeSet;
-use crate::archive::released::{TimelineRanges, stands_alone};
-use crate::archive::retention::{Action, Reason, RetentionPlan, RetentionPolicy};
-use crate::archive::wal_inventory::{SegmentRange, WalInventory};
 use crate::commands::expire;
+use crate::format::ranges::RangeSet;
+use crate::format::released::{TimelineRanges, stands_alone};
+use crate::format::wal_inventory::{SegmentRange, WalInventory};
+use crate::judge::catalogue::{Backup, Catalogue};
+use crate::judge::retention::{Action, Reason, RetentionPlan, RetentionPolicy};
 use crate::pg::{SegmentNumber, TimelineId};
 
 /// What retention makes of a backup.

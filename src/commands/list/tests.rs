@@ -1,10 +1,11 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::archive::identity::{ClusterIdentity, Identity};
-use crate::archive::keys::Key;
-use crate::archive::{codec, record};
 use crate::commands::recover::fixture;
+use crate::format::identity::Identity;
+use crate::format::keys::Key;
+use crate::format::{codec, record};
+use crate::pg::ClusterIdentity;
 use crate::pg::SegmentSize;
 use crate::store::{Body, PutMode};
 
@@ -26,14 +27,14 @@ async fn archive(top: &std::path::Path, segments: &[&str], with_backup: bool) ->
         // One part of a gibibyte, all of it a hole.
         let stream = &mut record.streams[0];
         (stream.tar_bytes, stream.part_bytes) = (3 << 30, 3 << 30);
-        stream.parts = vec![crate::archive::backup::StoredObject {
+        stream.parts = vec![crate::format::backup::StoredObject {
             stored_bytes: 1 << 30,
             ..record.files
         }];
         record.add_up();
         record.label = "before\nthe upgrade".to_owned();
         record.finished_at = DateTime::from_timestamp(1_790_000_000, 123_456_000).unwrap();
-        let prefix = crate::archive::keys::backup_prefix(&record.id);
+        let prefix = crate::format::keys::backup_prefix(&record.id);
         let part = format!("{prefix}base/000001.tar.zst");
         put(&store, &part, vec![1]).await;
         let part = std::fs::File::options()
@@ -301,15 +302,15 @@ async fn timelines_without_wal_and_useless_objects_are_mentioned() {
 async fn what_retention_gave_up_and_would_delete_is_shown() {
     let top = tempfile::tempdir().unwrap();
     let store = archive(top.path(), &SEGMENTS, true).await;
-    let mut released = crate::archive::released::TimelineRanges::default();
+    let mut released = crate::format::released::TimelineRanges::default();
     released.of_mut(TimelineId::FIRST).insert_range(3, 4);
-    let released = crate::archive::released::to_json(&released, SegmentSize::DEFAULT, Utc::now());
+    let released = crate::format::released::to_json(&released, SegmentSize::DEFAULT, Utc::now());
     put(&store, "retention.json", released.unwrap()).await;
     let id = fixture::record(&[]).id;
-    let mark = crate::archive::keep::Keep::new(&id, None, Utc::now())
+    let mark = crate::format::keep::Keep::new(&id, None, Utc::now())
         .to_json()
         .unwrap();
-    let prefix = crate::archive::keys::backup_prefix(&id);
+    let prefix = crate::format::keys::backup_prefix(&id);
     put(&store, &format!("{prefix}keep.json"), mark).await;
     let (json, text) = list(ListPart::All, &store).await;
     assert_eq!(

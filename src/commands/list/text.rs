@@ -5,13 +5,13 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 
 use super::{ListReport, ListedBackup, ListedTimeline, ListedUnfinished, Proven};
-use crate::archive::backup::BackupKind;
-use crate::archive::catalogue::UnfinishedState;
-use crate::archive::time_text;
-use crate::archive::wal_inventory::SegmentRange;
-use crate::archive::window::{LatestIs, Window};
-use crate::commands::table::write_table;
-use crate::config::ByteSize;
+use crate::format::backup::BackupKind;
+use crate::format::wal_inventory::SegmentRange;
+use crate::judge::catalogue::UnfinishedState;
+use crate::judge::window::{LatestIs, Window};
+use crate::text::ByteSize;
+use crate::text::time_text;
+use crate::text::write_table;
 
 impl fmt::Display for ListReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,9 +10,9 @@ use bytes::BytesMut;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::Source;
-use crate::archive::codec::{Content, Trailer, WalEncoder};
-use crate::archive::segment_index::IndexBuilder;
 use crate::error::{Error, Result};
+use crate::format::codec::{Content, Trailer, WalEncoder};
+use crate::format::segment_index::IndexBuilder;
 use crate::store::{Body, BodyWriter};
 
 /// Bytes that go from one thread to the other at a time.
@@ -142,7 +142,7 @@ mod tests {
     use std::task::Poll;
 
     use super::*;
-    use crate::archive::codec::WalDecoder;
+    use crate::format::codec::WalDecoder;
     use crate::pg::WalName;
 
     const NAME: &str = "00000002.history";

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::{Compressor, PushReport, Source, push_source, wal_name};
-use crate::archive::codec::Trailer;
 use crate::commands::remembered;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::pg::data_directory::{data_directory_of, postmaster_pid};
+use crate::format::codec::Trailer;
 use crate::pg::{Lsn, SegmentName, WalName};
+use crate::server::data_directory::{data_directory_of, postmaster_pid};
 use crate::store::Store;
 
 /// What became of the last segment of a server that is gone.

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::archive::catalogue::Catalogue;
-use crate::archive::identity::Identity;
-use crate::archive::keys::{self, Key};
-use crate::archive::wal_inventory::WalInventory;
 use crate::commands::{neighbours, remembered};
 use crate::error::Result;
-use crate::pg::data_directory::{RecoverySignal, recovery_signal};
+use crate::format::identity::Identity;
+use crate::format::keys;
+use crate::format::keys::Key;
+use crate::format::wal_inventory::WalInventory;
+use crate::judge::catalogue::Catalogue;
 use crate::pg::{SegmentName, TimelineId};
+use crate::server::data_directory::{RecoverySignal, recovery_signal};
 use crate::store::Store;
 
 /// A source whose newest WAL is no older may be alive.

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use super::alive::Signs;
 use super::restore::Remembers;
-use crate::archive::catalogue::Catalogue;
-use crate::archive::diagnosis::ArchiveCommand;
-use crate::archive::remembered::{ArchiveMark, CloneMark, how_to_take_the_place};
-use crate::pg::server_settings::{Setting, setting_of_server};
+use crate::format::remembered::{ArchiveMark, CloneMark, how_to_take_the_place};
+use crate::judge::catalogue::Catalogue;
+use crate::judge::diagnosis::ArchiveCommand;
+use crate::server::server_settings::{Setting, setting_of_server};
 use crate::store::Store;
 
 /// Whether the recovered server archives.

@@ -16,10 +16,10 @@ use serde::Serialize;
 use super::destination::Access;
 use super::extract::damaged;
 use super::shell::shell_word;
-use crate::archive::Sha256Sum;
-use crate::archive::backup::{BackupRecord, Configuration};
-use crate::archive::keys::{BackupObject, Key};
 use crate::error::{Context, Error, Result};
+use crate::format::Sha256Sum;
+use crate::format::backup::{BackupRecord, Configuration};
+use crate::format::keys::{BackupObject, Key};
 use crate::pg::configuration_files::{ConfigurationFiles, Files, Grammar};
 use crate::store::Store;
 
@@ -526,7 +526,7 @@ mod tests {
 
     fn stored(data: &Path, files: &[(&Path, &str)]) -> StoredConfiguration {
         let config_file = files.first().unwrap().0.to_owned();
-        let object = crate::archive::backup::StoredObject {
+        let object = crate::format::backup::StoredObject {
             stored_bytes: 0,
             sha256: Sha256Sum::of(b""),
         };

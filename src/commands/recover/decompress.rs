@@ -4,9 +4,9 @@
 use sha2::{Digest, Sha256};
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
-use crate::archive::Sha256Sum;
-use crate::archive::backup::StoredObject;
 use crate::error::{Error, Result};
+use crate::format::Sha256Sum;
+use crate::format::backup::StoredObject;
 
 /// Bytes decompressed, and written, at a time.
 const PIECE_BYTES: usize = 256 << 10;

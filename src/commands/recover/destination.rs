@@ -13,7 +13,7 @@ use rustix::process::Pid;
 use super::layout::{Layout, Root, check_apart};
 use super::shell::shell_word;
 use crate::error::{Error, Result};
-use crate::pg::data_directory::postmaster_pid;
+use crate::server::data_directory::postmaster_pid;
 
 /// PostgreSQL's `pg_control`, without which no server starts.
 pub const CONTROL: &str = "global/pg_control";

@@ -23,10 +23,10 @@ use super::index::Index;
 use super::layout::Layout;
 use super::part_writer::PartWriter;
 use super::schedule::{PartJob, Schedule};
-use crate::archive::backup::BackupRecord;
-use crate::archive::keys::{BackupObject, Key};
 use crate::commands::progress::Progress;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::backup::BackupRecord;
+use crate::format::keys::{BackupObject, Key};
 use crate::store::Store;
 
 /// How often a part is fetched that comes damaged: a bit may have flipped on its way, and in the thousands of parts of

@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime};
 use super::destination::{CONTROL, SET_ASIDE_CONTROL};
 use super::layout::{Layout, Root};
 use super::schedule::{PartFile, PartJob};
-use crate::archive::backup::{EntryKind, IndexEntry};
 use crate::error::{Error, Result};
+use crate::format::backup::{EntryKind, IndexEntry};
 
 /// Where the files of all streams go.
 #[derive(Debug)]
@@ -278,9 +278,9 @@ mod tests {
         let job = |number: u32, files: &[&PartFile]| PartJob {
             stream: 0,
             number,
-            object: crate::archive::backup::StoredObject {
+            object: crate::format::backup::StoredObject {
                 stored_bytes: 0,
-                sha256: crate::archive::Sha256Sum::of(b""),
+                sha256: crate::format::Sha256Sum::of(b""),
             },
             start: u64::from(number - 1) * 2048,
             end: u64::from(number) * 2048,

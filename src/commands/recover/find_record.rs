@@ -21,14 +21,15 @@ use chrono::{DateTime, Utc};
 
 use self::restore_point::{Known, KnownPoints};
 
-use crate::archive::catalogue::{Backup, Catalogue};
-use crate::archive::keys::Key;
-use crate::archive::recovery_plan::{self, CommonPast, FoundRecord, Plan, Request, Search, Start, Target};
 use crate::commands::progress::Progress;
 use crate::commands::stored_wal;
 use crate::commands::time_index::TimeIndex;
 use crate::commands::wal_changes::WalChanges;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::keys::Key;
+use crate::judge::catalogue::{Backup, Catalogue};
+use crate::judge::recovery_plan;
+use crate::judge::recovery_plan::{CommonPast, FoundRecord, Plan, Request, Search, Start, Target};
 use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalEvent, WalEventKind, WalReader, WalTime};
 use crate::store::{Store, look_again};
 

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::archive::Sha256Sum;
-pub use crate::archive::backup::fixture::record;
-use crate::archive::backup::{BackupRecord, StoredObject};
-use crate::archive::file_index::FileIndexWriter;
-use crate::archive::keys::{BackupId, BackupObject, Key};
-use crate::archive::tar_stream::TarScanner;
+use crate::format::Sha256Sum;
+pub use crate::format::backup::fixture::record;
+use crate::format::backup::{BackupRecord, StoredObject};
+use crate::format::file_index::FileIndexWriter;
+use crate::format::keys::{BackupId, BackupObject, Key};
+use crate::format::tar_stream::TarScanner;
 use crate::store::{Body, Location, PutMode, Store, StoreOptions};
 
 /// A store in a new directory below `top`.

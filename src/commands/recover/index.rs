@@ -7,11 +7,11 @@
 
 use std::io::Write;
 
-use crate::archive::Sha256Sum;
-use crate::archive::backup::{BackupRecord, StoredObject};
-use crate::archive::file_index::FileIndexReader;
-use crate::archive::keys::{BackupId, BackupObject, Key};
 use crate::error::{Context, Error, Result};
+use crate::format::Sha256Sum;
+use crate::format::backup::{BackupRecord, StoredObject};
+use crate::format::file_index::FileIndexReader;
+use crate::format::keys::{BackupId, BackupObject, Key};
 use crate::store::{Body, BodyReader, BodyWriter, Store, look_again};
 
 use super::extract::damaged;

@@ -5,8 +5,8 @@
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
-use crate::archive::backup::BackupRecord;
 use crate::error::{Error, Result};
+use crate::format::backup::BackupRecord;
 
 /// `--tablespace-mapping OLD=NEW`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -45,14 +45,14 @@ use self::report::{RestoredTablespace, next_steps};
 use self::restore::{Extracted, Remembers, Restoration};
 use self::settings::{RecoverySettings, ServerSettings};
 use self::start_command::{OutsideConfiguration, System, start_command};
-use crate::archive::backup::BackupRecord;
-use crate::archive::catalogue::Catalogue;
-use crate::archive::copy_settings::Copy;
-use crate::archive::recovery_plan::{Plan, Request, Target};
 use crate::commands::catalogue;
 use crate::commands::progress::Progress;
 use crate::commands::restore::tablespaces::{self, NewTablespaces};
 use crate::error::{Error, Result};
+use crate::format::backup::BackupRecord;
+use crate::judge::catalogue::Catalogue;
+use crate::judge::copy_settings::Copy;
+use crate::judge::recovery_plan::{Plan, Request, Target};
 use crate::pg::guc_file;
 use crate::store::Store;
 

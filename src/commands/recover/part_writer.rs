@@ -173,8 +173,8 @@ mod tests {
     use super::super::fixture;
     use super::super::layout::Layout;
     use super::*;
-    use crate::archive::Sha256Sum;
-    use crate::archive::backup::StoredObject;
+    use crate::format::Sha256Sum;
+    use crate::format::backup::StoredObject;
 
     fn job(number: u32, part_bytes: u64, tar: &[u8], files: &[PartFile]) -> PartJob {
         let start = u64::from(number - 1) * part_bytes;

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::configuration::ConfigurationReport;
 use super::settings::TargetAction;
-use crate::archive::keys::BackupId;
-use crate::archive::recovery_plan::Target;
-use crate::config::ByteSize;
+use crate::format::keys::BackupId;
+use crate::judge::recovery_plan::Target;
 use crate::pg::TimelineId;
+use crate::text::ByteSize;
 
 /// What `walship recover` did, and what comes next.
 #[derive(Debug, Clone, Serialize)]

@@ -8,23 +8,26 @@ use std::sync::Arc;
 
 use super::SourceConfiguration;
 use super::configuration::{ConfigurationReport, Places, StoredConfiguration, write_file};
-use super::destination::{self, Access, CONTROL, SET_ASIDE_CONTROL};
+use super::destination::{Access, CONTROL, SET_ASIDE_CONTROL};
 use super::extract::{Extraction, Sync, extract};
 use super::index::Index;
 use super::layout::Layout;
 use super::made::{Destination, release_claims};
 use super::settings::{ServerSettings, rewrite_auto_conf};
-use super::source_settings::{self, Outside};
-use super::space::{self, Need};
+use super::source_settings::Outside;
+use super::space::Need;
 use super::survey::{Survey, survey};
 use super::tablespace_map;
-use crate::archive::backup::BackupRecord;
-use crate::archive::copy_settings::{Copy, Overrides};
-use crate::archive::demands::Demands;
-use crate::archive::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, CloneMark};
 use crate::commands::progress::Progress;
+use crate::commands::recover::destination;
+use crate::commands::recover::source_settings;
+use crate::commands::recover::space;
 use crate::commands::{apart, neighbours, remembered};
 use crate::error::{Error, Result};
+use crate::format::backup::BackupRecord;
+use crate::format::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, CloneMark};
+use crate::judge::copy_settings::{Copy, Overrides};
+use crate::judge::demands::Demands;
 use crate::pg::ControlFile;
 use crate::store::Store;
 
@@ -384,7 +387,7 @@ mod tests {
 
     use super::super::settings::{RecoverySettings, StandbySettings, TargetAction};
     use super::*;
-    use crate::archive::recovery_plan::Target;
+    use crate::judge::recovery_plan::Target;
     use crate::pg::TimelineId;
 
     fn settings() -> ServerSettings {

@@ -1,8 +1,8 @@
 //! Which files each part of a backup holds, worked out while the index passes by: memory holds the
 //! files of one part, never the whole index.
 
-use crate::archive::backup::{BackupRecord, EntryKind, IndexEntry, StoredObject, TarStream};
 use crate::error::{Error, Result};
+use crate::format::backup::{BackupRecord, EntryKind, IndexEntry, StoredObject, TarStream};
 
 /// One part to be restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,7 +157,7 @@ mod tests {
 
     use super::super::fixture;
     use super::*;
-    use crate::archive::Sha256Sum;
+    use crate::format::Sha256Sum;
 
     /// A backup with these file sizes in each stream, cut every `part_bytes`.
     fn backup(streams: &[Vec<u64>], part_bytes: u64) -> (BackupRecord, Vec<IndexEntry>) {

@@ -13,9 +13,9 @@ use chrono::{DateTime, Utc};
 
 use super::guc_file::{quote, setting_name};
 use super::source_settings::block;
-use crate::archive::copy_settings::{Copy, Overrides};
-use crate::archive::recovery_plan::Target;
 use crate::error::{Error, Result};
+use crate::judge::copy_settings::{Copy, Overrides};
+use crate::judge::recovery_plan::Target;
 use crate::pg::TimelineId;
 
 /// The settings of the source that a recovered copy must not follow, each with the value that

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use super::configuration::write_file;
 use super::destination::Access;
 use super::start_command::OutsideConfiguration;
-use crate::archive::copy_settings::{Copy, Overrides, overrides};
 use crate::error::{Error, Result};
+use crate::judge::copy_settings::{Copy, Overrides, overrides};
 use crate::pg::configuration_files::{ConfigurationFiles, Files, Grammar};
 use crate::pg::guc_file::{quote, setting_name};
 

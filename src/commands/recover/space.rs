@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::destination::nearest_existing;
-use crate::config::ByteSize;
 use crate::error::{Error, Result};
+use crate::text::ByteSize;
 
 /// What is going to be written below a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]

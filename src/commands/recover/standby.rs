@@ -11,7 +11,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::destination::{self, Access};
+use super::destination::Access;
 use super::find_record::plan;
 use super::layout::{Layout, Root, TablespaceMapping};
 use super::report::RestoredTablespace;
@@ -20,14 +20,15 @@ use super::settings::{ServerSettings, StandbySettings};
 use super::space;
 use super::start_command::{OutsideConfiguration, StartCommand, System, start_command};
 use super::{ConfigurationReport, SourceConfiguration, finish, links_note, restored_tablespaces};
-use crate::archive::catalogue::Catalogue;
-use crate::archive::keys::BackupId;
-use crate::archive::recovery_plan::{Plan, Request, Target};
-use crate::archive::remembered::ArchiveMark;
 use crate::commands::progress::Progress;
+use crate::commands::recover::destination;
 use crate::commands::restore::tablespaces;
 use crate::commands::{catalogue, identity};
 use crate::error::{Error, Result};
+use crate::format::keys::BackupId;
+use crate::format::remembered::ArchiveMark;
+use crate::judge::catalogue::Catalogue;
+use crate::judge::recovery_plan::{Plan, Request, Target};
 use crate::pg::{Lsn, TimelineId};
 use crate::store::Store;
 

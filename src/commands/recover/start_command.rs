@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::guc_file::value_of;
 use super::shell::shell_word;
-use crate::archive::backup::{BackupRecord, Configuration};
 use crate::commands::programs;
+use crate::format::backup::{BackupRecord, Configuration};
 
 /// What this system has to start a server with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -252,9 +252,9 @@ mod tests {
             hba_file: "/etc/pg_hba.conf".to_owned(),
             ident_file: "/etc/pg_ident.conf".to_owned(),
         };
-        let object = crate::archive::backup::StoredObject {
+        let object = crate::format::backup::StoredObject {
             stored_bytes: 0,
-            sha256: crate::archive::Sha256Sum::of(b""),
+            sha256: crate::format::Sha256Sum::of(b""),
         };
         let configuration = configuration(object);
         assert_eq!(look_outside(&configuration, None), None);

@@ -4,8 +4,8 @@
 use std::ops::ControlFlow;
 
 use super::destination::{Access, CONTROL};
-use crate::archive::backup::{BackupRecord, EntryKind, IndexEntry};
 use crate::error::{Error, Result};
+use crate::format::backup::{BackupRecord, EntryKind, IndexEntry};
 
 /// PostgreSQL's block size and the usual one of file systems: content takes whole blocks.
 const BLOCK_BYTES: u64 = 4096;

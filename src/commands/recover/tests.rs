@@ -8,20 +8,22 @@ use std::sync::Arc;
 
 use super::SourceConfiguration;
 use super::configuration::ConfigurationReport;
-use super::destination::{self, CONTROL, SET_ASIDE_CONTROL};
+use super::destination::{CONTROL, SET_ASIDE_CONTROL};
 use super::fixture;
 use super::layout::{Layout, Root, TablespaceMapping};
 use super::restore::{Remembers, Restoration};
 use super::settings::{RecoverySettings, ServerSettings, TargetAction};
-use crate::archive::Sha256Sum;
-use crate::archive::backup::{BackupRecord, Configuration};
-use crate::archive::identity::{ClusterIdentity, Identity};
-use crate::archive::keys::BackupObject;
-use crate::archive::recovery_plan::Target;
-use crate::archive::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, CloneMark};
 use crate::commands::progress::Progress;
+use crate::commands::recover::destination;
 use crate::commands::remembered;
 use crate::error::Result;
+use crate::format::Sha256Sum;
+use crate::format::backup::{BackupRecord, Configuration};
+use crate::format::identity::Identity;
+use crate::format::keys::BackupObject;
+use crate::format::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, CloneMark};
+use crate::judge::recovery_plan::Target;
+use crate::pg::ClusterIdentity;
 use crate::pg::{SegmentSize, TimelineId};
 use crate::store::{FaultKind, Faults, Operation, Store};
 use crate::{Error, ErrorKind};
@@ -125,7 +127,7 @@ fn settings() -> ServerSettings {
         inclusive: true,
         timeline: TimelineId::FIRST,
         action: TargetAction::Pause,
-        copy: crate::archive::copy_settings::Copy::Replacement,
+        copy: crate::judge::copy_settings::Copy::Replacement,
         postgres_version: "17.11".to_owned(),
     })
 }

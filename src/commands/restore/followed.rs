@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::retired;
-use crate::archive::forks::{Follower, Position, Recovering, TargetTimeline, Visible};
 use crate::commands::stored_wal;
 use crate::error::{Error, Result};
-use crate::pg::data_directory::{kept_histories, read_control_file};
-use crate::pg::server_settings::{Setting, setting_of_server};
+use crate::judge::forks::{Follower, Position, Recovering, TargetTimeline, Visible};
 use crate::pg::{ControlFile, TimelineHistory, TimelineId, WalName};
+use crate::server::data_directory::{kept_histories, read_control_file};
+use crate::server::server_settings::{Setting, setting_of_server};
 use crate::store::Store;
 
 /// The server that asks for a segment of this timeline; `None` where it cannot be known what it follows.

@@ -7,11 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::archive::forks::{Follower, Recovering, TargetTimeline};
-use crate::archive::keys::{Key, WAL_PREFIX, after_timeline};
-use crate::archive::retired::{Retired, is_hidden};
 use crate::commands::catalogue::read_retired;
 use crate::error::{Error, Result};
+use crate::format::keys::{Key, WAL_PREFIX, after_timeline};
+use crate::format::retired::{Retired, is_hidden};
+use crate::judge::forks::{Follower, Recovering, TargetTimeline};
 use crate::pg::{TimelineHistory, TimelineId, WalName};
 use crate::store::Store;
 

@@ -17,12 +17,12 @@ use std::path::Path;
 
 use crate::commands::recover::shell_word;
 use crate::error::{Context, Error, Result};
-use crate::pg::data_directory::read_control_file;
 use crate::pg::tablespace_record::{LONGEST_BYTES, empty_path, ends_with_cut_header, is_creation};
 use crate::pg::{
     BackupLabel, LongPageHeader, Lsn, NewTablespace, SegmentName, SegmentNumber, SegmentSize, TimelineId,
     WalChange, WalCheck, WalEvent, WalEventKind, WalName, WalReader,
 };
+use crate::server::data_directory::read_control_file;
 
 /// What becomes of tablespaces that the WAL makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,12 +6,13 @@ use chrono::{DateTime, Utc};
 
 use super::From;
 use super::primary::Primary;
-use super::source::{self, Source};
-use crate::archive::seed_source::WalLimits;
+use super::source::Source;
 use crate::commands::progress::Progress;
 use crate::commands::recover::{self, RestoredStandby, StandbyOptions, newest_as_standby};
+use crate::commands::seed::source;
 use crate::error::Result;
-use crate::pg::ConnInfo;
+use crate::judge::seed_source::WalLimits;
+use crate::server::ConnInfo;
 use crate::store::Store;
 
 /// What came of it.

@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::SeedOptions;
-use super::interrupt::{self, Interrupt};
+use super::interrupt::Interrupt;
 use super::primary::Primary;
 use super::remains;
 use crate::commands::programs;
 use crate::commands::progress::Progress;
 use crate::commands::recover::{self, StandbySettings, TablespaceMapping};
+use crate::commands::seed::interrupt;
 use crate::error::{Error, Result};
 
 /// A checkpoint that is spread over time may take so long; then something is wrong.

@@ -26,14 +26,14 @@ use self::interrupt::{Interrupt, given_up};
 use self::primary::{Primary, Slot};
 use self::source::Source;
 use super::progress::Progress;
-use super::recover::{
-    self, RestoredStandby, StandbyOptions, StandbySettings, TablespaceMapping, restore_command,
-};
+use super::recover::{RestoredStandby, StandbyOptions, StandbySettings, TablespaceMapping, restore_command};
 use super::restore::tablespaces::NewTablespaces;
 use super::{apart, remembered};
-use crate::archive::seed_source::WalLimits;
+use crate::commands::recover;
 use crate::error::{Error, Result};
-use crate::pg::{ConnInfo, SlotName};
+use crate::judge::seed_source::WalLimits;
+use crate::pg::SlotName;
+use crate::server::ConnInfo;
 use crate::store::Store;
 
 pub use self::archive_only::{ArchiveSeed, from_archive};

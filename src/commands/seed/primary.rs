@@ -1,8 +1,9 @@
 //! The server that a replica will follow, and the slot it will have there.
 
-use crate::archive::demands::Demands;
 use crate::error::{Error, Result};
-use crate::pg::{ConnInfo, Connection, Lsn, Major, SlotName, SlotState, TimelineId};
+use crate::judge::demands::Demands;
+use crate::pg::{Lsn, Major, SlotName, TimelineId};
+use crate::server::{ConnInfo, Connection, SlotState};
 
 /// What is known of the server.
 #[derive(Debug)]

@@ -9,10 +9,10 @@ use super::primary::{Primary, Slot};
 use super::source::Source;
 use super::start::Started;
 use super::{SeedOptions, Seeded};
-use crate::archive::keys::BackupId;
 use crate::commands::recover::StandbySettings;
-use crate::config::ByteSize;
+use crate::format::keys::BackupId;
 use crate::pg::TimelineId;
+use crate::text::ByteSize;
 
 /// What seeding did, and what comes next.
 #[derive(Debug, Clone, Serialize)]

@@ -6,15 +6,15 @@ use chrono::{DateTime, Utc};
 
 use super::From;
 use super::primary::Primary;
-use crate::archive::identity::Identity;
-use crate::archive::keys::{Key, WAL_PREFIX, after_timeline};
-use crate::archive::recovery_plan::Plan;
-use crate::archive::seed_source::{Candidate, WalLimits, weigh};
 use crate::commands::progress::Progress;
 use crate::commands::recover::plan_standby;
 use crate::commands::restore::tablespaces;
 use crate::commands::{catalogue, identity};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::identity::Identity;
+use crate::format::keys::{Key, WAL_PREFIX, after_timeline};
+use crate::judge::recovery_plan::Plan;
+use crate::judge::seed_source::{Candidate, WalLimits, weigh};
 use crate::pg::TimelineId;
 use crate::store::Store;
 

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use super::primary::look;
 use crate::commands::progress::Progress;
 use crate::error::{Error, Result};
-use crate::pg::data_directory::{Postmaster, postmaster};
-use crate::pg::{ConnInfo, Connection, SlotName, SlotState};
+use crate::pg::SlotName;
+use crate::server::data_directory::{Postmaster, postmaster};
+use crate::server::{ConnInfo, Connection, SlotState};
 
 /// Between two looks at the replica.
 const PAUSE: Duration = Duration::from_millis(300);

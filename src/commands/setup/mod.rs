@@ -20,12 +20,12 @@ pub use self::password::{Secret, default_passfile};
 use self::plan::{Fix, Item, ServerState, Wanted, needs_password, plan};
 pub use self::report::SetupReport;
 use self::state::Primary;
-use crate::archive::identity::ClusterIdentity;
 use crate::commands::{apart, identity, remembered};
 use crate::error::{Context, Error, Result};
-use crate::pg::ConnInfo;
-use crate::pg::data_directory::cluster_identity;
+use crate::pg::ClusterIdentity;
 use crate::pg::sql::quote_literal;
+use crate::server::ConnInfo;
+use crate::server::data_directory::cluster_identity;
 use crate::store::Store;
 
 /// What to set up, and how.

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use postgres_protocol::password::scram_sha_256;
 
 use super::hba_file::replace;
-use crate::archive::hex;
 use crate::error::{Error, Result};
-use crate::pg::passfile;
+use crate::server::passfile;
+use crate::text::hex;
 
 /// Bytes of randomness in a password that is made up.
 const RANDOM_BYTES: usize = 24;

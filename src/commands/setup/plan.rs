@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::archive::diagnosis::ArchiveCommand;
+use crate::judge::diagnosis::ArchiveCommand;
 use crate::pg::hba::password_rule;
 use crate::pg::sql::{quote_identifier, quote_literal};
 

@@ -6,10 +6,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::state::Primary;
-use crate::archive::identity::ClusterIdentity;
-use crate::archive::keys::Key;
 use crate::commands::identity;
 use crate::error::{Error, Result};
+use crate::format::keys::Key;
+use crate::pg::ClusterIdentity;
 use crate::pg::WalName;
 use crate::pg::sql::quote_literal;
 use crate::store::Store;

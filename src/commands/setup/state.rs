@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::plan::{Access, NAMES, Role, Rule, ServerState, Setting, StoredPassword};
 use crate::error::{Error, Result};
+use crate::pg::Major;
 use crate::pg::sql::quote_literal;
-use crate::pg::{ConnInfo, Connection, Major};
+use crate::server::{ConnInfo, Connection};
 
 /// A superuser's session on a primary.
 pub(super) struct Primary {

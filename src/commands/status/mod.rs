@@ -14,16 +14,17 @@ use serde::Serialize;
 use super::list::Proven;
 use super::time_index::TimeIndex;
 use super::{catalogue, doctor, drill, expire, verify, wal_changes};
-use crate::archive::catalogue::Catalogue;
-use crate::archive::diagnosis::facts::{ArchiveFacts, ReadyFiles};
-use crate::archive::diagnosis::{Finding, Known, Level, Limits, judge_archive};
-use crate::archive::drills::Drills;
-use crate::archive::keys::BackupId;
-use crate::archive::ledger::LedgerSummary;
-use crate::archive::retention::{Action, RetentionPolicy};
-use crate::archive::window::Window;
 use crate::error::{ErrorKind, Result};
-use crate::pg::{ConnInfo, SegmentName, TimelineId, data_directory};
+use crate::format::drills::Drills;
+use crate::format::keys::BackupId;
+use crate::format::ledger::LedgerSummary;
+use crate::judge::catalogue::Catalogue;
+use crate::judge::diagnosis::facts::{ArchiveFacts, ReadyFiles};
+use crate::judge::diagnosis::{Finding, Known, Level, Limits, judge_archive};
+use crate::judge::retention::{Action, RetentionPolicy};
+use crate::judge::window::Window;
+use crate::pg::{SegmentName, TimelineId};
+use crate::server::{ConnInfo, data_directory};
 use crate::store::Store;
 
 /// So many segments that an older walship stored may be read whole, for their times.

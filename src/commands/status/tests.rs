@@ -1,6 +1,6 @@
 use super::*;
-use crate::archive::diagnosis::Check;
-use crate::archive::window::LatestIs;
+use crate::judge::diagnosis::Check;
+use crate::judge::window::LatestIs;
 use crate::pg::Lsn;
 
 fn moment(text: &str) -> DateTime<Utc> {

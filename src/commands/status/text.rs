@@ -6,10 +6,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::{Backlog, Backups, Drill, Expiry, StatusReport, Verification};
-use crate::archive::diagnosis::{Level, span};
-use crate::archive::window::{LatestIs, Window};
-use crate::commands::counted::counted;
-use crate::config::{ByteSize, duration_text};
+use crate::config::duration_text;
+use crate::judge::diagnosis::Level;
+use crate::judge::window::{LatestIs, Window};
+use crate::text::ByteSize;
+use crate::text::counted;
+use crate::text::span;
 
 /// Where the second column begins.
 const COLUMN: usize = 14;

@@ -15,15 +15,15 @@ use super::lineage;
 use super::scope::{Scope, Verdict};
 use super::tally::{Finding, Tally, entry_of};
 use super::wal_object::Found;
-use crate::archive::Sha256Sum;
-use crate::archive::backup::{BackupRecord, StoredObject};
-use crate::archive::catalogue::Catalogue;
-use crate::archive::keys::{BackupId, BackupObject, Key, LedgerObject, backup_prefix};
-use crate::archive::ledger::Shard;
 use crate::commands::basebackup::RECORD_LIMIT;
 use crate::commands::progress::Progress;
 use crate::commands::records;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::Sha256Sum;
+use crate::format::backup::{BackupRecord, StoredObject};
+use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject, backup_prefix};
+use crate::format::ledger::Shard;
+use crate::judge::catalogue::Catalogue;
 use crate::store::{ObjectInfo, Store};
 
 /// The verification of the backups.

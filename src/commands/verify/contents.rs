@@ -12,8 +12,6 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 
 use super::wal_object::{Found, found, twice};
-use crate::archive::backup::{BackupRecord, StoredObject};
-use crate::archive::keys::{BackupObject, Key};
 use crate::commands::basebackup::verify::compare;
 use crate::commands::progress::Progress;
 use crate::commands::recover::decompress::Decompressor;
@@ -22,6 +20,8 @@ use crate::commands::recover::part_writer::PartCursor;
 use crate::commands::recover::schedule::{PartJob, Schedule};
 use crate::commands::recover::survey::survey;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::backup::{BackupRecord, StoredObject};
+use crate::format::keys::{BackupObject, Key};
 use crate::pg::{ChecksumAlgorithm, FileHash, Manifest};
 use crate::store::Store;
 

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::archive::identity::Identity;
-use crate::archive::keys::{Key, LEDGER_PREFIX, LedgerObject};
-use crate::archive::ledger::{LedgerSummary, SHARD_LIMIT, SUMMARY_LIMIT, Shard};
 use crate::commands::{identity, records};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::identity::Identity;
+use crate::format::keys::{Key, LEDGER_PREFIX, LedgerObject};
+use crate::format::ledger::{LedgerSummary, SHARD_LIMIT, SUMMARY_LIMIT, Shard};
 use crate::store::{Body, PutMode, Store};
 
 /// How the last verification that came to its end ended, for whoever reports on an archive; `None` where

@@ -4,11 +4,11 @@
 use super::backups::BackupPass;
 use super::scope::Verdict;
 use super::tally::{Finding, FindingKind, entry_of};
-use crate::archive::backup::BackupRecord;
-use crate::archive::keys::{BackupId, BackupObject, Key};
-use crate::archive::ledger::Shard;
 use crate::commands::lineage::{contradiction, segments};
 use crate::error::{ErrorKind, Result};
+use crate::format::backup::BackupRecord;
+use crate::format::keys::{BackupId, BackupObject, Key};
+use crate::format::ledger::Shard;
 use crate::store::{Store, look_again};
 
 impl BackupPass<'_> {

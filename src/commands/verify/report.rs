@@ -6,10 +6,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{Finding, FindingKind};
-use crate::archive::assessment::{BackupWorth, End, Lost};
-use crate::archive::ledger::LedgerScope;
-use crate::archive::time_text;
-use crate::config::ByteSize;
+use crate::format::ledger::LedgerScope;
+use crate::judge::assessment::{BackupWorth, End, Lost};
+use crate::text::ByteSize;
+use crate::text::time_text;
 
 /// So many findings are shown to people.
 const SHOWN: usize = 20;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::archive::ledger::{Entry, is_due};
+use crate::format::ledger::{Entry, is_due};
 use crate::store::ObjectInfo;
 
 /// Which objects a run reads.

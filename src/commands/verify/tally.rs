@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::archive::keys::{BackupId, Key};
-use crate::archive::ledger::{Entry, Seen};
-use crate::archive::wal_inventory::WalInventory;
+use crate::format::keys::{BackupId, Key};
+use crate::format::ledger::{Entry, Seen};
+use crate::format::wal_inventory::WalInventory;
 use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
 use crate::store::ObjectInfo;
 

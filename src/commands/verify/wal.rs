@@ -13,11 +13,11 @@ use super::ledger::Ledger;
 use super::scope::{Scope, Verdict};
 use super::tally::{Finding, Tally, entry_of};
 use super::wal_object::{Found, WalContext, twice, wal_name};
-use crate::archive::catalogue::Catalogue;
-use crate::archive::keys::{Key, LedgerObject, WAL_PREFIX, WalFolder};
-use crate::archive::ledger::Shard;
 use crate::commands::progress::Progress;
 use crate::error::{Context, Error, Result};
+use crate::format::keys::{Key, LedgerObject, WAL_PREFIX, WalFolder};
+use crate::format::ledger::Shard;
+use crate::judge::catalogue::Catalogue;
 use crate::pg::{TimelineId, WalName};
 use crate::store::ObjectInfo;
 

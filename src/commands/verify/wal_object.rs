@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
-use crate::archive::codec::{Trailer, WalDecoder};
-use crate::archive::identity::Identity;
-use crate::archive::keys::Key;
-use crate::archive::wal_inventory::WalInventory;
 use crate::commands::stored_wal::{LARGEST_SEGMENT, SMALL_FILE_LIMIT};
 use crate::commands::time_index::read_trailer;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::codec::{Trailer, WalDecoder};
+use crate::format::identity::Identity;
+use crate::format::keys::Key;
+use crate::format::wal_inventory::WalInventory;
 use crate::pg::{BackupHistory, PageCheck, SegmentName, TimelineHistory, TimelineId, WalName};
 use crate::store::{Body, Store};
 

@@ -5,13 +5,14 @@ use std::ops::Range;
 use chrono::{DateTime, Utc};
 
 use super::{Finder, FoundRecord, is_end_of_transaction, record_of};
-use crate::archive::catalogue::{Backup, Unrestorable};
-use crate::archive::recovery_plan::{self, Request, Search, Start};
-use crate::archive::segment_index::{Crossing, EndOfTransaction, MomentEnd, MomentIn};
-use crate::archive::time_text;
-use crate::archive::timeline_chain::Reach;
 use crate::error::Result;
+use crate::format::segment_index::{Crossing, EndOfTransaction, MomentEnd, MomentIn};
+use crate::judge::catalogue::{Backup, Unrestorable};
+use crate::judge::recovery_plan;
+use crate::judge::recovery_plan::{Request, Search, Start};
+use crate::judge::timeline_chain::Reach;
 use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalEvent, WalReader};
+use crate::text::time_text;
 
 /// So many indexes are read at a time.
 const AT_A_TIME: u64 = 256;

@@ -1,9 +1,9 @@
 //! Restore points as the segments' indexes name them.
 
 use super::{Finder, FoundRecord};
-use crate::archive::segment_index::{Crossing, RestorePoint, SegmentIndex};
-use crate::archive::timeline_chain::TimelineChain;
 use crate::error::Result;
+use crate::format::segment_index::{Crossing, RestorePoint, SegmentIndex};
+use crate::judge::timeline_chain::TimelineChain;
 use crate::pg::{Lsn, SegmentName, SegmentNumber};
 
 /// So many indexes are read at a time.

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use super::super::fixture;
 use super::*;
-use crate::archive::backup::{BackupRecord, WalRange};
-use crate::archive::codec;
-use crate::archive::identity::{ClusterIdentity, Identity};
-use crate::archive::segment_index::SegmentIndex;
-use crate::archive::wal_inventory::WalInventory;
 use crate::error::ErrorKind;
+use crate::format::backup::{BackupRecord, WalRange};
+use crate::format::codec;
+use crate::format::identity::Identity;
+use crate::format::segment_index::SegmentIndex;
+use crate::format::wal_inventory::WalInventory;
+use crate::pg::ClusterIdentity;
 use crate::pg::{LongPageHeader, SegmentSize, TimelineHistory, TimelineId};
 use crate::store::{Body, FaultKind, Faults, Meter, Operation, PutMode};
 
@@ -59,8 +60,8 @@ impl Archive {
             retired: std::collections::BTreeMap::new(),
             newest_ends: std::collections::BTreeMap::new(),
             unreadable_keeps: std::collections::BTreeMap::new(),
-            released: crate::archive::released::TimelineRanges::default(),
-            damage: crate::archive::damage::Damage::default(),
+            released: crate::format::released::TimelineRanges::default(),
+            damage: crate::judge::damage::Damage::default(),
         };
         Self {
             _top: top,

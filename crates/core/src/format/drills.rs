@@ -1,0 +1,154 @@
+//! `ledger/drills.json`: how the archive's last drills ended, whichever backups they were of.
+//!
+//! A backup's own `proof.json` goes with the backup. That the archive was proven, or failed to be, stays known.
+
+use serde::{Deserialize, Serialize};
+
+use super::identity::decimal;
+use super::keys::BackupId;
+use super::proof::{DrillRecord, Proof};
+use super::{FORMAT_VERSION, record};
+use crate::error::{Error, Result};
+use crate::judge::catalogue::{Backup, Catalogue};
+
+/// The largest `drills.json` that is read, in bytes.
+pub const DRILLS_LIMIT: u64 = 1 << 20;
+
+/// The last drills of an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drills {
+    format_version: u32,
+    /// The archive's cluster.
+    #[serde(with = "decimal")]
+    system_identifier: u64,
+    /// The last one that passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<ArchiveDrill>,
+    /// The last one that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<ArchiveDrill>,
+}
+
+/// A drill, and the backup that it was of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveDrill {
+    /// The backup; it may be gone.
+    pub backup: BackupId,
+    /// How it went.
+    pub drill: DrillRecord,
+}
+
+impl Drills {
+    /// No drill of the archive of this cluster.
+    #[must_use]
+    pub fn none(system_identifier: u64) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            system_identifier,
+            last_success: None,
+            last_failure: None,
+        }
+    }
+
+    /// Reads `drills.json` of this cluster's archive; `url` names it in messages.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is damaged or another archive's, `Invalid` where a newer walship wrote it.
+    pub fn parse(bytes: &[u8], url: &str, system_identifier: u64) -> Result<Self> {
+        let drills: Self = record::parse(bytes, url)?;
+        if drills.system_identifier != system_identifier {
+            return Err(Error::corrupt(format!(
+                "{url} is of the cluster {}",
+                drills.system_identifier
+            )));
+        }
+        Ok(drills)
+    }
+
+    /// The bytes of `drills.json`.
+    ///
+    /// # Errors
+    /// `Internal`, which would be a defect.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        record::to_bytes(self)
+    }
+
+    /// Adds a drill, unless a later one of its sort is known.
+    #[must_use]
+    pub fn with(mut self, backup: &BackupId, drill: &DrillRecord) -> Self {
+        let half = if drill.passed() {
+            &mut self.last_success
+        } else {
+            &mut self.last_failure
+        };
+        if half
+            .as_ref()
+            .is_none_or(|known| known.drill.started_at <= drill.started_at)
+        {
+            let (backup, mut drill) = (backup.clone(), drill.clone());
+            drill.shorten();
+            *half = Some(ArchiveDrill { backup, drill });
+        }
+        self
+    }
+
+    /// What is known with the proofs of the backups that are there: of an archive whose `drills.json` got lost.
+    #[must_use]
+    pub fn and_of(self, catalogue: &Catalogue) -> Self {
+        let proofs = |backup: &'_ Backup| -> Option<(BackupId, Proof)> {
+            Some((backup.id.clone(), backup.proof.clone()?))
+        };
+        catalogue
+            .readable()
+            .filter_map(proofs)
+            .fold(self, |drills, (id, proof)| {
+                let both = [proof.last_success, proof.last_failure];
+                both.into_iter()
+                    .flatten()
+                    .fold(drills, |drills, drill| drills.with(&id, &drill))
+            })
+    }
+
+    /// The drill that began last.
+    #[must_use]
+    pub fn last(&self) -> Option<&ArchiveDrill> {
+        let both = [&self.last_success, &self.last_failure];
+        both.into_iter()
+            .flatten()
+            .max_by_key(|known| known.drill.started_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::ErrorKind;
+
+    fn drill(second: i64, failure: Option<&str>) -> DrillRecord {
+        let moment = DateTime::from_timestamp(second, 0).unwrap();
+        let mut drill = DrillRecord::begun(moment, "db1".to_owned(), "the end".to_owned());
+        drill.failure = failure.map(str::to_owned);
+        drill
+    }
+
+    #[test]
+    fn an_older_drill_never_takes_the_place_of_a_later_one() {
+        let id: BackupId = "20261123T041500Z".parse().unwrap();
+        let drills = Drills::none(7)
+            .with(&id, &drill(200, None))
+            .with(&id, &drill(100, Some("a hole")))
+            .with(&id, &drill(50, None));
+        assert_eq!(drills.last_success.as_ref().unwrap().drill, drill(200, None));
+        assert!(drills.last().unwrap().drill.passed());
+        let bytes = drills.to_json().unwrap();
+        assert_eq!(Drills::parse(&bytes, "u", 7).unwrap(), drills);
+        assert_eq!(
+            Drills::parse(&bytes, "u", 8).unwrap_err().kind(),
+            ErrorKind::Corrupt
+        );
+        let later = drills.with(&id, &drill(300, Some("a hole")));
+        assert!(!later.last().unwrap().drill.passed());
+    }
+}

@@ -1,0 +1,116 @@
+//! `backups/<id>/keep.json`: a backup that somebody wants kept whatever the retention policy says.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::FORMAT_VERSION;
+use super::keys::BackupId;
+use crate::error::{Error, Result};
+
+/// The largest `keep.json` that is read, in bytes.
+pub const KEEP_LIMIT: u64 = 64 << 10;
+
+/// The content of `keep.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// The archive's format version.
+    pub format_version: u32,
+    /// The walship version that wrote it.
+    pub walship: String,
+    /// The backup that it marks.
+    pub backup: BackupId,
+    /// When it was written, by the writer's clock.
+    pub kept_at: DateTime<Utc>,
+    /// From when on the policy decides again; for ever where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
+}
+
+impl Keep {
+    /// A mark of a backup that is set now.
+    #[must_use]
+    pub fn new(backup: &BackupId, until: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            walship: env!("CARGO_PKG_VERSION").to_owned(),
+            backup: backup.clone(),
+            kept_at: now,
+            until,
+        }
+    }
+
+    /// Whether the backup must be kept at a moment.
+    #[must_use]
+    pub fn holds_at(&self, now: DateTime<Utc>) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+
+    /// Reads the `keep.json` of a backup; `url` names it in messages.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is not what walship writes or another backup's, `Invalid` where a newer walship wrote it.
+    pub fn parse(bytes: &[u8], url: &str, id: &BackupId) -> Result<Self> {
+        let keep: Self = super::record::parse(bytes, url)?;
+        if keep.backup != *id {
+            return Err(Error::corrupt(format!(
+                "{url} is the mark of backup {}",
+                keep.backup
+            )));
+        }
+        Ok(keep)
+    }
+
+    /// The bytes of `keep.json`.
+    ///
+    /// # Errors
+    /// `Internal`, which would be a defect.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        super::record::to_bytes(self)
+    }
+}
+
+impl std::fmt::Display for Keep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.until {
+            None => f.write_str("for ever"),
+            Some(until) => write!(f, "until {}", crate::text::time_text(until)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn a_mark_holds_until_its_moment_and_reads_back_as_it_was_written() {
+        let moment = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
+        let id = BackupId::at(moment(0));
+        let until = Keep::new(&id, Some(moment(100)), moment(0));
+        assert!(until.holds_at(moment(99)) && !until.holds_at(moment(100)));
+        assert!(Keep::new(&id, None, moment(0)).holds_at(moment(i64::from(u32::MAX))));
+        assert_eq!(Keep::parse(&until.to_json().unwrap(), "u", &id).unwrap(), until);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_an_error() {
+        let of_version = |version: u32| {
+            let record = serde_json::json!({"format_version": version});
+            super::super::record::to_bytes(&record).unwrap()
+        };
+        let id = BackupId::at(DateTime::UNIX_EPOCH);
+        for (bytes, kind) in [
+            (Vec::new(), ErrorKind::Corrupt),
+            (b"{}".to_vec(), ErrorKind::Corrupt),
+            (of_version(1), ErrorKind::Corrupt),
+            (of_version(2), ErrorKind::Invalid),
+        ] {
+            assert_eq!(
+                Keep::parse(&bytes, "u", &id).unwrap_err().kind(),
+                kind,
+                "{bytes:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! walship's format, as `docs/format.md` specifies it: keys, records, indexes, and the bytes of each object.
+
+pub mod backup;
+pub mod barriers;
+pub mod codec;
+pub mod drills;
+pub mod file_index;
+pub mod identity;
+pub mod keep;
+pub mod keys;
+pub mod ledger;
+pub mod proof;
+pub mod ranges;
+pub mod record;
+pub mod released;
+pub mod remembered;
+pub mod retired;
+pub mod segment_index;
+pub mod tar_stream;
+pub mod wal_inventory;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::text::hex;
+
+/// The version of the archive's format that this walship writes, and the newest it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// A SHA-256 as JSON holds it: 64 lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Sha256Sum(pub [u8; 32]);
+
+impl Sha256Sum {
+    /// The hash of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest;
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// Its first eight bytes, big-endian: what some keys carry.
+    #[must_use]
+    pub fn first_eight(&self) -> u64 {
+        self.0.first_chunk().map_or(0, |start| u64::from_be_bytes(*start))
+    }
+}
+
+impl std::fmt::Display for Sha256Sum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl From<Sha256Sum> for String {
+    fn from(sum: Sha256Sum) -> Self {
+        sum.to_string()
+    }
+}
+
+impl TryFrom<String> for Sha256Sum {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        let bad = || Error::corrupt(format!("{text:?} is not a SHA-256 in hexadecimal"));
+        let mut sum = [0; 32];
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 64 || !text.bytes().all(is_digit) {
+            return Err(bad());
+        }
+        for (byte, digits) in sum.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| bad())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| bad())?;
+        }
+        Ok(Self(sum))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_is_64_hexadecimal_digits_and_nothing_else() {
+        let text = "00ff".repeat(16);
+        let sum = Sha256Sum::try_from(text.clone()).unwrap();
+        assert_eq!(sum.0[..2], [0, 0xff]);
+        assert_eq!(String::from(sum), text);
+        for wrong in [
+            &text[..62],
+            &format!("{text}00"),
+            &text.replace('f', "g"),
+            &text.replace('f', "F"),
+            &text.replace("00", "+0"),
+            &format!("é{}", &text[2..]),
+            "",
+        ] {
+            assert!(Sha256Sum::try_from(wrong.to_owned()).is_err(), "{wrong}");
+        }
+    }
+}

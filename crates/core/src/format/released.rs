@@ -1,0 +1,181 @@
+//! `retention.json`: the WAL that retention has given up.
+//!
+//! `walship expire` writes it before it deletes WAL, so whoever finds WAL missing can tell what was
+//! deleted on purpose from what was lost. It only grows. Where it is absent, nothing was given up.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::FORMAT_VERSION;
+use super::ranges::RangeSet;
+use crate::error::{Error, Result};
+use crate::judge::catalogue::{Backup, Catalogue, needed_wal};
+use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineId};
+
+/// The largest `retention.json` that is read, in bytes: some 90 for each gap.
+pub const RELEASED_LIMIT: u64 = 64 << 20;
+
+/// Segments of any timelines.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TimelineRanges(BTreeMap<TimelineId, RangeSet>);
+
+impl TimelineRanges {
+    /// The segments of a timeline, for changing.
+    pub fn of_mut(&mut self, timeline: TimelineId) -> &mut RangeSet {
+        self.0.entry(timeline).or_default()
+    }
+
+    /// The segments of a timeline.
+    #[must_use]
+    pub fn of(&self, timeline: TimelineId) -> Option<&RangeSet> {
+        self.0.get(&timeline)
+    }
+
+    /// Whether a segment is among them.
+    #[must_use]
+    pub fn contains(&self, timeline: TimelineId, segment: SegmentNumber) -> bool {
+        self.of(timeline).is_some_and(|ranges| ranges.contains(segment.0))
+    }
+
+    /// Adds all segments of another set.
+    pub fn add(&mut self, other: &Self) {
+        for (timeline, ranges) in &other.0 {
+            self.of_mut(*timeline).add(ranges);
+        }
+    }
+
+    /// Takes out all segments of another set.
+    pub fn subtract(&mut self, other: &Self) {
+        for (timeline, ranges) in &other.0 {
+            if let Some(mine) = self.0.get_mut(timeline) {
+                mine.subtract(ranges);
+            }
+        }
+        self.0.retain(|_, ranges| !ranges.is_empty());
+    }
+
+    /// Every timeline with its segments, in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = (TimelineId, &RangeSet)> {
+        self.0.iter().map(|(timeline, ranges)| (*timeline, ranges))
+    }
+
+    /// Whether it holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.values().all(RangeSet::is_empty)
+    }
+}
+
+/// The content of `retention.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Stored {
+    format_version: u32,
+    walship: String,
+    at: DateTime<Utc>,
+    released_wal: Vec<StoredRange>,
+}
+
+/// Segments one after another on one timeline, both ends included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredRange {
+    first: String,
+    last: String,
+}
+
+/// The bytes of `retention.json`; `now` by the writer's clock.
+///
+/// # Errors
+/// `Invalid` for a number that no segment has.
+pub fn to_json(released: &TimelineRanges, size: SegmentSize, now: DateTime<Utc>) -> Result<Vec<u8>> {
+    let mut released_wal = Vec::new();
+    for (timeline, ranges) in released.iter() {
+        let name = |number| SegmentName::new(timeline, SegmentNumber(number), size);
+        for (first, last) in ranges.iter() {
+            released_wal.push(StoredRange {
+                first: name(first)?.to_string(),
+                last: name(last)?.to_string(),
+            });
+        }
+    }
+    super::record::to_bytes(&Stored {
+        format_version: FORMAT_VERSION,
+        walship: env!("CARGO_PKG_VERSION").to_owned(),
+        at: now,
+        released_wal,
+    })
+}
+
+/// Reads `retention.json`; `url` names it in messages.
+///
+/// # Errors
+/// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
+pub fn parse(bytes: &[u8], size: SegmentSize, url: &str) -> Result<TimelineRanges> {
+    let stored: Stored = super::record::parse(bytes, url)?;
+    let mut released = TimelineRanges::default();
+    for StoredRange { first, last } in stored.released_wal {
+        let bad = || {
+            Error::corrupt(format!(
+                "{url} is damaged: {first} to {last} is no stretch of WAL"
+            ))
+        };
+        let name = |text: &str| text.parse::<SegmentName>().map_err(|_| bad());
+        let (from, to) = (name(&first)?, name(&last)?);
+        if from.timeline() != to.timeline() {
+            return Err(bad());
+        }
+        let number = |name: SegmentName| name.number(size).map_err(|_| bad());
+        released
+            .of_mut(from.timeline())
+            .insert_range(number(from)?.0, number(to)?.0);
+    }
+    Ok(released)
+}
+
+/// Whether retention has given up the WAL that follows a backup's own, and it has not come back (a
+/// standby may have archived it again): the backup stands alone then, and can be recovered to its own end
+/// and nowhere else.
+#[must_use]
+pub fn stands_alone(backup: &Backup, catalogue: &Catalogue) -> bool {
+    let own = needed_wal(&backup.wal_ranges, catalogue.wal.segment_size());
+    own.last().is_some_and(|last| {
+        catalogue.released.contains(last.timeline, last.end)
+            && !catalogue.wal.contains(last.timeline, last.end)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    #[test]
+    fn what_was_given_up_reads_back_as_it_was_written() {
+        let mut released = TimelineRanges::default();
+        released.of_mut(TimelineId::FIRST).insert_range(0, 254);
+        released.of_mut(TimelineId::FIRST).insert_range(256, 1000);
+        released.of_mut(TimelineId::new(7).unwrap()).insert(3);
+        let bytes = to_json(&released, SIZE, DateTime::UNIX_EPOCH).unwrap();
+        assert_eq!(parse(&bytes, SIZE, "u").unwrap(), released);
+    }
+
+    #[test]
+    fn a_stretch_that_is_none_is_an_error() {
+        for (first, last) in [
+            ("000000010000000000000001", "000000020000000000000002"),
+            ("x", "000000020000000000000002"),
+            ("000000010000000000000001", "0000000100000000000001FF"),
+        ] {
+            let record = serde_json::json!({
+                "format_version": 1, "walship": "0", "at": "2026-01-01T00:00:00Z",
+                "released_wal": [{"first": first, "last": last}],
+            });
+            let bytes = super::super::record::to_bytes(&record).unwrap();
+            let error = parse(&bytes, SIZE, "u").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! What the archive holds: backups and their age, the WAL and its holes, the timelines.
+
+use std::time::Duration;
+
+use super::facts::{ArchiveFacts, Facts, ServerFacts};
+use super::store::reason;
+use super::{Check, Findings, branches};
+use crate::format::ranges::RangeSet;
+use crate::format::wal_inventory::SegmentRange;
+use crate::judge::catalogue::{Backup, Catalogue, UnfinishedState};
+use crate::judge::recovery_plan;
+use crate::judge::timeline_chain::TimelineChain;
+use crate::pg::{Lsn, SegmentName, SegmentSize, TimelineId, WalName};
+use crate::text::span;
+
+/// A running backup shows a sign of life every 30 s.
+const HEARTBEAT_LOST: Duration = Duration::from_mins(10);
+/// So many of a kind are named; a screen is small.
+const NAMED: usize = 3;
+
+pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
+    let Ok(archive) = &facts.archive else { return };
+    let Ok(catalogue) = &archive.catalogue else {
+        let why = reason(&archive.catalogue);
+        for check in [
+            Check::BackupAge,
+            Check::WalGaps,
+            Check::WalTimeline,
+            Check::WalBranches,
+        ] {
+            findings.unknown(check, format!("the archive was not listed: {why}"));
+        }
+        return;
+    };
+    let server = facts.server.as_ref().ok().filter(|server| is_of(archive, server));
+    gaps(catalogue, server, findings);
+    histories(catalogue, server, findings);
+    branches::judge(catalogue, server, findings);
+    if let Some(server) = server {
+        timeline(catalogue, server, findings);
+        ahead(archive, catalogue, server, findings);
+    }
+    age(catalogue, facts, findings);
+    restorable(catalogue, findings);
+    unfinished(catalogue, facts, findings);
+}
+
+/// Another cluster's timelines and positions say nothing about this archive.
+fn is_of(archive: &ArchiveFacts, server: &ServerFacts) -> bool {
+    match (&archive.identity, &server.cluster) {
+        (Ok(Some(identity)), Ok(cluster)) => identity.check(*cluster, "").is_ok(),
+        _ => false,
+    }
+}
+
+fn listed<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
+    let all = items.len();
+    let mut names: Vec<String> = items.take(NAMED).map(|item| item.to_string()).collect();
+    if all > NAMED {
+        names.push(format!("{} more", all - NAMED));
+    }
+    names.join(", ")
+}
+
+/// A hole that the newest backup cannot be rolled past is a problem; one that only older backups meet
+/// is a warning; what lies before the first backup is of no use anyhow.
+fn gaps(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Findings) {
+    let check = Check::WalGaps;
+    let push = |missing: &SegmentRange| {
+        format!(
+            "if pg_wal of a server still has it: walship push pg_wal/{} in its data directory; else take a new backup now \
+             (walship basebackup)",
+            missing.first
+        )
+    };
+    let newest = catalogue.backups.last();
+    let hole = newest.and_then(|backup| hole(catalogue, server, backup));
+    if let (Some(hole), Some(backup)) = (&hole, newest) {
+        let Missing {
+            missing,
+            evidence,
+            end,
+            ..
+        } = hole;
+        let ends = format!(
+            "from the newest backup, {}, recovery ends at LSN {end}",
+            backup.id
+        );
+        if hole.is_barrier {
+            let fix = "walship basebackup: what is written now can be recovered from a new backup only";
+            findings.problem(check, format!("{evidence}: {ends}"), fix.to_owned());
+        } else {
+            let message = format!("{missing} is missing ({evidence}): {ends}");
+            findings.problem(check, message, push(missing));
+        }
+    }
+    let first_needed = catalogue.backups.iter().map(|backup| backup.start_lsn).min();
+    let size = catalogue.wal.segment_size();
+    let others: Vec<SegmentRange> = catalogue
+        .wal
+        .timelines()
+        .flat_map(|timeline| catalogue.wal.gaps(timeline))
+        .filter(|gap| !was_given_up(catalogue, gap))
+        .filter(|gap| Some(gap.first) != hole.as_ref().map(|hole| hole.missing.first))
+        .filter(|gap| {
+            let end = gap.last.number(size).map(|last| size.start_of(last.next()));
+            first_needed.is_none_or(|needed| end.is_ok_and(|end| end > needed))
+        })
+        .collect();
+    if !others.is_empty() {
+        let message = format!(
+            "the archive lacks {}; no backup from before can be rolled past it",
+            listed(others.iter())
+        );
+        findings.warning(check, message, others.first().map_or_else(String::new, push));
+    } else if hole.is_none() {
+        findings.ok(check, "none");
+    }
+}
+
+/// Whether retention deleted all of it.
+fn was_given_up(catalogue: &Catalogue, gap: &SegmentRange) -> bool {
+    let size = catalogue.wal.segment_size();
+    let (Ok(from), Ok(to)) = (gap.first.number(size), gap.last.number(size)) else {
+        return false;
+    };
+    let mut lost = RangeSet::default();
+    lost.insert_range(from.0, to.0);
+    if let Some(released) = catalogue.released.of(gap.first.timeline()) {
+        lost.subtract(released);
+    }
+    lost.is_empty()
+}
+
+/// What ends every recovery from a backup.
+struct Missing {
+    missing: SegmentRange,
+    evidence: String,
+    end: Lsn,
+    is_barrier: bool,
+}
+
+/// The first hole on the way from a backup along the server's timeline, or the backup's own.
+fn hole(catalogue: &Catalogue, server: Option<&ServerFacts>, backup: &Backup) -> Option<Missing> {
+    let timeline = server
+        .and_then(|server| server.timeline.as_ref().ok().copied())
+        .unwrap_or(backup.stop_timeline);
+    let size = catalogue.wal.segment_size();
+    let chain = |timeline: &TimelineId| {
+        let history = catalogue.histories.get(timeline)?;
+        Some(TimelineChain::new(history, size)).filter(|chain| chain.can_start_from(backup))
+    };
+    let chain = chain(&timeline).or_else(|| chain(&backup.stop_timeline))?;
+    let sound = catalogue.sound_wal().ok()?;
+    let damaged = catalogue.damage.last(chain.timeline(), size);
+    let reach = chain.reach(&sound, backup.start_lsn, damaged).ok()?;
+    let hole = reach
+        .hole
+        .filter(|hole| hole.barrier.is_some() || !is_written_now(hole.missing.first, server, size))?;
+    let evidence = match catalogue.damage.of_first(&hole.missing) {
+        Some(damage) if hole.barrier.is_none() => format!("it is there, but {damage}"),
+        _ => hole.evidence,
+    };
+    Some(Missing {
+        missing: hole.missing,
+        evidence,
+        end: reach.end_lsn,
+        is_barrier: hole.barrier.is_some(),
+    })
+}
+
+/// Whether the server has not finished this segment yet: after a promotion the history is archived at once,
+/// and the first segment of the new timeline when it is full.
+fn is_written_now(segment: SegmentName, server: Option<&ServerFacts>, size: SegmentSize) -> bool {
+    let Some(server) = server.filter(|server| !server.in_recovery) else {
+        return false;
+    };
+    let (Ok(timeline), Ok(lsn), Ok(number)) = (&server.timeline, &server.lsn, segment.number(size)) else {
+        return false;
+    };
+    segment.timeline() == *timeline && *lsn < size.start_of(number.next())
+}
+
+fn histories(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Findings) {
+    let check = Check::WalHistories;
+    let mut all_well = true;
+    for (timeline, why) in &catalogue.unreadable_histories {
+        all_well = false;
+        let file = WalName::History(*timeline);
+        let message = format!("{file} cannot be read: {why}");
+        let fix = format!(
+            "put the damaged object aside (walship repair), then in the data directory of a server that has the file: \
+             walship push pg_wal/{file}"
+        );
+        findings.problem(check, message, fix);
+    }
+    let timeline = server.and_then(|server| server.timeline.as_ref().ok());
+    if let Some(timeline) = timeline
+        && !catalogue.histories.contains_key(timeline)
+        && !catalogue.unreadable_histories.contains_key(timeline)
+    {
+        all_well = false;
+        let file = WalName::History(*timeline);
+        let message = format!(
+            "the server is on timeline {timeline}, and {file} is not in the archive: no recovery can follow it"
+        );
+        let fix = format!("in the server's data directory: walship push pg_wal/{file}");
+        findings.problem(check, message, fix);
+    }
+    if !all_well {
+        return;
+    }
+    // With a server, its own timeline is compared with the archive's.
+    match recovery_plan::followed(catalogue) {
+        Err(error) if server.is_none() && !catalogue.timelines().is_empty() => findings.problem(
+            check,
+            format!("no recovery goes on that names no timeline: {error}"),
+            "walship timeline list shows them; put the history into the archive, or take a mark away",
+        ),
+        _ => findings.ok(check, "complete"),
+    }
+}
+
+fn timeline(catalogue: &Catalogue, server: &ServerFacts, findings: &mut Findings) {
+    let check = Check::WalTimeline;
+    let Some(own) = findings.known(check, &server.timeline) else {
+        return;
+    };
+    let known = catalogue.timelines();
+    match known.iter().rfind(|known| !catalogue.retired.contains_key(known)) {
+        Some(newest) if newest > own => findings.warning(
+            check,
+            format!(
+                "the archive has timeline {newest}, this server is on {own}: another server was promoted, or a copy archives here"
+            ),
+            "if this is the old primary, stop it and make it a standby (pg_rewind); a copy needs archive_mode = off",
+        ),
+        _ => findings.ok(check, format!("{own}, the archive's newest")),
+    }
+}
+
+/// A whole segment in the archive ends no later than where its server writes.
+fn ahead(archive: &ArchiveFacts, catalogue: &Catalogue, server: &ServerFacts, findings: &mut Findings) {
+    let check = Check::WalAhead;
+    let (false, Ok(timeline), Some(lsn)) = (server.in_recovery, &server.timeline, archive.server_lsn_after)
+    else {
+        return;
+    };
+    let size = catalogue.wal.segment_size();
+    let Some(newest) = catalogue.wal.newest(*timeline) else {
+        return;
+    };
+    let end = size.start_of(newest.next());
+    if end > lsn {
+        let message = format!(
+            "the archive has timeline {timeline} up to LSN {end}, and this server has written up to {lsn} only: it was \
+             restored without recovery, or another server archives here too"
+        );
+        let fix = "find the other server and stop one of them; recover a lost server with walship recover, which begins \
+                   a new timeline";
+        findings.problem(check, message, fix);
+    } else {
+        findings.ok(check, "nothing this server has not written");
+    }
+}
+
+fn age(catalogue: &Catalogue, facts: &Facts, findings: &mut Findings) {
+    let check = Check::BackupAge;
+    let fix = "walship basebackup (from a timer: once a day)";
+    let Some(newest) = catalogue.backups.iter().max_by_key(|backup| backup.taken_at()) else {
+        let message = "there is no backup that can be restored";
+        return findings.problem(check, message, fix);
+    };
+    let age = (facts.now - newest.taken_at()).to_std().unwrap_or_default();
+    let message = format!("the newest backup, {}, is {} old", newest.id, span(age));
+    let limit = facts.limits.backup_age;
+    if age > limit * 2 {
+        findings.problem(check, message, fix);
+    } else if age > limit {
+        findings.warning(check, message, fix);
+    } else {
+        findings.ok(check, message);
+    }
+}
+
+fn restorable(catalogue: &Catalogue, findings: &mut Findings) {
+    let check = Check::BackupsRestorable;
+    for entry in catalogue.unrestorable.iter().take(NAMED) {
+        let message = format!("backup {} cannot be restored: {}", entry.id, entry.reason);
+        findings.problem(check, message, "take a new one now: walship basebackup");
+    }
+    if catalogue.unrestorable.is_empty() {
+        findings.ok(check, format!("{}", catalogue.backups.len()));
+    }
+}
+
+fn unfinished(catalogue: &Catalogue, facts: &Facts, findings: &mut Findings) {
+    let check = Check::BackupsUnfinished;
+    let mut all_well = true;
+    for entry in catalogue.unfinished.iter().rev().take(NAMED) {
+        all_well = false;
+        let id = &entry.id;
+        let silent = (facts.now - entry.last_sign).to_std().unwrap_or_default();
+        match entry.state {
+            UnfinishedState::WaitingForWal => findings.warning(
+                check,
+                format!("backup {id} is stored, but its WAL had not arrived"),
+                format!("walship basebackup --finish {id}"),
+            ),
+            UnfinishedState::Started if silent < HEARTBEAT_LOST => {
+                findings.info(check, format!("backup {id} runs"));
+            }
+            UnfinishedState::Started => findings.warning(
+                check,
+                format!("backup {id} was begun and showed no sign of life for {}", span(silent)),
+                "take a new one: walship basebackup; walship expire removes what is left, unless walship verify says that this was a whole one",
+            ),
+            UnfinishedState::Remains => findings.info(check, format!("only remains are left of backup {id}")),
+        }
+    }
+    if all_well {
+        findings.ok(check, "none");
+    }
+}

@@ -1,0 +1,249 @@
+//! What is known of the server, the archive and this machine when the diagnosis is made.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Known, Limits};
+use crate::format::drills::Drills;
+use crate::format::identity::Identity;
+use crate::format::ledger::LedgerSummary;
+use crate::format::remembered::Remembered;
+use crate::judge::catalogue::Catalogue;
+use crate::pg::ClusterIdentity;
+use crate::pg::{Lsn, TimelineId, WalName};
+
+/// Everything.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// This machine's time.
+    pub now: DateTime<Utc>,
+    /// Where warnings begin.
+    pub limits: Limits,
+    /// The server, or why it cannot be asked.
+    pub server: Known<ServerFacts>,
+    /// The archive, or why none can be asked: none is configured.
+    pub archive: Known<ArchiveFacts>,
+    /// This machine.
+    pub host: HostFacts,
+    /// Whether retention is configured here: then this host deletes.
+    pub expires: bool,
+}
+
+/// What the server says.
+#[derive(Debug, Clone)]
+pub struct ServerFacts {
+    /// Its major version.
+    pub major: u32,
+    /// Whether it is a standby, or recovers.
+    pub in_recovery: bool,
+    /// Its clock less this machine's.
+    pub clock_ahead: TimeDelta,
+    /// Whose server it is.
+    pub cluster: Known<ClusterIdentity>,
+    /// The timeline it writes, or replays.
+    pub timeline: Known<TimelineId>,
+    /// How far it has written; on a standby, replayed.
+    pub lsn: Known<Lsn>,
+    /// The settings that matter.
+    pub settings: Known<ServerSettings>,
+    /// `pg_stat_archiver`.
+    pub archiver: Known<ArchiverFacts>,
+    /// Whether there is an archiver process.
+    pub archiver_runs: Known<bool>,
+    /// The files that wait for it.
+    pub ready: Known<ReadyFiles>,
+    /// `pg_replication_slots`.
+    pub slots: Known<Vec<Slot>>,
+    /// `pg_stat_replication`.
+    pub standbys: Known<Vec<StandbyFacts>>,
+    /// On a standby: whether it streams.
+    pub streams: Known<bool>,
+    /// On a standby: whether replay is paused.
+    pub replay_paused: Known<bool>,
+    /// Average bytes of WAL a second, where the statistics are at least an hour old.
+    pub wal_rate: Known<Option<f64>>,
+}
+
+impl ServerFacts {
+    /// `PostgreSQL 17, primary, timeline 1`.
+    #[must_use]
+    pub fn description(&self) -> String {
+        let role = if self.in_recovery { "standby" } else { "primary" };
+        let timeline = self
+            .timeline
+            .as_ref()
+            .map(|timeline| format!(", timeline {timeline}"));
+        format!(
+            "PostgreSQL {}, {role}{}",
+            self.major,
+            timeline.unwrap_or_default()
+        )
+    }
+
+    /// Whether its archiver archives: a standby's only with `archive_mode = always`.
+    #[must_use]
+    pub fn archives(&self) -> Option<bool> {
+        let settings = self.settings.as_ref().ok()?;
+        Some(match settings.get("archive_mode")? {
+            "off" => false,
+            "always" => true,
+            _ => !self.in_recovery,
+        })
+    }
+}
+
+/// Settings of the server, as `pg_settings` has them.
+#[derive(Debug, Clone, Default)]
+pub struct ServerSettings {
+    /// Values by name, in the setting's base unit.
+    pub values: BTreeMap<String, String>,
+    /// Those that wait for a restart.
+    pub pending_restart: Vec<String>,
+}
+
+impl ServerSettings {
+    /// A value; `None` where this version has no such setting, or the role may not see it.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// A number.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<i64> {
+        self.get(name)?.parse().ok()
+    }
+}
+
+/// `pg_stat_archiver`. Ages are by the server's clock.
+#[derive(Debug, Clone, Default)]
+pub struct ArchiverFacts {
+    /// The last file that was archived.
+    pub last_archived: Option<String>,
+    /// How long ago.
+    pub last_archived_age: Option<Duration>,
+    /// The last file that failed.
+    pub last_failed: Option<String>,
+    /// How long ago.
+    pub last_failed_age: Option<Duration>,
+    /// How many attempts failed.
+    pub failed_count: u64,
+}
+
+/// The `.ready` files of `archive_status`.
+#[derive(Debug, Clone, Default)]
+pub struct ReadyFiles {
+    /// How many.
+    pub count: u64,
+    /// The first one's name.
+    pub first: Option<String>,
+    /// How long the oldest one has waited.
+    pub oldest_age: Option<Duration>,
+}
+
+/// A replication slot.
+#[derive(Debug, Clone, Default)]
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// Whether someone uses it.
+    pub active: bool,
+    /// `wal_status`.
+    pub wal_status: Option<String>,
+    /// WAL it holds back.
+    pub retained_bytes: Option<u64>,
+    /// Why it is of no use any more, in PostgreSQL's words.
+    pub invalidated: Option<String>,
+}
+
+/// A standby, or another receiver of WAL, as the server sees it.
+#[derive(Debug, Clone, Default)]
+pub struct StandbyFacts {
+    /// Its `application_name`.
+    pub name: String,
+    /// `streaming`, `catchup`, `backup`…
+    pub state: String,
+    /// WAL it has not replayed.
+    pub lag_bytes: Option<u64>,
+    /// How long its replay is behind; none where it is idle.
+    pub lag: Option<Duration>,
+}
+
+/// What the archive says.
+#[derive(Debug, Clone)]
+pub struct ArchiveFacts {
+    /// Its URL.
+    pub url: String,
+    /// `walship.json`; none where it is proven that there is none.
+    pub identity: Known<Option<Identity>>,
+    /// What it holds.
+    pub catalogue: Known<Catalogue>,
+    /// How the last verification ended; none where there was none.
+    pub verification: Known<Option<LedgerSummary>>,
+    /// How the last drills ended, whether or not their backups are still there.
+    pub drills: Known<Drills>,
+    /// What the probe's write said: whether a second creation is refused.
+    pub probe: Known<bool>,
+    /// What the probe of a deletion said; `Ok(None)`: it was not made, for it would leave traces.
+    pub delete: Known<Option<()>>,
+    /// Whether the bucket keeps versions; none where the store has no such thing.
+    pub versioning: Known<Option<bool>>,
+    /// Whether and how the bucket locks objects; none where it does not.
+    pub object_lock: Known<Option<String>>,
+    /// Its clock less this machine's, where it tells the time.
+    pub clock_ahead: Option<TimeDelta>,
+    /// Whether the file that the server archived last is there; none where it archived nothing.
+    pub last_archived: Known<Option<(WalName, bool)>>,
+    /// How far the server had written after the archive was listed.
+    pub server_lsn_after: Option<Lsn>,
+}
+
+/// What this machine says.
+#[derive(Debug, Clone)]
+pub struct HostFacts {
+    /// Space where `pg_wal` is; or why it is not known.
+    pub pg_wal_space: Known<Space>,
+    /// Files that others can read or change, with what to do.
+    pub exposed_files: Known<Vec<ExposedFile>>,
+    /// Who runs this.
+    pub user: String,
+    /// Who owns the data directory.
+    pub owner: Known<String>,
+    /// Whether the program that `archive_command` names is there.
+    pub program: Known<ProgramState>,
+    /// The archive that `archive_command` finds with the server's own environment.
+    pub command_archive: Known<String>,
+    /// The server's data directory, and which archive that remembers.
+    pub remembered: Known<(String, Remembered)>,
+}
+
+/// Space in a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that can be written.
+    pub free_bytes: u64,
+    /// All bytes.
+    pub total_bytes: u64,
+}
+
+/// The program of an `archive_command`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProgramState {
+    /// It can be run.
+    Runs,
+    /// It is not there.
+    Missing,
+    /// It is there but cannot be run.
+    NotExecutable,
+}
+
+/// A file with too open permissions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExposedFile {
+    /// Its path.
+    pub path: String,
+    /// Whether others can change it; otherwise they can read a secret.
+    pub writable: bool,
+}

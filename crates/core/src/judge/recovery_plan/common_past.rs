@@ -1,0 +1,74 @@
+//! What several lines of an archive have in common, where nobody can choose between them: a target that lies in it is
+//! the same whichever of them is followed.
+
+use super::timeline::chain_of;
+use super::{FoundRecord, Request, Target, base};
+use crate::error::Result;
+use crate::format::wal_inventory::SegmentRange;
+use crate::judge::branches::{Ambiguity, judge};
+use crate::judge::catalogue::Catalogue;
+use crate::pg::TimelineId;
+
+/// The past that several lines share.
+#[derive(Debug)]
+pub struct CommonPast {
+    /// The archive as it would be had it ended with the segment in which they parted.
+    pub catalogue: Catalogue,
+    /// The last timeline of it.
+    pub timeline: TimelineId,
+    /// The oldest of the lines.
+    pub oldest: TimelineId,
+    /// The lines.
+    pub ambiguity: Ambiguity,
+}
+
+impl CommonPast {
+    /// Whether a record lies in it.
+    #[must_use]
+    pub fn holds(&self, record: &FoundRecord) -> bool {
+        record.lsn < self.ambiguity.parted.lsn
+    }
+}
+
+/// The common past, where a target must be looked up to know whether it lies there.
+///
+/// # Errors
+/// `Invalid` for positions that no segment has; as `base::named`.
+pub fn common_past(catalogue: &Catalogue, request: &Request) -> Result<Option<CommonPast>> {
+    let is_looked_up = matches!(request.target, Target::Time(_) | Target::Xid(_) | Target::Name(_));
+    if request.timeline.is_some() || !is_looked_up {
+        return Ok(None);
+    }
+    let named = request
+        .backup
+        .as_ref()
+        .map(|id| base::named(catalogue, id))
+        .transpose()?;
+    let fits = judge(catalogue, |chain| {
+        named.is_none_or(|backup| chain.can_start_from(backup))
+    });
+    let Err(ambiguity) = fits.followed else {
+        return Ok(None);
+    };
+    let (Some(timeline), Some(oldest)) = (ambiguity.parted.timeline, ambiguity.contenders.first()) else {
+        return Ok(None);
+    };
+    let lsn = ambiguity.parted.lsn;
+    let mut cut = catalogue.clone();
+    let size = cut.wal.segment_size();
+    let beyond = size.segment_of(lsn).next();
+    if let Some(newest) = cut.wal.newest(timeline).filter(|newest| *newest >= beyond) {
+        cut.wal
+            .remove(SegmentRange::new(timeline, beyond, newest, size)?)?;
+    }
+    cut.retired.remove(&timeline);
+    let chain = chain_of(catalogue, timeline)?;
+    cut.backups
+        .retain(|backup| chain.can_start_from(backup) && backup.stop_lsn <= lsn);
+    Ok(Some(CommonPast {
+        timeline,
+        oldest: oldest.timeline,
+        catalogue: cut,
+        ambiguity,
+    }))
+}

@@ -1,0 +1,214 @@
+//! Small archives for the tests of retention: one segment is written each hour, and stored when it is full.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::super::*;
+use crate::format::backup::{BackupKind, BackupSource};
+use crate::format::identity::Identity;
+use crate::format::keep::Keep;
+use crate::format::keys::Key;
+use crate::format::wal_inventory::WalInventory;
+use crate::judge::catalogue::{Backup, Unfinished, UnfinishedState, Unrestorable};
+use crate::pg::ClusterIdentity;
+use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory};
+
+pub const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+pub fn tli(number: u32) -> TimelineId {
+    TimelineId::new(number).unwrap()
+}
+
+/// A position: a segment and an offset in it.
+pub fn at(segment: u64, offset: u64) -> Lsn {
+    Lsn(segment * SIZE.bytes() + offset)
+}
+
+/// Midnight of a Tuesday, and so many hours later.
+pub fn hour(hours: u64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_788_220_800, 0).unwrap() + TimeDelta::hours(hours.cast_signed())
+}
+
+pub fn id(hours: u64) -> BackupId {
+    BackupId::at(hour(hours))
+}
+
+pub fn segment(timeline: u32, number: u64) -> SegmentName {
+    SegmentName::new(tli(timeline), SegmentNumber(number), SIZE).unwrap()
+}
+
+/// An archive in the making.
+pub struct Scene {
+    pub catalogue: Catalogue,
+    pub unfinished: UnfinishedWals,
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        let cluster = ClusterIdentity {
+            system_identifier: 1,
+            postgres_major: 17,
+            segment_size: SIZE,
+        };
+        let catalogue = Catalogue {
+            identity: Identity::new(cluster, true, hour(0)),
+            backups: Vec::new(),
+            unrestorable: Vec::new(),
+            unfinished: Vec::new(),
+            wal: WalInventory::new(SIZE),
+            histories: [(tli(1), TimelineHistory::root(tli(1)))].into(),
+            unreadable_histories: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            newest_ends: BTreeMap::new(),
+            unreadable_keeps: BTreeMap::new(),
+            released: TimelineRanges::default(),
+            damage: crate::judge::damage::Damage::default(),
+        };
+        Self {
+            catalogue,
+            unfinished: UnfinishedWals::new(),
+        }
+    }
+
+    /// Segments of a timeline.
+    pub fn wal(mut self, timeline: u32, numbers: std::ops::RangeInclusive<u64>) -> Self {
+        for number in numbers {
+            let key = Key::Segment(segment(timeline, number)).to_string();
+            self.catalogue.wal.add_stored(&key, 1, hour(number + 1));
+        }
+        self
+    }
+
+    /// A timeline with all it descends from: each ancestor and the segment in which it was left.
+    pub fn history(mut self, timeline: u32, ancestors: &[(u32, u64)]) -> Self {
+        let lines: Vec<_> = ancestors
+            .iter()
+            .map(|(parent, segment)| format!("{parent}\t{}\treason", at(*segment, 1000)))
+            .collect();
+        let history = TimelineHistory::parse(tli(timeline), lines.join("\n").as_bytes()).unwrap();
+        self.catalogue.histories.insert(tli(timeline), history);
+        self.catalogue
+            .wal
+            .add(&Key::History(tli(timeline)).to_string(), 1);
+        self
+    }
+
+    /// A backup that starts and ends within the hour.
+    pub fn backup(mut self, timeline: u32, hours: u64) -> Self {
+        self.catalogue.backups.push(backup(timeline, hours));
+        self
+    }
+
+    /// A backup each day at midnight.
+    pub fn daily(mut self, timeline: u32, days: std::ops::Range<u64>) -> Self {
+        for day in days {
+            self = self.backup(timeline, day * 24);
+        }
+        self
+    }
+
+    /// The newest backup is marked.
+    pub fn kept(mut self, until: Option<u64>) -> Self {
+        let backup = self.catalogue.backups.last_mut().unwrap();
+        backup.keep = Some(Keep::new(&backup.id, until.map(hour), hour(0)));
+        self
+    }
+
+    /// The newest backup cannot be restored.
+    pub fn broken(mut self) -> Self {
+        let backup = self.catalogue.backups.pop().unwrap();
+        self.catalogue.unrestorable.push(Unrestorable {
+            id: backup.id.clone(),
+            reason: "files.zst is missing in the store".to_owned(),
+            backup: Some(backup),
+        });
+        self
+    }
+
+    /// A backup without a record, last heard of at that hour.
+    pub fn unfinished(mut self, hours: u64, state: UnfinishedState, wal: Option<UnfinishedWal>) -> Self {
+        let entry = Unfinished {
+            id: id(hours),
+            state,
+            last_sign: hour(hours),
+            keep: None,
+            was_verified: false,
+        };
+        if let Some(wal) = wal {
+            self.unfinished.insert(entry.id.clone(), wal);
+        }
+        self.catalogue.unfinished.push(entry);
+        self
+    }
+
+    /// WAL that an earlier run has given up.
+    pub fn released(mut self, timeline: u32, first: u64, last: u64) -> Self {
+        self.catalogue
+            .released
+            .of_mut(tli(timeline))
+            .insert_range(first, last);
+        self
+    }
+
+    pub fn plan(&self, policy: &RetentionPolicy, hours: u64) -> Result<RetentionPlan> {
+        plan(&self.catalogue, &self.unfinished, policy, hour(hours))
+    }
+}
+
+pub fn backup(timeline: u32, hours: u64) -> Backup {
+    let (start_lsn, stop_lsn) = (at(hours, 40), at(hours, 400));
+    Backup {
+        id: id(hours),
+        label: String::new(),
+        kind: BackupKind::Full,
+        source: BackupSource::Primary,
+        postgres_version: "17.11".to_owned(),
+        started_at: hour(hours),
+        finished_at: hour(hours) + TimeDelta::seconds(10),
+        start_lsn,
+        stop_lsn,
+        start_timeline: tli(timeline),
+        stop_timeline: tli(timeline),
+        wal_ranges: vec![WalRange {
+            timeline: tli(timeline),
+            start_lsn,
+            end_lsn: stop_lsn,
+        }],
+        size_bytes: 0,
+        stored_bytes: 0,
+        keep: None,
+        proof: None,
+        stored_at: None,
+    }
+}
+
+/// A plan as it is stored beside the tests: segments by number, which are hours here.
+pub fn show(plan: &RetentionPlan) -> String {
+    let mut text = String::new();
+    for fate in &plan.backups {
+        let reasons: Vec<_> = fate.reasons.iter().map(ToString::to_string).collect();
+        let action = action(fate.action);
+        writeln!(text, "{}  {action:11}  {}", fate.id, reasons.join(", ")).unwrap();
+    }
+    for fate in &plan.wal {
+        let number = |name: SegmentName| name.number(SIZE).unwrap().0;
+        let (first, last) = (number(fate.range.first), number(fate.range.last));
+        let timeline = fate.range.first.timeline();
+        let action = action(fate.action);
+        writeln!(
+            text,
+            "timeline {timeline}: {first}-{last}  {action}  {}",
+            fate.reason
+        )
+        .unwrap();
+    }
+    text
+}
+
+fn action(action: Action) -> &'static str {
+    match action {
+        Action::Keep => "keep",
+        Action::KeepStandAlone => "stand alone",
+        Action::Delete => "DELETE",
+    }
+}

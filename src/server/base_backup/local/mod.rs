@@ -1,0 +1,413 @@
+//! A base backup that is read from the data directory on this machine, between `pg_backup_start` and `pg_backup_stop`.
+//!
+//! What holds: the directory is that of the server which was asked, for what a session of that server exports stands in
+//! it; every tablespace and every database is there; page checksums are verified as the server would; the backup is over
+//! when the session is, and nothing stays behind on the server. A thread reads, and no more than a few pieces wait for
+//! whoever takes them.
+
+mod names;
+mod page;
+mod sender;
+mod tar_out;
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind as IoKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use self::sender::{Sender, version_directory};
+use super::command::{check, parse_duration};
+use super::{BaseBackupOptions, Event, TablespaceHeader};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::pg::sql::quote_literal;
+use crate::pg::{ControlFile, Lsn, Major, TimelineId};
+use crate::server::data_directory::read_control_file;
+use crate::server::{ConnInfo, Connection};
+
+/// What to do where the data directory cannot be read.
+const USE_STREAM: &str = "or take the backup over the replication protocol (--method stream)";
+/// Pieces that wait to be taken.
+const WAITING: usize = 4;
+/// How often the session is asked whether it lives: no longer than proxies keep one that says nothing.
+const PULSE: Duration = Duration::from_secs(30);
+/// The tablespace whose databases are in `base` (`pg_tablespace.dat`).
+const PG_DEFAULT: &str = "1663";
+/// The functions' names and arguments changed in 15.
+const RENAMED: u32 = 15;
+
+/// A backup in progress. Dropping it ends the backup on the server.
+#[derive(Debug)]
+pub struct LocalBackup {
+    /// Where recovery from this backup starts.
+    pub start_lsn: Lsn,
+    /// The timeline of that position.
+    pub start_timeline: TimelineId,
+    /// The archives to come: every tablespace, and the data directory last.
+    pub tablespaces: Vec<TablespaceHeader>,
+    connection: Connection,
+    /// When the session gave its last sign of life.
+    alive: Instant,
+    steps: mpsc::Receiver<Result<Step>>,
+}
+
+/// What the reading thread sends.
+#[derive(Debug)]
+enum Step {
+    Event(Event),
+    /// Everything but what only the end of the backup tells was read.
+    Stop(oneshot::Sender<Stopped>),
+}
+
+/// What `pg_backup_stop` answers.
+#[derive(Debug)]
+struct Stopped {
+    lsn: Lsn,
+    label: String,
+    tablespace_map: String,
+}
+
+/// Where the reading thread sends to. Fails when nobody takes anything any more.
+struct Outlet(mpsc::Sender<Result<Step>>);
+
+impl Outlet {
+    fn send(&self, event: Event) -> Result<()> {
+        self.0
+            .blocking_send(Ok(Step::Event(event)))
+            .map_err(|_| given_up())
+    }
+
+    /// Has the backup ended on the server.
+    fn stop(&self) -> Result<Stopped> {
+        let (answer, stopped) = oneshot::channel();
+        self.0
+            .blocking_send(Ok(Step::Stop(answer)))
+            .map_err(|_| given_up())?;
+        stopped.blocking_recv().map_err(|_| given_up())
+    }
+}
+
+fn given_up() -> Error {
+    Error::unavailable("the backup was given up")
+}
+
+/// What the server says of itself.
+struct Facts {
+    data_directory: PathBuf,
+    checkpoint_timeout: Option<Duration>,
+}
+
+impl LocalBackup {
+    /// Starts a backup of the server's data directory, which has to be on this machine. Returns when the server's
+    /// checkpoint is done, for which it has as long as with [`Connection::base_backup`].
+    ///
+    /// # Errors
+    /// `Invalid` where the data directory cannot be read here or is not that server's, for a standby, and for a label that
+    /// PostgreSQL would refuse; else as the connection, and what the server reports.
+    pub async fn start(info: &ConnInfo, options: &BaseBackupOptions, system_identifier: u64) -> Result<Self> {
+        check(options)?;
+        let mut connection = Connection::connect(info).await?;
+        let facts = facts(&mut connection).await?;
+        let directory = &facts.data_directory;
+        let major = read_here(directory, system_identifier)?.major;
+        same_server(&mut connection, directory).await?;
+        all_is_here(&mut connection, directory, major).await?;
+        let start_lsn = start(&mut connection, options, &facts).await?;
+        // It holds the backup's own checkpoint now.
+        let control = read_here(directory, system_identifier)?;
+        let mut tablespaces = tablespaces(directory, major)?;
+        tablespaces.push(TablespaceHeader {
+            oid: None,
+            location: None,
+            size_kib: None,
+        });
+        let (outlet, steps) = mpsc::channel(WAITING);
+        let sender = Sender::new(
+            facts.data_directory,
+            control,
+            start_lsn,
+            tablespaces.clone(),
+            options.max_rate_kib.map(|rate| u64::from(rate) << 10),
+            Outlet(outlet.clone()),
+        );
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = sender.send() {
+                // Whoever took the pieces may have gone.
+                let _ = outlet.blocking_send(Err(error));
+            }
+        });
+        Ok(Self {
+            start_lsn,
+            start_timeline: control.timeline,
+            tablespaces,
+            connection,
+            alive: Instant::now(),
+            steps,
+        })
+    }
+
+    /// The next event; after `End` there is none, and asking again is an error.
+    ///
+    /// # Errors
+    /// `Corrupt` where a page's checksum is wrong, `Invalid` for a file that cannot be read or stored, else what the
+    /// server reports at the end, and `Unavailable` where the session broke: the backup failed then.
+    pub async fn next(&mut self) -> Result<Event> {
+        loop {
+            if self.alive.elapsed() > PULSE {
+                one_row(&mut self.connection, "keep the session", "select 1").await?;
+                self.alive = Instant::now();
+            }
+            let Ok(step) = timeout(PULSE, self.steps.recv()).await else {
+                continue;
+            };
+            match step {
+                Some(Ok(Step::Event(event))) => return Ok(event),
+                Some(Ok(Step::Stop(answer))) => {
+                    let stopped = self.stop().await?;
+                    // Where the thread has gone, the channel says so next.
+                    let _ = answer.send(stopped);
+                }
+                Some(Err(error)) => return Err(error),
+                None => return Err(Error::defect("read the data directory", "it ended early")),
+            }
+        }
+    }
+
+    async fn stop(&mut self) -> Result<Stopped> {
+        let function = if self.connection.server_major() < RENAMED {
+            "pg_stop_backup(false, false)"
+        } else {
+            "pg_backup_stop(false)"
+        };
+        let query = format!("select lsn, labelfile, spcmapfile from {function}");
+        let row = one_row(&mut self.connection, "end the backup", &query).await?;
+        let mut row = row.into_iter().map(Option::unwrap_or_default);
+        let mut next = || row.next().unwrap_or_default();
+        let stopped = Stopped {
+            lsn: next().parse()?,
+            label: next(),
+            tablespace_map: next(),
+        };
+        self.check_tablespaces(&stopped.tablespace_map)?;
+        Ok(stopped)
+    }
+
+    /// The server lists the tablespaces at the very start, this command a moment later.
+    fn check_tablespaces(&self, map: &str) -> Result<()> {
+        let listed: BTreeSet<u32> = map
+            .lines()
+            .filter_map(|line| line.split_once(' ')?.0.parse().ok())
+            .collect();
+        let read: BTreeSet<u32> = self.tablespaces.iter().filter_map(|header| header.oid).collect();
+        if listed == read {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "a tablespace was created or dropped while the backup began; take the backup again",
+        ))
+    }
+}
+
+async fn one_row(connection: &mut Connection, what: &str, query: &str) -> Result<Vec<Option<String>>> {
+    let rows = connection.sql(what, query).await?;
+    rows.into_iter()
+        .next()
+        .ok_or_else(|| Error::corrupt(format!("{what}: the server answered nothing")))
+}
+
+/// Prepares the session, which has to last as long as the backup. Names of files come as they are in the file system.
+async fn facts(connection: &mut Connection) -> Result<Facts> {
+    let query = "select pg_catalog.current_setting('data_directory'), pg_catalog.current_setting('checkpoint_timeout'), \
+         pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('block_size'), \
+         pg_catalog.current_setting('segment_size'), pg_catalog.set_config('search_path', 'pg_catalog', false), \
+         pg_catalog.set_config('client_encoding', 'SQL_ASCII', false), \
+         pg_catalog.set_config('default_transaction_deferrable', 'off', false)";
+    let row = one_row(connection, "ask for the data directory", query).await?;
+    // Those that this version has.
+    let timeouts = "select set_config(name, '0', false) from pg_settings where name in ('statement_timeout', \
+         'transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')";
+    connection.sql("let the session last", timeouts).await?;
+    let text = |column: usize| row.get(column).and_then(Option::as_deref).unwrap_or_default();
+    if text(2) == "t" {
+        return Err(Error::invalid(format!(
+            "the server is a standby, and only a primary's data directory is read; back up the primary, {USE_STREAM}"
+        )));
+    }
+    if (text(3), text(4)) != ("8192", "1GB") {
+        return Err(Error::invalid(format!(
+            "the server was built with pages of {} bytes and files of {}, which walship does not read itself; take the \
+             backup over the replication protocol (--method stream)",
+            text(3),
+            text(4)
+        )));
+    }
+    Ok(Facts {
+        data_directory: PathBuf::from(text(0)),
+        checkpoint_timeout: parse_duration(text(1)),
+    })
+}
+
+/// The control file of the data directory, if that is here and the cluster's.
+fn read_here(data_directory: &Path, system_identifier: u64) -> Result<ControlFile> {
+    let shown = data_directory.display();
+    let control = match read_control_file(data_directory) {
+        Err(error) if error.kind() == ErrorKind::Internal => {
+            return Err(Error::invalid(format!(
+                "{error}; run this command as the user who runs the server, {USE_STREAM}"
+            )));
+        }
+        control => control?,
+    };
+    match control {
+        None => Err(Error::invalid(format!(
+            "the server's data directory {shown} is not on this machine; run this command on the server's own, {USE_STREAM}"
+        ))),
+        Some(control) if control.system_identifier != system_identifier => Err(Error::invalid(format!(
+            "{shown} on this machine belongs to the cluster with system identifier {}, the server's to {system_identifier}; \
+             run this command on the server's own machine, {USE_STREAM}",
+            control.system_identifier
+        ))),
+        Some(control) => Ok(control),
+    }
+}
+
+async fn start(connection: &mut Connection, options: &BaseBackupOptions, facts: &Facts) -> Result<Lsn> {
+    let (label, fast) = (quote_literal(&options.label), options.fast_checkpoint);
+    let query = if connection.server_major() < RENAMED {
+        format!("select pg_start_backup({label}, {fast}, false)")
+    } else {
+        format!("select pg_backup_start({label}, {fast})")
+    };
+    let patience = connection.idle_timeout();
+    let checkpoint = facts.checkpoint_timeout.unwrap_or(Duration::from_hours(1));
+    connection.set_idle_timeout(patience + 2 * checkpoint);
+    let row = one_row(connection, "start the backup", &query)
+        .await
+        .context(|| "back up the data directory")?;
+    connection.set_idle_timeout(patience);
+    row.into_iter().flatten().next().unwrap_or_default().parse()
+}
+
+/// Proves that the directory is the server's, and no copy of it, nor a clone's under the same path: the file of a
+/// snapshot that the session exports stands there, and only as long as its transaction lasts (`ExportSnapshot`,
+/// `snapmgr.c`, PostgreSQL 14 to 18).
+async fn same_server(connection: &mut Connection, data_directory: &Path) -> Result<()> {
+    let begin = "begin isolation level read committed";
+    connection.sql("begin a transaction", begin).await?;
+    let row = one_row(connection, "export a snapshot", "select pg_export_snapshot()").await?;
+    let snapshot = row.into_iter().flatten().next().unwrap_or_default();
+    let file = data_directory.join("pg_snapshots").join(&snapshot);
+    let was_there = file.is_file();
+    connection.sql("end the transaction", "commit").await?;
+    if was_there && !file.exists() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{} on this machine is not the data directory that the server works in, but a copy of it, or a standby's; run this \
+         command on the server's own machine, {USE_STREAM}",
+        data_directory.display()
+    )))
+}
+
+/// Proves that every tablespace and every database of the server's is to be seen from here. Where a file system is not
+/// mounted here, as in a container, it would look as if they had been dropped.
+async fn all_is_here(connection: &mut Connection, data_directory: &Path, major: Major) -> Result<()> {
+    tablespaces(data_directory, major)?;
+    // Of a database that is half dropped no file need be there (DATCONNLIMIT_INVALID_DB, pg_database.h).
+    let query = "select oid, dattablespace from pg_database where datconnlimit <> -2";
+    for row in connection.sql("ask for the databases", query).await? {
+        let mut row = row.into_iter().map(Option::unwrap_or_default);
+        let (database, tablespace) = (row.next().unwrap_or_default(), row.next().unwrap_or_default());
+        let databases = if tablespace == PG_DEFAULT {
+            data_directory.join("base")
+        } else {
+            version_directory_of(data_directory, &tablespace, major)
+        };
+        let directory = databases.join(&database);
+        if let Some(link) = [&databases, &directory]
+            .into_iter()
+            .find(|path| path.is_symlink())
+        {
+            return Err(Error::invalid(format!(
+                "{} is a link, and no base backup follows it, the server's neither; put a directory there, which may be \
+                 one that something is mounted on",
+                link.display()
+            )));
+        }
+        let file = directory.join("PG_VERSION");
+        if !file.is_file() {
+            let again = format!("{query} and oid = {database} and dattablespace = {tablespace}");
+            let is_listed = !connection.sql("ask for a database", &again).await?.is_empty();
+            if is_listed {
+                return Err(not_seen(&file));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a tablespace has the files of this version.
+fn version_directory_of(data_directory: &Path, tablespace: &str, major: Major) -> PathBuf {
+    data_directory
+        .join("pg_tblspc")
+        .join(tablespace)
+        .join(version_directory(major))
+}
+
+fn not_seen(path: &Path) -> Error {
+    Error::invalid(format!(
+        "the server has {}, which is not to be seen here: it was dropped just now, or a file system of the server's is not \
+         mounted where this command runs; run this command where the server's own mounts are, {USE_STREAM}",
+        path.display()
+    ))
+}
+
+/// The tablespaces: links in `pg_tblspc` whose names are numbers (`do_pg_backup_start`, `xlog.c`).
+fn tablespaces(data_directory: &Path, major: Major) -> Result<Vec<TablespaceHeader>> {
+    let folder = data_directory.join("pg_tblspc");
+    let failed = |error| unreadable(&folder, error);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let Some(oid) = name.parse().ok().filter(|_| names::is_number(&name)) else {
+            continue;
+        };
+        if !entry.file_type().map_err(failed)?.is_symlink() {
+            return Err(Error::invalid(format!(
+                "{} is a tablespace in place, which walship does not read itself; take the backup over the replication \
+                 protocol (--method stream)",
+                entry.path().display()
+            )));
+        }
+        let files = version_directory_of(data_directory, &name, major);
+        if !files.is_dir() {
+            return Err(not_seen(&files));
+        }
+        let location = std::fs::read_link(entry.path()).map_err(failed)?;
+        let location = location.into_os_string().into_string().map_err(|location| {
+            Error::invalid(format!(
+                "the tablespace in {} has a path that is not UTF-8; rename it",
+                location.display()
+            ))
+        })?;
+        found.push(TablespaceHeader {
+            oid: Some(oid),
+            location: Some(location),
+            size_kib: None,
+        });
+    }
+    Ok(found)
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
+    match error.kind() {
+        IoKind::PermissionDenied => Error::invalid(format!(
+            "read {}: {error}; run this command as the user who runs the server, {USE_STREAM}",
+            path.display()
+        )),
+        _ => Error::io(format!("read {}", path.display()), error),
+    }
+}

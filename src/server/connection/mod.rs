@@ -1,0 +1,307 @@
+//! A connection to a PostgreSQL server, for replication or for SQL: commands, and what the server answers.
+//!
+//! What holds: every wait for the server has a deadline; a connection on which a command was given
+//! up half-way refuses the next one, for the rest of the answer is still to come.
+
+mod commands;
+mod dial;
+mod login;
+mod script;
+mod server_error;
+mod slots;
+mod stream;
+mod wal;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use fallible_iterator::FallibleIterator as _;
+use postgres_protocol::message::backend::{DataRowBody, Message};
+use postgres_protocol::message::frontend;
+
+use self::login::{Refusal, refusal};
+use self::server_error::ServerError;
+use self::stream::Stream;
+use self::wire::Wire;
+use super::ConnInfo;
+use super::conninfo::Session;
+use crate::error::{Error, Result};
+
+pub use self::commands::{SystemIdentity, TimelineHistoryFile};
+pub use self::script::ScriptEvent;
+pub use self::slots::SlotState;
+
+/// How long the server may send nothing while it works on a command, unless the caller says.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
+/// The oldest major version walship speaks with.
+const OLDEST_MAJOR: u32 = 14;
+/// The most that the rows of one answer may come to.
+const ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// One row as it arrived.
+pub(super) type Row = Vec<Option<Bytes>>;
+
+/// A connection that speaks the replication protocol, or SQL.
+pub struct Connection {
+    wire: Wire<Stream>,
+    session: Session,
+    parameters: BTreeMap<String, String>,
+    server_major: u32,
+    used_password: bool,
+    idle_timeout: Duration,
+    /// False while an answer is outstanding.
+    ready: bool,
+}
+
+impl Connection {
+    /// Connects to the first host that answers and logs in, for replication or to a database as
+    /// `info` was resolved. Connecting and
+    /// logging in together may take `connect_timeout` for each address.
+    ///
+    /// # Errors
+    /// `Unavailable` when no host answers in time, `Denied` when it refuses, `Invalid` for a server
+    /// older than PostgreSQL 14, `Corrupt` for one that is no PostgreSQL.
+    pub async fn connect(info: &ConnInfo) -> Result<Self> {
+        dial::connect(info).await
+    }
+
+    /// Takes over after the login, and waits until the server is ready for commands.
+    async fn start(
+        wire: Wire<Stream>,
+        info: &ConnInfo,
+        used_password: bool,
+    ) -> std::result::Result<Self, Refusal> {
+        let mut connection = Self {
+            wire,
+            session: info.session.clone(),
+            parameters: BTreeMap::new(),
+            server_major: 0,
+            used_password,
+            idle_timeout: DEFAULT_IDLE_TIMEOUT,
+            ready: false,
+        };
+        loop {
+            match connection.receive(info.connect_timeout).await? {
+                Message::BackendKeyData(_) => {}
+                Message::ReadyForQuery(_) => break,
+                Message::ErrorResponse(body) => {
+                    return Err(refusal(&ServerError::read(body.fields()), &connection.wire, info));
+                }
+                _ => {
+                    return Err(connection
+                        .wire
+                        .garbled("a message out of place after the login")
+                        .into());
+                }
+            }
+        }
+        connection.server_major = connection.check_version()?;
+        connection.ready = true;
+        Ok(connection)
+    }
+
+    fn check_version(&self) -> Result<u32> {
+        let version = self.parameter("server_version").unwrap_or_default();
+        let major = major_of(version).ok_or_else(|| self.wire.garbled("no server_version"))?;
+        if major < OLDEST_MAJOR {
+            return Err(Error::invalid(format!(
+                "{} runs PostgreSQL {version}, and walship needs {OLDEST_MAJOR} or later; upgrade the server",
+                self.wire.peer()
+            )));
+        }
+        Ok(major)
+    }
+
+    /// The server's major version, such as 18.
+    #[must_use]
+    pub fn server_major(&self) -> u32 {
+        self.server_major
+    }
+
+    /// A setting the server reported of itself, such as `server_version` or `in_hot_standby`.
+    #[must_use]
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.get(name).map(String::as_str)
+    }
+
+    /// Whether the server asked for a password.
+    #[must_use]
+    pub fn used_password(&self) -> bool {
+        self.used_password
+    }
+
+    /// Whether the connection is encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.wire.stream().is_tls()
+    }
+
+    /// Sets how long the server may send nothing while it works on a command. Default 5 minutes.
+    pub fn set_idle_timeout(&mut self, idle_timeout: Duration) {
+        self.idle_timeout = idle_timeout;
+    }
+
+    pub(super) fn idle_timeout(&self) -> Duration {
+        self.idle_timeout
+    }
+
+    /// Runs one command and returns its rows as text; NULL is none.
+    ///
+    /// # Errors
+    /// What the server reports; `Unavailable` when the connection breaks or nothing arrives in time;
+    /// `Corrupt` for an answer that is not UTF-8 or larger than 64 MiB.
+    pub async fn simple_query(&mut self, command: &str) -> Result<Vec<Vec<Option<String>>>> {
+        self.sql(command, command).await
+    }
+
+    /// As [`Connection::simple_query`], with a phrase that stands for the command in an error message: where the
+    /// text is long, or holds what no message may show.
+    ///
+    /// # Errors
+    /// As [`Connection::simple_query`].
+    pub async fn sql(&mut self, what: &str, command: &str) -> Result<Vec<Vec<Option<String>>>> {
+        let rows = self.query(what, command).await?;
+        let text = |bytes: Bytes| {
+            String::from_utf8(bytes.into()).map_err(|_| self.wire.garbled("an answer that is not UTF-8"))
+        };
+        rows.into_iter()
+            .map(|row| row.into_iter().map(|value| value.map(text).transpose()).collect())
+            .collect()
+    }
+
+    /// Says goodbye, so that the server does not take the end for a broken connection.
+    pub async fn close(mut self) {
+        let mut message = BytesMut::new();
+        frontend::terminate(&mut message);
+        // The connection ends in either case.
+        let _ = self.wire.send(&message, Duration::from_secs(1)).await;
+    }
+
+    /// Runs one command and returns its rows. `what` stands for it in messages.
+    async fn query(&mut self, what: &str, command: &str) -> Result<Vec<Row>> {
+        self.send_command(command).await?;
+        let mut rows = Vec::new();
+        let mut bytes = 0;
+        let mut failure = None;
+        loop {
+            let message = match self.receive(self.idle_timeout).await {
+                Ok(message) => message,
+                // After a FATAL error the server closes the connection: the error says why.
+                Err(broken) => return Err(failure.unwrap_or(broken)),
+            };
+            match message {
+                Message::RowDescription(_) | Message::CommandComplete(_) | Message::EmptyQueryResponse => {}
+                Message::DataRow(row) => {
+                    bytes += row.buffer().len();
+                    if bytes > ANSWER_BYTES {
+                        return Err(self.wire.garbled("an answer of more than 64 MiB"));
+                    }
+                    rows.push(self.values(&row)?);
+                }
+                Message::ErrorResponse(body) => {
+                    failure = Some(self.failure(&body, what));
+                }
+                Message::ReadyForQuery(_) => break,
+                _ => return Err(self.wire.garbled("a message out of place in an answer")),
+            }
+        }
+        self.ready = true;
+        failure.map_or(Ok(rows), Err)
+    }
+
+    /// Sends a command whose answer the caller reads to its end.
+    pub(super) async fn send_command(&mut self, command: &str) -> Result<()> {
+        if !self.ready {
+            return Err(Error::unavailable(format!(
+                "the connection to {} cannot be used after what went wrong on it; connect again",
+                self.wire.peer()
+            )));
+        }
+        self.ready = false;
+        let mut message = BytesMut::new();
+        frontend::query(command, &mut message)
+            .map_err(|_| Error::invalid("a command for the server contains a zero byte; remove it"))?;
+        self.wire.send(&message, self.idle_timeout).await
+    }
+
+    /// The next message that is not for the log. `limit` is for each wait for bytes.
+    pub(super) async fn receive(&mut self, limit: Duration) -> Result<Message> {
+        loop {
+            match self.wire.receive(limit).await? {
+                Message::NoticeResponse(body) => ServerError::read(body.fields()).log(self.wire.peer()),
+                Message::NotificationResponse(_) => {}
+                Message::ParameterStatus(body) => {
+                    if let (Ok(name), Ok(value)) = (body.name(), body.value()) {
+                        self.parameters.insert(name.to_owned(), value.to_owned());
+                    }
+                }
+                message => return Ok(message),
+            }
+        }
+    }
+
+    /// The values of a row.
+    pub(super) fn values(&self, row: &DataRowBody) -> Result<Row> {
+        let bytes = row.buffer_bytes();
+        let values = row.ranges().map(|range| {
+            // `ranges` has checked each range against the buffer.
+            Ok(range.map(|range| bytes.slice(range)))
+        });
+        values
+            .collect()
+            .map_err(|error| self.wire.garbled(&error.to_string()))
+    }
+
+    /// The error that the server reported for a command.
+    pub(super) fn failure(&self, body: &ErrorBody, command: &str) -> Error {
+        ServerError::read(body.fields()).of_command(self.wire.peer(), &self.session, command)
+    }
+
+    /// The server sent something that its version does not send.
+    pub(super) fn garbled(&self, what: &str) -> Error {
+        self.wire.garbled(what)
+    }
+}
+
+/// The body of an error message.
+pub(super) type ErrorBody = postgres_protocol::message::backend::ErrorResponseBody;
+
+/// Neither the settings nor what is in flight: either may hold a secret.
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.wire.peer())
+            .field("server_major", &self.server_major)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The major version at the start of `18.6 (Debian 18.6-1)`, `19devel` or `17beta1`.
+fn major_of(version: &str) -> Option<u32> {
+    let end = version
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(version.len());
+    version.get(..end)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_major_version_is_read_from_any_build() {
+        for (version, major) in [
+            ("18.6 (Debian 18.6-1)", Some(18)),
+            ("19devel", Some(19)),
+            ("14.23", Some(14)),
+            ("9.6.24", Some(9)),
+            ("", None),
+            ("x", None),
+        ] {
+            assert_eq!(major_of(version), major, "{version}");
+        }
+    }
+}

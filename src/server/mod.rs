@@ -1,0 +1,15 @@
+//! One PostgreSQL server: how it is reached, what it is asked, and its data directory.
+
+mod base_backup;
+mod connection;
+mod conninfo;
+pub mod data_directory;
+pub mod server_settings;
+mod tls;
+mod tls_verifier;
+mod x509;
+
+pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, LocalBackup, TablespaceHeader};
+pub use connection::{Connection, ScriptEvent, SlotState, SystemIdentity, TimelineHistoryFile};
+pub use conninfo::ConnInfo;
+pub(crate) use conninfo::{os_user, passfile, user_name};
