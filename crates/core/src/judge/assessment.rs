@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::barriers::Barrier;
 use super::catalogue::{Backup, Catalogue, missing_wal};
 use super::recovery_plan::known_until;
 use super::timeline_chain::{Hole, TimelineChain};
 use crate::error::Result;
+use crate::format::barriers::Barrier;
 use crate::format::keys::BackupId;
 use crate::format::wal_inventory::{SegmentRange, WalInventory};
 use crate::pg::{Lsn, SegmentNumber, TimelineId};

@@ -12,10 +12,10 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::barriers::Barrier;
 use super::catalogue::{Backup, Catalogue};
 use super::recovery_plan;
 use crate::error::Result;
+use crate::format::barriers::Barrier;
 use crate::format::keys::BackupId;
 use crate::format::segment_index::{Crossing, EndOfTransaction, Ends, SegmentIndex};
 use crate::format::wal_inventory::SegmentRange;
