@@ -6,6 +6,6 @@ pub mod agent;
 pub mod commands;
 pub mod config;
 pub mod server;
-pub mod store;
 
 pub use walship_core::{Error, ErrorKind, Result, error, format, judge, pg, text};
+pub use walship_store as store;

@@ -28,7 +28,7 @@ use crate::commands::identity;
 use crate::commands::push::{self, Compressor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::WalName;
-use crate::store::Store;
+use crate::store::{Store, Turn};
 
 /// For so long a look into `archive_status` is believed; a new file may have come before the others.
 const LOOK_AGE: Duration = Duration::from_secs(1);
@@ -244,7 +244,7 @@ impl Archiver {
         let over = time_over(turn.clone(), limit);
         let compressor = &self.options.compressor;
         let storing = async {
-            let turn = turn.map(after);
+            let turn = turn.map(|turn| Box::pin(after(turn)) as Turn<'_>);
             let identity = push::run_in_turn(&path, compressor, &store, Utc::now(), known, turn).await?;
             match std::fs::metadata(&path) {
                 Ok(metadata) if FileIdentity::from(&metadata) == file => durable(),

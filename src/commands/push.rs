@@ -28,7 +28,7 @@ use crate::format::segment_index::IndexBuilder;
 use crate::pg::ClusterIdentity;
 use crate::pg::{BackupHistory, LongPageHeader, SegmentSize, TimelineHistory, TimelineId, WalCheck, WalName};
 use crate::server::data_directory::{cluster_identity, data_directory_of, has_archived};
-use crate::store::{Body, PutMode, Store};
+use crate::store::{Body, PutMode, Store, Turn};
 
 /// What a push found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,15 +52,7 @@ pub async fn run(
     now: DateTime<Utc>,
 ) -> Result<PushReport> {
     let name = wal_name(path)?;
-    let pushing = push(
-        name,
-        path,
-        compressor,
-        store,
-        now,
-        None,
-        None::<std::future::Ready<Result<()>>>,
-    );
+    let pushing = push(name, path, compressor, store, now, None, None);
     let pushed = async {
         let (report, identity) = pushing.await?;
         identity::confirm(store, &identity).await?;
@@ -80,7 +72,7 @@ pub async fn run_in_turn(
     store: &Store,
     now: DateTime<Utc>,
     known: Option<Identity>,
-    turn: Option<impl Future<Output = Result<()>>>,
+    turn: Option<Turn<'_>>,
 ) -> Result<Identity> {
     let name = wal_name(path)?;
     let pushing = push(name, path, compressor, store, now, known, turn);
@@ -95,7 +87,7 @@ async fn push(
     store: &Store,
     now: DateTime<Utc>,
     known: Option<Identity>,
-    mut turn: Option<impl Future<Output = Result<()>>>,
+    mut turn: Option<Turn<'_>>,
 ) -> Result<(PushReport, Identity)> {
     let source = Arc::new(Source::open(name, path)?);
     source.refuse_unannounced()?;
@@ -130,8 +122,7 @@ async fn push_source(
     let (body, trailer) = compressor.compress(source).await?;
     source.refuse_unknown_timeline(store, &identity).await?;
     let key = key_of(source.name, &trailer)?;
-    let no_turn = None::<std::future::Ready<Result<()>>>;
-    let report = put_or_compare(&key, source.name, &body, &trailer, store, &identity, no_turn).await?;
+    let report = put_or_compare(&key, source.name, &body, &trailer, store, &identity, None).await?;
     identity::confirm(store, &identity).await?;
     Ok((report, key.to_string()))
 }
@@ -154,7 +145,7 @@ async fn put_or_compare(
     trailer: &Trailer,
     store: &Store,
     identity: &Identity,
-    turn: Option<impl Future<Output = Result<()>>>,
+    turn: Option<Turn<'_>>,
 ) -> Result<PushReport> {
     let key = key.to_string();
     if !identity.conditional_writes {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde_json::Value;
 
@@ -547,7 +548,7 @@ fn put_xml(server: &StoreServer, path: &str, header: &str, body: &str) {
     use sha2::Digest;
     let sha256 = sha2::Sha256::digest(body);
     let hash = walship::text::hex(&sha256);
-    let checksum = aws_smithy_types::base64::encode(sha256);
+    let checksum = BASE64_STANDARD.encode(sha256);
     let url = format!("{}/{path}", server.endpoint);
     curl(
         server,

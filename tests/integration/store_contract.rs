@@ -214,7 +214,7 @@ async fn what_waits_for_its_turn_is_stored_only_then(Subject { store, .. }: Subj
         assert_eq!(store.head("a/late").await.unwrap(), None);
         go.send(()).unwrap();
     };
-    let (stored, ()) = tokio::join!(store.create_in_turn("a/late", &ours, turn), look);
+    let (stored, ()) = tokio::join!(store.create_in_turn("a/late", &ours, Box::pin(turn)), look);
     stored.unwrap();
     assert_eq!(
         store.read("a/late", 1 << 20).await.unwrap(),
@@ -225,13 +225,19 @@ async fn what_waits_for_its_turn_is_stored_only_then(Subject { store, .. }: Subj
         tokio::time::sleep(Duration::from_millis(300)).await;
         Err(walship::Error::internal("the file before it was not stored"))
     };
-    let error = store.create_in_turn("a/never", &ours, lost).await.unwrap_err();
+    let error = store
+        .create_in_turn("a/never", &ours, Box::pin(lost))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("the file before it"), "{error}");
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(store.head("a/never").await.unwrap(), None);
 
     let turn = std::future::ready(Ok(()));
-    let error = store.create_in_turn("a/late", &other, turn).await.unwrap_err();
+    let error = store
+        .create_in_turn("a/late", &other, Box::pin(turn))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert_eq!(
         store.read("a/late", 1 << 20).await.unwrap(),

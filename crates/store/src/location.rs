@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use walship_core::{Error, Result};
 
 /// Where an archive lives. Built by [`FromStr`], which checks it; prints as it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, mkdirat, open, openat, stat
 use rustix::io::Errno;
 
 use super::failed;
-use crate::error::{Error, ErrorKind, Result};
+use walship_core::{Error, ErrorKind, Result};
 
 /// What the operating system said, where it is for the caller to say what that means.
 pub(super) type Looked<T> = std::result::Result<T, Errno>;

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 
 use super::root::{Root, folder_of, is_missing};
 use super::{TEMPORARY, entries, failed, is_a_directory, is_directory, is_file};
-use crate::error::Result;
-use crate::store::Refused;
+use crate::Refused;
+use walship_core::Result;
 
 /// When a temporary file was left behind by a crash and is not being written.
 const STALE: Duration = Duration::from_hours(24);

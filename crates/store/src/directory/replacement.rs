@@ -14,7 +14,7 @@ use super::super::object::Version;
 use super::publication::Temporary;
 use super::root::Looked;
 use super::{failed, version_of};
-use crate::error::{Error, Result};
+use walship_core::{Error, Result};
 
 /// Gives `fresh` the name `target` in its directory, if that is this version of the object. The directory is not
 /// synced yet.

@@ -21,6 +21,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::{RetryConfig, RetryPartition, TokenBucket};
@@ -42,11 +43,13 @@ use self::connect::connect;
 use self::failure::{Answer, Asked, Failure};
 use self::held_back::held_back;
 use self::listing::Wholeness;
-use super::object::Version;
-use super::options::StoreOptions;
-use super::{Body, BodyContent, ObjectInfo, PutMode, Refused, replaced};
-use crate::error::{Error, ErrorKind, Result};
-use crate::text::hex;
+use crate::backend::{Backend, Incoming, Pages, Turn};
+use crate::manners::Manners;
+use crate::object::Version;
+use crate::options::StoreOptions;
+use crate::{Body, BodyContent, ObjectInfo, PutMode, Refused, replaced};
+use walship_core::text::hex;
+use walship_core::{Error, ErrorKind, Result};
 
 /// More than any time limit leaves room for; the limit ends the attempts. Not the largest number there
 /// is: the SDK sums its backoff over all of them at the start of each call.
@@ -84,20 +87,10 @@ struct Call {
 
 /// Where a listing goes on.
 #[derive(Debug, Clone)]
-pub(super) struct Cursor {
+struct Cursor {
     prefix: String,
     start_after: Option<String>,
     token: Option<String>,
-}
-
-impl Cursor {
-    pub(super) fn new(prefix: &str, start_after: Option<&str>) -> Self {
-        Self {
-            prefix: prefix.to_owned(),
-            start_after: start_after.map(str::to_owned),
-            token: None,
-        }
-    }
 }
 
 impl S3 {
@@ -136,36 +129,6 @@ impl S3 {
             client: Client::from_conf(config.build()),
             settings: Arc::new(settings),
         })
-    }
-
-    pub(super) async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
-        let stream = stream_of(&body.content).await?;
-        self.put_stream(key, body, stream, mode, body.length()).await
-    }
-
-    /// Sends everything but the last byte, which waits for its turn: no server stores an object before.
-    pub(super) async fn create_in_turn(
-        &self,
-        key: &str,
-        body: &Body,
-        turn: impl Future<Output = Result<()>>,
-    ) -> Result<()> {
-        let BodyContent::Memory(bytes) = &body.content else {
-            turn.await?;
-            return self.put(key, body, PutMode::Create).await;
-        };
-        let (gate, is_open) = watch::channel(false);
-        let stream = held_back(bytes.clone(), is_open);
-        let bytes = body.length() * IN_TURN;
-        let stored = async { Ok(self.put_stream(key, body, stream, PutMode::Create, bytes).await) };
-        let turn = async {
-            turn.await?;
-            gate.send_replace(true);
-            Ok(())
-        };
-        // Without its turn the request is dropped, unfinished.
-        let ((), stored) = tokio::try_join!(turn, stored)?;
-        stored
     }
 
     /// `bytes_before`: so many may have to pass through the line before the object is stored.
@@ -224,75 +187,12 @@ impl S3 {
         }
     }
 
-    pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, S3Body)> {
-        let (info, _, body) = self.get_range(key, None).await?;
-        Ok((info, body))
-    }
-
-    /// The rest of an object that was opened before, with so much patience for it.
-    pub(super) async fn get_rest(
-        &self,
-        object: &ObjectInfo,
-        from: u64,
-        patience: Duration,
-    ) -> Result<S3Body> {
-        let known = object
-            .version
-            .is_known()
-            .then(|| object.version.as_str().to_owned());
-        let mut call = self.call("s3:GetObject");
-        call.limit = call.limit.min(patience);
-        let request = self
-            .client
-            .get_object()
-            .bucket(&self.settings.bucket)
-            .key(self.full_key(&object.key))
-            .set_range((from > 0).then(|| format!("bytes={from}-")))
-            .set_if_match(known);
-        let request = request.customize().interceptor(call.attempts.clone());
-        let answer = match self.run(&call, request.send()).await {
-            Err(error) if error.kind() == ErrorKind::Conflict => return Err(replaced()),
-            answer => answer?,
-        };
-        let mut body = S3Body {
-            stream: answer.body,
-            idle_limit: self.settings.options.request_timeout,
-            patience,
-            passed_over: 0,
-        };
-        let whole = answer.content_range.as_deref().and_then(size_in_range);
-        if whole.is_none() {
-            // A server that knows no ranges sends all of it.
-            body.passed_over = from;
-        }
-        let length = answer
-            .content_length
-            .and_then(|length| u64::try_from(length).ok());
-        let now = object_info(
-            object.key.clone(),
-            answer.content_length,
-            answer.last_modified.as_ref(),
-            answer.e_tag,
-        )?;
-        let is_same = now.version == object.version && now.modified == object.modified;
-        if is_same && whole.or(length) == Some(object.size) {
-            return Ok(body);
-        }
-        Err(replaced())
-    }
-
-    /// An object's last bytes, and how many they are.
-    pub(super) async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, S3Body)> {
-        match self.get_range(key, Some(format!("bytes=-{length}"))).await {
-            Err(error) if error.is_retryable() => Err(error),
-            // An empty object has no last bytes, and S3 says so with an error.
-            Err(_) => self.get_range(key, None).await,
-            answer => answer,
-        }
-    }
-
     /// Describes the whole object, tells how many bytes come, and begins to read them.
-    async fn get_range(&self, key: &str, range: Option<String>) -> Result<(ObjectInfo, u64, S3Body)> {
+    async fn get_range(
+        &self,
+        key: &str,
+        range: Option<String>,
+    ) -> Result<(ObjectInfo, u64, Box<dyn Incoming>)> {
         let call = self.call("s3:GetObject");
         let request = self
             .client
@@ -318,39 +218,12 @@ impl S3 {
             patience: StoreOptions::with_body(self.settings.options.operation_timeout, sent),
             passed_over: 0,
         };
-        Ok((info, sent, body))
-    }
-
-    pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
-        let call = self.call("s3:GetObject");
-        let request = self
-            .client
-            .head_object()
-            .bucket(&self.settings.bucket)
-            .key(self.full_key(key));
-        let request = request.customize().interceptor(call.attempts.clone());
-        match self.run(&call, request.send()).await {
-            Ok(answer) => object_info(
-                key.to_owned(),
-                answer.content_length,
-                answer.last_modified.as_ref(),
-                answer.e_tag,
-            )
-            .map(Some),
-            Err(error) if error.is_retryable() => Err(error),
-            // The answer to HEAD has no body, and so no code that tells a missing key from a missing
-            // bucket; the answer to GET has.
-            Err(_) => match self.get(key).await {
-                Ok((info, _)) => Ok(Some(info)),
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(error),
-            },
-        }
+        Ok((info, sent, Box::new(body)))
     }
 
     /// A page. Nothing in a listing tells whether a bit of it flipped on its way; where TLS does not see to that either,
     /// two looks must agree.
-    pub(super) async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
+    async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
         let endpoint = self.settings.endpoint.as_deref();
         if endpoint.is_none_or(|endpoint| endpoint.starts_with("https://")) {
             return self.look_at_page(cursor).await;
@@ -435,7 +308,194 @@ impl S3 {
         Ok((page, next))
     }
 
-    pub(super) async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
+    fn full_key(&self, key: &str) -> String {
+        format!("{}{key}", self.settings.prefix)
+    }
+
+    fn call(&self, permission: &'static str) -> Call {
+        Call {
+            permission,
+            limit: self.settings.options.operation_timeout,
+            attempts: Attempts::default(),
+        }
+    }
+
+    /// Sends a request, with retries, until the call's limit.
+    async fn run<T, E>(&self, call: &Call, sending: impl Future<Output = Result<T, SdkError<E>>>) -> Result<T>
+    where
+        E: ProvideErrorMetadata + StdError + 'static,
+    {
+        let begun = Instant::now();
+        let sent = within_limit(call, sending).await;
+        sent.map_err(|failure| self.explain(failure, call, begun.elapsed()))
+    }
+
+    fn explain(&self, failure: Failure, call: &Call, elapsed: Duration) -> Error {
+        failure.into_error(&Asked {
+            bucket: &self.settings.bucket,
+            endpoint: self.settings.endpoint.as_deref(),
+            permission: call.permission,
+            attempts: call.attempts.begun(),
+            elapsed,
+            last_failure: call.attempts.last_failure(),
+        })
+    }
+}
+
+#[async_trait]
+impl Backend for S3 {
+    fn afresh(&self) -> Arc<dyn Backend> {
+        Arc::new(self.clone())
+    }
+
+    /// Buckets are never created.
+    async fn create_root(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
+        let stream = stream_of(&body.content).await?;
+        self.put_stream(key, body, stream, mode, body.length()).await
+    }
+
+    /// Sends everything but the last byte, which waits for its turn: no server stores an object before.
+    async fn create_in_turn(&self, key: &str, body: &Body, turn: Turn<'_>) -> Result<()> {
+        let BodyContent::Memory(bytes) = &body.content else {
+            turn.await?;
+            return self.put(key, body, PutMode::Create).await;
+        };
+        let (gate, is_open) = watch::channel(false);
+        let stream = held_back(bytes.clone(), is_open);
+        let bytes = body.length() * IN_TURN;
+        let stored = async { Ok(self.put_stream(key, body, stream, PutMode::Create, bytes).await) };
+        let turn = async {
+            turn.await?;
+            gate.send_replace(true);
+            Ok(())
+        };
+        // Without its turn the request is dropped, unfinished.
+        let ((), stored) = tokio::try_join!(turn, stored)?;
+        stored
+    }
+
+    async fn get(&self, key: &str) -> Result<(ObjectInfo, Box<dyn Incoming>)> {
+        let (info, _, body) = self.get_range(key, None).await?;
+        Ok((info, body))
+    }
+
+    /// The rest of an object that was opened before, with so much patience for it.
+    async fn get_rest(
+        &self,
+        object: &ObjectInfo,
+        from: u64,
+        patience: Duration,
+    ) -> Result<Box<dyn Incoming>> {
+        let known = object
+            .version
+            .is_known()
+            .then(|| object.version.as_str().to_owned());
+        let mut call = self.call("s3:GetObject");
+        call.limit = call.limit.min(patience);
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.settings.bucket)
+            .key(self.full_key(&object.key))
+            .set_range((from > 0).then(|| format!("bytes={from}-")))
+            .set_if_match(known);
+        let request = request.customize().interceptor(call.attempts.clone());
+        let answer = match self.run(&call, request.send()).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => return Err(replaced()),
+            answer => answer?,
+        };
+        let mut body = S3Body {
+            stream: answer.body,
+            idle_limit: self.settings.options.request_timeout,
+            patience,
+            passed_over: 0,
+        };
+        let whole = answer.content_range.as_deref().and_then(size_in_range);
+        if whole.is_none() {
+            // A server that knows no ranges sends all of it.
+            body.passed_over = from;
+        }
+        let length = answer
+            .content_length
+            .and_then(|length| u64::try_from(length).ok());
+        let now = object_info(
+            object.key.clone(),
+            answer.content_length,
+            answer.last_modified.as_ref(),
+            answer.e_tag,
+        )?;
+        let is_same = now.version == object.version && now.modified == object.modified;
+        if is_same && whole.or(length) == Some(object.size) {
+            return Ok(Box::new(body));
+        }
+        Err(replaced())
+    }
+
+    /// An object's last bytes, and how many they are.
+    async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, Box<dyn Incoming>)> {
+        match self.get_range(key, Some(format!("bytes=-{length}"))).await {
+            Err(error) if error.is_retryable() => Err(error),
+            // An empty object has no last bytes, and S3 says so with an error.
+            Err(_) => self.get_range(key, None).await,
+            answer => answer,
+        }
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+        let call = self.call("s3:GetObject");
+        let request = self
+            .client
+            .head_object()
+            .bucket(&self.settings.bucket)
+            .key(self.full_key(key));
+        let request = request.customize().interceptor(call.attempts.clone());
+        match self.run(&call, request.send()).await {
+            Ok(answer) => object_info(
+                key.to_owned(),
+                answer.content_length,
+                answer.last_modified.as_ref(),
+                answer.e_tag,
+            )
+            .map(Some),
+            Err(error) if error.is_retryable() => Err(error),
+            // The answer to HEAD has no body, and so no code that tells a missing key from a missing
+            // bucket; the answer to GET has.
+            Err(_) => match self.get(key).await {
+                Ok((info, _)) => Ok(Some(info)),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn list(&self, prefix: &str, start_after: Option<&str>) -> Box<dyn Pages> {
+        Box::new(S3Pages {
+            s3: self.clone(),
+            next: Some(Cursor {
+                prefix: prefix.to_owned(),
+                start_after: start_after.map(str::to_owned),
+                token: None,
+            }),
+        })
+    }
+
+    async fn manners(&self) -> Manners {
+        self.ask_manners().await
+    }
+
+    async fn probe_delete(&self, missing_key: &str) -> Result<()> {
+        let refused = self.delete(&[missing_key.to_owned()]).await?;
+        refused
+            .into_iter()
+            .next()
+            .map_or(Ok(()), |refused| Err(refused.error))
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
         let call = self.call("s3:DeleteObject");
         let name = |key: &String| ObjectIdentifier::builder().key(self.full_key(key)).build();
         let internal = |error| Error::internal(format!("a deletion could not be put into words: {error}"));
@@ -487,7 +547,7 @@ impl S3 {
     }
 
     /// Every answer is dated; the smallest listing is the one to ask for.
-    pub(super) async fn clock(&self) -> Result<DateTime<Utc>> {
+    async fn clock(&self) -> Result<DateTime<Utc>> {
         let call = self.call("s3:ListBucket");
         let request = self
             .client
@@ -504,38 +564,28 @@ impl S3 {
             )
         })
     }
+}
 
-    fn full_key(&self, key: &str) -> String {
-        format!("{}{key}", self.settings.prefix)
+/// A listing, and where it goes on.
+#[derive(Debug)]
+struct S3Pages {
+    s3: S3,
+    next: Option<Cursor>,
+}
+
+#[async_trait]
+impl Pages for S3Pages {
+    async fn next(&mut self) -> Result<Vec<ObjectInfo>> {
+        let Some(cursor) = self.next.clone() else {
+            return Ok(Vec::new());
+        };
+        let (page, next) = self.s3.page(cursor).await?;
+        self.next = next;
+        Ok(page)
     }
 
-    fn call(&self, permission: &'static str) -> Call {
-        Call {
-            permission,
-            limit: self.settings.options.operation_timeout,
-            attempts: Attempts::default(),
-        }
-    }
-
-    /// Sends a request, with retries, until the call's limit.
-    async fn run<T, E>(&self, call: &Call, sending: impl Future<Output = Result<T, SdkError<E>>>) -> Result<T>
-    where
-        E: ProvideErrorMetadata + StdError + 'static,
-    {
-        let begun = Instant::now();
-        let sent = within_limit(call, sending).await;
-        sent.map_err(|failure| self.explain(failure, call, begun.elapsed()))
-    }
-
-    fn explain(&self, failure: Failure, call: &Call, elapsed: Duration) -> Error {
-        failure.into_error(&Asked {
-            bucket: &self.settings.bucket,
-            endpoint: self.settings.endpoint.as_deref(),
-            permission: call.permission,
-            attempts: call.attempts.begun(),
-            elapsed,
-            last_failure: call.attempts.last_failure(),
-        })
+    fn is_finished(&self) -> bool {
+        self.next.is_none()
     }
 }
 
@@ -650,7 +700,7 @@ fn find_credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a
 
 /// A body on its way here.
 #[derive(Debug)]
-pub(super) struct S3Body {
+struct S3Body {
     stream: ByteStream,
     idle_limit: Duration,
     /// What is left of the time for the whole body. Only waiting counts: whoever reads may be slow.
@@ -659,8 +709,9 @@ pub(super) struct S3Body {
     passed_over: u64,
 }
 
-impl S3Body {
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+#[async_trait]
+impl Incoming for S3Body {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             let Some(mut piece) = self.piece().await? else {
                 return Ok(None);
@@ -673,7 +724,9 @@ impl S3Body {
             }
         }
     }
+}
 
+impl S3Body {
     async fn piece(&mut self) -> Result<Option<Bytes>> {
         let begun = Instant::now();
         let limit = self.idle_limit.min(self.patience);

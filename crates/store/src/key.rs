@@ -1,7 +1,7 @@
 //! Which keys a store takes: those that every S3 server and file system understands alike.
 
 use super::directory::TEMPORARY;
-use crate::error::{Error, Result};
+use walship_core::{Error, Result};
 
 /// Bytes of a key; S3 allows 1024 with the archive's prefix, and file names have 255.
 const LONGEST: usize = 768;

@@ -6,15 +6,17 @@
 //! - **What is damaged** is read again twice: a bit may have flipped on its way here, and no store checks that over
 //!   plain HTTP. What stays damaged is. Only whoever knows what the bytes should be can tell: [`look_again`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
-use super::backend::Backend;
-use super::object::{ObjectBody, ObjectInfo};
+use super::backend::{Backend, Incoming};
+use super::object::ObjectInfo;
 use super::options::StoreOptions;
-use crate::error::{Context, Error, ErrorKind, Result};
+use walship_core::error::Context;
+use walship_core::{Error, ErrorKind, Result};
 
 /// The pause before the first repetition, doubled by each one, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -24,25 +26,25 @@ const LOOKS: u32 = 3;
 
 /// Time for repetitions that is left.
 #[derive(Debug)]
-struct Patience {
+pub(crate) struct Patience {
     left: Duration,
     pause: Duration,
 }
 
 impl Patience {
-    fn new(left: Duration) -> Self {
+    pub(crate) fn new(left: Duration) -> Self {
         Self {
             left,
             pause: PAUSES.0,
         }
     }
 
-    fn spend(&mut self, since: Instant) {
+    pub(crate) fn spend(&mut self, since: Instant) {
         self.left = self.left.saturating_sub(since.elapsed());
     }
 
     /// Waits before the next try, where there is time for one.
-    async fn wait(&mut self, error: &Error) -> bool {
+    pub(crate) async fn wait(&mut self, error: &Error) -> bool {
         if !error.is_retryable() || self.left <= self.pause {
             return false;
         }
@@ -99,9 +101,9 @@ where
 pub struct Object {
     /// What the store said about it when the reading began.
     pub info: ObjectInfo,
-    backend: Backend,
+    backend: Arc<dyn Backend>,
     /// Absent after it broke off.
-    body: Option<ObjectBody>,
+    body: Option<Box<dyn Incoming>>,
     url: String,
     received: u64,
     patience: Patience,
@@ -110,8 +112,8 @@ pub struct Object {
 impl Object {
     /// An object whose reading has begun; `limit` is the time for one call of its store.
     pub(super) fn new(
-        (info, body): (ObjectInfo, ObjectBody),
-        backend: &Backend,
+        (info, body): (ObjectInfo, Box<dyn Incoming>),
+        backend: &Arc<dyn Backend>,
         url: String,
         limit: Duration,
     ) -> Self {
@@ -122,7 +124,7 @@ impl Object {
         };
         Self {
             info,
-            backend: backend.clone(),
+            backend: Arc::clone(backend),
             body: Some(body),
             url,
             received: 0,
@@ -158,8 +160,7 @@ impl Object {
             let rest = self
                 .backend
                 .get_rest(&self.info, self.received, self.patience.left);
-            // On the heap, as below: the futures of the SDK have several kilobytes.
-            self.body.insert(Box::pin(rest).await?)
+            self.body.insert(rest.await?)
         };
         let piece = body.next().await?;
         let length = piece.as_ref().map_or(0, |piece| piece.len() as u64);

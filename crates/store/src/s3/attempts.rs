@@ -18,7 +18,7 @@ use aws_smithy_types::config_bag::ConfigBag;
 use chrono::{DateTime, Utc};
 
 use super::failure::is_passing;
-use crate::store::manners::StoreClock;
+use crate::manners::StoreClock;
 
 /// What happened in one call so far. The deadline ends a call from outside, and then this is all
 /// that is known about why.

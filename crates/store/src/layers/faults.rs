@@ -6,12 +6,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 
-use super::backend::{Backend, Cursor};
-use super::object::{ObjectBody, ObjectInfo, Refused};
-use super::{Body, BodyContent, PutMode};
-use crate::error::{Error, ErrorKind, Result};
+use crate::backend::{Backend, Incoming, Pages};
+use crate::manners::Manners;
+use crate::object::{ObjectInfo, Refused};
+use crate::{Body, BodyContent, PutMode};
+use walship_core::{Error, ErrorKind, Result};
 
 /// A call of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,9 +100,9 @@ impl Faults {
 
 /// The wrapper.
 #[derive(Debug, Clone)]
-pub(super) struct Faulty {
-    pub(super) inner: Box<Backend>,
-    pub(super) faults: Faults,
+pub(crate) struct Faulty {
+    pub(crate) inner: Arc<dyn Backend>,
+    pub(crate) faults: Faults,
 }
 
 /// What is left to do around the call itself.
@@ -114,9 +117,21 @@ enum Rest {
     Refuse(String),
 }
 
-impl Faulty {
-    pub(super) async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
-        let rest = self.strike(Operation::Put, &[key]).await?;
+#[async_trait]
+impl Backend for Faulty {
+    fn afresh(&self) -> Arc<dyn Backend> {
+        Arc::new(Self {
+            inner: self.inner.afresh(),
+            faults: self.faults.clone(),
+        })
+    }
+
+    async fn create_root(&self) -> Result<()> {
+        self.inner.create_root().await
+    }
+
+    async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
+        let rest = self.faults.strike(Operation::Put, &[key]).await?;
         if rest == Rest::Corrupt {
             return self.inner.put(key, &damaged(body)?, mode).await;
         }
@@ -124,48 +139,61 @@ impl Faulty {
         finish(&rest)
     }
 
-    pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, ObjectBody)> {
-        let rest = self.strike(Operation::Get, &[key]).await?;
+    async fn get(&self, key: &str) -> Result<(ObjectInfo, Box<dyn Incoming>)> {
+        let rest = self.faults.strike(Operation::Get, &[key]).await?;
         let (info, body) = self.inner.get(key).await?;
         finish(&rest)?;
         let body = struck(&rest, body, info.size);
         Ok((info, body))
     }
 
-    pub(super) async fn get_rest(
+    async fn get_rest(
         &self,
         object: &ObjectInfo,
         from: u64,
         patience: Duration,
-    ) -> Result<ObjectBody> {
-        let rest = self.strike(Operation::Get, &[&object.key]).await?;
+    ) -> Result<Box<dyn Incoming>> {
+        let rest = self.faults.strike(Operation::Get, &[&object.key]).await?;
         let body = self.inner.get_rest(object, from, patience).await?;
         finish(&rest)?;
         Ok(struck(&rest, body, object.size - from))
     }
 
-    pub(super) async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, ObjectBody)> {
-        let rest = self.strike(Operation::Get, &[key]).await?;
+    async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, Box<dyn Incoming>)> {
+        let rest = self.faults.strike(Operation::Get, &[key]).await?;
         let (info, sent, body) = self.inner.get_tail(key, length).await?;
         finish(&rest)?;
         Ok((info, sent, struck(&rest, body, sent)))
     }
 
-    pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
-        let rest = self.strike(Operation::Head, &[key]).await?;
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+        let rest = self.faults.strike(Operation::Head, &[key]).await?;
         let info = self.inner.head(key).await?;
         finish(&rest).map(|()| info)
     }
 
-    pub(super) async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
-        let rest = self.strike(Operation::List, &[]).await?;
-        let page = self.inner.page(cursor).await?;
-        finish(&rest).map(|()| page)
+    fn list(&self, prefix: &str, start_after: Option<&str>) -> Box<dyn Pages> {
+        Box::new(FaultyPages {
+            inner: self.inner.list(prefix, start_after),
+            faults: self.faults.clone(),
+        })
     }
 
-    pub(super) async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
+    async fn manners(&self) -> Manners {
+        self.inner.manners().await
+    }
+
+    async fn probe_delete(&self, missing_key: &str) -> Result<()> {
+        self.inner.probe_delete(missing_key).await
+    }
+
+    async fn clock(&self) -> Result<DateTime<Utc>> {
+        self.inner.clock().await
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
         let names: Vec<&str> = keys.iter().map(String::as_str).collect();
-        match self.strike(Operation::Delete, &names).await? {
+        match self.faults.strike(Operation::Delete, &names).await? {
             Rest::Refuse(part) => {
                 let (held, others): (Vec<_>, Vec<_>) =
                     keys.iter().cloned().partition(|key| key.contains(&part));
@@ -182,9 +210,11 @@ impl Faulty {
             }
         }
     }
+}
 
+impl Faults {
     async fn strike(&self, operation: Operation, keys: &[&str]) -> Result<Rest> {
-        let Some(fault) = self.faults.take(operation, keys) else {
+        let Some(fault) = self.take(operation, keys) else {
             return Ok(Rest::Nothing);
         };
         match fault.kind {
@@ -210,14 +240,14 @@ fn finish(rest: &Rest) -> Result<()> {
 }
 
 /// A body of so many bytes that is read as the fault has it.
-fn struck(rest: &Rest, inner: ObjectBody, length: u64) -> ObjectBody {
+fn struck(rest: &Rest, inner: Box<dyn Incoming>, length: u64) -> Box<dyn Incoming> {
     let (flip, left) = match rest {
         Rest::Nothing | Rest::FailAfter | Rest::Refuse(_) => return inner,
         Rest::Corrupt => (Some((0, 0)), u64::MAX),
         Rest::Flip(byte, bit) => (Some((*byte, *bit)), u64::MAX),
         Rest::Short => (None, length / 2),
     };
-    ObjectBody::Faulty(Box::new(FaultyBody { inner, flip, left }))
+    Box::new(FaultyBody { inner, flip, left })
 }
 
 /// The same body with its first bit flipped and the hash it had; an empty one gets a byte.
@@ -238,16 +268,17 @@ fn damaged(body: &Body) -> Result<Body> {
 
 /// A body that is read damaged or cut.
 #[derive(Debug)]
-pub(super) struct FaultyBody {
-    inner: ObjectBody,
+pub(crate) struct FaultyBody {
+    inner: Box<dyn Incoming>,
     /// The bytes before the one to be struck, and the bit in it.
     flip: Option<(u64, u8)>,
     left: u64,
 }
 
-impl FaultyBody {
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
-        let Some(mut piece) = Box::pin(self.inner.next()).await? else {
+#[async_trait]
+impl Incoming for FaultyBody {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let Some(mut piece) = self.inner.next().await? else {
             return Ok(None);
         };
         piece.truncate(self.left as usize);
@@ -264,5 +295,25 @@ impl FaultyBody {
             piece = bytes.into();
         }
         Ok(Some(piece))
+    }
+}
+
+/// A listing each of whose pages may fail.
+#[derive(Debug)]
+struct FaultyPages {
+    inner: Box<dyn Pages>,
+    faults: Faults,
+}
+
+#[async_trait]
+impl Pages for FaultyPages {
+    async fn next(&mut self) -> Result<Vec<ObjectInfo>> {
+        let rest = self.faults.strike(Operation::List, &[]).await?;
+        finish(&rest)?;
+        self.inner.next().await
+    }
+
+    fn is_finished(&self) -> bool {
+        self.inner.is_finished()
     }
 }

@@ -29,8 +29,10 @@ mod walk;
 use std::fs::File;
 use std::io::{ErrorKind as IoKind, Read, Seek, SeekFrom};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, fstat, openat};
@@ -40,11 +42,13 @@ use tokio::time::timeout;
 use self::deletion::{delete, probe_delete};
 use self::publication::{Temporary, Unpublished};
 use self::root::{Looked, Root};
-pub(super) use self::walk::Walk;
-use super::object::Version;
-use super::options::StoreOptions;
-use super::{Body, BodyContent, ObjectInfo, PutMode, Refused, replaced};
-use crate::error::{Error, ErrorKind, Result};
+use self::walk::Walk;
+use crate::backend::{Backend, Incoming, Pages, Turn};
+use crate::manners::Manners;
+use crate::object::Version;
+use crate::options::StoreOptions;
+use crate::{Body, BodyContent, ObjectInfo, PutMode, Refused, replaced};
+use walship_core::{Error, ErrorKind, Result};
 
 /// How the names of temporary files begin. No key may have a part that begins so.
 pub(super) const TEMPORARY: &str = ".walship-";
@@ -69,38 +73,6 @@ impl Directory {
         }
     }
 
-    /// The same store, its directory to be found anew.
-    pub(super) fn afresh(&self) -> Self {
-        Self {
-            root: self.root.afresh(),
-            ..*self
-        }
-    }
-
-    pub(super) async fn create_root(&self) -> Result<()> {
-        let root = self.root.clone();
-        blocking(self.operation_timeout, move || root.create()).await
-    }
-
-    pub(super) async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
-        let unpublished = self.write(key, body).await?;
-        blocking(self.operation_timeout, move || unpublished.publish(mode)).await
-    }
-
-    pub(super) async fn create_in_turn(
-        &self,
-        key: &str,
-        body: &Body,
-        turn: impl Future<Output = Result<()>>,
-    ) -> Result<()> {
-        let unpublished = self.write(key, body).await?;
-        turn.await?;
-        blocking(self.operation_timeout, move || {
-            unpublished.publish(PutMode::Create)
-        })
-        .await
-    }
-
     /// Writes the object to a file that does not have its name yet, durably.
     async fn write(&self, key: &str, body: &Body) -> Result<Unpublished> {
         let limit = StoreOptions::with_body(self.operation_timeout, body.length());
@@ -118,21 +90,8 @@ impl Directory {
         blocking(limit, move || Unpublished::write(root, key, &body)).await
     }
 
-    pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, FileBody)> {
-        self.get_tail(key, u64::MAX).await
-    }
-
-    /// The rest of an object that was opened before.
-    pub(super) async fn get_rest(&self, object: &ObjectInfo, from: u64) -> Result<FileBody> {
-        let (now, body) = self.get_tail(&object.key, object.size - from).await?;
-        if now.version == object.version {
-            return Ok(body);
-        }
-        Err(replaced())
-    }
-
     /// An object from so many bytes before its end on.
-    pub(super) async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, FileBody)> {
+    async fn open(&self, key: &str, length: u64) -> Result<(ObjectInfo, FileBody)> {
         let (root, key, idle_limit) = (self.root.clone(), key.to_owned(), self.request_timeout);
         blocking(self.operation_timeout, move || {
             let (mut file, info) = open_object(&root, &key)?;
@@ -152,8 +111,56 @@ impl Directory {
         })
         .await
     }
+}
 
-    pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+#[async_trait]
+impl Backend for Directory {
+    fn afresh(&self) -> Arc<dyn Backend> {
+        Arc::new(Self {
+            root: self.root.afresh(),
+            ..*self
+        })
+    }
+
+    async fn create_root(&self) -> Result<()> {
+        let root = self.root.clone();
+        blocking(self.operation_timeout, move || root.create()).await
+    }
+
+    async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
+        let unpublished = self.write(key, body).await?;
+        blocking(self.operation_timeout, move || unpublished.publish(mode)).await
+    }
+
+    async fn create_in_turn(&self, key: &str, body: &Body, turn: Turn<'_>) -> Result<()> {
+        let unpublished = self.write(key, body).await?;
+        turn.await?;
+        blocking(self.operation_timeout, move || {
+            unpublished.publish(PutMode::Create)
+        })
+        .await
+    }
+
+    async fn get(&self, key: &str) -> Result<(ObjectInfo, Box<dyn Incoming>)> {
+        let (info, body) = self.open(key, u64::MAX).await?;
+        Ok((info, Box::new(body)))
+    }
+
+    async fn get_rest(&self, object: &ObjectInfo, from: u64, _: Duration) -> Result<Box<dyn Incoming>> {
+        let (now, body) = self.open(&object.key, object.size - from).await?;
+        if now.version == object.version {
+            return Ok(Box::new(body));
+        }
+        Err(replaced())
+    }
+
+    async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, Box<dyn Incoming>)> {
+        let (info, body) = self.open(key, length).await?;
+        let sent = info.size.min(length);
+        Ok((info, sent, Box::new(body)))
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
         let (root, key) = (self.root.clone(), key.to_owned());
         let looked = blocking(self.operation_timeout, move || match root.look(&key)? {
             Ok(there) => object_info(key, &root, &there),
@@ -165,34 +172,56 @@ impl Directory {
         }
     }
 
-    /// The next page of a walk, and the walk for the page after it.
-    pub(super) async fn page(&self, mut walk: Walk) -> Result<(Vec<ObjectInfo>, Option<Walk>)> {
-        blocking(self.operation_timeout, move || {
-            let page = walk.page()?;
-            let more = !walk.is_finished();
-            Ok((page, more.then_some(walk)))
+    fn list(&self, prefix: &str, start_after: Option<&str>) -> Box<dyn Pages> {
+        Box::new(WalkPages {
+            walk: Walk::new(self.root.clone(), prefix, start_after),
+            limit: self.operation_timeout,
         })
-        .await
     }
 
-    pub(super) fn walk(&self, prefix: &str, start_after: Option<&str>) -> Walk {
-        Walk::new(self.root.clone(), prefix, start_after)
+    async fn manners(&self) -> Manners {
+        Manners {
+            versioning: Ok(None),
+            object_lock: Ok(None),
+            clock: None,
+        }
     }
 
     /// Whether files can be removed from the archive's directories.
-    pub(super) async fn probe_delete(&self) -> Result<()> {
+    async fn probe_delete(&self, _: &str) -> Result<()> {
         let root = self.root.clone();
         blocking(self.operation_timeout, move || probe_delete(&root)).await
     }
 
-    pub(super) async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
+    async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
         let (root, keys) = (self.root.clone(), keys.to_owned());
         blocking(self.operation_timeout, move || delete(&root, &keys)).await
     }
 
-    pub(super) async fn clock(&self) -> Result<DateTime<Utc>> {
+    async fn clock(&self) -> Result<DateTime<Utc>> {
         let root = self.root.clone();
         blocking(self.operation_timeout, move || clock(&root)).await
+    }
+}
+
+/// A walk through the directories, a page at a time.
+#[derive(Debug)]
+struct WalkPages {
+    walk: Walk,
+    limit: Duration,
+}
+
+#[async_trait]
+impl Pages for WalkPages {
+    async fn next(&mut self) -> Result<Vec<ObjectInfo>> {
+        let mut walk = self.walk.clone();
+        let (page, walk) = blocking(self.limit, move || walk.page().map(|page| (page, walk))).await?;
+        self.walk = walk;
+        Ok(page)
+    }
+
+    fn is_finished(&self) -> bool {
+        self.walk.is_finished()
     }
 }
 
@@ -330,15 +359,16 @@ fn failed(doing: impl Into<String>, error: std::io::Error) -> Error {
 
 /// A file that is being read, up to the size it had when it was opened.
 #[derive(Debug)]
-pub(super) struct FileBody {
+struct FileBody {
     /// Absent while a read that never returned holds it.
     file: Option<File>,
     left: u64,
     idle_limit: Duration,
 }
 
-impl FileBody {
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+#[async_trait]
+impl Incoming for FileBody {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
         if self.left == 0 {
             return Ok(None);
         }

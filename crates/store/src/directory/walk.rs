@@ -7,8 +7,8 @@ use rustix::io::Errno;
 
 use super::root::Root;
 use super::{TEMPORARY, entries, is_directory, is_file, object_info};
-use crate::error::{Error, ErrorKind, Result};
-use crate::store::ObjectInfo;
+use crate::ObjectInfo;
+use walship_core::{Error, ErrorKind, Result};
 
 /// As many objects as an S3 server returns at once.
 const PAGE: usize = 1000;
@@ -18,7 +18,7 @@ const DEEPEST: usize = 32;
 
 /// A walk in progress. Its memory is the names of the directories it is in, and one page.
 #[derive(Debug, Clone)]
-pub(in crate::store) struct Walk {
+pub(crate) struct Walk {
     root: Root,
     prefix: String,
     start_after: String,

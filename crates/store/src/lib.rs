@@ -1,7 +1,7 @@
 //! Where archives live: an S3 bucket and prefix, or a directory.
 //!
-//! One concrete [`Store`] outside, a small backend enum inside. Every backend, and the
-//! fault-injecting wrapper, passes the same contract suite (`tests/integration/store_contract.rs`).
+//! One concrete [`Store`] outside, a small trait inside (`backend.rs`). Every backend, and the layers over them
+//! (`layers/`), pass the same contract suite (`tests/integration/store_contract.rs`).
 //!
 //! # What holds on every store
 //! - A put returns only after the object is durable, and is atomic: readers and a crash see the
@@ -23,11 +23,10 @@
 mod backend;
 mod body_writer;
 mod directory;
-mod faults;
 mod key;
+mod layers;
 mod location;
 mod manners;
-mod meter;
 mod object;
 mod options;
 mod reading;
@@ -38,22 +37,24 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 
-use self::backend::{Backend, Cursor};
+pub use self::backend::Turn;
+use self::backend::{Backend, Pages};
 pub use self::body_writer::BodyWriter;
 use self::directory::Directory;
-use self::faults::Faulty;
-pub use self::faults::{Fault, FaultKind, Faults, Operation};
+#[cfg(feature = "faults")]
+pub use self::layers::faults::{Fault, FaultKind, Faults, Operation};
+pub use self::layers::meter::Meter;
 pub use self::location::Location;
 pub use self::manners::{Manners, StoreClock};
-pub use self::meter::Meter;
-use self::meter::Metered;
 pub use self::object::{Body, BodyContent, BodyReader, ObjectInfo, PutMode, Refused, Version};
 pub use self::options::{Environment, S3Options, StoreOptions};
-use self::reading::patiently;
 pub use self::reading::{Object, look_again};
+use self::reading::{Patience, patiently};
 use self::s3::S3;
-use crate::error::{Context, Error, ErrorKind, Result};
+use walship_core::error::Context;
+use walship_core::{Error, ErrorKind, Result};
 
 /// The key that [`Store::probe_conditional_writes`] writes, beside `walship.json`. It stays there:
 /// deleting it could make a concurrent probe fail.
@@ -78,7 +79,7 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     location: Location,
-    backend: Backend,
+    backend: Arc<dyn Backend>,
     /// For so long a read that fails in passing is repeated.
     patience: Duration,
 }
@@ -90,9 +91,9 @@ impl Store {
     /// # Errors
     /// `Invalid` for settings that cannot work.
     pub async fn open(location: &Location, options: &StoreOptions) -> Result<Self> {
-        let backend = match location {
-            Location::Directory(path) => Backend::Directory(Directory::new(path.clone(), options)),
-            Location::S3 { bucket, prefix } => Backend::S3(S3::open(bucket, prefix, options).await?),
+        let backend: Arc<dyn Backend> = match location {
+            Location::Directory(path) => Arc::new(Directory::new(path.clone(), options)),
+            Location::S3 { bucket, prefix } => Arc::new(S3::open(bucket, prefix, options).await?),
         };
         Ok(Self {
             inner: Arc::new(Inner {
@@ -103,7 +104,7 @@ impl Store {
         })
     }
 
-    fn over(&self, backend: Backend, patience: Duration) -> Self {
+    fn over(&self, backend: Arc<dyn Backend>, patience: Duration) -> Self {
         Self {
             inner: Arc::new(Inner {
                 location: self.inner.location.clone(),
@@ -116,23 +117,27 @@ impl Store {
     /// The same store, failing as scripted; each fault is what is left of a read after all its repetitions, unless
     /// [`Store::with_patience`] says otherwise.
     #[must_use]
+    #[cfg(feature = "faults")]
     pub fn with_faults(&self, faults: Faults) -> Self {
-        let inner = Box::new(self.inner.backend.clone());
-        self.over(Backend::Faulty(Faulty { inner, faults }), Duration::ZERO)
+        let inner = Arc::clone(&self.inner.backend);
+        self.over(Arc::new(layers::faults::Faulty { inner, faults }), Duration::ZERO)
     }
 
     /// The same store, which repeats a read that fails in passing for so long: as a rule that is the time for one
     /// call.
     #[must_use]
     pub fn with_patience(&self, patience: Duration) -> Self {
-        self.over(self.inner.backend.clone(), patience)
+        self.over(Arc::clone(&self.inner.backend), patience)
     }
 
     /// The same store, its requests counted and its reading held to the meter's rate.
     #[must_use]
     pub fn with_meter(&self, meter: Meter) -> Self {
-        let inner = Box::new(self.inner.backend.clone());
-        self.over(Backend::Metered(Metered { inner, meter }), self.inner.patience)
+        let inner = Arc::clone(&self.inner.backend);
+        self.over(
+            Arc::new(layers::meter::Metered { inner, meter }),
+            self.inner.patience,
+        )
     }
 
     /// The same store for a process that lives long: its directory is found anew by its path, and held from the first
@@ -184,12 +189,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::put`] for [`PutMode::Create`]. What `turn` fails with; nothing is stored then.
-    pub async fn create_in_turn(
-        &self,
-        key: &str,
-        body: &Body,
-        turn: impl Future<Output = Result<()>>,
-    ) -> Result<()> {
+    pub async fn create_in_turn(&self, key: &str, body: &Body, turn: Turn<'_>) -> Result<()> {
         key::check(key)?;
         let stored = self.inner.backend.create_in_turn(key, body, turn).await;
         stored.context(|| format!("store {}", self.url_of(key)))
@@ -276,7 +276,7 @@ impl Store {
             store: self.clone(),
             url: self.url_of(prefix),
             state: match key::check_prefix(prefix) {
-                Ok(()) => State::Next(self.inner.backend.cursor(prefix, start_after)),
+                Ok(()) => State::Next(self.inner.backend.list(prefix, start_after)),
                 Err(error) => State::Refused(error),
             },
         }
@@ -388,7 +388,7 @@ pub struct Listing {
 
 #[derive(Debug)]
 enum State {
-    Next(Cursor),
+    Next(Box<dyn Pages>),
     Finished,
     Refused(Error),
     /// An error must never be followed by what looks like the end.
@@ -404,8 +404,8 @@ impl Listing {
     /// it failed, a listing does not go on.
     pub async fn next(&mut self) -> Result<Option<Vec<ObjectInfo>>> {
         loop {
-            let cursor = match std::mem::replace(&mut self.state, State::Failed) {
-                State::Next(cursor) => cursor,
+            let mut pages = match std::mem::replace(&mut self.state, State::Failed) {
+                State::Next(pages) => pages,
                 State::Finished => {
                     self.state = State::Finished;
                     return Ok(None);
@@ -418,12 +418,24 @@ impl Listing {
                     )));
                 }
             };
-            let Inner {
-                backend, patience, ..
-            } = &*self.store.inner;
-            let page = patiently(*patience, || backend.page(cursor.clone())).await;
-            let (page, next) = page.context(|| format!("list {}", self.url))?;
-            self.state = next.map_or(State::Finished, State::Next);
+            let mut patience = Patience::new(self.store.inner.patience);
+            let page = loop {
+                let begun = Instant::now();
+                match pages.next().await {
+                    Err(error) => {
+                        patience.spend(begun);
+                        if !patience.wait(&error).await {
+                            return Err(error.context(format!("list {}", self.url)));
+                        }
+                    }
+                    Ok(page) => break page,
+                }
+            };
+            self.state = if pages.is_finished() {
+                State::Finished
+            } else {
+                State::Next(pages)
+            };
             if !page.is_empty() {
                 return Ok(Some(page));
             }

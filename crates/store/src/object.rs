@@ -8,11 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::directory::FileBody;
-use super::faults::FaultyBody;
-use super::meter::MeteredBody;
-use super::s3::S3Body;
-use crate::error::{Error, Result};
+use walship_core::Error;
 
 /// Which version of an object it is: another one after every write of other bytes. On S3 the `ETag`, in a
 /// directory the file's inode, time and size; only the store that gave it can say more.
@@ -155,24 +151,4 @@ pub struct ObjectInfo {
     pub modified: DateTime<Utc>,
     /// Which version of the object it is.
     pub version: Version,
-}
-
-/// Where the pieces come from.
-#[derive(Debug)]
-pub(super) enum ObjectBody {
-    File(FileBody),
-    S3(S3Body),
-    Faulty(Box<FaultyBody>),
-    Metered(Box<MeteredBody>),
-}
-
-impl ObjectBody {
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
-        match self {
-            Self::File(body) => body.next().await,
-            Self::S3(body) => body.next().await,
-            Self::Faulty(body) => body.next().await,
-            Self::Metered(body) => body.next().await,
-        }
-    }
 }

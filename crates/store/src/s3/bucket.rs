@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use super::failure::Failure;
 use super::{ProvideErrorMetadata, S3, SdkError, StdError, within_limit};
-use crate::error::Result;
-use crate::store::manners::Manners;
+use crate::manners::Manners;
+use walship_core::Result;
 
 /// The bucket was made without object lock.
 const NO_LOCK: &str = "ObjectLockConfigurationNotFoundError";
 
 impl S3 {
     /// What the bucket says of itself.
-    pub(in crate::store) async fn manners(&self) -> Manners {
+    pub(crate) async fn ask_manners(&self) -> Manners {
         let versioning = self.call("s3:GetBucketVersioning");
         let request = self
             .client

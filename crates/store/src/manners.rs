@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::error::Result;
+use walship_core::Result;
 
 /// What a store says of itself.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use super::replacement::replace_if;
 use super::root::{Looked, Root, folder_of, is_missing};
 use super::{PIECE_BYTES, TEMPORARY, failed, is_a_directory, is_directory};
-use crate::error::{Error, Result};
-use crate::store::{Body, PutMode};
+use crate::{Body, PutMode};
+use walship_core::{Error, Result};
 
 /// How often a directory that a concurrent deletion removed is made again, or another temporary name is tried.
 const ATTEMPTS: u32 = 8;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind};
+use walship_core::{Error, ErrorKind};
 
 /// Whether an answer with this status may be another one a moment later, whatever else it says.
 pub(super) fn is_passing(status: u16) -> bool {

@@ -18,8 +18,8 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::service_config::ServiceConfigKey;
 
-use crate::error::{Error, Result};
-use crate::store::options::{Environment, S3Options};
+use crate::options::{Environment, S3Options};
+use walship_core::{Error, Result};
 
 /// Region of servers that have none: what their clients sign with by convention.
 const CONVENTIONAL_REGION: &str = "us-east-1";
@@ -297,7 +297,7 @@ mod tests {
                 ..with(&[])
             };
             let error = connected(&options).unwrap_err();
-            assert_eq!(error.kind(), crate::ErrorKind::Invalid);
+            assert_eq!(error.kind(), walship_core::ErrorKind::Invalid);
             assert!(!error.to_string().contains("secret"), "{error}");
         }
     }

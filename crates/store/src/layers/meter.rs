@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 
-use super::backend::{Backend, Cursor};
-use super::object::{ObjectBody, ObjectInfo, Refused};
-use super::{Body, PutMode};
-use crate::error::Result;
+use crate::backend::{Backend, Incoming, Pages};
+use crate::manners::Manners;
+use crate::object::{ObjectInfo, Refused};
+use crate::{Body, PutMode};
+use walship_core::Result;
 
 /// Counts what is asked of a store, and slows reading down to a rate. Clones share both.
 #[derive(Debug, Clone, Default)]
@@ -83,58 +86,80 @@ impl Pace {
 
 /// The wrapper.
 #[derive(Debug, Clone)]
-pub(super) struct Metered {
-    pub(super) inner: Box<Backend>,
-    pub(super) meter: Meter,
+pub(crate) struct Metered {
+    pub(crate) inner: Arc<dyn Backend>,
+    pub(crate) meter: Meter,
 }
 
-impl Metered {
-    pub(super) async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
+#[async_trait]
+impl Backend for Metered {
+    fn afresh(&self) -> Arc<dyn Backend> {
+        Arc::new(Self {
+            inner: self.inner.afresh(),
+            meter: self.meter.clone(),
+        })
+    }
+
+    async fn create_root(&self) -> Result<()> {
+        self.inner.create_root().await
+    }
+
+    async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
         self.meter.ask();
         self.inner.put(key, body, mode).await
     }
 
-    pub(super) async fn get(&self, key: &str) -> Result<(ObjectInfo, ObjectBody)> {
+    async fn get(&self, key: &str) -> Result<(ObjectInfo, Box<dyn Incoming>)> {
         self.meter.ask();
         let (info, inner) = self.inner.get(key).await?;
         let meter = self.meter.clone();
-        Ok((info, ObjectBody::Metered(Box::new(MeteredBody { inner, meter }))))
+        Ok((info, Box::new(MeteredBody { inner, meter })))
     }
 
-    pub(super) async fn get_rest(
+    async fn get_rest(
         &self,
         object: &ObjectInfo,
         from: u64,
         patience: Duration,
-    ) -> Result<ObjectBody> {
+    ) -> Result<Box<dyn Incoming>> {
         self.meter.ask();
         let inner = self.inner.get_rest(object, from, patience).await?;
         let meter = self.meter.clone();
-        Ok(ObjectBody::Metered(Box::new(MeteredBody { inner, meter })))
+        Ok(Box::new(MeteredBody { inner, meter }))
     }
 
-    pub(super) async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, ObjectBody)> {
+    async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, Box<dyn Incoming>)> {
         self.meter.ask();
         let (info, sent, inner) = self.inner.get_tail(key, length).await?;
         let meter = self.meter.clone();
-        Ok((
-            info,
-            sent,
-            ObjectBody::Metered(Box::new(MeteredBody { inner, meter })),
-        ))
+        Ok((info, sent, Box::new(MeteredBody { inner, meter })))
     }
 
-    pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
         self.meter.ask();
         self.inner.head(key).await
     }
 
-    pub(super) async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
-        self.meter.ask();
-        self.inner.page(cursor).await
+    fn list(&self, prefix: &str, start_after: Option<&str>) -> Box<dyn Pages> {
+        Box::new(MeteredPages {
+            inner: self.inner.list(prefix, start_after),
+            meter: self.meter.clone(),
+        })
     }
 
-    pub(super) async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
+    async fn manners(&self) -> Manners {
+        self.inner.manners().await
+    }
+
+    async fn probe_delete(&self, missing_key: &str) -> Result<()> {
+        self.inner.probe_delete(missing_key).await
+    }
+
+    async fn clock(&self) -> Result<DateTime<Utc>> {
+        self.inner.clock().await
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
         self.meter.ask();
         self.inner.delete(keys).await
     }
@@ -142,18 +167,38 @@ impl Metered {
 
 /// A body whose bytes are counted and paid for in time.
 #[derive(Debug)]
-pub(super) struct MeteredBody {
-    inner: ObjectBody,
+pub(crate) struct MeteredBody {
+    inner: Box<dyn Incoming>,
     meter: Meter,
 }
 
-impl MeteredBody {
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
-        let piece = Box::pin(self.inner.next()).await?;
+#[async_trait]
+impl Incoming for MeteredBody {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let piece = self.inner.next().await?;
         if let Some(piece) = &piece {
             self.meter.count(piece.len() as u64).await;
         }
         Ok(piece)
+    }
+}
+
+/// A listing whose pages are counted.
+#[derive(Debug)]
+struct MeteredPages {
+    inner: Box<dyn Pages>,
+    meter: Meter,
+}
+
+#[async_trait]
+impl Pages for MeteredPages {
+    async fn next(&mut self) -> Result<Vec<ObjectInfo>> {
+        self.meter.ask();
+        self.inner.next().await
+    }
+
+    fn is_finished(&self) -> bool {
+        self.inner.is_finished()
     }
 }
 

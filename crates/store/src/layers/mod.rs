@@ -1,0 +1,5 @@
+//! Layers over a store, each a store itself.
+
+#[cfg(feature = "faults")]
+pub(crate) mod faults;
+pub(crate) mod meter;
