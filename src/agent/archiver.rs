@@ -22,13 +22,13 @@ use chrono::Utc;
 use tokio::sync::watch;
 
 use super::known_archive::KnownArchive;
-use super::protocol::{FileIdentity, Reply};
 use super::ready::{Place, waiting};
 use crate::commands::identity;
 use crate::commands::push::{self, Compressor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::WalName;
 use crate::store::{Store, Turn};
+use walship_client::protocol::{FileIdentity, Reply};
 
 /// For so long a look into `archive_status` is believed; a new file may have come before the others.
 const LOOK_AGE: Duration = Duration::from_secs(1);

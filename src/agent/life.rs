@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::protocol::FileIdentity;
 use crate::server::data_directory::postmaster_pid;
+use walship_client::protocol::FileIdentity;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_secs(2);

@@ -13,23 +13,17 @@
 //!   agent that hangs and wakes up later changes nothing.
 //! - Only processes of the same user are answered, and only an agent of the same user is believed.
 
-mod address;
 mod archiver;
-mod client;
 mod detach;
 mod known_archive;
 mod life;
 mod prefetch;
-mod protocol;
 mod ready;
 mod server;
 mod spool;
 mod start;
 
-pub use address::Address;
-pub use client::{Answer, ReadyFile, ask};
 pub use detach::detach;
-pub use protocol::Ask;
 pub use ready::is_behind;
 pub use server::{AgentOptions, run};
 pub use start::start;

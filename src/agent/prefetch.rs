@@ -17,7 +17,6 @@ use tempfile::TempPath;
 use tokio::task::JoinHandle;
 
 use super::known_archive::KnownArchive;
-use super::protocol::Reply;
 use super::spool::Spool;
 use crate::commands::identity;
 use crate::commands::restore::{self, Fetched, Obtained, RestoreOptions, VerifiedFile};
@@ -26,6 +25,7 @@ use crate::format::identity::Identity;
 use crate::pg::{SegmentName, SegmentSize, WalName};
 use crate::server::data_directory::RecoverySignal;
 use crate::store::Store;
+use walship_client::protocol::Reply;
 
 /// Segments that nobody asked for in this time are dropped.
 const IDLE: Duration = Duration::from_mins(1);

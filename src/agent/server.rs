@@ -12,18 +12,18 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Address;
-use super::address::is_ours;
 use super::archiver::{Archiver, ArchiverOptions};
 use super::life::{Activity, Life};
 use super::prefetch::{Prefetcher, is_destination_of};
-use super::protocol::{Ask, LINE_LIMIT, Reply, Request, SIGN_OF_LIFE, SILENCE, line, parse};
 use super::spool::Spool;
 use crate::commands::push::Compressor;
 use crate::commands::restore::RestoreOptions;
 use crate::error::{Error, Result};
 use crate::server::data_directory::RecoverySignal;
 use crate::store::Store;
+use walship_client::Address;
+use walship_client::is_ours;
+use walship_client::protocol::{Ask, LINE_LIMIT, Reply, Request, SIGN_OF_LIFE, SILENCE, line, parse};
 
 /// How an agent works.
 #[derive(Debug, Clone)]

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use super::Address;
 use super::server::make_folder;
 use crate::error::{Error, Result};
 use crate::server::data_directory::postmaster_pid;
+use walship_client::Address;
 
 /// Whoever finds the log written to so short a time ago does not start a second agent.
 const STARTING: Duration = Duration::from_secs(10);

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use walship::agent::{self, Address, AgentOptions, Answer, Ask};
+use walship::agent::{self, AgentOptions};
 use walship::commands::push::Compressor;
 use walship::config::Settings;
+use walship::store::Location;
 use walship::store::Store;
 use walship::{Error, Result};
+use walship_client::{Address, Answer, Archive, Ask};
 
 use super::this_walship::this_walship;
 use super::{absolute, finish, many_threads};
@@ -24,7 +26,7 @@ pub(super) fn run(args: &cli::AgentArgs, settings: &Settings) -> Result<ExitCode
     }
     let address = address_for(settings, &data_directory)?;
     if args.ping {
-        return match agent::ask(&address, Ask::Ping, PING) {
+        return match walship_client::ask(&address, Ask::Ping, PING) {
             Some(Ok(Answer::Alive)) => Ok(ExitCode::SUCCESS),
             _ => Err(Error::unavailable(format!(
                 "no agent answers at {}; start one with walship agent",
@@ -43,8 +45,16 @@ pub(super) fn run(args: &cli::AgentArgs, settings: &Settings) -> Result<ExitCode
 
 /// The agent's address for whoever works in this data directory with these settings.
 pub(super) fn address_for(settings: &Settings, data_directory: &Path) -> Result<Address> {
-    let socket = settings.agent.socket.as_deref();
-    Address::new(&settings.archive()?, &settings.store, data_directory, socket)
+    let location = settings.archive()?;
+    let archive = Archive {
+        url: &location.to_string(),
+        way: &settings.store.s3.way(),
+        directory: match &location {
+            Location::Directory(root) => Some(root),
+            Location::S3 { .. } => None,
+        },
+    };
+    Address::new(&archive, data_directory, settings.agent.socket.as_deref())
 }
 
 /// Starts an agent. Whoever asks has done its own work: a failure is only said.

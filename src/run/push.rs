@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use chrono::Utc;
 use walship::Result;
-use walship::agent::{self, Answer, Ask};
+use walship::agent;
 use walship::commands::push::{self, Compressor};
 use walship::config::Settings;
 use walship::server::data_directory::data_directory_of;
+use walship_client::{Answer, Ask};
 
 use super::agent::address_for;
 use super::{absolute, finish, one_thread, open_within, print, within};
@@ -52,7 +53,7 @@ fn ask_agent(path: &Path, settings: &Settings) -> Option<Result<()>> {
     let address = address_for(settings, &data_directory_of(path)).ok()?;
     let file = std::fs::metadata(path).ok().as_ref().map(Into::into)?;
     let path = absolute(path).ok()?;
-    match agent::ask(&address, Ask::Push { path, file }, settings.push.timeout)? {
+    match walship_client::ask(&address, Ask::Push { path, file }, settings.push.timeout)? {
         Ok(Answer::Stored) => Some(Ok(())),
         Ok(_) => None,
         Err(error) => Some(Err(error)),

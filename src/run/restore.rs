@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use walship::agent::{self, Answer, Ask};
 use walship::commands::restore::tablespaces::{NewTablespaces, see_to};
 use walship::commands::restore::{self, RestoreOptions, RestoreReport};
 use walship::config::Settings;
 use walship::server::data_directory::{RecoverySignal, data_directory_of};
 use walship::{ErrorKind, Result};
+use walship_client::{Answer, Ask};
 
 use super::agent::address_for;
 use super::{absolute, finish, most_of, one_thread, open_within, within};
@@ -90,7 +90,7 @@ fn ask_agent(
         accepted_gap: options.accepted_gap,
         retry_millis: options.retry_timeout.as_millis() as u64,
     };
-    match agent::ask(&address, ask, limit)? {
+    match walship_client::ask(&address, ask, limit)? {
         // Whoever asks gives the name, so that an agent that wakes up late changes nothing.
         Ok(Answer::Ready(file)) => match file.deliver(&options.destination) {
             Ok(()) => Some(Ok(RestoreReport::Delivered)),

@@ -1,7 +1,10 @@
-//! The client's side, for `push` and `restore`: a socket and nothing else. No runtime, no TLS.
+//! Asks walship's agent, as `push` and `restore` do first: a socket and nothing else. No runtime, no TLS.
 //!
 //! Whatever is wrong with the agent (there is none, it hangs, it is another user's, it speaks
-//! another version) ends in `None` within [`super::protocol::SILENCE`], and the caller does the work.
+//! another version) ends in `None` within [`protocol::SILENCE`], and the caller does the work.
+
+mod address;
+pub mod protocol;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,9 +14,10 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tempfile::TempPath;
 
-use super::Address;
-use super::protocol::{Ask, LINE_LIMIT, Reply, Request, SILENCE, line, parse};
-use crate::error::{Error, ErrorKind, Result};
+pub use self::address::{Address, Archive, is_ours};
+pub use self::protocol::Ask;
+use self::protocol::{LINE_LIMIT, Reply, Request, SILENCE, line, parse};
+use walship_core::{Error, ErrorKind, Result};
 
 /// What an agent answered.
 #[derive(Debug)]

@@ -8,25 +8,25 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::pg::SegmentName;
+use walship_core::pg::SegmentName;
+use walship_core::{Error, ErrorKind, Result};
 
 /// How often the agent gives a sign of life while it works.
-pub(super) const SIGN_OF_LIFE: Duration = Duration::from_millis(300);
+pub const SIGN_OF_LIFE: Duration = Duration::from_millis(300);
 
 /// After so long without one the client does the work itself.
-pub(super) const SILENCE: Duration = Duration::from_secs(2);
+pub const SILENCE: Duration = Duration::from_secs(2);
 
 /// The longest line.
-pub(super) const LINE_LIMIT: u64 = 64 << 10;
+pub const LINE_LIMIT: u64 = 64 << 10;
 
 /// What a client sends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Request {
+pub struct Request {
     /// [`super::Address::fingerprint`]: whose agent it wants to speak with.
-    pub(super) fingerprint: String,
+    pub fingerprint: String,
     /// What it wants.
-    pub(super) ask: Ask,
+    pub ask: Ask,
 }
 
 /// What a client wants.
@@ -80,7 +80,7 @@ impl From<&Metadata> for FileIdentity {
 /// What an agent sends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Reply {
+pub enum Reply {
     /// It is at work.
     Working,
     /// It is of another version, data directory or archive.
@@ -123,7 +123,7 @@ impl From<Error> for Reply {
 }
 
 /// A message as a line.
-pub(super) fn line<T: Serialize>(message: &T) -> Result<Vec<u8>> {
+pub fn line<T: Serialize>(message: &T) -> Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message).map_err(|error| {
         Error::internal(format!(
             "write to the agent: {error}; this is a defect in walship"
@@ -134,7 +134,7 @@ pub(super) fn line<T: Serialize>(message: &T) -> Result<Vec<u8>> {
 }
 
 /// A line as a message.
-pub(super) fn parse<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T> {
+pub fn parse<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T> {
     serde_json::from_slice(line).map_err(|error| Error::invalid(format!("not the agent's protocol: {error}")))
 }
 

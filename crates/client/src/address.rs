@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
-use crate::store::{Location, StoreOptions};
-use crate::text::hex;
+use walship_core::text::hex;
+use walship_core::{Error, Result};
 
 /// Made by systemd for the unit in `deploy/systemd/` (`RuntimeDirectory=walship`).
 const SYSTEM_DIRECTORY: &str = "/run/walship";
@@ -18,9 +17,20 @@ pub struct Address {
     /// The socket.
     pub socket: PathBuf,
     /// Who the agent is in words: a hash of version, data directory, archive and the way to it.
-    pub(super) name: String,
+    pub name: String,
     /// The data directory, and the archive's where it is in one.
     directories: Vec<PathBuf>,
+}
+
+/// The archive that an agent serves.
+#[derive(Debug, Clone, Copy)]
+pub struct Archive<'a> {
+    /// Its URL.
+    pub url: &'a str,
+    /// What else decides where the URL leads, in any form; empty where nothing does.
+    pub way: &'a str,
+    /// Its directory, where it is in one.
+    pub directory: Option<&'a Path>,
 }
 
 impl Address {
@@ -29,20 +39,15 @@ impl Address {
     ///
     /// # Errors
     /// `Internal` where the data directory cannot be found.
-    pub fn new(
-        archive: &Location,
-        store: &StoreOptions,
-        data_directory: &Path,
-        socket: Option<&Path>,
-    ) -> Result<Self> {
+    pub fn new(archive: &Archive<'_>, data_directory: &Path, socket: Option<&Path>) -> Result<Self> {
         let data_directory = std::fs::canonicalize(data_directory)
             .map_err(|error| Error::io(format!("find {}", data_directory.display()), error))?;
         let mut hash = Sha256::new();
         for part in [
             env!("CARGO_PKG_VERSION"),
             &data_directory.to_string_lossy(),
-            &archive.to_string(),
-            &store.s3.way(),
+            archive.url,
+            archive.way,
         ] {
             hash.update(part);
             hash.update([0]);
@@ -53,9 +58,7 @@ impl Address {
             Path::to_owned,
         );
         let mut directories = vec![data_directory];
-        if let Location::Directory(root) = archive {
-            directories.push(root.clone());
-        }
+        directories.extend(archive.directory.map(Path::to_owned));
         Ok(Self {
             socket,
             name,
@@ -65,7 +68,8 @@ impl Address {
 
     /// What the two ends must agree on: the name, and that each path leads to the same directory for both,
     /// which it need not in two containers. `None` while one of them is missing.
-    pub(super) fn fingerprint(&self) -> Option<String> {
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<String> {
         let mut parts = vec![self.name.clone()];
         for directory in &self.directories {
             let found = std::fs::metadata(directory).ok()?;
@@ -84,7 +88,8 @@ fn runtime_directory() -> PathBuf {
 }
 
 /// Whether a directory is this user's, and nobody else can make files in it.
-pub(super) fn is_ours(directory: &Path) -> bool {
+#[must_use]
+pub fn is_ours(directory: &Path) -> bool {
     std::fs::symlink_metadata(directory).is_ok_and(|metadata| {
         metadata.is_dir()
             && metadata.uid() == rustix::process::geteuid().as_raw()
@@ -97,13 +102,12 @@ mod tests {
     use super::*;
 
     fn address(archive: &str, directory: &Path) -> Address {
-        Address::new(
-            &archive.parse().unwrap(),
-            &StoreOptions::default(),
-            directory,
-            None,
-        )
-        .unwrap()
+        let archive = Archive {
+            url: archive,
+            way: "",
+            directory: archive.strip_prefix("file://").map(Path::new),
+        };
+        Address::new(&archive, directory, None).unwrap()
     }
 
     #[test]
