@@ -3,9 +3,12 @@
 //! The library exists for the binary and for its tests; `ARCHITECTURE.md` is the map.
 
 pub mod agent;
-pub mod commands;
+pub mod archive;
+pub mod cluster;
 pub mod config;
+pub mod progress;
 pub mod server;
+pub mod verbs;
 
 pub use walship_core::{Error, ErrorKind, Result, error, format, judge, pg, text};
 pub use walship_store as store;

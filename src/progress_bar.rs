@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use walship::commands::progress::Progress;
+use walship::progress::Progress;
 
 const REDRAW: Duration = Duration::from_millis(100);
 

@@ -18,13 +18,14 @@ use tokio::task::JoinHandle;
 
 use super::known_archive::KnownArchive;
 use super::spool::Spool;
-use crate::commands::identity;
-use crate::commands::restore::{self, Fetched, Obtained, RestoreOptions, VerifiedFile};
+use crate::archive::identity;
 use crate::error::{Error, Result};
 use crate::format::identity::Identity;
 use crate::pg::{SegmentName, SegmentSize, WalName};
 use crate::server::data_directory::RecoverySignal;
 use crate::store::Store;
+use crate::verbs::restore;
+use crate::verbs::restore::{Fetched, Obtained, RestoreOptions, VerifiedFile};
 use walship_client::protocol::Reply;
 
 /// Segments that nobody asked for in this time are dropped.

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use walship::commands::basebackup::{self, BasebackupOptions, MAX_RATE_KIB, Method, PartSettings};
-use walship::commands::progress::Progress;
 use walship::config::{BackupMethod, Settings};
+use walship::progress::Progress;
 use walship::server::ConnInfo;
 use walship::store::Store;
+use walship::verbs::basebackup;
+use walship::verbs::basebackup::{BasebackupOptions, MAX_RATE_KIB, Method, PartSettings};
 use walship::{Error, Result};
 
 use super::{finish, many_threads, print};

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use walship::Result;
-use walship::commands::doctor::{self, Deadline, DoctorOptions, HostOptions};
 use walship::config::Settings;
 use walship::judge::diagnosis::Limits;
 use walship::server::ConnInfo;
 use walship::store::Location;
+use walship::verbs::doctor;
+use walship::verbs::doctor::{Deadline, DoctorOptions, HostOptions};
 
 use super::{finish, many_threads, open_within, print};
 use crate::cli;

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use chrono::Utc;
-use walship::commands::drill::{self, DrillOptions, SqlFile};
-use walship::commands::progress::Progress;
-use walship::commands::recover::refuse_root_for;
+use walship::cluster::refuse_root_for;
 use walship::config::Settings;
 use walship::judge::recovery_plan::{Request, Search};
+use walship::progress::Progress;
 use walship::store::Store;
+use walship::verbs::drill;
+use walship::verbs::drill::{DrillOptions, SqlFile};
 use walship::{Error, Result};
 
 use super::recover::{target, target_timeline};

@@ -4,10 +4,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use chrono::Utc;
-use walship::commands::expire::{self, ExpireOptions};
-use walship::commands::progress::Progress;
 use walship::config::Settings;
+use walship::progress::Progress;
 use walship::store::Store;
+use walship::verbs::expire;
+use walship::verbs::expire::ExpireOptions;
 use walship::{ErrorKind, Result};
 
 use super::{finish, one_thread, print};

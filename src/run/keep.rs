@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use walship::Result;
-use walship::commands::keep::{self, Mark};
 use walship::config::Settings;
 use walship::pg::parse_timestamp;
 use walship::store::Store;
+use walship::verbs::keep;
+use walship::verbs::keep::Mark;
 
 use super::{finish, one_thread, print};
 use crate::cli;

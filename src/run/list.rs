@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use chrono::Utc;
-use walship::commands::list::{self, ListPart};
 use walship::config::Settings;
 use walship::pg::parse_timestamp;
 use walship::store::Store;
+use walship::verbs::list;
+use walship::verbs::list::ListPart;
 use walship::{Error, Result};
 
 use super::{finish, one_thread, print};

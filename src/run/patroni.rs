@@ -5,18 +5,21 @@ use std::sync::Arc;
 
 use chrono::Utc;
 use walship::Result;
-use walship::commands::patroni_bootstrap::{self, Relation};
-use walship::commands::progress::Progress;
-use walship::commands::recover::{
-    self, ArchiveMode, RecoverOptions, SourceConfiguration, StandbyOptions, StandbySettings,
-    TablespaceMapping, restore_command,
+use walship::cluster;
+use walship::cluster::tablespaces::NewTablespaces;
+use walship::cluster::{
+    ArchiveMode, RecoverOptions, SourceConfiguration, StandbyOptions, StandbySettings, TablespaceMapping,
+    restore_command,
 };
-use walship::commands::restore::tablespaces::NewTablespaces;
-use walship::commands::seed::{self, ArchiveSeed};
 use walship::config::Settings;
 use walship::judge::recovery_plan::{Request, Search};
+use walship::progress::Progress;
 use walship::server::ConnInfo;
 use walship::store::Store;
+use walship::verbs::patroni_bootstrap;
+use walship::verbs::patroni_bootstrap::Relation;
+use walship::verbs::seed;
+use walship::verbs::seed::ArchiveSeed;
 
 use super::recover::{target, target_timeline};
 use super::this_walship::this_walship;
@@ -28,7 +31,7 @@ use crate::progress_bar;
 const NOT_BETTER: u8 = 1;
 
 pub(super) fn replica(args: &PatroniReplicaArgs, settings: &Settings) -> Result<ExitCode> {
-    recover::refuse_root_for("patroni-replica")?;
+    cluster::refuse_root_for("patroni-replica")?;
     warn_of_unknown(&args.patroni);
     let options = StandbyOptions {
         pgdata: absolute(&args.patroni.datadir)?,
@@ -70,7 +73,7 @@ pub(super) fn replica(args: &PatroniReplicaArgs, settings: &Settings) -> Result<
 }
 
 pub(super) fn bootstrap(args: PatroniBootstrapArgs, settings: &Settings) -> Result<ExitCode> {
-    recover::refuse_root_for("patroni-bootstrap")?;
+    cluster::refuse_root_for("patroni-bootstrap")?;
     warn_of_unknown(&args.patroni);
     let source_settings = match &args.source_archive {
         Some(url) => settings.with_archive(url),

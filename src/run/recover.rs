@@ -4,11 +4,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use chrono::Utc;
-use walship::commands::progress::Progress;
-use walship::commands::recover::{self, ArchiveMode, RecoverOptions, SourceConfiguration, TargetAction};
+use walship::cluster;
+use walship::cluster::{ArchiveMode, RecoverOptions, SourceConfiguration, TargetAction};
 use walship::config::Settings;
 use walship::judge::recovery_plan::{Request, Search, Target};
 use walship::pg::{TimelineId, parse_timestamp};
+use walship::progress::Progress;
 use walship::store::{Location, Store};
 use walship::{Error, Result};
 
@@ -17,13 +18,13 @@ use super::{absolute, finish, many_threads, print, search_path};
 use crate::{cli, progress_bar};
 
 pub(super) fn run(args: cli::RecoverArgs, settings: &Settings) -> Result<ExitCode> {
-    recover::refuse_root()?;
+    cluster::refuse_root()?;
     let json = args.json;
     let options = recover_options(args, settings)?;
     let progress = Arc::new(Progress::default());
     let mut report = finish(many_threads()?, async {
         let store = Store::open(&settings.archive()?, &settings.store).await?;
-        let work = recover::run(&options, &store, Utc::now(), &progress);
+        let work = cluster::run(&options, &store, Utc::now(), &progress);
         progress_bar::watch(&progress, Box::pin(work)).await
     })?;
     if std::env::var_os("AWS_ACCESS_KEY_ID").is_some() && matches!(settings.archive()?, Location::S3 { .. }) {

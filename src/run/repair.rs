@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use walship::commands::repair::{self, RepairOptions};
 use walship::config::Settings;
 use walship::pg::WalName;
 use walship::store::Store;
+use walship::verbs::repair;
+use walship::verbs::repair::RepairOptions;
 use walship::{Error, Result};
 
 use super::{finish, one_thread, print};

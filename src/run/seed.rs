@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use chrono::Utc;
 use walship::Result;
-use walship::commands::progress::Progress;
-use walship::commands::recover;
-use walship::commands::seed::{self, From, SeedOptions};
+use walship::cluster;
 use walship::config::Settings;
 use walship::pg::SlotName;
+use walship::progress::Progress;
 use walship::server::ConnInfo;
 use walship::store::Store;
+use walship::verbs::seed;
+use walship::verbs::seed::{From, SeedOptions};
 
 use super::basebackup::max_rate_kib;
 use super::this_walship::this_walship;
@@ -21,7 +22,7 @@ use crate::cli::{self, Checkpoint, SeedSource};
 use crate::progress_bar;
 
 pub(super) fn run(pgdata: &Path, args: &cli::BasebackupArgs, settings: &Settings) -> Result<ExitCode> {
-    recover::refuse_root_for("basebackup --seed-replica")?;
+    cluster::refuse_root_for("basebackup --seed-replica")?;
     let options = seed_options(pgdata, args, settings)?;
     let progress = Arc::new(Progress::default());
     let report = finish(many_threads()?, async {

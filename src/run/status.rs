@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use chrono::Utc;
 use walship::Result;
-use walship::commands::status::{self, StatusOptions};
 use walship::config::Settings;
 use walship::server::ConnInfo;
 use walship::store::Store;
+use walship::verbs::status;
+use walship::verbs::status::StatusOptions;
 
 use super::{doctor::limits, finish, one_thread, print};
 use crate::cli;

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use chrono::Utc;
 use walship::Result;
-use walship::commands::timeline;
 use walship::config::Settings;
 use walship::pg::TimelineId;
 use walship::store::Store;
+use walship::verbs::timeline;
 
 use super::{finish, many_threads, print};
 use crate::cli::{TimelineArgs, TimelineCommand};

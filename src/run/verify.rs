@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use walship::commands::progress::Progress;
-use walship::commands::verify::{self, VerifyOptions};
 use walship::config::{Settings, parse_duration};
 use walship::pg::parse_timestamp;
+use walship::progress::Progress;
 use walship::store::Store;
+use walship::verbs::verify;
+use walship::verbs::verify::VerifyOptions;
 use walship::{Error, ErrorKind, Result};
 
 use super::{finish, many_threads, print};

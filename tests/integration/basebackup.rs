@@ -6,10 +6,11 @@ use std::time::Duration;
 use chrono::Utc;
 use serde_json::Value;
 use walship::ErrorKind;
-use walship::commands::basebackup::{self, BasebackupOptions, BasebackupReport, Method, PartSettings};
-use walship::commands::progress::Progress;
+use walship::progress::Progress;
 use walship::server::ConnInfo;
 use walship::store::{FaultKind, Faults, Operation};
+use walship::verbs::basebackup;
+use walship::verbs::basebackup::{BasebackupOptions, BasebackupReport, Method, PartSettings};
 
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::store_contract::block_on;

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 use walship::ErrorKind;
-use walship::commands::repair::{self, RepairOptions};
 use walship::format::Sha256Sum;
 use walship::format::keys::Key;
 use walship::pg::WalName;
 use walship::store::{Body, FaultKind, Faults, Operation, PutMode, Store};
+use walship::verbs::repair;
+use walship::verbs::repair::RepairOptions;
 
 use crate::sample::{DataDirectory, SEGMENT, Sample};
 use crate::store_contract::block_on;

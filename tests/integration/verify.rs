@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use walship::ErrorKind;
-use walship::commands::keep::{self, Mark};
-use walship::commands::progress::Progress;
-use walship::commands::verify::{self, FindingKind, VerifyOptions, VerifyReport, last_verification};
+use walship::archive::ledger::last_verification;
+use walship::progress::Progress;
 use walship::store::{FaultKind, Faults, Location, Operation, Store};
+use walship::verbs::keep;
+use walship::verbs::keep::Mark;
+use walship::verbs::verify;
+use walship::verbs::verify::{FindingKind, VerifyOptions, VerifyReport};
 
 use crate::damage::{Case, Damage, EVERY, Original};
 use crate::recovery::History;

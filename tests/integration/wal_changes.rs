@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::thread;
 
-use walship::commands::{identity, time_index::TimeIndex};
+use walship::archive::identity;
+use walship::archive::time_index::TimeIndex;
 use walship::judge::timeline_chain::TimelineChain;
 use walship::pg::{
     Lsn, Major, SegmentName, SegmentSize, TimelineHistory, WalChange, WalCheck, WalEvent, WalEventKind,

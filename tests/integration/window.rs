@@ -5,7 +5,8 @@ use std::thread;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
-use walship::commands::{identity, time_index::TimeIndex};
+use walship::archive::identity;
+use walship::archive::time_index::TimeIndex;
 use walship::format::segment_index::{Crossing, SegmentIndex};
 use walship::pg::{Major, SegmentName};
 use walship::store::{Location, Store};

@@ -1,0 +1,209 @@
+//! Reading `walship.json`, and creating it for a new archive.
+
+use chrono::{DateTime, Utc};
+
+use super::records;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::identity::{IDENTITY_LIMIT, Identity};
+use crate::format::keys::{BACKUPS_PREFIX, Key, WAL_PREFIX};
+use crate::pg::ClusterIdentity;
+use crate::store::{Body, PutMode, Store};
+
+/// Reads the archive's identity; `None` where it is proven that there is no `walship.json`.
+///
+/// # Errors
+/// As [`Store::get`] and [`Identity::parse`].
+pub async fn find(store: &Store) -> Result<Option<Identity>> {
+    let key = Key::Identity.to_string();
+    records::read(store, &key, IDENTITY_LIMIT, Identity::parse).await
+}
+
+/// Reads the archive's identity, and creates it where `cluster` is the first to use the archive.
+///
+/// # Errors
+/// As [`find`] and [`Store::put`]; `Invalid` where the archive is another cluster's.
+pub async fn find_or_create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> Result<Identity> {
+    // A directory archive begins with its directory. On S3 this sends nothing.
+    store.create_root().await?;
+    let identity = match find(store).await? {
+        Some(identity) => identity,
+        None => create(store, cluster, now).await?,
+    };
+    identity.check(cluster, &store.location().to_string())?;
+    Ok(identity)
+}
+
+/// Reads the identity of an archive that must be there.
+///
+/// # Errors
+/// `Invalid` where there is no `walship.json`: a mistyped URL or an emptied archive must never look
+/// like an archive that lacks one file. Otherwise as [`find`].
+pub async fn require(store: &Store) -> Result<Identity> {
+    find(store).await?.ok_or_else(|| {
+        Error::invalid(format!(
+            "there is no archive at {}: walship.json is missing; nothing was archived there yet, or it was emptied or \
+             is not mounted; check the URL",
+            store.location()
+        ))
+    })
+}
+
+/// That the archive is still the one whose identity was read before: to be asked when something is stored, and before
+/// anybody is told so. Where a URL leads may have changed between the two: a file system was unmounted, a bucket was
+/// made anew or emptied, another archive begun.
+///
+/// # Errors
+/// `Invalid` where it is not; otherwise as [`find`].
+pub async fn confirm(store: &Store, before: &Identity) -> Result<()> {
+    let url = store.location();
+    match find(store).await? {
+        Some(now) if now == *before => Ok(()),
+        Some(_) => Err(Error::invalid(format!(
+            "{url} is another archive than a moment ago: walship.json was replaced meanwhile; find out by whom, and do \
+             not let both write here"
+        ))),
+        None => Err(Error::invalid(format!(
+            "{url} was an archive a moment ago, and walship.json is missing now: it was emptied, moved or unmounted; \
+             bring it back"
+        ))),
+    }
+}
+
+/// Reads the identity of an archive that `cluster` should have used before; `why` says what speaks for that.
+///
+/// # Errors
+/// `Invalid` where there is none, or it is another cluster's: a file system that is not mounted or an
+/// emptied archive must not become a new archive behind the administrator's back.
+pub async fn require_of(store: &Store, cluster: ClusterIdentity, why: &str) -> Result<Identity> {
+    let identity = require(store).await.map_err(|error| {
+        if error.kind() == ErrorKind::Invalid {
+            Error::invalid(format!(
+                "{error} ({why}; mount or restore its archive; only where that is given up for good start a new one here: walship basebackup --new-archive)"
+            ))
+        } else {
+            error
+        }
+    })?;
+    identity.check(cluster, &store.location().to_string())?;
+    Ok(identity)
+}
+
+/// Creates the identity of a new archive, after probing whether the store honours conditional
+/// writes. Of racing creators one wins; the identity returned is the winner's.
+///
+/// # Errors
+/// `Invalid` where objects are there already, whose identity is then lost; otherwise as
+/// [`Store::put`].
+async fn create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> Result<Identity> {
+    if let Err(refusal) = refuse_orphans(store).await {
+        // Unless another creator came first: the archiver while a base backup begins, say.
+        return find(store).await?.ok_or(refusal);
+    }
+    let conditional_writes = store
+        .probe_conditional_writes()
+        .await
+        .context(|| format!("probe whether {} honours conditional writes", store.location()))?;
+    let identity = Identity::new(cluster, conditional_writes, now);
+    let key = Key::Identity.to_string();
+    match store
+        .put(&key, &Body::from_bytes(identity.to_json()?), PutMode::Create)
+        .await
+    {
+        Ok(()) => Ok(identity),
+        Err(error) if error.kind() == ErrorKind::Conflict => require(store).await,
+        Err(error) => Err(error.context(format!("create {}", store.url_of(&key)))),
+    }
+}
+
+/// Warns where the store takes conditional writes without honouring them.
+pub fn warn_if_unconditional(identity: &Identity, store: &Store) {
+    if !identity.conditional_writes {
+        tracing::warn!(
+            "{} ignores conditional writes: walship looks before it writes, \
+             but cannot keep two primaries apart that write at the same moment",
+            store.location()
+        );
+    }
+}
+
+async fn refuse_orphans(store: &Store) -> Result<()> {
+    for prefix in [WAL_PREFIX, BACKUPS_PREFIX] {
+        let first_page = store.list(prefix, None).next().await?;
+        if let Some(object) = first_page.and_then(|page| page.into_iter().next()) {
+            return Err(Error::invalid(format!(
+                "{} holds {} but no walship.json, so whose archive it is cannot be known; \
+                 restore walship.json from a copy, or use an empty prefix",
+                store.location(),
+                object.key
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::archive::fixture;
+    use crate::pg::SegmentSize;
+    use crate::store::{FaultKind, Faults, Operation};
+
+    fn cluster(system_identifier: u64) -> ClusterIdentity {
+        ClusterIdentity {
+            system_identifier,
+            postgres_major: 17,
+            segment_size: SegmentSize::DEFAULT,
+        }
+    }
+
+    /// Two creators of one archive, of which the second is held up before its call of this kind while
+    /// the first creates the archive and stores a segment; what the second makes of it.
+    async fn second_of_two(held: (Operation, &str), second: ClusterIdentity) -> Result<Identity> {
+        let top = tempfile::tempdir().unwrap();
+        let store = fixture::store(top.path()).await;
+        let faults = Faults::default();
+        faults.add(held.0, held.1, FaultKind::Delay(Duration::from_secs(1)));
+        let slow = store.with_faults(faults.clone());
+        let now = DateTime::UNIX_EPOCH;
+        let first = async {
+            while faults.left() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let created = find_or_create(&store, cluster(1), now).await.unwrap();
+            let key = Key::Segment("000000010000000000000001".parse().unwrap()).to_string();
+            let segment = Body::from_bytes("a segment");
+            store.put(&key, &segment, PutMode::Create).await.unwrap();
+            created
+        };
+        let (found, created) = tokio::join!(find_or_create(&slow, second, now), first);
+        if let Ok(found) = &found {
+            assert_eq!(found, &created);
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn of_racing_creators_the_later_finds_the_first_ones_identity() {
+        let mut races = tokio::task::JoinSet::new();
+        // After it saw no walship.json: before it looks for objects, probes, or creates its own.
+        for held in [
+            (Operation::List, ""),
+            (Operation::Put, "walship.probe"),
+            (Operation::Put, "walship.json"),
+        ] {
+            races.spawn(async move {
+                second_of_two(held, cluster(1)).await.unwrap();
+            });
+            races.spawn(async move {
+                let error = second_of_two(held, cluster(2)).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+                assert!(error.to_string().contains("system identifier"), "{error}");
+            });
+        }
+        while let Some(race) = races.join_next().await {
+            race.unwrap();
+        }
+    }
+}

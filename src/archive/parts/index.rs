@@ -1,0 +1,111 @@
+//! The backup's file index on this machine: fetched whole and verified before any of it is believed,
+//! then read as often as needed.
+//!
+//! Some 10 bytes for each file of the cluster, so it is held in memory up to a limit and in an unlinked
+//! temporary file beyond. Reading it from the store in step with the parts would keep one connection
+//! open and mostly idle for as long as the recovery takes, which servers do not allow.
+
+use std::io::Write;
+
+use crate::error::{Context, Error, Result};
+use crate::format::Sha256Sum;
+use crate::format::backup::{BackupRecord, StoredObject};
+use crate::format::file_index::FileIndexReader;
+use crate::format::keys::{BackupId, BackupObject, Key};
+use crate::store::{Body, BodyReader, BodyWriter, Store, look_again};
+
+/// Bytes of the index that are held in memory.
+const MEMORY_LIMIT_BYTES: usize = 8 << 20;
+
+/// An object of a backup, verified.
+#[derive(Debug)]
+pub struct Spooled {
+    body: Body,
+    /// For messages.
+    pub url: String,
+}
+
+impl Spooled {
+    /// Fetches an object of a backup.
+    ///
+    /// # Errors
+    /// `Corrupt` where it is not what the record says, `NotFound` where it is missing; as the store
+    /// says.
+    pub async fn fetch(
+        store: &Store,
+        id: &BackupId,
+        object: BackupObject,
+        expected: StoredObject,
+    ) -> Result<Self> {
+        let key = Key::Backup(id.clone(), object).to_string();
+        let url = store.url_of(&key);
+        let body = look_again(async || Self::body(store, &key, &url, expected).await).await?;
+        Ok(Self { body, url })
+    }
+
+    async fn body(store: &Store, key: &str, url: &str, expected: StoredObject) -> Result<Body> {
+        let mut object = store.get(key).await.context(|| format!("read {url}"))?;
+        let mut body = BodyWriter::new(MEMORY_LIMIT_BYTES);
+        while let Some(piece) = object.chunk().await.context(|| format!("read {url}"))? {
+            body.write_all(&piece)
+                .map_err(|error| Error::io("write a temporary file (TMPDIR)", error))?;
+        }
+        let body = body.finish();
+        let sum = Sha256Sum(body.sha256);
+        if body.length() != expected.stored_bytes || sum != expected.sha256 {
+            let found = Error::corrupt(format!(
+                "it has {} bytes and SHA-256 {sum}, backup.json says {} bytes and {}",
+                body.length(),
+                expected.stored_bytes,
+                expected.sha256
+            ));
+            return Err(damaged(found, url));
+        }
+        Ok(body)
+    }
+
+    /// Its bytes, from the first.
+    #[must_use]
+    pub fn reader(&self) -> BodyReader<'_> {
+        self.body.reader()
+    }
+}
+
+/// A verified `files.zst`.
+#[derive(Debug)]
+pub struct Index(Spooled);
+
+impl Index {
+    /// Fetches the index of a backup.
+    ///
+    /// # Errors
+    /// As [`Spooled::fetch`].
+    pub async fn fetch(store: &Store, record: &BackupRecord) -> Result<Self> {
+        Spooled::fetch(store, &record.id, BackupObject::Files, record.files)
+            .await
+            .map(Self)
+    }
+
+    /// Its URL, for messages.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    /// Its entries, from the first.
+    ///
+    /// # Errors
+    /// `Internal` where there is no memory for it.
+    pub fn entries(&self) -> Result<FileIndexReader<BodyReader<'_>>> {
+        FileIndexReader::new(self.0.reader(), self.url())
+    }
+}
+/// Names a part that is not what it should be, and the way out.
+pub(crate) fn damaged(error: Error, url: &str) -> Error {
+    if error.kind() != crate::ErrorKind::Corrupt {
+        return error;
+    }
+    Error::corrupt(format!(
+        "{url} is damaged: {error}; recover from another backup (--backup, see walship list backups)"
+    ))
+}

@@ -1,0 +1,268 @@
+//! Reading what segments tell of time: from the end of their objects, where the trailer is, and from
+//! the whole segment where an older walship stored it.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::catalogue::gather;
+use super::stored_wal;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::codec::{TRAILER_LIMIT, Trailer, trailer_in};
+use crate::format::identity::Identity;
+use crate::format::keys::Key;
+use crate::format::segment_index::{EndOfTransaction, IndexBuilder, SegmentIndex};
+use crate::judge::catalogue::Catalogue;
+use crate::judge::recovery_plan;
+use crate::judge::timeline_chain::TimelineChain;
+use crate::judge::window::{Last, LastEnds, Stretch, Window, last_ends, stretches};
+use crate::pg::{Lsn, Major, SegmentName, SegmentNumber, TimelineId, WalCheck};
+use crate::store::{Store, look_again};
+
+/// A trailer is rarely longer.
+const USUAL_TRAILER_BYTES: usize = 4 << 10;
+/// So many segments are looked at, from the end of a stretch of WAL on backwards. A load of data that
+/// commits once fills many.
+const LOOK_BACK: u64 = 4096;
+/// How many are looked at first; then twice as many, and so on, up to a limit.
+const FIRST_LOOK: u64 = 4;
+const LARGEST_LOOK: u64 = 256;
+
+/// Reads the indexes of segments. Clones share how many segments may still be read whole.
+#[derive(Debug, Clone)]
+pub struct TimeIndex {
+    store: Store,
+    identity: Arc<Identity>,
+    whole_reads: Arc<AtomicU64>,
+}
+
+impl TimeIndex {
+    /// An index over an archive. Of segments whose object has no index, `whole_reads` may be read whole.
+    #[must_use]
+    pub fn new(store: &Store, identity: &Identity, whole_reads: u64) -> Self {
+        Self {
+            store: store.clone(),
+            identity: Arc::new(identity.clone()),
+            whole_reads: Arc::new(AtomicU64::new(whole_reads)),
+        }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// A segment's index; `None` where it cannot be known: the object is missing or damaged, or has no
+    /// index and too many such were read already.
+    ///
+    /// # Errors
+    /// As the store, without `NotFound` and `Corrupt`.
+    pub async fn of(&self, segment: SegmentName) -> Result<Option<SegmentIndex>> {
+        let key = Key::Segment(segment).to_string();
+        let read = async {
+            let trailer = read_trailer(&self.store, &key).await?;
+            trailer.check(segment.into(), self.identity.system_identifier)?;
+            match trailer.index {
+                None if self.may_read_whole() => self.read_whole(segment, &key).await,
+                index => Ok(index),
+            }
+        };
+        match read.await {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
+                tracing::warn!(
+                    "what {} tells of time is unknown: {error}",
+                    self.store.url_of(&key)
+                );
+                Ok(None)
+            }
+            read => read.context(|| format!("read when transactions ended in {}", self.store.url_of(&key))),
+        }
+    }
+
+    /// Those of many segments, in their order.
+    ///
+    /// # Errors
+    /// As [`TimeIndex::of`].
+    pub async fn of_all(&self, segments: &[SegmentName]) -> Result<Vec<Option<SegmentIndex>>> {
+        let reads = segments.iter().enumerate().map(|(place, segment)| {
+            let (reader, segment) = (self.clone(), *segment);
+            async move { Ok((place, reader.of(segment).await?)) }
+        });
+        let mut read = gather(reads).await?;
+        read.sort_by_key(|(place, _)| *place);
+        Ok(read.into_iter().map(|(_, index)| index).collect())
+    }
+
+    pub(crate) fn may_read_whole(&self) -> bool {
+        let left = |left: u64| left.checked_sub(1);
+        self.whole_reads
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left)
+            .is_ok()
+    }
+
+    async fn read_whole(&self, segment: SegmentName, key: &str) -> Result<Option<SegmentIndex>> {
+        let start = segment.start(self.identity.segment_bytes)?;
+        let builder = || IndexBuilder::new(start, WalCheck::Structure);
+        self.read_into(segment, key, builder).await
+    }
+
+    async fn read_into(
+        &self,
+        segment: SegmentName,
+        key: &str,
+        builder: impl Fn() -> IndexBuilder,
+    ) -> Result<Option<SegmentIndex>> {
+        let size = self.identity.segment_bytes;
+        let (feed, trailer) =
+            stored_wal::read(&self.store, key, size.bytes(), || Ok(Feed(builder()))).await?;
+        trailer.check(segment.into(), self.identity.system_identifier)?;
+        Ok(feed.0.finish())
+    }
+
+    /// The last ends of transactions in the segments of a chain from `first` to `last`, as far as their records begin
+    /// before `until`; `None` where that cannot be known.
+    ///
+    /// # Errors
+    /// As [`TimeIndex::of`].
+    pub async fn last_ends(
+        &self,
+        chain: &TimelineChain<'_>,
+        first: SegmentNumber,
+        last: SegmentNumber,
+        until: Lsn,
+    ) -> Result<Option<Option<LastEnds>>> {
+        let cut = self.cut_at(chain, last, until).await?;
+        let major = self.major()?;
+        let mut indexes: Vec<Option<SegmentIndex>> = Vec::new();
+        let (mut from, mut step) = (last.next(), FIRST_LOOK);
+        while from > first && indexes.len() < LOOK_BACK as usize {
+            let begin = SegmentNumber(from.0.saturating_sub(step)).max(first);
+            let names = (begin.0..from.0).map(|number| chain.segment(SegmentNumber(number)));
+            let mut earlier = self.of_all(&names.collect::<Result<Vec<_>>>()?).await?;
+            earlier.append(&mut indexes);
+            indexes = earlier;
+            if let (Some(cut), Some(at_the_end)) = (&cut, indexes.last_mut()) {
+                at_the_end.clone_from(cut);
+            }
+            match last_ends(&indexes, begin == first, major) {
+                Last::LookFurther => {}
+                Last::Ends(ends) => return Ok(Some(ends)),
+                Last::Unknown => return Ok(None),
+            }
+            (from, step) = (begin, (step * 2).min(LARGEST_LOOK));
+        }
+        Ok(None)
+    }
+
+    /// The last end of a transaction in consecutive segments of one timeline; `None` where that cannot be known.
+    ///
+    /// # Errors
+    /// As [`TimeIndex::of`].
+    pub async fn newest_end(
+        &self,
+        timeline: TimelineId,
+        first: SegmentNumber,
+        last: SegmentNumber,
+    ) -> Result<Option<Option<EndOfTransaction>>> {
+        let size = self.identity.segment_bytes;
+        let mut step = FIRST_LOOK;
+        loop {
+            let from = SegmentNumber(last.0.saturating_sub(step - 1)).max(first);
+            let names =
+                (from.0..=last.0).map(|number| SegmentName::new(timeline, SegmentNumber(number), size));
+            let indexes = self.of_all(&names.collect::<Result<Vec<_>>>()?).await?;
+            match last_ends(&indexes, from == first, self.major()?) {
+                Last::LookFurther => step *= 2,
+                Last::Unknown => return Ok(None),
+                Last::Ends(ends) => return Ok(Some(ends.map(|ends| ends.last))),
+            }
+        }
+    }
+
+    /// The index of a segment that counts up to a position within it only; `None` where all of it counts.
+    async fn cut_at(
+        &self,
+        chain: &TimelineChain<'_>,
+        last: SegmentNumber,
+        until: Lsn,
+    ) -> Result<Option<Option<SegmentIndex>>> {
+        let size = self.identity.segment_bytes;
+        if until >= size.start_of(last.next()) {
+            return Ok(None);
+        }
+        let segment = chain.segment(last)?;
+        let key = Key::Segment(segment).to_string();
+        let start = segment.start(size)?;
+        let builder = || IndexBuilder::new(start, WalCheck::Structure).until(until);
+        self.read_into(segment, &key, builder).await.map(Some)
+    }
+
+    /// The recoverable window of every timeline.
+    ///
+    /// # Errors
+    /// As [`TimeIndex::of`].
+    pub async fn windows(&self, catalogue: &Catalogue) -> Result<Vec<Window>> {
+        let mut windows = Vec::new();
+        for stretch in stretches(catalogue)? {
+            let last = self.end_of(catalogue, &stretch).await?;
+            windows.extend(stretch.window(last));
+        }
+        Ok(windows)
+    }
+
+    async fn end_of(&self, catalogue: &Catalogue, stretch: &Stretch<'_>) -> Result<Option<Option<LastEnds>>> {
+        let chain = recovery_plan::chain_of(catalogue, stretch.timeline)?;
+        let last = stretch.last.number(catalogue.wal.segment_size())?;
+        self.last_ends(&chain, stretch.first, last, stretch.end_lsn).await
+    }
+
+    /// The cluster's version.
+    ///
+    /// # Errors
+    /// `Invalid` for one that walship does not know.
+    pub fn major(&self) -> Result<Major> {
+        let number = u16::try_from(self.identity.postgres_major).unwrap_or(u16::MAX);
+        Major::new(number)
+    }
+}
+
+/// Reads the trailer at the end of an object. What it says of the content is not verified.
+///
+/// # Errors
+/// `NotFound` where the key is proven missing, `Corrupt` where there is no trailer; otherwise as the store.
+pub async fn read_trailer(store: &Store, key: &str) -> Result<Trailer> {
+    look_again(async || look_at_trailer(store, key).await).await
+}
+
+async fn look_at_trailer(store: &Store, key: &str) -> Result<Trailer> {
+    for length in [USUAL_TRAILER_BYTES, TRAILER_LIMIT] {
+        let (info, bytes) = store.read_tail(key, length).await?;
+        if let Some(trailer) = trailer_in(&bytes)? {
+            return Ok(trailer);
+        }
+        if info.size <= bytes.len() as u64 {
+            break;
+        }
+    }
+    Err(Error::corrupt(format!(
+        "{} has no trailer: it is damaged, or no object of walship",
+        store.url_of(key)
+    )))
+}
+
+/// Passes decompressed bytes on.
+struct Feed(IndexBuilder);
+
+impl Write for Feed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.feed(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,52 @@
+//! A data directory on this machine: what it remembers, and how one is made from an archive, filled, configured and
+//! started.
+
+mod alive;
+pub mod apart;
+mod archiving;
+mod configuration;
+mod destination;
+mod extract;
+mod files;
+mod layout;
+mod made;
+pub mod neighbours;
+pub mod part_writer;
+pub mod programs;
+mod recovery;
+pub mod remembered;
+mod report;
+mod restore;
+mod restore_command;
+mod settings;
+mod shell;
+mod source_settings;
+mod space;
+mod standby;
+mod start_command;
+pub mod survey;
+mod tablespace_map;
+pub mod tablespaces;
+#[cfg(test)]
+mod tests;
+pub mod unnamed_file;
+
+pub use self::archiving::ArchiveMode;
+pub use self::configuration::ConfigurationReport;
+pub use self::layout::TablespaceMapping;
+pub(crate) use self::made::remove;
+pub(crate) use self::recovery::restore;
+pub use self::recovery::run;
+pub use self::recovery::{RecoverOptions, SourceConfiguration, refuse_root, refuse_root_for};
+pub use self::report::RecoverReport;
+pub use self::restore_command::{restore_command, server_command};
+pub use self::settings::{StandbySettings, TargetAction};
+pub(crate) use self::shell::shell_word;
+pub(crate) use self::source_settings::has_in_place_tablespaces;
+pub(crate) use self::space::free_bytes;
+pub use self::standby::{
+    RestoredStandby, StandbyOptions, check_empty, check_room, make_standby, newest_as_standby, plan_standby,
+    restore_standby, standby_start_command,
+};
+pub use self::start_command::StartCommand;
+pub(crate) use crate::pg::guc_file::quote as quote_setting;

@@ -1,0 +1,220 @@
+//! Which archive the server belongs to, and so whether a backup of it may be stored in the given one.
+//!
+//! A backup joins the archive that is there, or begins one: only where it was told to, or where nothing speaks for an
+//! earlier one. On the server's own machine its data directory tells, and remembers afterwards. A server on another
+//! machine is asked over SQL; where it does not let itself be asked, an archive is begun only by who was told to. What
+//! such a backup cannot see the server's own pushes do: they go to no other archive than the remembered one, so that
+//! the backup waits for its WAL in vain, and is never listed.
+
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+
+use super::BasebackupOptions;
+use super::server::Server;
+use crate::archive::identity;
+use crate::cluster::{apart, remembered};
+use crate::error::{Context, Error, Result};
+use crate::format::identity::Identity;
+use crate::format::keys::{BACKUPS_PREFIX, Key, WAL_PREFIX, timeline_prefix};
+use crate::format::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, Past, Remembered};
+use crate::pg::TimelineId;
+use crate::server::data_directory::{has_archived, postmaster, read_control_file};
+use crate::server::{ConnInfo, Connection};
+use crate::store::Store;
+
+/// The identity of the archive that the backup goes to.
+///
+/// # Errors
+/// `Conflict` where the server writes to another, or must not write to this one; `Invalid` where there is none and it was
+/// not told to begin one, and for another cluster's; otherwise as the store.
+pub(super) async fn identity(
+    options: &BasebackupOptions,
+    server: &Server,
+    store: &Store,
+    now: DateTime<Utc>,
+) -> Result<Identity> {
+    let here = data_directory_here(server);
+    if let Some(directory) = &here {
+        apart::check(store.location(), directory)?;
+    }
+    let past = match &here {
+        Some(directory) => past_here(server, directory)?,
+        None => past_elsewhere(server, options.session.as_deref()).await?,
+    };
+    let url = store.location().to_string();
+    if options.new_archive {
+        let identity = begin(&past, here.as_deref(), server, store, now).await?;
+        if let Some(directory) = &here {
+            remembered::rejoin(directory, &ArchiveMark::of(url, &identity))?;
+        }
+        return Ok(identity);
+    }
+    let identity = match past.speaks_for_an_archive() {
+        None => identity::find_or_create(store, server.cluster, now).await?,
+        Some(why) => identity::require_of(store, server.cluster, &why).await?,
+    };
+    if let Ok(remembered) = &past.remembered {
+        let place = here.as_deref().or(server.data_directory.as_deref());
+        let place = place.map_or_else(
+            || "the data directory".to_owned(),
+            |place| place.display().to_string(),
+        );
+        remembered.check(&identity, &url, &place)?;
+    }
+    known_timeline(server, store).await?;
+    if let Some(directory) = &here {
+        remembered::join(directory, &identity, &url)?;
+    }
+    Ok(identity)
+}
+
+/// Begins an archive where there is none, or goes on with one that was begun and holds nothing yet.
+async fn begin(
+    past: &Past,
+    here: Option<&Path>,
+    server: &Server,
+    store: &Store,
+    now: DateTime<Utc>,
+) -> Result<Identity> {
+    let remembered = past.remembered.as_ref().ok();
+    if here.is_none() && remembered.is_some_and(|remembered| remembered.archive.is_some()) {
+        return Err(Error::conflict(format!(
+            "the server's data directory remembers another archive (its {ARCHIVE_FILE}), which can only be changed there: \
+             run walship basebackup --new-archive on the server's own machine, or remove that file first"
+        )));
+    }
+    // Before it is begun a directory archive is not even a directory.
+    store.create_root().await?;
+    for prefix in [WAL_PREFIX, BACKUPS_PREFIX] {
+        let page = store.list(prefix, None).next().await?;
+        if let Some(object) = page.and_then(|page| page.into_iter().next()) {
+            return Err(Error::conflict(format!(
+                "{} is no place for a new archive, for it holds {}; leave --new-archive out to use the archive that is \
+                 there, or give a URL that nothing was stored at",
+                store.location(),
+                object.key
+            )));
+        }
+    }
+    let identity = identity::find_or_create(store, server.cluster, now).await?;
+    let url = store.location().to_string();
+    if let Some(Remembered { clone, .. }) = remembered {
+        let clone = Remembered {
+            archive: None,
+            clone: clone.clone(),
+        };
+        clone.check(&identity, &url, "the data directory")?;
+    }
+    Ok(identity)
+}
+
+/// A server that does not archive, and whose timeline nobody has archived, is a copy that was opened: its backup would
+/// wait for WAL that never comes.
+async fn known_timeline(server: &Server, store: &Store) -> Result<()> {
+    let timeline = server.timeline;
+    if server.archives || timeline == TimelineId::FIRST {
+        return Ok(());
+    }
+    let has_history = store.head(&Key::History(timeline).to_string()).await?.is_some();
+    if has_history
+        || store
+            .list(&timeline_prefix(timeline), None)
+            .next()
+            .await?
+            .is_some()
+    {
+        return Ok(());
+    }
+    Err(Error::conflict(format!(
+        "the server is on timeline {timeline}, of which the archive {} has nothing, and its archive_mode is off: it is a copy \
+         of the cluster that archives there, and no backup of it can be completed. Nothing was stored. Connect to the \
+         primary (see the port); if this server takes its place for good, set archive_mode = on first",
+        store.location()
+    )))
+}
+
+/// The server's data directory, where it is on this machine.
+fn data_directory_here(server: &Server) -> Option<PathBuf> {
+    let directory = server.data_directory.as_deref()?;
+    let control = read_control_file(directory).ok()??;
+    let is_its = control.system_identifier == server.cluster.system_identifier
+        // Not a standby's, or a copy's, of the same path in a container.
+        && postmaster(directory)?.port == server.port;
+    is_its.then(|| directory.to_owned())
+}
+
+fn past_here(server: &Server, directory: &Path) -> Result<Past> {
+    let done = has_archived(directory)?;
+    let archived = done.then(|| "pg_wal/archive_status has a .done file".to_owned());
+    Ok(Past {
+        remembered: Ok(remembered::read(directory)?),
+        archived: archived.or_else(|| as_a_standby(server)),
+        timeline: server.timeline,
+    })
+}
+
+fn as_a_standby(server: &Server) -> Option<String> {
+    server
+        .is_standby
+        .then(|| "it is a standby, whose primary has, as a rule".to_owned())
+}
+
+/// Only who may read files of the server learns all of it. Statistics are lost in a crash, so that none prove nothing.
+async fn past_elsewhere(server: &Server, session: Option<&ConnInfo>) -> Result<Past> {
+    let asked = match session {
+        Some(info) => ask(info, server.cluster.system_identifier).await,
+        None => Err(Error::invalid("it was not asked")),
+    };
+    let (remembered, archived) = match asked {
+        Ok(Asked { files, archived }) => {
+            let [archive, clone] = files;
+            let place = "the server's data directory";
+            let remembered = Remembered::parse(archive.as_deref(), clone.as_deref(), place)?;
+            (Ok(remembered), archived)
+        }
+        Err(error) => {
+            tracing::debug!("what the server remembers of its archive is not known: {error}");
+            let why = format!(
+                "its data directory is not on this machine, or not readable, and it does not say ({error})"
+            );
+            (Err(why), None)
+        }
+    };
+    Ok(Past {
+        remembered,
+        archived: archived.or_else(|| as_a_standby(server)),
+        timeline: server.timeline,
+    })
+}
+
+/// What a server says in SQL.
+struct Asked {
+    /// The contents of what its data directory remembers.
+    files: [Option<Vec<u8>>; 2],
+    /// What it has archived.
+    archived: Option<String>,
+}
+
+async fn ask(info: &ConnInfo, system_identifier: u64) -> Result<Asked> {
+    let mut connection = Connection::connect(info).await?;
+    let what = "ask what the server remembers of its archive";
+    let query = format!(
+        "select pg_catalog.pg_read_file('{ARCHIVE_FILE}', 0, 65536, true), \
+         pg_catalog.pg_read_file('{CLONE_FILE}', 0, 65536, true), \
+         (select last_archived_wal from pg_catalog.pg_stat_archiver), \
+         (select system_identifier from pg_catalog.pg_control_system())"
+    );
+    let rows = connection.sql(what, &query).await;
+    connection.close().await;
+    let mut row = rows.context(|| what)?.into_iter().flatten();
+    let mut next = || row.next().flatten();
+    let files = [next(), next()].map(|file| file.map(String::into_bytes));
+    let archived = next().map(|name| format!("pg_stat_archiver says that {name} was archived"));
+    // Two servers may stand behind one name.
+    let found = next().and_then(|found| found.parse::<i64>().ok());
+    if found.map(i64::cast_unsigned) != Some(system_identifier) {
+        return Err(Error::invalid("another server answered"));
+    }
+    Ok(Asked { files, archived })
+}

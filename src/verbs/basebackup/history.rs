@@ -1,0 +1,102 @@
+//! The history of the server's timeline, without which PostgreSQL does not recover to that timeline.
+//!
+//! PostgreSQL archives a history once, when it makes the timeline. An archive that was begun later lacks it, so a backup
+//! brings it along. It is stored last, once a segment of that timeline is in the archive: a history alone makes every
+//! standby and recovery follow a timeline of which there may never be any WAL.
+
+use crate::archive::stored_wal;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::backup::BackupRecord;
+use crate::format::codec;
+use crate::format::identity::Identity;
+use crate::format::keys::Key;
+use crate::pg::{TimelineHistory, TimelineId, WalName};
+use crate::server::Connection;
+use crate::store::{Body, PutMode, Store};
+
+const LEVEL: i32 = 3;
+
+/// The history of the server's timeline, which does not contradict the archive's; `None` for timeline 1, and where the
+/// server has none or one with text that is not UTF-8.
+///
+/// # Errors
+/// `Conflict` where the archive holds another history of this timeline, or of its parent.
+pub(super) async fn of_server(
+    connection: &mut Connection,
+    timeline: TimelineId,
+    identity: &Identity,
+    store: &Store,
+) -> Result<Option<String>> {
+    if timeline == TimelineId::FIRST {
+        return Ok(None);
+    }
+    let content = match connection.timeline_history(timeline).await {
+        Ok(file) => file.content,
+        // A standby may not have it; whether the archive has is asked at the end.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let history = TimelineHistory::parse(timeline, &content)?;
+    is_stored(&history, identity.system_identifier, store).await?;
+    Ok(String::from_utf8(content.into()).ok())
+}
+
+/// Stores the history that the record holds, if there is none in the archive; whether there is one then.
+///
+/// # Errors
+/// As [`of_server`].
+pub(super) async fn store(record: &BackupRecord, store: &Store) -> Result<bool> {
+    let (timeline, system_identifier) = (record.stop_timeline, record.system_identifier);
+    let Some(content) = &record.timeline_history else {
+        return Ok(false);
+    };
+    let history = TimelineHistory::parse(timeline, content.as_bytes())?;
+    if is_stored(&history, system_identifier, store).await? {
+        return Ok(true);
+    }
+    let key = Key::History(timeline).to_string();
+    let body = encode(timeline, content.as_bytes(), system_identifier)?;
+    match store.put(&key, &body, PutMode::Create).await {
+        // The archiver was faster.
+        Err(error) if error.kind() == ErrorKind::Conflict => {
+            is_stored(&history, system_identifier, store).await
+        }
+        result => result
+            .context(|| format!("write {}", store.url_of(&key)))
+            .map(|()| true),
+    }
+}
+
+/// Whether the archive has this history.
+async fn is_stored(history: &TimelineHistory, system_identifier: u64, store: &Store) -> Result<bool> {
+    match stored_wal::read_history(store, history.timeline(), system_identifier).await? {
+        Some(stored) => agree(history, &stored, store).map(|()| true),
+        None => stored_wal::check_parent(store, history, system_identifier)
+            .await
+            .map(|()| false),
+    }
+}
+
+fn agree(ours: &TimelineHistory, stored: &TimelineHistory, store: &Store) -> Result<()> {
+    if ours == stored {
+        return Ok(());
+    }
+    Err(Error::conflict(format!(
+        "the server's history of timeline {} is not the one at {}; another server of this cluster made a timeline of \
+         the same number and archived here. Find out which server's history is the right one, and give the other an \
+         archive of its own",
+        ours.timeline(),
+        store.url_of(&Key::History(ours.timeline()).to_string())
+    )))
+}
+
+fn encode(timeline: TimelineId, content: &[u8], system_identifier: u64) -> Result<Body> {
+    let bytes = codec::encode(
+        content,
+        LEVEL,
+        WalName::History(timeline),
+        system_identifier,
+        None,
+    )?;
+    Ok(Body::from_bytes(bytes))
+}

@@ -1,0 +1,426 @@
+//! `walship basebackup`: takes a base backup into the archive, over the replication protocol or from the data directory.
+//!
+//! The order of writing is the promise: `started.json`; parts, configuration, index and manifest;
+//! `pending.json`, when everything is there and checked; `backup.json`, when the WAL is there too. A
+//! backup exists when `backup.json` exists, so one that is killed at any point leaves nothing that
+//! lists as a backup. From `pending.json` on, [`finish`] can complete it; before, it is swept away:
+//! by this command where it fails, by retention where it is killed.
+
+mod allegiance;
+mod claim;
+mod clock;
+mod configuration;
+mod copy;
+mod history;
+mod objects;
+mod parts;
+mod record;
+mod server;
+mod source;
+mod wal_wait;
+mod witness;
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use self::claim::Heartbeat;
+pub use self::parts::PartSettings;
+use self::record::{Basics, record};
+use self::server::Server;
+pub use self::source::Method;
+use self::source::Source;
+use crate::archive::{catalogue, identity, lineage};
+use crate::error::{Context, Error, Result};
+use crate::format::backup::{BackupRecord, WalFrom};
+use crate::format::identity::Identity;
+use crate::format::keys::{BackupId, BackupObject};
+use crate::pg::{Lsn, TimelineId};
+use crate::progress::Progress;
+use crate::server::{BaseBackupOptions, ConnInfo, LocalBackup};
+use crate::store::{Body, Store};
+
+/// What `--max-rate` may be, in KiB a second: what PostgreSQL accepts (`MAX_RATE_LOWER` and
+/// `MAX_RATE_UPPER` in `src/include/backup/basebackup.h`).
+pub const MAX_RATE_KIB: std::ops::RangeInclusive<u32> = 32..=1 << 20;
+/// Deleting what a failed backup wrote may take this long.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How a backup is taken.
+#[derive(Debug, Clone)]
+pub struct BasebackupOptions {
+    /// How the server's files are read.
+    pub method: Method,
+    /// A label for people, of one line.
+    pub label: String,
+    /// Whether the checkpoint at the start is made at once.
+    pub fast_checkpoint: bool,
+    /// The most that is read, in KiB a second, within [`MAX_RATE_KIB`].
+    pub max_rate_kib: Option<u32>,
+    /// For questions in SQL to a server on another machine; `None` where none are asked.
+    pub session: Option<Box<ConnInfo>>,
+    /// Begin an archive, whatever speaks for an earlier one.
+    pub new_archive: bool,
+    /// How long to wait for the WAL the backup needs.
+    pub wal_timeout: Duration,
+    /// How tar becomes objects.
+    pub parts: PartSettings,
+}
+
+/// A complete backup.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BasebackupReport {
+    /// Its id.
+    pub id: BackupId,
+    /// The label the user gave.
+    pub label: String,
+    /// Where replay starts.
+    pub start_lsn: Lsn,
+    /// Where it becomes consistent.
+    pub stop_lsn: Lsn,
+    /// The timeline of that position.
+    pub timeline: TimelineId,
+    /// Bytes of tar.
+    pub size_bytes: u64,
+    /// Bytes in the store.
+    pub stored_bytes: u64,
+    /// When PostgreSQL began to copy, by the server's clock.
+    pub started_at: DateTime<Utc>,
+    /// When PostgreSQL ended the backup, by the server's clock.
+    pub finished_at: DateTime<Utc>,
+    /// How long this command took, with waiting for the WAL.
+    pub duration_seconds: f64,
+}
+
+/// Takes a base backup.
+///
+/// # Errors
+/// `Invalid` for options or a server that will not do, or another cluster's archive. `Unfinished`
+/// where everything is stored but the WAL did not arrive in time: [`finish`] completes the backup.
+/// Otherwise as the connection and the store; nothing is listed then.
+pub async fn run(
+    options: &BasebackupOptions,
+    connection: &ConnInfo,
+    store: &Store,
+    progress: &Progress,
+) -> Result<BasebackupReport> {
+    let begun = Instant::now();
+    check(options)?;
+    progress.phase("connect");
+    let mut server = Server::connect(connection).await?;
+    let identity = allegiance::identity(options, &server, store, Utc::now()).await?;
+    identity::warn_if_unconditional(&identity, store);
+    server.warn_if_not_archiving();
+    witness::refuse_other_history(connection, &mut server, store).await?;
+    server.history = history::of_server(&mut server.connection, server.timeline, &identity, store).await?;
+    let id = claim::claim(store, &identity).await?;
+    let heartbeat = match Heartbeat::start(store, &id, server.wal_from).await {
+        Ok(heartbeat) => heartbeat,
+        // What stayed would hold the WAL back for a day, as a backup that may still run.
+        Err(error) => return Err(given_up(store, &id, error).await),
+    };
+    let taken = take(options, connection, server, store, &id, &heartbeat, progress).await;
+    match taken {
+        Ok(record) => {
+            let written = complete(&record, &identity, options.wal_timeout, store, progress).await;
+            heartbeat.stop().await;
+            written?;
+            tidy(store, &id).await;
+            Ok(report(record, begun))
+        }
+        Err(error) => {
+            heartbeat.stop().await;
+            Err(given_up(store, &id, error).await)
+        }
+    }
+}
+
+/// Completes a backup whose WAL had not arrived in time.
+///
+/// # Errors
+/// `NotFound` where there is no such backup; `Unfinished` where its WAL is still missing; `Corrupt`
+/// where a part is.
+pub async fn finish(
+    id: &BackupId,
+    wal_timeout: Duration,
+    store: &Store,
+    progress: &Progress,
+) -> Result<BasebackupReport> {
+    let begun = Instant::now();
+    let identity = identity::require(store).await?;
+    let (record, done) = match catalogue::find_record(store, id, BackupObject::Record).await? {
+        Some(record) => (record, true),
+        None => (pending(store, id).await?, false),
+    };
+    if let Some(wrong) = catalogue::misplaced(&record, &identity) {
+        return Err(Error::corrupt(format!(
+            "backup {id} is not of this archive: {wrong}"
+        )));
+    }
+    if !done {
+        let wal_from = WalFrom {
+            timeline: record.start_timeline,
+            lsn: record.start_lsn,
+        };
+        let heartbeat = Heartbeat::start(store, id, Some(wal_from)).await?;
+        let written = complete(&record, &identity, wal_timeout, store, progress).await;
+        heartbeat.stop().await;
+        written?;
+    }
+    tidy(store, id).await;
+    Ok(report(record, begun))
+}
+
+fn check(options: &BasebackupOptions) -> Result<()> {
+    let parts = &options.parts;
+    if parts.workers == 0 || parts.frame_bytes == 0 || parts.part_bytes == 0 || parts.upload_bytes == 0 {
+        return Err(Error::invalid(
+            "a backup needs at least one thread, and parts of at least one byte",
+        ));
+    }
+    match options.max_rate_kib {
+        Some(rate) if !MAX_RATE_KIB.contains(&rate) => Err(Error::invalid(format!(
+            "a rate of {rate} KiB a second is out of PostgreSQL's range; give 32KiB to 1GiB a second"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Copies everything but the WAL, up to `pending.json`; the record of it.
+async fn take(
+    options: &BasebackupOptions,
+    connection: &ConnInfo,
+    server: Server,
+    store: &Store,
+    id: &BackupId,
+    heartbeat: &Heartbeat,
+    progress: &Progress,
+) -> Result<BackupRecord> {
+    let configuration = match server.configuration {
+        Some(places) => configuration::store(places, store, id).await?,
+        None => None,
+    };
+    progress.phase("wait for the server's checkpoint");
+    let backup = BaseBackupOptions {
+        fast_checkpoint: options.fast_checkpoint,
+        max_rate_kib: options.max_rate_kib,
+        ..BaseBackupOptions::new(&options.label)
+    };
+    let mut source = match &options.method {
+        Method::Stream => Source::Stream(server.connection.base_backup(backup).await?),
+        Method::Local(info) => {
+            server.connection.close().await;
+            Source::Local(LocalBackup::start(info, &backup, server.cluster.system_identifier).await?)
+        }
+    };
+    let began_at = Utc::now();
+    let wal_from = source.start();
+    let sizes_kib = source
+        .tablespaces()
+        .iter()
+        .filter_map(|tablespace| tablespace.size_kib);
+    progress.expect(sizes_kib.sum::<u64>() << 10);
+    progress.phase("copy the cluster");
+    // At the same time: what the server sent first must be read at once, for it tells the server's clock.
+    let ((), at_start, copied) = tokio::join!(
+        heartbeat.tell(wal_from),
+        witness::newest(connection, wal_from),
+        Box::pin(copy::copy(options, &mut source, store, id, progress))
+    );
+    let mut copied = copied?;
+    let at_end = witness::before(connection, copied.stop_timeline, wal_from.lsn, copied.stop_lsn).await;
+    copied.wal = [at_start, at_end];
+    copied.clock.warn_if_off();
+    let basics = Basics {
+        id: id.clone(),
+        label: options.label.clone(),
+        cluster: server.cluster,
+        version: server.version,
+        began_at,
+        configuration,
+        history: (server.timeline, server.history),
+    };
+    let record = record(basics, wal_from, copied)?;
+    let pending = objects::key(id, BackupObject::Pending);
+    objects::create(store, &pending, &Body::from_bytes(record.to_json()?)).await?;
+    Ok(record)
+}
+
+/// From a copy to a backup that is listed. Where it fails, [`finish`] can go on from what is there.
+async fn complete(
+    record: &BackupRecord,
+    identity: &Identity,
+    wal_timeout: Duration,
+    store: &Store,
+    progress: &Progress,
+) -> Result<()> {
+    progress.phase("check the backup's objects");
+    let id = &record.id;
+    let done = async {
+        objects::check_listed(store, record).await?;
+        wal_wait::wait(record, wal_timeout, store, progress).await?;
+        refuse_other_history(record, store).await?;
+        // That took a while, in which retention may have taken the backup for a dead one.
+        objects::check_listed(store, record).await?;
+        let key = objects::key(id, BackupObject::Record);
+        objects::create(store, &key, &Body::from_bytes(record.to_json()?)).await
+    };
+    match done.await {
+        Err(error) if error.is_retryable() => {
+            return Err(error.context(format!(
+                "backup {id} is stored but not listed; run walship basebackup --finish {id} when the archive answers again"
+            )));
+        }
+        result => result?,
+    }
+    identity::confirm(store, identity).await.context(|| {
+        format!(
+            "whether backup {id} is listed in the archive that it began in is not known; when that is there again, run \
+             walship basebackup --finish {id}"
+        )
+    })
+}
+
+/// The WAL that arrived must be this backup's own, not only have its names.
+///
+/// # Errors
+/// `Conflict` where it is not; `Corrupt` where it is damaged; otherwise as the store.
+async fn refuse_other_history(record: &BackupRecord, store: &Store) -> Result<()> {
+    let Some(known) = &record.lineage else {
+        return Ok(());
+    };
+    let id = &record.id;
+    let contradiction = lineage::contradiction(record, known, store).await;
+    let contradiction = contradiction.context(|| {
+        format!(
+            "whether the archived WAL is backup {id}'s own cannot be told; when the WAL is mended (walship verify, walship \
+             repair), run walship basebackup --finish {id}"
+        )
+    })?;
+    contradiction.map_or(Ok(()), |what| {
+        Err(
+            witness::other_history(store, &format!("of backup {id}, {what}")).context(format!(
+                "backup {id} is not listed, for it could not be recovered"
+            )),
+        )
+    })
+}
+
+/// Deletes what served only while the backup was taken. What stays is no harm.
+async fn tidy(store: &Store, id: &BackupId) {
+    let keys = [BackupObject::Pending, BackupObject::Alive].map(|object| objects::key(id, object));
+    if let Err(error) = store.delete(&keys).await {
+        tracing::debug!("{error}; pending.json or alive.json of backup {id} stay");
+    }
+}
+
+/// Discards what there is of a backup that failed.
+async fn given_up(store: &Store, id: &BackupId, error: Error) -> Error {
+    discard(store, id).await;
+    error.context(format!("backup {id} failed and nothing is listed"))
+}
+
+async fn discard(store: &Store, id: &BackupId) {
+    match tokio::time::timeout(DISCARD_TIMEOUT, objects::discard(store, id)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("what was stored of backup {id} stays until retention: {error}"),
+        Err(_) => tracing::warn!("what was stored of backup {id} stays until retention: the archive is slow"),
+    }
+}
+
+async fn pending(store: &Store, id: &BackupId) -> Result<BackupRecord> {
+    let pending = catalogue::find_record(store, id, BackupObject::Pending).await?;
+    pending.ok_or_else(|| {
+        Error::not_found(format!(
+            "there is no unfinished backup {id} in {}: pending.json is missing. It was never begun there, was \
+             interrupted before all was stored, or was swept away; take a new one",
+            store.location()
+        ))
+    })
+}
+
+fn report(record: BackupRecord, begun: Instant) -> BasebackupReport {
+    BasebackupReport {
+        id: record.id,
+        label: record.label,
+        start_lsn: record.start_lsn,
+        stop_lsn: record.stop_lsn,
+        timeline: record.stop_timeline,
+        size_bytes: record.size_bytes,
+        stored_bytes: record.stored_bytes,
+        started_at: record.started_at,
+        finished_at: record.finished_at,
+        duration_seconds: begun.elapsed().as_secs_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::fixture;
+    use crate::store::{FaultKind, Faults, Operation, PutMode};
+
+    const ID: &str = "20261123T145450Z";
+
+    /// An archive in which everything of a backup is but `backup.json`.
+    async fn unfinished(top: &std::path::Path, change: impl FnOnce(&mut BackupRecord)) -> Store {
+        let store = fixture::format_1(top).await;
+        let id: BackupId = ID.parse().unwrap();
+        let mut record = catalogue::read_record(&store, &id).await.unwrap();
+        change(&mut record);
+        let key = |object| objects::key(&id, object);
+        store.delete(&[key(BackupObject::Record)]).await.unwrap();
+        let pending = Body::from_bytes(record.to_json().unwrap());
+        store
+            .put(&key(BackupObject::Pending), &pending, PutMode::Create)
+            .await
+            .unwrap();
+        store
+    }
+
+    async fn finished(store: &Store) -> Result<BasebackupReport> {
+        let id = ID.parse().unwrap();
+        finish(&id, Duration::ZERO, store, &Progress::default()).await
+    }
+
+    #[tokio::test]
+    async fn a_backup_is_not_called_done_where_the_archive_went_meanwhile() {
+        let top = tempfile::tempdir().unwrap();
+        let store = unfinished(top.path(), |_| {}).await;
+        let faults = Faults::default();
+        faults.add(
+            Operation::Put,
+            "backup.json",
+            FaultKind::Delay(Duration::from_millis(200)),
+        );
+        let slow = store.with_faults(faults.clone());
+        let meanwhile = async {
+            while faults.left() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            std::fs::remove_file(top.path().join("archive/walship.json")).unwrap();
+        };
+        let (finished, ()) = tokio::join!(finished(&slow), meanwhile);
+        let error = finished.unwrap_err().to_string();
+        assert!(error.contains("walship.json is missing now"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_backup_of_another_cluster_or_segment_size_is_not_finished() {
+        let top = tempfile::tempdir().unwrap();
+        let store = unfinished(top.path(), |record| {
+            record.segment_bytes = crate::pg::SegmentSize::new(16 << 20).unwrap();
+        })
+        .await;
+        let error = finished(&store).await.unwrap_err().to_string();
+        assert!(error.contains("segments of 16 MiB"), "{error}");
+        let top = tempfile::tempdir().unwrap();
+        let store = unfinished(top.path(), |record| record.system_identifier += 1).await;
+        let error = finished(&store).await.unwrap_err().to_string();
+        assert!(error.contains("the cluster with system identifier"), "{error}");
+        let top = tempfile::tempdir().unwrap();
+        let store = unfinished(top.path(), |_| {}).await;
+        assert_eq!(finished(&store).await.unwrap().id.to_string(), ID);
+    }
+}

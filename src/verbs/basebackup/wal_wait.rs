@@ -1,0 +1,254 @@
+//! Waiting until the WAL that a backup needs is in the archive.
+//!
+//! PostgreSQL's archiver sends segments in their order, so the archive is asked for what comes from
+//! the first missing one on: one listing for each look, and one more for each folder that turns out
+//! to be complete.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::history;
+use crate::error::{Error, Result};
+use crate::format::backup::{BackupRecord, BackupSource, WalRange};
+use crate::format::keys::Key;
+use crate::judge::catalogue::{NeededWal, needed_wal};
+use crate::pg::{SegmentName, SegmentSize, TimelineId, WalName};
+use crate::progress::Progress;
+use crate::store::Store;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Waits at most `timeout` for the record's WAL.
+///
+/// # Errors
+/// `Unfinished` when the time is up; otherwise as [`Store::list`].
+pub(super) async fn wait(
+    record: &BackupRecord,
+    timeout: Duration,
+    store: &Store,
+    progress: &Progress,
+) -> Result<()> {
+    let mut needed = Needed::new(&record.wal_ranges, record.stop_timeline, record.segment_bytes)?;
+    let deadline = Instant::now() + timeout;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        // An outage is waited out like the WAL: what was copied is safe.
+        let looked = match look(&mut needed, store).await {
+            Ok(()) => bring_history(&mut needed, record, store).await,
+            error => error,
+        };
+        let outage = match looked {
+            Ok(()) => None,
+            Err(error) if error.is_retryable() => Some(error),
+            Err(error) => return Err(error.context(format!("look for the WAL of backup {}", record.id))),
+        };
+        let missing = match needed.first_missing()? {
+            Some(segment) => WalName::Segment(segment),
+            None if needed.history_arrived => return Ok(()),
+            None => WalName::History(record.stop_timeline),
+        };
+        progress.phase(format!("wait for {missing} to be archived"));
+        if Instant::now() + pause > deadline {
+            return Err(out_of_time(record, missing, timeout, outage));
+        }
+        tokio::time::sleep(pause).await;
+        pause = pause.mul_f64(1.5).min(LONGEST_PAUSE);
+    }
+}
+
+fn out_of_time(record: &BackupRecord, missing: WalName, timeout: Duration, outage: Option<Error>) -> Error {
+    let id = &record.id;
+    let reason = match (outage, record.source) {
+        (Some(error), _) => format!("The archive could not be asked at the end: {error}"),
+        (None, BackupSource::Primary) => {
+            "Look at pg_stat_archiver and the server's log to see why it is not archived".to_owned()
+        }
+        (None, BackupSource::Standby) => "The standby's primary archives it when it is full: \
+             run SELECT pg_switch_wal() there, and look at its pg_stat_archiver"
+            .to_owned(),
+    };
+    Error::unfinished(format!(
+        "backup {id} is stored but not listed, for {missing} did not arrive in the archive within {} s. \
+         {reason}; then run walship basebackup --finish {id}",
+        timeout.as_secs()
+    ))
+}
+
+/// Takes what has arrived off the list.
+async fn look(needed: &mut Needed, store: &Store) -> Result<()> {
+    while let Some(first) = needed.first_missing()? {
+        let key = Key::Segment(first).to_string();
+        let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
+        // Sorts before the segment's own key and after its predecessor's.
+        let before = key.strip_suffix(".zst");
+        let mut arrived = HashSet::new();
+        let mut listing = store.list(&format!("{folder}/"), before);
+        while let Some(page) = listing.next().await? {
+            arrived.extend(page.iter().filter_map(|object| match object.key.parse() {
+                // An empty object is no WAL file, whatever its name.
+                Ok(Key::Segment(name)) if object.size > 0 => Some(name),
+                _ => None,
+            }));
+        }
+        // Unless the folder is complete, nothing later is worth a look.
+        if needed
+            .remove(&arrived)?
+            .is_some_and(|missing| in_same_folder(missing, first))
+        {
+            return Ok(());
+        }
+    }
+    if !needed.history_arrived {
+        let key = Key::History(needed.stop_timeline).to_string();
+        needed.history_arrived = store.head(&key).await?.is_some();
+    }
+    Ok(())
+}
+
+/// A history that nobody has archived is stored when all segments are there, so that it never tells of a timeline without
+/// WAL.
+async fn bring_history(needed: &mut Needed, record: &BackupRecord, store: &Store) -> Result<()> {
+    if needed.first_missing()?.is_none() && !needed.history_arrived {
+        needed.history_arrived = history::store(record, store).await?;
+    }
+    Ok(())
+}
+
+fn in_same_folder(one: SegmentName, other: SegmentName) -> bool {
+    (one.timeline(), one.log()) == (other.timeline(), other.log())
+}
+
+/// The segments that are still missing, in order, and then the history of the timeline on which the
+/// backup ends: PostgreSQL does not recover to a timeline, other than the first, without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Needed {
+    size: SegmentSize,
+    /// What is missing on each timeline that is not complete; the next one to look at comes last.
+    ranges: Vec<NeededWal>,
+    stop_timeline: TimelineId,
+    history_arrived: bool,
+}
+
+impl Needed {
+    fn new(ranges: &[WalRange], stop_timeline: TimelineId, size: SegmentSize) -> Result<Self> {
+        if ranges.is_empty() {
+            return Err(Error::corrupt("the backup's manifest names no WAL"));
+        }
+        Ok(Self {
+            size,
+            ranges: needed_wal(ranges, size).into_iter().rev().collect(),
+            stop_timeline,
+            history_arrived: stop_timeline == TimelineId::FIRST,
+        })
+    }
+
+    fn first_missing(&self) -> Result<Option<SegmentName>> {
+        self.ranges
+            .last()
+            .map(|needed| SegmentName::new(needed.timeline, needed.first, self.size))
+            .transpose()
+    }
+
+    /// Takes segments off the front as long as they are in `arrived`; the first that is not.
+    fn remove(&mut self, arrived: &HashSet<SegmentName>) -> Result<Option<SegmentName>> {
+        while let Some(missing) = self.first_missing()? {
+            if !arrived.contains(&missing) {
+                return Ok(Some(missing));
+            }
+            if let Some(mut needed) = self.ranges.pop() {
+                needed.first = needed.first.next();
+                if needed.first < needed.end {
+                    self.ranges.push(needed);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::Lsn;
+    use crate::store::{Body, PutMode, StoreOptions};
+
+    fn range(timeline: u32, start: u64, end: u64) -> WalRange {
+        WalRange {
+            timeline: TimelineId::new(timeline).unwrap(),
+            start_lsn: Lsn(start),
+            end_lsn: Lsn(end),
+        }
+    }
+
+    fn names(names: &[&str]) -> HashSet<SegmentName> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    fn missing(needed: &Needed) -> Option<String> {
+        needed.first_missing().unwrap().map(|name| name.to_string())
+    }
+
+    #[test]
+    fn every_segment_of_every_range_is_needed_and_none_beyond_the_end() {
+        let ranges = [range(1, 0x2F0_0028, 0x400_0000), range(2, 0x400_0000, 0x400_0028)];
+        let mut needed = Needed::new(&ranges, TimelineId::FIRST, SegmentSize::DEFAULT).unwrap();
+        assert_eq!(missing(&needed).unwrap(), "000000010000000000000002");
+        needed.remove(&names(&["000000010000000000000003"])).unwrap();
+        assert_eq!(missing(&needed).unwrap(), "000000010000000000000002");
+        let two = names(&["000000010000000000000002", "000000010000000000000003"]);
+        needed.remove(&two).unwrap();
+        assert_eq!(missing(&needed).unwrap(), "000000020000000000000004");
+        needed.remove(&names(&["000000020000000000000004"])).unwrap();
+        assert_eq!(missing(&needed), None);
+    }
+
+    #[test]
+    fn the_segment_of_a_fork_is_needed_on_the_new_timeline_only() {
+        let ranges = [range(1, 0x200_0028, 0x450_0000), range(2, 0x450_0000, 0x500_0028)];
+        let mut needed = Needed::new(&ranges, TimelineId::FIRST, SegmentSize::DEFAULT).unwrap();
+        let first = names(&["000000010000000000000002", "000000010000000000000003"]);
+        needed.remove(&first).unwrap();
+        assert_eq!(missing(&needed).unwrap(), "000000020000000000000004");
+    }
+
+    #[tokio::test]
+    async fn an_empty_object_is_no_segment_that_arrived() {
+        let directory = tempfile::tempdir().unwrap();
+        let location = format!("file://{}", directory.path().display());
+        let location = location.parse().unwrap();
+        let store = Store::open(&location, &StoreOptions::default()).await.unwrap();
+        let first = "000000010000000000000003";
+        let mut needed = Needed::new(
+            &[range(1, 0x300_0028, 0x300_0100)],
+            TimelineId::FIRST,
+            SegmentSize::DEFAULT,
+        )
+        .unwrap();
+        let key = Key::Segment(first.parse().unwrap()).to_string();
+        for (content, left) in [("", Some(first)), ("x", None)] {
+            let body = Body::from_bytes(content);
+            store.put(&key, &body, PutMode::Replace).await.unwrap();
+            look(&mut needed, &store).await.unwrap();
+            assert_eq!(missing(&needed).as_deref(), left);
+        }
+    }
+
+    #[test]
+    fn a_range_without_length_needs_the_segment_it_lies_in() {
+        let needed = Needed::new(
+            &[range(1, 0x300_0000, 0x300_0000)],
+            TimelineId::FIRST,
+            SegmentSize::DEFAULT,
+        )
+        .unwrap();
+        assert_eq!(missing(&needed).unwrap(), "000000010000000000000003");
+    }
+
+    #[test]
+    fn a_backup_that_names_no_wal_is_never_complete() {
+        assert!(Needed::new(&[], TimelineId::FIRST, SegmentSize::DEFAULT).is_err());
+    }
+}

@@ -1,0 +1,210 @@
+//! What the server itself says of its WAL, against which the archived WAL is compared: two histories of one cluster
+//! have the same names, positions and often the same lengths.
+//!
+//! It is asked over a connection of its own, for a moment and a few kilobytes. A server that will not give its WAL (no
+//! room for another WAL sender, WAL that is removed already) keeps no backup from being taken: then what the records
+//! say has to do.
+
+use std::time::Duration;
+
+use crate::archive::stored_wal;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::backup::WalFrom;
+use crate::format::keys::{Key, timeline_prefix};
+use crate::pg::WAL_PIECE_BYTES;
+use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalPiece};
+use crate::server::{ConnInfo, Connection};
+use crate::store::Store;
+
+use super::server::Server;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+/// So many segments before the server's own position are looked at for the newest one in the archive.
+const LOOK_BACK: u64 = 64;
+
+/// The server's newest WAL, from a backup's start on at the earliest.
+pub(super) async fn newest(info: &ConnInfo, start: WalFrom) -> Option<WalPiece> {
+    ask(async {
+        let mut connection = Connection::connect(info).await?;
+        let system = connection.identify_system().await?;
+        if system.timeline != start.timeline {
+            return Ok(None);
+        }
+        last_before(connection, system.timeline, start.lsn, system.flush_lsn).await
+    })
+    .await
+}
+
+/// The server's WAL before a position, from a backup's start on at the earliest.
+pub(super) async fn before(info: &ConnInfo, timeline: TimelineId, start: Lsn, end: Lsn) -> Option<WalPiece> {
+    ask(async {
+        let connection = Connection::connect(info).await?;
+        last_before(connection, timeline, start, end).await
+    })
+    .await
+}
+
+async fn last_before(
+    connection: Connection,
+    timeline: TimelineId,
+    start: Lsn,
+    end: Lsn,
+) -> Result<Option<WalPiece>> {
+    let from = Lsn(end.0.saturating_sub(WAL_PIECE_BYTES)).max(start);
+    if from >= end {
+        return Ok(None);
+    }
+    connection.read_wal(timeline, from, end).await.map(Some)
+}
+
+/// What came of asking; nothing where that failed.
+async fn ask(asking: impl Future<Output = Result<Option<WalPiece>>>) -> Option<WalPiece> {
+    match tokio::time::timeout(PATIENCE, asking).await {
+        Ok(Ok(piece)) => piece,
+        Ok(Err(error)) => {
+            tracing::debug!("the server's own WAL is not compared with the archived one: {error}");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(
+                "the server's own WAL is not compared with the archived one: it did not come in time"
+            );
+            None
+        }
+    }
+}
+
+/// Refuses a server of which the archive holds another history: it has more WAL of the server's timeline than the
+/// server has written, or other WAL.
+///
+/// # Errors
+/// `Conflict` in these cases; otherwise as the store and the connection.
+pub(super) async fn refuse_other_history(info: &ConnInfo, server: &mut Server, store: &Store) -> Result<()> {
+    let (timeline, size) = (server.timeline, server.cluster.segment_size);
+    let now = size.segment_of(server.flush_lsn);
+    let archived = archived_after(
+        store,
+        timeline,
+        SegmentNumber(now.0.saturating_sub(LOOK_BACK)),
+        size,
+    )
+    .await?;
+    // Asked after the listing: what is archived meanwhile was written before.
+    let system = server.connection.identify_system().await?;
+    if system.timeline != timeline {
+        return Ok(());
+    }
+    let written = |number: &SegmentNumber| size.start_of(number.next()) <= system.flush_lsn;
+    if let Some(newest) = archived.iter().max()
+        && !server.is_standby
+        && !written(newest)
+    {
+        return Err(other_history(
+            store,
+            &format!(
+                "the archive has timeline {timeline} up to LSN {}, and the server has written up to {} only",
+                size.start_of(newest.next()),
+                system.flush_lsn
+            ),
+        ));
+    }
+    let Some(newest) = archived.iter().copied().filter(written).max() else {
+        return Ok(());
+    };
+    let segment = SegmentName::new(timeline, newest, size)?;
+    let start = size.start_of(newest);
+    let end = Lsn(start.0.saturating_add(WAL_PIECE_BYTES));
+    let Some(ours) = before(info, timeline, start, end).await else {
+        return Ok(());
+    };
+    let Some(theirs) = beginning(store, segment, size).await? else {
+        return Ok(());
+    };
+    if theirs.get(..ours.bytes.len()) == Some(&ours.bytes) {
+        return Ok(());
+    }
+    let what = format!("segment {segment} in the archive is other than the server's own");
+    Err(other_history(store, &what))
+}
+
+/// What to do where an archive holds another history than the server's.
+pub(super) fn other_history(store: &Store, what: &str) -> Error {
+    Error::conflict(format!(
+        "the WAL in {} is not this server's: {what}. Another server of this cluster has archived there, a clone or this \
+         one before it was set back to an earlier state. Find out which history is the right one: give this server an \
+         archive of its own (another URL, for its archive_command too), or stop it and recover the archived history with \
+         walship recover",
+        store.location()
+    ))
+}
+
+/// The archived segments of a timeline after one.
+async fn archived_after(
+    store: &Store,
+    timeline: TimelineId,
+    first: SegmentNumber,
+    size: SegmentSize,
+) -> Result<Vec<SegmentNumber>> {
+    let mut archived = Vec::new();
+    let before = Key::Segment(SegmentName::new(timeline, first, size)?).to_string();
+    let mut listing = store.list(&timeline_prefix(timeline), Some(&before));
+    while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
+        for object in page.iter().filter(|object| object.size > 0) {
+            if let Ok(Key::Segment(segment)) = object.key.parse()
+                && segment.timeline() == timeline
+            {
+                archived.push(segment.number(size)?);
+            }
+        }
+    }
+    Ok(archived)
+}
+
+/// The content of an archived segment; `None` where it is damaged, which is another matter, or gone.
+async fn beginning(store: &Store, segment: SegmentName, size: SegmentSize) -> Result<Option<Vec<u8>>> {
+    let key = Key::Segment(segment).to_string();
+    match stored_wal::read(store, &key, size.bytes(), || Ok(First::default())).await {
+        Ok((First(content), _)) => Ok(Some(content)),
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => Ok(None),
+        Err(error) => Err(error).context(|| format!("read {}", store.url_of(&key))),
+    }
+}
+
+/// Keeps the first bytes of a segment.
+#[derive(Default)]
+struct First(Vec<u8>);
+
+impl std::io::Write for First {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let room = (WAL_PIECE_BYTES as usize).saturating_sub(self.0.len());
+        self.0
+            .extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::fixture;
+    use crate::store::{FaultKind, Faults, Operation};
+
+    #[tokio::test]
+    async fn a_bit_that_flips_on_its_way_keeps_no_history_from_being_compared() {
+        let top = tempfile::tempdir().unwrap();
+        let store = fixture::format_1(top.path()).await;
+        let segment: SegmentName = "000000010000000000000005".parse().unwrap();
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let faults = Faults::default();
+        faults.add(Operation::Get, &segment.to_string(), FaultKind::Corrupt);
+        let struck = store.with_faults(faults.clone());
+        let content = std::fs::read(fixture::unpack(top.path(), &segment.to_string())).unwrap();
+        let found = beginning(&struck, segment, size).await.unwrap();
+        assert!(found.unwrap() == content[..WAL_PIECE_BYTES as usize]);
+        assert_eq!(faults.left(), 0);
+    }
+}

@@ -1,0 +1,74 @@
+//! What the store and the archive say; every question at the same time as the others.
+
+use tokio::time::timeout_at;
+
+use super::deadline::Deadline;
+use crate::archive::{catalogue, identity, wal_changes};
+use crate::error::Result;
+use crate::judge::catalogue::Catalogue;
+use crate::judge::diagnosis::Known;
+use crate::judge::diagnosis::facts::ArchiveFacts;
+use crate::store::Store;
+use crate::verbs::{drill, verify};
+
+/// What the archive holds, and what no recovery crosses in it, as far as there is time to look for that.
+async fn load(store: &Store, deadline: Deadline) -> Result<Catalogue> {
+    let mut catalogue = catalogue::load(store).await?;
+    let look = wal_changes::note_barriers(store, &mut catalogue, wal_changes::LOOKED_AT);
+    if !matches!(timeout_at(deadline.earlier().at(), look).await, Ok(Ok(()))) {
+        tracing::warn!("whether wal_level was minimal in between could not be seen in time");
+    }
+    Ok(catalogue)
+}
+
+/// Asks the store everything, until the deadline.
+pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> ArchiveFacts {
+    let (identity, catalogue, verification, drills, probe, (manners, delete)) = tokio::join!(
+        deadline.within("read walship.json", identity::find(store)),
+        deadline.within("list the archive", load(store, deadline)),
+        deadline.within("read the ledger", verify::last_verification(store)),
+        deadline.within("read the last drills", drill::last_drills(store)),
+        deadline.within("write walship.probe", store.probe_conditional_writes()),
+        async {
+            let manners = timeout_at(deadline.at(), store.manners()).await.ok();
+            let versioning = manners.as_ref().map(|manners| manners.versioning.as_ref().ok());
+            // Where versions are kept, or may be, a deletion leaves a delete marker.
+            let leaves_nothing = matches!(versioning, Some(Some(None | Some(false))));
+            let delete = if expires && leaves_nothing {
+                deadline
+                    .within("see whether deleting is allowed", store.probe_delete())
+                    .await
+                    .map(Some)
+            } else {
+                Ok(None)
+            };
+            (manners, delete)
+        }
+    );
+    let clock = manners.as_ref().and_then(|manners| manners.clock);
+    let (versioning, object_lock) = match manners {
+        Some(manners) => (text(manners.versioning), text(manners.object_lock)),
+        None => (
+            Err(deadline.too_slow("ask the bucket")),
+            Err(deadline.too_slow("ask the bucket")),
+        ),
+    };
+    ArchiveFacts {
+        url: store.location().to_string(),
+        identity,
+        catalogue,
+        verification,
+        drills,
+        probe,
+        delete,
+        versioning,
+        object_lock,
+        clock_ahead: clock.map(crate::store::StoreClock::ahead),
+        last_archived: Err("the server does not answer".to_owned()),
+        server_lsn_after: None,
+    }
+}
+
+fn text<T>(result: Result<T>) -> Known<T> {
+    result.map_err(|error| error.to_string())
+}

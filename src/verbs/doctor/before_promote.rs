@@ -1,0 +1,192 @@
+//! `--before-promote`: where the standby is, and what the archive has beyond that.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::deadline::Deadline;
+use super::server;
+use super::session::Session;
+use crate::archive::{identity, stored_wal};
+use crate::error::{Context, Result};
+use crate::format::identity::Identity;
+use crate::format::keys::{Key, timeline_prefix};
+use crate::format::wal_inventory::WalInventory;
+use crate::judge::diagnosis::{Known, PromotionFacts, StandbyPosition, Unreplayed, unreplayed};
+use crate::pg::{Lsn, SegmentName, TimelineHistory, TimelineId, WalCheck, WalReader};
+use crate::server::{ConnInfo, Connection};
+use crate::store::Store;
+
+/// Between two looks, while the standby replays.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Gathers what the decision needs; waits for the replay to catch up while there is time.
+pub(super) async fn gather(
+    deadline: Deadline,
+    connection: &ConnInfo,
+    replication: Option<&ConnInfo>,
+    store: impl Future<Output = Result<Store>>,
+) -> PromotionFacts {
+    let opening = deadline.within("open the store", store);
+    let (store, session) = tokio::join!(opening, Session::open(connection, deadline));
+    let mut session = match session {
+        Ok(session) => session,
+        Err(error) => {
+            return PromotionFacts {
+                standby: Err(error.to_string()),
+                unreplayed: match &store {
+                    Ok(store) => deadline
+                        .within("read walship.json", identity::require(store))
+                        .await
+                        .map(|_| Unreplayed::Nothing),
+                    Err(why) => Err(why.clone()),
+                },
+            };
+        }
+    };
+    loop {
+        let facts = look(&mut session, replication, store.as_ref(), deadline).await;
+        let may_pass = matches!(
+            facts.unreplayed,
+            Ok(Unreplayed::Until(_) | Unreplayed::AfterAHole { .. })
+        );
+        if !may_pass || Instant::now() + PAUSE * 2 > deadline.at() {
+            session.close().await;
+            return facts;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn look(
+    session: &mut Session,
+    replication: Option<&ConnInfo>,
+    store: Result<&Store, &String>,
+    deadline: Deadline,
+) -> PromotionFacts {
+    let standby = position(session, replication, deadline).await;
+    let unreplayed = match (&standby, store) {
+        (_, Err(why)) => Err(why.clone()),
+        (Ok(standby), Ok(store)) if standby.in_recovery => {
+            let comparing = beyond(store, standby);
+            deadline
+                .within("compare the archive with the standby", comparing)
+                .await
+        }
+        // Without a standby there is nothing to compare, and no promotion either.
+        _ => Ok(Unreplayed::Nothing),
+    };
+    PromotionFacts { standby, unreplayed }
+}
+
+async fn position(
+    session: &mut Session,
+    replication: Option<&ConnInfo>,
+    deadline: Deadline,
+) -> Known<StandbyPosition> {
+    let sql = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()";
+    let row = session.row("ask how far the standby is", sql).await?;
+    let in_recovery = row.is_true(0);
+    // A promotion replays all that was received before it ends recovery.
+    let (replayed, received): (Option<Lsn>, Option<Lsn>) = (row.parse(1), row.parse(2));
+    let timeline = match replayed_timeline(replication, deadline).await {
+        Some(timeline) => timeline,
+        None => server::newest_timeline(session, in_recovery).await?,
+    };
+    Ok(StandbyPosition {
+        in_recovery,
+        cluster: server::cluster(session).await?,
+        timeline,
+        lsn: replayed.max(received).unwrap_or_default(),
+    })
+}
+
+/// The replayed timeline at this moment, which only a replication connection tells; where that is
+/// refused, the newest that the control file and `pg_wal` know of must do.
+async fn replayed_timeline(replication: Option<&ConnInfo>, deadline: Deadline) -> Option<TimelineId> {
+    let asking = async {
+        let mut connection = Connection::connect(replication?).await.ok()?;
+        let identity = connection.identify_system().await.ok()?;
+        connection.close().await;
+        Some(identity.timeline)
+    };
+    timeout_at(deadline.at(), asking).await.ok().flatten()
+}
+
+/// What the archive has beyond the standby's position.
+async fn beyond(store: &Store, standby: &StandbyPosition) -> Result<Unreplayed> {
+    let identity = identity::require(store).await?;
+    identity.check(standby.cluster, &store.location().to_string())?;
+    let (wal, histories) = tokio::try_join!(
+        wal_from(store, &identity, standby),
+        children(store, &identity, standby.timeline)
+    )?;
+    match unreplayed(standby, &wal, &histories)? {
+        Unreplayed::LookInto(segment) if has_more(store, &identity, segment, standby.lsn).await? => {
+            Ok(Unreplayed::Until(segment))
+        }
+        Unreplayed::LookInto(_) => Ok(Unreplayed::Nothing),
+        other => Ok(other),
+    }
+}
+
+/// The standby's timeline in the archive from the standby's segment on.
+async fn wal_from(store: &Store, identity: &Identity, standby: &StandbyPosition) -> Result<WalInventory> {
+    let size = identity.segment_bytes;
+    let mut wal = WalInventory::new(size);
+    let current = SegmentName::new(standby.timeline, size.segment_of(standby.lsn), size)?;
+    // Sorts before the segment's own key and after its predecessor's.
+    let key = Key::Segment(current).to_string();
+    let mut listing = store.list(&timeline_prefix(standby.timeline), key.strip_suffix(".zst"));
+    while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
+        for object in &page {
+            wal.add(&object.key, object.size);
+        }
+    }
+    Ok(wal)
+}
+
+/// The histories of later timelines. PostgreSQL numbers a new one after the newest that the archive
+/// has, so that the first one missing ends the search.
+async fn children(
+    store: &Store,
+    identity: &Identity,
+    timeline: TimelineId,
+) -> Result<BTreeMap<TimelineId, TimelineHistory>> {
+    let mut histories = BTreeMap::new();
+    let mut next = timeline;
+    loop {
+        next = TimelineId::new(next.get().saturating_add(1))?;
+        match stored_wal::read_history(store, next, identity.system_identifier).await? {
+            Some(history) => histories.insert(next, history),
+            None => return Ok(histories),
+        };
+    }
+}
+
+/// Whether a whole record of the segment ends after a position.
+async fn has_more(store: &Store, identity: &Identity, segment: SegmentName, after: Lsn) -> Result<bool> {
+    let start = segment.start(identity.segment_bytes)?;
+    let feed = || Ok(Feed(WalReader::new(start, WalCheck::Structure)));
+    let key = Key::Segment(segment).to_string();
+    let limit = identity.segment_bytes.bytes();
+    let read = stored_wal::read(store, &key, limit, feed).await;
+    let (Feed(reader), trailer) = read.context(|| format!("read {}", store.url_of(&key)))?;
+    trailer.check(segment.into(), identity.system_identifier)?;
+    Ok(reader.valid_until() > after)
+}
+
+struct Feed(WalReader);
+
+impl Write for Feed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.feed(bytes, |_| {});
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! The programs a drill runs, of the backup's major version.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use crate::cluster::programs;
+use crate::error::{Error, Result};
+
+/// PostgreSQL's programs of one major version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    postgres: PathBuf,
+    /// The server's version, such as `17.2`.
+    pub version: String,
+}
+
+impl Programs {
+    /// Looks in `search_path` (`PATH`) and where packages put them.
+    ///
+    /// # Errors
+    /// `NotFound`, which names every place that was looked at, and what was there instead.
+    pub fn find(major: u32, search_path: Option<&OsStr>) -> Result<Self> {
+        let search = programs::find("postgres", major, search_path);
+        let found = search.found.as_ref();
+        if let Some((postgres, version)) = found.and_then(|path| Some((path, programs::version_of(path)?))) {
+            return Ok(Self {
+                postgres: postgres.clone(),
+                version,
+            });
+        }
+        let looked_in: Vec<_> = search
+            .looked_in
+            .iter()
+            .map(|directory| {
+                let other = search
+                    .others
+                    .iter()
+                    .find(|(path, _)| path.parent() == Some(directory));
+                match other {
+                    None => directory.display().to_string(),
+                    Some((_, version)) => format!(
+                        "{} (has {})",
+                        directory.display(),
+                        version.as_deref().unwrap_or("one of an unknown version")
+                    ),
+                }
+            })
+            .collect();
+        Err(Error::not_found(format!(
+            "the backup is of PostgreSQL {major}, and no server of that version is on this machine; looked in {}; \
+             install PostgreSQL {major}, or set postgres.bin_dir to the directory of its programs",
+            looked_in.join(", ")
+        )))
+    }
+
+    /// The server.
+    #[must_use]
+    pub fn postgres(&self) -> &Path {
+        &self.postgres
+    }
+
+    /// A program that may be left out of an installation: beside the server, or where a link in `PATH`
+    /// leads to.
+    #[must_use]
+    pub fn optional(&self, name: &str) -> Option<PathBuf> {
+        let resolved = self.postgres.canonicalize().ok();
+        [Some(self.postgres.clone()), resolved]
+            .into_iter()
+            .flatten()
+            .map(|postgres| postgres.with_file_name(name))
+            .find(|path| path.is_file())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A folder with a `postgres` that says this.
+    fn folder(top: &Path, name: &str, says: &str) -> PathBuf {
+        let folder = top.join(name);
+        std::fs::create_dir(&folder).unwrap();
+        let program = folder.join("postgres");
+        std::fs::write(&program, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        folder
+    }
+
+    #[test]
+    fn programs_are_found_beside_the_server_and_behind_a_link_to_it() {
+        let top = tempfile::tempdir().unwrap();
+        let real = folder(top.path(), "real", "postgres (PostgreSQL) 99.1 (Debian)");
+        std::fs::write(real.join("pg_amcheck"), "").unwrap();
+        let links = top.path().join("links");
+        std::fs::create_dir(&links).unwrap();
+        std::os::unix::fs::symlink(real.join("postgres"), links.join("postgres")).unwrap();
+        for directory in [&real, &links] {
+            let found = Programs::find(99, Some(directory.as_os_str())).unwrap();
+            assert_eq!(found.version, "99.1");
+            assert!(found.optional("pg_amcheck").is_some());
+            assert_eq!(found.optional("pg_checksums"), None);
+        }
+    }
+
+    #[test]
+    fn where_it_was_looked_is_said_with_what_was_there() {
+        let top = tempfile::tempdir().unwrap();
+        let old = folder(top.path(), "old", "postgres (PostgreSQL) 98.6");
+        let error = Programs::find(99, Some(old.as_os_str())).unwrap_err().to_string();
+        assert!(error.contains(&format!("{} (has 98)", old.display())), "{error}");
+        assert!(error.contains("/usr/lib/postgresql/99/bin"), "{error}");
+    }
+}

@@ -1,0 +1,214 @@
+//! Deleting backups: the record first, so that a backup whose objects go is not listed any more.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::report::ExpireReport;
+use crate::archive::catalogue;
+use crate::archive::catalogue::RECORD_LIMIT;
+use crate::archive::records;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::backup::BackupRecord;
+use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject, backup_prefix};
+use crate::format::released::TimelineRanges;
+use crate::judge::catalogue::{Catalogue, Unfinished, needed_wal};
+use crate::judge::retention::Action;
+use crate::progress::Progress;
+use crate::store::{Body, PutMode, Store};
+
+/// How often a record is put back that must stay, and how long between.
+const PUT_BACK_ATTEMPTS: u32 = 5;
+const PUT_BACK_PAUSE: Duration = Duration::from_secs(3);
+
+/// Deletes the backups that the plan says shall go. What those need that the store holds on to is
+/// taken out of `deletable`.
+///
+/// # Errors
+/// `Conflict` where a backup was marked to be kept meanwhile; otherwise as the store.
+pub(super) async fn delete(
+    report: &mut ExpireReport,
+    deletable: &mut TimelineRanges,
+    catalogue: &Catalogue,
+    store: &Store,
+    progress: &Progress,
+) -> Result<()> {
+    let fates = report.plan.backups.iter();
+    let ids: Vec<_> = fates
+        .filter(|fate| fate.action == Action::Delete)
+        .map(|fate| fate.id.clone())
+        .collect();
+    let mut deletion = Deletion {
+        store,
+        progress,
+        now: report.plan.now,
+        report,
+    };
+    for id in ids {
+        progress.phase(format!("delete backup {id}"));
+        let unfinished = catalogue.unfinished.iter().find(|entry| entry.id == id);
+        let gone = match unfinished {
+            Some(entry) => deletion.unfinished(entry).await?,
+            None => deletion.listed(&id).await?,
+        };
+        if gone {
+            deletion.report.deleted.backups += 1;
+        } else {
+            spare(&id, deletable, catalogue);
+        }
+    }
+    Ok(())
+}
+
+/// A backup that is still listed must stay restorable.
+fn spare(id: &BackupId, deletable: &mut TimelineRanges, catalogue: &Catalogue) {
+    let Some(backup) = catalogue.readable().find(|backup| backup.id == *id) else {
+        return;
+    };
+    for needed in needed_wal(&backup.wal_ranges, catalogue.wal.segment_size()) {
+        let ranges = deletable.of_mut(needed.timeline);
+        ranges.remove_range(needed.first.0, needed.end.0 - 1);
+    }
+}
+
+struct Deletion<'a> {
+    store: &'a Store,
+    progress: &'a Progress,
+    now: DateTime<Utc>,
+    report: &'a mut ExpireReport,
+}
+
+impl Deletion<'_> {
+    /// Deletes a backup that has a record; false where the store holds on to that.
+    async fn listed(&mut self, id: &BackupId) -> Result<bool> {
+        self.refuse_marked(id).await?;
+        let key = key(id, BackupObject::Record);
+        // What may have to be put back is what was written. Where there is none, another expiry was faster.
+        let record = records::read(self.store, &key, RECORD_LIMIT, |bytes, url| {
+            BackupRecord::parse(bytes, url, id).map(|_| bytes.to_vec())
+        })
+        .await
+        .context(|| format!("delete backup {id}"))?;
+        if let Some(record) = record {
+            self.forget(id).await?;
+            if !self.delete(&[(key.clone(), record.len() as u64)]).await? {
+                return Ok(false);
+            }
+            // A mark, or an outage in which nobody knows whether there is one.
+            if let Err(error) = self.refuse_marked(id).await {
+                self.put_back(&key, record).await?;
+                return Err(error);
+            }
+        }
+        self.sweep(id).await?;
+        Ok(true)
+    }
+
+    /// Lets the ledger forget a backup, before its record goes: a backup that the ledger knows and that has no
+    /// record has lost it. If that cannot be done, a later run may say so of what a kill leaves.
+    async fn forget(&self, id: &BackupId) -> Result<()> {
+        let key = Key::Ledger(LedgerObject::Backup(id.clone())).to_string();
+        self.store.delete_what_goes(&[key]).await.map(drop)
+    }
+
+    /// Puts a record back that must stay. While it is away only this process has it.
+    async fn put_back(&self, key: &str, record: Vec<u8>) -> Result<()> {
+        let body = Body::from_bytes(record);
+        let mut attempt = 1;
+        loop {
+            match self.store.put(key, &body, PutMode::Create).await {
+                Ok(()) => return Ok(()),
+                // By an attempt whose answer got lost.
+                Err(error) if error.kind() == ErrorKind::Conflict && attempt > 1 => return Ok(()),
+                Err(error) if error.is_retryable() && attempt < PUT_BACK_ATTEMPTS => {
+                    tracing::warn!(%error, attempt, "a record that must stay could not be put back yet");
+                    tokio::time::sleep(PUT_BACK_PAUSE).await;
+                    attempt += 1;
+                }
+                Err(error) => return Err(error).context(|| format!("put {} back", self.store.url_of(key))),
+            }
+        }
+    }
+
+    /// Whoever marks a backup looks afterwards whether it is still there, and whoever deletes it
+    /// whether it was marked.
+    async fn refuse_marked(&self, id: &BackupId) -> Result<()> {
+        let keep = catalogue::read_keep(self.store, id).await?;
+        match keep.filter(|keep| keep.holds_at(self.now)) {
+            None => Ok(()),
+            Some(keep) => Err(Error::conflict(format!(
+                "backup {id} was marked to be kept {keep} while it was about to be deleted, and is kept; run walship \
+                 expire again for the rest"
+            ))),
+        }
+    }
+
+    /// Deletes what is left of a backup without a record, unless there is a new sign of it.
+    async fn unfinished(&mut self, entry: &Unfinished) -> Result<bool> {
+        let id = &entry.id;
+        if self.has_new_sign(entry).await? {
+            return Ok(false);
+        }
+        let pending = [(key(id, BackupObject::Pending), 0)];
+        if !self.delete(&pending).await? {
+            return Ok(false);
+        }
+        // Who began to finish it before that has a heartbeat by now.
+        if self.has_new_sign(entry).await? {
+            return Ok(false);
+        }
+        self.sweep(id).await?;
+        let record = key(id, BackupObject::Record);
+        if self.store.head(&record).await?.is_some() {
+            self.report.notes.push(format!(
+                "backup {id} was finished in the very moment in which it was swept away; it is deleted, take another"
+            ));
+            self.delete(&[(record, 0)]).await?;
+        }
+        Ok(true)
+    }
+
+    async fn has_new_sign(&mut self, entry: &Unfinished) -> Result<bool> {
+        let mut listing = self.store.list(&backup_prefix(&entry.id), None);
+        let mut is_new = false;
+        while let Some(page) = listing.next().await? {
+            for object in page {
+                let kind = object.key.parse();
+                is_new |= object.modified > entry.last_sign
+                    || matches!(kind, Ok(Key::Backup(_, BackupObject::Record)));
+            }
+        }
+        if is_new {
+            self.report.notes.push(format!(
+                "there is a new sign of backup {}; it is left alone",
+                entry.id
+            ));
+        }
+        Ok(is_new)
+    }
+
+    /// Deletes whatever walship wrote below a backup's prefix, a page at a time.
+    async fn sweep(&mut self, id: &BackupId) -> Result<()> {
+        let mut listing = self.store.list(&backup_prefix(id), None);
+        while let Some(page) = listing.next().await.context(|| format!("list backup {id}"))? {
+            let ours = page.into_iter().filter(|object| {
+                let key = object.key.parse();
+                matches!(key, Ok(Key::Backup(_, kind)) if kind != BackupObject::Record)
+            });
+            let objects: Vec<_> = ours.map(|object| (object.key, object.size)).collect();
+            self.delete(&objects).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes objects, each with its size; whether all of them went.
+    async fn delete(&mut self, objects: &[(String, u64)]) -> Result<bool> {
+        let (all, bytes) = self.report.delete(objects, self.store).await?;
+        self.progress.advance(bytes);
+        Ok(all)
+    }
+}
+
+fn key(id: &BackupId, object: BackupObject) -> String {
+    Key::Backup(id.clone(), object).to_string()
+}

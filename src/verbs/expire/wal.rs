@@ -1,0 +1,178 @@
+//! Deleting WAL: listed a page at a time, so that memory does not grow with it.
+
+use std::collections::BTreeSet;
+
+use chrono::TimeDelta;
+
+use super::report::ExpireReport;
+use super::unfinished;
+use crate::archive::catalogue;
+use crate::error::{Context, ErrorKind, Result};
+use crate::format::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, WAL_PREFIX, backup_prefix};
+use crate::format::released::TimelineRanges;
+use crate::judge::catalogue::{Catalogue, needed_wal};
+use crate::judge::retention::UnfinishedWal;
+use crate::pg::{SegmentNumber, SegmentSize};
+use crate::progress::Progress;
+use crate::store::{ObjectInfo, Store};
+
+/// As many objects as one request deletes.
+const BATCH: usize = 1000;
+
+/// Deletes the segments that may go, and the `.partial` and `.backup` files beside them; in a dry run
+/// it counts them.
+///
+/// # Errors
+/// As the store.
+pub(super) async fn delete(
+    report: &mut ExpireReport,
+    deletable: TimelineRanges,
+    catalogue: &Catalogue,
+    store: &Store,
+    progress: &Progress,
+) -> Result<()> {
+    if deletable.is_empty() {
+        return Ok(());
+    }
+    let mut deletion = Deletion {
+        store,
+        progress,
+        size: catalogue.wal.segment_size(),
+        newcomers: Newcomers::new(catalogue),
+        deletable,
+        batch: Vec::with_capacity(BATCH),
+        report,
+    };
+    progress.phase("look through the WAL");
+    let mut listing = store.list(WAL_PREFIX, None);
+    while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
+        for object in page {
+            if deletion.may_go(&object) {
+                deletion.batch.push((object.key, object.size));
+            }
+            if deletion.batch.len() == BATCH {
+                deletion.flush().await?;
+            }
+        }
+        if deletion.deletable.is_empty() {
+            break;
+        }
+    }
+    deletion.flush().await
+}
+
+struct Deletion<'a> {
+    store: &'a Store,
+    progress: &'a Progress,
+    size: SegmentSize,
+    newcomers: Newcomers,
+    deletable: TimelineRanges,
+    batch: Vec<(String, u64)>,
+    report: &'a mut ExpireReport,
+}
+
+impl Deletion<'_> {
+    fn may_go(&self, object: &ObjectInfo) -> bool {
+        // The plan knows nothing of what was stored after it.
+        object.modified <= self.report.plan.now && self.is_deletable(&object.key)
+    }
+
+    fn is_deletable(&self, key: &str) -> bool {
+        let key = key.parse::<Key>().ok();
+        key.and_then(|key| key.segment()).is_some_and(|segment| {
+            let number = segment.number(self.size);
+            number.is_ok_and(|number| self.deletable.contains(segment.timeline(), number))
+        })
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let mut objects = std::mem::take(&mut self.batch);
+        if objects.is_empty() {
+            return Ok(());
+        }
+        if self.report.dry_run {
+            self.report.deleted.count(&objects);
+            return Ok(());
+        }
+        self.look_for_newcomers().await?;
+        objects.retain(|(key, _)| self.is_deletable(key));
+        let (_, bytes) = self.report.delete(&objects, self.store).await?;
+        self.progress.advance(bytes);
+        let files = self.report.deleted.objects;
+        self.progress.phase(format!("delete WAL, {files} objects so far"));
+        Ok(())
+    }
+
+    /// A backup that began since the archive was read may need WAL that was not needed then.
+    async fn look_for_newcomers(&mut self) -> Result<()> {
+        for id in self.newcomers.look(self.store).await? {
+            let needed = needed_from(self.store, &id, self.size).await?;
+            if needed.is_none() {
+                self.report.notes.push(format!(
+                    "backup {id} began meanwhile and may need any WAL; the rest goes at the next run"
+                ));
+            }
+            let first = needed.map_or(0, |first| first.0);
+            let timelines: Vec<_> = self.deletable.iter().map(|(timeline, _)| timeline).collect();
+            for timeline in timelines {
+                self.deletable.of_mut(timeline).remove_range(first, u64::MAX);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first segment that a backup which began meanwhile needs, on whatever timeline; `None` where
+/// nobody knows.
+async fn needed_from(store: &Store, id: &BackupId, size: SegmentSize) -> Result<Option<SegmentNumber>> {
+    if let UnfinishedWal::From { lsn, .. } = unfinished::running(store, id).await? {
+        return Ok(Some(size.segment_of(lsn)));
+    }
+    // It may be complete already.
+    match catalogue::read_record(store, id).await {
+        Ok(record) => {
+            let needed = needed_wal(&record.wal_ranges, size);
+            Ok(needed.iter().map(|needed| needed.first).min())
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How much the clock of a machine that begins a backup may be behind those before it.
+const CLOCK_TOLERANCE: TimeDelta = TimeDelta::days(1);
+
+/// Backups that the plan did not know.
+struct Newcomers {
+    known: BTreeSet<BackupId>,
+}
+
+impl Newcomers {
+    fn new(catalogue: &Catalogue) -> Self {
+        let backups = catalogue.backups.iter().map(|backup| &backup.id);
+        let unrestorable = catalogue.unrestorable.iter().map(|entry| &entry.id);
+        let unfinished = catalogue.unfinished.iter().map(|entry| &entry.id);
+        Self {
+            known: backups.chain(unrestorable).chain(unfinished).cloned().collect(),
+        }
+    }
+
+    /// Those that came since the last look. Their ids are in the order of their machines' clocks.
+    async fn look(&mut self, store: &Store) -> Result<Vec<BackupId>> {
+        let newest = self.known.last().map(BackupId::moment);
+        let after = newest.map(|newest| backup_prefix(&BackupId::at(newest - CLOCK_TOLERANCE)));
+        let mut listing = store.list(BACKUPS_PREFIX, after.as_deref());
+        let mut found = Vec::new();
+        while let Some(page) = listing.next().await.context(|| "look for new backups")? {
+            for object in page {
+                if let Ok(Key::Backup(id, BackupObject::Started)) = object.key.parse()
+                    && self.known.insert(id.clone())
+                {
+                    found.push(id);
+                }
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+}

@@ -1,0 +1,114 @@
+//! `walship keep`: marks a backup, so that retention keeps it, or takes the mark away.
+//!
+//! The mark is written first and the backup looked for afterwards, as retention deletes `backup.json`
+//! first and looks for the mark afterwards: whichever comes second sees the other.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::archive::{catalogue, identity};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::keep::Keep;
+use crate::format::keys::{BackupId, BackupObject, Key};
+use crate::store::{Body, PutMode, Store};
+use crate::text::time_text;
+
+/// What shall become of the mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// The backup is kept until this moment, or for ever.
+    Set(Option<DateTime<Utc>>),
+    /// The policy decides again.
+    Release,
+}
+
+/// What the mark says now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeepReport {
+    /// The backup.
+    pub id: BackupId,
+    /// Whether it is marked.
+    pub kept: bool,
+    /// Until when; for ever where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// Sets the mark or takes it away. `now` is this machine's time.
+///
+/// # Errors
+/// `NotFound` for a backup that the archive lacks; `Invalid` for a moment that is over; otherwise as
+/// the store.
+pub async fn run(id: &BackupId, mark: Mark, store: &Store, now: DateTime<Utc>) -> Result<KeepReport> {
+    if let Mark::Set(Some(until)) = mark
+        && until <= now
+    {
+        return Err(Error::invalid(format!(
+            "{} is over, now it is {}; give a moment to come, or --forever",
+            time_text(until),
+            time_text(now)
+        )));
+    }
+    identity::require(store).await?;
+    let key = Key::Backup(id.clone(), BackupObject::Keep).to_string();
+    // What is left of a backup that has lost its record can be released as well.
+    if mark != Mark::Release || store.head(&key).await?.is_none() {
+        require_backup(id, store).await?;
+    }
+    let until = match mark {
+        Mark::Release => {
+            store.delete(std::slice::from_ref(&key)).await?;
+            return Ok(KeepReport {
+                id: id.clone(),
+                kept: false,
+                until: None,
+            });
+        }
+        Mark::Set(until) => until,
+    };
+    let body = Body::from_bytes(Keep::new(id, until, now).to_json()?);
+    store
+        .put(&key, &body, PutMode::Replace)
+        .await
+        .context(|| format!("write {}", store.url_of(&key)))?;
+    if let Err(error) = require_backup(id, store).await {
+        // Retention was faster. A mark without a backup means nothing; what stays is swept.
+        if error.kind() == ErrorKind::NotFound {
+            let _ = store.delete(&[key]).await;
+        }
+        return Err(error);
+    }
+    Ok(KeepReport {
+        id: id.clone(),
+        kept: true,
+        until,
+    })
+}
+
+/// A backup exists when its record does.
+async fn require_backup(id: &BackupId, store: &Store) -> Result<()> {
+    match catalogue::read_record(store, id).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::not_found(format!(
+            "backup {id} is not in {}; see walship list backups",
+            store.location()
+        ))),
+        Err(error) => Err(error),
+    }
+}
+
+impl fmt::Display for KeepReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = &self.id;
+        match (self.kept, self.until) {
+            (true, None) => write!(f, "Backup {id} is kept for ever."),
+            (true, Some(until)) => write!(f, "Backup {id} is kept until {}.", time_text(until)),
+            (false, _) => write!(
+                f,
+                "Backup {id} is not marked any more; the next walship expire decides by its policy."
+            ),
+        }
+    }
+}

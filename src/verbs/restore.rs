@@ -1,0 +1,586 @@
+//! `walship restore`: delivers one verified file, or says why not.
+//!
+//! PostgreSQL takes an exit code of 1 to 125 as "this file is not in the archive" and ends recovery
+//! there, so absence is reported only when it is proven, and everything else is an error. The file
+//! appears under its final name only after its SHA-256, size, name and page header were checked. It
+//! is not fsynced: PostgreSQL does that itself, and asks again after a crash
+//! (`KeepFileRestoredFromArchive`, `xlogarchive.c`, 14 to 18).
+
+mod followed;
+mod own_wal;
+mod retired;
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::archive::stored_wal;
+use crate::archive::stored_wal::{LARGEST_SEGMENT, SMALL_FILE_LIMIT};
+use crate::archive::{catalogue, identity};
+use crate::cluster::unnamed_file::UnnamedFile;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::identity::Identity;
+use crate::format::keys::{Key, WAL_PREFIX, after_timeline, segment_siblings_prefix, timeline_prefix};
+use crate::judge::forks::{Answer, Follower, Fork, Recovering};
+use crate::pg::{LongPageHeader, Lsn, SegmentName, SegmentNumber, TimelineHistory, TimelineId, WalName};
+use crate::server::data_directory::{
+    RecoverySignal, cluster_identity, data_directory_of, is_starting, recovery_signal,
+};
+use crate::store::Store;
+
+/// Pause before the next try, and between looks for a segment that should be on its way.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// So many files are looked at by their names before one is called absent: itself, and those that come next.
+const LOOKS_BY_NAME: u64 = 4;
+
+/// What to deliver, and where.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions {
+    /// The file's name.
+    pub name: String,
+    /// Where to put it.
+    pub destination: PathBuf,
+    /// What the server that asks is doing, by [`asker`].
+    pub signal: RecoverySignal,
+    /// Time in which a transfer that broke is tried again, and a segment is awaited that is missing while
+    /// a later one is there.
+    pub retry_timeout: Duration,
+    /// The first segment of a hole at which recovery may end, as somebody decided with `walship recover
+    /// --end-at-gap`: it counts as absent although later ones are there.
+    pub accepted_gap: Option<SegmentName>,
+}
+
+/// How it ended, where it ended well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestoreReport {
+    /// The file is at its destination, verified.
+    Delivered,
+    /// It is proven that the archive has no such file; the reason is for people.
+    Absent(String),
+    /// The archive has the segment, and it is not for this server, which follows another timeline: absent for
+    /// PostgreSQL, and a warning for people.
+    Withheld(String),
+}
+
+/// Who asks for a file, by where it shall be put: PostgreSQL's recovery has its files put under names of its own, in
+/// its `pg_wal` (`RestoreArchivedFile`, `xlogarchive.c`, 14 to 18). Everybody else reads: `pg_rewind
+/// --restore-target-wal`, which names the file itself, in a data directory that may have a signal file and whose
+/// server does not run (`fe_utils/archive.c`); Patroni; a person.
+///
+/// # Errors
+/// `Internal` where it cannot be found out whether there is a signal file.
+pub fn asker(destination: &Path) -> Result<RecoverySignal> {
+    let name = destination.file_name().unwrap_or_default();
+    if name == "RECOVERYXLOG" || name == "RECOVERYHISTORY" {
+        recovery_signal(&data_directory_of(destination))
+    } else {
+        Ok(RecoverySignal::None)
+    }
+}
+
+/// Why the answer is "not in the archive" to what PostgreSQL asks when a recovery has ended already; no store
+/// need be asked for that.
+///
+/// It reads the history of the timeline that it leaves once more (`writeTimeLineHistory`, `timeline.c`, 14 to
+/// 18). The signal file is gone then and the new timeline's history not yet written: to fail ends the server,
+/// and its next start opens it for writing on the *old* timeline, beside whoever else writes there. Timeline
+/// 1 has no history. Of a later one, which the server has followed, `pg_wal` has a copy, and PostgreSQL takes
+/// that where it is told that the archive has none.
+///
+/// # Errors
+/// `Invalid` for a name that is none.
+pub fn without_asking(options: &RestoreOptions) -> Result<Option<String>> {
+    let name: WalName = options.name.parse()?;
+    let WalName::History(timeline) = name else {
+        return Ok(None);
+    };
+    if timeline == TimelineId::FIRST {
+        return Ok(Some("timeline 1 has no history file".to_owned()));
+    }
+    // Where PostgreSQL has histories put. A person who asks for one names another file.
+    let postgresql_asks = options.destination.file_name() == Some("RECOVERYHISTORY".as_ref());
+    let has_ended = options.signal == RecoverySignal::None && postgresql_asks;
+    let copy = data_directory_of(&options.destination)
+        .join("pg_wal")
+        .join(name.to_string());
+    Ok((has_ended && copy.is_file())
+        .then(|| format!("recovery has ended, and the server has {name} in pg_wal")))
+}
+
+/// Delivers one file.
+///
+/// # Errors
+/// Any failure that leaves it open whether the archive has the file, or that shows the archive to
+/// be damaged or another cluster's. Nothing stands at the destination then.
+pub async fn run(options: &RestoreOptions, store: &Store) -> Result<RestoreReport> {
+    let folder = folder_of(&options.destination);
+    match obtain(options, store, folder, None).await? {
+        Obtained::File(file) => file
+            .deliver(&options.destination)
+            .map(|()| RestoreReport::Delivered),
+        Obtained::Absent(reason) => Ok(RestoreReport::Absent(reason)),
+        Obtained::Withheld(reason) => Ok(RestoreReport::Withheld(reason)),
+    }
+}
+
+/// Obtains one file, proven to be what was asked for, in `folder`, which is on the destination's file
+/// system. What was fetched before is taken for it, and checked against the identity that comes with
+/// it; else both are asked for.
+///
+/// # Errors
+/// As [`run`].
+pub async fn obtain(
+    options: &RestoreOptions,
+    store: &Store,
+    folder: &Path,
+    ahead: Option<(Fetched, Identity)>,
+) -> Result<Obtained> {
+    let name: WalName = options.name.parse()?;
+    let request = Request {
+        name,
+        options,
+        store,
+        folder,
+        started: Instant::now(),
+    };
+    request.run(ahead).await.context(|| format!("restore {name}"))
+}
+
+/// Fetches a segment into `folder` before anybody asks for it; `None` where the store has no such key.
+/// Whether it may be delivered is decided by [`obtain`].
+///
+/// # Errors
+/// As the store; `Corrupt` where the object is damaged.
+pub async fn fetch_ahead(segment: SegmentName, store: &Store, folder: &Path) -> Result<Option<Fetched>> {
+    let key = Key::Segment(segment).to_string();
+    fetch(store, key, LARGEST_SEGMENT, folder).await
+}
+
+/// What [`obtain`] found.
+#[derive(Debug)]
+pub enum Obtained {
+    /// The file, verified.
+    File(VerifiedFile),
+    /// It is proven that the archive has no such file; the reason is for people.
+    Absent(String),
+    /// The archive has it, and it is not for this server.
+    Withheld(String),
+}
+
+/// A verified file without its final name; dropping it removes it.
+#[derive(Debug)]
+pub struct VerifiedFile(UnnamedFile);
+
+impl VerifiedFile {
+    /// Gives it its name, in the folder where it was made, where there is none of that name yet.
+    ///
+    /// # Errors
+    /// `Internal` where that is not possible.
+    pub fn deliver(self, path: &Path) -> Result<()> {
+        self.0
+            .persist_noclobber(path)
+            .map_err(|error| Error::io(format!("give it the name {}", path.display()), error))
+    }
+}
+
+struct Request<'a> {
+    name: WalName,
+    options: &'a RestoreOptions,
+    store: &'a Store,
+    /// Where files are made.
+    folder: &'a Path,
+    started: Instant,
+}
+
+impl Request<'_> {
+    async fn run(&self, ahead: Option<(Fetched, Identity)>) -> Result<Obtained> {
+        if let Some((file, identity)) = ahead {
+            return self.verify(file, &self.checked(identity)?).await;
+        }
+        // Whose archive this is must be known before anything is believed of it, absence above all.
+        let (identity, fetched) = tokio::join!(identity::require(self.store), self.fetch());
+        let identity = self.checked(identity?)?;
+        let verified = match fetched {
+            Ok(Some(file)) => self.verify(file, &identity).await,
+            Ok(None) => return self.absent(&identity).await,
+            Err(error) => Err(error),
+        };
+        match verified {
+            // The hole at which this recovery may end is damage: that was known when it was planned.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) && self.may_end_here() =>
+            {
+                Ok(Obtained::Absent(format!("recovery may end here: {error}")))
+            }
+            verified => verified,
+        }
+    }
+
+    /// The archive's identity, if it is that of the data directory that asks.
+    fn checked(&self, identity: Identity) -> Result<Identity> {
+        if let Some(cluster) = cluster_identity(&data_directory_of(&self.options.destination))? {
+            identity.check(cluster, &self.store.location().to_string())?;
+        }
+        Ok(identity)
+    }
+
+    fn has_time(&self) -> bool {
+        self.started.elapsed() + PAUSE < self.options.retry_timeout
+    }
+
+    /// Fetches and decodes the object; `None` where the store says that there is no such key.
+    async fn fetch(&self) -> Result<Option<Fetched>> {
+        let key = match self.key().await {
+            Ok(key) => key,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let limit = if matches!(self.name, WalName::Segment(_) | WalName::Partial(_)) {
+            LARGEST_SEGMENT
+        } else {
+            SMALL_FILE_LIMIT
+        };
+        fetch(self.store, key, limit, self.folder).await
+    }
+
+    async fn key(&self) -> Result<String> {
+        let WalName::Partial(segment) = self.name else {
+            return Ok(Key::of_wal(self.name)?.to_string());
+        };
+        // Its key carries a hash: two promotions may each have left one.
+        let mut found = Vec::new();
+        let mut listing = self.store.list(&segment_siblings_prefix(segment), None);
+        while let Some(page) = listing.next().await? {
+            found.extend(page.into_iter().map(|object| object.key).filter(
+                |key| matches!(key.parse(), Ok(Key::Partial { segment: stored, .. }) if stored == segment),
+            ));
+        }
+        match found.len() {
+            0 | 1 => found.pop().ok_or_else(|| Error::not_found("no such object")),
+            _ => Err(Error::conflict(format!(
+                "the archive holds {} versions of it: {}; choose one and read it with zstd -dc",
+                found.len(),
+                found.join(", ")
+            ))),
+        }
+    }
+
+    /// Proves that a decoded file is what was asked for.
+    async fn verify(&self, mut fetched: Fetched, identity: &Identity) -> Result<Obtained> {
+        let check = |fetched: &mut Fetched| {
+            fetched.trailer.check(self.name, identity.system_identifier)?;
+            fetched.check_header(self.name, identity)
+        };
+        check(&mut fetched).context(|| self.store.url_of(&fetched.key))?;
+        let reason = match self.name {
+            WalName::Segment(segment) => self.beyond_a_fork(segment, identity).await?,
+            WalName::History(timeline) => self.of_a_retired(timeline, &mut fetched).await?,
+            WalName::Partial(_) | WalName::Backup { .. } => None,
+        };
+        if let Some(reason) = reason {
+            return Ok(Obtained::Withheld(reason));
+        }
+        Ok(Obtained::File(VerifiedFile(fetched.file)))
+    }
+
+    /// Why a stored segment is not for the server that asks; `None` where it is.
+    async fn beyond_a_fork(&self, segment: SegmentName, identity: &Identity) -> Result<Option<String>> {
+        let directory = data_directory_of(&self.options.destination);
+        let Some(follower) = self.follower(&directory).await? else {
+            return Ok(None);
+        };
+        let (size, timeline) = (identity.segment_bytes, segment.timeline());
+        if let Some(reason) = retired::refuses(timeline, &follower, self.store).await? {
+            return Ok(Some(reason));
+        }
+        let start = segment.start(size)?;
+        let forks = follower.forks_before(timeline, Lsn(start.0.saturating_add(size.bytes())));
+        let Some(fork) = forks.first() else {
+            return Ok(None);
+        };
+        let mut has_passed = forks.iter().any(|fork| follower.has_passed(fork, timeline));
+        if follower.recovering == Recovering::Standby {
+            for fork in &forks {
+                has_passed = has_passed
+                    || own_wal::reaches_beyond(&directory.join("pg_wal"), timeline, fork.at, size)?;
+            }
+        }
+        let Fork { by, at, child } = *fork;
+        let child = segment.on_timeline(child);
+        let beyond = format!(
+            "timeline {by}, which this server follows, left timeline {timeline} at {at}, and {segment} reaches beyond that"
+        );
+        let accepted = self.options.accepted_gap == Some(segment);
+        match follower.answer(fork, start, has_passed) {
+            Answer::Deliver => Ok(None),
+            Answer::Withhold if follower.recovering == Recovering::Standby => Ok(Some(format!(
+                "{segment} is in the archive and withheld: {beyond}; {child} comes next. If timeline {by} is the wrong \
+                 one, set recovery_target_timeline = '{timeline}' and restart the server"
+            ))),
+            Answer::Withhold => Ok(Some(format!("{beyond}; recovery ends here"))),
+            Answer::Refuse if accepted => Ok(Some(format!("{beyond}; recovery may end here"))),
+            Answer::Refuse => Err(Error::unavailable(format!(
+                "{beyond}, and its own {child} is not in the archive (yet); recover to timeline {timeline} \
+                 (recovery_target_timeline = '{timeline}') if that is what you want, or archive {child}"
+            ))),
+        }
+    }
+
+    /// Why the history of a retired timeline is not for the server that asks; `None` where it is.
+    async fn of_a_retired(&self, timeline: TimelineId, fetched: &mut Fetched) -> Result<Option<String>> {
+        if self.options.signal == RecoverySignal::None {
+            return Ok(None);
+        }
+        let Some(mark) = catalogue::read_retired(self.store, timeline).await? else {
+            return Ok(None);
+        };
+        let mut content = Vec::new();
+        let mut file = fetched.rewound()?;
+        file.read_to_end(&mut content)
+            .map_err(|error| Error::io("read the restored file", error))?;
+        let history = TimelineHistory::parse(timeline, &content)?;
+        let directory = data_directory_of(&self.options.destination);
+        let follower = self.follower(&directory).await?;
+        let is_kept = directory.join("pg_wal").join(self.name.to_string()).is_file();
+        let starting = is_starting(&directory)?;
+        retired::hides(&mark, &history, follower.as_ref(), starting, is_kept, self.store).await
+    }
+
+    /// The server that asks, where it recovers and it can be known which timeline it follows.
+    async fn follower(&self, directory: &Path) -> Result<Option<Follower>> {
+        let recovering = match self.options.signal {
+            RecoverySignal::Standby => Recovering::Standby,
+            RecoverySignal::Recovery => Recovering::ToTarget,
+            RecoverySignal::None => return Ok(None),
+        };
+        followed::follower(recovering, directory, self.name.timeline(), self.store).await
+    }
+
+    /// Whether this is the hole at which recovery may end.
+    fn may_end_here(&self) -> bool {
+        self.options.accepted_gap.map(WalName::Segment) == Some(self.name)
+    }
+
+    /// The key is missing. Says so only where that cannot be a hole in the archive.
+    async fn absent(&self, identity: &Identity) -> Result<Obtained> {
+        let absent = format!("{} is not in the archive {}", self.name, self.store.location());
+        let directory = data_directory_of(&self.options.destination);
+        if cluster_identity(&directory)?.is_none() {
+            return Err(Error::invalid(format!(
+                "{absent}; and whether it should be there cannot be said, for {} is no data directory of its cluster",
+                directory.display()
+            )));
+        }
+        // A standby asks again.
+        if self.options.signal == RecoverySignal::Standby || self.may_end_here() {
+            return Ok(Obtained::Absent(absent));
+        }
+        loop {
+            let mut witness = self.witness_of_a_hole(&directory, identity).await?;
+            if witness.is_none() {
+                witness = self.witness_by_name(identity).await?;
+            }
+            let Some(witness) = witness else {
+                // An archive that was emptied or unmounted meanwhile has nothing either.
+                identity::confirm(self.store, identity).await?;
+                return Ok(Obtained::Absent(absent));
+            };
+            if !self.has_time() {
+                return Err(Error::corrupt(format!(
+                    "{} is missing in the archive {}, and {witness}: the archive has a hole \
+                     (waited {} s for it to be filled). If it cannot be filled, \
+                     `walship recover --end-at-gap` recovers up to the hole",
+                    self.name,
+                    self.store.location(),
+                    self.started.elapsed().as_secs()
+                )));
+            }
+            // It may be on its way.
+            tokio::time::sleep(PAUSE).await;
+            if let Some(file) = self.fetch().await? {
+                return self.verify(file, identity).await;
+            }
+        }
+    }
+
+    /// A witness that no listing has to show: the file itself, or one that comes next, looked at by its name.
+    async fn witness_by_name(&self, identity: &Identity) -> Result<Option<String>> {
+        for key in self.next_of_its_kind(identity)? {
+            if self.store.head(&key.to_string()).await?.is_some() {
+                return Ok(Some(format!("{key} is there")));
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_of_its_kind(&self, identity: &Identity) -> Result<Vec<Key>> {
+        let size = identity.segment_bytes;
+        Ok(match self.name {
+            WalName::Segment(segment) => {
+                let first = segment.number(size)?.0;
+                let numbers = (first..first.saturating_add(LOOKS_BY_NAME)).map(SegmentNumber);
+                let names = numbers.map(|number| SegmentName::new(segment.timeline(), number, size));
+                names.filter_map(Result::ok).map(Key::Segment).collect()
+            }
+            WalName::History(timeline) => {
+                let first = timeline.get();
+                let timelines = first..first.saturating_add(LOOKS_BY_NAME as u32);
+                let timelines = timelines.map(TimelineId::new).filter_map(Result::ok);
+                timelines.map(Key::History).collect()
+            }
+            WalName::Partial(_) | WalName::Backup { .. } => Vec::new(),
+        })
+    }
+
+    /// What could not be so if this file had never been: a later segment of its timeline, a timeline
+    /// history that goes on after it, or, for a history, WAL or a history of its timeline or a later one.
+    async fn witness_of_a_hole(&self, directory: &Path, identity: &Identity) -> Result<Option<String>> {
+        let timeline = self.name.timeline();
+        match self.name {
+            WalName::Segment(segment) => {
+                let followed = self.follower(directory).await?;
+                if let Some(Fork { by, at, .. }) =
+                    followed.and_then(|followed| followed.fork_of_recovery(timeline))
+                    && segment.start(identity.segment_bytes)? < at
+                {
+                    return Ok(Some(format!(
+                        "timeline {by} left timeline {timeline} only later, at {at}"
+                    )));
+                }
+                let after = Key::Segment(segment).to_string();
+                self.find(
+                    &timeline_prefix(timeline),
+                    Some(&after),
+                    |key| matches!(key, Key::Segment(stored) if *stored > segment),
+                )
+                .await
+            }
+            WalName::History(timeline) => {
+                let own = self
+                    .find(&timeline_prefix(timeline), None, |key| {
+                        matches!(key, Key::Segment(_))
+                    })
+                    .await?;
+                if own.is_some() {
+                    return Ok(own);
+                }
+                let after = after_timeline(timeline);
+                self.find(WAL_PREFIX, Some(&after), |key| {
+                    matches!(key, Key::Segment(stored) if stored.timeline() > timeline)
+                        || matches!(key, Key::History(stored) if *stored > timeline)
+                })
+                .await
+            }
+            WalName::Partial(_) | WalName::Backup { .. } => Ok(None),
+        }
+    }
+
+    /// Looks for an object; "KEY is there" if there is one.
+    async fn find(
+        &self,
+        prefix: &str,
+        start_after: Option<&str>,
+        wanted: impl Fn(&Key) -> bool,
+    ) -> Result<Option<String>> {
+        let mut listing = self.store.list(prefix, start_after);
+        while let Some(page) = listing.next().await? {
+            let found = page
+                .into_iter()
+                .find(|object| object.key.parse().is_ok_and(|key| wanted(&key)));
+            if let Some(object) = found {
+                return Ok(Some(format!("{} is there", object.key)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Fetches and decodes an object into a temporary file in `folder`; `None` where the store says that
+/// there is no such key.
+async fn fetch(store: &Store, key: String, limit: u64, folder: &Path) -> Result<Option<Fetched>> {
+    let make = || file_in(folder).map(Output);
+    match stored_wal::read(store, &key, limit, make).await {
+        Ok((Output(file), trailer)) => Ok(Some(Fetched { file, trailer, key })),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Err(error.context(format!(
+            "{} is damaged; recover from another copy of the archive, or to a target before it",
+            store.url_of(&key)
+        ))),
+        Err(error) if error.kind() == ErrorKind::Internal => {
+            Err(error.context(format!("write a file in {}", folder.display())))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Where a file is decoded into.
+struct Output(UnnamedFile);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.file().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.file().flush()
+    }
+}
+
+/// A decoded file that is not proven yet to be what is wanted; dropping it removes it.
+#[derive(Debug)]
+pub struct Fetched {
+    file: UnnamedFile,
+    trailer: crate::format::codec::Trailer,
+    key: String,
+}
+
+impl Fetched {
+    fn check_header(&mut self, name: WalName, identity: &Identity) -> Result<()> {
+        let (WalName::Segment(segment) | WalName::Partial(segment)) = name else {
+            return Ok(());
+        };
+        if self.trailer.size != identity.segment_bytes.bytes() {
+            return Err(Error::corrupt(format!(
+                "it has {} bytes, a segment of this cluster has {}",
+                self.trailer.size,
+                identity.segment_bytes.bytes()
+            )));
+        }
+        let mut first_page = Vec::new();
+        self.rewound()?
+            .take(512)
+            .read_to_end(&mut first_page)
+            .map_err(|error| Error::io("read the restored file", error))?;
+        LongPageHeader::parse(&first_page)?.check(segment, identity.segment_bytes, identity.system_identifier)
+    }
+
+    fn rewound(&mut self) -> Result<&File> {
+        let file = self.file.file();
+        file.seek(SeekFrom::Start(0))
+            .map_err(|error| Error::io("read the restored file", error))?;
+        Ok(file)
+    }
+}
+
+fn folder_of(destination: &Path) -> &Path {
+    match destination.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A file on the destination's file system. It carries PostgreSQL's own permissions: 0600, or 0640
+/// where the folder allows group access.
+fn file_in(folder: &Path) -> Result<UnnamedFile> {
+    let create = || -> std::io::Result<UnnamedFile> {
+        let group_access = std::fs::metadata(folder)?.permissions().mode() & 0o050 == 0o050;
+        let mode = if group_access { 0o640 } else { 0o600 };
+        UnnamedFile::create_in(folder, mode)
+    };
+    create().map_err(|error| Error::io(format!("create a file in {}", folder.display()), error))
+}

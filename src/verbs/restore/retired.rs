@@ -1,0 +1,117 @@
+//! Timelines that somebody retired, for the server that would follow one.
+//!
+//! PostgreSQL learns which timelines there are by asking for their histories one after the other, up to the first that
+//! is missing (`findNewestTimeLine`, `timeline.c`, 14 to 18): to follow the latest one, and at the end of each recovery
+//! to take the next number. A history that is absent is not followed, and its number is free for a new timeline, whose
+//! WAL could never be archived. So it is absent only for a server that would follow it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::archive::catalogue::read_retired;
+use crate::error::{Error, Result};
+use crate::format::keys::{Key, WAL_PREFIX, after_timeline};
+use crate::format::retired::{Retired, is_hidden};
+use crate::judge::forks::{Follower, Recovering, TargetTimeline};
+use crate::pg::{TimelineHistory, TimelineId, WalName};
+use crate::store::Store;
+
+/// Why a stored history is absent for the server that asks; `None` where it gets it. `follower` is what is known of the
+/// server, `is_starting` whether it has not opened for reading yet, `is_kept` whether its `pg_wal` has a
+/// copy.
+///
+/// # Errors
+/// As the store; `Corrupt` for a mark that is damaged.
+pub(super) async fn hides(
+    mark: &Retired,
+    history: &TimelineHistory,
+    follower: Option<&Follower>,
+    is_starting: bool,
+    is_kept: bool,
+    store: &Store,
+) -> Result<Option<String>> {
+    let timeline = history.timeline();
+    if !is_hidden(history, follower, is_starting) {
+        return Ok(None);
+    }
+    if lives_later(timeline, store).await? {
+        // A server that looks for the latest timeline comes to that one only by way of this one.
+        return Ok(None);
+    }
+    let way_out = if is_kept {
+        let file = WalName::History(timeline);
+        format!(
+            "; PostgreSQL takes its own copy instead: stop the server, remove pg_wal/{file} and start it again"
+        )
+    } else {
+        String::new()
+    };
+    Ok(Some(withheld(timeline, mark) + &way_out))
+}
+
+/// Why a segment of a retired timeline is not for a standby that would go over to it.
+///
+/// # Errors
+/// `Invalid` for a recovery, which would end there; as the store; `Corrupt` for a mark that is damaged.
+pub(super) async fn refuses(
+    timeline: TimelineId,
+    follower: &Follower,
+    store: &Store,
+) -> Result<Option<String>> {
+    let is_on_it = timeline <= follower.start_of_search();
+    if is_on_it || matches!(follower.target, TargetTimeline::Number(_)) {
+        return Ok(None);
+    }
+    let Some(mark) = read_retired(store, timeline).await? else {
+        return Ok(None);
+    };
+    match follower.recovering {
+        Recovering::Standby => Ok(Some(withheld(timeline, &mark))),
+        Recovering::ToTarget => Err(Error::invalid(format!(
+            "timeline {timeline} was {mark}; name the timeline to recover along (recovery_target_timeline), and take \
+             {timeline}'s history out of pg_wal"
+        ))),
+    }
+}
+
+/// The last of these timelines that is not retired, and all before it: what a server finds that is told of no retired
+/// ones.
+///
+/// # Errors
+/// As the store; `Corrupt` for a mark that is damaged.
+pub(super) async fn without_the_last<T>(
+    mut found: BTreeMap<TimelineId, T>,
+    store: &Store,
+) -> Result<BTreeMap<TimelineId, T>> {
+    while let Some(last) = found.last_entry() {
+        if read_retired(store, *last.key()).await?.is_none() {
+            break;
+        }
+        last.remove();
+    }
+    Ok(found)
+}
+
+fn withheld(timeline: TimelineId, mark: &Retired) -> String {
+    format!(
+        "timeline {timeline} is in the archive and withheld, for it was {mark} (walship timeline reinstate {timeline} takes \
+         that back)"
+    )
+}
+
+/// Whether the archive has the history of a later timeline that is not retired.
+async fn lives_later(timeline: TimelineId, store: &Store) -> Result<bool> {
+    let mut listing = store.list(WAL_PREFIX, Some(&after_timeline(timeline)));
+    let mut later = BTreeSet::new();
+    while let Some(page) = listing.next().await? {
+        later.extend(page.into_iter().filter_map(|object| match object.key.parse() {
+            Ok(Key::History(found)) if found > timeline => Some(found),
+            _ => None,
+        }));
+    }
+    for found in later {
+        if read_retired(store, found).await?.is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,106 @@
+//! From the server into the archive, once: the proof that archiving works.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::state::Primary;
+use crate::archive::identity;
+use crate::error::{Error, Result};
+use crate::format::keys::Key;
+use crate::pg::ClusterIdentity;
+use crate::pg::WalName;
+use crate::pg::sql::quote_literal;
+use crate::store::Store;
+
+/// Between two looks into the archive.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// A segment that arrived.
+#[derive(Debug, Clone, Serialize)]
+pub struct RoundTrip {
+    /// Its name.
+    pub segment: String,
+    /// Seconds from the switch until it was there.
+    pub seconds: f64,
+}
+
+/// Ends the current segment, and waits until the archive has it and this server's archiver has stored it: in the
+/// archive alone it might be another server's.
+///
+/// # Errors
+/// `Unavailable` where it does not arrive in time, with what the archiver says; `Invalid` for another cluster's
+/// archive; as the server and the store say.
+pub(super) async fn run(
+    primary: &mut Primary,
+    cluster: ClusterIdentity,
+    store: &Store,
+    limit: Duration,
+) -> Result<RoundTrip> {
+    // Something must be in the segment, or there is nothing to end.
+    let segment = primary
+        .text(
+            "write a restore point",
+            "SELECT pg_walfile_name(pg_create_restore_point('walship setup'))",
+        )
+        .await?;
+    primary.text("switch WAL", "SELECT pg_switch_wal()").await?;
+    let name: WalName = segment.parse()?;
+    let key = Key::of_wal(name)?.to_string();
+    let begun = Instant::now();
+    loop {
+        let looked = store.head(&key).await;
+        if let Ok(Some(_)) = looked
+            && is_archived(primary, &segment).await?
+        {
+            identity::require_of(store, cluster, "this server has archived the segment somewhere").await?;
+            return Ok(RoundTrip {
+                segment,
+                seconds: begun.elapsed().as_secs_f64(),
+            });
+        }
+        if begun.elapsed() > limit {
+            let why = match looked {
+                Err(error) => error.to_string(),
+                Ok(_) => archiver(primary).await?,
+            };
+            return Err(Error::unavailable(format!(
+                "all is set, but {segment} did not arrive in the archive {} within {} s: {why}",
+                store.location(),
+                limit.as_secs()
+            )));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Whether the archiver says that it is as far as this segment. What it stores on one timeline it stores in the order
+/// of the names.
+async fn is_archived(primary: &mut Primary, segment: &str) -> Result<bool> {
+    let sql = format!(
+        "SELECT last_archived_wal COLLATE \"C\" >= {} FROM pg_stat_archiver",
+        quote_literal(segment)
+    );
+    Ok(primary.text("ask the archiver", &sql).await? == "t")
+}
+
+/// What the archiver has to say.
+async fn archiver(primary: &mut Primary) -> Result<String> {
+    let failed = primary
+        .text(
+            "ask the archiver",
+            "SELECT last_failed_wal || ', ' || failed_count || ' times' FROM pg_stat_archiver WHERE last_failed_time > \
+             coalesce(last_archived_time, '-infinity')",
+        )
+        .await?;
+    Ok(if failed.is_empty() {
+        "PostgreSQL counts no failure. Look into its log (a command that is not found ends the archiver, uncounted), and \
+         whether archive_command archives into this archive"
+            .to_owned()
+    } else {
+        format!(
+            "the archiver failed at {failed}; the reason is in the server's log, in lines that begin with walship:"
+        )
+    })
+}

@@ -1,0 +1,85 @@
+//! Whether the archived WAL of each backup is its own. What was compared stands in the backup's part of the ledger: the
+//! WAL objects beside the backup's own, and counts while the store shows the same.
+
+use super::backups::BackupPass;
+use super::scope::Verdict;
+use super::tally::{Finding, FindingKind, entry_of};
+use crate::archive::lineage::{contradiction, segments};
+use crate::error::{ErrorKind, Result};
+use crate::format::backup::BackupRecord;
+use crate::format::keys::{BackupId, BackupObject, Key};
+use crate::format::ledger::Shard;
+use crate::store::{Store, look_again};
+
+impl BackupPass<'_> {
+    /// What of a backup's WAL is not its own. WAL that is missing or damaged is found elsewhere.
+    pub(super) async fn verify_lineage(
+        &self,
+        record: &BackupRecord,
+        before: &Shard,
+        after: &mut Shard,
+    ) -> Result<Option<Finding>> {
+        let Some(lineage) = &record.lineage else {
+            return Ok(None);
+        };
+        let segments = match segments(record, lineage) {
+            Ok(segments) => segments,
+            Err(error) => return Ok(Some(Finding::damaged(record_key(&record.id), error.to_string()))),
+        };
+        let (mut entries, mut is_due) = (Vec::new(), false);
+        for segment in segments {
+            let key = Key::Segment(segment).to_string();
+            let Some(info) = self.store.head(&key).await? else {
+                return Ok(None);
+            };
+            match self.scope.judge(&info, before.entries.get(&key)) {
+                Verdict::Known(entry) => entries.push((key, entry)),
+                Verdict::PassOver => {}
+                Verdict::Read => {
+                    is_due = true;
+                    entries.push((key, entry_of(&info, self.scope.now)));
+                }
+            }
+        }
+        if is_due && let Some(what) = other_history(record, self.store).await? {
+            return Ok(Some(what));
+        }
+        after.entries.extend(entries);
+        Ok(None)
+    }
+}
+
+/// Compares a backup's archived WAL with what its server said of it.
+pub(super) async fn other_history(record: &BackupRecord, store: &Store) -> Result<Option<Finding>> {
+    let Some(lineage) = &record.lineage else {
+        return Ok(None);
+    };
+    match look_again(|| contradiction(record, lineage, store)).await {
+        Ok(None) => Ok(None),
+        Ok(Some(what)) => Ok(Some(Finding {
+            kind: FindingKind::OtherHistory,
+            ..Finding::damaged(record_key(&record.id), what)
+        })),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Invalid
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Why such a backup cannot be restored.
+pub(super) fn reason(finding: &Finding) -> String {
+    format!(
+        "the archived WAL is another history's, not its own: {}",
+        finding.what
+    )
+}
+
+fn record_key(id: &BackupId) -> String {
+    Key::Backup(id.clone(), BackupObject::Record).to_string()
+}

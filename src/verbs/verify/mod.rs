@@ -1,0 +1,454 @@
+//! `walship verify`: reads what is stored and checks it, and says what it is worth.
+//!
+//! Backups and WAL are listed first. Then every object that the ledger does not know, that changed since
+//! or whose turn has come is read. What seems wrong is looked at once more after a pause, against a fresh
+//! listing: what `expire` deleted, `push` was about to store or `repair` replaced meanwhile is not wrong.
+//!
+//! Runs that are killed leave a ledger that is true as far as it goes. Nothing but the ledger is written.
+
+mod backups;
+mod contents;
+mod lineage;
+mod report;
+mod scope;
+mod tally;
+mod wal;
+mod wal_object;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use self::backups::BackupPass;
+use self::scope::Scope;
+use self::tally::Tally;
+use self::wal::WalPass;
+use self::wal_object::wal_name;
+pub(super) use self::wal_object::{Found, WalContext};
+use crate::archive::catalogue;
+use crate::archive::drills::find_drills;
+use crate::archive::ledger::{Ledger, read_summary};
+use crate::archive::wal_changes;
+use crate::error::{ErrorKind, Result};
+use crate::format::barriers::Barriers;
+use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject};
+use crate::format::ledger::{LedgerFinding, LedgerRun, LedgerScope, LedgerSummary};
+use crate::format::wal_inventory::{SegmentRange, WalInventory};
+use crate::judge::assessment::{Assessment, Evidence, assess};
+use crate::judge::catalogue::Catalogue;
+use crate::pg::WalName;
+use crate::progress::Progress;
+use crate::store::{Meter, Store};
+
+pub use self::report::VerifyReport;
+pub use self::tally::{Finding, FindingKind};
+pub use crate::archive::ledger::last_verification;
+
+/// What `walship verify` is asked to do.
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    /// Read everything, whatever the ledger knows.
+    pub full: bool,
+    /// Read only what was written at this moment or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Within this time every object is read again.
+    pub recheck: Duration,
+    /// Objects read at the same time, at least 1.
+    pub concurrency: usize,
+    /// Most bytes to read from the store in a second.
+    pub max_rate: Option<u64>,
+    /// Pause before what seems wrong is looked at once more.
+    pub settle: Duration,
+}
+
+impl VerifyOptions {
+    fn scope(&self) -> LedgerScope {
+        match (self.since, self.full) {
+            (Some(_), _) => LedgerScope::Since,
+            (None, true) => LedgerScope::Full,
+            (None, false) => LedgerScope::New,
+        }
+    }
+}
+
+/// Verifies an archive.
+///
+/// # Errors
+/// As the store, and [`catalogue::load`]. What is damaged or missing is no error but in the report.
+pub async fn run(
+    options: &VerifyOptions,
+    store: &Store,
+    now: DateTime<Utc>,
+    progress: &Arc<Progress>,
+) -> Result<VerifyReport> {
+    let begun = Instant::now();
+    let meter = Meter::new(options.max_rate);
+    let mut run = Run::begin(options, store.with_meter(meter.clone()), now, progress).await?;
+    run.read_everything().await?;
+    let assessment = run.assess().await?;
+    let finished_at = now + TimeDelta::from_std(begun.elapsed()).unwrap_or_default();
+    let report = run.report(assessment, &meter, finished_at);
+    run.note_the_end(&report).await?;
+    Ok(VerifyReport {
+        // What could not be noted is worth a note.
+        notes: report.notes.iter().chain(&run.ledger.notes).cloned().collect(),
+        ..report
+    })
+}
+
+/// A run in progress.
+struct Run<'a> {
+    options: &'a VerifyOptions,
+    store: Store,
+    now: DateTime<Utc>,
+    progress: &'a Arc<Progress>,
+    catalogue: Catalogue,
+    context: Arc<WalContext>,
+    summary: Option<LedgerSummary>,
+    /// What it tells of what this run passes over must not be lost.
+    unreadable_summary: bool,
+    ledger: Ledger,
+    tally: Tally,
+    notes: Vec<String>,
+}
+
+impl<'a> Run<'a> {
+    async fn begin(
+        options: &'a VerifyOptions,
+        store: Store,
+        now: DateTime<Utc>,
+        progress: &'a Arc<Progress>,
+    ) -> Result<Self> {
+        progress.phase("list the archive");
+        let mut catalogue = catalogue::load_as_listed(&store).await?;
+        let mut notes = Vec::new();
+        let summary = read_summary(&store, &catalogue.identity, &mut notes).await?;
+        let unreadable_summary = !notes.is_empty();
+        if let Some(summary) = summary.as_ref().filter(|_| !options.full) {
+            catalogue.wal.barriers_mut().clone_from(&summary.barriers);
+        }
+        wal_changes::note_barriers(&store, &mut catalogue, wal_changes::LOOKED_AT_BY_VERIFY).await?;
+        let backups: u64 = catalogue.readable().map(|backup| backup.stored_bytes).sum();
+        progress.expect(catalogue.wal.stored_bytes() + backups);
+        Ok(Self {
+            ledger: Ledger::open(&store, &catalogue.identity, options.full).await?,
+            context: Arc::new(WalContext {
+                store: store.clone(),
+                identity: catalogue.identity.clone(),
+                histories: catalogue.histories.clone(),
+                wal: catalogue.wal.clone(),
+            }),
+            tally: Tally::new(catalogue.identity.segment_bytes),
+            unreadable_summary,
+            options,
+            store,
+            now,
+            progress,
+            catalogue,
+            summary,
+            notes,
+        })
+    }
+
+    async fn read_everything(&mut self) -> Result<()> {
+        let scope = Scope {
+            now: self.now,
+            since: self.options.since,
+            recheck: self.options.recheck,
+        };
+        self.read_records().await?;
+        self.progress.phase("verify the WAL");
+        WalPass {
+            context: Arc::clone(&self.context),
+            catalogue: &self.catalogue,
+            scope,
+            concurrency: self.options.concurrency,
+            ledger: &mut self.ledger,
+            tally: &mut self.tally,
+            progress: self.progress,
+        }
+        .run()
+        .await?;
+        BackupPass {
+            store: &self.store,
+            catalogue: &self.catalogue,
+            scope,
+            concurrency: self.options.concurrency,
+            ledger: &mut self.ledger,
+            tally: &mut self.tally,
+            progress: self.progress,
+        }
+        .run()
+        .await
+    }
+
+    /// The records that are no part of a backup or of the WAL: what retention gave up, marks, drills. Each was read again
+    /// already where it seemed damaged.
+    async fn read_records(&mut self) -> Result<()> {
+        let (store, identity, retired) = (&self.store, &self.catalogue.identity, &self.catalogue.retired);
+        let retention = catalogue::released(store, identity).await.map(drop);
+        let drills = find_drills(store, identity).await.map(drop);
+        let mut read = vec![
+            (Key::Retention, retention),
+            (Key::Ledger(LedgerObject::Drills), drills),
+        ];
+        for timeline in self
+            .catalogue
+            .wal
+            .retired()
+            .filter(|timeline| !retired.contains_key(timeline))
+        {
+            let mark = catalogue::read_retired(store, timeline).await.map(drop);
+            read.push((Key::Retired(timeline), mark));
+        }
+        for (key, read) in read {
+            match read {
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+                    self.tally
+                        .find(Finding::damaged(key.to_string(), error.to_string()));
+                }
+                // Who may only read some of it verifies that.
+                Err(error) if error.kind() == ErrorKind::Denied => {
+                    self.notes.push(format!("{key} was not looked at: {error}"));
+                }
+                read => read?,
+            }
+        }
+        for (id, why) in &self.catalogue.unreadable_keeps {
+            let key = Key::Backup(id.clone(), BackupObject::Keep).to_string();
+            self.tally.find(Finding::damaged(key, why.clone()));
+        }
+        Ok(())
+    }
+
+    /// What the archive is worth; where something seems wrong, judged by a second look.
+    async fn assess(&mut self) -> Result<Assessment> {
+        self.miss_histories();
+        let first = self.judge()?;
+        if self.tally.count() == 0 && !self.tally.vanished && first.is_whole() {
+            return Ok(first);
+        }
+        self.progress.phase("look again at what seems wrong");
+        tokio::time::sleep(self.options.settle).await;
+        let barriers = self.catalogue.wal.barriers().clone();
+        self.catalogue = catalogue::load_as_listed(&self.store).await?;
+        *self.catalogue.wal.barriers_mut() = barriers;
+        wal_changes::note_barriers(&self.store, &mut self.catalogue, wal_changes::LOOKED_AT_BY_VERIFY)
+            .await?;
+        self.look_again().await?;
+        self.miss_histories();
+        let second = self.judge()?;
+        self.miss_segments(&second);
+        Ok(second)
+    }
+
+    fn judge(&self) -> Result<Assessment> {
+        let mut bad_backups = self.tally.bad_backups.clone();
+        for entry in &self.catalogue.unfinished {
+            if entry.lost_record(self.now).is_some() {
+                bad_backups.insert(entry.id.clone(), "backup.json is missing".to_owned());
+            }
+        }
+        assess(
+            &self.catalogue,
+            &Evidence {
+                bad_segments: &self.tally.bad_segments,
+                bad_backups: &bad_backups,
+                known: &self.tally.known,
+            },
+        )
+    }
+
+    /// Looks once more at every object that seemed wrong.
+    async fn look_again(&mut self) -> Result<()> {
+        let there: BTreeSet<BackupId> = self
+            .catalogue
+            .readable()
+            .map(|backup| &backup.id)
+            .chain(self.catalogue.unrestorable.iter().map(|entry| &entry.id))
+            .cloned()
+            .collect();
+        self.tally.bad_backups.retain(|id, _| there.contains(id));
+        let found = std::mem::take(&mut self.tally.findings);
+        if self.tally.more_findings == 0 {
+            self.tally.bad_segments = WalInventory::new(self.catalogue.identity.segment_bytes);
+        }
+        for finding in found {
+            let Ok(key) = finding.key.parse::<Key>() else {
+                continue;
+            };
+            match (&key, wal_name(&key)) {
+                (Key::Backup(id, BackupObject::Record), _) if finding.kind == FindingKind::Missing => {
+                    let mut unfinished = self.catalogue.unfinished.iter();
+                    if unfinished.any(|entry| entry.id == *id && entry.lost_record(self.now).is_some()) {
+                        self.tally.find(finding);
+                    }
+                }
+                (Key::Backup(id, _), _) if !there.contains(id) => {}
+                (Key::Backup(id, _), _) if finding.kind == FindingKind::OtherHistory => {
+                    self.look_again_at_lineage(id, &finding).await?;
+                }
+                (_, Some(name)) if finding.kind == FindingKind::Damaged => {
+                    if let Found::Bad(what) = self.context.look(&key).await? {
+                        // What is known of it was noted at the first look.
+                        self.tally.bad_wal(&key, name, what, false, finding.seen.clone());
+                    }
+                }
+                // Whether it is still missing shows the fresh listing.
+                (Key::History(timeline), _) if self.catalogue.histories.contains_key(timeline) => {}
+                _ => self.tally.find(finding),
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_again_at_lineage(&mut self, id: &BackupId, finding: &Finding) -> Result<()> {
+        let record = catalogue::find_record(&self.store, id, BackupObject::Record).await?;
+        let again = match &record {
+            Some(record) => lineage::other_history(record, &self.store).await?,
+            None => None,
+        };
+        if let Some(again) = again {
+            self.tally
+                .bad_backups
+                .entry(id.clone())
+                .or_insert_with(|| lineage::reason(&again));
+            self.tally.find(Finding {
+                seen: finding.seen.clone(),
+                ..again
+            });
+        } else if self.tally.bad_backups.get(id) == Some(&lineage::reason(finding)) {
+            // Its other objects would have findings, and reasons, of their own.
+            self.tally.bad_backups.remove(id);
+        }
+        Ok(())
+    }
+
+    /// A timeline that has WAL and no history cannot be recovered along.
+    fn miss_histories(&mut self) {
+        let catalogue = &self.catalogue;
+        for timeline in catalogue.wal.timelines() {
+            let is_known = catalogue.histories.contains_key(&timeline)
+                || catalogue.unreadable_histories.contains_key(&timeline);
+            let key = Key::History(timeline).to_string();
+            let is_found = self.tally.findings.iter().any(|finding| finding.key == key);
+            if !is_known && !is_found && catalogue.wal.newest(timeline).is_some() {
+                let what = format!(
+                    "timeline {timeline} has WAL, and without its history nobody can recover along it"
+                );
+                self.tally
+                    .find(Finding::missing(key, what).named(WalName::History(timeline)));
+            }
+        }
+    }
+
+    /// What is lost and not because of a damaged object is missing.
+    fn miss_segments(&mut self, assessment: &Assessment) {
+        for lost in &assessment.lost {
+            let SegmentRange { first, segments, .. } = lost.segments;
+            if let Some(barrier) = lost.barrier {
+                let finding = Finding::uncrossable(first.timeline(), barrier, &*lost.evidence);
+                self.tally.find(finding);
+                continue;
+            }
+            let bad = self.tally.bad_segments.count_within(&lost.segments);
+            if bad.is_ok_and(|bad| bad < segments) {
+                let what = format!("{} is missing: {}", lost.segments, lost.evidence);
+                let key = Key::Segment(first).to_string();
+                self.tally
+                    .find(Finding::missing(key, what).named(WalName::Segment(first)));
+            }
+        }
+    }
+
+    fn report(&mut self, assessment: Assessment, meter: &Meter, finished_at: DateTime<Utc>) -> VerifyReport {
+        self.notes.extend(assessment.notes.iter().cloned());
+        if assessment.backups.is_empty() {
+            self.notes.push(
+                "there is no backup, and without one nothing can be recovered; take one with walship basebackup"
+                    .to_owned(),
+            );
+        }
+        let unfinished = self.catalogue.unfinished.iter();
+        for entry in unfinished.filter(|entry| entry.lost_record(self.now).is_none()) {
+            self.notes.push(format!(
+                "backup {} is not finished, and was not verified",
+                entry.id
+            ));
+        }
+        let mut findings = std::mem::take(&mut self.tally.findings);
+        findings.sort_by(|one, other| one.key.cmp(&other.key));
+        VerifyReport {
+            url: self.store.location().to_string(),
+            is_clean: findings.is_empty() && assessment.is_whole() && self.tally.more_findings == 0,
+            started_at: self.now,
+            finished_at,
+            scope: self.options.scope(),
+            since: self.options.since,
+            objects: self.tally.objects,
+            read_objects: self.tally.read_objects,
+            read_bytes: meter.read_bytes(),
+            requests: meter.requests(),
+            unread_objects: self.tally.unread,
+            all_read_since: self.tally.oldest_read.filter(|_| self.tally.unread == 0),
+            findings,
+            more_findings: self.tally.more_findings,
+            backups: assessment.backups,
+            lost: assessment.lost,
+            notes: std::mem::take(&mut self.notes),
+        }
+    }
+
+    async fn note_the_end(&mut self, report: &VerifyReport) -> Result<()> {
+        if self.unreadable_summary && self.options.since.is_some() {
+            return Ok(());
+        }
+        let finding = |finding: &Finding| LedgerFinding {
+            key: finding.key.clone(),
+            what: finding.what.clone(),
+            seen: finding.seen.clone(),
+        };
+        let unrestorable = report
+            .backups
+            .iter()
+            .filter(|backup| backup.unrestorable.is_some());
+        let run = LedgerRun {
+            started_at: report.started_at,
+            finished_at: report.finished_at,
+            scope: report.scope,
+            objects: report.objects,
+            read_objects: report.read_objects,
+            read_bytes: report.read_bytes,
+            all_read_since: report.all_read_since,
+            findings_count: report.findings.len() as u64 + report.more_findings,
+            findings: report.findings.iter().map(finding).collect(),
+            unrestorable: unrestorable.map(|backup| backup.id.clone()).collect(),
+        };
+        let identity = &self.catalogue.identity;
+        let after = LedgerSummary::after(
+            run,
+            self.summary.as_ref(),
+            self.options.since,
+            identity.system_identifier,
+        );
+        let summary = LedgerSummary {
+            barriers: self.barriers_of_sound_wal()?,
+            ..after
+        };
+        self.ledger.write_summary(&summary).await
+    }
+
+    /// What a damaged segment tells is asked again, once it is repaired.
+    fn barriers_of_sound_wal(&self) -> Result<Barriers> {
+        let size = self.catalogue.identity.segment_bytes;
+        let mut barriers = self.catalogue.wal.barriers().clone();
+        for timeline in self.tally.bad_segments.timelines() {
+            for range in self.tally.bad_segments.ranges(timeline) {
+                barriers.forget_from(timeline, range.first.start(size)?);
+            }
+        }
+        Ok(barriers)
+    }
+}
