@@ -4,12 +4,15 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::Archive;
 use crate::format::Sha256Sum;
 pub use crate::format::backup::fixture::record;
 use crate::format::backup::{BackupRecord, StoredObject};
 use crate::format::file_index::FileIndexWriter;
+use crate::format::identity::Identity;
 use crate::format::keys::{BackupId, BackupObject, Key};
 use crate::format::tar_stream::TarScanner;
+use crate::pg::{ClusterIdentity, SegmentSize};
 use crate::store::{Body, Location, PutMode, Store, StoreOptions};
 
 /// A store in a new directory below `top`.
@@ -18,6 +21,16 @@ pub async fn store(top: &Path) -> Store {
     std::fs::create_dir(&archive).unwrap();
     let location = Location::directory(&archive).unwrap();
     Store::open(&location, &StoreOptions::default()).await.unwrap()
+}
+
+/// An archive at a store where nothing tells whose it is.
+pub fn archive(store: &Store) -> Archive {
+    let cluster = ClusterIdentity {
+        system_identifier: 7_000_000_000_000_000_001,
+        postgres_major: 17,
+        segment_size: SegmentSize::DEFAULT,
+    };
+    Archive::of(store, Identity::new(cluster, true, chrono::DateTime::UNIX_EPOCH))
 }
 
 /// A directory in memory where there is such a place, for tests that write and delete much.

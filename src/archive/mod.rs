@@ -14,3 +14,57 @@ pub(crate) mod records;
 pub mod stored_wal;
 pub mod time_index;
 pub mod wal_changes;
+pub(crate) mod wal_object;
+mod writing;
+
+pub use self::writing::{Created, Same};
+use crate::error::Result;
+use crate::format::identity::Identity;
+use crate::judge::catalogue::Catalogue;
+use crate::store::Store;
+
+/// An archive: where it is, and whose. The only thing that writes to a store.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    store: Store,
+    identity: Identity,
+}
+
+impl Archive {
+    /// The archive at this place.
+    ///
+    /// # Errors
+    /// As [`identity::require`].
+    pub async fn open(store: &Store) -> Result<Self> {
+        Ok(Self::of(store, identity::require(store).await?))
+    }
+
+    /// An archive that was opened before.
+    #[must_use]
+    pub fn of(store: &Store, identity: Identity) -> Self {
+        Self {
+            store: store.clone(),
+            identity,
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What is in it.
+    ///
+    /// # Errors
+    /// As [`catalogue::load`].
+    pub async fn catalogue(&self) -> Result<Catalogue> {
+        catalogue::load(&self.store).await
+    }
+}

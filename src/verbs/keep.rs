@@ -8,11 +8,12 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::archive::{catalogue, identity};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::archive::Archive;
+use crate::archive::catalogue;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::keep::Keep;
 use crate::format::keys::{BackupId, BackupObject, Key};
-use crate::store::{Body, PutMode, Store};
+use crate::store::{Body, Store};
 use crate::text::time_text;
 
 /// What shall become of the mark.
@@ -51,8 +52,9 @@ pub async fn run(id: &BackupId, mark: Mark, store: &Store, now: DateTime<Utc>) -
             time_text(now)
         )));
     }
-    identity::require(store).await?;
-    let key = Key::Backup(id.clone(), BackupObject::Keep).to_string();
+    let archive = Archive::open(store).await?;
+    let object = Key::Backup(id.clone(), BackupObject::Keep);
+    let key = object.to_string();
     // What is left of a backup that has lost its record can be released as well.
     if mark != Mark::Release || store.head(&key).await?.is_none() {
         require_backup(id, store).await?;
@@ -69,10 +71,7 @@ pub async fn run(id: &BackupId, mark: Mark, store: &Store, now: DateTime<Utc>) -
         Mark::Set(until) => until,
     };
     let body = Body::from_bytes(Keep::new(id, until, now).to_json()?);
-    store
-        .put(&key, &body, PutMode::Replace)
-        .await
-        .context(|| format!("write {}", store.url_of(&key)))?;
+    archive.replace(&object, &body).await?;
     if let Err(error) = require_backup(id, store).await {
         // Retention was faster. A mark without a backup means nothing; what stays is swept.
         if error.kind() == ErrorKind::NotFound {

@@ -18,9 +18,10 @@ pub use self::compressor::Compressor;
 pub use self::whole::{UnfinishedReport, run_unfinished};
 use crate::archive::identity;
 use crate::archive::stored_wal;
-use crate::archive::stored_wal::{LARGEST_SEGMENT, SMALL_FILE_LIMIT};
+use crate::archive::stored_wal::SMALL_FILE_LIMIT;
+use crate::archive::{Archive, Created, Same};
 use crate::cluster::{apart, remembered};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, Result};
 use crate::format::codec::Trailer;
 use crate::format::identity::Identity;
 use crate::format::keys::Key;
@@ -29,16 +30,7 @@ use crate::format::segment_index::IndexBuilder;
 use crate::pg::ClusterIdentity;
 use crate::pg::{BackupHistory, LongPageHeader, SegmentSize, TimelineHistory, TimelineId, WalCheck, WalName};
 use crate::server::data_directory::{cluster_identity, data_directory_of, has_archived};
-use crate::store::{Body, PutMode, Store, Turn};
-
-/// What a push found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PushReport {
-    /// The object was created.
-    Stored,
-    /// It was there already, with the same content.
-    AlreadyStored,
-}
+use crate::store::{Store, Turn};
 
 /// Stores one file of `pg_wal`; `path` is as PostgreSQL gives it.
 ///
@@ -51,7 +43,7 @@ pub async fn run(
     compressor: &Arc<Compressor>,
     store: &Store,
     now: DateTime<Utc>,
-) -> Result<PushReport> {
+) -> Result<Created> {
     let name = wal_name(path)?;
     let pushing = push(name, path, compressor, store, now, None, None);
     let pushed = async {
@@ -89,7 +81,7 @@ async fn push(
     now: DateTime<Utc>,
     known: Option<Identity>,
     mut turn: Option<Turn<'_>>,
-) -> Result<(PushReport, Identity)> {
+) -> Result<(Created, Identity)> {
     let source = Arc::new(Source::open(name, path)?);
     source.refuse_unannounced()?;
     let (compressed, identity) = tokio::join!(
@@ -107,9 +99,13 @@ async fn push(
         turn.await?;
     }
     source.check_history(store, &identity).await?;
-    let report = put_or_compare(&key, name, &body, &trailer, store, &identity, turn).await?;
+    identity::warn_if_unconditional(&identity, store);
+    let archive = Archive::of(store, identity.clone());
+    let created = archive
+        .create(&key, &body, Same::Content(name, &trailer), turn)
+        .await?;
     compressor.take_back(body);
-    Ok((report, identity))
+    Ok((created, identity))
 }
 
 /// Stores a file that is known to be what it is opened as; under which key.
@@ -118,14 +114,18 @@ async fn push_source(
     compressor: &Arc<Compressor>,
     store: &Store,
     now: DateTime<Utc>,
-) -> Result<(PushReport, String)> {
+) -> Result<(Created, String)> {
     let identity = source.archive_identity(store, now, None).await?;
     let (body, trailer) = compressor.compress(source).await?;
     source.refuse_unknown_timeline(store, &identity).await?;
     let key = key_of(source.name, &trailer)?;
-    let report = put_or_compare(&key, source.name, &body, &trailer, store, &identity, None).await?;
-    identity::confirm(store, &identity).await?;
-    Ok((report, key.to_string()))
+    identity::warn_if_unconditional(&identity, store);
+    let archive = Archive::of(store, identity);
+    let created = archive
+        .create(&key, &body, Same::Content(source.name, &trailer), None)
+        .await?;
+    identity::confirm(store, archive.identity()).await?;
+    Ok((created, key.to_string()))
 }
 
 /// Where a file with this content is stored.
@@ -137,64 +137,6 @@ pub(super) fn key_of(name: WalName, trailer: &Trailer) -> Result<Key> {
         }),
         _ => Key::of_wal(name),
     }
-}
-
-async fn put_or_compare(
-    key: &Key,
-    name: WalName,
-    body: &Body,
-    trailer: &Trailer,
-    store: &Store,
-    identity: &Identity,
-    turn: Option<Turn<'_>>,
-) -> Result<PushReport> {
-    let key = key.to_string();
-    if !identity.conditional_writes {
-        identity::warn_if_unconditional(identity, store);
-        if store.head(&key).await?.is_some() {
-            return compare(&key, name, trailer, store).await;
-        }
-    }
-    let stored = match turn {
-        Some(turn) => store.create_in_turn(&key, body, turn).await,
-        None => store.put(&key, body, PutMode::Create).await,
-    };
-    match stored {
-        Ok(()) => Ok(PushReport::Stored),
-        // There already: from an earlier try of this very push, from a standby that archives too,
-        // or from another primary. Only the content tells.
-        Err(error) if error.kind() == ErrorKind::Conflict => compare(&key, name, trailer, store).await,
-        Err(error) => Err(error),
-    }
-}
-
-async fn compare(key: &str, name: WalName, ours: &Trailer, store: &Store) -> Result<PushReport> {
-    let url = store.url_of(key);
-    let theirs = match stored_wal::verify(store, key, LARGEST_SEGMENT).await {
-        Ok(trailer) => trailer,
-        Err(error) if error.kind() == ErrorKind::Corrupt => return Err(damaged(error, &url, name)),
-        Err(error) => return Err(error.context(format!("compare with {url}, which is there already"))),
-    };
-    theirs
-        .check(name, ours.system_identifier)
-        .map_err(|error| damaged(error, &url, name))?;
-    if theirs.sha256 == ours.sha256 {
-        return Ok(PushReport::AlreadyStored);
-    }
-    Err(Error::conflict(format!(
-        "{url} is there already with other content: stored SHA-256 {}, this file's {}; \
-         another primary of this cluster has archived here, or somebody pushed this segment before it was whole. Nothing \
-         was changed. Try walship repair {name}, which replaces an earlier state of the same segment and nothing else; if \
-         it refuses, find out which server's history is the right one (pg_controldata, timelines) and give the other an \
-         archive of its own",
-        theirs.sha256, ours.sha256
-    )))
-}
-
-fn damaged(error: Error, url: &str, name: WalName) -> Error {
-    error.context(format!(
-        "{url} is there already but damaged; see what it is, and replace it with walship repair {name}"
-    ))
 }
 
 /// A file of `pg_wal`, opened and checked.

@@ -18,13 +18,14 @@ use serde::Serialize;
 use super::push::{Compressor, Source, key_of};
 use super::verify::{Found, WalContext};
 use crate::archive::stored_wal::LARGEST_SEGMENT;
+use crate::archive::{Archive, Same};
 use crate::archive::{catalogue, identity};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::Sha256Sum;
 use crate::format::codec::{Trailer, WalDecoder, trailer_in};
 use crate::format::keys::Key;
 use crate::pg::{Lsn, SegmentName, SegmentSize, WalCheck, WalName, WalReader};
-use crate::store::{Body, BodyWriter, PutMode, Store, Version};
+use crate::store::{Body, BodyWriter, Store, Version};
 
 /// An object that is not sound is fetched so often, at most.
 const LOOKS: u32 = 3;
@@ -91,6 +92,7 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
     let compressor = Compressor::new(options.compression_level, options.memory_bytes, 1);
     let (body, good) = compressor.compress(&source).await?;
     let key = key_of(name, &good)?;
+    let archive = Archive::of(store, identity.clone());
     let mut context = WalContext::new(store, identity);
     if let WalName::Segment(segment) = name {
         refuse_incomplete(segment, &good, &mut context).await?;
@@ -126,14 +128,14 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
             damage
         }
     };
-    let kept_as = keep(store, &key, &stored.body).await?;
+    let kept_as = keep(&archive, &key, &stored.body).await?;
     if !store.probe_conditional_replaces().await? {
         report.notes.push(format!(
             "{} ignores If-Match: had somebody else replaced the object at the same moment, it would not have been noticed",
             store.location()
         ));
     }
-    replace(store, &key, &body, stored.version, &context, &options.from).await?;
+    replace(&archive, &key, &body, stored.version, &context, &options.from).await?;
     report.replaced = true;
     report.damage = Some(damage);
     report.kept_as = Some(kept_as);
@@ -311,38 +313,28 @@ fn vanished(store: &Store, key: &str) -> Error {
 }
 
 /// Keeps the damaged bytes; the same bytes may be kept already.
-async fn keep(store: &Store, key: &Key, body: &Body) -> Result<String> {
+async fn keep(archive: &Archive, key: &Key, body: &Body) -> Result<String> {
     let kept = Key::Damaged {
         original: Box::new(key.clone()),
         sha256_start: Sha256Sum(body.sha256).first_eight(),
-    }
-    .to_string();
-    match store.put(&kept, body, PutMode::Create).await {
-        Err(error) if error.kind() == ErrorKind::Conflict => {
-            let there = store.head(&kept).await?;
-            if there.is_some_and(|there| there.size == body.length()) {
-                return Ok(kept);
-            }
-            Err(Error::conflict(format!(
-                "{} is there already with other bytes; move it elsewhere and repair again",
-                store.url_of(&kept)
-            )))
-        }
-        result => result.context(|| "keep the damaged bytes").map(|()| kept),
-    }
+    };
+    let created = archive.create(&kept, body, Same::Bytes, None).await;
+    created
+        .context(|| "keep the damaged bytes")
+        .map(|_| kept.to_string())
 }
 
 /// Replaces the object that was looked at, and looks at what is there then.
 async fn replace(
-    store: &Store,
+    archive: &Archive,
     key: &Key,
     body: &Body,
     version: Version,
     context: &WalContext,
     local: &Path,
 ) -> Result<()> {
-    let path = key.to_string();
-    match store.put(&path, body, PutMode::ReplaceIf(version)).await {
+    let store = archive.store();
+    match archive.replace_if(key, body, Some(version)).await {
         Ok(()) => {}
         // By this very put, if its first answer got lost.
         Err(error)
@@ -359,7 +351,7 @@ async fn replace(
         Found::Good => Ok(()),
         Found::Gone | Found::Bad(_) => Err(Error::corrupt(format!(
             "{} was replaced and is not good; the store damages what it is given, see its own health",
-            store.url_of(&path)
+            store.url_of(&key.to_string())
         ))),
     }
 }

@@ -7,9 +7,10 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::archive::Archive;
 use crate::archive::time_index::TimeIndex;
 use crate::archive::{catalogue, identity};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::format::keys::{BackupId, Key};
 use crate::format::retired::Retired;
 use crate::format::wal_inventory::SegmentRange;
@@ -17,7 +18,7 @@ use crate::judge::branches::{Ambiguity, Branch, branch};
 use crate::judge::catalogue::Catalogue;
 use crate::judge::recovery_plan;
 use crate::pg::{SegmentNumber, TimelineHistory, TimelineId, WalName};
-use crate::store::{Body, PutMode, Store};
+use crate::store::{Body, Store};
 use crate::text::time_text;
 use crate::text::write_table;
 
@@ -163,11 +164,9 @@ pub async fn retire(
             }
         )));
     }
-    let key = Key::Retired(timeline).to_string();
-    store
-        .put(&key, &Body::from_bytes(mark.to_json()?), PutMode::Replace)
-        .await
-        .context(|| format!("write {}", store.url_of(&key)))?;
+    let archive = Archive::open(store).await?;
+    let body = Body::from_bytes(mark.to_json()?);
+    archive.replace(&Key::Retired(timeline), &body).await?;
     Ok(RetireReport {
         timeline,
         retired: Some(mark),

@@ -7,12 +7,12 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::task::JoinHandle;
 
 use super::objects;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::archive::Archive;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::backup::{BackupAlive, BackupStarted, WalFrom};
-use crate::format::identity::Identity;
-use crate::format::keys::{BackupId, BackupObject};
-use crate::store::{Body, PutMode, Store};
+use crate::format::keys::{BackupId, BackupObject, Key};
+use crate::store::Body;
 
 /// Each attempt waits for the next second, so that this many backups would have to start together.
 const ATTEMPTS: u32 = 10;
@@ -22,10 +22,10 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// As [`Store::put`].
-pub(super) async fn claim(store: &Store, identity: &Identity) -> Result<BackupId> {
+pub(super) async fn claim(archive: &Archive) -> Result<BackupId> {
     for _ in 0..ATTEMPTS {
         let started = started_now();
-        if create(store, identity, &started).await? {
+        if create(archive, &started).await? {
             return Ok(started.id);
         }
         let next_second = started.started_at.trunc_subsecs(0) + TimeDelta::seconds(1);
@@ -33,7 +33,7 @@ pub(super) async fn claim(store: &Store, identity: &Identity) -> Result<BackupId
     }
     Err(Error::conflict(format!(
         "no free id for a backup in {}: {ATTEMPTS} others started in as many seconds; run it again",
-        store.location()
+        archive.store().location()
     )))
 }
 
@@ -51,13 +51,9 @@ fn started_now() -> BackupStarted {
 }
 
 /// Whether the id is this backup's now.
-async fn create(store: &Store, identity: &Identity, started: &BackupStarted) -> Result<bool> {
+async fn create(archive: &Archive, started: &BackupStarted) -> Result<bool> {
     let key = objects::key(&started.id, BackupObject::Started);
-    // Where the store ignores conditions, looking first is the best there is.
-    if !identity.conditional_writes && store.head(&key).await?.is_some() {
-        return Ok(false);
-    }
-    match objects::create(store, &key, &Body::from_bytes(started.to_json()?)).await {
+    match objects::create(archive, &key, &Body::from_bytes(started.to_json()?)).await {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::Conflict => Ok(false),
         Err(error) => Err(error),
@@ -72,8 +68,8 @@ pub(super) struct Heartbeat {
 
 /// What each beat writes.
 struct Pulse {
-    store: Store,
-    key: String,
+    archive: Archive,
+    key: Key,
     wal_from: Mutex<Option<WalFrom>>,
 }
 
@@ -82,10 +78,10 @@ impl Heartbeat {
     ///
     /// # Errors
     /// As [`Store::put`], for the first one only; a later one that fails is logged.
-    pub(super) async fn start(store: &Store, id: &BackupId, wal_from: Option<WalFrom>) -> Result<Self> {
+    pub(super) async fn start(archive: &Archive, id: &BackupId, wal_from: Option<WalFrom>) -> Result<Self> {
         let pulse = Arc::new(Pulse {
-            store: store.clone(),
-            key: objects::key(id, BackupObject::Alive),
+            archive: archive.clone(),
+            key: Key::Backup(id.clone(), BackupObject::Alive),
             wal_from: Mutex::new(wal_from),
         });
         pulse.beat().await?;
@@ -127,10 +123,9 @@ impl Pulse {
             at: Utc::now(),
             wal_from,
         };
-        self.store
-            .put(&self.key, &Body::from_bytes(alive.to_json()?), PutMode::Replace)
+        self.archive
+            .replace(&self.key, &Body::from_bytes(alive.to_json()?))
             .await
-            .context(|| format!("write {}", self.store.url_of(&self.key)))
     }
 
     async fn beat_or_warn(&self) {

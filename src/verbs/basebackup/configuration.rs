@@ -11,13 +11,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::objects;
+use crate::archive::Archive;
 use crate::error::{Context, Error, Result};
 use crate::format::backup::Configuration;
 use crate::format::keys::{BackupId, BackupObject};
 use crate::pg::configuration_files::{ConfigurationFiles, Files, Grammar};
 use crate::server::Connection;
 use crate::server::data_directory::read_control_file;
-use crate::store::{BodyWriter, Store};
+use crate::store::BodyWriter;
 
 /// A larger file is no configuration.
 const FILE_LIMIT_BYTES: u64 = 1 << 20;
@@ -254,7 +255,7 @@ fn warn_left_out(error: &Error) {
 ///
 /// # Errors
 /// As [`Store::put`].
-pub(super) async fn store(places: Places, store: &Store, id: &BackupId) -> Result<Option<Configuration>> {
+pub(super) async fn store(places: Places, archive: &Archive, id: &BackupId) -> Result<Option<Configuration>> {
     let packed = places.read().and_then(|(members, failed)| {
         if !failed.is_empty() {
             tracing::warn!(
@@ -274,7 +275,7 @@ pub(super) async fn store(places: Places, store: &Store, id: &BackupId) -> Resul
         }
     };
     let key = objects::key(id, BackupObject::Configuration);
-    objects::create(store, &key, &body).await?;
+    objects::create(archive, &key, &body).await?;
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     Ok(Some(Configuration {
         object: objects::stored(&body),

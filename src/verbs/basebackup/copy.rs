@@ -9,6 +9,7 @@ use super::clock::ServerClock;
 use super::objects;
 use super::parts::PartWriter;
 use super::source::Source;
+use crate::archive::Archive;
 use crate::archive::parts::compare;
 use crate::error::{Context, Error, Result};
 use crate::format::backup::{StoredObject, Tablespace, TarStream};
@@ -18,7 +19,7 @@ use crate::format::tar_stream::{TAR_END, TarEnd, TarScanner};
 use crate::pg::{BackupLabel, CheckpointCopy, ControlFile, Lsn, Manifest, TimelineId, WalPiece};
 use crate::progress::Progress;
 use crate::server::{Event, TablespaceHeader};
-use crate::store::{BodyWriter, Store};
+use crate::store::BodyWriter;
 
 /// Bytes of the index, and of the manifest, that are kept in memory; more goes to unlinked
 /// temporary files.
@@ -55,17 +56,17 @@ pub(super) struct Copied {
 pub(super) async fn copy(
     options: &BasebackupOptions,
     source: &mut Source,
-    store: &Store,
+    archive: &Archive,
     id: &BackupId,
     progress: &Progress,
 ) -> Result<Copied> {
-    let mut parts = PartWriter::new(store.clone(), id.clone(), options.parts);
+    let mut parts = PartWriter::new(archive.clone(), id.clone(), options.parts);
     let mut copy = Copy::new(source, progress)?;
     let ended = copy.run(source, &mut parts).await;
     match ended {
         Ok(end) => {
             parts.finish().await?;
-            copy.store(end, store, id).await
+            copy.store(end, archive, id).await
         }
         Err(error) => {
             parts.abandon().await;
@@ -211,7 +212,7 @@ impl<'a> Copy<'a> {
     }
 
     /// Stores what goes with the parts, once it is proven to fit.
-    async fn store(self, end: End, store: &Store, id: &BackupId) -> Result<Copied> {
+    async fn store(self, end: End, archive: &Archive, id: &BackupId) -> Result<Copied> {
         if self.streams.len() != self.tablespaces.len() {
             return Err(Error::corrupt(format!(
                 "PostgreSQL announced {} tablespaces and sent {}; take the backup again",
@@ -237,8 +238,8 @@ impl<'a> Copy<'a> {
         let (checked, manifest) = compare::every_file_is_indexed(checked).await?;
         let files_key = objects::key(id, BackupObject::Files);
         let manifest_key = objects::key(id, BackupObject::Manifest);
-        objects::create(store, &files_key, &checked.index).await?;
-        objects::create(store, &manifest_key, &checked.manifest).await?;
+        objects::create(archive, &files_key, &checked.index).await?;
+        objects::create(archive, &manifest_key, &checked.manifest).await?;
         Ok(Copied {
             files: objects::stored(&checked.index),
             manifest_object: objects::stored(&checked.manifest),

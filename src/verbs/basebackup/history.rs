@@ -5,6 +5,7 @@
 //! standby and recovery follow a timeline of which there may never be any WAL.
 
 use crate::archive::stored_wal;
+use crate::archive::{Archive, Same};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::backup::BackupRecord;
 use crate::format::codec;
@@ -12,7 +13,7 @@ use crate::format::identity::Identity;
 use crate::format::keys::Key;
 use crate::pg::{TimelineHistory, TimelineId, WalName};
 use crate::server::Connection;
-use crate::store::{Body, PutMode, Store};
+use crate::store::{Body, Store};
 
 const LEVEL: i32 = 3;
 
@@ -45,25 +46,25 @@ pub(super) async fn of_server(
 ///
 /// # Errors
 /// As [`of_server`].
-pub(super) async fn store(record: &BackupRecord, store: &Store) -> Result<bool> {
+pub(super) async fn store(record: &BackupRecord, archive: &Archive) -> Result<bool> {
     let (timeline, system_identifier) = (record.stop_timeline, record.system_identifier);
     let Some(content) = &record.timeline_history else {
         return Ok(false);
     };
     let history = TimelineHistory::parse(timeline, content.as_bytes())?;
-    if is_stored(&history, system_identifier, store).await? {
+    if is_stored(&history, system_identifier, archive.store()).await? {
         return Ok(true);
     }
-    let key = Key::History(timeline).to_string();
+    let key = Key::History(timeline);
     let body = encode(timeline, content.as_bytes(), system_identifier)?;
-    match store.put(&key, &body, PutMode::Create).await {
+    match archive.create(&key, &body, Same::Nothing, None).await {
         // The archiver was faster.
         Err(error) if error.kind() == ErrorKind::Conflict => {
-            is_stored(&history, system_identifier, store).await
+            is_stored(&history, system_identifier, archive.store()).await
         }
         result => result
-            .context(|| format!("write {}", store.url_of(&key)))
-            .map(|()| true),
+            .context(|| format!("write {}", archive.store().url_of(&key.to_string())))
+            .map(|_| true),
     }
 }
 

@@ -31,10 +31,10 @@ use self::record::{Basics, record};
 use self::server::Server;
 pub use self::source::Method;
 use self::source::Source;
+use crate::archive::Archive;
 use crate::archive::{catalogue, identity, lineage};
 use crate::error::{Context, Error, Result};
 use crate::format::backup::{BackupRecord, WalFrom};
-use crate::format::identity::Identity;
 use crate::format::keys::{BackupId, BackupObject};
 use crate::pg::{Lsn, TimelineId};
 use crate::progress::Progress;
@@ -114,16 +114,17 @@ pub async fn run(
     server.warn_if_not_archiving();
     witness::refuse_other_history(connection, &mut server, store).await?;
     server.history = history::of_server(&mut server.connection, server.timeline, &identity, store).await?;
-    let id = claim::claim(store, &identity).await?;
-    let heartbeat = match Heartbeat::start(store, &id, server.wal_from).await {
+    let archive = Archive::of(store, identity);
+    let id = claim::claim(&archive).await?;
+    let heartbeat = match Heartbeat::start(&archive, &id, server.wal_from).await {
         Ok(heartbeat) => heartbeat,
         // What stayed would hold the WAL back for a day, as a backup that may still run.
         Err(error) => return Err(given_up(store, &id, error).await),
     };
-    let taken = take(options, connection, server, store, &id, &heartbeat, progress).await;
+    let taken = take(options, connection, server, &archive, &id, &heartbeat, progress).await;
     match taken {
         Ok(record) => {
-            let written = complete(&record, &identity, options.wal_timeout, store, progress).await;
+            let written = complete(&record, &archive, options.wal_timeout, progress).await;
             heartbeat.stop().await;
             written?;
             tidy(store, &id).await;
@@ -148,12 +149,12 @@ pub async fn finish(
     progress: &Progress,
 ) -> Result<BasebackupReport> {
     let begun = Instant::now();
-    let identity = identity::require(store).await?;
+    let archive = Archive::open(store).await?;
     let (record, done) = match catalogue::find_record(store, id, BackupObject::Record).await? {
         Some(record) => (record, true),
         None => (pending(store, id).await?, false),
     };
-    if let Some(wrong) = catalogue::misplaced(&record, &identity) {
+    if let Some(wrong) = catalogue::misplaced(&record, archive.identity()) {
         return Err(Error::corrupt(format!(
             "backup {id} is not of this archive: {wrong}"
         )));
@@ -163,8 +164,8 @@ pub async fn finish(
             timeline: record.start_timeline,
             lsn: record.start_lsn,
         };
-        let heartbeat = Heartbeat::start(store, id, Some(wal_from)).await?;
-        let written = complete(&record, &identity, wal_timeout, store, progress).await;
+        let heartbeat = Heartbeat::start(&archive, id, Some(wal_from)).await?;
+        let written = complete(&record, &archive, wal_timeout, progress).await;
         heartbeat.stop().await;
         written?;
     }
@@ -192,13 +193,13 @@ async fn take(
     options: &BasebackupOptions,
     connection: &ConnInfo,
     server: Server,
-    store: &Store,
+    archive: &Archive,
     id: &BackupId,
     heartbeat: &Heartbeat,
     progress: &Progress,
 ) -> Result<BackupRecord> {
     let configuration = match server.configuration {
-        Some(places) => configuration::store(places, store, id).await?,
+        Some(places) => configuration::store(places, archive, id).await?,
         None => None,
     };
     progress.phase("wait for the server's checkpoint");
@@ -226,7 +227,7 @@ async fn take(
     let ((), at_start, copied) = tokio::join!(
         heartbeat.tell(wal_from),
         witness::newest(connection, wal_from),
-        Box::pin(copy::copy(options, &mut source, store, id, progress))
+        Box::pin(copy::copy(options, &mut source, archive, id, progress))
     );
     let mut copied = copied?;
     let at_end = witness::before(connection, copied.stop_timeline, wal_from.lsn, copied.stop_lsn).await;
@@ -243,28 +244,28 @@ async fn take(
     };
     let record = record(basics, wal_from, copied)?;
     let pending = objects::key(id, BackupObject::Pending);
-    objects::create(store, &pending, &Body::from_bytes(record.to_json()?)).await?;
+    objects::create(archive, &pending, &Body::from_bytes(record.to_json()?)).await?;
     Ok(record)
 }
 
 /// From a copy to a backup that is listed. Where it fails, [`finish`] can go on from what is there.
 async fn complete(
     record: &BackupRecord,
-    identity: &Identity,
+    archive: &Archive,
     wal_timeout: Duration,
-    store: &Store,
     progress: &Progress,
 ) -> Result<()> {
+    let store = archive.store();
     progress.phase("check the backup's objects");
     let id = &record.id;
     let done = async {
         objects::check_listed(store, record).await?;
-        wal_wait::wait(record, wal_timeout, store, progress).await?;
+        wal_wait::wait(record, wal_timeout, archive, progress).await?;
         refuse_other_history(record, store).await?;
         // That took a while, in which retention may have taken the backup for a dead one.
         objects::check_listed(store, record).await?;
         let key = objects::key(id, BackupObject::Record);
-        objects::create(store, &key, &Body::from_bytes(record.to_json()?)).await
+        objects::create(archive, &key, &Body::from_bytes(record.to_json()?)).await
     };
     match done.await {
         Err(error) if error.is_retryable() => {
@@ -274,7 +275,7 @@ async fn complete(
         }
         result => result?,
     }
-    identity::confirm(store, identity).await.context(|| {
+    identity::confirm(store, archive.identity()).await.context(|| {
         format!(
             "whether backup {id} is listed in the archive that it began in is not known; when that is there again, run \
              walship basebackup --finish {id}"

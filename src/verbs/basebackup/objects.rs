@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 
-use sha2::{Digest, Sha256};
-
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::archive::{Archive, Same};
+use crate::error::{Context, Error, Result};
 use crate::format::Sha256Sum;
 use crate::format::backup::{BackupRecord, StoredObject};
 use crate::format::keys::{BackupId, BackupObject, Key, backup_prefix};
-use crate::store::{Body, PutMode, Store};
+use crate::store::{Body, Store};
 
 /// The key of a backup's object.
 pub(super) fn key(id: &BackupId, object: BackupObject) -> String {
@@ -23,37 +22,14 @@ pub(super) fn stored(body: &Body) -> StoredObject {
     }
 }
 
-/// Creates an object. One that is there already counts where its bytes are the same: an earlier
-/// attempt's answer got lost.
-pub(super) async fn create(store: &Store, key: &str, body: &Body) -> Result<()> {
-    match store.put(key, body, PutMode::Create).await {
-        Err(error) if error.kind() == ErrorKind::Conflict => {
-            // What came changed on its way is right at the second look.
-            if hash(store, key).await? == stored(body) || hash(store, key).await? == stored(body) {
-                return Ok(());
-            }
-            Err(Error::conflict(format!(
-                "{} is there already with other bytes; another walship writes this backup, or something else \
-                 writes to the archive",
-                store.url_of(key)
-            )))
-        }
-        result => result.context(|| format!("write {}", store.url_of(key))),
-    }
-}
-
-/// Size and hash of an object's bytes.
-async fn hash(store: &Store, key: &str) -> Result<StoredObject> {
-    let mut object = store.get(key).await?;
-    let (mut sha256, mut stored_bytes) = (Sha256::new(), 0);
-    while let Some(chunk) = object.chunk().await? {
-        sha256.update(&chunk);
-        stored_bytes += chunk.len() as u64;
-    }
-    Ok(StoredObject {
-        stored_bytes,
-        sha256: Sha256Sum(sha256.finalize().into()),
-    })
+/// Creates an object of a backup, or finds it as an earlier attempt left it.
+///
+/// # Errors
+/// As [`Archive::create`].
+pub(super) async fn create(archive: &Archive, key: &str, body: &Body) -> Result<()> {
+    let url = archive.store().url_of(key);
+    let created = archive.create(&key.parse()?, body, Same::Bytes, None).await;
+    created.context(|| format!("write {url}")).map(drop)
 }
 
 /// Lists a backup's objects and compares their sizes with the record.

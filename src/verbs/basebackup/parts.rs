@@ -16,10 +16,11 @@ use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
 use super::objects;
+use crate::archive::Archive;
 use crate::error::{Context, Error, Result};
 use crate::format::backup::StoredObject;
 use crate::format::keys::{BackupId, BackupObject, Stream};
-use crate::store::{Body, BodyContent, Store};
+use crate::store::{Body, BodyContent};
 
 /// Upload permits are counted in this unit, so that any part fits a semaphore's `u32`.
 const PERMIT_BYTES: usize = 1 << 10;
@@ -77,7 +78,7 @@ impl PartSettings {
 
 /// Writes the tar streams of one backup.
 pub(super) struct PartWriter {
-    store: Store,
+    archive: Archive,
     id: BackupId,
     settings: PartSettings,
     stream: Stream,
@@ -115,9 +116,9 @@ struct PartBody {
 
 impl PartWriter {
     /// A writer of the backup's parts. Nothing is written yet.
-    pub(super) fn new(store: Store, id: BackupId, settings: PartSettings) -> Self {
+    pub(super) fn new(archive: Archive, id: BackupId, settings: PartSettings) -> Self {
         Self {
-            store,
+            archive,
             id,
             settings,
             stream: Stream::Base,
@@ -256,9 +257,9 @@ impl PartWriter {
             .acquire_many_owned(wanted as u32)
             .await
             .map_err(|_| Error::defect("upload", "the semaphore was closed"))?;
-        let store = self.store.clone();
+        let archive = self.archive.clone();
         self.uploads.spawn(async move {
-            let created = objects::create(&store, &key, &body).await;
+            let created = objects::create(&archive, &key, &body).await;
             let buffer = body.into_buffer();
             drop(permit);
             created.map(|()| buffer)

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::history;
+use crate::archive::Archive;
 use crate::error::{Error, Result};
 use crate::format::backup::{BackupRecord, BackupSource, WalRange};
 use crate::format::keys::Key;
@@ -28,7 +29,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub(super) async fn wait(
     record: &BackupRecord,
     timeout: Duration,
-    store: &Store,
+    archive: &Archive,
     progress: &Progress,
 ) -> Result<()> {
     let mut needed = Needed::new(&record.wal_ranges, record.stop_timeline, record.segment_bytes)?;
@@ -36,8 +37,8 @@ pub(super) async fn wait(
     let mut pause = FIRST_PAUSE;
     loop {
         // An outage is waited out like the WAL: what was copied is safe.
-        let looked = match look(&mut needed, store).await {
-            Ok(()) => bring_history(&mut needed, record, store).await,
+        let looked = match look(&mut needed, archive.store()).await {
+            Ok(()) => bring_history(&mut needed, record, archive).await,
             error => error,
         };
         let outage = match looked {
@@ -110,9 +111,9 @@ async fn look(needed: &mut Needed, store: &Store) -> Result<()> {
 
 /// A history that nobody has archived is stored when all segments are there, so that it never tells of a timeline without
 /// WAL.
-async fn bring_history(needed: &mut Needed, record: &BackupRecord, store: &Store) -> Result<()> {
+async fn bring_history(needed: &mut Needed, record: &BackupRecord, archive: &Archive) -> Result<()> {
     if needed.first_missing()?.is_none() && !needed.history_arrived {
-        needed.history_arrived = history::store(record, store).await?;
+        needed.history_arrived = history::store(record, archive).await?;
     }
     Ok(())
 }

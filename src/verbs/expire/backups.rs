@@ -8,14 +8,15 @@ use super::report::ExpireReport;
 use crate::archive::catalogue;
 use crate::archive::catalogue::RECORD_LIMIT;
 use crate::archive::records;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::archive::{Archive, Same};
+use crate::error::{Context, Error, Result};
 use crate::format::backup::BackupRecord;
 use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject, backup_prefix};
 use crate::format::released::TimelineRanges;
 use crate::judge::catalogue::{Catalogue, Unfinished, needed_wal};
 use crate::judge::retention::Action;
 use crate::progress::Progress;
-use crate::store::{Body, PutMode, Store};
+use crate::store::{Body, Store};
 
 /// How often a record is put back that must stay, and how long between.
 const PUT_BACK_ATTEMPTS: u32 = 5;
@@ -39,6 +40,7 @@ pub(super) async fn delete(
         .map(|fate| fate.id.clone())
         .collect();
     let mut deletion = Deletion {
+        archive: Archive::of(store, catalogue.identity.clone()),
         store,
         progress,
         now: report.plan.now,
@@ -72,6 +74,7 @@ fn spare(id: &BackupId, deletable: &mut TimelineRanges, catalogue: &Catalogue) {
 }
 
 struct Deletion<'a> {
+    archive: Archive,
     store: &'a Store,
     progress: &'a Progress,
     now: DateTime<Utc>,
@@ -96,7 +99,8 @@ impl Deletion<'_> {
             }
             // A mark, or an outage in which nobody knows whether there is one.
             if let Err(error) = self.refuse_marked(id).await {
-                self.put_back(&key, record).await?;
+                self.put_back(&Key::Backup(id.clone(), BackupObject::Record), record)
+                    .await?;
                 return Err(error);
             }
         }
@@ -112,20 +116,21 @@ impl Deletion<'_> {
     }
 
     /// Puts a record back that must stay. While it is away only this process has it.
-    async fn put_back(&self, key: &str, record: Vec<u8>) -> Result<()> {
+    async fn put_back(&self, key: &Key, record: Vec<u8>) -> Result<()> {
         let body = Body::from_bytes(record);
         let mut attempt = 1;
         loop {
-            match self.store.put(key, &body, PutMode::Create).await {
-                Ok(()) => return Ok(()),
-                // By an attempt whose answer got lost.
-                Err(error) if error.kind() == ErrorKind::Conflict && attempt > 1 => return Ok(()),
+            match self.archive.create(key, &body, Same::Bytes, None).await {
+                Ok(_) => return Ok(()),
                 Err(error) if error.is_retryable() && attempt < PUT_BACK_ATTEMPTS => {
                     tracing::warn!(%error, attempt, "a record that must stay could not be put back yet");
                     tokio::time::sleep(PUT_BACK_PAUSE).await;
                     attempt += 1;
                 }
-                Err(error) => return Err(error).context(|| format!("put {} back", self.store.url_of(key))),
+                Err(error) => {
+                    return Err(error)
+                        .context(|| format!("put {} back", self.store.url_of(&key.to_string())));
+                }
             }
         }
     }

@@ -26,15 +26,16 @@ mod wal;
 use chrono::{DateTime, TimeDelta, Utc};
 
 pub use self::report::{Deleted, ExpireReport, Left};
+use crate::archive::Archive;
 use crate::archive::catalogue;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::keys::Key;
 use crate::format::released;
 use crate::judge::catalogue::Catalogue;
 use crate::judge::retention;
-use crate::judge::retention::{RetentionPlan, RetentionPolicy};
+use crate::judge::retention::RetentionPolicy;
 use crate::progress::Progress;
-use crate::store::{Body, PutMode, Store};
+use crate::store::{Body, Store};
 
 /// This machine's clock may differ from the store's by so much without a word.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
@@ -115,8 +116,9 @@ async fn note_released(
     store: &Store,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    let key = Key::Retention.to_string();
+    let key = Key::Retention;
     let identity = &catalogue.identity;
+    let archive = Archive::of(store, identity.clone());
     for _ in 0..NOTE_ATTEMPTS {
         let (before, version) = catalogue::released_version(store, identity).await?;
         let mut after = before.clone();
@@ -125,30 +127,17 @@ async fn note_released(
             return Ok(());
         }
         let body = Body::from_bytes(released::to_json(&after, identity.segment_bytes, now)?);
-        let mode = version.map_or(PutMode::Create, PutMode::ReplaceIf);
-        let written = match store.put(&key, &body, mode).await {
+        match archive.replace_if(&key, &body, version).await {
             // Somebody else wrote it, or this very put, if its first answer got lost: look again.
-            Err(error) if error.kind() == ErrorKind::Conflict => continue,
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
             // A server that does not know `If-Match` may say so.
-            Err(error) if error.kind() == ErrorKind::Invalid => {
-                store.put(&key, &body, PutMode::Replace).await
-            }
-            written => written,
-        };
-        return written.context(|| format!("write {}", store.url_of(&key)));
+            Err(error) if error.kind() == ErrorKind::Invalid => return archive.replace(&key, &body).await,
+            written => return written.context(|| format!("write {}", store.url_of(&key.to_string()))),
+        }
     }
     Err(Error::conflict(format!(
         "{} was changed by somebody else {NOTE_ATTEMPTS} times while it was to be written; no WAL was deleted. Let the \
          other expiries end, and run walship expire again",
-        store.url_of(&key)
+        store.url_of(&key.to_string())
     )))
-}
-
-/// The plan of an expiry that would run now, for those who only show it: what unfinished backups need
-/// is not looked up.
-///
-/// # Errors
-/// As [`retention::plan`].
-pub fn preview(catalogue: &Catalogue, policy: &RetentionPolicy, now: DateTime<Utc>) -> Result<RetentionPlan> {
-    retention::plan(catalogue, &retention::UnfinishedWals::new(), policy, now)
 }

@@ -18,7 +18,7 @@ use crate::format::ledger::Shard;
 use crate::format::{FORMAT_VERSION, Sha256Sum};
 use crate::pg::ClusterIdentity;
 use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
-use crate::store::{FaultKind, Faults, Operation};
+use crate::store::{FaultKind, Faults, Operation, PutMode};
 use crate::verbs::keep;
 use crate::verbs::keep::Mark;
 use crate::verbs::verify;

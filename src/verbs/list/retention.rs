@@ -7,10 +7,10 @@ use serde::Serialize;
 use crate::format::ranges::RangeSet;
 use crate::format::released::{TimelineRanges, stands_alone};
 use crate::format::wal_inventory::{SegmentRange, WalInventory};
+use crate::judge;
 use crate::judge::catalogue::{Backup, Catalogue};
 use crate::judge::retention::{Action, Reason, RetentionPlan, RetentionPolicy};
 use crate::pg::{SegmentNumber, TimelineId};
-use crate::verbs::expire;
 
 /// What retention makes of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,7 +45,7 @@ pub(super) fn plan(
     if policy.check().is_err() {
         return Ok(None);
     }
-    let plan = expire::preview(catalogue, policy, now);
+    let plan = judge::retention::preview(catalogue, policy, now);
     plan.map(Some)
         .map_err(|error| format!("walship expire would refuse: {error}"))
 }

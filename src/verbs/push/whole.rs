@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::{Compressor, PushReport, Source, push_source, wal_name};
+use super::{Compressor, Created, Source, push_source, wal_name};
 use crate::cluster::remembered;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::codec::Trailer;
@@ -24,14 +24,14 @@ pub struct UnfinishedReport {
     /// Where its WAL ends; `None` where the segment turned out to be whole, and is stored as such.
     pub end: Option<Lsn>,
     /// Whether it was created, or there already.
-    pub report: PushReport,
+    pub report: Created,
 }
 
 impl fmt::Display for UnfinishedReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stored = match self.report {
-            PushReport::Stored => "is stored",
-            PushReport::AlreadyStored => "was stored already",
+            Created::Now => "is stored",
+            Created::Before => "was stored already",
         };
         match self.end {
             None => writeln!(f, "{} {stored}: the segment is whole", self.key),

@@ -12,13 +12,15 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::list::Proven;
-use super::{doctor, drill, expire, verify};
+use super::{doctor, verify};
+use crate::archive::drills;
 use crate::archive::time_index::TimeIndex;
 use crate::archive::{catalogue, wal_changes};
 use crate::error::{ErrorKind, Result};
 use crate::format::drills::Drills;
 use crate::format::keys::BackupId;
 use crate::format::ledger::LedgerSummary;
+use crate::judge;
 use crate::judge::catalogue::Catalogue;
 use crate::judge::diagnosis::facts::{ArchiveFacts, ReadyFiles};
 use crate::judge::diagnosis::{Finding, Known, Level, Limits, judge_archive};
@@ -186,7 +188,7 @@ pub async fn run(
     let (catalogue, verification, drills, backlog) = tokio::join!(
         catalogue::load(store),
         verify::last_verification(store),
-        drill::last_drills(store),
+        drills::last_drills(store),
         backlog(options, connection, now)
     );
     let mut catalogue = catalogue?;
@@ -315,7 +317,7 @@ fn last_drill(catalogue: &Catalogue, known: Option<Drills>) -> Option<Drill> {
 }
 
 fn expiry(catalogue: &Catalogue, policy: &RetentionPolicy, now: DateTime<Utc>) -> Expiry {
-    let plan = match expire::preview(catalogue, policy, now) {
+    let plan = match judge::retention::preview(catalogue, policy, now) {
         Ok(plan) => plan,
         Err(error) if error.kind() == ErrorKind::Invalid => return Expiry::NoPolicy,
         Err(error) => {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 
-use super::wal_object::{Found, found, twice};
 use crate::archive::parts::compare::compare;
 use crate::archive::parts::decompress::Decompressor;
 use crate::archive::parts::index::{Index, Spooled};
 use crate::archive::parts::schedule::{PartJob, Schedule};
+use crate::archive::wal_object::{Found, found, twice};
 use crate::cluster::part_writer::PartCursor;
 use crate::cluster::survey::survey;
 use crate::error::{Error, ErrorKind, Result};

@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 
 use super::scope::{Scope, Verdict};
 use super::tally::{Finding, Tally, entry_of};
-use super::wal_object::{Found, WalContext, twice, wal_name};
 use crate::archive::ledger::Ledger;
+use crate::archive::wal_object::{Found, WalContext, twice, wal_name};
 use crate::error::{Context, Error, Result};
 use crate::format::keys::{Key, LedgerObject, WAL_PREFIX, WalFolder};
 use crate::format::ledger::Shard;

@@ -4,7 +4,8 @@ use std::io::Read;
 
 use super::*;
 use crate::ErrorKind;
-use crate::store::{FaultKind, Faults, Location, Operation, StoreOptions};
+use crate::archive::fixture;
+use crate::store::{FaultKind, Faults, Location, Operation, Store, StoreOptions};
 
 const SETTINGS: PartSettings = PartSettings {
     compression_level: 1,
@@ -55,7 +56,7 @@ async fn the_parts_of_a_stream_are_the_stream_whatever_its_length_and_pieces() {
         for piece_bytes in [512, 4096, 100_000] {
             let root = tempfile::tempdir().unwrap();
             let store = store_in(&root).await;
-            let mut writer = PartWriter::new(store.clone(), id(), SETTINGS);
+            let mut writer = PartWriter::new(fixture::archive(&store), id(), SETTINGS);
             let tar = noise(length);
             for stream in [Stream::Tablespace(16385), Stream::Base] {
                 writer.begin(stream);
@@ -83,7 +84,7 @@ async fn the_parts_of_a_stream_are_the_stream_whatever_its_length_and_pieces() {
 async fn the_record_of_a_part_is_what_the_store_holds_and_its_frames_can_be_checked() {
     let root = tempfile::tempdir().unwrap();
     let store = store_in(&root).await;
-    let mut writer = PartWriter::new(store.clone(), id(), SETTINGS);
+    let mut writer = PartWriter::new(fixture::archive(&store), id(), SETTINGS);
     writer.begin(Stream::Base);
     writer.write(&noise(5000)).await.unwrap();
     let parts = writer.end().await.unwrap();
@@ -101,7 +102,7 @@ async fn the_record_of_a_part_is_what_the_store_holds_and_its_frames_can_be_chec
 async fn a_part_whose_answer_got_lost_counts_as_stored() {
     let root = tempfile::tempdir().unwrap();
     let store = store_in(&root).await;
-    let mut writer = PartWriter::new(store.clone(), id(), SETTINGS);
+    let mut writer = PartWriter::new(fixture::archive(&store), id(), SETTINGS);
     // As if an earlier attempt of the same put had been carried out.
     for tar in [noise(4096), noise(4096)] {
         writer.begin(Stream::Base);
@@ -109,7 +110,7 @@ async fn a_part_whose_answer_got_lost_counts_as_stored() {
         writer.end().await.unwrap();
     }
     writer.finish().await.unwrap();
-    let mut writer = PartWriter::new(store, id(), SETTINGS);
+    let mut writer = PartWriter::new(fixture::archive(&store), id(), SETTINGS);
     writer.begin(Stream::Base);
     writer.write(&noise(4095)).await.unwrap();
     writer.end().await.unwrap();
@@ -123,7 +124,7 @@ async fn a_failed_upload_ends_the_backup() {
     let store = store_in(&root).await.with_faults(faults.clone());
     let second = objects::key(&id(), BackupObject::Part(Stream::Base, 2));
     faults.add(Operation::Put, &second, FaultKind::Before(ErrorKind::Unavailable));
-    let mut writer = PartWriter::new(store.clone(), id(), SETTINGS);
+    let mut writer = PartWriter::new(fixture::archive(&store), id(), SETTINGS);
     writer.begin(Stream::Base);
     let tar = noise(100_000);
     let mut result = writer.write(&tar).await;
@@ -146,7 +147,7 @@ async fn after_a_failed_upload_no_other_is_under_way() {
         upload_bytes: 50_000,
         ..SETTINGS
     };
-    let mut writer = PartWriter::new(store.clone(), id(), settings);
+    let mut writer = PartWriter::new(fixture::archive(&store), id(), settings);
     writer.begin(Stream::Base);
     let _ = writer.write(&noise(8192)).await;
     let _ = writer.end().await;

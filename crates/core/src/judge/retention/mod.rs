@@ -237,6 +237,15 @@ pub enum UnfinishedWal {
 /// Which WAL each unfinished backup needs. One without an entry needs none.
 pub type UnfinishedWals = BTreeMap<BackupId, UnfinishedWal>;
 
+/// The plan of an expiry that would run now, for those who only show it: what unfinished backups need
+/// is not looked up.
+///
+/// # Errors
+/// As [`plan`].
+pub fn preview(catalogue: &Catalogue, policy: &RetentionPolicy, now: DateTime<Utc>) -> Result<RetentionPlan> {
+    plan(catalogue, &UnfinishedWals::new(), policy, now)
+}
+
 /// Decides what stays and what goes. `now`: see the module.
 ///
 /// # Errors

@@ -34,7 +34,7 @@ pub(crate) struct WalContext {
     pub(crate) identity: Identity,
     pub(crate) histories: BTreeMap<TimelineId, TimelineHistory>,
     /// Which segments there are.
-    pub(super) wal: WalInventory,
+    pub(crate) wal: WalInventory,
 }
 
 impl WalContext {
@@ -90,7 +90,7 @@ impl WalContext {
     ///
     /// # Errors
     /// As the store.
-    pub(super) async fn is_of_its_name(&self, key: &Key) -> Result<bool> {
+    pub(crate) async fn is_of_its_name(&self, key: &Key) -> Result<bool> {
         let Key::Segment(segment) = key else {
             return Ok(false);
         };
@@ -224,7 +224,7 @@ impl WalContext {
 }
 
 /// Sorts what a check came to: the inner result is about the object, the outer about the store.
-pub(super) async fn found(check: impl Future<Output = Result<Result<()>>>) -> Result<Found> {
+pub(crate) async fn found(check: impl Future<Output = Result<Result<()>>>) -> Result<Found> {
     match check.await {
         Ok(Ok(())) => Ok(Found::Good),
         Ok(Err(damage)) if damage.kind() == ErrorKind::Internal => Err(damage),
@@ -236,7 +236,7 @@ pub(super) async fn found(check: impl Future<Output = Result<Result<()>>>) -> Re
 
 /// Looks again at what seems wrong: what was changed on the way is right then, and only what is wrong twice is
 /// damaged where it lies. A second look that breaks is the store's error, and no finding.
-pub(super) async fn twice<F>(mut look: impl FnMut() -> F) -> Result<Found>
+pub(crate) async fn twice<F>(mut look: impl FnMut() -> F) -> Result<Found>
 where
     F: Future<Output = Result<Found>>,
 {
@@ -250,7 +250,7 @@ where
 }
 
 /// The file that a WAL object holds.
-pub(super) fn wal_name(key: &Key) -> Option<WalName> {
+pub(crate) fn wal_name(key: &Key) -> Option<WalName> {
     match key {
         Key::Segment(segment) => Some(WalName::Segment(*segment)),
         Key::Partial { segment, .. } => Some(WalName::Partial(*segment)),
