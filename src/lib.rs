@@ -6,6 +6,8 @@ pub mod agent;
 pub mod archive;
 pub mod cluster;
 pub mod config;
+#[cfg(test)]
+mod flipped_bits;
 pub mod progress;
 pub mod server;
 pub mod verbs;

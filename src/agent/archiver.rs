@@ -24,11 +24,11 @@ use tokio::sync::watch;
 use super::known_archive::KnownArchive;
 use super::ready::{Place, waiting};
 use crate::archive::identity;
+use crate::cluster::compressor::Compressor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::WalName;
 use crate::store::{Store, Turn};
 use crate::verbs::push;
-use crate::verbs::push::Compressor;
 use walship_client::protocol::{FileIdentity, Reply};
 
 /// For so long a look into `archive_status` is believed; a new file may have come before the others.

@@ -24,8 +24,7 @@ use crate::format::identity::Identity;
 use crate::pg::{SegmentName, SegmentSize, WalName};
 use crate::server::data_directory::RecoverySignal;
 use crate::store::Store;
-use crate::verbs::restore;
-use crate::verbs::restore::{Fetched, Obtained, RestoreOptions, VerifiedFile};
+use crate::verbs::restore::{self, Fetched, Obtained, RestoreOptions, VerifiedFile};
 use walship_client::protocol::Reply;
 
 /// Segments that nobody asked for in this time are dropped.

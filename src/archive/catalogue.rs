@@ -26,8 +26,7 @@ use crate::format::keys::{
 use crate::format::ledger::{LedgerSummary, SHARD_LIMIT, SUMMARY_LIMIT, Shard};
 use crate::format::proof::{PROOF_LIMIT, Proof};
 use crate::format::record;
-use crate::format::released;
-use crate::format::released::{RELEASED_LIMIT, TimelineRanges};
+use crate::format::released::{self, RELEASED_LIMIT, TimelineRanges};
 use crate::format::retired::{RETIRED_LIMIT, Retired};
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::catalogue::{

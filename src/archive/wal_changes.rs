@@ -278,9 +278,8 @@ mod tests {
     use crate::format::codec;
     use crate::format::identity::Identity;
     use crate::format::segment_index::IndexBuilder;
-    use crate::pg::ClusterIdentity;
     use crate::pg::wal_writer::{SEGMENT, START, Spec, Writer, main_data};
-    use crate::pg::{Major, SegmentSize, TimelineHistory, TimelineId};
+    use crate::pg::{ClusterIdentity, Major, SegmentSize, TimelineHistory, TimelineId};
     use crate::store::{Body, PutMode, Store};
 
     /// What becomes of the indexes on the way to the archive.

@@ -4,6 +4,7 @@
 mod alive;
 pub mod apart;
 mod archiving;
+pub mod compressor;
 mod configuration;
 mod destination;
 mod extract;
@@ -30,6 +31,7 @@ pub mod tablespaces;
 #[cfg(test)]
 mod tests;
 pub mod unnamed_file;
+pub mod wal_file;
 
 pub use self::archiving::ArchiveMode;
 pub use self::configuration::ConfigurationReport;

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use walship::agent::{self, AgentOptions};
+use walship::cluster::compressor::Compressor;
 use walship::config::Settings;
 use walship::store::Location;
 use walship::store::Store;
-use walship::verbs::push::Compressor;
 use walship::{Error, Result};
 use walship_client::{Address, Answer, Archive, Ask};
 

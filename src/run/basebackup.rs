@@ -7,8 +7,7 @@ use walship::config::{BackupMethod, Settings};
 use walship::progress::Progress;
 use walship::server::ConnInfo;
 use walship::store::Store;
-use walship::verbs::basebackup;
-use walship::verbs::basebackup::{BasebackupOptions, MAX_RATE_KIB, Method, PartSettings};
+use walship::verbs::basebackup::{self, BasebackupOptions, MAX_RATE_KIB, Method, PartSettings};
 use walship::{Error, Result};
 
 use super::{finish, many_threads, print};

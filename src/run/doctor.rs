@@ -8,8 +8,7 @@ use walship::config::Settings;
 use walship::judge::diagnosis::Limits;
 use walship::server::ConnInfo;
 use walship::store::Location;
-use walship::verbs::doctor;
-use walship::verbs::doctor::{Deadline, DoctorOptions, HostOptions};
+use walship::verbs::doctor::{self, Deadline, DoctorOptions, HostOptions};
 
 use super::{finish, many_threads, open_within, print};
 use crate::cli;

@@ -10,8 +10,7 @@ use walship::config::Settings;
 use walship::judge::recovery_plan::{Request, Search};
 use walship::progress::Progress;
 use walship::store::Store;
-use walship::verbs::drill;
-use walship::verbs::drill::{DrillOptions, SqlFile};
+use walship::verbs::drill::{self, DrillOptions, SqlFile};
 use walship::{Error, Result};
 
 use super::recover::{target, target_timeline};

@@ -7,8 +7,7 @@ use chrono::Utc;
 use walship::config::Settings;
 use walship::progress::Progress;
 use walship::store::Store;
-use walship::verbs::expire;
-use walship::verbs::expire::ExpireOptions;
+use walship::verbs::expire::{self, ExpireOptions};
 use walship::{ErrorKind, Result};
 
 use super::{finish, one_thread, print};

@@ -7,8 +7,7 @@ use walship::Result;
 use walship::config::Settings;
 use walship::pg::parse_timestamp;
 use walship::store::Store;
-use walship::verbs::keep;
-use walship::verbs::keep::Mark;
+use walship::verbs::keep::{self, Mark};
 
 use super::{finish, one_thread, print};
 use crate::cli;

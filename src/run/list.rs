@@ -6,8 +6,7 @@ use chrono::Utc;
 use walship::config::Settings;
 use walship::pg::parse_timestamp;
 use walship::store::Store;
-use walship::verbs::list;
-use walship::verbs::list::ListPart;
+use walship::verbs::list::{self, ListPart};
 use walship::{Error, Result};
 
 use super::{finish, one_thread, print};

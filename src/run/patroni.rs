@@ -5,21 +5,18 @@ use std::sync::Arc;
 
 use chrono::Utc;
 use walship::Result;
-use walship::cluster;
 use walship::cluster::tablespaces::NewTablespaces;
 use walship::cluster::{
-    ArchiveMode, RecoverOptions, SourceConfiguration, StandbyOptions, StandbySettings, TablespaceMapping,
-    restore_command,
+    self, ArchiveMode, RecoverOptions, SourceConfiguration, StandbyOptions, StandbySettings,
+    TablespaceMapping, restore_command,
 };
 use walship::config::Settings;
 use walship::judge::recovery_plan::{Request, Search};
 use walship::progress::Progress;
 use walship::server::ConnInfo;
 use walship::store::Store;
-use walship::verbs::patroni_bootstrap;
-use walship::verbs::patroni_bootstrap::Relation;
-use walship::verbs::seed;
-use walship::verbs::seed::ArchiveSeed;
+use walship::verbs::patroni_bootstrap::{self, Relation};
+use walship::verbs::seed::{self, ArchiveSeed};
 
 use super::recover::{target, target_timeline};
 use super::this_walship::this_walship;

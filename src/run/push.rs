@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use chrono::Utc;
 use walship::Result;
 use walship::agent;
+use walship::cluster::compressor::Compressor;
 use walship::config::Settings;
 use walship::server::data_directory::data_directory_of;
 use walship::verbs::push;
-use walship::verbs::push::Compressor;
 use walship_client::{Answer, Ask};
 
 use super::agent::address_for;

@@ -4,8 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use chrono::Utc;
-use walship::cluster;
-use walship::cluster::{ArchiveMode, RecoverOptions, SourceConfiguration, TargetAction};
+use walship::cluster::{self, ArchiveMode, RecoverOptions, SourceConfiguration, TargetAction};
 use walship::config::Settings;
 use walship::judge::recovery_plan::{Request, Search, Target};
 use walship::pg::{TimelineId, parse_timestamp};

@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use walship::config::Settings;
 use walship::pg::WalName;
 use walship::store::Store;
-use walship::verbs::repair;
-use walship::verbs::repair::RepairOptions;
+use walship::verbs::repair::{self, RepairOptions};
 use walship::{Error, Result};
 
 use super::{finish, one_thread, print};

@@ -6,8 +6,7 @@ use std::time::Duration;
 use walship::cluster::tablespaces::{NewTablespaces, see_to};
 use walship::config::Settings;
 use walship::server::data_directory::{RecoverySignal, data_directory_of};
-use walship::verbs::restore;
-use walship::verbs::restore::{RestoreOptions, RestoreReport};
+use walship::verbs::restore::{self, RestoreOptions, RestoreReport};
 use walship::{ErrorKind, Result};
 use walship_client::{Answer, Ask};
 

@@ -12,8 +12,7 @@ use walship::pg::SlotName;
 use walship::progress::Progress;
 use walship::server::ConnInfo;
 use walship::store::Store;
-use walship::verbs::seed;
-use walship::verbs::seed::{From, SeedOptions};
+use walship::verbs::seed::{self, From, SeedOptions};
 
 use super::basebackup::max_rate_kib;
 use super::this_walship::this_walship;

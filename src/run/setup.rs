@@ -7,8 +7,7 @@ use walship::cluster::server_command;
 use walship::config::{Settings, parse_duration};
 use walship::server::ConnInfo;
 use walship::store::Store;
-use walship::verbs::setup;
-use walship::verbs::setup::{Secret, SetupOptions, default_passfile};
+use walship::verbs::setup::{self, Secret, SetupOptions, default_passfile};
 use walship::{Error, Result};
 
 use super::this_walship::this_walship;

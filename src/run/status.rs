@@ -8,8 +8,7 @@ use walship::Result;
 use walship::config::Settings;
 use walship::server::ConnInfo;
 use walship::store::Store;
-use walship::verbs::status;
-use walship::verbs::status::StatusOptions;
+use walship::verbs::status::{self, StatusOptions};
 
 use super::{doctor::limits, finish, one_thread, print};
 use crate::cli;

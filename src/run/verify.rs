@@ -9,8 +9,7 @@ use walship::config::{Settings, parse_duration};
 use walship::pg::parse_timestamp;
 use walship::progress::Progress;
 use walship::store::Store;
-use walship::verbs::verify;
-use walship::verbs::verify::VerifyOptions;
+use walship::verbs::verify::{self, VerifyOptions};
 use walship::{Error, ErrorKind, Result};
 
 use super::{finish, many_threads, print};

@@ -8,8 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::pg::ClusterIdentity;
-use crate::pg::{ControlFile, TimelineId, WalName};
+use crate::pg::{ClusterIdentity, ControlFile, TimelineId, WalName};
 
 /// A running server rewrites `global/pg_control` in place; a reader may meet it half-written
 /// (PostgreSQL's own `get_controlfile` reads again as well).

@@ -8,8 +8,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::archive::Archive;
-use crate::archive::catalogue;
+use crate::archive::{Archive, catalogue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::keep::Keep;
 use crate::format::keys::{BackupId, BackupObject, Key};

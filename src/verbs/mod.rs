@@ -4,8 +4,6 @@ pub mod basebackup;
 pub mod doctor;
 pub mod drill;
 pub mod expire;
-#[cfg(test)]
-mod flipped_bits;
 pub mod keep;
 pub mod list;
 pub mod patroni_bootstrap;

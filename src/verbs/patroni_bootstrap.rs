@@ -10,8 +10,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::archive::identity;
-use crate::cluster;
-use crate::cluster::{ArchiveMode, RecoverOptions, RecoverReport, SourceConfiguration, TargetAction};
+use crate::cluster::{self, ArchiveMode, RecoverOptions, RecoverReport, SourceConfiguration, TargetAction};
 use crate::error::{Error, Result};
 use crate::format::identity::Identity;
 use crate::format::keys::{BACKUPS_PREFIX, WAL_PREFIX};

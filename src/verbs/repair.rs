@@ -15,11 +15,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::push::{Compressor, Source, key_of};
-use super::verify::{Found, WalContext};
 use crate::archive::stored_wal::LARGEST_SEGMENT;
+use crate::archive::wal_object::{Found, WalContext};
 use crate::archive::{Archive, Same};
 use crate::archive::{catalogue, identity};
+use crate::cluster::compressor::Compressor;
+use crate::cluster::wal_file::{WalFile, key_of};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::Sha256Sum;
 use crate::format::codec::{Trailer, WalDecoder, trailer_in};
@@ -83,7 +84,7 @@ pub async fn run(options: &RepairOptions, store: &Store) -> Result<RepairReport>
 
 async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> {
     let name = options.name;
-    let source = Arc::new(Source::open(name, &options.from)?);
+    let source = Arc::new(WalFile::open(name, &options.from)?);
     let identity = identity::require(store).await?;
     source.check_identity(&identity, store)?;
     if let WalName::History(_) = name {

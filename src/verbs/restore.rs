@@ -18,8 +18,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::archive::stored_wal;
-use crate::archive::stored_wal::{LARGEST_SEGMENT, SMALL_FILE_LIMIT};
+use crate::archive::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
 use crate::archive::{catalogue, identity};
 use crate::cluster::unnamed_file::UnnamedFile;
 use crate::error::{Context, Error, ErrorKind, Result};

@@ -7,9 +7,8 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::archive::Archive;
 use crate::archive::time_index::TimeIndex;
-use crate::archive::{catalogue, identity};
+use crate::archive::{Archive, catalogue, identity};
 use crate::error::{Error, Result};
 use crate::format::keys::{BackupId, Key};
 use crate::format::retired::Retired;
@@ -19,8 +18,7 @@ use crate::judge::catalogue::Catalogue;
 use crate::judge::recovery_plan;
 use crate::pg::{SegmentNumber, TimelineHistory, TimelineId, WalName};
 use crate::store::{Body, Store};
-use crate::text::time_text;
-use crate::text::write_table;
+use crate::text::{time_text, write_table};
 
 /// So many segments that an older walship stored may be read whole, for their times.
 const WHOLE_READS: u64 = 8;

@@ -9,8 +9,7 @@ use walship::ErrorKind;
 use walship::progress::Progress;
 use walship::server::ConnInfo;
 use walship::store::{FaultKind, Faults, Operation};
-use walship::verbs::basebackup;
-use walship::verbs::basebackup::{BasebackupOptions, BasebackupReport, Method, PartSettings};
+use walship::verbs::basebackup::{self, BasebackupOptions, BasebackupReport, Method, PartSettings};
 
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::store_contract::block_on;

@@ -10,8 +10,7 @@ use walship::format::Sha256Sum;
 use walship::format::keys::Key;
 use walship::pg::WalName;
 use walship::store::{Body, FaultKind, Faults, Operation, PutMode, Store};
-use walship::verbs::repair;
-use walship::verbs::repair::RepairOptions;
+use walship::verbs::repair::{self, RepairOptions};
 
 use crate::sample::{DataDirectory, SEGMENT, Sample};
 use crate::store_contract::block_on;

@@ -12,10 +12,8 @@ use walship::ErrorKind;
 use walship::archive::ledger::last_verification;
 use walship::progress::Progress;
 use walship::store::{FaultKind, Faults, Location, Operation, Store};
-use walship::verbs::keep;
-use walship::verbs::keep::Mark;
-use walship::verbs::verify;
-use walship::verbs::verify::{FindingKind, VerifyOptions, VerifyReport};
+use walship::verbs::keep::{self, Mark};
+use walship::verbs::verify::{self, FindingKind, VerifyOptions, VerifyReport};
 
 use crate::damage::{Case, Damage, EVERY, Original};
 use crate::recovery::History;

@@ -11,8 +11,7 @@ use crate::format::codec;
 use crate::format::identity::Identity;
 use crate::format::segment_index::SegmentIndex;
 use crate::format::wal_inventory::WalInventory;
-use crate::pg::ClusterIdentity;
-use crate::pg::{LongPageHeader, SegmentSize, TimelineHistory, TimelineId};
+use crate::pg::{ClusterIdentity, LongPageHeader, SegmentSize, TimelineHistory, TimelineId};
 use crate::store::{Body, FaultKind, Faults, Meter, Operation, PutMode};
 
 const SEGMENT: &str = "000000010000000000000006";

@@ -19,8 +19,7 @@ use super::server_error::{Login, ServerError};
 use super::stream::Stream;
 use super::wire::Wire;
 use crate::error::{Error, Result};
-use crate::server::conninfo::passfile;
-use crate::server::conninfo::{ChannelBindingMode, ConnInfo, Host, Password, Session};
+use crate::server::conninfo::{ChannelBindingMode, ConnInfo, Host, Password, Session, passfile};
 use crate::server::x509::Certificate;
 
 /// Why a login did not come about.

@@ -9,8 +9,7 @@ use postgres_protocol::message::frontend;
 
 use super::Connection;
 use crate::error::{Error, Result};
-use crate::pg::WAL_PIECE_BYTES;
-use crate::pg::{Lsn, TimelineId, WalPiece};
+use crate::pg::{Lsn, TimelineId, WAL_PIECE_BYTES, WalPiece};
 
 /// `CopyBothResponse`, which begins the stream.
 const COPY_BOTH: u8 = b'W';

@@ -4,8 +4,7 @@
 //! brings it along. It is stored last, once a segment of that timeline is in the archive: a history alone makes every
 //! standby and recovery follow a timeline of which there may never be any WAL.
 
-use crate::archive::stored_wal;
-use crate::archive::{Archive, Same};
+use crate::archive::{Archive, Same, stored_wal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::backup::BackupRecord;
 use crate::format::codec;

@@ -9,8 +9,7 @@ use crate::format::backup::{BackupKind, BackupRecord, BackupSource, Configuratio
 use crate::format::keys::BackupId;
 use crate::format::segment_index::HexBytes;
 use crate::judge::lineage::{Lineage, WalSum};
-use crate::pg::ClusterIdentity;
-use crate::pg::{self, TimelineId, WalPiece};
+use crate::pg::{self, ClusterIdentity, TimelineId, WalPiece};
 
 /// What is known before the copy.
 pub(super) struct Basics {

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use super::configuration::Places;
 use crate::error::{Context, Error, Result};
 use crate::format::backup::WalFrom;
-use crate::pg::ClusterIdentity;
-use crate::pg::{Lsn, Major, SegmentSize, TimelineId};
+use crate::pg::{ClusterIdentity, Lsn, Major, SegmentSize, TimelineId};
 use crate::server::{ConnInfo, Connection};
 use crate::verbs::basebackup::configuration;
 

@@ -11,8 +11,7 @@ use crate::archive::stored_wal;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::backup::WalFrom;
 use crate::format::keys::{Key, timeline_prefix};
-use crate::pg::WAL_PIECE_BYTES;
-use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalPiece};
+use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WAL_PIECE_BYTES, WalPiece};
 use crate::server::{ConnInfo, Connection};
 use crate::store::Store;
 

@@ -3,8 +3,7 @@
 use tokio::time::timeout_at;
 
 use super::deadline::Deadline;
-use crate::archive::drills;
-use crate::archive::{catalogue, identity, wal_changes};
+use crate::archive::{catalogue, drills, identity, wal_changes};
 use crate::error::Result;
 use crate::judge::catalogue::Catalogue;
 use crate::judge::diagnosis::Known;

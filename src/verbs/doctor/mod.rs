@@ -17,8 +17,7 @@ use std::time::Duration;
 use chrono::Utc;
 
 use crate::error::{Error, Result};
-use crate::format::keys;
-use crate::format::keys::Key;
+use crate::format::keys::{self, Key};
 use crate::judge::diagnosis::facts::{ArchiveFacts, Facts, ReadyFiles, ServerFacts};
 use crate::judge::diagnosis::{Check, Known, Limits, judge, judge_promotion};
 use crate::pg::WalName;

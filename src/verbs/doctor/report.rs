@@ -6,8 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::judge::diagnosis::{Check, Finding, Level};
-use crate::text::counted;
-use crate::text::time_text;
+use crate::text::{counted, time_text};
 
 /// What the doctor found.
 #[derive(Debug, Clone, Serialize)]

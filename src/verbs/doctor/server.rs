@@ -7,8 +7,7 @@ use crate::judge::diagnosis::Known;
 use crate::judge::diagnosis::facts::{
     ArchiverFacts, ReadyFiles, ServerFacts, ServerSettings, Slot, StandbyFacts,
 };
-use crate::pg::ClusterIdentity;
-use crate::pg::{Lsn, SegmentSize, TimelineId};
+use crate::pg::{ClusterIdentity, Lsn, SegmentSize, TimelineId};
 
 /// The settings that the diagnosis looks at.
 const SETTINGS: [&str; 14] = [

@@ -32,19 +32,17 @@ use self::replay::Bench;
 use self::scratch::{Note, Scratch};
 pub use crate::archive::drills::last_drills;
 use crate::archive::drills::record;
-use crate::archive::find_record;
-use crate::archive::stored_wal;
-use crate::archive::stored_wal::LARGEST_SEGMENT;
-use crate::archive::{catalogue, identity};
-use crate::cluster;
-use crate::cluster::{ArchiveMode, RecoverOptions, SourceConfiguration, TablespaceMapping, TargetAction};
+use crate::archive::stored_wal::{self, LARGEST_SEGMENT};
+use crate::archive::{catalogue, find_record, identity};
+use crate::cluster::{
+    self, ArchiveMode, RecoverOptions, SourceConfiguration, TablespaceMapping, TargetAction,
+};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::backup::BackupRecord;
 use crate::format::keys::{BackupId, Key};
 use crate::format::proof::{DrillRecord, Stage};
 use crate::judge::catalogue::Catalogue;
-use crate::judge::recovery_plan;
-use crate::judge::recovery_plan::{Plan, Request, Target};
+use crate::judge::recovery_plan::{self, Plan, Request, Target};
 use crate::pg::{SegmentName, WalName};
 use crate::progress::Progress;
 use crate::store::Store;

@@ -11,8 +11,7 @@ use crate::config::duration_text;
 use crate::error::{ErrorKind, Result};
 use crate::format::keys::BackupId;
 use crate::format::proof::{DrillRecord, Outcome, Stage};
-use crate::text::ByteSize;
-use crate::text::time_text;
+use crate::text::{ByteSize, time_text};
 
 /// What `walship drill` did.
 #[derive(Debug, Clone, Serialize)]

@@ -5,10 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::report::ExpireReport;
-use crate::archive::catalogue;
-use crate::archive::catalogue::RECORD_LIMIT;
-use crate::archive::records;
-use crate::archive::{Archive, Same};
+use crate::archive::catalogue::{self, RECORD_LIMIT};
+use crate::archive::{Archive, Same, records};
 use crate::error::{Context, Error, Result};
 use crate::format::backup::BackupRecord;
 use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject, backup_prefix};

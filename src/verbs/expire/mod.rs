@@ -26,14 +26,12 @@ mod wal;
 use chrono::{DateTime, TimeDelta, Utc};
 
 pub use self::report::{Deleted, ExpireReport, Left};
-use crate::archive::Archive;
-use crate::archive::catalogue;
+use crate::archive::{Archive, catalogue};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::keys::Key;
 use crate::format::released;
 use crate::judge::catalogue::Catalogue;
-use crate::judge::retention;
-use crate::judge::retention::RetentionPolicy;
+use crate::judge::retention::{self, RetentionPolicy};
 use crate::progress::Progress;
 use crate::store::{Body, Store};
 

@@ -8,9 +8,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::judge::retention::{Action, BackupFate, RetentionPlan, WalFate};
 use crate::store::Store;
-use crate::text::ByteSize;
-use crate::text::counted;
-use crate::text::write_table;
+use crate::text::{ByteSize, counted, write_table};
 
 /// So many of the objects that could not be deleted are named.
 const NAMED: usize = 20;

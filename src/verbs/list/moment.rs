@@ -18,8 +18,7 @@ use crate::format::segment_index::{Crossing, SegmentIndex};
 use crate::format::wal_inventory::WalInventory;
 use crate::pg::{Major, SegmentName, SegmentNumber, TimelineId};
 use crate::store::Store;
-use crate::text::time_text;
-use crate::text::write_table;
+use crate::text::{time_text, write_table};
 
 /// So many segments are read whole, where an older walship stored them.
 const WHOLE_READS: u64 = 128;

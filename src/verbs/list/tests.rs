@@ -5,8 +5,7 @@ use crate::archive::fixture;
 use crate::format::identity::Identity;
 use crate::format::keys::Key;
 use crate::format::{codec, record};
-use crate::pg::ClusterIdentity;
-use crate::pg::SegmentSize;
+use crate::pg::{ClusterIdentity, SegmentSize};
 use crate::store::{Body, PutMode};
 
 /// An archive with these segments, and the fixture's backup where it is wanted.

@@ -9,9 +9,7 @@ use crate::format::backup::BackupKind;
 use crate::format::wal_inventory::SegmentRange;
 use crate::judge::catalogue::UnfinishedState;
 use crate::judge::window::{LatestIs, Window};
-use crate::text::ByteSize;
-use crate::text::time_text;
-use crate::text::write_table;
+use crate::text::{ByteSize, time_text, write_table};
 
 impl fmt::Display for ListReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -25,9 +25,10 @@ use self::copy::{Copied, Copy};
 use self::interrupt::{Interrupt, given_up};
 use self::primary::{Primary, Slot};
 use self::source::Source;
-use crate::cluster;
 use crate::cluster::tablespaces::NewTablespaces;
-use crate::cluster::{RestoredStandby, StandbyOptions, StandbySettings, TablespaceMapping, restore_command};
+use crate::cluster::{
+    self, RestoredStandby, StandbyOptions, StandbySettings, TablespaceMapping, restore_command,
+};
 use crate::cluster::{apart, remembered};
 use crate::error::{Error, Result};
 use crate::judge::seed_source::WalLimits;

@@ -9,9 +9,8 @@ use super::state::Primary;
 use crate::archive::identity;
 use crate::error::{Error, Result};
 use crate::format::keys::Key;
-use crate::pg::ClusterIdentity;
-use crate::pg::WalName;
 use crate::pg::sql::quote_literal;
+use crate::pg::{ClusterIdentity, WalName};
 use crate::store::Store;
 
 /// Between two looks into the archive.

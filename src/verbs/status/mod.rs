@@ -13,9 +13,8 @@ use serde::Serialize;
 
 use super::list::Proven;
 use super::{doctor, verify};
-use crate::archive::drills;
 use crate::archive::time_index::TimeIndex;
-use crate::archive::{catalogue, wal_changes};
+use crate::archive::{catalogue, drills, wal_changes};
 use crate::error::{ErrorKind, Result};
 use crate::format::drills::Drills;
 use crate::format::keys::BackupId;

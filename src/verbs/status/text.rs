@@ -9,9 +9,7 @@ use super::{Backlog, Backups, Drill, Expiry, StatusReport, Verification};
 use crate::config::duration_text;
 use crate::judge::diagnosis::Level;
 use crate::judge::window::{LatestIs, Window};
-use crate::text::ByteSize;
-use crate::text::counted;
-use crate::text::span;
+use crate::text::{ByteSize, counted, span};
 
 /// Where the second column begins.
 const COLUMN: usize = 14;

@@ -8,8 +8,7 @@ use serde::Serialize;
 use super::{Finding, FindingKind};
 use crate::format::ledger::LedgerScope;
 use crate::judge::assessment::{BackupWorth, End, Lost};
-use crate::text::ByteSize;
-use crate::text::time_text;
+use crate::text::{ByteSize, time_text};
 
 /// So many findings are shown to people.
 const SHOWN: usize = 20;

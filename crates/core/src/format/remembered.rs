@@ -242,8 +242,7 @@ impl Past {
 mod tests {
     use super::*;
     use crate::ErrorKind;
-    use crate::pg::ClusterIdentity;
-    use crate::pg::SegmentSize;
+    use crate::pg::{ClusterIdentity, SegmentSize};
 
     fn identity(seconds: i64) -> Identity {
         let cluster = ClusterIdentity {

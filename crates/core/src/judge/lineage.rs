@@ -14,8 +14,10 @@ use crate::error::{Error, Result};
 use crate::format::Sha256Sum;
 use crate::format::backup::{BackupRecord, BackupSource};
 use crate::format::segment_index::HexBytes;
-use crate::pg::WAL_PIECE_BYTES;
-use crate::pg::{CheckpointCopy, Lsn, RECORD_REACH_BYTES, SegmentName, SegmentNumber, WalGeometry, WalPiece};
+use crate::pg::{
+    CheckpointCopy, Lsn, RECORD_REACH_BYTES, SegmentName, SegmentNumber, WAL_PIECE_BYTES, WalGeometry,
+    WalPiece,
+};
 use crate::text::time_text;
 
 /// What a backup's server said of its own WAL.

@@ -18,8 +18,7 @@ use crate::error::{Error, Result};
 use crate::format::remembered::ARCHIVE_FILE;
 use crate::pg::{ControlFile, Lsn, Major, WalRange};
 use crate::pg::{ManifestWriter, NewFile};
-use crate::server::base_backup::local::names;
-use crate::server::base_backup::local::page;
+use crate::server::base_backup::local::{names, page};
 use crate::server::data_directory::control_file;
 
 const CONTROL_FILE: &str = "global/pg_control";

@@ -11,8 +11,7 @@ use crate::format::identity::Identity;
 use crate::format::ledger::LedgerSummary;
 use crate::format::remembered::Remembered;
 use crate::judge::catalogue::Catalogue;
-use crate::pg::ClusterIdentity;
-use crate::pg::{Lsn, TimelineId, WalName};
+use crate::pg::{ClusterIdentity, Lsn, TimelineId, WalName};
 
 /// Everything.
 #[derive(Debug, Clone)]

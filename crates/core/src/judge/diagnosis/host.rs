@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::facts::{ExposedFile, Facts, Space};
 use super::{Check, Findings};
-use crate::text::ByteSize;
-use crate::text::span;
+use crate::text::{ByteSize, span};
 
 /// Shares of the file system that are free, in hundredths.
 const FREE_WARNING: u64 = 10;

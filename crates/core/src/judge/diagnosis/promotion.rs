@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 
 use super::{Check, Finding, Findings, Known};
 use crate::format::wal_inventory::WalInventory;
-use crate::pg::ClusterIdentity;
-use crate::pg::{Lsn, SegmentName, TimelineHistory, TimelineId};
+use crate::pg::{ClusterIdentity, Lsn, SegmentName, TimelineHistory, TimelineId};
 
 /// Where a standby is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

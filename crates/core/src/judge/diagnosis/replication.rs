@@ -5,8 +5,7 @@ use super::sync_names::SyncNames;
 use super::{Check, Findings};
 use crate::judge::catalogue::Catalogue;
 use crate::pg::{Lsn, TimelineId};
-use crate::text::ByteSize;
-use crate::text::span;
+use crate::text::{ByteSize, span};
 
 /// A standby that is so far behind and does not say for how long is worth a look.
 const FAR_BEHIND_BYTES: u64 = 1 << 30;

@@ -12,8 +12,7 @@ use crate::format::retired::Retired;
 use crate::format::segment_index::EndOfTransaction;
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::catalogue::{Unfinished, UnfinishedState, Unrestorable};
-use crate::pg::ClusterIdentity;
-use crate::pg::{SegmentNumber, SegmentSize, TimelineHistory};
+use crate::pg::{ClusterIdentity, SegmentNumber, SegmentSize, TimelineHistory};
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 

@@ -5,8 +5,7 @@ use super::body::Body;
 use super::change::ChangeBody;
 use super::{RECORD_ALIGNMENT, RecordHead, WalCheck, WalEventKind, WalTransaction};
 use crate::pg::fields::{u32_at, u64_at};
-use crate::pg::wal_records::body;
-use crate::pg::wal_records::change;
+use crate::pg::wal_records::{body, change};
 use crate::pg::{Lsn, Major, TransactionId};
 
 /// Resource managers (`src/include/access/rmgrlist.h`): `RM_XLOG_ID`, `RM_XACT_ID`, `RM_DBASE_ID`, `RM_TBLSPC_ID`.

@@ -16,8 +16,9 @@ use crate::format::keys::Key;
 use crate::format::remembered::{ArchiveMark, CloneMark, Remembered};
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::catalogue::{Backup, Catalogue, Unfinished, UnfinishedState, Unrestorable};
-use crate::pg::ClusterIdentity;
-use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId, WalName};
+use crate::pg::{
+    ClusterIdentity, Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId, WalName,
+};
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 const HOUR: Duration = Duration::from_hours(1);

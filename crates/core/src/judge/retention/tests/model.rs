@@ -15,8 +15,7 @@ use super::*;
 use crate::format::keep::Keep;
 use crate::format::keys::Key;
 use crate::judge::catalogue::{Backup, UnfinishedState, missing_wal};
-use crate::judge::recovery_plan;
-use crate::judge::recovery_plan::{Request, Target};
+use crate::judge::recovery_plan::{self, Request, Target};
 use crate::judge::timeline_chain::TimelineChain;
 use crate::pg::{SegmentNumber, TimelineHistory};
 

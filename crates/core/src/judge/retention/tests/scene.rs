@@ -10,8 +10,7 @@ use crate::format::keep::Keep;
 use crate::format::keys::Key;
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::catalogue::{Backup, Unfinished, UnfinishedState, Unrestorable};
-use crate::pg::ClusterIdentity;
-use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineHistory};
+use crate::pg::{ClusterIdentity, SegmentName, SegmentNumber, SegmentSize, TimelineHistory};
 
 pub const SIZE: SegmentSize = SegmentSize::DEFAULT;
 

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::{Compressor, Created, Source, push_source, wal_name};
-use crate::cluster::remembered;
+use super::{push_source, wal_name};
+use crate::archive::Created;
+use crate::cluster::compressor::Compressor;
+use crate::cluster::wal_file::WalFile;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::codec::Trailer;
 use crate::pg::{Lsn, SegmentName, WalName};
 use crate::server::data_directory::{data_directory_of, postmaster_pid};
 use crate::store::Store;
@@ -45,80 +46,6 @@ impl fmt::Display for UnfinishedReport {
     }
 }
 
-impl Source {
-    /// In a `pg_wal`, PostgreSQL announces each segment that is whole: `.ready` until the archiver is done with it,
-    /// `.done` then. Elsewhere there is nothing to be announced, and the content tells: [`Source::refuse_incomplete`].
-    ///
-    /// # Errors
-    /// `Invalid` for a segment that is not announced.
-    pub(super) fn refuse_unannounced(&self) -> Result<()> {
-        let (WalName::Segment(segment), Some(status)) = (self.name, self.archive_status()?) else {
-            return Ok(());
-        };
-        // In this order: the one becomes the other.
-        for extension in ["ready", "done"] {
-            if exists(&status.join(format!("{segment}.{extension}")))? {
-                return Ok(());
-            }
-        }
-        let data_directory = data_directory_of(&self.path);
-        let remembered = remembered::read(&data_directory)?;
-        if let (Some(mark), None) = (&remembered.clone, &remembered.archive) {
-            return Err(Error::conflict(format!(
-                "{} is a copy, made from the archive {}, and its WAL belongs into no archive of its source; nothing was stored",
-                data_directory.display(),
-                mark.source
-            )));
-        }
-        Err(self.unfinished(&format!(
-            "PostgreSQL has not announced it in {} (no .ready, no .done)",
-            status.display()
-        )))
-    }
-
-    /// A whole segment's WAL goes on to its end. Where PostgreSQL says that it is whole, it is stored as it is, for the
-    /// archiver would stand still for ever, and that is said.
-    ///
-    /// # Errors
-    /// `Invalid` where it does not, and it lies in no `pg_wal`.
-    pub(super) fn refuse_incomplete(&self, trailer: &Trailer) -> Result<()> {
-        let WalName::Segment(segment) = self.name else {
-            return Ok(());
-        };
-        let Some(end) = trailer.index.as_ref().and_then(|index| index.valid_until) else {
-            return Ok(());
-        };
-        if self.archive_status()?.is_none() {
-            return Err(self.unfinished(&format!("its WAL ends at LSN {end}, within the segment")));
-        }
-        tracing::warn!(
-            "{segment} is archived as it is, and its WAL ends at LSN {end}: the records break off there, so every recovery \
-             ends there. Take a base backup: walship basebackup"
-        );
-        Ok(())
-    }
-
-    fn archive_status(&self) -> Result<Option<std::path::PathBuf>> {
-        let status = self.path.with_file_name("archive_status");
-        Ok(exists(&status)?.then_some(status))
-    }
-
-    fn unfinished(&self, why: &str) -> Error {
-        let path = self.path.display();
-        Error::invalid(format!(
-            "{path} is not known to be whole: {why}. Stored now it would be in the way of the whole one. Nothing was stored. \
-             A server that runs finishes and archives it: SELECT pg_switch_wal(); of a server that is gone for good, walship \
-             push --unfinished {path} stores what there is. A segment that is whole, and that nobody archives, can be copied out \
-             of pg_wal and pushed from there"
-        ))
-    }
-}
-
-fn exists(path: &Path) -> Result<bool> {
-    path.try_exists()
-        .map_err(|error| Error::io(format!("look for {}", path.display()), error))
-}
-
 /// Stores a segment of a server that is gone for good, as what it is: beside the whole segments, under a name of its own
 /// that no whole one ever has, or as a whole one if its WAL goes on to its end.
 ///
@@ -149,7 +76,7 @@ async fn store_unfinished(
     now: DateTime<Utc>,
 ) -> Result<UnfinishedReport> {
     refuse_running(&data_directory_of(path))?;
-    let source = Arc::new(Source::open(WalName::Partial(segment), path)?);
+    let source = Arc::new(WalFile::open(WalName::Partial(segment), path)?);
     let (_, trailer) = compressor.compress(&source).await?;
     let Some(index) = &trailer.index else {
         return Err(Error::invalid(format!(
@@ -168,7 +95,7 @@ async fn store_unfinished(
         Some(_) => WalName::Partial(segment),
         None => WalName::Segment(segment),
     };
-    let source = Arc::new(Source::open(name, path)?);
+    let source = Arc::new(WalFile::open(name, path)?);
     let (report, key) = push_source(&source, compressor, store, now).await?;
     Ok(UnfinishedReport { key, end, report })
 }

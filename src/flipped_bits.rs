@@ -12,22 +12,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::expire::ExpireOptions;
-use super::list::ListPart;
-use super::push::Compressor;
-use super::restore::RestoreOptions;
-use super::timeline;
-use super::verify::VerifyOptions;
-use crate::archive::catalogue;
-use crate::archive::find_record;
-use crate::archive::fixture;
+use crate::archive::{catalogue, find_record, fixture};
+use crate::cluster::compressor::Compressor;
 use crate::format::backup::BackupRecord;
 use crate::format::drills::Drills;
 use crate::format::keep::Keep;
 use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject};
 use crate::format::proof::DrillRecord;
-use crate::format::released;
-use crate::format::released::TimelineRanges;
+use crate::format::released::{self, TimelineRanges};
 use crate::format::retired::Retired;
 use crate::judge::recovery_plan::{Request, Search, Target};
 use crate::judge::retention::RetentionPolicy;
@@ -35,11 +27,11 @@ use crate::pg::{SegmentSize, TimelineId};
 use crate::progress::Progress;
 use crate::server::data_directory::RecoverySignal;
 use crate::store::{Body, FaultKind, Faults, Operation, PutMode, Store};
-use crate::verbs::expire;
-use crate::verbs::list;
-use crate::verbs::push;
-use crate::verbs::restore;
-use crate::verbs::verify;
+use crate::verbs::expire::{self, ExpireOptions};
+use crate::verbs::list::{self, ListPart};
+use crate::verbs::restore::{self, RestoreOptions};
+use crate::verbs::verify::{self, VerifyOptions};
+use crate::verbs::{push, timeline};
 
 /// Of so many bytes one is struck.
 const STEP: usize = 6;

@@ -9,7 +9,7 @@ use std::thread;
 use bytes::BytesMut;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::Source;
+use super::wal_file::WalFile;
 use crate::error::{Error, Result};
 use crate::format::codec::{Content, Trailer, WalEncoder};
 use crate::format::segment_index::IndexBuilder;
@@ -48,7 +48,7 @@ impl Compressor {
     ///
     /// # Errors
     /// `Internal` where the file cannot be read.
-    pub(crate) async fn compress(self: &Arc<Self>, source: &Arc<Source>) -> Result<(Body, Trailer)> {
+    pub(crate) async fn compress(self: &Arc<Self>, source: &Arc<WalFile>) -> Result<(Body, Trailer)> {
         let turn = Arc::clone(&self.turns).acquire_owned().await;
         let (compressor, source) = (Arc::clone(self), Arc::clone(source));
         let (sender, compressed) = oneshot::channel();
@@ -64,7 +64,7 @@ impl Compressor {
             .unwrap_or_else(|error| Err(Error::defect("compress", error)))
     }
 
-    fn work(&self, source: &Source) -> Result<(Body, Trailer)> {
+    fn work(&self, source: &WalFile) -> Result<(Body, Trailer)> {
         let buffer = self.buffers().pop().unwrap_or_default();
         let output = BodyWriter::reusing(buffer, self.memory_bytes);
         let mut encoder = WalEncoder::new(output, self.level, source.size)?;
@@ -88,7 +88,7 @@ impl Compressor {
     }
 
     /// Takes the memory of a body that is not needed any more.
-    pub(super) fn take_back(&self, body: Body) {
+    pub(crate) fn take_back(&self, body: Body) {
         let mut buffers = self.buffers();
         if buffers.len() < self.at_once {
             buffers.extend(body.into_buffer());
@@ -104,7 +104,7 @@ fn no_thread(error: std::io::Error) -> Error {
     Error::io("start a thread", error)
 }
 
-impl Source {
+impl WalFile {
     /// Reads the file, piece by piece, into `pieces`; `spare` ones came back. What the file is, its trailer says.
     fn read(&self, pieces: &SyncSender<Vec<u8>>, spare: &Receiver<Vec<u8>>) -> Result<Trailer> {
         let mut file = self.file()?;
@@ -144,9 +144,9 @@ mod tests {
 
     const NAME: &str = "00000002.history";
 
-    fn source(path: &Path, content: &[u8]) -> Arc<Source> {
+    fn source(path: &Path, content: &[u8]) -> Arc<WalFile> {
         std::fs::write(path, content).unwrap();
-        Arc::new(Source {
+        Arc::new(WalFile {
             name: NAME.parse::<WalName>().unwrap(),
             path: path.to_owned(),
             size: content.len() as u64,
