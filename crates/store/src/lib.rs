@@ -54,14 +54,9 @@ pub use self::reading::{Object, look_again};
 use self::reading::{Patience, patiently};
 use self::s3::S3;
 use walship_core::error::Context;
+use walship_core::format::keys::NEVER_WRITTEN_KEY;
+pub use walship_core::format::keys::PROBE_KEY;
 use walship_core::{Error, ErrorKind, Result};
-
-/// The key that [`Store::probe_conditional_writes`] writes, beside `walship.json`. It stays there:
-/// deleting it could make a concurrent probe fail.
-pub const PROBE_KEY: &str = "walship.probe";
-
-/// A key that nothing ever writes: to delete it tells whether deleting is allowed.
-const NEVER_WRITTEN: &str = "walship.probe.none";
 
 /// What the probe's object says to a person who finds it.
 const PROBE_TEXT: &str =
@@ -368,7 +363,7 @@ impl Store {
     /// # Errors
     /// As [`Store::delete`].
     pub async fn probe_delete(&self) -> Result<()> {
-        let allowed = self.inner.backend.probe_delete(NEVER_WRITTEN).await;
+        let allowed = self.inner.backend.probe_delete(NEVER_WRITTEN_KEY).await;
         allowed.context(|| format!("see whether deleting is allowed in {}", self.inner.location))
     }
 }

@@ -3,13 +3,12 @@
 use tokio::time::timeout_at;
 
 use super::deadline::Deadline;
-use crate::archive::{catalogue, drills, identity, wal_changes};
+use crate::archive::{catalogue, drills, identity, ledger, wal_changes};
 use crate::error::Result;
 use crate::judge::catalogue::Catalogue;
 use crate::judge::diagnosis::Known;
 use crate::judge::diagnosis::facts::ArchiveFacts;
 use crate::store::Store;
-use crate::verbs::verify;
 
 /// What the archive holds, and what no recovery crosses in it, as far as there is time to look for that.
 async fn load(store: &Store, deadline: Deadline) -> Result<Catalogue> {
@@ -26,7 +25,7 @@ pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> 
     let (identity, catalogue, verification, drills, probe, (manners, delete)) = tokio::join!(
         deadline.within("read walship.json", identity::find(store)),
         deadline.within("list the archive", load(store, deadline)),
-        deadline.within("read the ledger", verify::last_verification(store)),
+        deadline.within("read the ledger", ledger::last_verification(store)),
         deadline.within("read the last drills", drills::last_drills(store)),
         deadline.within("write walship.probe", store.probe_conditional_writes()),
         async {

@@ -12,7 +12,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::list::Proven;
-use super::{doctor, verify};
+use super::doctor;
+use crate::archive::ledger;
 use crate::archive::time_index::TimeIndex;
 use crate::archive::{catalogue, drills, wal_changes};
 use crate::error::{ErrorKind, Result};
@@ -186,7 +187,7 @@ pub async fn run(
 ) -> Result<StatusReport> {
     let (catalogue, verification, drills, backlog) = tokio::join!(
         catalogue::load(store),
-        verify::last_verification(store),
+        ledger::last_verification(store),
         drills::last_drills(store),
         backlog(options, connection, now)
     );

@@ -42,7 +42,6 @@ use crate::store::{Meter, Store};
 
 pub use self::report::VerifyReport;
 pub use self::tally::{Finding, FindingKind};
-pub use crate::archive::ledger::last_verification;
 
 /// What `walship verify` is asked to do.
 #[derive(Debug, Clone)]

@@ -18,6 +18,10 @@ pub const WAL_PREFIX: &str = "wal/";
 pub const BACKUPS_PREFIX: &str = "backups/";
 /// The notes of what was verified when start with this.
 pub const LEDGER_PREFIX: &str = "ledger/";
+/// What a store is probed with, beside `walship.json`. It stays there: deleting it could make a concurrent probe fail.
+pub const PROBE_KEY: &str = "walship.probe";
+/// A key that nothing ever writes: to delete it tells whether deleting is allowed.
+pub const NEVER_WRITTEN_KEY: &str = "walship.probe.none";
 /// Objects that `walship repair` replaced are kept below this.
 const DAMAGED_PREFIX: &str = "damaged/";
 const RETIRED_SUFFIX: &str = ".retired.json";

@@ -1,0 +1,56 @@
+# shellcheck shell=bash
+# The seams of the structure that Cargo does not hold. Each broken one is named with its file and line.
+
+# production_lines: every line of production code under src and crates, as FILE:LINE:TEXT, without comments and tests.
+production_lines() {
+    find src crates -name '*.rs' ! -name tests.rs ! -name 'fixture*.rs' ! -path '*/tests/*' ! -name flipped_bits.rs -print0 |
+        sort -z | xargs -0 awk '
+            FNR == 1 { in_tests = 0; cfg_test = 0 }
+            /^ *#\[cfg\(test\)\]/ { cfg_test = 1; next }
+            cfg_test && /^ *(pub(\([a-z]+\))? )?mod [a-z_]+ \{/ { in_tests = 1 }
+            { cfg_test = 0 }
+            in_tests { if ($0 ~ /^}/) in_tests = 0; next }
+            { line = $0; sub(/^ *\/\/.*/, "", line); if (line != "") print FILENAME ":" FNR ":" line }'
+}
+
+# seam WHAT: fails where lines come in, and shows them.
+seam() {
+    local lines
+    lines=$(cat)
+    if [[ -n $lines ]]; then
+        printf 'broken: %s\n%s\n' "$1" "$lines" >&2
+        return 1
+    fi
+}
+
+# check_seams: all of them.
+check_seams() {
+    local code status=0
+    code=$(production_lines)
+    # A verb is src/verbs/NAME.rs or src/verbs/NAME/.
+    awk '
+        match($0, /^src\/verbs\/[a-z_]+/) {
+            verb = substr($0, 11, RLENGTH - 10)
+            text = $0
+            while (match(text, /verbs::[a-z_]+/)) {
+                other = substr(text, RSTART + 7, RLENGTH - 7)
+                if (other != verb) { print; break }
+                text = substr(text, RSTART + RLENGTH)
+            }
+        }' <<<"$code" | seam 'a verb uses nouns, never another verb' || status=1
+    grep -E '\bPutMode\b|\bcreate_in_turn\(' <<<"$code" | grep -vE '^(src/archive|crates/store)/' |
+        seam 'only src/archive puts objects into a store' || status=1
+    grep -E '\baws_sdk_s3\b' <<<"$code" | grep -vE '^crates/store/src/s3[./]' |
+        seam 'only the S3 store names aws_sdk_s3' || status=1
+    grep -E '"(walship\.(json|probe)|(retention|backup|pending|alive|started|keep|proof)\.json)"|"(wal|backups|ledger|damaged)/' \
+        <<<"$code" | grep -vE '^crates/core/src/format/keys\.rs:' |
+        seam 'only format/keys.rs spells keys' || status=1
+    grep -E '\bcrate::(verbs|agent|cluster)\b' <<<"$code" | grep -E '^src/archive/' |
+        seam 'the archive knows no cluster, no verb and no agent' || status=1
+    grep -E '\bcrate::(verbs|agent)\b' <<<"$code" | grep -E '^src/cluster/' |
+        seam 'the cluster knows no verb and no agent' || status=1
+    grep -E '\bcrate::(verbs|agent|cluster|archive)\b' <<<"$code" | grep -E '^src/server/' |
+        seam 'a server knows no archive' || status=1
+    grep -E '\bcrate::agent\b' <<<"$code" | grep -E '^src/verbs/' | seam 'a verb knows no agent' || status=1
+    return "$status"
+}
