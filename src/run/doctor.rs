@@ -7,8 +7,9 @@ use walship::Result;
 use walship::config::Settings;
 use walship::judge::diagnosis::Limits;
 use walship::server::ConnInfo;
+use walship::server::deadline::Deadline;
 use walship::store::Location;
-use walship::verbs::doctor::{self, Deadline, DoctorOptions, HostOptions};
+use walship::verbs::doctor::{self, DoctorOptions, HostOptions};
 
 use super::{finish, many_threads, open_within, print};
 use crate::cli;

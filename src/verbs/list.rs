@@ -18,7 +18,7 @@ use crate::archive::{catalogue, identity, wal_changes};
 use crate::error::Result;
 use crate::format::backup::{BackupKind, BackupSource};
 use crate::format::keys::BackupId;
-use crate::format::proof::{DrillRecord, Proof};
+use crate::format::proof::Proven;
 use crate::format::released::TimelineRanges;
 use crate::format::retired::Retired;
 use crate::format::wal_inventory::{SegmentRange, WalInventory};
@@ -92,30 +92,6 @@ pub struct ListedBackup {
     pub proven: Proven,
     /// What retention makes of it.
     pub retention: ListedRetention,
-}
-
-/// What drills showed of a backup.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Proven {
-    /// When the last one that passed began; none where none did.
-    pub last_success: Option<DateTime<Utc>>,
-    /// When the last one that failed began; none where none did.
-    pub last_failure: Option<DateTime<Utc>>,
-}
-
-impl Proven {
-    /// What there is to say of a proof.
-    #[must_use]
-    pub fn of(proof: Option<&Proof>) -> Self {
-        let Some(proof) = proof else {
-            return Self::default();
-        };
-        let began = |drill: &Option<DrillRecord>| drill.as_ref().map(|drill| drill.started_at);
-        Self {
-            last_success: began(&proof.last_success),
-            last_failure: began(&proof.last_failure),
-        }
-    }
 }
 
 /// A backup that cannot be restored as it is.

@@ -2,12 +2,12 @@
 
 use tokio::time::timeout_at;
 
-use super::deadline::Deadline;
 use crate::archive::{catalogue, drills, identity, ledger, wal_changes};
 use crate::error::Result;
 use crate::judge::catalogue::Catalogue;
 use crate::judge::diagnosis::Known;
 use crate::judge::diagnosis::facts::ArchiveFacts;
+use crate::server::deadline::Deadline;
 use crate::store::Store;
 
 /// What the archive holds, and what no recovery crosses in it, as far as there is time to look for that.

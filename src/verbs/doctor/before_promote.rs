@@ -6,9 +6,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::deadline::Deadline;
-use super::server;
-use super::session::Session;
 use crate::archive::{identity, stored_wal};
 use crate::error::{Context, Result};
 use crate::format::identity::Identity;
@@ -16,7 +13,9 @@ use crate::format::keys::{Key, timeline_prefix};
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::diagnosis::{Known, PromotionFacts, StandbyPosition, Unreplayed, unreplayed};
 use crate::pg::{Lsn, SegmentName, TimelineHistory, TimelineId, WalCheck, WalReader};
-use crate::server::{ConnInfo, Connection};
+use crate::server::deadline::Deadline;
+use crate::server::session::Session;
+use crate::server::{ConnInfo, Connection, facts};
 use crate::store::Store;
 
 /// Between two looks, while the standby replays.
@@ -93,11 +92,11 @@ async fn position(
     let (replayed, received): (Option<Lsn>, Option<Lsn>) = (row.parse(1), row.parse(2));
     let timeline = match replayed_timeline(replication, deadline).await {
         Some(timeline) => timeline,
-        None => server::newest_timeline(session, in_recovery).await?,
+        None => facts::newest_timeline(session, in_recovery).await?,
     };
     Ok(StandbyPosition {
         in_recovery,
-        cluster: server::cluster(session).await?,
+        cluster: facts::cluster(session).await?,
         timeline,
         lsn: replayed.max(received).unwrap_or_default(),
     })

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::deadline::Deadline;
-use super::session::Local;
 use crate::cluster::remembered;
 use crate::config::{Settings, Sources};
 use crate::error::Error;
 use crate::judge::diagnosis::facts::{ExposedFile, HostFacts, ProgramState, ServerFacts, Space};
 use crate::judge::diagnosis::{ArchiveCommand, Known};
 use crate::server::data_directory::postmaster;
+use crate::server::deadline::Deadline;
+use crate::server::session::Local;
 use crate::server::{os_user, user_name};
 
 /// Files of this machine that the command's settings name.

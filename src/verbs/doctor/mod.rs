@@ -3,11 +3,8 @@
 
 mod archive;
 mod before_promote;
-mod deadline;
 mod host;
 mod report;
-mod server;
-mod session;
 #[cfg(test)]
 mod tests;
 
@@ -18,16 +15,16 @@ use chrono::Utc;
 
 use crate::error::{Error, Result};
 use crate::format::keys::{self, Key};
-use crate::judge::diagnosis::facts::{ArchiveFacts, Facts, ReadyFiles, ServerFacts};
+use crate::judge::diagnosis::facts::{ArchiveFacts, Facts, ServerFacts};
 use crate::judge::diagnosis::{Check, Known, Limits, judge, judge_promotion};
 use crate::pg::WalName;
-use crate::server::ConnInfo;
+use crate::server::{ConnInfo, facts};
 use crate::store::Store;
 
-pub use deadline::Deadline;
+pub use crate::server::deadline::Deadline;
+use crate::server::session::Session;
 pub use host::HostOptions;
 pub use report::DoctorReport;
-use session::Session;
 
 /// What to look at and how.
 #[derive(Debug)]
@@ -57,7 +54,7 @@ pub async fn run(
     let asking = async {
         let session = Session::open(connection, deadline.earlier()).await;
         let mut session = session.map_err(|error| error.to_string())?;
-        let server = server::gather(&mut session).await?;
+        let server = facts::gather(&mut session).await?;
         Ok((session, server))
     };
     let ((server, host), (store, mut archive)) = tokio::join!(
@@ -101,16 +98,6 @@ pub async fn run(
     DoctorReport::new(judge(&facts), &options.ignore, facts.now)
 }
 
-/// The finished WAL that waits for a server's archiver.
-pub(super) async fn ready_files(connection: &ConnInfo, limit: Duration) -> Known<ReadyFiles> {
-    let mut session = Session::open(connection, Deadline::after(limit))
-        .await
-        .map_err(|error| error.to_string())?;
-    let ready = server::ready(&mut session).await;
-    session.close().await;
-    ready
-}
-
 /// What takes both the server and the archive. The archive was listed a moment ago, and may have gone on.
 async fn compare(
     archive: &mut ArchiveFacts,
@@ -119,7 +106,7 @@ async fn compare(
     server: &ServerFacts,
     deadline: Deadline,
 ) {
-    archive.server_lsn_after = server::written_up_to(session).await.ok().flatten();
+    archive.server_lsn_after = facts::written_up_to(session).await.ok().flatten();
     archive.last_archived = match &server.archiver {
         Ok(archiver) => match &archiver.last_archived {
             None => Ok(None),

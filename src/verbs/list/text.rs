@@ -4,8 +4,9 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
-use super::{ListReport, ListedBackup, ListedTimeline, ListedUnfinished, Proven};
+use super::{ListReport, ListedBackup, ListedTimeline, ListedUnfinished};
 use crate::format::backup::BackupKind;
+use crate::format::proof::Proven;
 use crate::format::wal_inventory::SegmentRange;
 use crate::judge::catalogue::UnfinishedState;
 use crate::judge::window::{LatestIs, Window};

@@ -11,15 +11,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::list::Proven;
-use super::doctor;
-use crate::archive::ledger;
 use crate::archive::time_index::TimeIndex;
-use crate::archive::{catalogue, drills, wal_changes};
+use crate::archive::{catalogue, drills, ledger, wal_changes};
 use crate::error::{ErrorKind, Result};
 use crate::format::drills::Drills;
 use crate::format::keys::BackupId;
 use crate::format::ledger::LedgerSummary;
+use crate::format::proof::Proven;
 use crate::judge;
 use crate::judge::catalogue::Catalogue;
 use crate::judge::diagnosis::facts::{ArchiveFacts, ReadyFiles};
@@ -27,7 +25,7 @@ use crate::judge::diagnosis::{Finding, Known, Level, Limits, judge_archive};
 use crate::judge::retention::{Action, RetentionPolicy};
 use crate::judge::window::Window;
 use crate::pg::{SegmentName, TimelineId};
-use crate::server::{ConnInfo, data_directory};
+use crate::server::{ConnInfo, data_directory, facts};
 use crate::store::Store;
 
 /// So many segments that an older walship stored may be read whole, for their times.
@@ -228,7 +226,7 @@ async fn backlog(
     now: DateTime<Utc>,
 ) -> Option<Known<ReadyFiles>> {
     if let Some(connection) = connection {
-        return Some(doctor::ready_files(connection, options.timeout).await);
+        return Some(facts::ready_files(connection, options.timeout).await);
     }
     let pgdata = options.pgdata.as_deref()?;
     let files = data_directory::ready_files(pgdata).map_err(|error| error.to_string());

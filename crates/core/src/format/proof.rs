@@ -238,6 +238,30 @@ fn shorten(text: &mut String) {
     }
 }
 
+/// What drills showed of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Proven {
+    /// When the last one that passed began; none where none did.
+    pub last_success: Option<DateTime<Utc>>,
+    /// When the last one that failed began; none where none did.
+    pub last_failure: Option<DateTime<Utc>>,
+}
+
+impl Proven {
+    /// What there is to say of a proof.
+    #[must_use]
+    pub fn of(proof: Option<&Proof>) -> Self {
+        let Some(proof) = proof else {
+            return Self::default();
+        };
+        let began = |drill: &Option<DrillRecord>| drill.as_ref().map(|drill| drill.started_at);
+        Self {
+            last_success: began(&proof.last_success),
+            last_failure: began(&proof.last_failure),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

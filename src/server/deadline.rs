@@ -24,17 +24,17 @@ impl Deadline {
         }
     }
 
-    pub(super) fn at(self) -> Instant {
+    pub(crate) fn at(self) -> Instant {
         self.at
     }
 
     /// All of the time that there was.
-    pub(super) fn limit(self) -> Duration {
+    pub(crate) fn limit(self) -> Duration {
         self.limit
     }
 
     /// A little earlier: what comes after it needs some time of its own.
-    pub(super) fn earlier(self) -> Self {
+    pub(crate) fn earlier(self) -> Self {
         Self {
             at: self.at - self.limit / 10,
             ..self
@@ -42,14 +42,14 @@ impl Deadline {
     }
 
     /// Does it, or says what was not done in time.
-    pub(super) async fn within<T>(self, doing: &str, work: impl Future<Output = Result<T>>) -> Known<T> {
+    pub(crate) async fn within<T>(self, doing: &str, work: impl Future<Output = Result<T>>) -> Known<T> {
         match timeout_at(self.at, work).await {
             Ok(result) => result.map_err(|error| error.to_string()),
             Err(_) => Err(self.too_slow(doing)),
         }
     }
 
-    pub(super) fn too_slow(self, doing: &str) -> String {
+    pub(crate) fn too_slow(self, doing: &str) -> String {
         format!(
             "{doing}: not done within {} s (doctor.timeout)",
             self.limit.as_secs_f64()

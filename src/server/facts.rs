@@ -1,7 +1,11 @@
 //! What the server says of itself, question by question.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::ConnInfo;
+use super::deadline::Deadline;
 use super::session::{Row, Session};
 use crate::judge::diagnosis::Known;
 use crate::judge::diagnosis::facts::{
@@ -34,7 +38,7 @@ const LSN: &str = "case when pg_is_in_recovery() then pg_last_wal_replay_lsn() e
 ///
 /// # Errors
 /// Only where the first question fails; every other failure is a part of the facts.
-pub(super) async fn gather(session: &mut Session) -> Known<ServerFacts> {
+pub(crate) async fn gather(session: &mut Session) -> Known<ServerFacts> {
     let (in_recovery, clock_ahead) = recovery_and_clock(session).await?;
     Ok(ServerFacts {
         major: session.major(),
@@ -79,7 +83,7 @@ async fn recovery_and_clock(session: &mut Session) -> Known<(bool, TimeDelta)> {
     Ok((row.is_true(0), certain))
 }
 
-pub(super) async fn cluster(session: &mut Session) -> Known<ClusterIdentity> {
+pub(crate) async fn cluster(session: &mut Session) -> Known<ClusterIdentity> {
     let what = "ask for the system identifier";
     let row = session
         .row(
@@ -101,7 +105,7 @@ pub(super) async fn cluster(session: &mut Session) -> Known<ClusterIdentity> {
     })
 }
 
-pub(super) async fn timeline(session: &mut Session, in_recovery: bool) -> Known<TimelineId> {
+pub(crate) async fn timeline(session: &mut Session, in_recovery: bool) -> Known<TimelineId> {
     let what = "ask for the timeline";
     let sql = if in_recovery {
         "select greatest((select timeline_id from pg_control_checkpoint()), \
@@ -117,7 +121,7 @@ pub(super) async fn timeline(session: &mut Session, in_recovery: bool) -> Known<
 /// The newest timeline that the server knows of. A standby that has followed its primary to another timeline has its
 /// history in `pg_wal`, where a streaming one keeps it and one that lives from the archive too (`readTimeLineHistory`,
 /// `timeline.c`); its control file may not tell of it before the next restartpoint.
-pub(super) async fn newest_timeline(session: &mut Session, in_recovery: bool) -> Known<TimelineId> {
+pub(crate) async fn newest_timeline(session: &mut Session, in_recovery: bool) -> Known<TimelineId> {
     let timeline = timeline(session, in_recovery).await?;
     let sql = "select max(('x' || left(name, 8))::bit(32)::bigint) from pg_ls_waldir() \
                where name ~ '^[0-9A-F]{8}[.]history$'";
@@ -127,14 +131,14 @@ pub(super) async fn newest_timeline(session: &mut Session, in_recovery: bool) ->
         .map_or(timeline, |newest: TimelineId| newest.max(timeline)))
 }
 
-pub(super) async fn lsn(session: &mut Session) -> Known<Lsn> {
+pub(crate) async fn lsn(session: &mut Session) -> Known<Lsn> {
     let what = "ask for the WAL position";
     let row = session.row(what, &format!("select {LSN}")).await?;
     row.parse(0).ok_or_else(|| format!("{what}: there is none yet"))
 }
 
 /// How far a primary has written by now; none on a standby.
-pub(super) async fn written_up_to(session: &mut Session) -> Known<Option<Lsn>> {
+pub(crate) async fn written_up_to(session: &mut Session) -> Known<Option<Lsn>> {
     let sql = "select case when not pg_is_in_recovery() then pg_current_wal_lsn() end";
     let row = session.row("ask for the WAL position", sql).await?;
     Ok(row.parse(0))
@@ -182,7 +186,7 @@ async fn archiver_runs(session: &mut Session) -> Known<bool> {
     }
 }
 
-pub(super) async fn ready(session: &mut Session) -> Known<ReadyFiles> {
+pub(crate) async fn ready(session: &mut Session) -> Known<ReadyFiles> {
     let sql = "select count(*), min(name), extract(epoch from clock_timestamp() - min(modification)) \
                from pg_ls_archive_statusdir() where name like '%.ready'";
     let row = session.row("list archive_status", sql).await?;
@@ -253,4 +257,14 @@ async fn wal_rate(session: &mut Session) -> Known<Option<f64>> {
                where stats_reset < now() - interval '1 hour'";
     let rows = session.rows("ask for pg_stat_wal", sql).await?;
     Ok(rows.first().and_then(|row| row.parse(0)))
+}
+
+/// The finished WAL that waits for a server's archiver.
+pub(crate) async fn ready_files(connection: &ConnInfo, limit: Duration) -> Known<ReadyFiles> {
+    let mut session = Session::open(connection, Deadline::after(limit))
+        .await
+        .map_err(|error| error.to_string())?;
+    let ready = ready(&mut session).await;
+    session.close().await;
+    ready
 }

@@ -12,7 +12,7 @@ use crate::server::{ConnInfo, Connection};
 /// Most of the time that one question may take, as a part of all.
 const SHARE: u32 = 2;
 
-pub(super) struct Session {
+pub(crate) struct Session {
     connection: Connection,
     deadline: Deadline,
     data_directory: Option<String>,
@@ -21,15 +21,15 @@ pub(super) struct Session {
 
 /// What tells whether a data directory on this machine is the server's.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Local {
+pub(crate) struct Local {
     /// Where the server says that its data is.
-    pub(super) data_directory: Option<String>,
+    pub data_directory: Option<String>,
     /// When the server was started, in seconds since 1970.
-    pub(super) started_at: Option<i64>,
+    pub started_at: Option<i64>,
 }
 
 impl Session {
-    pub(super) async fn open(info: &ConnInfo, deadline: Deadline) -> Result<Self> {
+    pub(crate) async fn open(info: &ConnInfo, deadline: Deadline) -> Result<Self> {
         let limit = deadline.limit();
         let connecting = timeout_at(deadline.at(), Connection::connect(info)).await;
         let connection = connecting.unwrap_or_else(|_| {
@@ -70,19 +70,19 @@ impl Session {
         }
     }
 
-    pub(super) fn local(&self) -> Local {
+    pub(crate) fn local(&self) -> Local {
         Local {
             data_directory: self.data_directory.clone(),
             started_at: self.started_at,
         }
     }
 
-    pub(super) fn major(&self) -> u32 {
+    pub(crate) fn major(&self) -> u32 {
         self.connection.server_major()
     }
 
     /// Runs one query. `what` names it in messages.
-    pub(super) async fn rows(&mut self, what: &str, sql: &str) -> Known<Vec<Row>> {
+    pub(crate) async fn rows(&mut self, what: &str, sql: &str) -> Known<Vec<Row>> {
         match timeout_at(self.deadline.at(), self.connection.sql(what, sql)).await {
             Ok(Ok(rows)) => Ok(rows.into_iter().map(Row).collect()),
             Ok(Err(error)) => Err(error.to_string()),
@@ -94,40 +94,40 @@ impl Session {
     }
 
     /// As [`Session::rows`], for a query with one row.
-    pub(super) async fn row(&mut self, what: &str, sql: &str) -> Known<Row> {
+    pub(crate) async fn row(&mut self, what: &str, sql: &str) -> Known<Row> {
         let rows = self.rows(what, sql).await?;
         rows.into_iter()
             .next()
             .ok_or_else(|| format!("{what}: the server answered nothing"))
     }
 
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         self.connection.close().await;
     }
 }
 
 /// One row of an answer.
 #[derive(Debug)]
-pub(super) struct Row(Vec<Option<String>>);
+pub(crate) struct Row(Vec<Option<String>>);
 
 impl Row {
     /// A value; `None` for NULL.
-    pub(super) fn text(&self, column: usize) -> Option<String> {
+    pub(crate) fn text(&self, column: usize) -> Option<String> {
         self.0.get(column).cloned().flatten()
     }
 
-    pub(super) fn parse<T: std::str::FromStr>(&self, column: usize) -> Option<T> {
+    pub(crate) fn parse<T: std::str::FromStr>(&self, column: usize) -> Option<T> {
         self.0.get(column)?.as_deref()?.parse().ok()
     }
 
-    pub(super) fn is_true(&self, column: usize) -> bool {
+    pub(crate) fn is_true(&self, column: usize) -> bool {
         self.0
             .get(column)
             .is_some_and(|value| value.as_deref() == Some("t"))
     }
 
     /// A span in seconds; a negative one, where clocks were set, is none.
-    pub(super) fn seconds(&self, column: usize) -> Option<Duration> {
+    pub(crate) fn seconds(&self, column: usize) -> Option<Duration> {
         let seconds: f64 = self.parse(column)?;
         Some(Duration::try_from_secs_f64(seconds).unwrap_or_default())
     }
