@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::report::ExpireReport;
+use super::unfinished::needed_from;
 use crate::archive::catalogue::{self, RECORD_LIMIT};
 use crate::archive::{Archive, Same, records};
 use crate::error::{Context, Error, Result};
@@ -51,10 +52,10 @@ pub(super) async fn delete(
             Some(entry) => deletion.unfinished(entry).await?,
             None => deletion.listed(&id).await?,
         };
-        if gone {
-            deletion.report.deleted.backups += 1;
-        } else {
-            spare(&id, deletable, catalogue);
+        match (gone, unfinished) {
+            (true, _) => deletion.report.deleted.backups += 1,
+            (false, None) => spare(&id, deletable, catalogue),
+            (false, Some(_)) => spare_unfinished(&id, deletable, catalogue, store).await?,
         }
     }
     Ok(())
@@ -69,6 +70,22 @@ fn spare(id: &BackupId, deletable: &mut TimelineRanges, catalogue: &Catalogue) {
         let ranges = deletable.of_mut(needed.timeline);
         ranges.remove_range(needed.first.0, needed.end.0 - 1);
     }
+}
+
+/// Somebody may be finishing it, or has.
+async fn spare_unfinished(
+    id: &BackupId,
+    deletable: &mut TimelineRanges,
+    catalogue: &Catalogue,
+    store: &Store,
+) -> Result<()> {
+    let first = needed_from(store, id, catalogue.wal.segment_size()).await?;
+    let timelines: Vec<_> = deletable.iter().map(|(timeline, _)| timeline).collect();
+    for timeline in timelines {
+        let first = first.map_or(0, |first| first.0);
+        deletable.of_mut(timeline).remove_range(first, u64::MAX);
+    }
+    Ok(())
 }
 
 struct Deletion<'a> {

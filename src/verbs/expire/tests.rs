@@ -15,6 +15,7 @@ use crate::format::keep::Keep;
 use crate::format::keys::{BackupId, BackupObject, LedgerObject, WAL_PREFIX, backup_prefix};
 use crate::format::ledger::Shard;
 use crate::format::{FORMAT_VERSION, Sha256Sum, codec};
+use crate::judge::catalogue::needed_wal;
 use crate::pg::{ClusterIdentity, Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
 use crate::store::{FaultKind, Faults, Operation, PutMode};
 use crate::verbs::keep::{self, Mark};
@@ -552,11 +553,29 @@ async fn a_backup_that_is_being_finished_is_left_alone() {
     let finishing = async {
         tokio::time::sleep(Duration::from_millis(250)).await;
         let key = Key::Backup(id(0), BackupObject::Alive).to_string();
-        archive.put(&key, vec![1], day(10)).await;
+        let first = record(0).wal_ranges[0];
+        let alive = BackupAlive {
+            format_version: FORMAT_VERSION,
+            at: day(10),
+            wal_from: Some(WalFrom {
+                timeline: first.timeline,
+                lsn: first.start_lsn,
+            }),
+        };
+        archive.put(&key, alive.to_json().unwrap(), day(10)).await;
     };
+    let before = archive.keys().await;
     let (report, ()) = tokio::join!(archive.expire(&slow), finishing);
     let report = report.unwrap();
     assert!(report.to_string().contains("new sign of backup"), "{report}");
+    let needed = needed_wal(&record(0).wal_ranges, SIZE);
+    for number in needed[0].first.0..needed[0].end.0 {
+        let key = Key::Segment(segment(1, number)).to_string();
+        assert!(
+            before.contains(&key) && archive.keys().await.contains(&key),
+            "{key}"
+        );
+    }
     let part = Key::Backup(id(0), record(0).objects().next().unwrap().0).to_string();
     assert!(archive.keys().await.contains(&part));
 }

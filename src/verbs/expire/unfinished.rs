@@ -4,10 +4,11 @@ use chrono::{DateTime, Utc};
 
 use crate::archive::{catalogue, records};
 use crate::error::{ErrorKind, Result};
-use crate::format::backup::BackupAlive;
+use crate::format::backup::{BackupAlive, WalRange};
 use crate::format::keys::{BackupId, BackupObject, Key};
-use crate::judge::catalogue::{Catalogue, UnfinishedState};
+use crate::judge::catalogue::{Catalogue, UnfinishedState, needed_wal};
 use crate::judge::retention::{UnfinishedWal, UnfinishedWals};
+use crate::pg::{SegmentNumber, SegmentSize};
 use crate::store::Store;
 
 /// The largest `alive.json` that is read.
@@ -66,5 +67,33 @@ pub(super) async fn running(store: &Store, id: &BackupId) -> Result<UnfinishedWa
             ErrorKind::Corrupt | ErrorKind::Invalid => Ok(UnfinishedWal::Unknown),
             _ => Err(error),
         },
+    }
+}
+
+/// The first segment that a backup needs which goes on or began meanwhile, on whatever timeline; `None` where
+/// nobody knows.
+///
+/// # Errors
+/// As the store.
+pub(super) async fn needed_from(
+    store: &Store,
+    id: &BackupId,
+    size: SegmentSize,
+) -> Result<Option<SegmentNumber>> {
+    let first_of = |ranges: &[WalRange]| {
+        let needed = needed_wal(ranges, size);
+        needed.iter().map(|needed| needed.first).min()
+    };
+    if let UnfinishedWal::Ranges(ranges) = pending(store, id).await? {
+        return Ok(first_of(&ranges));
+    }
+    if let UnfinishedWal::From { lsn, .. } = running(store, id).await? {
+        return Ok(Some(size.segment_of(lsn)));
+    }
+    // It may be complete already.
+    match catalogue::read_record(store, id).await {
+        Ok(record) => Ok(first_of(&record.wal_ranges)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -5,14 +5,12 @@ use std::collections::BTreeSet;
 use chrono::TimeDelta;
 
 use super::report::ExpireReport;
-use super::unfinished;
-use crate::archive::catalogue;
-use crate::error::{Context, ErrorKind, Result};
+use super::unfinished::needed_from;
+use crate::error::{Context, Result};
 use crate::format::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, WAL_PREFIX, backup_prefix};
 use crate::format::released::TimelineRanges;
-use crate::judge::catalogue::{Catalogue, needed_wal};
-use crate::judge::retention::UnfinishedWal;
-use crate::pg::{SegmentNumber, SegmentSize};
+use crate::judge::catalogue::Catalogue;
+use crate::pg::SegmentSize;
 use crate::progress::Progress;
 use crate::store::{ObjectInfo, Store};
 
@@ -119,23 +117,6 @@ impl Deletion<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// The first segment that a backup which began meanwhile needs, on whatever timeline; `None` where
-/// nobody knows.
-async fn needed_from(store: &Store, id: &BackupId, size: SegmentSize) -> Result<Option<SegmentNumber>> {
-    if let UnfinishedWal::From { lsn, .. } = unfinished::running(store, id).await? {
-        return Ok(Some(size.segment_of(lsn)));
-    }
-    // It may be complete already.
-    match catalogue::read_record(store, id).await {
-        Ok(record) => {
-            let needed = needed_wal(&record.wal_ranges, size);
-            Ok(needed.iter().map(|needed| needed.first).min())
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
     }
 }
 
