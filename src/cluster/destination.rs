@@ -4,10 +4,15 @@
 //! directory holds [`SET_ASIDE_CONTROL`] and no `global/pg_control`, so that PostgreSQL refuses to
 //! start on what a killed recovery left behind, and the next recovery can name it.
 
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::ErrorKind::{NotADirectory, NotFound};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::layout::{Layout, Root, check_apart};
@@ -19,8 +24,11 @@ use crate::server::data_directory::postmaster_pid;
 pub const CONTROL: &str = "global/pg_control";
 /// Where it waits until everything else is durable. Made first, as an empty file.
 pub const SET_ASIDE_CONTROL: &str = "global/pg_control.walship";
-/// What a tablespace's directory holds until everything is restored.
+/// What a tablespace's directory holds until everything is restored: the data directory's path.
 pub const CLAIM: &str = "walship-recover";
+/// What the data directory holds until then: its tablespaces' directories, each ended by a NUL. The recovery that runs has
+/// the directory that it is in locked.
+pub const CLAIMS: &str = "global/walship-recover";
 
 /// Whether a cluster's group may read it; PostgreSQL knows these two kinds of permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,18 +84,45 @@ fn holds(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// Says what a killed recovery left behind, and how to go on.
+/// Whether the recovery that claimed this data directory runs still.
+fn is_running(data: &Path) -> bool {
+    File::open(data.join("global")).is_ok_and(|directory| {
+        let locked = flock(directory, FlockOperation::NonBlockingLockShared);
+        locked == Err(Errno::WOULDBLOCK)
+    })
+}
+
+/// Says what a killed recovery left behind, and how to go on: only what its own claims are in.
 fn interrupted(layout: &Layout) -> Error {
+    let data = &layout.data;
+    if is_running(data) {
+        return Error::conflict(format!(
+            "another walship recover restores into {} and runs; wait for it, or choose another directory",
+            data.display()
+        ));
+    }
+    let claims = std::fs::read(data.join(CLAIMS)).unwrap_or_default();
+    let tablespaces = claims
+        .split(|byte| *byte == 0)
+        .filter(|path| !path.is_empty())
+        .map(|path| Path::new(OsStr::from_bytes(path)))
+        .filter(|directory| claimed_by(directory).is_some_and(|claimant| claimant == *data));
     let mut message = format!(
         "{} holds what an interrupted walship recover left behind; PostgreSQL does not start on it. Remove \
          it and run the recovery again: rm -rf",
-        layout.data.display()
+        data.display()
     );
-    for root in layout.outside() {
+    for directory in tablespaces.chain([data.as_path()]) {
         message.push(' ');
-        message.push_str(&shell_word(&root.directory.to_string_lossy()));
+        message.push_str(&shell_word(&directory.to_string_lossy()));
     }
     Error::conflict(message)
+}
+
+/// The data directory of the recovery that a tablespace's directory is claimed by.
+fn claimed_by(directory: &Path) -> Option<PathBuf> {
+    let claim = std::fs::read(directory.join(CLAIM)).ok()?;
+    Some(PathBuf::from(OsStr::from_bytes(&claim)))
 }
 
 /// What lies in another cluster's directories goes with them, and into its backups.
@@ -136,12 +171,21 @@ fn check_root(root: &Root) -> Result<()> {
         }
         Err(error) => return Err(Error::io(format!("read the directory {shown}"), error)),
     };
-    if root.tablespace.is_some() && holds(&directory.join(CLAIM)) {
-        return Err(Error::conflict(format!(
-            "the tablespace's directory {shown} belongs to a walship recover into another data directory, one \
-             that runs or was interrupted. If none runs, remove it and run the recovery again: rm -rf {}",
-            shell_word(&directory.to_string_lossy())
-        )));
+    if root.tablespace.is_some()
+        && let Some(data) = claimed_by(directory)
+    {
+        let whose = format!(
+            "the tablespace's directory {shown} belongs to a walship recover into {}",
+            data.display()
+        );
+        return Err(Error::conflict(if is_running(&data) {
+            format!("{whose}, which runs; wait for it, or choose another directory with --tablespace-mapping")
+        } else {
+            format!(
+                "{whose} that was interrupted. Remove it and run the recovery again: rm -rf {}",
+                shell_word(&directory.to_string_lossy())
+            )
+        }));
     }
     if let Some(entry) = entries.into_iter().next() {
         let entry = entry.map_err(|error| Error::io(format!("read the directory {shown}"), error))?;

@@ -2,10 +2,13 @@
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::ErrorKind::{AlreadyExists, NotFound, PermissionDenied};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::destination::{Access, CLAIM, SET_ASIDE_CONTROL, check};
+use rustix::fs::{FlockOperation, flock};
+
+use super::destination::{Access, CLAIM, CLAIMS, SET_ASIDE_CONTROL, check};
 use super::layout::Layout;
 use super::shell::shell_word;
 use crate::error::{Error, Result};
@@ -20,6 +23,8 @@ pub struct Destination {
     directories: Vec<Made>,
     /// Files and directories made elsewhere, in the order they were made in.
     files: Vec<PathBuf>,
+    /// Locked for as long as this recovery runs.
+    lock: Option<File>,
 }
 
 /// A directory as it was found.
@@ -74,8 +79,12 @@ impl Destination {
         self.make_directory(data, access, DATA_CLAIM, make_directory_inside)?;
         // The mark comes before anything is made elsewhere.
         make_file(&data.join(SET_ASIDE_CONTROL), access)?;
+        self.lock = Some(claim(layout, access)?);
         for (_, directory) in layout.tablespaces() {
-            self.make_directory(directory, access, CLAIM, make_file)?;
+            self.make_directory(directory, access, CLAIM, |path, access| {
+                make_file(path, access)?;
+                written(path, data.as_os_str().as_bytes())
+            })?;
         }
         // Their streams come before the data directory's, which has these directories.
         let mut in_place = layout.in_place().peekable();
@@ -93,7 +102,7 @@ impl Destination {
         directory: &Path,
         access: Access,
         claim: &'static str,
-        make: fn(&Path, Access) -> Result<()>,
+        make: impl Fn(&Path, Access) -> Result<()>,
     ) -> Result<()> {
         let mode_before = create_directory(directory, access)?;
         let path = directory.join(claim);
@@ -162,6 +171,29 @@ impl Destination {
     }
 }
 
+/// Notes which directories this recovery claims beside the data directory, and locks that for as long as it runs. Where
+/// the file system has no locks, nobody can tell whether it runs.
+fn claim(layout: &Layout, access: Access) -> Result<File> {
+    let path = layout.data.join(CLAIMS);
+    make_file(&path, access)?;
+    let mut directories = Vec::new();
+    for (_, directory) in layout.tablespaces() {
+        directories.extend_from_slice(directory.as_os_str().as_bytes());
+        directories.push(0);
+    }
+    written(&path, &directories)?;
+    let locked = layout.data.join(DATA_CLAIM);
+    let file = File::open(&locked).map_err(|error| Error::io(format!("open {}", locked.display()), error))?;
+    if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        tracing::debug!("lock {}: {error}", locked.display());
+    }
+    Ok(file)
+}
+
+fn written(path: &Path, content: &[u8]) -> Result<()> {
+    std::fs::write(path, content).map_err(|error| Error::io(format!("write {}", path.display()), error))
+}
+
 fn empty_but(directory: &Path, name: &str) -> std::io::Result<()> {
     for entry in directory.read_dir()? {
         let entry = entry?;
@@ -220,8 +252,8 @@ fn is_alone(directory: &Path, claim: &str) -> Result<()> {
 /// # Errors
 /// As the operating system says.
 pub fn release_claims(layout: &Layout) -> Result<()> {
-    layout.tablespaces().try_for_each(|(_, directory)| {
-        let claim = directory.join(CLAIM);
+    let claims = layout.tablespaces().map(|(_, directory)| directory.join(CLAIM));
+    claims.chain([layout.data.join(CLAIMS)]).try_for_each(|claim| {
         std::fs::remove_file(&claim).map_err(|error| Error::io(format!("remove {}", claim.display()), error))
     })
 }
@@ -358,12 +390,28 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let (data, space) = (top.path().join("data"), top.path().join("a space"));
         let layout = layout(&data, Some(&space));
-        let _killed = Destination::create(&layout, Access::Owner).unwrap();
+        let recovery = Destination::create(&layout, Access::Owner).unwrap();
         assert_eq!((mode(&data), mode(&space)), (0o700, 0o700));
         let error = check(&layout).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.to_string().contains("and runs"), "{error}");
+        let killed = recovery;
+        drop(killed);
         let command = format!("rm -rf '{}' {}", space.display(), data.display());
+        let error = check(&layout).unwrap_err();
         assert!(error.to_string().ends_with(&command), "{error}");
+        // Whoever forgets the mapping is not told to remove what the other one did not make.
+        let living = top.path().join("living");
+        std::fs::create_dir_all(living.join("PG_17_202406281")).unwrap();
+        let forgotten = Layout::new(&data, &fixture::record(&[living.to_str().unwrap()]), &[]).unwrap();
+        let error = check(&forgotten).unwrap_err();
+        assert!(error.to_string().ends_with(&command), "{error}");
+        std::fs::remove_file(space.join(CLAIM)).unwrap();
+        let error = check(&forgotten).unwrap_err();
+        assert!(
+            error.to_string().ends_with(&format!("rm -rf {}", data.display())),
+            "{error}"
+        );
     }
 
     #[test]
@@ -406,7 +454,10 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let space = top.path().join("a space");
         let killed = layout(&top.path().join("data"), Some(&space));
-        let _killed = Destination::create(&killed, Access::Owner).unwrap();
+        let running = Destination::create(&killed, Access::Owner).unwrap();
+        let other = layout(&top.path().join("other"), Some(&space));
+        assert!(check(&other).unwrap_err().to_string().contains("which runs"));
+        drop(running);
         std::fs::create_dir(space.join("PG_17")).unwrap();
         let error = check(&layout(&top.path().join("other"), Some(&space))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
