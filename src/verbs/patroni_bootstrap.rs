@@ -59,7 +59,7 @@ impl fmt::Display for BootstrapReport {
 ///
 /// # Errors
 /// `Conflict` where the new cluster would write into its source's archive, or into one that is in use;
-/// otherwise as [`recover::run`].
+/// otherwise as [`cluster::run`].
 pub async fn run(
     options: RecoverOptions,
     source: &Store,

@@ -21,7 +21,7 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Takes the id of a new backup.
 ///
 /// # Errors
-/// As [`Store::put`].
+/// As [`Archive::create`].
 pub(super) async fn claim(archive: &Archive) -> Result<BackupId> {
     for _ in 0..ATTEMPTS {
         let started = started_now();
@@ -77,7 +77,7 @@ impl Heartbeat {
     /// Writes the first one, and the others in the background.
     ///
     /// # Errors
-    /// As [`Store::put`], for the first one only; a later one that fails is logged.
+    /// As [`Archive::replace`], for the first one only; a later one that fails is logged.
     pub(super) async fn start(archive: &Archive, id: &BackupId, wal_from: Option<WalFrom>) -> Result<Self> {
         let pulse = Arc::new(Pulse {
             archive: archive.clone(),
