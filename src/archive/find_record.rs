@@ -220,9 +220,13 @@ impl Finder<'_> {
         let end = start.reach(self.catalogue, start.backup)?.end_lsn;
         Ok(Error::invalid(format!(
             "{} is not in the archived WAL, from the first backup's start at LSN {first} to the last contiguous position \
-             on timeline {}, {end}; if it happened only just now, wait until its segment is archived (SELECT pg_switch_wal())",
+             on timeline {}, {end}; if it happened only just now, wait until its segment is archived (SELECT pg_switch_wal()){}",
             request.target,
-            start.chain.timeline()
+            start.chain.timeline(),
+            match request.target {
+                Target::Xid(_) => "; a subtransaction is no target, its transaction is",
+                _ => "",
+            }
         )))
     }
 

@@ -24,7 +24,7 @@ use crate::cluster::unnamed_file::UnnamedFile;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::identity::Identity;
 use crate::format::keys::{Key, WAL_PREFIX, after_timeline, segment_siblings_prefix, timeline_prefix};
-use crate::judge::forks::{Answer, Follower, Fork, Recovering};
+use crate::judge::forks::{Answer, Follower, Fork, Recovering, TargetTimeline};
 use crate::pg::{LongPageHeader, Lsn, SegmentName, SegmentNumber, TimelineHistory, TimelineId, WalName};
 use crate::server::data_directory::{
     RecoverySignal, cluster_identity, data_directory_of, is_starting, recovery_signal,
@@ -379,6 +379,10 @@ impl Request<'_> {
         if self.options.signal == RecoverySignal::Standby || self.may_end_here() {
             return Ok(Obtained::Absent(absent));
         }
+        if self.is_on_the_way_to_a_known_timeline(&directory).await? {
+            identity::confirm(self.store, identity).await?;
+            return Ok(Obtained::Absent(absent));
+        }
         loop {
             let mut witness = self.witness_of_a_hole(&directory, identity).await?;
             if witness.is_none() {
@@ -390,10 +394,13 @@ impl Request<'_> {
                 return Ok(Obtained::Absent(absent));
             };
             if !self.has_time() {
+                let way_out = match self.name {
+                    WalName::Segment(_) => "`walship recover --end-at-gap` recovers up to the hole",
+                    _ => "`walship recover --target-timeline` recovers to a timeline whose history is there",
+                };
                 return Err(Error::corrupt(format!(
                     "{} is missing in the archive {}, and {witness}: the archive has a hole \
-                     (waited {} s for it to be filled). If it cannot be filled, \
-                     `walship recover --end-at-gap` recovers up to the hole",
+                     (waited {} s for it to be filled). If it cannot be filled, {way_out}",
                     self.name,
                     self.store.location(),
                     self.started.elapsed().as_secs()
@@ -405,6 +412,22 @@ impl Request<'_> {
                 return self.verify(file, identity).await;
             }
         }
+    }
+
+    /// Whether this is a history that the server asks for only to keep it: it recovers to a timeline by its number, whose
+    /// own history is there and names all that come before it. Of the numbers between, PostgreSQL takes what it gets
+    /// (`restoreTimeLineHistoryFiles`, `timeline.c`, 14 to 18).
+    async fn is_on_the_way_to_a_known_timeline(&self, directory: &Path) -> Result<bool> {
+        let WalName::History(asked) = self.name else {
+            return Ok(false);
+        };
+        let Some(follower) = self.follower(directory).await? else {
+            return Ok(false);
+        };
+        Ok(match follower.target {
+            TargetTimeline::Number(number) => asked < number && follower.histories.contains_key(&number),
+            TargetTimeline::Latest | TargetTimeline::Current => false,
+        })
     }
 
     /// A witness that no listing has to show: the file itself, or one that comes next, looked at by its name.

@@ -412,3 +412,67 @@ fn a_standby_goes_on_beside_a_retired_timeline_and_its_promotion_takes_another_n
         assert_eq!(scene.recovered("followed", &[]), "10");
     }
 }
+
+/// A standby of a standby, both made before the first of two promotions.
+fn standby_of(cluster: &Cluster, walship: &Walship, root: &Path, name: &str) -> Cluster {
+    let data = root.join(name);
+    let path = data.to_str().unwrap();
+    cluster
+        .run_program("pg_basebackup", &["-D", path, "-X", "stream", "-c", "fast", "-R"])
+        .succeeded();
+    let mut standby = walship.adopt(cluster.major(), &data);
+    standby.start();
+    standby
+}
+
+#[test]
+fn two_promotions_within_one_segment_leave_nothing_lost_and_a_history_between_that_is_gone_stops_no_recovery()
+{
+    for &major in majors() {
+        let place = Place::directory();
+        let walship = Walship::at(&place);
+        let mut primary = archiving_primary(major, &walship);
+        primary.sql("create table t (i int)");
+        take_backup(&walship, &primary);
+        write(&primary, 1);
+        let root = scratch();
+        let mut second = standby_of(&primary, &walship, root.path(), "second");
+        let third = standby_of(&second, &walship, root.path(), "third");
+        primary.sql("insert into t values (2)");
+        third.wait_until("select count(*) from t", "2", PATIENCE);
+        let conninfo = third.conninfo();
+        let backup = ["basebackup", "-d", &conninfo, "--wal-timeout", "1s"];
+        let begun = walship.run(&backup).exited(8).stderr;
+        primary.stop(Stop::Immediate);
+        second.sql("select pg_promote()");
+        second.sql("insert into t values (3)");
+        third.wait_until("select count(*) from t", "3", PATIENCE);
+        second.stop(Stop::Immediate);
+        third.sql("select pg_promote()");
+        write(&third, 1);
+        // What the backup waits for nobody archives any more.
+        let id = begun.split("backup ").nth(1).unwrap().split(' ').next().unwrap();
+        let finish = ["basebackup", "--finish", id, "--wal-timeout", "1s"];
+        let unfinished = walship.run(&finish).exited(8).stderr;
+        assert!(unfinished.contains("left its timeline within it"), "{unfinished}");
+        // Timeline 2 never had a segment of its own.
+        walship.run(&["verify"]).succeeded();
+        let history = place.path().unwrap().join("wal/00000002.history.zst");
+        // It may have been archived or not, by whoever had it last.
+        let _ = std::fs::remove_file(history);
+        let data = root.path().join("copy");
+        walship
+            .run(&[
+                "recover",
+                "--pgdata",
+                data.to_str().unwrap(),
+                "--archive-mode",
+                "off",
+            ])
+            .succeeded();
+        let mut copy = walship.adopt(major, &data);
+        copy.start();
+        copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        assert_eq!(copy.sql("select count(*) from t"), "4", "PostgreSQL {major}");
+    }
+}

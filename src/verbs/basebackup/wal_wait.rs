@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::history;
-use crate::archive::Archive;
+use crate::archive::{Archive, catalogue};
 use crate::error::{Error, Result};
 use crate::format::backup::{BackupRecord, BackupSource, WalRange};
 use crate::format::keys::Key;
@@ -53,15 +53,48 @@ pub(super) async fn wait(
         };
         progress.phase(format!("wait for {missing} to be archived"));
         if Instant::now() + pause > deadline {
-            return Err(out_of_time(record, missing, timeout, outage));
+            let left = left_within(missing, archive).await;
+            return Err(out_of_time(record, missing, timeout, outage, left));
         }
         tokio::time::sleep(pause).await;
         pause = pause.mul_f64(1.5).min(LONGEST_PAUSE);
     }
 }
 
-fn out_of_time(record: &BackupRecord, missing: WalName, timeout: Duration, outage: Option<Error>) -> Error {
+/// The timeline that left a segment's within it, so that nobody completes the segment any more; none where that is not
+/// known.
+async fn left_within(missing: WalName, archive: &Archive) -> Option<TimelineId> {
+    let WalName::Segment(segment) = missing else {
+        return None;
+    };
+    let (store, identity) = (archive.store(), archive.identity());
+    let end = segment.start(identity.segment_bytes).ok()?.0 + identity.segment_bytes.bytes();
+    let wal = catalogue::wal(store, identity).await.ok()?;
+    let (histories, _) = catalogue::histories(store, &wal, identity).await.ok()?;
+    let mut histories = histories.into_values();
+    let left = histories.find(|history| {
+        history
+            .end_of(segment.timeline())
+            .is_some_and(|fork| fork.0 < end)
+    });
+    left.map(|history| history.timeline())
+}
+
+fn out_of_time(
+    record: &BackupRecord,
+    missing: WalName,
+    timeout: Duration,
+    outage: Option<Error>,
+    left: Option<TimelineId>,
+) -> Error {
     let id = &record.id;
+    if let (Some(timeline), None) = (left, &outage) {
+        return Error::unfinished(format!(
+            "backup {id} is stored but not listed, for {missing} is not in the archive, and timeline {timeline} left its \
+             timeline within it: unless the old primary archives it, nobody does any more. Take another backup; retention \
+             removes this one"
+        ));
+    }
     let reason = match (outage, record.source) {
         (Some(error), _) => format!("The archive could not be asked at the end: {error}"),
         (None, BackupSource::Primary) => {

@@ -201,10 +201,13 @@ fn follow(
         }
         let known = known_until(sound, timeline).max(evidence.known.get(&timeline).copied());
         let reach = chain.reach(&sound.wal, backup.start_lsn, known)?;
-        let has_begun = sound.wal.newest(timeline).is_some() || known.is_some();
         let mut end = End::EndOfWal;
         if let Some(hole) = &reach.hole {
             let first = hole.missing.first;
+            let number = first.number(size)?;
+            // One that was left within its first segment never had a whole one.
+            let has_begun =
+                sound.wal.newest(timeline).is_some() || known.is_some_and(|known| known >= number);
             end = if let Some(mark) = sound.retired.get(&timeline) {
                 let note = format!("timeline {timeline}, which lacks {}, was {mark}", hole.missing);
                 assessment.notes.push(note);
@@ -214,7 +217,7 @@ fn follow(
                 let note = format!("timeline {timeline} has no whole segment in the archive yet");
                 assessment.notes.push(note);
                 End::EndOfWal
-            } else if sound.released.contains(first.timeline(), first.number(size)?) {
+            } else if sound.released.contains(first.timeline(), number) {
                 End::Released
             } else {
                 End::Lost

@@ -138,6 +138,20 @@ fn a_timeline_that_has_only_begun_is_not_lost() {
 }
 
 #[test]
+fn a_timeline_that_was_left_within_its_first_segment_is_not_lost() {
+    let catalogue = archive(&[(1, 2)], &[(1, 2..=6), (3, 7..=9)]);
+    let catalogue = with_history(catalogue, 2, &[(1, at(7, 100))]);
+    let catalogue = with_history(catalogue, 3, &[(1, at(7, 100)), (2, at(7, 200))]);
+    let assessment = judge(&catalogue, &Known::default());
+    assert!(assessment.is_whole(), "{assessment:?}");
+    // Where it was left later it had one.
+    let catalogue = archive(&[(1, 2)], &[(1, 2..=6), (3, 8..=9)]);
+    let catalogue = with_history(catalogue, 2, &[(1, at(7, 100))]);
+    let catalogue = with_history(catalogue, 3, &[(1, at(7, 100)), (2, at(8, 200))]);
+    assert!(!judge(&catalogue, &Known::default()).is_whole());
+}
+
+#[test]
 fn a_hole_before_a_fork_is_on_the_way_of_both_timelines() {
     let segments = [(1, 2..=9), (2, 7..=8)];
     let catalogue = with_history(archive(&[(1, 2)], &segments), 2, &[(1, at(7, 100))]);

@@ -140,10 +140,12 @@ struct Missing {
     is_barrier: bool,
 }
 
-/// The first hole on the way from a backup along the server's timeline, or the backup's own.
+/// The first hole on the way from a backup along the server's timeline, or the one that a recovery follows, or the
+/// backup's own.
 fn hole(catalogue: &Catalogue, server: Option<&ServerFacts>, backup: &Backup) -> Option<Missing> {
     let timeline = server
         .and_then(|server| server.timeline.as_ref().ok().copied())
+        .or_else(|| recovery_plan::followed(catalogue).ok()?.ok())
         .unwrap_or(backup.stop_timeline);
     let size = catalogue.wal.segment_size();
     let chain = |timeline: &TimelineId| {
@@ -194,8 +196,24 @@ fn histories(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut
         );
         findings.problem(check, message, fix);
     }
-    let timeline = server.and_then(|server| server.timeline.as_ref().ok());
-    if let Some(timeline) = timeline
+    let own = server.and_then(|server| server.timeline.as_ref().ok());
+    let later = |timeline: &TimelineId| *timeline > TimelineId::FIRST && Some(timeline) != own;
+    for timeline in catalogue.timelines().into_iter().filter(later) {
+        let is_known = catalogue.histories.contains_key(&timeline)
+            || catalogue.unreadable_histories.contains_key(&timeline)
+            || catalogue.retired.contains_key(&timeline);
+        if !is_known && catalogue.wal.newest(timeline).is_some() {
+            all_well = false;
+            let file = WalName::History(timeline);
+            let message = format!(
+                "the archive has WAL of timeline {timeline}, and not {file}: no recovery can follow it"
+            );
+            let fix =
+                format!("in the data directory of a server that has the file: walship push pg_wal/{file}");
+            findings.problem(check, message, fix);
+        }
+    }
+    if let Some(timeline) = own
         && !catalogue.histories.contains_key(timeline)
         && !catalogue.unreadable_histories.contains_key(timeline)
     {

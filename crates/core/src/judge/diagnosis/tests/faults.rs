@@ -145,7 +145,9 @@ const FAULTS: &[(Check, Level, Plant)] = &[
         holdings(f).unreadable_histories.insert(tli(2), "damaged".into());
     }),
     (C::WalTimeline, Warning, |f| {
-        holdings(f).wal.add(&Key::Segment(segment(2, 6)).to_string(), 1);
+        let history = TimelineHistory::parse(tli(2), b"1\t0/A000000\tx\n").unwrap();
+        holdings(f).histories.insert(tli(2), history);
+        holdings(f).wal.add(&Key::Segment(segment(2, 10)).to_string(), 1);
     }),
     (C::WalAhead, Problem, |f| {
         archive(f).server_lsn_after = Some(at(8, 4096));
@@ -458,6 +460,37 @@ fn a_timeline_that_begins_beside_a_living_one_is_a_warning() {
     #[allow(clippy::reversed_empty_ranges)]
     let facts = branched(1..=0);
     assert!(wrong(&facts).contains(&(Check::WalBranches, Level::Warning)));
+}
+
+/// Without a server the way is that of a recovery, not only the backup's own.
+#[test]
+fn a_gap_on_the_way_to_the_followed_timeline_is_found_without_a_server() {
+    let mut facts = branched(6..=9);
+    facts.server = Err("nobody was asked".to_owned());
+    let mut wal = WalInventory::new(SIZE);
+    // Timeline 2 left timeline 1 in segment 5, and its own is missing.
+    let names = (0..=4)
+        .map(|number| segment(1, number))
+        .chain((6..=9).map(|number| segment(2, number)));
+    for name in names {
+        wal.add(&Key::Segment(name).to_string(), 1);
+    }
+    wal.add(&Key::History(tli(2)).to_string(), 1);
+    holdings(&mut facts).wal = wal;
+    assert!(
+        wrong(&facts).contains(&(Check::WalGaps, Level::Problem)),
+        "{:?}",
+        wrong(&facts)
+    );
+}
+
+#[test]
+fn wal_of_a_timeline_without_its_history_is_told() {
+    let mut facts = healthy();
+    holdings(&mut facts)
+        .wal
+        .add(&Key::Segment(segment(2, 6)).to_string(), 1);
+    assert!(wrong(&facts).contains(&(Check::WalHistories, Level::Problem)));
 }
 
 #[test]
