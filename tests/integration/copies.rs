@@ -40,7 +40,7 @@ fn every_setting_of_every_server_was_judged() {
         assert!(
             nobody.is_empty(),
             "PostgreSQL {major} has settings that nobody judged: {nobody:?}; add each to the table or to the list in \
-             src/archive/copy_settings"
+             crates/core/src/judge/copy_settings"
         );
         of_no_server.retain(|name| !names.contains(name));
     }

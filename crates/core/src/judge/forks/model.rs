@@ -298,7 +298,7 @@ impl Scene<'_> {
         (position..end).all(|position| self.has(timeline, position))
     }
 
-    /// As `commands/restore/followed.rs` finds it.
+    /// As `verbs/restore/followed.rs` finds it.
     fn follower(&self, timeline: u32) -> Follower {
         let server = &self.server;
         let search = server.control.0;
