@@ -77,8 +77,8 @@ impl<'a> LastMoment<'a> {
 
     pub(super) fn note(time: DateTime<Utc>) -> String {
         format!(
-            "nothing later than {} is archived, and to stop there PostgreSQL would wait for something later; \
-             it is told to stop after the last transaction in the archive",
+            "the archive has nothing later than {} that this recovery reaches, and to stop there PostgreSQL would wait for \
+             something later; it is told to stop after the last transaction that it reaches",
             time_text(time)
         )
     }

@@ -238,7 +238,8 @@ fn choose(error: &Error, latest: TimelineId) -> Error {
     Error::new(
         kind,
         format!(
-            "{error}. It is the latest timeline; to follow another, give --target-timeline (not {latest})"
+            "{error}. It is the latest timeline; to follow another, give --target-timeline (not {latest}); if it is nobody's, \
+             retire it: walship timeline retire {latest}"
         ),
     )
 }
