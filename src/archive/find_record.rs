@@ -224,7 +224,8 @@ impl Finder<'_> {
             request.target,
             start.chain.timeline(),
             match request.target {
-                Target::Xid(_) => "; a subtransaction is no target, its transaction is",
+                Target::Xid(_) =>
+                    "; PostgreSQL does not stop at a subtransaction, so name its top-level transaction",
                 _ => "",
             }
         )))

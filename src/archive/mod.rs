@@ -23,7 +23,8 @@ use crate::format::identity::Identity;
 use crate::judge::catalogue::Catalogue;
 use crate::store::Store;
 
-/// An archive: where it is, and whose. The only thing that writes to a store.
+/// An archive: where it is, and whose. What is written to it goes through it (`writing.rs`), but for `walship.json`, with
+/// which one begins, and the notes of `ledger/`.
 #[derive(Debug, Clone)]
 pub struct Archive {
     store: Store,

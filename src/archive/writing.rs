@@ -1,4 +1,4 @@
-//! Writing to an archive: the one place that puts an object into the store.
+//! Writing to an archive: what counts as there already, in one place for every kind of object.
 //!
 //! Nothing different is ever written over what is there, and an answer that got lost is settled by looking. Where the store
 //! ignores conditions, looking first is the best there is.

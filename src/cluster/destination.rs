@@ -24,10 +24,12 @@ use crate::server::data_directory::postmaster_pid;
 pub const CONTROL: &str = "global/pg_control";
 /// Where it waits until everything else is durable. Made first, as an empty file.
 pub const SET_ASIDE_CONTROL: &str = "global/pg_control.walship";
+/// What is made first in the data directory, and locked while the recovery runs. It holds [`SET_ASIDE_CONTROL`] until
+/// everything is restored, and `pg_control` from then on.
+pub const DATA_CLAIM: &str = "global";
 /// What a tablespace's directory holds until everything is restored: the data directory's path.
 pub const CLAIM: &str = "walship-recover";
-/// What the data directory holds until then: its tablespaces' directories, each ended by a NUL. The recovery that runs has
-/// the directory that it is in locked.
+/// What the data directory holds until then: its tablespaces' directories, each ended by a NUL.
 pub const CLAIMS: &str = "global/walship-recover";
 
 /// Whether a cluster's group may read it; PostgreSQL knows these two kinds of permissions.
@@ -84,23 +86,45 @@ fn holds(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// Whether the recovery that claimed this data directory runs still.
-fn is_running(data: &Path) -> bool {
-    File::open(data.join("global")).is_ok_and(|directory| {
-        let locked = flock(directory, FlockOperation::NonBlockingLockShared);
-        locked == Err(Errno::WOULDBLOCK)
-    })
+/// What has become of the recovery that claimed a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claimant {
+    Runs,
+    Ended,
+    /// The file system has no locks.
+    Unknown,
+}
+
+impl Claimant {
+    fn of(data: &Path) -> Self {
+        let Ok(directory) = File::open(data.join(DATA_CLAIM)) else {
+            return Self::Unknown;
+        };
+        match flock(directory, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Self::Ended,
+            Err(Errno::WOULDBLOCK) => Self::Runs,
+            Err(_) => Self::Unknown,
+        }
+    }
 }
 
 /// Says what a killed recovery left behind, and how to go on: only what its own claims are in.
 fn interrupted(layout: &Layout) -> Error {
     let data = &layout.data;
-    if is_running(data) {
-        return Error::conflict(format!(
-            "another walship recover restores into {} and runs; wait for it, or choose another directory",
-            data.display()
-        ));
-    }
+    let left = match Claimant::of(data) {
+        Claimant::Runs => {
+            return Error::conflict(format!(
+                "another walship recover restores into {} and runs; wait for it, or choose another directory",
+                data.display()
+            ));
+        }
+        Claimant::Ended => {
+            "what an interrupted walship recover left behind; PostgreSQL does not start on it. Remove it"
+        }
+        Claimant::Unknown => {
+            "what a walship recover makes that runs or was interrupted. If none runs, remove it"
+        }
+    };
     let claims = std::fs::read(data.join(CLAIMS)).unwrap_or_default();
     let tablespaces = claims
         .split(|byte| *byte == 0)
@@ -108,8 +132,7 @@ fn interrupted(layout: &Layout) -> Error {
         .map(|path| Path::new(OsStr::from_bytes(path)))
         .filter(|directory| claimed_by(directory).is_some_and(|claimant| claimant == *data));
     let mut message = format!(
-        "{} holds what an interrupted walship recover left behind; PostgreSQL does not start on it. Remove \
-         it and run the recovery again: rm -rf",
+        "{} holds {left} and run the recovery again: rm -rf",
         data.display()
     );
     for directory in tablespaces.chain([data.as_path()]) {
@@ -174,17 +197,26 @@ fn check_root(root: &Root) -> Result<()> {
     if root.tablespace.is_some()
         && let Some(data) = claimed_by(directory)
     {
-        let whose = format!(
-            "the tablespace's directory {shown} belongs to a walship recover into {}",
-            data.display()
-        );
-        return Err(Error::conflict(if is_running(&data) {
-            format!("{whose}, which runs; wait for it, or choose another directory with --tablespace-mapping")
+        let remove = shell_word(&directory.to_string_lossy());
+        let claimant = if data.as_os_str().is_empty() {
+            Claimant::Unknown
         } else {
-            format!(
-                "{whose} that was interrupted. Remove it and run the recovery again: rm -rf {}",
-                shell_word(&directory.to_string_lossy())
-            )
+            Claimant::of(&data)
+        };
+        let data = data.display();
+        return Err(Error::conflict(match claimant {
+            Claimant::Runs => format!(
+                "the tablespace's directory {shown} belongs to a walship recover into {data}, which runs; wait for it, or \
+                 choose another directory with --tablespace-mapping"
+            ),
+            Claimant::Ended => format!(
+                "the tablespace's directory {shown} belongs to a walship recover into {data} that was interrupted. Remove it \
+                 and run the recovery again: rm -rf {remove}"
+            ),
+            Claimant::Unknown => format!(
+                "the tablespace's directory {shown} belongs to a walship recover into another data directory, one that runs \
+                 or was interrupted. If none runs, remove it and run the recovery again: rm -rf {remove}"
+            ),
         }));
     }
     if let Some(entry) = entries.into_iter().next() {

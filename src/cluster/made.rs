@@ -5,17 +5,19 @@ use std::io::ErrorKind::{AlreadyExists, NotFound, PermissionDenied};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
-use super::destination::{Access, CLAIM, CLAIMS, SET_ASIDE_CONTROL, check};
+use super::destination::{Access, CLAIM, CLAIMS, DATA_CLAIM, SET_ASIDE_CONTROL, check};
 use super::layout::Layout;
 use super::shell::shell_word;
 use crate::error::{Error, Result};
 
-/// What is made first in the data directory. It holds [`SET_ASIDE_CONTROL`] until everything is
-/// restored, and `pg_control` from then on.
-const DATA_CLAIM: &str = "global";
+/// How often, and after which pause each, a lock is tried that somebody has for the moment in which he looks.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The directories of a recovery, while it may still fail.
 #[derive(Debug, Default)]
@@ -77,9 +79,10 @@ impl Destination {
     fn make(&mut self, layout: &Layout, access: Access) -> Result<()> {
         let data = &layout.data;
         self.make_directory(data, access, DATA_CLAIM, make_directory_inside)?;
+        self.lock = Some(lock(&data.join(DATA_CLAIM))?);
         // The mark comes before anything is made elsewhere.
         make_file(&data.join(SET_ASIDE_CONTROL), access)?;
-        self.lock = Some(claim(layout, access)?);
+        note_claims(layout, access)?;
         for (_, directory) in layout.tablespaces() {
             self.make_directory(directory, access, CLAIM, |path, access| {
                 make_file(path, access)?;
@@ -171,9 +174,26 @@ impl Destination {
     }
 }
 
-/// Notes which directories this recovery claims beside the data directory, and locks that for as long as it runs. Where
-/// the file system has no locks, nobody can tell whether it runs.
-fn claim(layout: &Layout, access: Access) -> Result<File> {
+/// Locks a directory for as long as this recovery runs. Where the file system has no locks, nobody can tell whether it
+/// does.
+fn lock(directory: &Path) -> Result<File> {
+    let doing = |error| Error::io(format!("lock {}", directory.display()), error);
+    let file = File::open(directory).map_err(doing)?;
+    for _ in 0..LOCK_TRIES {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(error) => {
+                tracing::debug!("lock {}: {error}", directory.display());
+                return Ok(file);
+            }
+            Ok(()) => return Ok(file),
+        }
+    }
+    Err(doing(Errno::WOULDBLOCK.into()))
+}
+
+/// Notes which directories this recovery claims beside the data directory.
+fn note_claims(layout: &Layout, access: Access) -> Result<()> {
     let path = layout.data.join(CLAIMS);
     make_file(&path, access)?;
     let mut directories = Vec::new();
@@ -181,13 +201,7 @@ fn claim(layout: &Layout, access: Access) -> Result<File> {
         directories.extend_from_slice(directory.as_os_str().as_bytes());
         directories.push(0);
     }
-    written(&path, &directories)?;
-    let locked = layout.data.join(DATA_CLAIM);
-    let file = File::open(&locked).map_err(|error| Error::io(format!("open {}", locked.display()), error))?;
-    if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        tracing::debug!("lock {}: {error}", locked.display());
-    }
-    Ok(file)
+    written(&path, &directories)
 }
 
 fn written(path: &Path, content: &[u8]) -> Result<()> {
@@ -247,15 +261,21 @@ fn is_alone(directory: &Path, claim: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes the claims back, once everything is restored.
+/// Takes the claims back, durably, once everything is restored. What is in the data directory is synced with the release
+/// of `pg_control`.
 ///
 /// # Errors
 /// As the operating system says.
 pub fn release_claims(layout: &Layout) -> Result<()> {
-    let claims = layout.tablespaces().map(|(_, directory)| directory.join(CLAIM));
-    claims.chain([layout.data.join(CLAIMS)]).try_for_each(|claim| {
-        std::fs::remove_file(&claim).map_err(|error| Error::io(format!("remove {}", claim.display()), error))
-    })
+    let release = |claim: &Path| {
+        std::fs::remove_file(claim).map_err(|error| Error::io(format!("remove {}", claim.display()), error))
+    };
+    for (_, directory) in layout.tablespaces() {
+        release(&directory.join(CLAIM))?;
+        let synced = File::open(directory).and_then(|directory| directory.sync_all());
+        synced.map_err(|error| Error::io(format!("sync {}", directory.display()), error))?;
+    }
+    release(&layout.data.join(CLAIMS))
 }
 
 /// Makes a directory unless it is there; its mode, if it is.

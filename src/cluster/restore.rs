@@ -246,8 +246,8 @@ impl Extracted {
             report.add_note(self.places.missing(&report.failed));
         }
         remembers.write(data, self.access)?;
-        release_claims(&self.layout)?;
         self.sync.finish()?;
+        release_claims(&self.layout)?;
         release_control(data)?;
         Ok(report)
     }

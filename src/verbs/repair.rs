@@ -320,9 +320,14 @@ async fn keep(archive: &Archive, key: &Key, body: &Body) -> Result<String> {
         sha256_start: Sha256Sum(body.sha256).first_eight(),
     };
     let created = archive.create(&kept, body, Same::Bytes, None).await;
-    created
-        .context(|| "keep the damaged bytes")
-        .map(|_| kept.to_string())
+    match created {
+        Err(error) if error.kind() == ErrorKind::Conflict => {
+            Err(error.context("keep the damaged bytes (move what is there elsewhere, and repair again)"))
+        }
+        created => created
+            .context(|| "keep the damaged bytes")
+            .map(|_| kept.to_string()),
+    }
 }
 
 /// Replaces the object that was looked at, and looks at what is there then.

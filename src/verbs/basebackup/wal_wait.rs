@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::format::backup::{BackupRecord, BackupSource, WalRange};
 use crate::format::keys::Key;
 use crate::judge::catalogue::{NeededWal, needed_wal};
-use crate::pg::{SegmentName, SegmentSize, TimelineId, WalName};
+use crate::pg::{Lsn, SegmentName, SegmentSize, TimelineHistory, TimelineId, WalName};
 use crate::progress::Progress;
 use crate::store::Store;
 
@@ -53,7 +53,10 @@ pub(super) async fn wait(
         };
         progress.phase(format!("wait for {missing} to be archived"));
         if Instant::now() + pause > deadline {
-            let left = left_within(missing, archive).await;
+            let left = match outage {
+                None => left_within(missing, archive).await,
+                Some(_) => None,
+            };
             return Err(out_of_time(record, missing, timeout, outage, left));
         }
         tokio::time::sleep(pause).await;
@@ -61,23 +64,28 @@ pub(super) async fn wait(
     }
 }
 
-/// The timeline that left a segment's within it, so that nobody completes the segment any more; none where that is not
-/// known.
+/// The timeline that left a segment's within it, so that nobody may complete the segment any more; none where there is
+/// none, or it is not known.
 async fn left_within(missing: WalName, archive: &Archive) -> Option<TimelineId> {
     let WalName::Segment(segment) = missing else {
         return None;
     };
     let (store, identity) = (archive.store(), archive.identity());
-    let end = segment.start(identity.segment_bytes).ok()?.0 + identity.segment_bytes.bytes();
+    let start = segment.start(identity.segment_bytes).ok()?;
+    let within = start..Lsn(start.0.saturating_add(identity.segment_bytes.bytes()));
     let wal = catalogue::wal(store, identity).await.ok()?;
     let (histories, _) = catalogue::histories(store, &wal, identity).await.ok()?;
-    let mut histories = histories.into_values();
-    let left = histories.find(|history| {
+    let left = |history: &TimelineHistory| {
         history
             .end_of(segment.timeline())
-            .is_some_and(|fork| fork.0 < end)
-    });
-    left.map(|history| history.timeline())
+            .is_some_and(|fork| within.contains(&fork))
+    };
+    for history in histories.into_values().filter(left) {
+        if let Ok(None) = catalogue::read_retired(store, history.timeline()).await {
+            return Some(history.timeline());
+        }
+    }
+    None
 }
 
 fn out_of_time(
@@ -90,9 +98,10 @@ fn out_of_time(
     let id = &record.id;
     if let (Some(timeline), None) = (left, &outage) {
         return Error::unfinished(format!(
-            "backup {id} is stored but not listed, for {missing} is not in the archive, and timeline {timeline} left its \
-             timeline within it: unless the old primary archives it, nobody does any more. Take another backup; retention \
-             removes this one"
+            "backup {id} is stored but not listed, for {missing} did not arrive in the archive within {} s. Timeline {timeline} \
+             left its timeline within it: where the old primary is gone nobody archives it any more, so take another backup, \
+             and retention removes this one. Where it lives, run walship basebackup --finish {id} when it is archived",
+            timeout.as_secs()
         ));
     }
     let reason = match (outage, record.source) {
@@ -206,7 +215,6 @@ impl Needed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::Lsn;
     use crate::store::{Body, PutMode, StoreOptions};
 
     fn range(timeline: u32, start: u64, end: u64) -> WalRange {

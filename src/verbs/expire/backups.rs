@@ -55,7 +55,10 @@ pub(super) async fn delete(
         match (gone, unfinished) {
             (true, _) => deletion.report.deleted.backups += 1,
             (false, None) => spare(&id, deletable, catalogue),
-            (false, Some(_)) => spare_unfinished(&id, deletable, catalogue, store).await?,
+            (false, Some(_)) => {
+                let note = spare_unfinished(&id, deletable, catalogue, store).await?;
+                deletion.report.notes.extend(note);
+            }
         }
     }
     Ok(())
@@ -72,20 +75,22 @@ fn spare(id: &BackupId, deletable: &mut TimelineRanges, catalogue: &Catalogue) {
     }
 }
 
-/// Somebody may be finishing it, or has.
+/// Somebody may be finishing it, or has; or the store holds on to it.
 async fn spare_unfinished(
     id: &BackupId,
     deletable: &mut TimelineRanges,
     catalogue: &Catalogue,
     store: &Store,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let first = needed_from(store, id, catalogue.wal.segment_size()).await?;
     let timelines: Vec<_> = deletable.iter().map(|(timeline, _)| timeline).collect();
     for timeline in timelines {
         let first = first.map_or(0, |first| first.0);
         deletable.of_mut(timeline).remove_range(first, u64::MAX);
     }
-    Ok(())
+    Ok(first
+        .is_none()
+        .then(|| format!("backup {id} may need any WAL; it goes at a run that knows what becomes of it")))
 }
 
 struct Deletion<'a> {

@@ -214,7 +214,7 @@ fn follow(
                 End::EndOfWal
             } else if first.timeline() == timeline && !has_begun {
                 // A promotion archives the history at once, and the first segment when it is full.
-                let note = format!("timeline {timeline} has no whole segment in the archive yet");
+                let note = format!("timeline {timeline} has no whole segment in the archive");
                 assessment.notes.push(note);
                 End::EndOfWal
             } else if sound.released.contains(first.timeline(), number) {

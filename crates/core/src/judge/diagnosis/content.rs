@@ -201,7 +201,9 @@ fn histories(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut
     for timeline in catalogue.timelines().into_iter().filter(later) {
         let is_known = catalogue.histories.contains_key(&timeline)
             || catalogue.unreadable_histories.contains_key(&timeline)
-            || catalogue.retired.contains_key(&timeline);
+            || catalogue.retired.contains_key(&timeline)
+            // Whoever goes on from it names it.
+            || catalogue.histories.values().any(|history| history.end_of(timeline).is_some());
         if !is_known && catalogue.wal.newest(timeline).is_some() {
             all_well = false;
             let file = WalName::History(timeline);

@@ -239,7 +239,7 @@ fn choose(error: &Error, latest: TimelineId) -> Error {
         kind,
         format!(
             "{error}. It is the latest timeline; to follow another, give --target-timeline (not {latest}); if it is nobody's, \
-             retire it: walship timeline retire {latest}"
+             retire it: walship timeline retire {latest} --reason \"…\""
         ),
     )
 }

@@ -491,6 +491,10 @@ fn wal_of_a_timeline_without_its_history_is_told() {
         .wal
         .add(&Key::Segment(segment(2, 6)).to_string(), 1);
     assert!(wrong(&facts).contains(&(Check::WalHistories, Level::Problem)));
+    // No recovery to a later timeline needs it.
+    let later = TimelineHistory::parse(tli(3), b"1\t0/5000080\tx\n2\t0/6000080\tx\n").unwrap();
+    holdings(&mut facts).histories.insert(tli(3), later);
+    assert!(!wrong(&facts).contains(&(Check::WalHistories, Level::Problem)));
 }
 
 #[test]
