@@ -106,9 +106,17 @@ pub(super) fn target(args: cli::TargetArgs) -> Result<Target> {
 /// Of a 64-bit id, as `pg_current_xact_id()` gives it, the low half counts, as for
 /// `recovery_target_xid` (`check_recovery_target_xid`, `xlogrecovery.c`).
 fn transaction_id(text: &str) -> Result<u32> {
-    text.parse::<u64>().map(|id| id as u32).map_err(|_| {
+    let id = text.parse::<u64>().map_err(|_| {
         Error::invalid(format!(
             "\"{text}\" is not a transaction id; give its number in decimal"
         ))
-    })
+    })?;
+    let low = id as u32;
+    if u64::from(low) != id {
+        tracing::warn!(
+            "the WAL has only the lower 32 bits of a transaction's number: of {id} that is {low}, which an earlier transaction may \
+             have had as well; see below when the one that was found ended"
+        );
+    }
+    Ok(low)
 }
