@@ -261,21 +261,15 @@ fn is_alone(directory: &Path, claim: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes the claims back, durably, once everything is restored. What is in the data directory is synced with the release
-/// of `pg_control`.
+/// Takes the claims back, once everything is restored.
 ///
 /// # Errors
 /// As the operating system says.
 pub fn release_claims(layout: &Layout) -> Result<()> {
-    let release = |claim: &Path| {
-        std::fs::remove_file(claim).map_err(|error| Error::io(format!("remove {}", claim.display()), error))
-    };
-    for (_, directory) in layout.tablespaces() {
-        release(&directory.join(CLAIM))?;
-        let synced = File::open(directory).and_then(|directory| directory.sync_all());
-        synced.map_err(|error| Error::io(format!("sync {}", directory.display()), error))?;
-    }
-    release(&layout.data.join(CLAIMS))
+    let claims = layout.tablespaces().map(|(_, directory)| directory.join(CLAIM));
+    claims.chain([layout.data.join(CLAIMS)]).try_for_each(|claim| {
+        std::fs::remove_file(&claim).map_err(|error| Error::io(format!("remove {}", claim.display()), error))
+    })
 }
 
 /// Makes a directory unless it is there; its mode, if it is.

@@ -246,8 +246,10 @@ impl Extracted {
             report.add_note(self.places.missing(&report.failed));
         }
         remembers.write(data, self.access)?;
+        // The long one while the claims tell whose it is; what the second writes is little.
         self.sync.finish()?;
         release_claims(&self.layout)?;
+        self.sync.finish()?;
         release_control(data)?;
         Ok(report)
     }
