@@ -246,13 +246,9 @@ impl Sender {
         if kind.is_file() {
             return self.file(path, member, relation);
         }
-        if kind.is_symlink() {
-            tracing::warn!(
-                "{} is a symbolic link, and a copy of the data directory goes without it; what the server reads as its \
-                 configuration is stored all the same",
-                path.display()
-            );
-        } else {
+        // What of these the server reads is stored with its configuration, which says what could not be.
+        let is_configuration = in_data_directory && kind.is_symlink() && member.ends_with(".conf");
+        if !is_configuration {
             tracing::warn!(
                 "{} is neither a file nor a directory, and no backup holds it",
                 path.display()
