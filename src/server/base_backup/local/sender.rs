@@ -247,7 +247,9 @@ impl Sender {
             return self.file(path, member, relation);
         }
         // What of these the server reads is stored with its configuration, which says what could not be.
-        let is_configuration = in_data_directory && kind.is_symlink() && member.ends_with(".conf");
+        let is_configuration = in_data_directory
+            && kind.is_symlink()
+            && path.extension().is_some_and(|extension| extension == "conf");
         if !is_configuration {
             tracing::warn!(
                 "{} is neither a file nor a directory, and no backup holds it",
