@@ -20,7 +20,6 @@ mod writing;
 pub use self::writing::{Created, Same};
 use crate::error::Result;
 use crate::format::identity::Identity;
-use crate::judge::catalogue::Catalogue;
 use crate::store::Store;
 
 /// An archive: where it is, and whose. What is written to it goes through it (`writing.rs`), but for `walship.json`, with
@@ -59,13 +58,5 @@ impl Archive {
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
-    }
-
-    /// What is in it.
-    ///
-    /// # Errors
-    /// As [`catalogue::load`].
-    pub async fn catalogue(&self) -> Result<Catalogue> {
-        catalogue::load(&self.store).await
     }
 }

@@ -51,4 +51,3 @@ pub use self::standby::{
     restore_standby, standby_start_command,
 };
 pub use self::start_command::StartCommand;
-pub(crate) use crate::pg::guc_file::quote as quote_setting;

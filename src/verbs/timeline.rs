@@ -149,7 +149,8 @@ pub async fn retire(
     now: DateTime<Utc>,
 ) -> Result<RetireReport> {
     let mark = Retired::new(timeline, reason, now)?;
-    let known = known(store).await?;
+    let archive = Archive::open(store).await?;
+    let known = known(&archive).await?;
     if !known.contains(&timeline) {
         let known: Vec<_> = known.iter().map(TimelineId::to_string).collect();
         return Err(Error::not_found(format!(
@@ -162,7 +163,6 @@ pub async fn retire(
             }
         )));
     }
-    let archive = Archive::open(store).await?;
     let body = Body::from_bytes(mark.to_json()?);
     archive.replace(&Key::Retired(timeline), &body).await?;
     Ok(RetireReport {
@@ -191,10 +191,10 @@ pub async fn reinstate(timeline: TimelineId, store: &Store) -> Result<RetireRepo
     })
 }
 
-async fn known(store: &Store) -> Result<Vec<TimelineId>> {
-    let identity = identity::require(store).await?;
-    let wal = catalogue::wal(store, &identity).await?;
-    let (histories, _) = catalogue::histories(store, &wal, &identity).await?;
+async fn known(archive: &Archive) -> Result<Vec<TimelineId>> {
+    let (store, identity) = (archive.store(), archive.identity());
+    let wal = catalogue::wal(store, identity).await?;
+    let (histories, _) = catalogue::histories(store, &wal, identity).await?;
     let ancestors = histories.values().flat_map(TimelineHistory::ancestors);
     let mut known: Vec<_> = wal
         .timelines()

@@ -417,12 +417,10 @@ impl Listing {
             let page = loop {
                 let begun = Instant::now();
                 match pages.next().await {
-                    Err(error) => {
-                        patience.spend(begun);
-                        if !patience.wait(&error).await {
-                            return Err(error.context(format!("list {}", self.url)));
-                        }
-                    }
+                    Err(error) => patience
+                        .outlast(begun, error)
+                        .await
+                        .context(|| format!("list {}", self.url))?,
                     Ok(page) => break page,
                 }
             };

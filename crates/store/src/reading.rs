@@ -39,12 +39,25 @@ impl Patience {
         }
     }
 
-    pub(crate) fn spend(&mut self, since: Instant) {
+    fn spend(&mut self, since: Instant) {
         self.left = self.left.saturating_sub(since.elapsed());
     }
 
+    /// Waits after a try that began then and failed, where there is time for another.
+    ///
+    /// # Errors
+    /// The try's, where there is not.
+    pub(crate) async fn outlast(&mut self, begun: Instant, error: Error) -> Result<()> {
+        self.spend(begun);
+        if self.wait(&error).await {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    }
+
     /// Waits before the next try, where there is time for one.
-    pub(crate) async fn wait(&mut self, error: &Error) -> bool {
+    async fn wait(&mut self, error: &Error) -> bool {
         if !error.is_retryable() || self.left <= self.pause {
             return false;
         }
@@ -65,12 +78,7 @@ where
     loop {
         let begun = Instant::now();
         match Box::pin(read()).await {
-            Err(error) => {
-                patience.spend(begun);
-                if !patience.wait(&error).await {
-                    return Err(error);
-                }
-            }
+            Err(error) => patience.outlast(begun, error).await?,
             read => return read,
         }
     }

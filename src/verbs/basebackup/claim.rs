@@ -52,8 +52,8 @@ fn started_now() -> BackupStarted {
 
 /// Whether the id is this backup's now.
 async fn create(archive: &Archive, started: &BackupStarted) -> Result<bool> {
-    let key = objects::key(&started.id, BackupObject::Started);
-    match objects::create(archive, &key, &Body::from_bytes(started.to_json()?)).await {
+    let body = Body::from_bytes(started.to_json()?);
+    match objects::create(archive, &started.id, BackupObject::Started, &body).await {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::Conflict => Ok(false),
         Err(error) => Err(error),

@@ -274,8 +274,7 @@ pub(super) async fn store(places: Places, archive: &Archive, id: &BackupId) -> R
             return Ok(None);
         }
     };
-    let key = objects::key(id, BackupObject::Configuration);
-    objects::create(archive, &key, &body).await?;
+    objects::create(archive, id, BackupObject::Configuration, &body).await?;
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     Ok(Some(Configuration {
         object: objects::stored(&body),

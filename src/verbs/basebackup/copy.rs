@@ -236,10 +236,8 @@ impl<'a> Copy<'a> {
             manifest,
         };
         let (checked, manifest) = compare::every_file_is_indexed(checked).await?;
-        let files_key = objects::key(id, BackupObject::Files);
-        let manifest_key = objects::key(id, BackupObject::Manifest);
-        objects::create(archive, &files_key, &checked.index).await?;
-        objects::create(archive, &manifest_key, &checked.manifest).await?;
+        objects::create(archive, id, BackupObject::Files, &checked.index).await?;
+        objects::create(archive, id, BackupObject::Manifest, &checked.manifest).await?;
         Ok(Copied {
             files: objects::stored(&checked.index),
             manifest_object: objects::stored(&checked.manifest),

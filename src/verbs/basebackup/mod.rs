@@ -242,8 +242,8 @@ async fn take(
         history: (server.timeline, server.history),
     };
     let record = record(basics, wal_from, copied)?;
-    let pending = objects::key(id, BackupObject::Pending);
-    objects::create(archive, &pending, &Body::from_bytes(record.to_json()?)).await?;
+    let body = Body::from_bytes(record.to_json()?);
+    objects::create(archive, id, BackupObject::Pending, &body).await?;
     Ok(record)
 }
 
@@ -263,8 +263,8 @@ async fn complete(
         refuse_other_history(record, store).await?;
         // That took a while, in which retention may have taken the backup for a dead one.
         objects::check_listed(store, record).await?;
-        let key = objects::key(id, BackupObject::Record);
-        objects::create(archive, &key, &Body::from_bytes(record.to_json()?)).await
+        let body = Body::from_bytes(record.to_json()?);
+        objects::create(archive, id, BackupObject::Record, &body).await
     };
     match done.await {
         Err(error) if error.is_retryable() => {

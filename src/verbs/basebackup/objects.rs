@@ -26,10 +26,17 @@ pub(super) fn stored(body: &Body) -> StoredObject {
 ///
 /// # Errors
 /// As [`Archive::create`].
-pub(super) async fn create(archive: &Archive, key: &str, body: &Body) -> Result<()> {
-    let url = archive.store().url_of(key);
-    let created = archive.create(&key.parse()?, body, Same::Bytes, None).await;
-    created.context(|| format!("write {url}")).map(drop)
+pub(super) async fn create(
+    archive: &Archive,
+    id: &BackupId,
+    object: BackupObject,
+    body: &Body,
+) -> Result<()> {
+    let key = Key::Backup(id.clone(), object);
+    let created = archive.create(&key, body, Same::Bytes, None).await;
+    created
+        .context(|| format!("write {}", archive.store().url_of(&key.to_string())))
+        .map(drop)
 }
 
 /// Lists a backup's objects and compares their sizes with the record.

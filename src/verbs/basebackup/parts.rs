@@ -251,7 +251,7 @@ impl PartWriter {
         self.parts.push(objects::stored(&body));
         let number = u32::try_from(self.parts.len())
             .map_err(|_| Error::invalid("the backup has too many parts; raise backup.part_size"))?;
-        let key = objects::key(&self.id, BackupObject::Part(self.stream, number));
+        let (id, object) = (self.id.clone(), BackupObject::Part(self.stream, number));
         let wanted = permits(body.length() as usize).min(permits(self.settings.upload_bytes));
         let permit = Arc::clone(&self.permits)
             .acquire_many_owned(wanted as u32)
@@ -259,7 +259,7 @@ impl PartWriter {
             .map_err(|_| Error::defect("upload", "the semaphore was closed"))?;
         let archive = self.archive.clone();
         self.uploads.spawn(async move {
-            let created = objects::create(&archive, &key, &body).await;
+            let created = objects::create(&archive, &id, object, &body).await;
             let buffer = body.into_buffer();
             drop(permit);
             created.map(|()| buffer)

@@ -30,7 +30,6 @@ use chrono::{DateTime, Utc};
 use self::programs::Programs;
 use self::replay::Bench;
 use self::scratch::{Note, Scratch};
-pub use crate::archive::drills::last_drills;
 use crate::archive::drills::record;
 use crate::archive::stored_wal::{self, LARGEST_SEGMENT};
 use crate::archive::{catalogue, find_record, identity};

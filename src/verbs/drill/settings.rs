@@ -8,8 +8,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::cluster::{has_in_place_tablespaces, quote_setting};
+use crate::cluster::has_in_place_tablespaces;
 use crate::pg::ControlFile;
+use crate::pg::guc_file::quote;
 use crate::text::ByteSize;
 
 /// The number in the name of the socket; nothing listens on a port.
@@ -87,7 +88,7 @@ pub fn postgresql_conf(server: &ServerSettings<'_>) -> String {
     let mut text = String::from("# Written by walship drill.\n");
     for (name, value) in settings.into_iter().chain(fixed) {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{name} = {}", quote_setting(&value));
+        let _ = writeln!(text, "{name} = {}", quote(&value));
     }
     text
 }

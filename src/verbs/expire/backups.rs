@@ -14,6 +14,7 @@ use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject, backup_pref
 use crate::format::released::TimelineRanges;
 use crate::judge::catalogue::{Catalogue, Unfinished, needed_wal};
 use crate::judge::retention::Action;
+use crate::pg::SegmentNumber;
 use crate::progress::Progress;
 use crate::store::{Body, Store};
 
@@ -83,11 +84,7 @@ async fn spare_unfinished(
     store: &Store,
 ) -> Result<Option<String>> {
     let first = needed_from(store, id, catalogue.wal.segment_size()).await?;
-    let timelines: Vec<_> = deletable.iter().map(|(timeline, _)| timeline).collect();
-    for timeline in timelines {
-        let first = first.map_or(0, |first| first.0);
-        deletable.of_mut(timeline).remove_range(first, u64::MAX);
-    }
+    deletable.remove_from(first.unwrap_or(SegmentNumber(0)));
     Ok(first
         .is_none()
         .then(|| format!("backup {id} may need any WAL; it goes at a run that knows what becomes of it")))

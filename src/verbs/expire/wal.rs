@@ -10,7 +10,7 @@ use crate::error::{Context, Result};
 use crate::format::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, WAL_PREFIX, backup_prefix};
 use crate::format::released::TimelineRanges;
 use crate::judge::catalogue::Catalogue;
-use crate::pg::SegmentSize;
+use crate::pg::{SegmentNumber, SegmentSize};
 use crate::progress::Progress;
 use crate::store::{ObjectInfo, Store};
 
@@ -110,11 +110,7 @@ impl Deletion<'_> {
                     "backup {id} began meanwhile and may need any WAL; the rest goes at the next run"
                 ));
             }
-            let first = needed.map_or(0, |first| first.0);
-            let timelines: Vec<_> = self.deletable.iter().map(|(timeline, _)| timeline).collect();
-            for timeline in timelines {
-                self.deletable.of_mut(timeline).remove_range(first, u64::MAX);
-            }
+            self.deletable.remove_from(needed.unwrap_or(SegmentNumber(0)));
         }
         Ok(())
     }

@@ -61,6 +61,13 @@ impl TimelineRanges {
         self.0.iter().map(|(timeline, ranges)| (*timeline, ranges))
     }
 
+    /// Takes everything out from this segment on, on every timeline.
+    pub fn remove_from(&mut self, first: SegmentNumber) {
+        for ranges in self.0.values_mut() {
+            ranges.remove_range(first.0, u64::MAX);
+        }
+    }
+
     /// Whether it holds nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
