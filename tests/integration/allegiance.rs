@@ -234,9 +234,7 @@ fn recovered(major: u32, walship: &Walship, archive_mode: &str) -> Copy {
     let pgdata = data.to_str().unwrap();
     let arguments = ["recover", "--pgdata", pgdata, "--archive-mode", archive_mode];
     walship.run(&arguments).succeeded();
-    let mut cluster = walship.adopt(major, &data);
-    cluster.start();
-    cluster.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    let cluster = walship.opened(major, &data);
     Copy { cluster, _root: root }
 }
 

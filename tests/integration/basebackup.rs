@@ -417,10 +417,7 @@ fn a_standby_of_an_idle_primary_is_backed_up_once_the_primary_switches() {
         primary.sql("create table t as select 1");
         let root = scratch();
         let data = root.path().join("data");
-        let path = data.to_str().unwrap();
-        primary
-            .run_program("pg_basebackup", &["-D", path, "-X", "stream", "-c", "fast", "-R"])
-            .succeeded();
+        primary.copy_to(&data);
         let mut standby = Cluster::adopt(major, &data);
         standby.set("archive_mode", "off");
         standby.start();

@@ -293,9 +293,7 @@ fn a_rehearsal_of_a_subscriber_takes_no_change_away_from_it() {
                 "off",
             ])
             .succeeded();
-        let mut copy = walship.adopt(major, &data);
-        copy.start();
-        copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        let mut copy = walship.opened(major, &data);
         std::thread::sleep(std::time::Duration::from_secs(2));
         assert_eq!(copy.sql("select count(*) from t"), "1", "PostgreSQL {major}");
         assert_eq!(publisher.sql("select active from pg_replication_slots"), "f");
@@ -364,9 +362,7 @@ fn no_copy_writes_into_a_tablespace_that_its_source_made_after_the_backup() {
                 "off",
             ])
             .succeeded();
-        let mut copy = walship.adopt(major, &data);
-        copy.start();
-        copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        let mut copy = walship.opened(major, &data);
         assert_eq!(copy.sql("select count(*) from t"), "5000", "PostgreSQL {major}");
         copy.sql("update t set s = 'rehearsed'; checkpoint");
         copy.sql("drop database other");
@@ -569,9 +565,7 @@ fn a_rehearsals_wal_gets_into_no_archive_of_its_source_by_hand_either() {
         walship
             .run(&["recover", "--pgdata", data.to_str().unwrap()])
             .succeeded();
-        let mut copy = walship.adopt(major, &data);
-        copy.start();
-        copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        let mut copy = walship.opened(major, &data);
         copy.sql("insert into t values (1)");
         let segment = copy.switch_wal();
         copy.stop(Stop::Immediate);

@@ -178,9 +178,7 @@ impl Month {
         all.extend(["--target-action", "promote"]);
         all.extend(arguments);
         self.walship.run(&all).succeeded();
-        let mut cluster = self.walship.adopt(self.primary.major(), &data);
-        cluster.start();
-        cluster.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        let cluster = self.walship.opened(self.primary.major(), &data);
         cluster.sql("select count(*) from rows")
     }
 }

@@ -296,9 +296,7 @@ fn a_backup_under_load_is_what_its_manifest_says_and_recovers_every_row() {
         }
         arguments.extend(["--archive-mode", "off"].map(str::to_owned));
         walship.run(&arguments).succeeded();
-        let mut copy = walship.adopt(major, &data);
-        copy.start();
-        copy.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
+        let copy = walship.opened(major, &data);
         assert_eq!(copy.sql(content), expected, "PostgreSQL {major}");
         assert_eq!(
             copy.sql("set enable_seqscan = off; select count(*) from t where n > 0"),
@@ -427,12 +425,7 @@ fn a_file_that_this_user_may_not_read_and_a_standby_are_refused() {
 
     let root = scratch();
     let data = root.path().join("standby");
-    primary
-        .run_program(
-            "pg_basebackup",
-            &["-D", data.to_str().unwrap(), "-X", "stream", "-c", "fast", "-R"],
-        )
-        .succeeded();
+    primary.copy_to(&data);
     let mut standby = Cluster::adopt(18, &data);
     standby.start();
     let stderr = refused(&walship, &standby, &place);

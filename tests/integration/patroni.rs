@@ -330,9 +330,7 @@ fn a_successor_archives_on_where_its_cluster_did_once_that_is_gone() {
     done.succeeded();
     assert!(!data.join("walship.clone").exists());
     assert!(auto_conf(&data).contains("archive_command"));
-    let mut successor = walship.adopt(18, &data);
-    successor.start();
-    successor.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
+    let successor = walship.opened(18, &data);
     assert_eq!(successor.sql("select count(*) from steps"), "1");
     let segment = successor.switch_wal();
     wait_archived_by(&successor, &segment);

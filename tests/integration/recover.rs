@@ -358,9 +358,7 @@ fn a_recovered_copy_reads_nothing_of_what_its_source_followed() {
     );
     let settings = std::fs::read_to_string(data.join("postgresql.auto.conf")).unwrap();
     assert!(!settings.contains("secret"), "{settings}");
-    let mut copy = walship.adopt(18, &data);
-    copy.start();
-    copy.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
+    let copy = walship.opened(18, &data);
     for name in ["primary_conninfo", "primary_slot_name", "recovery_end_command"] {
         assert_eq!(copy.sql(&format!("show {name}")), "", "{name}");
     }
@@ -407,9 +405,7 @@ fn an_in_place_tablespace_comes_back_inside_the_data_directory() {
     let root = scratch();
     let data = root.path().join("data");
     recover(&walship, &data, &["--archive-mode", "off"]);
-    let mut copy = walship.adopt(18, &data);
-    copy.start();
-    copy.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
+    let copy = walship.opened(18, &data);
     assert_eq!(copy.sql("select n from kept"), "1");
 }
 

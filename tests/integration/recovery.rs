@@ -151,9 +151,7 @@ pub(crate) struct Copy {
 
 impl Copy {
     fn start(self, major: u32, walship: &Walship) -> Recovered {
-        let mut cluster = walship.adopt(major, &self.data);
-        cluster.start();
-        cluster.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        let cluster = walship.opened(major, &self.data);
         Recovered {
             cluster,
             output: self.output,
@@ -389,9 +387,7 @@ fn a_copy_of_a_living_source_does_not_archive_into_its_archive() {
     let (living, said) = recover("living", "auto", &one_more_segment);
     assert_eq!(archiving(&living), ["archive_mode = 'off'"]);
     assert!(said.contains("archive_mode"), "{said}");
-    let mut copy = history.walship.adopt(17, &living);
-    copy.start();
-    copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    let copy = history.walship.opened(17, &living);
     assert_eq!(copy.sql("show archive_mode"), "off");
 }
 
@@ -404,12 +400,7 @@ fn a_backup_of_a_standby_recovers() {
         primary.sql("create table steps (n int); insert into steps values (1)");
         let root = scratch();
         let data = root.path().join("data");
-        primary
-            .run_program(
-                "pg_basebackup",
-                &["-D", data.to_str().unwrap(), "-X", "stream", "-c", "fast", "-R"],
-            )
-            .succeeded();
+        primary.copy_to(&data);
         let mut standby = Cluster::adopt(major, &data);
         standby.set("archive_mode", "off");
         standby.start();

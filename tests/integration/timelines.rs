@@ -54,10 +54,7 @@ impl Scene {
 
     /// A server on a recovered directory, once it has opened for writing.
     fn open(&self, data: &Path) -> Cluster {
-        let mut cluster = self.walship.adopt(self.production.major(), data);
-        cluster.start();
-        cluster.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
-        cluster
+        self.walship.opened(self.production.major(), data)
     }
 
     /// A copy that was recovered to the restore point, and archives as if it were production.
@@ -416,10 +413,7 @@ fn a_standby_goes_on_beside_a_retired_timeline_and_its_promotion_takes_another_n
 /// A standby of a standby, both made before the first of two promotions.
 fn standby_of(cluster: &Cluster, walship: &Walship, root: &Path, name: &str) -> Cluster {
     let data = root.join(name);
-    let path = data.to_str().unwrap();
-    cluster
-        .run_program("pg_basebackup", &["-D", path, "-X", "stream", "-c", "fast", "-R"])
-        .succeeded();
+    cluster.copy_to(&data);
     let mut standby = walship.adopt(cluster.major(), &data);
     standby.start();
     standby
@@ -470,9 +464,7 @@ fn two_promotions_within_one_segment_leave_nothing_lost_and_a_history_between_th
                 "off",
             ])
             .succeeded();
-        let mut copy = walship.adopt(major, &data);
-        copy.start();
-        copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        let copy = walship.opened(major, &data);
         assert_eq!(copy.sql("select count(*) from t"), "4", "PostgreSQL {major}");
     }
 }

@@ -74,9 +74,7 @@ fn check(major: u32) {
             "off",
         ])
         .succeeded();
-    let mut copy = walship.adopt(major, &data);
-    copy.start();
-    copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    let copy = walship.opened(major, &data);
     assert_eq!(
         copy.sql("select count(*) from rows").trim(),
         "8",

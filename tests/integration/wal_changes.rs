@@ -394,9 +394,7 @@ fn check_minimal(major: u32) {
         assert!(!data.exists(), "PostgreSQL {major}");
     }
     recover(&["--target-time", before.trim(), "--target-action", "promote"]).succeeded();
-    let mut copy = walship.adopt(major, &data);
-    copy.start();
-    copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    let mut copy = walship.opened(major, &data);
     assert_eq!(
         copy.sql("select string_agg(n::text, ' ' order by n) from rows")
             .trim(),
@@ -451,9 +449,7 @@ fn check_raised(major: u32) {
         "PostgreSQL {major}: {}",
         recovered.stdout
     );
-    let mut copy = walship.adopt(major, &data);
-    copy.start();
-    copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    let copy = walship.opened(major, &data);
     assert_eq!(
         copy.sql("select count(*) from rows").trim(),
         "1",

@@ -219,9 +219,7 @@ fn steps_at(walship: &Walship, major: u32, target: DateTime<Utc>) -> String {
     let root = scratch();
     let data = root.path().join("data");
     recover(walship, &data, target).succeeded();
-    let mut copy = walship.adopt(major, &data);
-    copy.start();
-    copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+    let copy = walship.opened(major, &data);
     copy.sql("select coalesce(string_agg(n::text, ' ' order by n), 'none') from rows where session = -1")
 }
 
@@ -435,9 +433,7 @@ fn a_standbys_backup_that_ends_with_a_segment_is_recovered_even_when_it_stands_a
         let recover = ["recover", "--pgdata", data.to_str().unwrap(), "--backup", backup];
         let text = walship.run(&recover).succeeded().stdout;
         assert!(text.contains("ends with the last record"), "{text}");
-        let mut copy = walship.adopt(major, &data);
-        copy.start();
-        copy.wait_until("select not pg_is_in_recovery()", "t", PATIENCE);
+        let copy = walship.opened(major, &data);
         assert_eq!(copy.sql("select count(*) from t"), "1001", "PostgreSQL {major}");
     }
 }

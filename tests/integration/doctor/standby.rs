@@ -13,13 +13,7 @@ use crate::support::walship::{Walship, binary};
 pub fn standby_of(primary: &Cluster, walship: &Walship) -> (Cluster, TempDir) {
     let root = scratch();
     let data = root.path().join("data");
-    let data_text = data.to_str().unwrap();
-    primary
-        .run_program(
-            "pg_basebackup",
-            &["-D", data_text, "-X", "stream", "-c", "fast", "-R"],
-        )
-        .succeeded();
+    primary.copy_to(&data);
     let standby = walship.adopt(primary.major(), &data);
     standby.set("restore_command", &restore_command());
     standby.set("wal_retrieve_retry_interval", "500ms");

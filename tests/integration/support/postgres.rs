@@ -467,6 +467,13 @@ impl Cluster {
         Running::start(self.program(name).args(args)).wait(PROGRAM)
     }
 
+    /// A standby's data directory, by `pg_basebackup`.
+    pub fn copy_to(&self, data: &Path) {
+        let data = data.to_str().expect("a path in UTF-8");
+        self.run_program("pg_basebackup", &["-D", data, "-X", "stream", "-c", "fast", "-R"])
+            .succeeded();
+    }
+
     /// As [`Cluster::run_program`], for what the caller wants to add to or wait for itself.
     pub fn program(&self, name: &str) -> Command {
         let mut command = command_as_user(self.bin_dir().join(name));

@@ -15,6 +15,8 @@ use super::stores::Place;
 
 /// After this long a walship that does not end is killed, and its test fails.
 const PATIENCE: Duration = Duration::from_mins(3);
+/// As long may a recovery take.
+const RECOVERY: Duration = Duration::from_mins(2);
 
 /// How walship will be run. Cheap to clone, so that a test can vary one thing.
 #[derive(Debug, Clone)]
@@ -128,6 +130,14 @@ impl Walship {
         for (name, value) in self.environment() {
             cluster.set_env(name, value);
         }
+        cluster
+    }
+
+    /// What `walship recover` made, started, once it has opened for writing.
+    pub fn opened(&self, major: u32, data_dir: impl Into<PathBuf>) -> Cluster {
+        let mut cluster = self.adopt(major, data_dir);
+        cluster.start();
+        cluster.wait_until("select not pg_is_in_recovery()", "t", RECOVERY);
         cluster
     }
 }
