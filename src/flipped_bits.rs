@@ -28,7 +28,7 @@ use crate::progress::Progress;
 use crate::server::data_directory::RecoverySignal;
 use crate::store::{Body, FaultKind, Faults, Operation, PutMode, Store};
 use crate::verbs::expire::{self, ExpireOptions};
-use crate::verbs::list::{self, ListPart};
+use crate::verbs::list;
 use crate::verbs::restore::{self, RestoreOptions};
 use crate::verbs::verify::{self, VerifyOptions};
 use crate::verbs::{push, timeline};
@@ -151,7 +151,7 @@ impl Archive {
             ..RetentionPolicy::default()
         };
         let answer = match asked {
-            Asked::List => list::run(ListPart::All, store, &policy, now())
+            Asked::List => list::run(None, store, &policy, now())
                 .await
                 .map(|report| json(&report)),
             Asked::Timelines => timeline::list(store).await.map(|report| json(&report)),

@@ -72,5 +72,10 @@ check_seams() {
     with '^src/cluster/.*\bcrate::(\{[^;]*\b)?(verbs|agent)\b' | seam 'the cluster knows no verb and no agent' || status=1
     with '^src/server/.*\bcrate::(\{[^;]*\b)?(verbs|agent|cluster|archive)\b' | seam 'a server knows no archive' || status=1
     with '^src/verbs/.*\bcrate::(\{[^;]*\b)?agent\b' | seam 'a verb knows no agent' || status=1
+    with '^src/edge/.*\bcrate::(\{[^;]*\b)?(verbs|agent|command_line)\b' | seam 'the edge knows no verb and no agent' || status=1
+    with '^src/(verbs|agent|cluster|archive|server)/.*\bcrate::(\{[^;]*\b)?command_line\b' |
+        seam 'only main knows the command line' || status=1
+    with '^src/(cluster|archive|server|config)/.*\bcrate::(\{[^;]*\b)?edge\b' |
+        seam 'only verbs and the agent meet whoever runs them' || status=1
     return "$status"
 }

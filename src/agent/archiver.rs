@@ -22,11 +22,11 @@ use chrono::Utc;
 use tokio::sync::watch;
 
 use super::known_archive::KnownArchive;
-use super::ready::{Place, waiting};
 use crate::archive::identity;
 use crate::cluster::compressor::Compressor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::WalName;
+use crate::server::archive_status::{Place, waiting};
 use crate::store::{Store, Turn};
 use crate::verbs::push;
 use walship_client::protocol::{FileIdentity, Reply};

@@ -14,16 +14,14 @@
 //! - Only processes of the same user are answered, and only an agent of the same user is believed.
 
 mod archiver;
+mod args;
 mod detach;
 mod known_archive;
 mod life;
 mod prefetch;
-mod ready;
 mod server;
 mod spool;
-mod start;
 
-pub use detach::detach;
-pub use ready::is_behind;
-pub use server::{AgentOptions, run};
-pub use start::start;
+pub use args::AgentArgs;
+use detach::detach;
+use server::{AgentOptions, run};

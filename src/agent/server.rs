@@ -1,7 +1,7 @@
 //! The agent's side: a socket, and an answer for each client.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::server::data_directory::RecoverySignal;
 use crate::store::Store;
 use crate::verbs::restore::RestoreOptions;
 use walship_client::Address;
-use walship_client::is_ours;
+use walship_client::make_folder;
 use walship_client::protocol::{Ask, LINE_LIMIT, Reply, Request, SIGN_OF_LIFE, SILENCE, line, parse};
 
 /// How an agent works.
@@ -193,7 +193,7 @@ struct Socket {
 
 impl Socket {
     fn bind(path: &Path) -> Result<Self> {
-        make_folder(path.parent().unwrap_or(Path::new("/")))?;
+        make_folder(path)?;
         let lock = lock(&path.with_extension("lock"))?;
         match std::fs::remove_file(path) {
             Ok(()) => {}
@@ -220,26 +220,6 @@ impl Drop for Socket {
             let _ = std::fs::remove_file(&self.path);
         }
     }
-}
-
-/// Makes the folder of a socket, if it is missing; nobody else may write there.
-///
-/// # Errors
-/// `Denied` where others can; `Internal` where it cannot be made.
-pub(super) fn make_folder(folder: &Path) -> Result<()> {
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(Error::io(format!("create {}", folder.display()), error)),
-    }
-    if is_ours(folder) {
-        return Ok(());
-    }
-    Err(Error::denied(format!(
-        "{} is not a directory that only this user can write; remove it, or set agent.socket to a path in a \
-         directory that is",
-        folder.display()
-    )))
 }
 
 fn lock(path: &Path) -> Result<File> {

@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use clap::ValueEnum;
+
 use super::alive::Signs;
 use super::restore::Remembers;
 use crate::format::remembered::{ArchiveMark, CloneMark, how_to_take_the_place};
@@ -14,18 +16,21 @@ use crate::server::server_settings::{Setting, setting_of_server};
 use crate::store::Store;
 
 /// Whether the recovered server archives.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, ValueEnum)]
 pub enum ArchiveMode {
-    /// Not, unless it is sure that the source is gone; which nothing can show.
+    /// Off, unless it is sure that the source is gone; nothing can show that.
     #[default]
     Auto,
-    /// As its configuration says, for it takes its source's place.
+    /// As the configuration has it, because it takes its source's place.
+    #[value(alias = "keep")]
     On,
     /// The same, unless the source is seen to be alive.
+    #[value(skip)]
     OnUnlessAlive,
     /// As its configuration says, and into this archive: it is a clone, which must not write to its source's.
+    #[value(skip)]
     Own(ArchiveMark),
-    /// Not.
+    /// Off.
     Off,
 }
 

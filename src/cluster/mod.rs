@@ -13,12 +13,14 @@ mod layout;
 mod made;
 pub mod neighbours;
 pub mod part_writer;
+pub(crate) mod primary;
 pub mod programs;
 mod recovery;
 pub mod remembered;
 mod report;
 mod restore;
 mod restore_command;
+pub mod seed_source;
 mod settings;
 mod shell;
 mod source_settings;
@@ -50,4 +52,3 @@ pub use self::standby::{
     RestoredStandby, StandbyOptions, check_empty, check_room, make_standby, newest_as_standby, plan_standby,
     restore_standby, standby_start_command,
 };
-pub use self::start_command::StartCommand;

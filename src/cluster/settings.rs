@@ -140,10 +140,10 @@ pub struct RecoverySettings {
 }
 
 /// `recovery_target_action`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum TargetAction {
-    /// Stay readable and wait for a decision; PostgreSQL's own default.
+    /// Stay readable and wait for a decision.
     #[default]
     Pause,
     /// Open for writing, on a new timeline.

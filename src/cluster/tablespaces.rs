@@ -25,7 +25,7 @@ use crate::pg::{
 use crate::server::data_directory::read_control_file;
 
 /// What becomes of tablespaces that the WAL makes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum NewTablespaces {
     /// They lie within the data directory.
     Inside,

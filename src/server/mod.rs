@@ -1,5 +1,6 @@
 //! One PostgreSQL server: how it is reached, what it is asked, and its data directory.
 
+pub mod archive_status;
 mod base_backup;
 mod connection;
 mod conninfo;
@@ -13,6 +14,6 @@ mod tls_verifier;
 mod x509;
 
 pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, LocalBackup, TablespaceHeader};
-pub use connection::{Connection, ScriptEvent, SlotState, SystemIdentity, TimelineHistoryFile};
+pub use connection::{Connection, ScriptEvent, SlotState};
 pub use conninfo::ConnInfo;
 pub(crate) use conninfo::{os_user, passfile, user_name};

@@ -3,6 +3,9 @@
 //! The mark is written first and the backup looked for afterwards, as retention deletes `backup.json`
 //! first and looks for the mark afterwards: whichever comes second sees the other.
 
+mod args;
+
+pub use self::args::KeepArgs;
 use std::fmt;
 
 use chrono::{DateTime, Utc};

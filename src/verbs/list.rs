@@ -1,18 +1,20 @@
 //! `walship list`: the backups, and the WAL of each timeline with its gaps.
 
+mod args;
 mod moment;
 mod retention;
 #[cfg(test)]
 mod tests;
 mod text;
 
+pub use self::args::ListArgs;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-pub use self::moment::{ListedMoment, ListedSegment, MomentOnTimeline, at};
-pub use self::retention::{ListedMark, ListedRetention};
+use self::moment::at;
+use self::retention::ListedRetention;
 use crate::archive::time_index::TimeIndex;
 use crate::archive::{catalogue, identity, wal_changes};
 use crate::error::Result;
@@ -136,14 +138,12 @@ pub struct ListedTimeline {
     pub branched_from: Option<Branch>,
 }
 
-/// Which part of the list is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A part of the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ListPart {
-    /// Everything.
-    All,
-    /// The backups.
+    /// The base backups.
     Backups,
-    /// The WAL.
+    /// The WAL of each timeline.
     Wal,
 }
 
@@ -153,7 +153,7 @@ pub enum ListPart {
 /// # Errors
 /// As [`catalogue::load`].
 pub async fn run(
-    part: ListPart,
+    part: Option<ListPart>,
     store: &Store,
     policy: &RetentionPolicy,
     now: DateTime<Utc>,
@@ -172,7 +172,7 @@ pub async fn run(
         released: TimelineRanges::default(),
         segment_size: SegmentSize::DEFAULT,
     };
-    if part == ListPart::Wal {
+    if part == Some(ListPart::Wal) {
         let identity = identity::require(store).await?;
         report.segment_size = identity.segment_bytes;
         report.released = catalogue::released(store, &identity).await?;
@@ -187,7 +187,7 @@ pub async fn run(
     report.ambiguous = judge(&catalogue, |_| true).followed.err();
     report.retired = catalogue.retired.values().cloned().collect();
     report.add_backups(&catalogue, policy, now);
-    if part == ListPart::All {
+    if part.is_none() {
         report.add_wal(&catalogue.wal, &catalogue.histories);
         let mut catalogue = catalogue;
         wal_changes::note_barriers(store, &mut catalogue, wal_changes::LOOKED_AT).await?;

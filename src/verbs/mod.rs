@@ -1,4 +1,4 @@
-//! The commands, a module each. One takes values and returns a report; it prints nothing.
+//! The commands, a module each: `args.rs` has the flags and prints, the rest takes values and returns a report.
 
 pub mod basebackup;
 pub mod doctor;
@@ -6,11 +6,11 @@ pub mod drill;
 pub mod expire;
 pub mod keep;
 pub mod list;
-pub mod patroni_bootstrap;
+pub mod patroni;
 pub mod push;
+pub mod recover;
 pub mod repair;
 pub mod restore;
-pub mod seed;
 pub mod setup;
 pub mod status;
 pub mod timeline;

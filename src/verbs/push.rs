@@ -4,14 +4,16 @@
 //! own name, and what stood there before, if anything, had the same content. A crash at any point
 //! leaves either no object or the whole one; pushing again is safe.
 
+mod args;
 mod unfinished;
 
+pub use self::args::PushArgs;
 use std::path::Path;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-pub use self::unfinished::{UnfinishedReport, run_unfinished};
+use self::unfinished::run_unfinished;
 use crate::archive::{Archive, Created, Same, identity};
 use crate::cluster::compressor::Compressor;
 use crate::cluster::wal_file::{WalFile, key_of};

@@ -7,6 +7,9 @@
 //! replaced. A crash at any point leaves either the damaged object or the
 //! good one, and repairing again is safe.
 
+mod args;
+
+pub use self::args::RepairArgs;
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};

@@ -6,10 +6,12 @@
 //! is not fsynced: PostgreSQL does that itself, and asks again after a crash
 //! (`KeepFileRestoredFromArchive`, `xlogarchive.c`, 14 to 18).
 
+mod args;
 mod followed;
 mod own_wal;
 mod retired;
 
+pub use self::args::RestoreArgs;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -2,6 +2,9 @@
 //!
 //! A mark hides a timeline from whoever follows timelines; it deletes nothing, and can be taken away again.
 
+mod args;
+
+pub use self::args::TimelineArgs;
 use std::fmt;
 
 use chrono::{DateTime, Utc};

@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use walship::ErrorKind;
-use walship::store::{Body, Location, PutMode, Store};
+use walship_core::ErrorKind;
+use walship_store::{Body, Location, PutMode, Store};
 
 use crate::agent::Agent;
 use crate::sample::{DataDirectory, Sample};

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use walship::pg::Lsn;
-use walship::server::{BaseBackupOptions, BaseBackupStream, Event};
-use walship::{ErrorKind, Result};
+use walship::inside::{BaseBackupOptions, BaseBackupStream, Event};
+use walship_core::pg::Lsn;
+use walship_core::{ErrorKind, Result};
 
 use crate::connection::{connect, run};
 use crate::server::majors;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use chrono::Utc;
 use serde_json::Value;
-use walship::ErrorKind;
-use walship::progress::Progress;
-use walship::server::ConnInfo;
-use walship::store::{FaultKind, Faults, Operation};
-use walship::verbs::basebackup::{self, BasebackupOptions, BasebackupReport, Method, PartSettings};
+use walship::inside::ConnInfo;
+use walship::inside::Progress;
+use walship::inside::basebackup::{self, BasebackupOptions, BasebackupReport, Method, PartSettings};
+use walship_core::ErrorKind;
+use walship_store::{FaultKind, Faults, Operation};
 
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::store_contract::block_on;
@@ -258,7 +258,7 @@ fn a_backup_that_fails_leaves_nothing() {
 }
 
 /// Takes a backup in this process, on a store that fails as the script says.
-fn taken_with(place: &Place, primary: &Cluster, faults: Faults) -> walship::Result<BasebackupReport> {
+fn taken_with(place: &Place, primary: &Cluster, faults: Faults) -> walship_core::Result<BasebackupReport> {
     let options = BasebackupOptions {
         method: Method::Stream,
         label: "faults".to_owned(),

@@ -5,9 +5,9 @@ use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use walship::pg::TimelineId;
-use walship::server::{ConnInfo, Connection};
-use walship::{Error, ErrorKind, Result};
+use walship::inside::{ConnInfo, Connection};
+use walship_core::pg::TimelineId;
+use walship_core::{Error, ErrorKind, Result};
 
 use crate::server::majors;
 use crate::support::postgres::{Cluster, Stop};

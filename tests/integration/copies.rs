@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use walship::judge::copy_settings::judged;
+use walship_core::judge::copy_settings::judged;
 
 use crate::basebackup::json;
 use crate::recovery::{PATIENCE, take_backup};

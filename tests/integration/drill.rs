@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use walship::format::codec::{self, WalDecoder};
+use walship_core::format::codec::{self, WalDecoder};
 
 use crate::bad_input::SmallDisk;
 use crate::recover::move_configuration_out;

@@ -545,7 +545,7 @@ fn curl(server: &StoreServer, service: &str, arguments: &[&str]) -> String {
 fn put_xml(server: &StoreServer, path: &str, header: &str, body: &str) {
     use sha2::Digest;
     let sha256 = sha2::Sha256::digest(body);
-    let hash = walship::text::hex(&sha256);
+    let hash = walship_core::text::hex(&sha256);
     let checksum = BASE64_STANDARD.encode(sha256);
     let url = format!("{}/{path}", server.endpoint);
     curl(

@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::thread;
 
 use proptest::prelude::*;
-use walship::server::{BaseBackupOptions, Event};
-use walship::{Error, ErrorKind, Result};
+use walship::inside::{BaseBackupOptions, Event};
+use walship_core::{Error, ErrorKind, Result};
 
 use crate::connection::{connect, run};
 

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use walship::ErrorKind;
-use walship::format::Sha256Sum;
-use walship::format::keys::Key;
-use walship::pg::WalName;
-use walship::store::{Body, FaultKind, Faults, Operation, PutMode, Store};
-use walship::verbs::repair::{self, RepairOptions};
+use walship::inside::repair::{self, RepairOptions};
+use walship_core::ErrorKind;
+use walship_core::format::Sha256Sum;
+use walship_core::format::keys::Key;
+use walship_core::pg::WalName;
+use walship_store::{Body, FaultKind, Faults, Operation, PutMode, Store};
 
 use crate::sample::{DataDirectory, SEGMENT, Sample};
 use crate::store_contract::block_on;
@@ -313,7 +313,7 @@ fn at_the_replacement(kind: FaultKind) -> Faults {
     faults
 }
 
-fn repair_with(case: &Damaged, faults: Faults) -> walship::Result<repair::RepairReport> {
+fn repair_with(case: &Damaged, faults: Faults) -> walship_core::Result<repair::RepairReport> {
     let options = RepairOptions {
         name: case.name.parse().unwrap(),
         from: case.local(),

@@ -287,7 +287,7 @@ fn what_an_object_says_of_itself_and_what_it_holds_are_checked_apart() {
     let content = fs::read(data.segment(&segments[0])).unwrap();
     let system_identifier = u64::from_le_bytes(content[24..32].try_into().unwrap());
     let name = segments[1].parse().unwrap();
-    let object = walship::format::codec::encode(&content, 1, name, system_identifier, None).unwrap();
+    let object = walship_core::format::codec::encode(&content, 1, name, system_identifier, None).unwrap();
     fs::write(stored(&archive, &segments[1]), object).unwrap();
     let output = restore(&data, &archive, &segments[1]).exited(200);
     assert!(output.stderr.contains("should start at"), "{}", output.stderr);

@@ -2,9 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use walship::pg::sql::{quote_identifier, quote_literal};
-use walship::server::{ConnInfo, Connection};
-use walship::{Error, ErrorKind, Result};
+use walship::inside::{ConnInfo, Connection};
+use walship_core::pg::sql::{quote_identifier, quote_literal};
+use walship_core::{Error, ErrorKind, Result};
 
 use crate::connection::{run, set_hba, started};
 use crate::server::majors;

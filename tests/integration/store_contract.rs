@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use walship::ErrorKind;
-use walship::store::{
+use walship_core::ErrorKind;
+use walship_store::{
     Body, BodyContent, BodyWriter, Environment, Faults, Location, Meter, ObjectInfo, PROBE_KEY, PutMode,
     S3Options, Store, StoreOptions,
 };
@@ -223,7 +223,7 @@ async fn what_waits_for_its_turn_is_stored_only_then(Subject { store, .. }: Subj
 
     let lost = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        Err(walship::Error::internal("the file before it was not stored"))
+        Err(walship_core::Error::internal("the file before it was not stored"))
     };
     let error = store
         .create_in_turn("a/never", &ours, Box::pin(lost))

@@ -4,8 +4,8 @@
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::Duration;
 
-use walship::ErrorKind;
-use walship::store::{Body, PutMode};
+use walship_core::ErrorKind;
+use walship_store::{Body, PutMode};
 
 use crate::store_contract::block_on;
 use crate::store_faults::open;

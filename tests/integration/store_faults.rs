@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use walship::ErrorKind;
-use walship::store::{Body, FaultKind, Faults, Location, Operation, PutMode, Store, StoreOptions};
+use walship_core::ErrorKind;
+use walship_store::{Body, FaultKind, Faults, Location, Operation, PutMode, Store, StoreOptions};
 
 use crate::store_contract::{block_on, noise, options, spilled};
 use crate::support::proxy::{Fault, Proxy};
@@ -554,7 +554,7 @@ fn a_listing_goes_on_where_the_server_says_so_and_never_in_a_circle() {
             while let Some(page) = listing.next().await? {
                 keys.extend(page.into_iter().map(|object| object.key));
             }
-            Ok::<_, walship::Error>(keys)
+            Ok::<_, walship_core::Error>(keys)
         };
         assert_eq!(all(&["a", "b"]).await.unwrap().len(), 3);
         let error = all(&["a", "a", "a"]).await.unwrap_err();

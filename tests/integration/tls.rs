@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use walship::ErrorKind;
+use walship_core::ErrorKind;
 
 use crate::connection::{connect, refusal, reload, run, set_hba, started};
 use crate::server::majors;

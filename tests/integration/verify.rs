@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use walship::ErrorKind;
-use walship::archive::ledger::last_verification;
-use walship::progress::Progress;
-use walship::store::{FaultKind, Faults, Location, Operation, Store};
-use walship::verbs::keep::{self, Mark};
-use walship::verbs::verify::{self, FindingKind, VerifyOptions, VerifyReport};
+use walship::inside::Progress;
+use walship::inside::keep::{self, Mark};
+use walship::inside::last_verification;
+use walship::inside::verify::{self, FindingKind, VerifyOptions, VerifyReport};
+use walship_core::ErrorKind;
+use walship_store::{FaultKind, Faults, Location, Operation, Store};
 
 use crate::damage::{Case, Damage, EVERY, Original};
 use crate::recovery::History;
@@ -54,7 +54,7 @@ fn verify_store(
     store: &Store,
     now: DateTime<Utc>,
     change: impl FnOnce(&mut VerifyOptions),
-) -> walship::Result<VerifyReport> {
+) -> walship_core::Result<VerifyReport> {
     let mut options = defaults();
     change(&mut options);
     block_on(verify::run(&options, store, now, &Arc::new(Progress::default())))
@@ -128,7 +128,7 @@ fn a_file_that_differs_from_the_manifest_is_found(history: &History, backup: &st
         .unwrap();
     let before = base["parts"][2]["stored_bytes"].as_u64().unwrap();
     base["parts"][2]["stored_bytes"] = stored.len().into();
-    base["parts"][2]["sha256"] = walship::format::Sha256Sum::of(&stored).to_string().into();
+    base["parts"][2]["sha256"] = walship_core::format::Sha256Sum::of(&stored).to_string().into();
     let sum = record["stored_bytes"].as_u64().unwrap() - before + stored.len() as u64;
     record["stored_bytes"] = sum.into();
     fs::write(folder.join("backup.json"), sealed(record.to_string())).unwrap();
@@ -445,7 +445,7 @@ fn what_expire_deletes_meanwhile_is_no_damage() {
 fn start_segment(case: &Case, backup: &str) -> String {
     let record = fs::read(case.archive.join(format!("backups/{backup}/backup.json"))).unwrap();
     let record: Value = serde_json::from_slice(&record).unwrap();
-    let start: walship::pg::Lsn = record["start_lsn"].as_str().unwrap().parse().unwrap();
+    let start: walship_core::pg::Lsn = record["start_lsn"].as_str().unwrap().parse().unwrap();
     format!("0000000100000000{:08X}", start.0 >> 20)
 }
 

@@ -8,11 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use walship::format::codec;
-use walship::format::keys::Key;
-use walship::judge::assessment::End;
-use walship::pg::{Major, SegmentName, SegmentNumber, SegmentSize, TimelineId};
-use walship::verbs::verify::{FindingKind, VerifyReport};
+use walship::inside::verify::{FindingKind, VerifyReport};
+use walship_core::format::codec;
+use walship_core::format::keys::Key;
+use walship_core::judge::assessment::End;
+use walship_core::pg::{Major, SegmentName, SegmentNumber, SegmentSize, TimelineId};
 
 use crate::recovery::take_backup;
 use crate::server::{archiving_primary, wait_archived};

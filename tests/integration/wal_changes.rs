@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::thread;
 
-use walship::archive::identity;
-use walship::archive::time_index::TimeIndex;
-use walship::judge::timeline_chain::TimelineChain;
-use walship::pg::{
+use walship::inside::TimeIndex;
+use walship::inside::identity;
+use walship_core::judge::timeline_chain::TimelineChain;
+use walship_core::pg::{
     Lsn, Major, SegmentName, SegmentSize, TimelineHistory, WalChange, WalCheck, WalEvent, WalEventKind,
     WalLevel, WalReader,
 };
-use walship::store::{Location, Store};
+use walship_store::{Location, Store};
 
 use crate::recovery::{PATIENCE, take_backup};
 use crate::server::{majors, wait_archived};
@@ -281,7 +281,7 @@ fn check_accessor(place: &Place, names: &[String], found: &[WalEvent], major: u3
         let identity = identity::require(&store).await.unwrap();
         let times = TimeIndex::new(&store, &identity, 0);
         assert_eq!(times.major().unwrap(), Major::new(major as u16).unwrap());
-        let history = TimelineHistory::root(walship::pg::TimelineId::FIRST);
+        let history = TimelineHistory::root(walship_core::pg::TimelineId::FIRST);
         let chain = TimelineChain::new(&history, identity.segment_bytes);
         times.changes(&chain, from, until).await.unwrap()
     });

@@ -5,11 +5,11 @@ use std::thread;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
-use walship::archive::identity;
-use walship::archive::time_index::TimeIndex;
-use walship::format::segment_index::{Crossing, SegmentIndex};
-use walship::pg::{Major, SegmentName};
-use walship::store::{Location, Store};
+use walship::inside::TimeIndex;
+use walship::inside::identity;
+use walship_core::format::segment_index::{Crossing, SegmentIndex};
+use walship_core::pg::{Major, SegmentName};
+use walship_store::{Location, Store};
 
 use crate::basebackup::json;
 use crate::recovery::{PATIENCE, take_backup};
@@ -153,7 +153,7 @@ fn indexes(place: &Place, major: u32, first: &str, last: &str) -> Vec<SegmentInd
         let number = |name: &str| name.parse::<SegmentName>().unwrap().number(size).unwrap().0;
         let timeline = first.parse::<SegmentName>().unwrap().timeline();
         let names: Vec<_> = (number(first)..=number(last))
-            .map(|number| SegmentName::new(timeline, walship::pg::SegmentNumber(number), size).unwrap())
+            .map(|number| SegmentName::new(timeline, walship_core::pg::SegmentNumber(number), size).unwrap())
             .collect();
         let mut crossing = Crossing::new(Major::new(major as u16).unwrap());
         let read = times.of_all(&names).await.unwrap();

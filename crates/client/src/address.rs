@@ -1,6 +1,7 @@
 //! Where an agent listens: a socket whose name follows from whom it serves.
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::DirBuilder;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -85,6 +86,27 @@ fn runtime_directory() -> PathBuf {
         return system.to_owned();
     }
     PathBuf::from(format!("/tmp/walship-{}", rustix::process::geteuid().as_raw()))
+}
+
+/// Makes the directory of a socket if it is missing; nobody else may write there.
+///
+/// # Errors
+/// `Denied` where others can; `Internal` where it cannot be made.
+pub fn make_folder(socket: &Path) -> Result<()> {
+    let folder = socket.parent().unwrap_or(Path::new("/"));
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(Error::io(format!("create {}", folder.display()), error)),
+    }
+    if is_ours(folder) {
+        return Ok(());
+    }
+    Err(Error::denied(format!(
+        "{} is not a directory that only this user can write; remove it, or set agent.socket to a path in a \
+         directory that is",
+        folder.display()
+    )))
 }
 
 /// Whether a directory is this user's, and nobody else can make files in it.

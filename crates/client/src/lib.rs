@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tempfile::TempPath;
 
-pub use self::address::{Address, Archive, is_ours};
+pub use self::address::{Address, Archive, is_ours, make_folder};
 pub use self::protocol::Ask;
 use self::protocol::{LINE_LIMIT, Reply, Request, SILENCE, line, parse};
 use walship_core::{Error, ErrorKind, Result};

@@ -30,7 +30,6 @@ use super::ConnInfo;
 use super::conninfo::Session;
 use crate::error::{Error, Result};
 
-pub use self::commands::{SystemIdentity, TimelineHistoryFile};
 pub use self::script::ScriptEvent;
 pub use self::slots::SlotState;
 

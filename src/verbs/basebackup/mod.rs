@@ -7,6 +7,7 @@
 //! by this command where it fails, by retention where it is killed.
 
 mod allegiance;
+mod args;
 mod claim;
 mod clock;
 mod configuration;
@@ -15,11 +16,13 @@ mod history;
 mod objects;
 mod parts;
 mod record;
+mod seed;
 mod server;
 mod source;
 mod wal_wait;
 mod witness;
 
+pub use self::args::BasebackupArgs;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};

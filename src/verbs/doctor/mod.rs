@@ -2,14 +2,15 @@
 //! deadline, and has the answers judged by `archive::diagnosis`.
 
 mod archive;
+mod args;
 mod before_promote;
 mod host;
 mod report;
 #[cfg(test)]
 mod tests;
 
+pub use self::args::DoctorArgs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use chrono::Utc;
 
@@ -31,8 +32,6 @@ pub use report::DoctorReport;
 pub struct DoctorOptions {
     /// The server's data directory on this machine, where the server does not tell, or is down.
     pub pgdata: Option<PathBuf>,
-    /// Time for everything.
-    pub timeout: Duration,
     /// Where warnings begin.
     pub limits: Limits,
     /// Whether this host deletes from the archive.

@@ -8,6 +8,7 @@
 //! The archive is only read, but for `proof.json`. Whatever ends the drill, its server is ended and its
 //! directory removed; what a killed one leaves, the next one removes (`scratch`).
 
+mod args;
 mod checks;
 mod processes;
 mod programs;
@@ -20,6 +21,7 @@ mod server;
 mod settings;
 mod sql_check;
 
+pub use self::args::DrillArgs;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,7 +50,7 @@ use crate::store::Store;
 use crate::text::ByteSize;
 
 pub use self::checks::SqlFile;
-pub use self::report::{CleanReport, DrillReport, Kept};
+use self::report::{CleanReport, DrillReport};
 
 /// What `walship drill` is asked to do.
 #[derive(Debug, Clone)]

@@ -16,6 +16,7 @@
 //!   read, or reads it again, so that neither takes back what the other noted.
 //! - *A push.* What is stored after the plan was made is never deleted by it.
 
+mod args;
 mod backups;
 mod report;
 #[cfg(test)]
@@ -23,9 +24,10 @@ mod tests;
 mod unfinished;
 mod wal;
 
+pub use self::args::ExpireArgs;
 use chrono::{DateTime, TimeDelta, Utc};
 
-pub use self::report::{Deleted, ExpireReport, Left};
+use self::report::ExpireReport;
 use crate::archive::{Archive, catalogue};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::keys::Key;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::report::Deleted;
 use super::*;
 use crate::archive::fixture;
 use crate::error::ErrorKind;

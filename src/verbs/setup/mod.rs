@@ -4,6 +4,7 @@
 //! any point: the password is saved before the role has it, `pg_hba.conf` is replaced by one rename, settings go
 //! through ALTER SYSTEM. A second run finds what is left, and nothing to do in the end.
 
+mod args;
 mod hba_file;
 mod password;
 mod plan;
@@ -11,6 +12,7 @@ mod report;
 mod round_trip;
 mod state;
 
+pub use self::args::SetupArgs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

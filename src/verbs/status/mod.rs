@@ -1,10 +1,12 @@
 //! `walship status`: the one screen to look at. What there is, from when to when it can be recovered,
 //! when it was last verified and proven, and what is wrong.
 
+mod args;
 #[cfg(test)]
 mod tests;
 mod text;
 
+pub use self::args::StatusArgs;
 use std::path::PathBuf;
 use std::time::Duration;
 

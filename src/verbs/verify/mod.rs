@@ -6,6 +6,7 @@
 //!
 //! Runs that are killed leave a ledger that is true as far as it goes. Nothing but the ledger is written.
 
+mod args;
 mod backups;
 mod contents;
 mod lineage;
@@ -14,6 +15,7 @@ mod scope;
 mod tally;
 mod wal;
 
+pub use self::args::VerifyArgs;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

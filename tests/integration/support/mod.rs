@@ -156,7 +156,7 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Opt
 pub fn sealed(json: impl AsRef<[u8]>) -> Vec<u8> {
     let mut record: serde_json::Value = serde_json::from_slice(json.as_ref()).unwrap();
     record.as_object_mut().unwrap().remove("sha256");
-    ::walship::format::record::to_bytes(&record).unwrap()
+    ::walship_core::format::record::to_bytes(&record).unwrap()
 }
 
 /// Words for a person that the test harness does not capture.

@@ -1,0 +1,60 @@
+//! Where the program meets whoever runs it: flags that several commands share, the runtime, what is printed and logged,
+//! exit codes, and how another walship is started with the same settings.
+
+pub mod agent;
+pub mod exit;
+pub mod logging;
+pub mod print;
+mod progress_bar;
+pub mod runtime;
+pub mod target;
+mod this_walship;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+pub use self::progress_bar::watched;
+pub use self::this_walship::this_walship;
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::judge::diagnosis::Limits;
+
+/// A variable of the environment; none where it is not UTF-8.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Where PostgreSQL's programs are looked for: `postgres.bin_dir`, and then `PATH`.
+pub fn search_path(settings: &Settings) -> Result<Option<OsString>> {
+    let path = std::env::var_os("PATH");
+    let Some(bin_dir) = &settings.bin_dir else {
+        return Ok(path);
+    };
+    let others = path.as_deref().map(std::env::split_paths).into_iter().flatten();
+    std::env::join_paths(std::iter::once(bin_dir.clone()).chain(others))
+        .map(Some)
+        .map_err(|_| Error::invalid("postgres.bin_dir has a colon in it; give a directory without one"))
+}
+
+/// The path from the root on; nothing need be there.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::io(format!("find {}", path.display()), error))
+}
+
+/// The data directory that a flag names, or else `PGDATA`.
+pub fn pgdata(flag: Option<PathBuf>) -> Option<PathBuf> {
+    let variable = || std::env::var_os("PGDATA").filter(|path| !path.is_empty());
+    flag.or_else(|| variable().map(PathBuf::from))
+}
+
+/// From where on doctor and status warn.
+pub fn limits(settings: &Settings) -> Limits {
+    Limits {
+        backup_age: settings.doctor.max_backup_age,
+        archive_delay: settings.doctor.max_archive_delay,
+        standby_lag: settings.doctor.max_standby_lag,
+        verify_age: settings.doctor.max_verify_age,
+        drill_age: settings.doctor.max_drill_age,
+        push_time: settings.push.timeout,
+    }
+}

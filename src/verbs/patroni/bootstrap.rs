@@ -1,0 +1,127 @@
+//! The data directory of a new Patroni cluster, from an archive.
+//!
+//! Either the new cluster is a *clone*, with an archive of its own, which must be empty and is begun
+//! here; or it takes the place of the archive's cluster, which is gone. A clone carries the mark that
+//! keeps it from its source's archive, and none of what `ALTER SYSTEM` set in its source.
+
+use std::fmt;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use crate::archive::identity;
+use crate::cluster::{self, ArchiveMode, RecoverOptions, RecoverReport, SourceConfiguration, TargetAction};
+use crate::error::{Error, Result};
+use crate::format::identity::Identity;
+use crate::format::keys::{BACKUPS_PREFIX, WAL_PREFIX};
+use crate::format::remembered::ArchiveMark;
+use crate::progress::Progress;
+use crate::store::Store;
+
+/// What the new cluster is to the archive's.
+#[derive(Debug)]
+pub enum Relation {
+    /// A copy, which archives into this store.
+    Clone(Store),
+    /// Its successor, which archives into the same.
+    Successor,
+}
+
+/// What was made.
+#[derive(Debug)]
+pub struct BootstrapReport {
+    recovered: RecoverReport,
+    /// Where the new cluster archives.
+    archive: String,
+}
+
+impl fmt::Display for BootstrapReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let recovered = &self.recovered;
+        writeln!(
+            f,
+            "restored from {}: {}; it recovers to {} on timeline {}",
+            recovered.archive, recovered.reason, recovered.target, recovered.timeline
+        )?;
+        for note in &recovered.notes {
+            writeln!(f, "note: {note}")?;
+        }
+        write!(
+            f,
+            "the new cluster archives into {}; take a base backup of it soon",
+            self.archive
+        )
+    }
+}
+
+/// Restores. What the options say of the target's action, archiving and configuration is not looked at:
+/// Patroni waits for the new cluster to open for writing.
+///
+/// # Errors
+/// `Conflict` where the new cluster would write into its source's archive, or into one that is in use;
+/// otherwise as [`cluster::run`].
+pub async fn run(
+    options: RecoverOptions,
+    source: &Store,
+    relation: &Relation,
+    now: DateTime<Utc>,
+    progress: &Arc<Progress>,
+) -> Result<BootstrapReport> {
+    let identity = identity::require(source).await?;
+    let (archive, archive_mode, configuration) = match relation {
+        Relation::Clone(own) => {
+            let begun = begin_archive(own, source, &identity, now).await?;
+            let mark = ArchiveMark::of(own.location().to_string(), &begun);
+            (own, ArchiveMode::Own(mark), SourceConfiguration::LeftOut)
+        }
+        Relation::Successor => (source, ArchiveMode::OnUnlessAlive, SourceConfiguration::Kept),
+    };
+    let options = RecoverOptions {
+        action: Some(TargetAction::Promote),
+        archive_mode,
+        configuration,
+        ..options
+    };
+    let recovered = cluster::run(&options, source, now, progress).await?;
+    if let (Relation::Successor, Some(why)) = (relation, &recovered.archiving_off) {
+        return Err(Error::conflict(format!(
+            "the new cluster cannot take the place of the one that archives into {}: {why}. Make a clone with an \
+             archive of its own (source-archive), or stop the old cluster first",
+            recovered.archive
+        )));
+    }
+    Ok(BootstrapReport {
+        recovered,
+        archive: archive.location().to_string(),
+    })
+}
+
+/// Begins the clone's own archive, before anything is restored: whatever is wrong with it is found now.
+async fn begin_archive(
+    own: &Store,
+    source: &Store,
+    identity: &Identity,
+    now: DateTime<Utc>,
+) -> Result<Identity> {
+    let url = own.location();
+    let begun = identity::find_or_create(own, identity.cluster(), now).await?;
+    if begun.created_at == identity.created_at {
+        return Err(Error::conflict(format!(
+            "{url}, where the new cluster would archive, is the archive of its source ({}): a clone must not write \
+             there. Give it an archive of its own (archive in the configuration file, or WALSHIP_ARCHIVE)",
+            source.location()
+        )));
+    }
+    // An earlier bootstrap that failed may have left walship.json and no more.
+    for prefix in [WAL_PREFIX, BACKUPS_PREFIX] {
+        let page = own.list(prefix, None).next().await?;
+        if let Some(object) = page.and_then(|page| page.into_iter().next()) {
+            return Err(Error::conflict(format!(
+                "{url}, where the new cluster would archive, is in use (it holds {}): its WAL would contradict what \
+                 is there. Give the new cluster an archive URL that nothing was stored at",
+                object.key
+            )));
+        }
+    }
+    Ok(begun)
+}

@@ -1,0 +1,52 @@
+//! A replica from the archive, or none: Patroni has other ways of making one.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use crate::cluster::primary::Primary;
+use crate::cluster::seed_source::{SeedSource, Source, choose};
+use crate::cluster::{self, RestoredStandby, StandbyOptions, newest_as_standby};
+use crate::error::Result;
+use crate::judge::seed_source::WalLimits;
+use crate::progress::Progress;
+use crate::server::ConnInfo;
+use crate::store::Store;
+
+/// What came of it.
+#[derive(Debug)]
+pub enum ArchiveSeed {
+    /// A standby was restored; why from the archive, in one sentence.
+    Restored(Box<RestoredStandby>, String),
+    /// Nothing was written, for a copy of the primary is better; why, in one sentence.
+    NotBetter(String),
+}
+
+/// Restores the newest backup that leads to the timeline of the server at `info`, unless `SeedSource::Auto`
+/// would copy that server. Without a server, the archive is all there is, and its latest timeline is
+/// followed.
+pub async fn from_archive(
+    options: &StandbyOptions,
+    limits: WalLimits,
+    info: Option<&ConnInfo>,
+    store: &Store,
+    now: DateTime<Utc>,
+    progress: &Arc<Progress>,
+) -> Result<ArchiveSeed> {
+    cluster::check_empty(&options.pgdata)?;
+    let Some(info) = info else {
+        let standby = newest_as_standby(options, None, store, now, progress).await?;
+        let reason = "there is no server to copy".to_owned();
+        return Ok(ArchiveSeed::Restored(Box::new(standby), reason));
+    };
+    progress.phase("ask the primary");
+    let primary = Primary::connect(info).await?;
+    progress.phase("read the archive");
+    match choose(SeedSource::Auto, limits, &primary, store, now).await? {
+        Source::Primary { reason, note, .. } => Ok(ArchiveSeed::NotBetter(note.unwrap_or(reason))),
+        Source::Archive { reason, plan } => {
+            let standby = cluster::restore_standby(options, *plan, store, progress).await?;
+            Ok(ArchiveSeed::Restored(Box::new(standby), reason))
+        }
+    }
+}
