@@ -51,7 +51,7 @@ fn backup_options(args: &cli::BasebackupArgs, settings: &Settings) -> Result<Bas
         session: session(args),
         new_archive: args.new_archive,
         wal_timeout: backup.wal_timeout,
-        parts: PartSettings::new(backup.compression_level, backup.concurrency, backup.part_bytes),
+        parts: PartSettings::new(backup.compression_level, backup.concurrency, backup.part_size.0),
     })
 }
 

@@ -66,7 +66,7 @@ fn options(args: cli::DrillArgs, settings: &Settings) -> Result<DrillOptions> {
         amcheck: drill.amcheck,
         keep: args.keep,
         timeout: drill.timeout,
-        concurrency: settings.recover_concurrency,
+        concurrency: settings.recover.concurrency,
         shared_buffers: drill.shared_buffers,
         preload_libraries: drill.preload_libraries.clone(),
         walship: this_walship(settings)?,

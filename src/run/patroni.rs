@@ -33,7 +33,7 @@ pub(super) fn replica(args: &PatroniReplicaArgs, settings: &Settings) -> Result<
     let options = StandbyOptions {
         pgdata: absolute(&args.patroni.datadir)?,
         tablespace_mappings: tablespace_mappings(&args.patroni)?,
-        concurrency: settings.recover_concurrency,
+        concurrency: settings.recover.concurrency,
         // Patroni writes its own.
         settings: StandbySettings {
             restore_command: restore_command(&this_walship(settings)?, None, NewTablespaces::Checked),
@@ -48,7 +48,7 @@ pub(super) fn replica(args: &PatroniReplicaArgs, settings: &Settings) -> Result<
             given => Some(ConnInfo::resolve(Some(given), |name| std::env::var(name).ok())?),
         };
         let store = Store::open(&settings.archive()?, &settings.store).await?;
-        let limits = settings.seed.archive_wal;
+        let limits = settings.seed.archive_wal();
         let work = seed::from_archive(&options, limits, info.as_ref(), &store, Utc::now(), &progress);
         progress_bar::watch(&progress, Box::pin(work)).await
     })?;
@@ -108,7 +108,7 @@ fn recover_options(args: PatroniBootstrapArgs, source: &Settings) -> Result<Reco
         tablespace_mappings: tablespace_mappings(&args.patroni)?,
         archive_mode: ArchiveMode::Auto,
         configuration: SourceConfiguration::Kept,
-        concurrency: source.recover_concurrency,
+        concurrency: source.recover.concurrency,
         walship: this_walship(source)?,
         search_path: search_path(source)?,
     })

@@ -24,7 +24,11 @@ pub(super) fn run(args: &cli::PushArgs, settings: &Settings) -> Result<ExitCode>
         return stored.map(|()| ExitCode::SUCCESS);
     }
     let data_directory = data_directory_of(&args.path);
-    let compressor = Compressor::new(settings.push.compression_level, settings.push.memory_bytes, 1);
+    let compressor = Compressor::new(
+        settings.push.compression_level,
+        settings.push.memory.0 as usize,
+        1,
+    );
     let limit = settings.push.timeout;
     let work = async {
         let store = open_within(limit, settings).await?;
@@ -39,7 +43,11 @@ pub(super) fn run(args: &cli::PushArgs, settings: &Settings) -> Result<ExitCode>
 
 /// For the rescue of a server that is gone.
 fn unfinished(path: &Path, settings: &Settings) -> Result<ExitCode> {
-    let compressor = Compressor::new(settings.push.compression_level, settings.push.memory_bytes, 1);
+    let compressor = Compressor::new(
+        settings.push.compression_level,
+        settings.push.memory.0 as usize,
+        1,
+    );
     let limit = settings.push.timeout;
     let work = async {
         let store = open_within(limit, settings).await?;

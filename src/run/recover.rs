@@ -63,7 +63,7 @@ fn recover_options(args: cli::RecoverArgs, settings: &Settings) -> Result<Recove
             cli::ArchiveMode::Off => ArchiveMode::Off,
         },
         configuration: SourceConfiguration::Kept,
-        concurrency: settings.recover_concurrency,
+        concurrency: settings.recover.concurrency,
         walship: this_walship(settings)?,
         search_path: search_path(settings)?,
     })

@@ -19,7 +19,7 @@ pub(super) fn run(args: cli::RepairArgs, settings: &Settings) -> Result<ExitCode
         name,
         from: local_copy(args, name)?,
         compression_level: settings.push.compression_level,
-        memory_bytes: settings.push.memory_bytes,
+        memory_bytes: settings.push.memory.0 as usize,
     };
     let report = finish(one_thread()?, async {
         let store = Store::open(&settings.archive()?, &settings.store).await?;
