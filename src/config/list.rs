@@ -1,5 +1,5 @@
-//! Every setting there is, declared once: its key, type, default and what it does. The struct of its section,
-//! [`SETTINGS`] and the reading are made of that.
+//! Every setting there is, declared once: its key, type, default and what it does. The sections' structs, [`SETTINGS`]
+//! and the reading are made from that. To add a setting, add it here and to the table in `docs/configuration.md`.
 #![allow(clippy::doc_markdown, rustdoc::invalid_html_tags)] // what stands in a help is shown in docs as it is
 
 use std::path::PathBuf;
@@ -45,9 +45,9 @@ pub(super) const ARCHIVE: Setting = Setting {
     help: "URL of the archive: s3://bucket/prefix or file:///path",
 };
 
-/// `[section] field: Struct`, or `[section] field: Struct => Type` where the field of [`Settings`] is of a type that is
-/// made from the section. In a section `key: Type = default, help`, or `key: Type as reader` where the type alone does
-/// not say how it is written ([`Value`]).
+/// A section is `[section] field: Struct`, where `field` is the one of [`Settings`]; with `=> Type` the field is of that
+/// type, which is made from the struct. In it stands `key: Type = default, help` for each setting. The type says how a
+/// value is written ([`Value`]), or with `as reader` that function does.
 macro_rules! settings {
     ($(
         $(#[$doc:meta])*

@@ -1,4 +1,4 @@
-//! Settings as they were written, each with its origin: flag before environment before file.
+//! Settings as they were written, each with its origin.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ impl Raw {
         Ok(())
     }
 
-    /// The value, as `read` takes it.
+    /// The value, or the default, as `read` takes it.
     pub(super) fn read<T>(
         &self,
         key: &str,
@@ -91,13 +91,13 @@ impl Raw {
         read(text).map_err(|why| self.invalid(key, &why))
     }
 
-    /// The environment variables that say what is not in the file.
+    /// What was not set in the file, as environment variables.
     pub(super) fn set_elsewhere(&self) -> Vec<(String, &str)> {
-        let set_elsewhere = SETTINGS.iter().filter_map(|setting| {
+        let variable = |setting: &Setting| {
             let (value, origin) = self.values.get(setting.key)?;
             (*origin != Origin::File).then(|| (setting.environment_variable(), value.as_str()))
-        });
-        set_elsewhere.collect()
+        };
+        SETTINGS.iter().filter_map(variable).collect()
     }
 
     fn invalid(&self, key: &str, why: &str) -> Error {
