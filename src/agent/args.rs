@@ -70,7 +70,7 @@ fn options(
         data_directory,
         compressor: Compressor::new(
             settings.push.compression_level,
-            settings.push.memory_bytes,
+            settings.push.memory.0 as usize,
             cores.min(settings.agent.lookahead),
         ),
         push_timeout: settings.push.timeout,

@@ -226,7 +226,7 @@ fn settings(cli: &Cli) -> Result<Settings> {
             .collect(),
         environment: environment()?,
     })?;
-    logging::start(settings.log_level, settings.log_format);
+    logging::start(settings.log.level, settings.log.format);
     Ok(settings)
 }
 

@@ -1,6 +1,12 @@
+use std::time::Duration;
+
+use chrono::TimeDelta;
 use proptest::prelude::*;
 
+use super::values::automatic_workers;
 use super::*;
+use crate::judge::retention::RetentionPolicy;
+use crate::text::ByteSize;
 
 fn resolve(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Settings> {
     let sources = Sources {
@@ -21,9 +27,9 @@ fn resolve(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, &st
 fn every_default_is_valid() {
     let settings = resolve("", &[], &[]).unwrap();
     assert_eq!(settings.push.timeout, Duration::from_secs(30));
-    assert_eq!(settings.push.memory_bytes, 8 << 20);
+    assert_eq!(settings.push.memory, ByteSize(8 << 20));
     assert_eq!(settings.restore.standby_failure, StandbyFailure::Continue);
-    assert!(settings.backup.concurrency >= 1 && settings.recover_concurrency >= 1);
+    assert!(settings.backup.concurrency >= 1 && settings.recover.concurrency >= 1);
     assert!(
         settings
             .archive()
@@ -222,15 +228,20 @@ proptest! {
 #[test]
 fn the_documentation_lists_every_setting() {
     let page = include_str!("../../docs/configuration.md");
+    let mut table = "|---|---|---|\n".to_owned();
     for setting in SETTINGS {
-        let default = if setting.default.is_empty() {
-            "–".to_owned()
-        } else {
-            format!("`{}`", setting.default)
+        let default = match setting.default {
+            "" => "–".to_owned(),
+            default => format!("`{default}`"),
         };
         let row = format!("| `{}` | {default} | {} |\n", setting.key, setting.help);
         assert!(page.contains(&row), "docs/configuration.md lacks:\n{row}");
+        table += &row;
     }
+    assert!(
+        page.contains(&format!("{table}\n")),
+        "docs/configuration.md has other rows, or another order"
+    );
 }
 
 #[test]

@@ -1,10 +1,189 @@
 //! How values are written: durations, counts and words.
 
-use std::str::FromStr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{BackupMethod, LogFormat, StandbyFailure};
-use crate::text::split_number;
+use chrono::TimeDelta;
+use clap::ValueEnum;
+
+use crate::judge::diagnosis::Check;
+use crate::store::Location;
+use crate::text::{ByteSize, split_number};
+
+/// A type whose values are always written in the same way.
+pub(super) trait Value: Sized {
+    /// Reads a value, or says in a sentence for the user why it is none.
+    fn read(text: &str) -> Result<Self, String>;
+}
+
+macro_rules! as_from_str_has_it {
+    ($($Type:ty),*) => {
+        $(impl Value for $Type {
+            fn read(text: &str) -> Result<Self, String> {
+                text.parse().map_err(|error: <$Type as std::str::FromStr>::Err| error.to_string())
+            }
+        })*
+    };
+}
+
+as_from_str_has_it!(
+    bool,
+    i32,
+    u32,
+    usize,
+    String,
+    PathBuf,
+    ByteSize,
+    Check,
+    Location,
+    tracing::Level
+);
+
+impl Value for Duration {
+    fn read(text: &str) -> Result<Self, String> {
+        parse_duration(text)
+    }
+}
+
+/// Empty means none.
+impl<T: Value> Value for Option<T> {
+    fn read(text: &str) -> Result<Self, String> {
+        (!text.is_empty()).then(|| T::read(text)).transpose()
+    }
+}
+
+/// Separated by commas.
+impl<T: Value> Value for Vec<T> {
+    fn read(text: &str) -> Result<Self, String> {
+        let values = text.split(',').map(str::trim);
+        values.filter(|value| !value.is_empty()).map(T::read).collect()
+    }
+}
+
+/// Format of what is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object on each line.
+    Json,
+}
+
+/// How a base backup reads the server's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BackupMethod {
+    /// Over the replication protocol.
+    Stream,
+    /// From the data directory on this machine.
+    Local,
+}
+
+/// How a standby's failed restore ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StandbyFailure {
+    /// Exit code 1: the standby streams, or asks again.
+    Continue,
+    /// Exit code 200: the standby shuts down.
+    Stop,
+}
+
+/// One of a few words.
+pub(super) fn word<T: ValueEnum>(text: &str) -> Result<T, String> {
+    T::from_str(text, false).map_err(|_| {
+        let words = T::value_variants().iter().filter_map(T::to_possible_value);
+        let words: Vec<_> = words.map(|word| word.get_name().to_owned()).collect();
+        format!("choose {}", words.join(" or "))
+    })
+}
+
+pub(super) fn zstd_level(text: &str) -> Result<i32, String> {
+    let level = Value::read(text)?;
+    if !(-7..=19).contains(&level) {
+        return Err("zstd levels go from -7 (fastest) to 19 (smallest)".to_owned());
+    }
+    Ok(level)
+}
+
+pub(super) fn part_size(text: &str) -> Result<ByteSize, String> {
+    let size = Value::read(text)?;
+    if !(ByteSize(4 << 20)..=ByteSize(256 << 20)).contains(&size) {
+        return Err("choose 4MiB to 256MiB".to_owned());
+    }
+    Ok(size)
+}
+
+/// Slower than this the store's own time limits end the reading.
+pub(super) fn verify_rate(text: &str) -> Result<Option<ByteSize>, String> {
+    let rate: Option<ByteSize> = Value::read(text)?;
+    if rate.is_some_and(|rate| rate < ByteSize(64 << 10)) {
+        return Err("choose at least 64KiB, or none".to_owned());
+    }
+    Ok(rate)
+}
+
+pub(super) fn absolute(text: &str) -> Result<Option<PathBuf>, String> {
+    let path: Option<PathBuf> = Value::read(text)?;
+    if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+        return Err("give an absolute path".to_owned());
+    }
+    Ok(path)
+}
+
+/// The window of retention.
+pub(super) fn window(text: &str) -> Result<Option<TimeDelta>, String> {
+    let Some(window) = Option::<Duration>::read(text)? else {
+        return Ok(None);
+    };
+    let window = TimeDelta::from_std(window).map_err(|error| error.to_string())?;
+    if window < TimeDelta::hours(1) {
+        return Err("a window shorter than an hour would keep next to nothing; write 14d".to_owned());
+    }
+    Ok(Some(window))
+}
+
+/// How many of something to keep.
+pub(super) fn count(text: &str) -> Result<Option<u32>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let count = text.parse().ok().filter(|count| *count <= 10_000);
+    count
+        .map(Some)
+        .ok_or_else(|| format!("\"{text}\" is no number to keep; write a whole one from 0 to 10000"))
+}
+
+/// `auto` leaves it to the store.
+pub(super) fn path_style(text: &str) -> Result<Option<bool>, String> {
+    match text {
+        "auto" => Ok(None),
+        text => bool::read(text).map(Some),
+    }
+}
+
+pub(super) fn one_for_each_core(text: &str) -> Result<usize, String> {
+    workers(1, text)
+}
+
+/// While one is waited for another is worked on.
+pub(super) fn two_for_each_core(text: &str) -> Result<usize, String> {
+    workers(2, text)
+}
+
+/// At least one; 0 means so many for each core.
+fn workers(for_each_core: usize, text: &str) -> Result<usize, String> {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(match usize::read(text)? {
+        0 => automatic_workers(for_each_core * cores()),
+        number => number,
+    })
+}
+
+/// Each takes memory, of which walship takes no more than 192 MiB on however many cores.
+const AUTOMATIC_WORKERS: usize = 8;
+
+pub(super) fn automatic_workers(cores: usize) -> usize {
+    cores.min(AUTOMATIC_WORKERS)
+}
 
 /// Reads a duration: a whole number and a unit, `ms`, `s`, `m`, `h` or `d`, such as `30s`. At most
 /// 3650 days; zero is refused, for nothing here may wait for no time or for ever.
@@ -41,56 +220,5 @@ pub fn duration_text(milliseconds: u64) -> String {
         60..3600 => format!("{minutes} min {} s", seconds % 60),
         3600..86_400 => format!("{hours} h {} min", minutes % 60),
         _ => format!("{days} d {} h", hours % 24),
-    }
-}
-
-/// How many of something to keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Count(pub(super) u32);
-
-impl FromStr for Count {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let count = text.parse().ok().filter(|count| *count <= 10_000);
-        count
-            .map(Self)
-            .ok_or_else(|| format!("\"{text}\" is no number to keep; write a whole one from 0 to 10000"))
-    }
-}
-
-impl FromStr for LogFormat {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err("choose text or json"),
-        }
-    }
-}
-
-impl FromStr for BackupMethod {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "stream" => Ok(Self::Stream),
-            "local" => Ok(Self::Local),
-            _ => Err("choose stream or local"),
-        }
-    }
-}
-
-impl FromStr for StandbyFailure {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "continue" => Ok(Self::Continue),
-            "stop" => Ok(Self::Stop),
-            _ => Err("choose continue or stop"),
-        }
     }
 }

@@ -27,7 +27,7 @@ pub fn variable(name: &str) -> Option<String> {
 /// Where PostgreSQL's programs are looked for: `postgres.bin_dir`, and then `PATH`.
 pub fn search_path(settings: &Settings) -> Result<Option<OsString>> {
     let path = std::env::var_os("PATH");
-    let Some(bin_dir) = &settings.bin_dir else {
+    let Some(bin_dir) = &settings.postgres.bin_dir else {
         return Ok(path);
     };
     let others = path.as_deref().map(std::env::split_paths).into_iter().flatten();

@@ -109,7 +109,7 @@ impl BasebackupArgs {
             session: self.session(),
             new_archive: self.new_archive,
             wal_timeout: backup.wal_timeout,
-            parts: PartSettings::new(backup.compression_level, backup.concurrency, backup.part_bytes),
+            parts: PartSettings::new(backup.compression_level, backup.concurrency, backup.part_size.0),
         })
     }
 

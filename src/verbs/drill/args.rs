@@ -74,7 +74,7 @@ impl DrillArgs {
             amcheck: drill.amcheck,
             keep: self.keep,
             timeout: drill.timeout,
-            concurrency: settings.recover_concurrency,
+            concurrency: settings.recover.concurrency,
             shared_buffers: drill.shared_buffers,
             preload_libraries: drill.preload_libraries.clone(),
             walship: this_walship(settings)?,

@@ -107,7 +107,7 @@ impl PatroniReplicaArgs {
         let options = StandbyOptions {
             pgdata: absolute(&self.patroni.datadir)?,
             tablespace_mappings: self.patroni.tablespace_mapping,
-            concurrency: settings.recover_concurrency,
+            concurrency: settings.recover.concurrency,
             // Patroni writes its own.
             settings: StandbySettings {
                 restore_command: restore_command(&this_walship(settings)?, None, NewTablespaces::Checked),
@@ -121,7 +121,7 @@ impl PatroniReplicaArgs {
                 given => Some(ConnInfo::resolve(Some(given), variable)?),
             };
             let store = open(settings).await?;
-            let limits = settings.seed.archive_wal;
+            let limits = settings.seed.archive_wal();
             from_archive(&options, limits, info.as_ref(), &store, Utc::now(), progress).await
         }))?;
         match seeded {
@@ -173,7 +173,7 @@ impl PatroniBootstrapArgs {
             tablespace_mappings: self.patroni.tablespace_mapping,
             archive_mode: ArchiveMode::Auto,
             configuration: SourceConfiguration::Kept,
-            concurrency: source.recover_concurrency,
+            concurrency: source.recover.concurrency,
             walship: this_walship(source)?,
             search_path: search_path(source)?,
         })

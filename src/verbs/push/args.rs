@@ -34,7 +34,11 @@ impl PushArgs {
         if let Some(stored) = self.ask_agent(settings) {
             return stored.map(|()| ExitCode::SUCCESS);
         }
-        let compressor = Compressor::new(settings.push.compression_level, settings.push.memory_bytes, 1);
+        let compressor = Compressor::new(
+            settings.push.compression_level,
+            settings.push.memory.0 as usize,
+            1,
+        );
         let limit = settings.push.timeout;
         let open = open_within(limit, settings);
         if self.unfinished {

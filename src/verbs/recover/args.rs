@@ -76,7 +76,7 @@ impl RecoverArgs {
             tablespace_mappings: self.tablespace_mapping,
             archive_mode: self.archive_mode,
             configuration: SourceConfiguration::Kept,
-            concurrency: settings.recover_concurrency,
+            concurrency: settings.recover.concurrency,
             walship: this_walship(settings)?,
             search_path: search_path(settings)?,
         })

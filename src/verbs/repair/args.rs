@@ -36,7 +36,7 @@ impl RepairArgs {
             name: self.name,
             from: self.local_copy()?,
             compression_level: settings.push.compression_level,
-            memory_bytes: settings.push.memory_bytes,
+            memory_bytes: settings.push.memory.0 as usize,
         };
         let report = on_one_thread(async {
             let store = open(settings).await?;
