@@ -1,6 +1,6 @@
 //! Settings: flag before environment before file before default, each with its origin.
 //!
-//! [`SETTINGS`] is the whole list. Every setting is a key of the TOML file (`push.timeout` is
+//! `list.rs` is the whole list. Every setting is a key of the TOML file (`push.timeout` is
 //! `timeout` in `[push]`) and an environment variable (`WALSHIP_PUSH_TIMEOUT`).
 
 mod list;
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::server::os_user;
 use crate::store::Location;
 use list::ARCHIVE;
-pub use list::{SETTINGS, Settings};
+pub use list::Settings;
 use raw::Raw;
 use values::Value;
 pub use values::{BackupMethod, LogFormat, StandbyFailure, duration_text, parse_duration};

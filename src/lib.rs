@@ -1,6 +1,8 @@
 //! walship keeps a PostgreSQL cluster recoverable to any moment from an object store.
 //!
 //! `ARCHITECTURE.md` is the map.
+#![allow(clippy::doc_markdown, rustdoc::bare_urls)] // what stands in a comment at a flag is shown by --help as it is
+#![allow(rustdoc::private_intra_doc_links)] // nobody outside calls it
 
 mod agent;
 mod archive;

@@ -1,5 +1,4 @@
 //! Arguments -> settings -> command -> exit code.
-#![allow(clippy::doc_markdown, rustdoc::bare_urls)] // what stands in a comment here is shown by --help as it is
 
 mod man;
 mod patroni;

@@ -3,6 +3,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use proptest::prelude::*;
 
+use super::list::SETTINGS;
 use super::values::automatic_workers;
 use super::*;
 use crate::judge::retention::RetentionPolicy;
