@@ -252,6 +252,8 @@ fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap()
 }
 
+// Seen to fail: `archive/catalogue.rs`: what verify found is read only once; `verbs/timeline.rs`: a backup that cannot
+// be restored is not named; `verbs/verify/mod.rs`: marks and other records outside backups are not read
 #[tokio::test]
 async fn no_bit_of_a_record_gives_another_answer() {
     let archive = Archive::make().await;

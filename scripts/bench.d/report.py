@@ -1,4 +1,4 @@
-"""What was measured, for people: on the terminal and in docs/benchmarks.md."""
+"""What was measured, for people: on the terminal, in docs/benchmarks.md and in docs/benchmarks-results.md."""
 
 import datetime
 import os
@@ -65,7 +65,8 @@ def data(cluster):
 
 def text(result):
     lines = [f"{key}: {value}" for key, value in facts(result)]
-    for title, head, rows in tables(result):
+    summary = [] if "levels" in result else [targets.table(result)]
+    for title, head, rows in [*summary, *tables(result)]:
         widths = [max(len(line[column]) for line in [head, *rows]) for column in range(len(head))]
         lines += ["", title]
         for line in [head, *rows]:
@@ -75,26 +76,51 @@ def text(result):
 
 
 def write_markdown(page, result):
-    """Replaces what stands between the page's markers for this kind of result."""
-    lines = [f"- {key}: {'`' + value + '`' if key == 'command' else value}" for key, value in facts(result)]
-    for title, head, rows in tables(result):
-        lines += ["", f"**{title}**", "", *markdown_rows([head, ["---"] + ["--:"] * (len(head) - 1), *rows])]
-    if "levels" not in result:
+    """Replaces what stands between the markers for this kind of result: every figure in the page of results, and in `page`
+    the targets and one short table for each workload."""
+    about = [f"- {key}: {'`' + value + '`' if key == 'command' else value}" for key, value in facts(result)]
+    kind = kind_of("levels" in result)
+    write_between(results_page(page), kind, [*about, *markdown_tables(tables(result))])
+    if kind == "operations":
         plot = page.with_suffix(".svg").name
+        lines = [*about, *markdown_tables([targets.table(result), *summaries(result["rows"])])]
         lines += ["", f"![walship beside its peers: wall time as a multiple of the fastest]({plot})"]
-    before, after = marked(page, "levels" in result)
+        write_between(page, kind, lines)
+
+
+def check_pages(page, levels):
+    """Fails where there is nothing to write between, before anything is measured."""
+    for each in [results_page(page)] if levels else [results_page(page), page]:
+        marked(each, kind_of(levels))
+
+
+def results_page(page):
+    """Beside the page, for all figures."""
+    return page.with_name(f"{page.stem}-results.md")
+
+
+def kind_of(levels):
+    return "levels" if levels else "operations"
+
+
+def write_between(page, kind, lines):
+    before, after = marked(page, kind)
     page.write_text("\n".join([before, *lines, after]))
 
 
-def marked(page, levels):
+def marked(page, kind):
     """The page up to and with the marker that begins the figures, and from the one that ends them."""
-    kind = "levels" if levels else "operations"
     begin, end = f"<!-- bench: {kind} -->", f"<!-- end: {kind} -->"
     before, _, rest = page.read_text().partition(begin) if page.exists() else ("", "", "")
     after = rest.partition(end)[2]
     if not after:
         raise Failure(f"{page} has no lines {begin} and {end} to write between")
     return before + begin, end + after
+
+
+def markdown_tables(chosen):
+    for title, head, rows in chosen:
+        yield from ["", f"**{title}**", "", *markdown_rows([head, ["---"] + ["--:"] * (len(head) - 1), *rows])]
 
 
 def markdown_rows(rows):
@@ -112,12 +138,35 @@ def tables(result):
     if "levels" in result:
         yield level_table(result["levels"])
         return
-    yield targets.table(result)
     rows = result["rows"]
     for operation, title in TITLES.items():
         for store in dict.fromkeys(row["store"] for row in rows):
             if chosen := [row for row in rows if row["store"] == store and row["operation"] == operation]:
                 yield f"{title}, {store}", HEAD, list(operation_rows(chosen))
+
+
+def summaries(rows):
+    """For each workload the medians, and how many times faster walship is, with a column for each store."""
+    for operation, title in TITLES.items():
+        chosen = [row for row in rows if row["operation"] == operation]
+        stores = list(dict.fromkeys(row["store"] for row in chosen))
+        cells = {}
+        for store in stores:
+            here = [row for row in chosen if row["store"] == store]
+            ours = [row for row in here if is_walship(row)]
+            for row in sorted(here, key=by_kind):
+                cells.setdefault(name(row), {})[store] = summary(ours, row)
+        if cells:
+            yield title, ["", *stores], [[who, *(of.get(store, "") for store in stores)] for who, of in cells.items()]
+
+
+def summary(ours, row):
+    wall = seconds(median_of(row, "wall"))
+    if not ours or is_floor(row) or is_walship(row):
+        return wall
+    chosen, fair = rival(ours, row)
+    times = median_of(row, "wall") / median_of(chosen, "wall")
+    return f"{wall} ({times:.2f}x{'' if fair else ', stores less'})"
 
 
 def level_table(levels):
@@ -133,11 +182,11 @@ def operation_rows(rows):
     """walship first, floors last."""
     floor = next((median_of(row, "wall") for row in rows if row["who"] == FLOOR), None)
     ours = [row for row in rows if is_walship(row)]
-    for row in sorted(rows, key=lambda row: (is_floor(row), not is_walship(row))):
-        who, wall = row["who"], median_of(row, "wall")
+    for row in sorted(rows, key=by_kind):
+        wall = median_of(row, "wall")
         walls = [run["wall"] for run in row["runs"]]
         yield [
-            f"{who} ({row['codec']})" if "fastest" in row["codec"] else who,
+            name(row),
             str(len(walls)),
             seconds(wall),
             f"{seconds(min(walls))} to {seconds(max(walls))}",
@@ -151,6 +200,14 @@ def operation_rows(rows):
         ]
 
 
+def by_kind(row):
+    return is_floor(row), not is_walship(row)
+
+
+def name(row):
+    return f"{row['who']} ({row['codec']})" if "fastest" in row["codec"] else row["who"]
+
+
 def is_walship(row):
     return row["who"].startswith("walship")
 
@@ -161,14 +218,19 @@ def is_floor(row):
 
 def advantage(ours, theirs):
     """How many times faster walship is, in its fastest mode that compares fairly; see docs/benchmarks.md."""
-    same = [row for row in ours if row["codec"] == theirs["codec"]]
-    fair = same or [row for row in ours if compares(row, theirs)]
-    chosen = min(fair or ours, key=lambda row: median_of(row, "wall"))
+    chosen, fair = rival(ours, theirs)
     wall = median_of(theirs, "wall") / median_of(chosen, "wall")
     cpu = total_cpu(theirs) / (total_cpu(chosen) or 1)
     against = chosen["who"].removeprefix("walship").strip(", ")
     note = ", ".join(filter(None, [against, "" if fair else "stores less"]))
     return f"{wall:.2f}x wall, {cpu:.2f}x CPU" + (f" ({note})" if note else "")
+
+
+def rival(ours, theirs):
+    """walship in its fastest mode that compares fairly, and whether any does."""
+    same = [row for row in ours if row["codec"] == theirs["codec"]]
+    fair = same or [row for row in ours if compares(row, theirs)]
+    return min(fair or ours, key=lambda row: median_of(row, "wall")), bool(fair)
 
 
 def compares(ours, theirs):

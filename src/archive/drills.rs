@@ -123,6 +123,7 @@ mod tests {
         drill
     }
 
+    // Seen to fail: `archive/drills.rs`: the backup is not looked for
     #[tokio::test]
     async fn a_backup_that_was_deleted_meanwhile_does_not_come_back_as_a_remainder() {
         let (_top, store, id) = archive().await;
@@ -141,6 +142,7 @@ mod tests {
         assert_eq!(proof.last_success, Some(drill));
     }
 
+    // Seen to fail: `archive/drills.rs`: `record` does not call `for_the_archive`
     #[tokio::test]
     async fn what_a_drill_showed_outlives_its_backup_and_an_older_failure_is_not_the_last_word() {
         let (_top, store, id) = archive().await;

@@ -184,6 +184,8 @@ mod tests {
         found
     }
 
+    // Seen to fail: `archive/identity.rs`: objects without `walship.json` are an error at once; a conflict is; the
+    // identity that is found is not checked
     #[tokio::test]
     async fn of_racing_creators_the_later_finds_the_first_ones_identity() {
         let mut races = tokio::task::JoinSet::new();

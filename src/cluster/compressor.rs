@@ -155,6 +155,7 @@ mod tests {
         })
     }
 
+    // Seen to fail: `crates/store/src/body_writer.rs`: the buffer is not cleared
     #[tokio::test]
     async fn what_is_stored_is_what_was_hashed_whatever_the_buffer_held_before() {
         let top = tempfile::tempdir().unwrap();
@@ -188,6 +189,7 @@ mod tests {
         assert!(error.contains(path.to_str().unwrap()), "{error}");
     }
 
+    // Seen to fail: `cluster/compressor.rs`: the turn ends when nobody waits any more
     #[tokio::test]
     async fn no_more_files_than_allowed_are_compressed_although_nobody_waits_for_them() {
         use rustix::fs::{CWD, FileType, Mode, mknodat};

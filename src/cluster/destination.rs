@@ -314,6 +314,7 @@ mod tests {
         Layout::new(pgdata, &fixture::record(&locations), &[]).unwrap()
     }
 
+    // Seen to fail: `cluster/destination.rs`: the directory's entries are not looked at
     #[test]
     fn a_directory_that_is_not_empty_is_left_alone_and_the_way_out_is_named() {
         let top = tempfile::tempdir().unwrap();
@@ -336,6 +337,7 @@ mod tests {
         );
     }
 
+    // Seen to fail: `cluster/destination.rs`: a running server is not looked for
     #[test]
     fn a_server_that_runs_on_the_directory_is_named() {
         let top = tempfile::tempdir().unwrap();

@@ -360,6 +360,7 @@ mod tests {
         assert_eq!((space.read_dir().unwrap().count(), mode(&space)), (0, 0o711));
     }
 
+    // Seen to fail: `cluster/made.rs`: `undo` compares nothing
     #[test]
     fn a_failure_removes_no_directory_that_took_the_place_of_its_own_or_in_which_a_server_lives() {
         let top = tempfile::tempdir().unwrap();
@@ -399,6 +400,7 @@ mod tests {
         assert!(!second.exists());
     }
 
+    // Seen to fail: `cluster/destination.rs`: names every root of this run's layout; `Claimant::of` is always `Ended`
     #[test]
     fn what_a_killed_recovery_left_behind_is_recognised() {
         let top = tempfile::tempdir().unwrap();

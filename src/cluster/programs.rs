@@ -126,6 +126,7 @@ mod tests {
         assert_eq!(major_of(Path::new("/bin/true")), None);
     }
 
+    // Seen to fail: `cluster/programs.rs`: any version is accepted
     #[test]
     fn the_right_version_is_found_whatever_comes_first_and_debians_wrapper_is_passed_over() {
         let top = tempfile::tempdir().unwrap();

@@ -80,6 +80,7 @@ fn every_setting_can_be_set_in_the_file_and_in_the_environment() {
     }
 }
 
+// Seen to fail: `config.rs`: unknown keys are skipped
 #[test]
 fn an_unknown_key_is_an_error_that_names_the_nearest() {
     for (file, nearest) in [
@@ -95,6 +96,7 @@ fn an_unknown_key_is_an_error_that_names_the_nearest() {
     }
 }
 
+// Seen to fail: `config/values.rs`: any duration is accepted
 #[test]
 fn a_bad_value_is_an_error_that_names_key_value_and_origin() {
     for (file, environment, parts) in [

@@ -126,6 +126,7 @@ fn sockets(root: &Path) -> PathBuf {
     make_dir(root, "agent", 0o700)
 }
 
+// Seen to fail: `agent/archiver.rs`: `push` answers before the outcome is known
 #[test]
 fn nothing_is_lost_whatever_becomes_of_the_agent_and_recovery_finds_it_all() {
     let root = scratch();
@@ -313,6 +314,7 @@ fn agents_of(data: &Path) -> Vec<u32> {
     entries.filter(is_agent).collect()
 }
 
+// Seen to fail: `agent/detach.rs`: no `setsid`
 #[test]
 fn a_backlog_starts_an_agent_that_keeps_nothing_of_postgresqls_and_ends_with_it() {
     let root = scratch();

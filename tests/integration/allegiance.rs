@@ -50,6 +50,7 @@ fn refused_to_archive(cluster: &Cluster) {
     cluster.wait_until(failed, "t", PATIENCE);
 }
 
+// Seen to fail: `format/remembered.rs`: what the data directory remembers does not speak for an archive
 #[test]
 fn an_archive_is_not_begun_anew_where_it_is_not_mounted_or_under_another_url() {
     for &major in majors() {
@@ -238,6 +239,7 @@ fn recovered(major: u32, walship: &Walship, archive_mode: &str) -> Copy {
     Copy { cluster, _root: root }
 }
 
+// Seen to fail: `cluster/archiving.rs`: `Auto` leaves archiving on
 #[test]
 fn a_copy_remembers_its_sources_archive_only_where_it_takes_its_place() {
     for &major in majors() {
@@ -293,6 +295,7 @@ fn a_copy_remembers_its_sources_archive_only_where_it_takes_its_place() {
     }
 }
 
+// Seen to fail: `basebackup/wal_wait.rs`: the history is stored before the segments are there
 #[test]
 fn a_backup_of_a_copy_leaves_no_trace_in_its_sources_archive() {
     for &major in majors() {
@@ -354,6 +357,7 @@ fn a_backup_of_a_copy_leaves_no_trace_in_its_sources_archive() {
     }
 }
 
+// Seen to fail: `cluster/apart.rs`: an archive within a data directory is accepted
 #[test]
 fn an_archive_within_a_data_directory_is_refused_by_every_command_that_would_write() {
     let data = Sample::shared().copy();

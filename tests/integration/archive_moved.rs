@@ -52,6 +52,7 @@ fn mount(path: &Path, elsewhere: &Path) {
     fs::rename(elsewhere, path).unwrap();
 }
 
+// Seen to fail: `directory/root.rs`: `check_in_place` always succeeds
 #[test]
 fn a_store_says_nothing_of_a_directory_that_its_path_no_longer_leads_to() {
     block_on(async {
@@ -119,6 +120,7 @@ fn a_directory_that_is_made_anew_is_not_the_one_that_was_removed() {
     });
 }
 
+// Seen to fail: `directory/root.rs`: devices are not compared
 #[test]
 fn nothing_is_stored_on_another_file_system_below_the_archive() {
     let place = Place::directory();
@@ -162,6 +164,8 @@ fn with_an_agent_nothing_is_acknowledged_of_an_archive_that_was_unmounted() {
     agent.end();
 }
 
+// Seen to fail: `directory/root.rs`: the directory is opened by its path at each use; `agent/known_archive.rs`: `tidy`
+// drops nothing
 #[test]
 fn an_agent_lets_go_of_a_directory_that_it_does_not_use() {
     let (data, archive) = (Sample::shared().copy(), Place::directory());
@@ -232,6 +236,7 @@ fn remove(place: &Place, key: &str) {
     });
 }
 
+// Seen to fail: `archive/identity.rs`: `confirm` does not look
 #[test]
 fn nothing_is_acknowledged_of_a_bucket_that_was_emptied_meanwhile() {
     on_a_server(|archive, proxy| {

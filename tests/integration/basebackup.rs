@@ -279,6 +279,7 @@ fn taken_with(place: &Place, primary: &Cluster, faults: Faults) -> walship_core:
     ))
 }
 
+// Seen to fail: `basebackup/mod.rs`: nothing is discarded
 #[test]
 fn a_backup_whose_first_heartbeat_fails_leaves_nothing_that_holds_wal_back() {
     let place = Place::directory();
@@ -292,6 +293,7 @@ fn a_backup_whose_first_heartbeat_fails_leaves_nothing_that_holds_wal_back() {
     }
 }
 
+// Seen to fail: `basebackup/mod.rs`: the heartbeat is waited for before the first read
 #[test]
 fn a_slow_heartbeat_does_not_make_a_backup_end_too_early() {
     let place = Place::directory();
@@ -315,6 +317,8 @@ fn a_slow_heartbeat_does_not_make_a_backup_end_too_early() {
     );
 }
 
+// Seen to fail: `basebackup/wal_wait.rs`: no deadline (this test did not end within 75 s); `basebackup/mod.rs`: no
+// `wal_wait`
 #[test]
 fn a_backup_whose_wal_does_not_arrive_is_unfinished_and_can_be_finished() {
     for &major in majors() {
@@ -357,6 +361,7 @@ fn a_backup_whose_wal_does_not_arrive_is_unfinished_and_can_be_finished() {
     }
 }
 
+// Seen to fail: `basebackup/mod.rs`: no `check_listed`
 #[test]
 fn a_backup_that_lost_a_part_is_never_finished() {
     let place = Place::directory();
@@ -383,6 +388,7 @@ fn a_backup_that_lost_a_part_is_never_finished() {
     assert_eq!(listed(&place), 0);
 }
 
+// Seen to fail: `archive/catalogue.rs`: parts are not looked for; WAL is not looked for
 #[test]
 fn a_backup_that_lost_a_part_or_its_wal_is_not_listed_as_a_backup() {
     let place = Place::directory();

@@ -92,6 +92,8 @@ fn check(primary: &Cluster, walship: &Walship) {
     assert_eq!(recovered["backup"], backup);
 }
 
+// Seen to fail: `cluster/wal_file.rs`: only the structure of records is checked; `segment_index/links.rs`: every record
+// follows the one before; `archive/wal_changes.rs`: a chain of records that breaks off is not told
 #[test]
 fn a_segment_that_was_damaged_before_it_was_archived_is_known_to_all() {
     for &major in majors() {

@@ -18,6 +18,7 @@ use crate::support::{make_dir, scratch};
 /// Contrib modules whose settings are there only where the server loads them when it starts.
 const PRELOADED: &str = "pg_stat_statements, pg_prewarm";
 
+// Seen to fail: `copy_settings/harmless.rs`: one name less
 #[test]
 fn every_setting_of_every_server_was_judged() {
     let judged = judged();
@@ -143,6 +144,8 @@ impl Source {
     }
 }
 
+// Seen to fail: `cluster/source_settings.rs`: `stay_at_home` does nothing; `copy_settings/mod.rs`: `overrides` are
+// empty
 #[test]
 fn a_rehearsal_starts_on_its_own_data_and_writes_into_none_of_its_sources_places() {
     for &major in majors() {
@@ -180,6 +183,7 @@ fn a_rehearsal_starts_on_its_own_data_and_writes_into_none_of_its_sources_places
     }
 }
 
+// Seen to fail: `diagnosis/settings.rs`: a copy is treated like any other server
 #[test]
 fn a_replacement_keeps_what_reaches_outside_and_says_what_that_is() {
     let mut source = Source::start(18);
@@ -337,6 +341,7 @@ fn files_below(directory: &Path) -> BTreeSet<(PathBuf, Vec<u8>)> {
     found
 }
 
+// Seen to fail: `run/restore.rs`: `see_to` is not called
 #[test]
 fn no_copy_writes_into_a_tablespace_that_its_source_made_after_the_backup() {
     for &major in majors() {
@@ -420,6 +425,8 @@ fn a_replacement_does_not_replay_over_files_that_lie_where_a_tablespace_goes() {
     }
 }
 
+// Seen to fail: `cluster/tablespaces.rs`: `look_ahead` passes over what is taken; `run/restore.rs`: the refusal is a
+// failure like any other
 #[test]
 fn a_standby_does_not_replay_over_the_tablespaces_of_a_primary_on_the_same_machine() {
     for &major in majors() {
@@ -500,6 +507,7 @@ fn across_a_boundary(primary: &Cluster, directory: &Path) {
     ));
 }
 
+// Seen to fail: `cluster/recovery.rs`: `refuse_shared` is not asked
 #[test]
 fn where_a_tablespaces_record_lies_in_two_segments_no_copy_is_made_and_no_drill_judges() {
     for &major in majors() {
@@ -551,6 +559,8 @@ fn where_a_tablespaces_record_lies_in_two_segments_no_copy_is_made_and_no_drill_
     }
 }
 
+// Seen to fail: `cluster/wal_file.rs`: `refuse_unknown_timeline` does nothing; `refuse_unannounced` ignores the clone's
+// mark
 #[test]
 fn a_rehearsals_wal_gets_into_no_archive_of_its_source_by_hand_either() {
     for &major in majors() {

@@ -265,6 +265,8 @@ fn every_nth<'a>(keys: &[&&'a String], count: usize) -> Vec<&'a String> {
     (0..count).map(|n| *keys[n * last / (count - 1)]).collect()
 }
 
+// Seen to fail: `expire/mod.rs`: WAL goes first; released WAL is not noted; here: the mark goes to a backup by its
+// number (fails on every 28th)
 #[test]
 fn a_month_of_backups_expires_and_what_is_promised_is_recovered() {
     let Some(library) = faketime() else {
@@ -365,6 +367,7 @@ fn by_the_calendar(finished: &[DateTime<Utc>], now: DateTime<Utc>) -> BTreeSet<u
     kept
 }
 
+// Seen to fail: `retention/periods.rs`: weeks begin on Sunday
 #[test]
 fn on_whatever_day_a_month_ends_what_the_calendar_says_is_kept() {
     let Some(library) = faketime() else {

@@ -111,6 +111,7 @@ fn refused(answer: Vec<u8>) -> Error {
     run(connect(&serve(answer))).expect_err("a login")
 }
 
+// Seen to fail: connection: SCRAM is not completed
 #[test]
 fn a_server_that_skips_its_half_of_scram_is_refused() {
     let offer = authentication(10, b"SCRAM-SHA-256\0\0");
@@ -168,6 +169,7 @@ fn a_backup_with_everything_in_order_ends() {
     );
 }
 
+// Seen to fail: stream: the order of archives, or of the manifest, is not checked
 #[test]
 fn a_backup_that_is_not_what_was_announced_is_an_error() {
     let space: Part = (b'd', b"n16384.tar\0/space\0");

@@ -58,6 +58,7 @@ fn stray(place: &Place, walship: &Walship, source: &Cluster) {
     copy.stop(Stop::Immediate);
 }
 
+// Seen to fail: `verbs/restore.rs`: no fork counts as passed
 #[test]
 fn a_stray_timeline_keeps_nothing_from_a_standby_that_is_past_its_fork() {
     for &major in majors() {
@@ -79,6 +80,7 @@ fn a_stray_timeline_keeps_nothing_from_a_standby_that_is_past_its_fork() {
 
 /// The settings name a timeline: in the file, in one that it includes, in what `ALTER SYSTEM` writes, or on the command
 /// line.
+// Seen to fail: `server/server_settings.rs`: every setting has its default
 #[test]
 fn a_standby_that_is_pinned_to_its_timeline_gets_all_of_it() {
     for &major in majors() {
@@ -182,6 +184,7 @@ fn a_segment_that_is_withheld_is_a_warning_in_the_servers_log() {
 }
 
 /// Recovery follows the latest timeline and pauses before it began; its operator then decides for timeline 1.
+// Seen to fail: `restore/followed.rs`: a recovery's target is the latest timeline whatever is set
 #[test]
 fn second_thoughts_about_the_timeline_of_a_recovery_lose_nothing() {
     for &major in majors() {
@@ -265,6 +268,7 @@ fn rewind(old: &Cluster, heir: &Cluster, walship: &Walship, directory: &Path) ->
 }
 
 /// As `deploy/patroni/README.md` says: WAL that a former primary needs and no longer has comes from the archive.
+// Seen to fail: `verbs/restore.rs`: `asker` goes by the signal file alone, and no fork counts as passed
 #[test]
 fn pg_rewind_gets_the_old_primarys_wal_beyond_the_fork_from_the_archive() {
     let modes = [

@@ -82,6 +82,7 @@ impl Archive {
     }
 }
 
+// Seen to fail: `archive/catalogue.rs`: `load` reads no summary
 #[test]
 fn a_segment_that_verify_found_damaged_ends_what_can_be_recovered_before_a_byte_is_written() {
     let archive = Archive::new();
@@ -185,6 +186,7 @@ fn a_backup_that_verify_found_damaged_is_none_for_list_recover_and_expire() {
     }
 }
 
+// Seen to fail: `archive/wal_object.rs`: `index_is_damaged` is not asked
 #[test]
 fn a_damaged_index_of_a_segment_is_found_and_mended() {
     let archive = Archive::new();

@@ -179,6 +179,8 @@ fn index(place: &Place, id: &str) -> BTreeSet<String> {
     text.lines().filter_map(entry).collect()
 }
 
+// Seen to fail: `base_backup/local/sender.rs`: unlogged and temporary relations stay; `names.rs`: no directory is
+// emptied
 #[test]
 fn a_backup_of_the_data_directory_holds_what_the_server_would_send() {
     for &major in majors() {
@@ -211,6 +213,7 @@ fn a_backup_of_the_data_directory_holds_what_the_server_would_send() {
     }
 }
 
+// Seen to fail: `local/sender.rs`: a wrong checksum for large files
 #[test]
 fn a_backup_under_load_is_what_its_manifest_says_and_recovers_every_row() {
     for &major in majors() {
@@ -306,6 +309,8 @@ fn a_backup_under_load_is_what_its_manifest_says_and_recovers_every_row() {
     }
 }
 
+// Seen to fail: `local/sender.rs`: pages are not verified; `local/page.rs`: checksum modulo 65536; the page's position
+// is not looked at
 #[test]
 fn a_damaged_page_fails_the_backup_and_a_page_written_since_does_not() {
     for &major in majors() {
@@ -341,6 +346,7 @@ fn a_damaged_page_fails_the_backup_and_a_page_written_since_does_not() {
     }
 }
 
+// Seen to fail: `local/mod.rs`: system identifiers are not compared; the exported snapshot is not looked for
 #[test]
 fn another_clusters_data_directory_or_none_is_refused() {
     let place = Place::directory();
@@ -374,6 +380,7 @@ fn another_clusters_data_directory_or_none_is_refused() {
     back_up(&walship, &primary, "local");
 }
 
+// Seen to fail: `local/mod.rs`: the server's tablespaces, or its databases, are not looked for
 #[test]
 fn a_tablespace_or_a_database_that_is_not_mounted_here_is_not_taken_for_dropped() {
     let place = Place::directory();
@@ -411,6 +418,7 @@ fn a_tablespace_or_a_database_that_is_not_mounted_here_is_not_taken_for_dropped(
     back_up(&walship, &primary, "local");
 }
 
+// Seen to fail: `local/mod.rs`: a standby is not looked for; `local/sender.rs`: an unreadable file is skipped
 #[test]
 fn a_file_that_this_user_may_not_read_and_a_standby_are_refused() {
     let place = Place::directory();
@@ -432,6 +440,7 @@ fn a_file_that_this_user_may_not_read_and_a_standby_are_refused() {
     assert!(stderr.contains("is a standby"), "{stderr}");
 }
 
+// Seen to fail: `basebackup/mod.rs`: nothing is discarded
 #[test]
 fn a_backup_whose_session_ends_fails_and_leaves_nothing() {
     for &major in majors() {

@@ -237,6 +237,8 @@ fn transactions(pgbench: Running) -> u64 {
     number.trim().parse().unwrap()
 }
 
+// Seen to fail: `deploy/pgbouncer/pgbouncer.ini`: `auth_type = trust`; `roles.sql`: PgBouncer's own password is given
+// there; every role's secret is given away; `pools.ini`: the replica's pool leads to the primary
 #[test]
 fn clients_log_in_with_scram_and_each_pool_leads_to_its_server() {
     let front = Front::start(18);
@@ -278,6 +280,7 @@ fn clients_log_in_with_scram_and_each_pool_leads_to_its_server() {
     Running::start(&mut psql).wait(PATIENCE).exited(2);
 }
 
+// Seen to fail: `deploy/pgbouncer/switch`: no `PAUSE`; `--writable` waits for nothing
 #[test]
 fn clients_wait_through_a_switchover_and_see_no_error() {
     for &major in majors() {
@@ -335,6 +338,8 @@ fn clients_wait_through_a_switchover_and_see_no_error() {
     }
 }
 
+// Seen to fail: `deploy/pgbouncer/switch`: no `RESUME`; no `timeout`; `pools.ini` is not put back; logins are not
+// waited for (failed in two of seven runs)
 #[test]
 fn a_switch_that_fails_lets_the_clients_go_on_where_they_were() {
     let front = Front::start(18);

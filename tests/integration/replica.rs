@@ -100,6 +100,7 @@ fn one_that_knows_the_archive_alone_follows(walship: &Walship, replica: &Cluster
     assert_eq!(alone.sql("select count(*) from t where i >= 100"), "3");
 }
 
+// Seen to fail: `judge/branches.rs`: no branch; `list/text.rs`: the branch is not printed
 #[test]
 fn from_initdb_to_a_promotion_and_beyond() {
     for &major in majors() {
@@ -413,6 +414,7 @@ fn a_standby_that_was_away_during_the_promotion_never_reads_the_old_primarys_seg
     }
 }
 
+// Seen to fail: `restore/followed.rs`: later timelines are not looked for
 #[test]
 fn a_standby_that_runs_during_the_promotion_never_reads_the_old_primarys_segment() {
     for &major in majors() {

@@ -110,6 +110,7 @@ fn slots(cluster: &Cluster) -> String {
     cluster.sql("select coalesce(string_agg(slot_name, ' '), '') from pg_replication_slots")
 }
 
+// Seen to fail: `seed/mod.rs`: no `primary_slot_name`; `seed/copy.rs`: no `--slot`
 #[test]
 fn a_replica_copied_from_its_primary_streams_through_its_slot() {
     for &major in majors() {
@@ -159,6 +160,7 @@ fn a_replica_copied_from_its_primary_streams_through_its_slot() {
     }
 }
 
+// Seen to fail: `judge/seed_source.rs`: the limit is ignored; `seed/source.rs`: always the primary
 #[test]
 fn auto_takes_the_archive_while_there_is_little_wal_and_the_primary_otherwise() {
     for &major in majors() {
@@ -220,6 +222,7 @@ fn a_started_replica_is_waited_for_until_it_streams() {
 }
 
 /// A server that runs is no replica yet. Here its `pg_ctl` takes away whom it should follow.
+// Seen to fail: `seed/start.rs`: a server that runs is enough
 #[test]
 fn a_started_replica_that_does_not_stream_in_time_is_no_success() {
     for &major in majors() {
@@ -283,6 +286,7 @@ fn refused_at(
     assert_eq!(slots(primary), before, "{arguments:?}");
 }
 
+// Seen to fail: `seed/primary.rs`: the slot stays; a slot in use is taken; `seed/copy.rs`: the copy stays
 #[test]
 fn what_cannot_become_a_replica_is_refused_in_one_line_and_nothing_stays() {
     for &major in majors() {
@@ -418,6 +422,7 @@ fn directories_in_the_way(walship: &Walship, primary: &Cluster) {
     primary.sql("drop tablespace space");
 }
 
+// Seen to fail: `run/seed.rs`: signals are ignored
 #[test]
 fn a_seeding_that_is_told_to_end_leaves_no_file_no_slot_and_no_program() {
     for &major in majors() {
@@ -451,6 +456,7 @@ fn a_seeding_that_is_told_to_end_leaves_no_file_no_slot_and_no_program() {
     }
 }
 
+// Seen to fail: `seed/primary.rs`: an idle slot is made anew
 #[test]
 fn a_slot_that_keeps_wal_for_another_replica_is_refused_and_one_that_keeps_none_is_made_anew() {
     for &major in majors() {
@@ -501,6 +507,7 @@ fn a_slot_that_keeps_wal_for_another_replica_is_refused_and_one_that_keeps_none_
     }
 }
 
+// Seen to fail: `seed/source.rs`: later timelines are not looked for
 #[test]
 fn a_server_that_the_archive_has_left_behind_is_not_followed() {
     for &major in majors() {
@@ -519,6 +526,7 @@ fn a_server_that_the_archive_has_left_behind_is_not_followed() {
     }
 }
 
+// Seen to fail: `seed/source.rs`: the identity is not compared
 #[test]
 fn another_clusters_archive_is_no_archive_for_a_replica() {
     let (_place, walship, _owner) = archived(18);
@@ -529,6 +537,8 @@ fn another_clusters_archive_is_no_archive_for_a_replica() {
     }
 }
 
+// Seen to fail: `conninfo/standby.rs`: the password file's password is written into `primary_conninfo`; one from
+// elsewhere is; one from elsewhere is ignored
 #[test]
 fn a_password_is_written_nowhere_and_must_be_where_the_replica_finds_it() {
     for &major in majors() {

@@ -183,6 +183,7 @@ fn archiving_fails_visibly_in_an_outage_and_goes_on_by_itself() {
     wait_archived(&primary, &segment);
 }
 
+// Seen to fail: `archive/writing.rs`: a conflict is an error at once
 #[test]
 fn an_ambiguous_put_is_resolved_by_looking() {
     let (place, proxy) = failing_place();

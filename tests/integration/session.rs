@@ -56,6 +56,7 @@ fn sql_runs_in_the_database_that_libpq_would_choose() {
     }
 }
 
+// Seen to fail: `pg/sql.rs`: a backslash is left as it is
 #[test]
 fn any_string_comes_back_from_a_literal_and_any_name_from_an_identifier() {
     let cluster = started(18, &[("standard_conforming_strings", "off")]);
@@ -65,6 +66,7 @@ fn any_string_comes_back_from_a_literal_and_any_name_from_an_identifier() {
     }
 }
 
+// Seen to fail: `connection/login.rs`: no empty `search_path`
 #[test]
 fn what_a_user_made_does_not_stand_in_for_what_postgresql_has() {
     let cluster = started(18, &[]);
@@ -74,6 +76,7 @@ fn what_a_user_made_does_not_stand_in_for_what_postgresql_has() {
     assert!(error.to_string().contains("does not exist"), "{error}");
 }
 
+// Seen to fail: `connection/mod.rs`: shows the command instead of its phrase
 #[test]
 fn a_statement_that_fails_shows_the_phrase_and_not_the_text() {
     for &major in majors() {
@@ -127,6 +130,7 @@ fn the_lines_an_error_suggests_for_a_database_let_one_in() {
     }
 }
 
+// Seen to fail: `connection/server_error.rs`: no advice for it
 #[test]
 fn a_database_that_is_missing_or_closed_says_what_to_do() {
     for &major in majors() {

@@ -28,6 +28,7 @@ fn hold_back(primary: &Cluster) {
     primary.switch_wal();
 }
 
+// Seen to fail: `status/mod.rs`: the window, the backlog, the last verification, the next expiry, each left out
 #[test]
 fn one_screen_shows_what_there_is_and_a_program_gets_the_same() {
     let history = History::write(18, Place::directory());
@@ -77,6 +78,7 @@ fn one_screen_shows_what_there_is_and_a_program_gets_the_same() {
     assert_eq!(report["warnings"][0]["id"], "archiver.backlog", "{report}");
 }
 
+// Seen to fail: `status/mod.rs`: no warnings
 #[test]
 fn what_is_wrong_with_an_archive_is_said_and_has_an_exit_code() {
     let history = History::write(17, Place::directory());

@@ -139,6 +139,7 @@ promise!(keys_that_could_leave_the_archive_are_refused);
 promise!(conditional_writes_are_honoured);
 promise!(an_object_knows_its_time);
 
+// Seen to fail: directory: a plain rename instead of a link; S3: no `If-None-Match`
 async fn a_name_is_created_by_one_of_many_writers(subject: Subject) {
     for (round, size) in [(0, 10), (1, 10), (2, 300_000), (3, 300_000)] {
         let key = format!("race/{round}");
@@ -200,6 +201,7 @@ async fn a_large_create_of_an_existing_name_is_a_conflict(subject: Subject) {
     assert_eq!(read(&subject.store, "large").await, "small");
 }
 
+// Seen to fail: `crates/store/src/s3.rs`: the gate is open from the start; `directory.rs`: the file gets its name first
 async fn what_waits_for_its_turn_is_stored_only_then(Subject { store, .. }: Subject) {
     let body = |content: &'static str| Body::from_bytes(content.repeat(100_000));
     let (ours, other) = (body("ours"), body("other"));
@@ -257,6 +259,7 @@ async fn a_replace_replaces(subject: Subject) {
     assert_eq!(keys(store, "").await, ["a/b"]);
 }
 
+// Seen to fail: `directory/replacement.rs`: nothing is compared; `crates/store/src/s3.rs`: no `If-Match`
 async fn a_version_is_replaced_by_one_of_many_writers(subject: Subject) {
     let store = &subject.store;
     create(store, "race/key", "first").await;
@@ -340,6 +343,7 @@ async fn conditional_replaces_are_honoured(subject: Subject) {
     assert_eq!(keys(&subject.store, "").await, [PROBE_KEY]);
 }
 
+// Seen to fail: S3: any 404 counts as a missing key
 async fn a_missing_key_is_told_from_a_missing_store(subject: Subject) {
     let store = &subject.store;
     for key in ["missing", "some/where/deep/down"] {
@@ -420,6 +424,7 @@ async fn the_last_bytes_are_read_alone(subject: Subject) {
     assert_eq!(missing.kind(), ErrorKind::NotFound, "{missing}");
 }
 
+// Seen to fail: S3: no checksum header
 async fn damage_on_the_way_stores_nothing(subject: Subject) {
     let store = &subject.store;
     create(store, "good", "good").await;
@@ -471,6 +476,7 @@ async fn a_listing_is_complete_and_deletions_delete(subject: Subject) {
     store.delete(&[]).await.unwrap();
 }
 
+// Seen to fail: `directory/walk.rs`: a file that is gone by then is an error
 async fn a_listing_has_what_stays_whatever_is_deleted_meanwhile(subject: Subject) {
     let store = &subject.store;
     let staying: Vec<String> = (0..40).map(|i| format!("w/{}/{i:02}", i / 10)).collect();

@@ -95,6 +95,7 @@ async fn every_call_costs_one_request(proxy: Proxy, store: Store) {
     assert_eq!(proxy.requests().len(), 8);
 }
 
+// Seen to fail: S3: no retry classifier
 async fn a_passing_failure_is_ridden_out(proxy: Proxy, store: Store) {
     for fault in [
         Fault::Answer(500),
@@ -204,6 +205,7 @@ async fn a_put_whose_answer_got_lost_is_told_as_a_conflict(proxy: Proxy, store: 
     assert_eq!(store.read("a", 1 << 20).await.unwrap(), "new");
 }
 
+// Seen to fail: `crates/store/src/reading.rs`: `Patience::wait` never waits
 async fn a_body_that_breaks_off_is_read_on_from_there(proxy: Proxy, store: Store) {
     let (large, small) = (noise(3 << 20), noise(300));
     for (key, bytes) in [("large", &large), ("small", &small)] {
@@ -254,6 +256,7 @@ async fn a_body_that_keeps_breaking_off_ends_in_time(proxy: Proxy, store: Store)
     assert!(error.to_string().contains(&store.url_of("a")), "{error}");
 }
 
+// Seen to fail: `crates/store/src/s3.rs`: `get_rest` without `If-Match` and without comparing
 async fn an_object_that_is_replaced_while_it_is_read_is_never_a_mixture(proxy: Proxy, store: Store) {
     let (old, new) = (noise(2 << 20), vec![7; 2 << 20]);
     let replace = async |bytes: &[u8]| {
@@ -275,6 +278,7 @@ async fn an_object_that_is_replaced_while_it_is_read_is_never_a_mixture(proxy: P
     assert!(old.starts_with(&received));
 }
 
+// Seen to fail: `crates/store/src/s3.rs`: the text of the answer is not checked; one look over plain HTTP
 async fn a_listing_that_was_cut_or_altered_on_its_way_is_never_believed(proxy: Proxy, store: Store) {
     for key in ["wal/a", "wal/b", "wal/c"] {
         store
@@ -350,6 +354,7 @@ fn port_that_never_accepts() -> (TcpListener, Vec<TcpStream>) {
     (listener, waiting)
 }
 
+// Seen to fail: `crates/store/src/s3.rs`: no limit for the operation (this test did not end within 60 s)
 #[test]
 fn a_connection_that_is_never_made_ends_at_the_deadline() {
     let (listener, _waiting) = port_that_never_accepts();
@@ -429,6 +434,7 @@ fn read_fails_within(address: SocketAddr, expected: std::ops::Range<f64>) {
     });
 }
 
+// Seen to fail: `crates/store/src/options.rs`: `Debug` prints the values
 #[test]
 fn no_secret_is_printed() {
     block_on(async {
@@ -544,6 +550,7 @@ fn tells_only_where_a_listing_goes_on(tokens: &'static [&'static str]) -> Socket
     address
 }
 
+// Seen to fail: `crates/store/src/s3.rs`: only `is_truncated` counts; a token may repeat
 #[test]
 fn a_listing_goes_on_where_the_server_says_so_and_never_in_a_circle() {
     block_on(async {

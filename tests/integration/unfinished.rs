@@ -92,6 +92,7 @@ impl Written {
     }
 }
 
+// Seen to fail: `cluster/wal_file.rs`: `refuse_unannounced` accepts all; `refuse_incomplete` accepts all
 #[test]
 fn the_segment_that_is_still_being_written_is_not_taken_by_hand() {
     for &major in majors() {
@@ -122,6 +123,7 @@ fn the_segment_that_is_still_being_written_is_not_taken_by_hand() {
     }
 }
 
+// Seen to fail: `verbs/repair.rs`: no object is an `earlier_state`; any object is one
 #[test]
 fn an_earlier_state_of_a_segment_is_replaced_by_the_whole_one_and_nothing_else_is() {
     for &major in majors() {
@@ -168,6 +170,7 @@ fn an_earlier_state_of_a_segment_is_replaced_by_the_whole_one_and_nothing_else_i
     }
 }
 
+// Seen to fail: `push/unfinished.rs`: it is stored as the segment
 #[test]
 fn the_last_segment_of_a_server_that_is_gone_is_stored_beside_the_whole_ones_and_replayed_from_there() {
     for &major in majors() {

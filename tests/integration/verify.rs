@@ -64,6 +64,7 @@ fn place_of(case: &Case) -> Place {
     Place::directory().with_url(&format!("file://{}", case.archive.display()))
 }
 
+// Seen to fail: `verify/contents.rs`: no difference counts; checksums of files in several parts are not combined
 #[test]
 fn a_real_archive_is_clean_and_every_file_is_compared_with_the_manifest() {
     for &major in majors() {
@@ -176,6 +177,9 @@ fn zstd_run(arguments: &[&str], input: &[u8]) -> Vec<u8> {
 }
 
 /// Every kind of object, spoiled in every way, one after another in one archive: the ledger knows the rest.
+// Seen to fail: `archive/wal_object.rs`: the decoder's verdict does not count; no `trailer.check`;
+// `verify/contents.rs`: no `decompressor.finish`; `verify/backups.rs`: a record is not compared with the ledger; a lost
+// record is not looked for
 #[test]
 fn every_damage_to_every_kind_of_object_is_found() {
     let original = Original::shared();
@@ -250,6 +254,7 @@ fn a_marked_backup_that_lost_its_record_is_missed_even_by_the_first_run() {
     assert!(report.is_clean, "{report}");
 }
 
+// Seen to fail: `archive/wal_object.rs`: no `judge_end`
 #[test]
 fn a_segment_whose_wal_ends_early_is_damage_where_another_follows() {
     let data = Sample::shared().copy();
@@ -272,6 +277,7 @@ fn a_segment_whose_wal_ends_early_is_damage_where_another_follows() {
     }
 }
 
+// Seen to fail: `verify/tally.rs`: any name counts
 #[test]
 fn a_damaged_object_with_a_wild_name_is_told_and_nothing_else_is_missed_for_it() {
     let original = Original::shared();
@@ -303,6 +309,7 @@ fn identity_is_noticed(place: &Place, damage: Damage, what: &str) {
     }
 }
 
+// Seen to fail: `run/verify.rs`: exit code 0
 #[test]
 fn damage_ends_with_7_and_both_outputs_name_it_and_what_it_costs() {
     let original = Original::shared();
@@ -343,6 +350,7 @@ fn damage_ends_with_7_and_both_outputs_name_it_and_what_it_costs() {
     );
 }
 
+// Seen to fail: `archive/wal_object.rs`: one attempt
 #[test]
 fn an_outage_is_no_damage() {
     let original = Original::shared();
@@ -464,6 +472,7 @@ fn a_backup_that_ends_meanwhile_is_no_damage() {
     assert!(report.is_clean, "{report}");
 }
 
+// Seen to fail: `verify/mod.rs`: no second look
 #[test]
 fn a_segment_that_arrives_after_its_successor_is_no_gap() {
     let original = Original::shared();
@@ -477,6 +486,7 @@ fn a_segment_that_arrives_after_its_successor_is_no_gap() {
     assert!(report.is_clean, "{report}");
 }
 
+// Seen to fail: `verify/mod.rs`: no `miss_histories`
 #[test]
 fn a_history_that_was_never_there_is_missed_too() {
     let case = Case::of(Original::shared());
@@ -522,6 +532,7 @@ fn a_ledger_that_is_damaged_or_newer_is_not_believed() {
     assert!(verify(&place, |_| {}).is_clean);
 }
 
+// Seen to fail: `archive/ledger.rs`: a refused put is an error
 #[test]
 fn whoever_may_only_read_verifies_too() {
     let case = Case::of(Original::shared());
@@ -537,6 +548,7 @@ fn whoever_may_only_read_verifies_too() {
     assert!(!case.archive.join("ledger").exists());
 }
 
+// Seen to fail: `verify/mod.rs`: `--since` is ignored
 #[test]
 fn since_reads_only_what_is_younger() {
     let case = Case::of(Original::shared());
@@ -573,6 +585,7 @@ fn since_reads_only_what_is_younger() {
         .succeeded();
 }
 
+// Seen to fail: `verify/mod.rs`: `--full` is ignored; `archive/ledger.rs`: no part is written
 #[test]
 fn what_a_killed_run_has_read_is_read_again_only_when_asked_for() {
     let case = Case::of(Original::shared());
@@ -596,6 +609,7 @@ fn what_a_killed_run_has_read_is_read_again_only_when_asked_for() {
     assert_eq!(report["read_objects"], report["objects"], "{report:#}");
 }
 
+// Seen to fail: `layers/meter.rs`: no pause
 #[test]
 fn the_rate_is_kept() {
     let case = Case::of(Original::shared());

@@ -149,6 +149,8 @@ fn keep_time(path: &Path, change: impl FnOnce()) {
         .unwrap();
 }
 
+// Seen to fail: `archive/wal_object.rs`: pages are not judged; `verify/wal.rs`: segments that the ledger tells of are
+// not missed
 #[test]
 fn every_damage_among_2000_segments_is_found_and_an_unchanged_archive_costs_next_to_nothing() {
     let archive = Archive::make();

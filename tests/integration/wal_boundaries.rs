@@ -82,6 +82,7 @@ fn check(major: u32) {
     );
 }
 
+// Seen to fail: `segment_index/switch.rs`: nothing is settled
 #[test]
 fn wal_with_a_switch_at_any_boundary_is_whole_for_verify_and_for_recovery() {
     thread::scope(|scope| {
@@ -164,6 +165,8 @@ fn check_moments(major: u32) {
     }
 }
 
+// Seen to fail: `recovery_plan/end.rs`: PostgreSQL is given the time; `segment_index/moment.rs`: prepared transactions
+// do not count
 #[test]
 fn a_moment_before_a_database_is_dropped_has_the_database_and_prepared_transactions_whole() {
     thread::scope(|scope| {

@@ -306,6 +306,8 @@ fn check_accessor(place: &Place, names: &[String], found: &[WalEvent], major: u3
     assert_eq!(told.iter().filter(minimal).count(), 1, "PostgreSQL {major}");
 }
 
+// Seen to fail: `wal_records/change.rs`: records of databases on 14 are numbered as on 15; a `CheckPoint` has no
+// `wal_level` on 17 and later
 #[test]
 fn what_recovery_must_know_of_real_wal_is_read_as_pg_waldump_prints_it() {
     thread::scope(|scope| {
@@ -409,6 +411,7 @@ fn check_minimal(major: u32) {
     recover(&[]).succeeded();
 }
 
+// Seen to fail: `archive/wal_changes.rs`: nothing is a barrier
 #[test]
 fn a_stretch_of_wal_level_minimal_is_known_to_all_before_a_byte_is_written() {
     thread::scope(|scope| {
@@ -462,6 +465,7 @@ fn check_raised(major: u32) {
     );
 }
 
+// Seen to fail: `cluster/restore.rs`: no `write_demands`
 #[test]
 fn a_server_recovers_over_settings_that_were_raised_after_its_backup() {
     thread::scope(|scope| {

@@ -165,6 +165,7 @@ async fn a_damaged_record_makes_a_backup_unrestorable() {
     archive.is_unrestorable("format version 2").await;
 }
 
+// Seen to fail: `archive/catalogue.rs`: ids are not compared
 #[tokio::test]
 async fn a_record_that_belongs_elsewhere_makes_a_backup_unrestorable() {
     let archive = Archive::new().await;
@@ -194,6 +195,7 @@ async fn a_backup_whose_wal_is_missing_or_empty_cannot_be_restored() {
 }
 
 /// What verify found is known to whoever reads the archive.
+// Seen to fail: `archive/catalogue.rs`: `barrier_in` is not asked
 #[tokio::test]
 async fn a_backup_whose_own_wal_cannot_be_replayed_cannot_be_restored() {
     let archive = Archive::new().await;

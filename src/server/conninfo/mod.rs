@@ -386,6 +386,7 @@ mod tests {
         assert_eq!(passwords("host=/elsewhere"), [None]);
     }
 
+    // Seen to fail: `conninfo/mod.rs`: the database is always `replication`
     #[test]
     fn the_password_file_is_matched_with_the_database_of_the_session() {
         let home = tempfile::tempdir().unwrap();

@@ -256,6 +256,7 @@ mod tests {
         assert_eq!(missing(&needed).unwrap(), "000000020000000000000004");
     }
 
+    // Seen to fail: `basebackup/wal_wait.rs`: the object's size is ignored
     #[tokio::test]
     async fn an_empty_object_is_no_segment_that_arrived() {
         let directory = tempfile::tempdir().unwrap();

@@ -104,6 +104,7 @@ mod tests {
         }
     }
 
+    // Seen to fail: `drill/programs.rs`: where programs were looked for is not said
     #[test]
     fn where_it_was_looked_is_said_with_what_was_there() {
         let top = tempfile::tempdir().unwrap();

@@ -339,6 +339,7 @@ mod tests {
         clean(base, "here", kept).await.unwrap().len()
     }
 
+    // Seen to fail: `drill/scratch.rs`: the lock does not count; the directory has the mode that the umask leaves
     #[tokio::test]
     async fn a_living_drill_is_left_alone_and_a_dead_one_removed() {
         let base = tempfile::tempdir().unwrap();
@@ -353,6 +354,7 @@ mod tests {
         assert!(!path.exists());
     }
 
+    // Seen to fail: `drill/scratch.rs`: `kept` does not count
     #[tokio::test]
     async fn what_is_to_stay_stays_until_it_is_asked_for() {
         let base = tempfile::tempdir().unwrap();
@@ -365,6 +367,7 @@ mod tests {
         assert_eq!(cleaned(base.path(), true).await, 1);
     }
 
+    // Seen to fail: `drill/scratch.rs`: no note is needed
     #[tokio::test]
     async fn what_is_not_a_dead_drills_is_left_alone() {
         let base = tempfile::tempdir().unwrap();

@@ -221,6 +221,7 @@ async fn what_no_rule_keeps_goes_and_nothing_else() {
     assert_eq!(archive.keys().await, expected());
 }
 
+// Seen to fail: `expire/wal.rs`: a request for each object
 #[tokio::test]
 async fn a_thousand_objects_are_deleted_with_one_request() {
     let archive = ten_days().await;
@@ -241,6 +242,7 @@ async fn a_thousand_objects_are_deleted_with_one_request() {
     assert_eq!(5 - faults.left(), 2, "requests for 1,130 objects");
 }
 
+// Seen to fail: `expire/wal.rs`: a dry run deletes
 #[tokio::test]
 async fn a_dry_run_shows_the_same_plan_and_deletes_nothing() {
     let archive = ten_days().await;
@@ -258,6 +260,7 @@ async fn a_dry_run_shows_the_same_plan_and_deletes_nothing() {
     assert_eq!(shown.plan, done.plan);
 }
 
+// Seen to fail: `expire/mod.rs`: WAL goes only where a backup goes
 #[tokio::test]
 async fn whatever_call_fails_everything_listed_can_be_restored_and_the_next_run_finishes() {
     let operations = [
@@ -296,6 +299,7 @@ async fn whatever_call_fails_everything_listed_can_be_restored_and_the_next_run_
     }
 }
 
+// Seen to fail: `expire/backups.rs`: the record goes last; `expire/mod.rs`: WAL goes first; released WAL is not noted
 #[tokio::test]
 async fn the_record_goes_first_and_wal_last() {
     for (part, left) in [("backup.json", 5), ("base/", 4)] {
@@ -328,6 +332,7 @@ async fn the_record_goes_first_and_wal_last() {
     assert!(!keys.iter().any(|key| key.starts_with(&backup_prefix(&id(7)))));
 }
 
+// Seen to fail: `expire/backups.rs`: the WAL of a backup whose record is locked is not spared
 #[tokio::test]
 async fn what_the_store_does_not_let_go_is_reported_and_what_is_listed_stays_restorable() {
     let archive = ten_days().await;
@@ -358,6 +363,7 @@ async fn what_the_store_does_not_let_go_is_reported_and_what_is_listed_stays_res
     assert_eq!(archive.keys().await, expected());
 }
 
+// Seen to fail: `expire/backups.rs`: no mark is looked for after the record went
 #[tokio::test]
 async fn a_mark_that_is_set_in_the_very_moment_counts() {
     let archive = ten_days().await;
@@ -384,6 +390,7 @@ async fn a_mark_that_is_set_in_the_very_moment_counts() {
     assert!(catalogue.backups.iter().any(|backup| backup.id == id(4)));
 }
 
+// Seen to fail: `expire/backups.rs`: one attempt
 #[tokio::test]
 async fn a_record_that_must_be_put_back_is_put_back_although_the_store_fails_once() {
     let archive = ten_days().await;
@@ -420,6 +427,7 @@ async fn note_as_good(archive: &Archive, number: u64) -> String {
     key
 }
 
+// Seen to fail: `retention/choose.rs`: a lost record is ignored
 #[tokio::test]
 async fn what_is_left_of_a_backup_that_lost_its_record_stays_where_it_was_marked_or_found_good() {
     let archive = ten_days().await;
@@ -452,6 +460,7 @@ async fn what_is_left_of_a_backup_that_lost_its_record_stays_where_it_was_marked
     assert!(!archive.keys().await.contains(&part(1)));
 }
 
+// Seen to fail: `expire/backups.rs`: the ledger forgets nothing
 #[tokio::test]
 async fn a_backup_that_an_expiry_began_to_delete_is_none_that_lost_its_record() {
     let archive = ten_days().await;
@@ -467,6 +476,7 @@ async fn a_backup_that_an_expiry_began_to_delete_is_none_that_lost_its_record() 
     assert_eq!(archive.keys().await, expected());
 }
 
+// Seen to fail: `verbs/keep.rs`: the backup is not looked for after the mark
 #[tokio::test]
 async fn who_marks_a_backup_that_is_being_deleted_is_told_so() {
     let archive = ten_days().await;
@@ -506,6 +516,7 @@ async fn with_a_newcomer(archive: &Archive, id: BackupId, alive: Option<BackupAl
     report.unwrap()
 }
 
+// Seen to fail: `expire/wal.rs`: only ids after the newest known one are looked at; no new backup is looked for
 #[tokio::test]
 async fn no_wal_goes_while_a_backup_that_began_meanwhile_may_need_any() {
     // The clock of its machine may be behind those of the others.
@@ -539,6 +550,7 @@ async fn the_wal_that_a_backup_needs_which_began_meanwhile_stays() {
     }
 }
 
+// Seen to fail: `expire/backups.rs`: `spare_unfinished` is not called; no look after `pending.json` went
 #[tokio::test]
 async fn a_backup_that_is_being_finished_is_left_alone() {
     let archive = ten_days().await;
@@ -589,6 +601,7 @@ async fn two_expiries_at_once_do_what_one_does() {
     assert_eq!(archive.keys().await, expected());
 }
 
+// Seen to fail: `expire/mod.rs`: `released` is replaced whatever its version
 #[tokio::test]
 async fn of_two_expiries_with_other_plans_neither_takes_back_what_the_other_gave_up() {
     let archive = ten_days().await;
@@ -619,6 +632,7 @@ async fn of_two_expiries_with_other_plans_neither_takes_back_what_the_other_gave
     }
 }
 
+// Seen to fail: `expire/wal.rs`: times are not compared; `expire/backups.rs`: all objects below a backup go
 #[tokio::test]
 async fn what_walship_did_not_write_and_histories_stay_and_companions_go_with_their_segment() {
     let archive = ten_days().await;
@@ -680,6 +694,7 @@ async fn on_doubt_nothing_is_deleted() {
     }
 }
 
+// Seen to fail: `expire/mod.rs`: this machine's clock counts
 #[tokio::test]
 async fn the_earlier_of_two_clocks_counts() {
     let archive = ten_days().await;
@@ -720,6 +735,7 @@ async fn a_mark_is_set_listed_and_taken_away() {
     }
 }
 
+// Seen to fail: `format/keep.rs`: the backup that a mark names is not compared
 #[tokio::test]
 async fn records_of_two_backups_that_change_places_are_not_believed() {
     for object in [BackupObject::Record, BackupObject::Keep] {
@@ -740,6 +756,7 @@ async fn records_of_two_backups_that_change_places_are_not_believed() {
     }
 }
 
+// Seen to fail: `verbs/expire/mod.rs`: goes on where the record of what verify found is unusable
 #[tokio::test]
 async fn nothing_is_deleted_while_it_is_not_known_which_backups_are_damaged() {
     let archive = ten_days().await;

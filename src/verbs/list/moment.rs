@@ -373,6 +373,7 @@ mod tests {
     }
 
     proptest! {
+        // Seen to fail: `list/moment.rs`: no neighbours are looked at
         #[test]
         fn it_finds_what_looking_at_every_segment_finds(
             // A segment spans 60 seconds; times jump back by some 20 segments at most. Some are idle.

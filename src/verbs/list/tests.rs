@@ -172,6 +172,7 @@ timeline 1: 000000010000000000000003 to 000000010000000000000004 (2 segments) MI
     assert_eq!(text, expected);
 }
 
+// Seen to fail: `verbs/list.rs`: never proven
 #[tokio::test]
 async fn a_list_shows_when_a_backup_was_last_proven() {
     let top = tempfile::tempdir().unwrap();
@@ -249,6 +250,7 @@ async fn an_empty_archive_says_so_in_words() {
 }
 
 /// What is seen for a minute after every recovery and failover.
+// Seen to fail: `list/text.rs`: no segment is `not_yet` there
 #[tokio::test]
 async fn the_first_segment_of_a_new_timeline_is_not_called_missing() {
     let top = tempfile::tempdir().unwrap();

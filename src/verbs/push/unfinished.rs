@@ -128,6 +128,7 @@ mod tests {
     use crate::archive::fixture;
     use crate::store::{FaultKind, Faults, Operation};
 
+    // Seen to fail: `verbs/push.rs`: `push_source` does not look at the archive again
     #[tokio::test]
     async fn what_is_stored_of_a_dead_server_is_not_told_where_the_archive_went_meanwhile() {
         let top = tempfile::tempdir().unwrap();

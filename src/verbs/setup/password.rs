@@ -99,6 +99,7 @@ mod tests {
 
     use super::*;
 
+    // Seen to fail: `setup/password.rs`: the other lines are dropped
     #[test]
     fn a_password_file_gets_one_line_first_and_keeps_the_others() {
         let top = tempfile::tempdir().unwrap();
@@ -114,6 +115,7 @@ mod tests {
         assert!(!format!("{secret:?}").contains('b'), "{secret:?}");
     }
 
+    // Seen to fail: `setup/password.rs`: the link is replaced
     #[test]
     fn a_password_file_that_is_a_link_stays_one() {
         let top = tempfile::tempdir().unwrap();

@@ -49,6 +49,8 @@ fn a_healthy_cluster_is_told_so_in_under_two_seconds() {
     }
 }
 
+// Seen to fail: `judge/diagnosis/mod.rs`: `Findings::add` drops warnings and problems; `verbs/doctor/host.rs`: the data
+// directory is never found
 #[test]
 fn each_planted_fault_of_the_settings_is_found_with_its_fix() {
     for &major in majors() {
@@ -352,6 +354,7 @@ fn each_planted_fault_of_slots_is_found_with_its_fix() {
     }
 }
 
+// Seen to fail: `judge/diagnosis/mod.rs`: `Findings::add` drops warnings and problems
 #[test]
 fn a_check_that_cannot_run_at_all_is_unknown_to_nagios() {
     let walship = Walship::without_archive();

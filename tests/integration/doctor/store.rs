@@ -139,6 +139,7 @@ fn each_planted_fault_of_the_way_to_the_store_is_found_with_its_fix() {
 }
 
 /// One deadline for all, also where both the listing and what comes after it get no answer.
+// Seen to fail: `verbs/doctor/mod.rs`: what comes after the listing has no limit
 #[test]
 fn a_visit_is_over_in_time_where_the_store_says_nothing() {
     let (place, proxy) = failing_place();
@@ -194,6 +195,8 @@ fn each_missing_permission_is_found_with_its_fix() {
     ward.discharge(4);
 }
 
+// Seen to fail: `verbs/doctor/archive.rs`: deletion is tried where versions are kept; `crates/store/src/lib.rs`: the
+// probe replaces
 #[test]
 fn versions_and_locks_are_seen_and_nothing_grows_by_looking() {
     let Some(server) = minio() else { return };

@@ -38,6 +38,10 @@ fn lives() -> Vec<(u64, String)> {
     ranges.flatten().map(|seed| (seed, steps.clone())).collect()
 }
 
+// Seen to fail: the remembered archive is not compared; `basebackup/mod.rs`: another history is refused neither before
+// nor after; `cluster/recovery.rs`: no `--new-tablespaces`, no `refuse_shared`; `cluster/archiving.rs`: `Auto` is never
+// off; `basebackup/allegiance.rs`: no `known_timeline`, and the clone's mark is ignored; `judge/forks.rs`: no fork
+// counts as passed; `branches/judgement.rs`: of two living timelines the newest is taken
 #[test]
 fn nothing_acknowledged_or_listed_is_untrue_and_no_copy_reaches_its_source() {
     for (seed, chosen) in lives() {

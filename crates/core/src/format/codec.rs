@@ -406,6 +406,7 @@ mod tests {
             prop_assert!(trailer.check(name(), SYSTEM).is_ok());
         }
 
+        // Seen to fail: `format/codec.rs`: `finish` compares neither hash nor size
         #[test]
         fn no_flipped_bit_goes_unnoticed(content in proptest::collection::vec(any::<u8>(), 1..2000), at: proptest::sample::Index, bit in 0..8) {
             let mut object = encode(&content);
@@ -540,6 +541,7 @@ mod tests {
         assert_eq!(decode(&encode(b"content"), 10).unwrap().1.index, None);
     }
 
+    // Seen to fail: `format/codec.rs`: the index's CRC is not compared
     #[test]
     fn a_flipped_bit_in_the_index_makes_it_unknown_and_nothing_else() {
         let object = indexed(b"content");

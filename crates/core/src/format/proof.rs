@@ -301,6 +301,7 @@ mod tests {
         }
     }
 
+    // Seen to fail: `format/proof.rs`: the success is dropped
     #[test]
     fn a_success_and_a_failure_are_kept_beside_each_other() {
         let proof = Proof::after(None, &id(), drill(100, None));
@@ -319,6 +320,7 @@ mod tests {
         assert_eq!(of_other.kind(), ErrorKind::Corrupt, "{of_other}");
     }
 
+    // Seen to fail: `format/proof.rs`: `data_loss` does not look at the target
     #[test]
     fn the_figures_come_from_the_stages_and_the_newest_commit() {
         let record = drill(100, None);

@@ -102,6 +102,7 @@ mod tests {
         assert_eq!(read["sha256"], sum.to_string());
     }
 
+    // Seen to fail: `format/record.rs`: the hash is not compared
     #[test]
     fn no_bit_of_a_record_can_change_unseen() {
         let bytes = to_bytes(&record(FORMAT_VERSION)).unwrap();

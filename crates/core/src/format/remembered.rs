@@ -281,6 +281,7 @@ mod tests {
         assert!(remembered(None, None).check(&identity(2), "u", "/data").is_ok());
     }
 
+    // Seen to fail: `format/remembered.rs`: only the clone's own source is noted
     #[test]
     fn a_copy_is_kept_from_its_sources_archive_and_from_those_its_source_is_kept_from_and_from_no_other() {
         let mark = clone_of(3).after(Some(clone_of(2).after(Some(clone_of(1)))));

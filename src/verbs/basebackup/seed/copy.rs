@@ -435,6 +435,7 @@ mod tests {
     }
 
     /// What the copy made, and, where no tablespace of the primary went, somebody else's file.
+    // Seen to fail: `seed/copy.rs`: everything in a mapped directory is removed
     #[test]
     fn seeding_removes_what_it_made_and_never_what_else_is_in_a_mapped_directory() {
         let top = tempfile::tempdir().unwrap();
@@ -461,6 +462,7 @@ mod tests {
     }
 
     /// As `pg_basebackup` does, but slowly.
+    // Seen to fail: `seed/copy.rs`: `await_proof` is not called
     #[test]
     fn a_copy_that_was_given_up_before_it_had_its_label_is_removed() {
         let top = tempfile::tempdir().unwrap();
@@ -487,6 +489,7 @@ mod tests {
         assert!(ended.is_err() && !data.exists());
     }
 
+    // Seen to fail: `seed/copy.rs`: the directory is not looked at
     #[test]
     fn a_mapped_directory_that_holds_something_is_refused() {
         let top = tempfile::tempdir().unwrap();

@@ -69,6 +69,7 @@ fn a_damaged_shard_is_never_believed() {
     }
 }
 
+// Seen to fail: `format/ledger.rs`: the shard's name is not compared
 #[test]
 fn a_shard_of_another_folder_or_archive_is_not_this_one() {
     let bytes = shard(3).to_bytes().unwrap();
@@ -88,6 +89,7 @@ fn a_newer_ledger_is_told_from_a_damaged_one() {
     assert_eq!(damaged.kind(), ErrorKind::Corrupt);
 }
 
+// Seen to fail: `format/ledger.rs`: an entry counts for any object
 #[test]
 fn an_entry_speaks_of_one_object_only() {
     let entry = &shard(8).entries.into_values().last().unwrap();
@@ -105,6 +107,7 @@ fn an_entry_speaks_of_one_object_only() {
 }
 
 proptest! {
+    // Seen to fail: `format/ledger.rs`: nothing is due
     #[test]
     fn every_object_has_its_turn_once_in_each_period(key in "[a-z]{1,20}", start in 0..4_000_000_000_i64) {
         let period = 30 * DAY;
@@ -195,6 +198,7 @@ fn the_summary_remembers_the_last_clean_and_the_last_full_run() {
     );
 }
 
+// Seen to fail: `format/ledger.rs`: `after` keeps the damage of the last run only
 #[test]
 fn damage_is_known_until_its_object_is_read_again() {
     use LedgerScope::{New, Since};

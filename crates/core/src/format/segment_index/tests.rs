@@ -86,6 +86,8 @@ fn expected(events: &[&WalEvent], commits: bool) -> Option<Ends> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
+    // Seen to fail: `format/segment_index.rs`: records over a segment's end are dropped; the largest time is the last
+    // one; ends of prepared transactions are not counted
     #[test]
     fn every_end_of_a_transaction_is_in_exactly_one_segments_times(wal in any_wal(), crc: bool) {
         let check = if crc { WalCheck::Crc } else { WalCheck::Structure };
@@ -186,6 +188,7 @@ fn a_record_over_a_segments_end_that_fills_its_last_page_is_known() {
     assert!(found > 0, "none filled its page");
 }
 
+// Seen to fail: `wal_records/cut.rs`: the two halves need not fit
 #[test]
 fn a_record_that_a_crash_cut_off_at_the_segments_end_tells_nothing() {
     let wal = cut_commit(8);
@@ -200,6 +203,7 @@ fn a_record_that_a_crash_cut_off_at_the_segments_end_tells_nothing() {
     assert_eq!(crossing.next(Some(&after_the_crash)), None);
 }
 
+// Seen to fail: `format/segment_index.rs`: restore points have no bound
 #[test]
 fn names_of_restore_points_are_bounded_and_the_rest_is_counted() {
     let mut wal = Writer::new(Major::V17);
@@ -245,6 +249,7 @@ fn cut_tablespace(before_end: u64, path: &str) -> Writer {
     wal
 }
 
+// Seen to fail: `wal_records/change.rs`: a change that was not read counts as none
 #[test]
 fn a_change_over_a_segments_end_is_known_with_both_segments_or_said_to_be_there() {
     for before_end in [8, 16, 24, 32] {
@@ -268,6 +273,7 @@ fn a_change_over_a_segments_end_is_known_with_both_segments_or_said_to_be_there(
     }
 }
 
+// Seen to fail: `segment_index/changes.rs`: bounds are not kept
 #[test]
 fn changes_are_bounded_and_that_there_are_more_is_said() {
     let index = |paths: &[Vec<u8>]| {
@@ -328,6 +334,7 @@ fn any_other_record_that_straddles_two_segments_and_is_the_last_one_ends_the_wal
     }
 }
 
+// Seen to fail: `segment_index/moment.rs`: only the first time of prepared transactions counts; all their times count
 #[test]
 fn a_prepared_transaction_belongs_to_a_moment_by_its_own_time() {
     let at = |seconds, lsn| EndOfTransaction {

@@ -124,6 +124,7 @@ fn a_damaged_or_lost_end_is_noticed() {
     );
 }
 
+// Seen to fail: `judge/assessment.rs`: its first segment is a gap
 #[test]
 fn a_timeline_that_has_only_begun_is_not_lost() {
     let catalogue = with_history(archive(&[(1, 2)], &[(1, 2..=9)]), 2, &[(1, at(7, 100))]);
@@ -137,6 +138,7 @@ fn a_timeline_that_has_only_begun_is_not_lost() {
     assert!(!judge(&catalogue, &bad(&[(2, 7)])).is_whole());
 }
 
+// Seen to fail: `judge/assessment.rs`: a timeline has begun where a later one tells of it
 #[test]
 fn a_timeline_that_was_left_within_its_first_segment_is_not_lost() {
     let catalogue = archive(&[(1, 2)], &[(1, 2..=6), (3, 7..=9)]);
@@ -167,6 +169,7 @@ fn a_hole_before_a_fork_is_on_the_way_of_both_timelines() {
     );
 }
 
+// Seen to fail: `judge/assessment.rs`: `released` does not count
 #[test]
 fn what_retention_gave_up_is_not_lost() {
     let mut catalogue = archive(&[(1, 2), (1, 6)], &[(1, 2..=2), (1, 6..=9)]);
@@ -186,6 +189,7 @@ fn what_retention_gave_up_is_not_lost() {
     assert!(!judge(&catalogue, &bad(&[(1, 6)])).is_whole());
 }
 
+// Seen to fail: `recovery_plan/end.rs`: `known_until` takes all of a backup's ranges, the segment of the fork included
 #[test]
 fn a_backup_that_went_through_a_switchover_takes_nothing_away_from_the_old_timeline() {
     // Of a cascaded standby, from segment 3 of timeline 1 to segment 7 of timeline 2, which left it in segment 5. The

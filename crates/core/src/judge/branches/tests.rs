@@ -123,6 +123,7 @@ fn transactions_that_were_not_replicated_do_not_keep_a_failover_from_being_follo
     }
 }
 
+// Seen to fail: `branches/judgement.rs`: a branch without life is kept
 #[test]
 fn a_timeline_of_which_only_the_history_is_there_is_not_followed_yet() {
     let promoted = parted(&[(1, 2)], 2..=4, NONE, &[]);
@@ -163,6 +164,7 @@ fn a_backup_is_life_too() {
     assert_eq!(followed(&parted(&[(1, 2), (1, 5)], 2..=5, 5..=8, &ends)), [1, 2]);
 }
 
+// Seen to fail: `branches/judgement.rs`: marks are not looked at
 #[test]
 fn a_retired_timeline_takes_no_part_and_its_children_do() {
     let ends = [(1, Some((9, 100))), (2, Some((12, 1)))];
@@ -260,12 +262,14 @@ fn after_failovers(steps: &[(u64, u64)], whole: &[bool]) -> (Catalogue, Vec<(u32
 }
 
 proptest! {
+    // Seen to fail: `branches/judgement.rs`: the segment of the fork counts as life even without transactions
     #[test]
     fn however_many_failovers_there_were_the_last_timeline_is_followed((steps, whole) in failovers()) {
         let (catalogue, _) = after_failovers(&steps, &whole);
         prop_assert_eq!(followed(&catalogue), [steps.len() as u32 + 1]);
     }
 
+    // Seen to fail: `branches/judgement.rs`: the later branch is never ambiguous (`gives_way = true` for the older one)
     #[test]
     fn a_copys_timeline_is_never_followed_unasked_where_production_goes_on(
         (steps, whole) in failovers(),
@@ -320,6 +324,7 @@ fn found(fork: Lsn, held: &[(u32, u64)]) -> (String, Option<(String, u64)>) {
     (branch.lsn.to_string(), goes_on)
 }
 
+// Seen to fail: `judge/branches.rs`: no branch; it begins with the next segment; gaps count as held
 #[test]
 fn what_the_parent_went_on_with_begins_with_the_segment_of_the_fork() {
     let within = Lsn(5 * SIZE.bytes() + 96);

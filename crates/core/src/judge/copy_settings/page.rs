@@ -81,6 +81,7 @@ fn library_text(name: &str, settings: &[(&str, &str)]) -> String {
 mod tests {
     use super::*;
 
+    // Seen to fail: `copy_settings/table.rs`: another value
     #[test]
     fn the_page_is_what_the_code_does() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/settings-of-a-copy.md");

@@ -48,6 +48,7 @@ fn a_backups_own_wal_is_its_own() {
     assert_eq!(judge(&record, &lineage, &archived, GEOMETRY), None);
 }
 
+// Seen to fail: `judge/lineage.rs`: `judge` does not compare the copy in `pg_control`
 #[test]
 fn a_checkpoint_at_the_same_position_is_another_one_if_it_was_made_at_another_moment() {
     let found = contradiction(|_, _, archived| {
@@ -58,12 +59,14 @@ fn a_checkpoint_at_the_same_position_is_another_one_if_it_was_made_at_another_mo
     assert!(none.contains("where the archived WAL has none"), "{none}");
 }
 
+// Seen to fail: `judge/lineage.rs`: `judge` does not compare the checkpoint
 #[test]
 fn a_checkpoint_that_begins_elsewhere_is_another_one() {
     let found = contradiction(|record, _, _| record.start_lsn = Lsn(START.0 + 8));
     assert!(found.contains("begins replay at 0/200030"), "{found}");
 }
 
+// Seen to fail: `judge/lineage.rs`: `judge` does not compare the backup's end
 #[test]
 fn a_primarys_backup_ends_with_the_record_that_names_its_start() {
     let other = contradiction(|_, _, archived| {
@@ -77,6 +80,7 @@ fn a_primarys_backup_ends_with_the_record_that_names_its_start() {
     );
 }
 
+// Seen to fail: `judge/lineage.rs`: `judge` does not compare the bytes
 #[test]
 fn wal_that_differs_in_nothing_but_what_was_written_is_other_wal() {
     for source in [BackupSource::Primary, BackupSource::Standby] {

@@ -164,6 +164,7 @@ fn a_time_is_reached_from_the_newest_backup_that_finished_by_then() {
     assert_eq!(decide(&catalogue, &exclusive).unwrap().backup.id, id(2));
 }
 
+// Seen to fail: `recovery_plan/base.rs`: every backup is allowed
 #[test]
 fn a_time_before_the_first_backups_end_names_the_earliest_moment() {
     let catalogue = archive(&[(1, 2), (1, 5)], &[(1, 2..=9)]);
@@ -176,6 +177,7 @@ fn a_time_before_the_first_backups_end_names_the_earliest_moment() {
     assert_eq!(kind, ErrorKind::Invalid);
 }
 
+// Seen to fail: `judge/recovery_plan.rs`: the target is not compared with now
 #[test]
 fn a_time_in_the_future_is_refused() {
     let catalogue = archive(&[(1, 2)], &[(1, 2..=9)]);
@@ -187,6 +189,7 @@ fn a_time_in_the_future_is_refused() {
     assert_eq!(kind, ErrorKind::Invalid);
 }
 
+// Seen to fail: `recovery_plan/end.rs`: every LSN counts as reached
 #[test]
 fn an_lsn_must_lie_between_the_first_backups_end_and_the_end_of_the_wal() {
     let catalogue = archive(&[(1, 2), (1, 5)], &[(1, 2..=9)]);
@@ -325,6 +328,7 @@ fn an_archive_without_a_backup_says_so() {
     );
 }
 
+// Seen to fail: `recovery_plan/end.rs`: gaps are accepted
 #[test]
 fn a_hole_names_the_last_contiguous_position_and_what_is_missing() {
     let catalogue = archive(&[(1, 2)], &[(1, 2..=5), (1, 8..=9)]);
@@ -473,6 +477,7 @@ fn a_timeline_that_no_backup_leads_to_is_not_left_for_an_older_one_silently() {
     );
 }
 
+// Seen to fail: `recovery_plan/timeline.rs`: the timeline is not looked up
 #[test]
 fn a_timeline_the_archive_lacks_is_named_with_those_it_has() {
     let request = Request {
@@ -505,6 +510,7 @@ fn a_timeline_without_a_readable_history_is_never_passed_over() {
     assert!(decide(&catalogue, &on_parent).is_ok());
 }
 
+// Seen to fail: `recovery_plan/timeline.rs`: no `extends`
 #[test]
 fn histories_that_disagree_are_refused() {
     let catalogue = with_history(forked(), 3, &[(1, at(5, 0)), (2, at(9, 0))]);
@@ -611,6 +617,7 @@ fn with_stand_alone_backups() -> Catalogue {
     catalogue
 }
 
+// Seen to fail: `recovery_plan/alone.rs`: planned like any other backup
 #[test]
 fn a_backup_that_stands_alone_is_recovered_to_its_own_end() {
     let catalogue = with_stand_alone_backups();
@@ -657,6 +664,7 @@ fn a_backup_that_ends_with_the_last_record_is_recovered_without_a_target() {
     assert_eq!(plan.target, Target::Immediate);
 }
 
+// Seen to fail: `recovery_plan/end.rs`: no special refusal for it
 #[test]
 fn other_targets_of_a_backup_that_stands_alone_are_refused_with_what_can_be_reached() {
     let catalogue = with_stand_alone_backups();
@@ -684,6 +692,7 @@ fn other_targets_of_a_backup_that_stands_alone_are_refused_with_what_can_be_reac
     assert_eq!(decide(&catalogue, &accepted).unwrap().target, Target::Latest);
 }
 
+// Seen to fail: `recovery_plan/alone.rs`: `retention.json` does not count
 #[test]
 fn wal_that_nobody_gave_up_is_a_hole_even_right_after_a_backup() {
     let mut catalogue = with_stand_alone_backups();
@@ -773,6 +782,7 @@ fn where_two_lines_live_the_target_says_which_or_the_user_does() {
     assert_eq!(decide(&catalogue, &named).unwrap().timeline, tli(1));
 }
 
+// Seen to fail: `recovery_plan/timeline.rs`: no `refuse_retired`
 #[test]
 fn a_retired_timeline_is_followed_neither_unasked_nor_by_name() {
     let mut catalogue = both_alive(&[(1, 2), (2, 6)]);

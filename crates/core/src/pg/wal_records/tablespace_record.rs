@@ -138,6 +138,8 @@ mod tests {
         record
     }
 
+    // Seen to fail: `wal_records/tablespace_record.rs`: `places` does not skip page headers; the CRC is not computed
+    // again
     #[test]
     fn a_path_is_taken_out_wherever_a_page_cuts_the_record() {
         const PAGE: u64 = 8192;
@@ -161,6 +163,7 @@ mod tests {
         }
     }
 
+    // Seen to fail: `wal_records/tablespace_record.rs`: `is_shared` counts one byte too few
     #[test]
     fn a_record_is_shared_where_its_last_byte_lies_in_the_next_segment() {
         let size = SegmentSize::new(GEOMETRY.segment_bytes as u32).unwrap();

@@ -366,6 +366,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
+    // Seen to fail: `retention/wal.rs`: no WAL is kept for point-in-time backups; none for stand-alone backups
     #[test]
     fn whatever_happens_everything_promised_can_be_recovered(
         events in prop::collection::vec(any_event(), 1..40),
