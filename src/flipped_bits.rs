@@ -89,17 +89,17 @@ impl Archive {
             .args([folder(NEWER), folder(OLDER)])
             .status();
         assert!(copied.unwrap().success());
-        archive.write(&key_of(OLDER, BackupObject::Record), &record.to_json().unwrap());
+        archive.write(&key_of(OLDER, BackupObject::Record), &record.to_bytes().unwrap());
         let part = format!("backups/{OLDER}/16384/000001.tar.zst");
         let mut bytes = archive.bytes(&part);
         bytes[100] ^= 4;
         archive.write(&part, &bytes);
-        let mark = Keep::new(&newer, None, now()).to_json().unwrap();
+        let mark = Keep::new(&newer, None, now()).to_bytes().unwrap();
         archive.put(&key_of(NEWER, BackupObject::Keep), mark).await;
         let second = TimelineId::new(2).unwrap();
         let retired = Retired::new(second, "a rehearsal", now()).unwrap();
         archive
-            .put(&Key::Retired(second).to_string(), retired.to_json().unwrap())
+            .put(&Key::Retired(second).to_string(), retired.to_bytes().unwrap())
             .await;
         let mut given_up = TimelineRanges::default();
         given_up.of_mut(TimelineId::FIRST).insert_range(1, 4);
@@ -110,7 +110,7 @@ impl Archive {
         archive
             .put(
                 &Key::Ledger(LedgerObject::Drills).to_string(),
-                drills.to_json().unwrap(),
+                drills.to_bytes().unwrap(),
             )
             .await;
         fixture::unpack(archive.top.path(), PUSHED);

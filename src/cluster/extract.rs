@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 
 use super::files::Files;
 use super::layout::Layout;
+use crate::archive::Archive;
 use crate::archive::parts::decompress::Decompressor;
 use crate::archive::parts::index::{Index, damaged};
 use crate::archive::parts::schedule::{PartJob, Schedule};
@@ -27,7 +28,6 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::backup::BackupRecord;
 use crate::format::keys::{BackupObject, Key};
 use crate::progress::Progress;
-use crate::store::Store;
 
 /// How often a part is fetched that comes damaged: a bit may have flipped on its way, and in the thousands of parts of
 /// a large backup one will. Writing a part twice gives the same files.
@@ -41,7 +41,7 @@ const SYNC_BYTES: u64 = 256 << 20;
 #[derive(Debug)]
 pub struct Extraction {
     /// Where the backup is.
-    pub store: Store,
+    pub archive: Archive,
     /// The backup.
     pub record: Arc<BackupRecord>,
     /// Its index, surveyed.
@@ -166,7 +166,7 @@ impl Workers<'_> {
         let stream = record
             .stream_key(job.stream)
             .ok_or_else(|| Error::defect("restore the backup", "a part of no stream"))?;
-        let key = Key::Backup(record.id.clone(), BackupObject::Part(stream, job.number)).to_string();
+        let key = record.id.key(BackupObject::Part(stream, job.number));
         let mut counted = 0;
         let mut attempt = 1;
         loop {
@@ -184,12 +184,12 @@ impl Workers<'_> {
     }
 
     /// Fetches and writes one part. `counted` is how much of it the progress has seen already.
-    fn fetch(&self, key: &str, job: &PartJob, counted: &mut u64) -> Result<()> {
-        let url = self.extraction.store.url_of(key);
+    fn fetch(&self, key: &Key, job: &PartJob, counted: &mut u64) -> Result<()> {
+        let url = self.extraction.archive.url_of(key);
         let reading = || format!("restore {url}");
         let mut object = self
             .handle
-            .block_on(self.extraction.store.get(key))
+            .block_on(self.extraction.archive.get(key))
             .context(reading)?;
         let mut writer = PartWriter::new(self.files, job);
         let mut decompressor = Decompressor::new()?;

@@ -32,7 +32,7 @@ impl Archive {
         record.add_up();
         let archive = Self { top, store, record };
         archive
-            .put("walship.json", archive.identity().to_json().unwrap())
+            .put("walship.json", archive.identity().to_bytes().unwrap())
             .await;
         archive.put_record(&archive.record).await;
         archive.put(&segment_key(SEGMENT), vec![1]).await;
@@ -55,7 +55,7 @@ impl Archive {
 
     async fn put_record(&self, record: &BackupRecord) {
         let key = Key::Backup(self.record.id.clone(), BackupObject::Record).to_string();
-        self.put(&key, record.to_json().unwrap()).await;
+        self.put(&key, record.to_bytes().unwrap()).await;
     }
 
     fn file(&self, key: &str) -> PathBuf {
@@ -221,7 +221,7 @@ async fn a_backup_whose_own_wal_cannot_be_replayed_cannot_be_restored() {
         barriers.add(range.timeline, barrier);
         summary.barriers = barriers;
         let key = Key::Ledger(LedgerObject::Summary).to_string();
-        archive.put(&key, summary.to_json().unwrap()).await;
+        archive.put(&key, summary.to_bytes().unwrap()).await;
         if is_needed {
             archive.is_unrestorable(&barrier.to_string()).await;
         } else {

@@ -88,7 +88,8 @@ impl Archive {
 
     async fn plan(&self, request: &Request) -> Result<Plan> {
         let now = time("2026-12-01 00:00:00Z");
-        plan(&self.store, &self.catalogue, request, now, &Progress::default()).await
+        let archive = super::Archive::of(&self.store, self.catalogue.identity.clone());
+        plan(&archive, &self.catalogue, request, now, &Progress::default()).await
     }
 
     /// Where the chosen backup starts.

@@ -54,7 +54,7 @@ impl Archive {
         };
         let identity = Identity::new(cluster, true, day(0));
         archive
-            .put("walship.json", identity.to_json().unwrap(), day(0))
+            .put("walship.json", identity.to_bytes().unwrap(), day(0))
             .await;
         for number in 0..days {
             archive.back_up(number).await;
@@ -98,7 +98,7 @@ impl Archive {
         let (key, _) = record.objects().next().unwrap();
         self.put_object(number, key).await;
         let key = Key::Backup(record.id.clone(), BackupObject::Record).to_string();
-        self.put(&key, record.to_json().unwrap(), day(number)).await;
+        self.put(&key, record.to_bytes().unwrap(), day(number)).await;
     }
 
     async fn put_object(&self, number: u64, object: BackupObject) {
@@ -175,7 +175,7 @@ fn now() -> DateTime<Utc> {
 
 async fn ten_days() -> Archive {
     let archive = Archive::of_days(10).await;
-    let mark = Keep::new(&id(3), None, day(3)).to_json().unwrap();
+    let mark = Keep::new(&id(3), None, day(3)).to_bytes().unwrap();
     archive
         .put(&format!("{}keep.json", backup_prefix(&id(3))), mark, day(3))
         .await;
@@ -498,7 +498,7 @@ async fn with_a_newcomer(archive: &Archive, id: BackupId, alive: Option<BackupAl
         archive.put(&started, vec![1], day(10)).await;
         if let Some(alive) = alive {
             let key = Key::Backup(id, BackupObject::Alive).to_string();
-            archive.put(&key, alive.to_json().unwrap(), day(10)).await;
+            archive.put(&key, alive.to_bytes().unwrap(), day(10)).await;
         }
     };
     let (report, ()) = tokio::join!(archive.expire(&slow), beginning);
@@ -544,7 +544,7 @@ async fn a_backup_that_is_being_finished_is_left_alone() {
     archive.put_object(0, BackupObject::Started).await;
     let pending = Key::Backup(id(0), BackupObject::Pending).to_string();
     let record_key = Key::Backup(id(0), BackupObject::Record).to_string();
-    archive.put(&pending, record(0).to_json().unwrap(), day(0)).await;
+    archive.put(&pending, record(0).to_bytes().unwrap(), day(0)).await;
     archive.store.delete(&[record_key]).await.unwrap();
     let faults = Faults::default();
     let pause = FaultKind::Delay(Duration::from_millis(500));
@@ -562,7 +562,7 @@ async fn a_backup_that_is_being_finished_is_left_alone() {
                 lsn: first.start_lsn,
             }),
         };
-        archive.put(&key, alive.to_json().unwrap(), day(10)).await;
+        archive.put(&key, alive.to_bytes().unwrap(), day(10)).await;
     };
     let before = archive.keys().await;
     let (report, ()) = tokio::join!(archive.expire(&slow), finishing);
@@ -726,7 +726,7 @@ async fn records_of_two_backups_that_change_places_are_not_believed() {
         let until = Keep::new(&id(4), Some(day(5)), day(4));
         let keys = [3, 4].map(|number| Key::Backup(id(number), object.clone()).to_string());
         let of_four = format!("{}keep.json", backup_prefix(&id(4)));
-        archive.put(&of_four, until.to_json().unwrap(), day(4)).await;
+        archive.put(&of_four, until.to_bytes().unwrap(), day(4)).await;
         let [one, other] = keys
             .each_ref()
             .map(|key| std::fs::read(archive.file(key)).unwrap());

@@ -18,7 +18,7 @@ async fn archive(top: &std::path::Path, segments: &[&str], with_backup: bool) ->
         segment_size: SegmentSize::DEFAULT,
     };
     let identity = Identity::new(cluster, true, DateTime::UNIX_EPOCH);
-    put(&store, "walship.json", identity.to_json().unwrap()).await;
+    put(&store, "walship.json", identity.to_bytes().unwrap()).await;
     for name in segments {
         put(&store, &Key::Segment(name.parse().unwrap()).to_string(), vec![1]).await;
     }
@@ -42,7 +42,7 @@ async fn archive(top: &std::path::Path, segments: &[&str], with_backup: bool) ->
         part.unwrap().set_len(1 << 30).unwrap();
         put(&store, &format!("{prefix}files.zst"), Vec::new()).await;
         put(&store, &format!("{prefix}manifest.zst"), Vec::new()).await;
-        put(&store, &format!("{prefix}backup.json"), record.to_json().unwrap()).await;
+        put(&store, &format!("{prefix}backup.json"), record.to_bytes().unwrap()).await;
     }
     store
 }
@@ -307,7 +307,7 @@ async fn what_retention_gave_up_and_would_delete_is_shown() {
     put(&store, "retention.json", released.unwrap()).await;
     let id = fixture::record(&[]).id;
     let mark = crate::format::keep::Keep::new(&id, None, Utc::now())
-        .to_json()
+        .to_bytes()
         .unwrap();
     let prefix = crate::format::keys::backup_prefix(&id);
     put(&store, &format!("{prefix}keep.json"), mark).await;

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use super::From;
 use super::primary::Primary;
 use super::source::Source;
+use crate::archive::Archive;
 use crate::cluster::{self, RestoredStandby, StandbyOptions, newest_as_standby};
 use crate::error::Result;
 use crate::judge::seed_source::WalLimits;
@@ -40,7 +41,8 @@ pub async fn from_archive(
 ) -> Result<ArchiveSeed> {
     cluster::check_empty(&options.pgdata)?;
     let Some(info) = info else {
-        let standby = newest_as_standby(options, None, store, now, progress).await?;
+        let archive = Archive::open(store).await?;
+        let standby = newest_as_standby(options, None, &archive, now, progress).await?;
         let reason = "there is no server to copy".to_owned();
         return Ok(ArchiveSeed::Restored(Box::new(standby), reason));
     };
@@ -49,8 +51,12 @@ pub async fn from_archive(
     progress.phase("read the archive");
     match source::choose(From::Auto, limits, &primary, store, now).await? {
         Source::Primary { reason, note, .. } => Ok(ArchiveSeed::NotBetter(note.unwrap_or(reason))),
-        Source::Archive { reason, plan } => {
-            let standby = cluster::restore_standby(options, *plan, store, progress).await?;
+        Source::Archive {
+            reason,
+            archive,
+            plan,
+        } => {
+            let standby = cluster::restore_standby(options, *plan, &archive, progress).await?;
             Ok(ArchiveSeed::Restored(Box::new(standby), reason))
         }
     }
