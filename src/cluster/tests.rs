@@ -12,7 +12,7 @@ use super::destination::{CONTROL, SET_ASIDE_CONTROL};
 use super::layout::{Layout, Root, TablespaceMapping};
 use super::restore::{Remembers, Restoration};
 use super::settings::{RecoverySettings, ServerSettings, TargetAction};
-use crate::archive::fixture;
+use crate::archive::{Archive, fixture};
 use crate::cluster::{destination, remembered};
 use crate::error::Result;
 use crate::format::Sha256Sum;

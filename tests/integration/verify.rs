@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use walship::ErrorKind;
+use walship::archive::Archive;
 use walship::archive::ledger::last_verification;
+use walship::format::ledger::LedgerSummary;
 use walship::progress::Progress;
 use walship::store::{FaultKind, Faults, Location, Operation, Store};
 use walship::verbs::keep::{self, Mark};
@@ -28,6 +30,11 @@ use crate::support::walship::Walship;
 pub fn store_of(place: &Place) -> Store {
     let location: Location = place.url.parse().unwrap();
     block_on(Store::open(&location, &options(place))).unwrap()
+}
+
+/// How the last verification ended.
+fn last_run(place: &Place) -> walship::Result<Option<LedgerSummary>> {
+    block_on(async { last_verification(&Archive::open(&store_of(place)).await?).await })
 }
 
 fn defaults() -> VerifyOptions {
@@ -330,9 +337,7 @@ fn damage_ends_with_7_and_both_outputs_name_it_and_what_it_costs() {
     assert_eq!(report["findings"][0]["key"], key.as_str());
     assert_eq!(report["findings"][0]["name"], original.segment.as_str());
     assert_eq!(report["lost"][0]["segments"]["first"], original.segment.as_str());
-    let last = block_on(last_verification(&store_of(&place_of(&case))))
-        .unwrap()
-        .unwrap();
+    let last = last_run(&place_of(&case)).unwrap().unwrap();
     assert_eq!(
         (last.last.findings_count, last.last.findings[0].key.as_str()),
         (1, key.as_str())
@@ -518,7 +523,7 @@ fn a_ledger_that_is_damaged_or_newer_is_not_believed() {
         );
     }
     fs::write(case.archive.join("ledger/summary.json"), "{}").unwrap();
-    assert_eq!(block_on(last_verification(&store_of(&place))).unwrap(), None);
+    assert_eq!(last_run(&place).unwrap(), None);
     assert!(verify(&place, |_| {}).is_clean);
 }
 

@@ -67,7 +67,7 @@ impl Archive {
     }
 
     async fn load(&self) -> Catalogue {
-        load(&self.store).await.unwrap()
+        fixture::load(&self.store).await.unwrap()
     }
 
     /// The backup is not listed as one that can be restored, and the reason says this.
@@ -316,7 +316,9 @@ async fn an_outage_never_looks_like_a_damaged_or_missing_backup() {
         for kind in [ErrorKind::Unavailable, ErrorKind::Denied] {
             let faults = Faults::default();
             faults.add(operation, key, FaultKind::Before(kind));
-            let error = load(&archive.store.with_faults(faults)).await.unwrap_err();
+            let error = fixture::load(&archive.store.with_faults(faults))
+                .await
+                .unwrap_err();
             assert_eq!(error.kind(), kind, "{operation:?} {key}: {error}");
         }
     }
@@ -331,7 +333,7 @@ async fn a_backup_that_is_deleted_meanwhile_is_left_out() {
         "backup.json",
         FaultKind::Before(ErrorKind::NotFound),
     );
-    let catalogue = load(&archive.store.with_faults(faults)).await.unwrap();
+    let catalogue = fixture::load(&archive.store.with_faults(faults)).await.unwrap();
     assert!(catalogue.backups.is_empty() && catalogue.unrestorable.is_empty());
 }
 
@@ -339,7 +341,7 @@ async fn a_backup_that_is_deleted_meanwhile_is_left_out() {
 async fn a_place_without_an_archive_is_no_empty_archive() {
     let archive = Archive::new().await;
     std::fs::remove_file(archive.file("walship.json")).unwrap();
-    let error = load(&archive.store).await.unwrap_err();
+    let error = fixture::load(&archive.store).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("no archive"), "{error}");
 }

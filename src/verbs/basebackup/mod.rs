@@ -355,7 +355,7 @@ fn report(record: BackupRecord, begun: Instant) -> BasebackupReport {
 mod tests {
     use super::*;
     use crate::archive::fixture;
-    use crate::store::{FaultKind, Faults, Operation, PutMode};
+    use crate::store::{FaultKind, Faults, Operation};
 
     const ID: &str = "20261123T145450Z";
 
@@ -363,15 +363,11 @@ mod tests {
     async fn unfinished(top: &std::path::Path, change: impl FnOnce(&mut BackupRecord)) -> Store {
         let store = fixture::format_1(top).await;
         let id: BackupId = ID.parse().unwrap();
-        let mut record = catalogue::read_record(&store, &id).await.unwrap();
+        let archive = Archive::open(&store).await.unwrap();
+        let mut record: BackupRecord = archive.read(&id).await.unwrap();
         change(&mut record);
-        let key = |object| objects::key(&id, object);
-        store.delete(&[key(BackupObject::Record)]).await.unwrap();
-        let pending = Body::from_bytes(record.to_bytes().unwrap());
-        store
-            .put(&key(BackupObject::Pending), &pending, PutMode::Create)
-            .await
-            .unwrap();
+        archive.delete(&[id.key(BackupObject::Record)]).await.unwrap();
+        archive.replace(&id, &PendingRecord(record)).await.unwrap();
         store
     }
 

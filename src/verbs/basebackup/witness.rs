@@ -205,7 +205,9 @@ mod tests {
         faults.add(Operation::Get, &segment.to_string(), FaultKind::Corrupt);
         let struck = store.with_faults(faults.clone());
         let content = std::fs::read(fixture::unpack(top.path(), &segment.to_string())).unwrap();
-        let found = beginning(&struck, segment, size).await.unwrap();
+        let found = beginning(&fixture::archive(&struck), segment, size)
+            .await
+            .unwrap();
         assert!(found.unwrap() == content[..WAL_PIECE_BYTES as usize]);
         assert_eq!(faults.left(), 0);
     }
