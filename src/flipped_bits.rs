@@ -14,12 +14,13 @@ use chrono::{DateTime, Utc};
 
 use crate::archive::{catalogue, find_record, fixture};
 use crate::cluster::compressor::Compressor;
+use crate::format::Stored;
 use crate::format::backup::BackupRecord;
 use crate::format::drills::Drills;
 use crate::format::keep::Keep;
 use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject};
 use crate::format::proof::DrillRecord;
-use crate::format::released::{self, TimelineRanges};
+use crate::format::released::{Retention, TimelineRanges};
 use crate::format::retired::Retired;
 use crate::judge::recovery_plan::{Request, Search, Target};
 use crate::judge::retention::RetentionPolicy;
@@ -89,28 +90,34 @@ impl Archive {
             .args([folder(NEWER), folder(OLDER)])
             .status();
         assert!(copied.unwrap().success());
-        archive.write(&key_of(OLDER, BackupObject::Record), &record.to_json().unwrap());
+        archive.write(&key_of(OLDER, BackupObject::Record), &record.to_bytes().unwrap());
         let part = format!("backups/{OLDER}/16384/000001.tar.zst");
         let mut bytes = archive.bytes(&part);
         bytes[100] ^= 4;
         archive.write(&part, &bytes);
-        let mark = Keep::new(&newer, None, now()).to_json().unwrap();
+        let mark = Keep::new(&newer, None, now()).to_bytes().unwrap();
         archive.put(&key_of(NEWER, BackupObject::Keep), mark).await;
         let second = TimelineId::new(2).unwrap();
         let retired = Retired::new(second, "a rehearsal", now()).unwrap();
         archive
-            .put(&Key::Retired(second).to_string(), retired.to_json().unwrap())
+            .put(&Key::Retired(second).to_string(), retired.to_bytes().unwrap())
             .await;
         let mut given_up = TimelineRanges::default();
         given_up.of_mut(TimelineId::FIRST).insert_range(1, 4);
-        let given_up = released::to_json(&given_up, SegmentSize::DEFAULT, now()).unwrap();
-        archive.put(&Key::Retention.to_string(), given_up).await;
+        let given_up = Retention {
+            segment_size: SegmentSize::DEFAULT,
+            at: now(),
+            released: given_up,
+        };
+        archive
+            .put(&Key::Retention.to_string(), given_up.to_bytes().unwrap())
+            .await;
         let drill = DrillRecord::begun(now(), "db1".to_owned(), "the end".to_owned());
         let drills = Drills::none(system_identifier).with(&newer, &drill);
         archive
             .put(
                 &Key::Ledger(LedgerObject::Drills).to_string(),
-                drills.to_json().unwrap(),
+                drills.to_bytes().unwrap(),
             )
             .await;
         fixture::unpack(archive.top.path(), PUSHED);
@@ -177,13 +184,14 @@ impl Archive {
 
     /// Whether the commands that read the catalogue warn of this record as it lies.
     async fn warns_of(&self, key: &str) -> bool {
-        let catalogue = catalogue::load(&self.store).await;
+        let catalogue = fixture::load(&self.store).await;
         let unknown = catalogue.ok().and_then(|catalogue| catalogue.damage.unknown);
         unknown.is_some_and(|why| why.contains(key))
     }
 
     async fn plan(&self, store: &Store) -> crate::error::Result<String> {
-        let catalogue = catalogue::load(store).await?;
+        let opened = crate::archive::Archive::open(store).await?;
+        let catalogue = catalogue::load(&opened).await?;
         let request = Request {
             target: Target::Latest,
             inclusive: true,
@@ -192,7 +200,7 @@ impl Archive {
             end_at_gap: false,
             search: Search::NotMade,
         };
-        let mut plan = find_record::plan(store, &catalogue, &request, now(), &Progress::default()).await?;
+        let mut plan = find_record::plan(&opened, &catalogue, &request, now(), &Progress::default()).await?;
         // No matter of a recovery.
         plan.backup.keep = None;
         Ok(format!("{plan:?}"))

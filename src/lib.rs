@@ -23,7 +23,7 @@ use walship_store as store;
 /// What `tests/integration` calls from within.
 #[doc(hidden)]
 pub mod inside {
-    pub use crate::archive::identity;
+    pub use crate::archive::Archive;
     pub use crate::archive::ledger::last_verification;
     pub use crate::archive::time_index::TimeIndex;
     pub use crate::progress::Progress;

@@ -22,7 +22,6 @@ use chrono::Utc;
 use tokio::sync::watch;
 
 use super::known_archive::KnownArchive;
-use crate::archive::identity;
 use crate::cluster::compressor::Compressor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::WalName;
@@ -246,7 +245,7 @@ impl Archiver {
         let compressor = &self.options.compressor;
         let storing = async {
             let turn = turn.map(|turn| Box::pin(after(turn)) as Turn<'_>);
-            let identity = push::run_in_turn(&path, compressor, &store, Utc::now(), known, turn).await?;
+            let archive = push::run_in_turn(&path, compressor, &store, Utc::now(), known, turn).await?;
             match std::fs::metadata(&path) {
                 Ok(metadata) if FileIdentity::from(&metadata) == file => durable(),
                 _ => {
@@ -254,8 +253,8 @@ impl Archiver {
                     return Err(Error::internal(format!("{path} changed while it was stored")));
                 }
             }
-            identity::confirm(&store, &identity).await?;
-            self.archive.note(&store, identity);
+            archive.confirm().await?;
+            self.archive.note(archive);
             Ok(())
         };
         tokio::select! {

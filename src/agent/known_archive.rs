@@ -2,13 +2,13 @@
 //!
 //! What is believed for [`AGE`] is that a store is this archive's: its identity, and on a file system the very
 //! directory that it was read from. Both go together, so that nothing is written to a directory of which the identity
-//! was not read. Who stores looks again before anybody is told that something is stored (`identity::confirm`).
+//! was not read. Who stores looks again before anybody is told that something is stored ([`Archive::confirm`]).
 
 use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::format::identity::Identity;
+use crate::archive::Archive;
 use crate::store::Store;
 
 /// For so long it is believed without reading the identity again, and a directory is held without being used.
@@ -21,8 +21,7 @@ pub(super) struct KnownArchive {
 }
 
 struct Found {
-    store: Store,
-    identity: Identity,
+    archive: Archive,
     at: Instant,
 }
 
@@ -40,19 +39,18 @@ impl KnownArchive {
         }
     }
 
-    /// A store to work with, and the identity that was read from it, while that is believed.
-    pub(super) fn look(&self) -> (Store, Option<Identity>) {
+    /// A store to work with, and the archive that was found there, while that is believed.
+    pub(super) fn look(&self) -> (Store, Option<Archive>) {
         match self.lock().as_ref().filter(|found| found.is_believed()) {
-            Some(found) => (found.store.clone(), Some(found.identity.clone())),
+            Some(found) => (found.archive.store().clone(), Some(found.archive.clone())),
             None => (self.store.afresh(), None),
         }
     }
 
-    /// Takes note of the identity that was read from this store just now.
-    pub(super) fn note(&self, store: &Store, identity: Identity) {
+    /// Takes note of the archive that was opened, or confirmed, just now.
+    pub(super) fn note(&self, archive: Archive) {
         *self.lock() = Some(Found {
-            store: store.clone(),
-            identity,
+            archive,
             at: Instant::now(),
         });
     }

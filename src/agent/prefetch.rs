@@ -18,9 +18,8 @@ use tokio::task::JoinHandle;
 
 use super::known_archive::KnownArchive;
 use super::spool::Spool;
-use crate::archive::identity;
+use crate::archive::Archive;
 use crate::error::{Error, Result};
-use crate::format::identity::Identity;
 use crate::pg::{SegmentName, SegmentSize, WalName};
 use crate::server::data_directory::RecoverySignal;
 use crate::store::Store;
@@ -83,8 +82,8 @@ impl Prefetcher {
             };
             let (store, ahead) = match ahead {
                 Some(fetched) => {
-                    let (store, identity) = self.known().await?;
-                    (store, Some((fetched, identity)))
+                    let archive = self.known().await?;
+                    (archive.store().clone(), Some((fetched, archive)))
                 }
                 None => (self.archive.look().0, None),
             };
@@ -167,10 +166,10 @@ impl Prefetcher {
 
     /// Takes note of a delivery, and fetches what follows it where a recovery goes forward.
     async fn delivered(self: &Arc<Self>, segment: SegmentName, signal: RecoverySignal) {
-        let Ok((store, identity)) = self.known().await else {
+        let Ok(archive) = self.known().await else {
             return;
         };
-        let size = identity.segment_bytes;
+        let size = archive.identity().segment_bytes;
         let mut state = self.lock();
         let follows = |last: SegmentName| {
             let (last, this) = (last.number(size).ok()?, segment.number(size).ok()?);
@@ -192,11 +191,11 @@ impl Prefetcher {
             keep
         });
         for next in wanted {
-            let (prefetcher, store) = (Arc::clone(self), store.clone());
+            let (prefetcher, archive) = (Arc::clone(self), archive.clone());
             state.fetching.entry(next).or_insert_with(|| {
                 tokio::spawn(async move {
                     let folder = prefetcher.spool.folder()?;
-                    restore::fetch_ahead(next, &store, folder).await
+                    restore::fetch_ahead(next, &archive, folder).await
                 })
             });
         }
@@ -217,15 +216,15 @@ impl Prefetcher {
         next
     }
 
-    /// The archive with its identity, read again when it is no longer believed.
-    async fn known(&self) -> Result<(Store, Identity)> {
+    /// The archive, opened again when it is no longer believed.
+    async fn known(&self) -> Result<Archive> {
         let (store, known) = self.archive.look();
-        if let Some(identity) = known {
-            return Ok((store, identity));
+        if let Some(archive) = known {
+            return Ok(archive);
         }
-        let identity = identity::require(&store).await?;
-        self.archive.note(&store, identity.clone());
-        Ok((store, identity))
+        let archive = Archive::open(&store).await?;
+        self.archive.note(archive.clone());
+        Ok(archive)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use super::Archive;
 use super::time_index::TimeIndex;
 use crate::error::Result;
 use crate::format::segment_index::EndOfTransaction;
 use crate::judge::branches::undecided;
 use crate::judge::catalogue::Catalogue;
 use crate::pg::{SegmentNumber, TimelineId};
-use crate::store::Store;
 
 /// So many segments that an older walship stored may be read whole.
 const WHOLE_READS: u64 = 8;
@@ -22,10 +22,10 @@ const LOOK_BACK: u64 = 64;
 /// # Errors
 /// As [`TimeIndex::of`].
 pub(crate) async fn read(
-    store: &Store,
+    archive: &Archive,
     catalogue: &Catalogue,
 ) -> Result<BTreeMap<TimelineId, Option<EndOfTransaction>>> {
-    let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
+    let times = TimeIndex::new(archive, WHOLE_READS);
     let mut known = BTreeMap::new();
     for (timeline, first) in undecided(catalogue) {
         if let Some(newest) = newest(&times, catalogue, timeline, first).await? {

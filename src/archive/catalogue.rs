@@ -14,30 +14,27 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio::task::JoinSet;
 
-use super::{branch_ends, identity, records, stored_wal};
+use super::{Archive, branch_ends, ledger, stored_wal};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::Stored;
 use crate::format::backup::{BackupRecord, WalRange};
 use crate::format::barriers::Barrier;
 use crate::format::identity::Identity;
-use crate::format::keep::{KEEP_LIMIT, Keep};
+use crate::format::keep::Keep;
 use crate::format::keys::{
     BACKUPS_PREFIX, BackupId, BackupObject, Key, LedgerObject, WAL_PREFIX, backup_prefix,
 };
-use crate::format::ledger::{LedgerSummary, SHARD_LIMIT, SUMMARY_LIMIT, Shard};
-use crate::format::proof::{PROOF_LIMIT, Proof};
-use crate::format::record;
-use crate::format::released::{self, RELEASED_LIMIT, TimelineRanges};
-use crate::format::retired::{RETIRED_LIMIT, Retired};
+use crate::format::ledger::{LedgerSummary, Shard};
+use crate::format::proof::Proof;
+use crate::format::released::{Retention, TimelineRanges};
+use crate::format::retired::Retired;
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::catalogue::{
     Backup, Catalogue, PartCheck, Unfinished, UnfinishedState, Unrestorable, missing_wal,
 };
 use crate::judge::damage::{Damage, Found};
 use crate::pg::{TimelineHistory, TimelineId};
-use crate::store::{Listing, ObjectInfo, Store, Version};
-
-/// The largest `backup.json` that is read, in bytes: some 150 for each part.
-pub const RECORD_LIMIT: u64 = 256 << 20;
+use crate::store::{Listing, ObjectInfo, Store};
 
 /// Backups, or histories, that are looked at the same time.
 const PARALLEL: usize = 8;
@@ -45,59 +42,54 @@ const PARALLEL: usize = 8;
 /// Reads what the archive holds, and what earlier verifications found damaged in it.
 ///
 /// # Errors
-/// As [`identity::require`] and the store. A damaged backup or history is no error but noted; one
-/// that cannot be read because of an outage is.
-pub async fn load(store: &Store) -> Result<Catalogue> {
-    read(store, read_summary(store)).await
+/// As the store. A damaged backup or history is no error but noted; one that cannot be read because of an outage is.
+pub async fn load(archive: &Archive) -> Result<Catalogue> {
+    load_with(
+        archive,
+        ledger::usable(archive, &archive.identity().system_identifier),
+    )
+    .await
 }
 
 /// As [`load`], without what earlier verifications found: for one that looks itself.
 ///
 /// # Errors
 /// As [`load`].
-pub async fn load_as_listed(store: &Store) -> Result<Catalogue> {
-    read(store, std::future::ready(Ok(None))).await
+pub async fn load_as_listed(archive: &Archive) -> Result<Catalogue> {
+    load_with(archive, std::future::ready(Ok(Ok(None)))).await
 }
 
-async fn read(
-    store: &Store,
-    summary: impl Future<Output = Result<Option<LedgerSummary>>>,
+async fn load_with(
+    archive: &Archive,
+    summary: impl Future<Output = Result<Result<Option<LedgerSummary>>>>,
 ) -> Result<Catalogue> {
-    // The answers do not depend on each other; what is wrong with the identity says more.
-    let (identity, surveys, summary) = tokio::join!(identity::require(store), survey_backups(store), summary);
-    let identity = identity?;
+    // The answers do not depend on each other.
+    let (surveys, summary) = tokio::join!(survey_backups(archive.store()), summary);
     let (recorded, others) = surveys?;
-    let url = store.url_of(&Key::Ledger(LedgerObject::Summary).to_string());
-    let checked = |summary: LedgerSummary| summary.check(&url, identity.system_identifier).map(|()| summary);
-    let (summary, unknown) = match summary.and_then(|found| found.map(checked).transpose()) {
+    let (summary, unknown) = match summary? {
         Ok(summary) => (summary, None),
-        Err(error) => match error.kind() {
-            ErrorKind::Denied | ErrorKind::Corrupt | ErrorKind::Invalid => {
-                tracing::warn!("{error}; what verify found is not known");
-                (None, Some(error.to_string()))
-            }
-            _ => return Err(error),
-        },
+        Err(error) => {
+            tracing::warn!("{error}; what verify found is not known");
+            (None, Some(error.to_string()))
+        }
     };
     let known = Arc::new(summary.as_ref().map(Found::in_summary).unwrap_or_default());
     let (unfinished, records, ((wal, damage), released, (histories, unreadable_histories), retired)) = tokio::try_join!(
-        gather(others.into_iter().map(|(id, survey)| read_unfinished(
-            store.clone(),
-            id,
-            survey,
-            identity.clone()
-        ))),
+        gather(
+            others
+                .into_iter()
+                .map(|(id, survey)| read_unfinished(archive.clone(), id, survey))
+        ),
         gather(recorded.into_iter().map(|(id, survey)| read_backup(
-            store.clone(),
+            archive.clone(),
             id,
             survey,
-            identity.clone(),
             Arc::clone(&known)
         ))),
-        wal_and_what_it_means(store, &identity, &known)
+        wal_and_what_it_means(archive, &known)
     )?;
     let mut catalogue = Catalogue {
-        identity,
+        identity: archive.identity().clone(),
         backups: Vec::new(),
         unrestorable: Vec::new(),
         unfinished: Vec::new(),
@@ -126,7 +118,7 @@ async fn read(
     catalogue.backups.sort_by(|one, other| one.id.cmp(&other.id));
     catalogue.unrestorable.sort_by(|one, other| one.id.cmp(&other.id));
     catalogue.unfinished.sort_by(|one, other| one.id.cmp(&other.id));
-    catalogue.newest_ends = branch_ends::read(store, &catalogue).await?;
+    catalogue.newest_ends = branch_ends::read(archive, &catalogue).await?;
     Ok(catalogue)
 }
 
@@ -139,9 +131,9 @@ type OfWal = (
 );
 
 /// The archive's WAL and what of it is damaged, what retention gave up, the timelines' histories, and which of them are retired.
-async fn wal_and_what_it_means(store: &Store, identity: &Identity, known: &Found) -> Result<OfWal> {
+async fn wal_and_what_it_means(archive: &Archive, known: &Found) -> Result<OfWal> {
     let mut damage = Damage::default();
-    let wal = list_wal(store, identity, |object| {
+    let wal = list_wal(archive, |object| {
         if let Some(what) = known.of(&object.key, object.size, object.modified, object.version.as_str()) {
             damage.add_wal(&object.key, what);
         }
@@ -149,9 +141,9 @@ async fn wal_and_what_it_means(store: &Store, identity: &Identity, known: &Found
     .await?;
     // Read after the WAL was listed, as it is written before WAL is deleted.
     let (released, histories, retired) = tokio::join!(
-        released(store, identity),
-        histories(store, &wal, identity),
-        retired(store, &wal)
+        released(archive),
+        histories(archive, &wal),
+        retired(archive, &wal)
     );
     let (mut histories, (retired, unreadable)) = (histories?, retired?);
     for (timeline, why) in unreadable {
@@ -173,17 +165,13 @@ async fn wal_and_what_it_means(store: &Store, identity: &Identity, known: &Found
 ///
 /// # Errors
 /// As [`Store::list`].
-pub async fn wal(store: &Store, identity: &Identity) -> Result<WalInventory> {
-    list_wal(store, identity, |_| {}).await
+pub async fn wal(archive: &Archive) -> Result<WalInventory> {
+    list_wal(archive, |_| {}).await
 }
 
-async fn list_wal(
-    store: &Store,
-    identity: &Identity,
-    mut each: impl FnMut(&ObjectInfo),
-) -> Result<WalInventory> {
-    let mut wal = WalInventory::new(identity.segment_bytes);
-    let mut listing = store.list(WAL_PREFIX, None);
+async fn list_wal(archive: &Archive, mut each: impl FnMut(&ObjectInfo)) -> Result<WalInventory> {
+    let mut wal = WalInventory::new(archive.identity().segment_bytes);
+    let mut listing = archive.store().list(WAL_PREFIX, None);
     while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
         for object in &page {
             wal.add_stored(&object.key, object.size, object.modified);
@@ -196,69 +184,10 @@ async fn list_wal(
 /// Reads which WAL retention has given up. Absence means none.
 ///
 /// # Errors
-/// As the store and [`released::parse`].
-pub async fn released(store: &Store, identity: &Identity) -> Result<TimelineRanges> {
-    released_version(store, identity)
-        .await
-        .map(|(released, _)| released)
-}
-
-/// As [`released()`]; tells also which version of the object was read, where there is one.
-pub(crate) async fn released_version(
-    store: &Store,
-    identity: &Identity,
-) -> Result<(TimelineRanges, Option<Version>)> {
-    let key = Key::Retention.to_string();
-    let parse = |bytes: &[u8], url: &str| released::parse(bytes, identity.segment_bytes, url);
-    let found = records::read_version(store, &key, RELEASED_LIMIT, parse).await?;
-    Ok(found.map_or_else(Default::default, |(released, info)| {
-        (released, Some(info.version))
-    }))
-}
-
-/// Reads a backup's mark of `walship keep`; `None` where it has none.
-///
-/// # Errors
-/// As the store and [`Keep::parse`].
-pub async fn read_keep(store: &Store, id: &BackupId) -> Result<Option<Keep>> {
-    let key = Key::Backup(id.clone(), BackupObject::Keep).to_string();
-    let parse = |bytes: &[u8], url: &str| Keep::parse(bytes, url, id);
-    records::read(store, &key, KEEP_LIMIT, parse).await
-}
-
-/// Reads a backup's record.
-///
-/// # Errors
-/// `NotFound` where there is none; otherwise as [`find_record`].
-pub async fn read_record(store: &Store, id: &BackupId) -> Result<BackupRecord> {
-    let record = find_record(store, id, BackupObject::Record).await?;
-    record.ok_or_else(|| {
-        let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
-        Error::not_found(format!("read {}: there is no such object", store.url_of(&key)))
-    })
-}
-
-/// Reads the record of a backup, finished (`backup.json`) or pending; `None` where it is proven that
-/// there is none.
-///
-/// # Errors
-/// `Corrupt` where it is another backup's; otherwise as the store and [`BackupRecord::parse`].
-pub async fn find_record(store: &Store, id: &BackupId, object: BackupObject) -> Result<Option<BackupRecord>> {
-    let key = Key::Backup(id.clone(), object).to_string();
-    records::read(store, &key, RECORD_LIMIT, |bytes, url| {
-        BackupRecord::parse(bytes, url, id)
-    })
-    .await
-}
-
-/// Reads what drills showed of a backup.
-///
-/// # Errors
-/// As the store and [`Proof::parse`].
-pub async fn read_proof(store: &Store, id: &BackupId) -> Result<Option<Proof>> {
-    let key = Key::Backup(id.clone(), BackupObject::Proof).to_string();
-    let parse = |bytes: &[u8], url: &str| Proof::parse(bytes, url, id);
-    records::read(store, &key, PROOF_LIMIT, parse).await
+/// As the store and [`Retention::parse`](crate::format::Stored::parse).
+pub async fn released(archive: &Archive) -> Result<TimelineRanges> {
+    let retention: Option<Retention> = archive.find(&archive.identity().segment_bytes).await?;
+    Ok(retention.map(|retention| retention.released).unwrap_or_default())
 }
 
 /// What a listing shows of one backup.
@@ -318,28 +247,27 @@ async fn survey_backups(store: &Store) -> Result<(Surveys, Surveys)> {
 
 /// What else is known of a backup without a record, and why its mark cannot be read.
 async fn read_unfinished(
-    store: Store,
+    archive: Archive,
     id: BackupId,
     survey: Survey,
-    identity: Identity,
 ) -> Result<(Unfinished, Option<String>)> {
-    let (keep, unreadable_keep) = mark(&store, &id, &survey).await?;
+    let (keep, unreadable_keep) = mark(&archive, &id, &survey).await?;
     let entry = Unfinished {
         state: survey.state(),
         last_sign: survey.last_sign,
         keep,
-        was_verified: was_verified(&store, &id, &identity).await?,
+        was_verified: was_verified(&archive, &id).await?,
         id,
     };
     Ok((entry, unreadable_keep))
 }
 
 /// The mark of `walship keep`, or why it cannot be read.
-async fn mark(store: &Store, id: &BackupId, survey: &Survey) -> Result<(Option<Keep>, Option<String>)> {
+async fn mark(archive: &Archive, id: &BackupId, survey: &Survey) -> Result<(Option<Keep>, Option<String>)> {
     if !survey.has(&BackupObject::Keep) {
         return Ok((None, None));
     }
-    match read_keep(store, id).await {
+    match archive.find(id).await {
         Ok(keep) => Ok((keep, None)),
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
             Ok((None, Some(error.to_string())))
@@ -348,26 +276,16 @@ async fn mark(store: &Store, id: &BackupId, survey: &Survey) -> Result<(Option<K
     }
 }
 
-/// Reads the summary of the ledger, whichever archive's it is.
-async fn read_summary(store: &Store) -> Result<Option<LedgerSummary>> {
-    let key = Key::Ledger(LedgerObject::Summary).to_string();
-    records::read(store, &key, SUMMARY_LIMIT, record::parse).await
-}
-
 /// Whether the ledger tells that all of a backup was found good. A ledger that cannot be used tells nothing.
-async fn was_verified(store: &Store, id: &BackupId, identity: &Identity) -> Result<bool> {
-    let object = LedgerObject::Backup(id.clone());
-    let key = Key::Ledger(object.clone()).to_string();
-    let shard = records::read(store, &key, SHARD_LIMIT, |bytes, _| {
-        Shard::parse(bytes, object.clone(), identity.system_identifier)
-    });
-    match shard.await {
-        Ok(shard) => Ok(shard.is_some_and(|shard| shard.compared.is_some())),
-        Err(error) => match error.kind() {
-            ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Denied => Ok(false),
-            _ => Err(error).context(|| format!("read {}", store.url_of(&key))),
-        },
-    }
+async fn was_verified(archive: &Archive, id: &BackupId) -> Result<bool> {
+    let of = (
+        LedgerObject::Backup(id.clone()),
+        archive.identity().system_identifier,
+    );
+    let shard: Result<Option<Shard>> = ledger::usable(archive, &of)
+        .await
+        .context(|| format!("read {}", archive.url_of(&Shard::key(&of))))?;
+    Ok(shard.is_ok_and(|shard| shard.is_some_and(|shard| shard.compared.is_some())))
 }
 
 /// What a backup's record and a listing of its objects say.
@@ -392,15 +310,14 @@ impl FoundBackup {
 
 /// Reads a backup's record and looks for its objects; `None` where it was deleted meanwhile.
 async fn read_backup(
-    store: Store,
+    archive: Archive,
     id: BackupId,
     survey: Survey,
-    identity: Identity,
     known: Arc<Found>,
 ) -> Result<Option<FoundBackup>> {
-    let mut listing = store.list(&backup_prefix(&id), None);
-    let (record, first_page) = tokio::join!(find_record(&store, &id, BackupObject::Record), listing.next());
-    let record = match record {
+    let mut listing = archive.store().list(&backup_prefix(&id), None);
+    let (record, first_page) = tokio::join!(archive.find(&id), listing.next());
+    let record: BackupRecord = match record {
         Ok(Some(record)) => record,
         Ok(None) => return Ok(None),
         // Damaged, or written by a newer walship.
@@ -409,15 +326,15 @@ async fn read_backup(
         }
         Err(error) => return Err(error),
     };
-    if let Some(wrong) = misplaced(&record, &identity) {
+    if let Some(wrong) = misplaced(&record, archive.identity()) {
         return Ok(Some(FoundBackup::unusable(id, wrong)));
     }
     let proof = if survey.has(&BackupObject::Proof) {
-        proof(&store, &id).await?
+        proof(&archive, &id).await?
     } else {
         None
     };
-    let (keep, unreadable_keep) = mark(&store, &id, &survey).await?;
+    let (keep, unreadable_keep) = mark(&archive, &id, &survey).await?;
     Ok(Some(FoundBackup {
         backup: Some(Backup {
             proof,
@@ -432,8 +349,8 @@ async fn read_backup(
 }
 
 /// What drills showed; nothing where that cannot be understood, for nothing depends on it.
-async fn proof(store: &Store, id: &BackupId) -> Result<Option<Proof>> {
-    match read_proof(store, id).await {
+async fn proof(archive: &Archive, id: &BackupId) -> Result<Option<Proof>> {
+    match archive.find(id).await {
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
             tracing::warn!("{error}; the next walship drill of the backup replaces it");
             Ok(None)
@@ -549,12 +466,11 @@ type Histories = (
 ///
 /// # Errors
 /// As the store.
-pub async fn histories(store: &Store, wal: &WalInventory, identity: &Identity) -> Result<Histories> {
-    let system_identifier = identity.system_identifier;
+pub async fn histories(archive: &Archive, wal: &WalInventory) -> Result<Histories> {
     let reads = wal.histories().map(|timeline| {
-        let store = store.clone();
+        let archive = archive.clone();
         async move {
-            match stored_wal::read_history(&store, timeline, system_identifier).await {
+            match stored_wal::read_history(&archive, timeline).await {
                 Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
                 read => Ok((timeline, read)),
             }
@@ -580,10 +496,10 @@ pub async fn histories(store: &Store, wal: &WalInventory, identity: &Identity) -
 type Marks = (BTreeMap<TimelineId, Retired>, BTreeMap<TimelineId, String>);
 
 /// Reads the marks of retired timelines: those that can be read, and why others cannot.
-async fn retired(store: &Store, wal: &WalInventory) -> Result<Marks> {
+async fn retired(archive: &Archive, wal: &WalInventory) -> Result<Marks> {
     let reads = wal.retired().map(|timeline| {
-        let store = store.clone();
-        async move { Ok((timeline, read_retired(&store, timeline).await)) }
+        let archive = archive.clone();
+        async move { Ok((timeline, archive.find(&timeline).await)) }
     });
     let (mut marks, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
     for (timeline, read) in gather(reads).await? {
@@ -604,18 +520,6 @@ async fn retired(store: &Store, wal: &WalInventory) -> Result<Marks> {
         }
     }
     Ok((marks, unreadable))
-}
-
-/// Reads the mark of a retired timeline; `None` where it has none.
-///
-/// # Errors
-/// As the store and [`Retired::parse`].
-pub async fn read_retired(store: &Store, timeline: TimelineId) -> Result<Option<Retired>> {
-    let key = Key::Retired(timeline).to_string();
-    records::read(store, &key, RETIRED_LIMIT, |bytes, url| {
-        Retired::parse(bytes, timeline, url)
-    })
-    .await
 }
 
 /// Runs the jobs, a few at a time; their results come in any order.

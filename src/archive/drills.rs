@@ -1,12 +1,12 @@
 //! The result of a drill, noted for the archive and beside the backup.
 
-use crate::archive::{catalogue, identity, records};
+use crate::archive::{Archive, body};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::drills::{DRILLS_LIMIT, Drills};
-use crate::format::identity::Identity;
-use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject};
+use crate::format::Stored;
+use crate::format::drills::Drills;
+use crate::format::keys::{BackupId, BackupObject};
 use crate::format::proof::{DrillRecord, Proof};
-use crate::store::{Body, ObjectInfo, PutMode, Store, Version};
+use crate::store::Version;
 
 /// So often it is read and written anew where others write it at the same time.
 const ATTEMPTS: u32 = 10;
@@ -14,32 +14,20 @@ const ATTEMPTS: u32 = 10;
 /// The archive's last drills, for whoever reports on it. What cannot be understood counts as none.
 ///
 /// # Errors
-/// As the store, and [`identity::require`].
-pub async fn last_drills(store: &Store) -> Result<Drills> {
-    let identity = identity::require(store).await?;
-    known(store, &identity).await.map(|(drills, _)| drills)
-}
-
-/// Reads `drills.json`; `None` where there is none.
-///
-/// # Errors
-/// As the store and [`Drills::parse`].
-pub(crate) async fn find_drills(store: &Store, identity: &Identity) -> Result<Option<(Drills, ObjectInfo)>> {
-    let key = Key::Ledger(LedgerObject::Drills).to_string();
-    let parse = |bytes: &[u8], url: &str| Drills::parse(bytes, url, identity.system_identifier);
-    records::read_version(store, &key, DRILLS_LIMIT, parse).await
+/// As the store.
+pub async fn last_drills(archive: &Archive) -> Result<Drills> {
+    known(archive).await.map(|(drills, _)| drills)
 }
 
 /// What `drills.json` says, and which version of it says so.
-async fn known(store: &Store, identity: &Identity) -> Result<(Drills, Option<Version>)> {
-    let key = Key::Ledger(LedgerObject::Drills).to_string();
-    let system_identifier = identity.system_identifier;
-    match find_drills(store, identity).await {
-        Ok(Some((drills, info))) => Ok((drills, Some(info.version))),
+async fn known(archive: &Archive) -> Result<(Drills, Option<Version>)> {
+    let system_identifier = archive.identity().system_identifier;
+    match archive.find_whole(&system_identifier).await {
+        Ok(Some(read)) => Ok((read.stored, Some(read.info.version))),
         Ok(None) => Ok((Drills::none(system_identifier), None)),
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             tracing::warn!("{error}; the next walship drill writes it anew");
-            let there = store.head(&key).await?;
+            let there = archive.head(&Drills::key(&system_identifier)).await?;
             Ok((Drills::none(system_identifier), there.map(|info| info.version)))
         }
         Err(error) => Err(error),
@@ -50,46 +38,37 @@ async fn known(store: &Store, identity: &Identity) -> Result<(Drills, Option<Ver
 /// drills of one backup that end at the same moment, one may get lost there.
 ///
 /// # Errors
-/// `NotFound` where the backup is gone; as the store.
-pub async fn record(store: &Store, backup: &BackupId, drill: DrillRecord) -> Result<()> {
-    for_the_archive(store, backup, &drill).await?;
-    let key = |object| Key::Backup(backup.clone(), object).to_string();
+/// `NotFound` where the backup is gone; `Invalid` where the archive is; as the store.
+pub async fn record(archive: &Archive, backup: &BackupId, drill: DrillRecord) -> Result<()> {
+    // The drill took a while.
+    archive.confirm().await?;
+    for_the_archive(archive, backup, &drill).await?;
     // A backup that was deleted meanwhile must not come back as a remainder.
-    if store.head(&key(BackupObject::Record)).await?.is_none() {
+    if archive.head(&backup.key(BackupObject::Record)).await?.is_none() {
         return Err(Error::not_found(format!(
             "backup {backup} was deleted while it was proven; the result is noted for the archive only"
         )));
     }
-    let before = match catalogue::read_proof(store, backup).await {
+    let before = match archive.find(backup).await {
         Err(error) if error.kind() == ErrorKind::Corrupt => None,
         read => read?,
     };
-    let proof = Proof::after(before, backup, drill).to_json()?;
-    store
-        .put(
-            &key(BackupObject::Proof),
-            &Body::from_bytes(proof),
-            PutMode::Replace,
-        )
+    archive
+        .replace(backup, &Proof::after(before, backup, drill))
         .await
 }
 
-async fn for_the_archive(store: &Store, backup: &BackupId, drill: &DrillRecord) -> Result<()> {
-    let identity = identity::require(store).await?;
-    let key = Key::Ledger(LedgerObject::Drills).to_string();
+async fn for_the_archive(archive: &Archive, backup: &BackupId, drill: &DrillRecord) -> Result<()> {
+    let key = Drills::key(&archive.identity().system_identifier);
     let mut attempt = 1;
     loop {
-        let (drills, version) = known(store, &identity).await?;
+        let (drills, version) = known(archive).await?;
         // What is damaged was written by another drill of this archive, or by nobody: by what is left beside the
         // backups it is told again.
         let drills = drills.with(backup, drill);
-        let mode = match version {
-            None => PutMode::Create,
-            Some(version) => PutMode::ReplaceIf(version),
-        };
-        match store.put(&key, &Body::from_bytes(drills.to_json()?), mode).await {
+        match archive.replace_if(&key, &body(&drills)?, version).await {
             Err(error) if error.kind() == ErrorKind::Conflict && attempt < ATTEMPTS => attempt += 1,
-            written => return written.context(|| format!("write {}", store.url_of(&key))),
+            written => return written.context(|| format!("write {}", archive.url_of(&key))),
         }
     }
 }
@@ -100,8 +79,11 @@ mod tests {
 
     use crate::archive::drills::*;
     use crate::archive::fixture;
+    use crate::format::identity::Identity;
+    use crate::format::keys::{Key, LedgerObject};
+    use crate::store::{Body, PutMode, Store};
 
-    async fn archive() -> (tempfile::TempDir, Store, BackupId) {
+    async fn archive() -> (tempfile::TempDir, Store, Archive, BackupId) {
         let top = tempfile::tempdir().unwrap();
         let store = fixture::store(top.path()).await;
         let record = fixture::record(&[]);
@@ -111,9 +93,10 @@ mod tests {
             segment_size: record.segment_bytes,
         };
         let identity = Identity::new(cluster, true, DateTime::UNIX_EPOCH);
-        let body = Body::from_bytes(identity.to_json().unwrap());
+        let body = Body::from_bytes(identity.to_bytes().unwrap());
         store.put("walship.json", &body, PutMode::Create).await.unwrap();
-        (top, store, record.id)
+        let archive = Archive::of(&store, identity);
+        (top, store, archive, record.id)
     }
 
     fn drill(second: i64, failure: Option<&str>) -> DrillRecord {
@@ -126,9 +109,9 @@ mod tests {
     // Seen to fail: `archive/drills.rs`: the backup is not looked for
     #[tokio::test]
     async fn a_backup_that_was_deleted_meanwhile_does_not_come_back_as_a_remainder() {
-        let (_top, store, id) = archive().await;
+        let (_top, store, archive, id) = archive().await;
         let drill = drill(0, None);
-        let error = record(&store, &id, drill.clone()).await.unwrap_err();
+        let error = record(&archive, &id, drill.clone()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         let key = |object| Key::Backup(id.clone(), object).to_string();
         assert!(store.head(&key(BackupObject::Proof)).await.unwrap().is_none());
@@ -137,28 +120,30 @@ mod tests {
             let body = Body::from_bytes("{");
             store.put(&key(object), &body, PutMode::Create).await.unwrap();
         }
-        record(&store, &id, drill.clone()).await.unwrap();
-        let proof = catalogue::read_proof(&store, &id).await.unwrap().unwrap();
+        record(&archive, &id, drill.clone()).await.unwrap();
+        let proof: Proof = archive.read(&id).await.unwrap();
         assert_eq!(proof.last_success, Some(drill));
     }
 
     // Seen to fail: `archive/drills.rs`: `record` does not call `for_the_archive`
     #[tokio::test]
     async fn what_a_drill_showed_outlives_its_backup_and_an_older_failure_is_not_the_last_word() {
-        let (_top, store, id) = archive().await;
+        let (_top, store, archive, id) = archive().await;
         let older: BackupId = "20261101T000000Z".parse().unwrap();
         for backup in [&older, &id] {
             let key = Key::Backup(backup.clone(), BackupObject::Record).to_string();
             let body = Body::from_bytes("{");
             store.put(&key, &body, PutMode::Create).await.unwrap();
         }
-        record(&store, &older, drill(100, Some("a hole"))).await.unwrap();
-        record(&store, &id, drill(200, None)).await.unwrap();
+        record(&archive, &older, drill(100, Some("a hole")))
+            .await
+            .unwrap();
+        record(&archive, &id, drill(200, None)).await.unwrap();
         // As expire deletes it.
         let gone = [BackupObject::Record, BackupObject::Proof]
             .map(|object| Key::Backup(id.clone(), object).to_string());
         store.delete(&gone).await.unwrap();
-        let drills = last_drills(&store).await.unwrap();
+        let drills = last_drills(&archive).await.unwrap();
         let last = drills.last().unwrap();
         assert_eq!((&last.backup, last.drill.passed()), (&id, true));
         assert_eq!(drills.last_failure.unwrap().backup, older);
@@ -166,8 +151,8 @@ mod tests {
         let key = Key::Ledger(LedgerObject::Drills).to_string();
         let body = Body::from_bytes("{");
         store.put(&key, &body, PutMode::Replace).await.unwrap();
-        assert!(last_drills(&store).await.unwrap().last().is_none());
-        record(&store, &older, drill(300, None)).await.unwrap();
-        assert!(last_drills(&store).await.unwrap().last().is_some());
+        assert!(last_drills(&archive).await.unwrap().last().is_none());
+        record(&archive, &older, drill(300, None)).await.unwrap();
+        assert!(last_drills(&archive).await.unwrap().last().is_some());
     }
 }

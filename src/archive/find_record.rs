@@ -21,16 +21,16 @@ use chrono::{DateTime, Utc};
 
 use self::restore_point::{Known, KnownPoints};
 
-use crate::archive::stored_wal;
 use crate::archive::time_index::TimeIndex;
 use crate::archive::wal_changes::WalChanges;
+use crate::archive::{Archive, stored_wal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::keys::Key;
 use crate::judge::catalogue::{Backup, Catalogue};
 use crate::judge::recovery_plan::{self, CommonPast, FoundRecord, Plan, Request, Search, Start, Target};
 use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalEvent, WalEventKind, WalReader, WalTime};
 use crate::progress::Progress;
-use crate::store::{Store, look_again};
+use crate::store::look_again;
 
 /// So many segments that an older walship stored are read whole to learn the times in them.
 const WHOLE_READS: u64 = 16;
@@ -41,22 +41,22 @@ const WHOLE_READS: u64 = 16;
 /// As [`recovery_plan::plan`]; `Invalid` where the record is not in the archived WAL; `Corrupt` for a
 /// damaged segment on the way; otherwise as the store.
 pub(crate) async fn plan(
-    store: &Store,
+    archive: &Archive,
     catalogue: &Catalogue,
     request: &Request,
     now: DateTime<Utc>,
     progress: &Progress,
 ) -> Result<Plan> {
     if let Some(past) = recovery_plan::common_past(catalogue, request)? {
-        return before_the_parting(store, catalogue, request, &past, now, progress).await;
+        return before_the_parting(archive, catalogue, request, &past, now, progress).await;
     }
-    let (plan, _) = plan_along(store, catalogue, request, now, progress).await?;
+    let (plan, _) = plan_along(archive, catalogue, request, now, progress).await?;
     Ok(plan)
 }
 
 /// A plan for a target that lies where all lines are still the same; otherwise nobody can choose between them.
 async fn before_the_parting(
-    store: &Store,
+    archive: &Archive,
     catalogue: &Catalogue,
     request: &Request,
     past: &CommonPast,
@@ -67,12 +67,12 @@ async fn before_the_parting(
         timeline: Some(timeline),
         ..request.clone()
     };
-    match plan_along(store, &past.catalogue, &along(past.timeline), now, progress).await {
+    match plan_along(archive, &past.catalogue, &along(past.timeline), now, progress).await {
         Ok((_, Search::Found(record) | Search::Moment { later: record, .. })) if past.holds(&record) => {}
         Err(error) if error.is_retryable() || error.kind() == ErrorKind::Denied => return Err(error),
         _ => return Err(recovery_plan::ambiguous(&past.ambiguity)),
     }
-    let (mut plan, _) = plan_along(store, catalogue, &along(past.oldest), now, progress).await?;
+    let (mut plan, _) = plan_along(archive, catalogue, &along(past.oldest), now, progress).await?;
     plan.notes.push(format!(
         "{}; {} lies before that, where they are the same",
         past.ambiguity, request.target
@@ -82,7 +82,7 @@ async fn before_the_parting(
 
 /// A plan, and what the search for its target said.
 async fn plan_along(
-    store: &Store,
+    archive: &Archive,
     catalogue: &Catalogue,
     request: &Request,
     now: DateTime<Utc>,
@@ -91,10 +91,10 @@ async fn plan_along(
     let mut catalogue = Cow::Borrowed(catalogue);
     loop {
         let finder = Finder {
-            store,
+            archive,
             catalogue: &catalogue,
             progress,
-            times: TimeIndex::new(store, &catalogue.identity, WHOLE_READS),
+            times: TimeIndex::new(archive, WHOLE_READS),
         };
         let unfit = match &request.target {
             Target::Time(time) => finder.too_late(*time, request, now).await?,
@@ -139,7 +139,7 @@ async fn plan_along(
 }
 
 struct Finder<'a> {
-    store: &'a Store,
+    archive: &'a Archive,
     catalogue: &'a Catalogue,
     progress: &'a Progress,
     times: TimeIndex,
@@ -181,7 +181,7 @@ impl Finder<'_> {
         self.progress
             .phase(format!("look up what the WAL up to LSN {until} changes"));
         let chain = recovery_plan::chain_of(self.catalogue, plan.timeline)?;
-        let times = TimeIndex::new(self.store, &self.catalogue.identity, WHOLE_READS);
+        let times = TimeIndex::new(self.archive, WHOLE_READS);
         times.changes(&chain, plan.backup.start_lsn, until).await
     }
 
@@ -311,7 +311,7 @@ impl Finder<'_> {
         tell: impl Fn(&mut T, &WalEvent) + Copy,
     ) -> Result<T> {
         self.progress.phase(format!("look up the target in {segment}"));
-        let key = Key::Segment(segment).to_string();
+        let key = Key::Segment(segment);
         let identity = &self.catalogue.identity;
         let read = look_again(async || {
             let mut feed = Feed {
@@ -319,14 +319,19 @@ impl Finder<'_> {
                 told: told.clone(),
                 tell,
             };
-            let trailer =
-                stored_wal::decode(self.store, &key, identity.segment_bytes.bytes(), &mut feed).await?;
+            let trailer = stored_wal::decode(
+                self.archive.store(),
+                &key,
+                identity.segment_bytes.bytes(),
+                &mut feed,
+            )
+            .await?;
             trailer.check(segment.into(), identity.system_identifier)?;
             Ok((feed.reader, feed.told))
         });
         let read = read.await;
         let (read_on, told) =
-            read.context(|| format!("look up the target in {}", self.store.url_of(&key)))?;
+            read.context(|| format!("look up the target in {}", self.archive.url_of(&key)))?;
         *reader = read_on;
         Ok(told)
     }

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::Archive;
+use super::{Archive, catalogue};
+use crate::error::Result;
 use crate::format::Sha256Sum;
 pub use crate::format::backup::fixture::record;
 use crate::format::backup::{BackupRecord, StoredObject};
@@ -12,6 +13,7 @@ use crate::format::file_index::FileIndexWriter;
 use crate::format::identity::Identity;
 use crate::format::keys::{BackupId, BackupObject, Key};
 use crate::format::tar_stream::TarScanner;
+use crate::judge::catalogue::Catalogue;
 use crate::pg::{ClusterIdentity, SegmentSize};
 use crate::store::{Body, Location, PutMode, Store, StoreOptions};
 
@@ -31,6 +33,11 @@ pub fn archive(store: &Store) -> Archive {
         segment_size: SegmentSize::DEFAULT,
     };
     Archive::of(store, Identity::new(cluster, true, chrono::DateTime::UNIX_EPOCH))
+}
+
+/// What the archive at a store holds.
+pub async fn load(store: &Store) -> Result<Catalogue> {
+    catalogue::load(&Archive::open(store).await?).await
 }
 
 /// A directory in memory where there is such a place, for tests that write and delete much.
@@ -113,7 +120,7 @@ pub async fn put(store: &Store, id: &BackupId, object: BackupObject, bytes: Vec<
         stored_bytes: bytes.len() as u64,
         sha256: Sha256Sum::of(&bytes),
     };
-    let key = Key::Backup(id.clone(), object).to_string();
+    let key = id.key(object).to_string();
     let body = Body::from_bytes(bytes);
     store.put(&key, &body, PutMode::Create).await.unwrap();
     stored

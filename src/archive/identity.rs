@@ -1,103 +1,125 @@
-//! Reading `walship.json`, and creating it for a new archive.
+//! Opening an archive: reading its `walship.json`, and creating that for a new one.
 
 use chrono::{DateTime, Utc};
 
-use super::records;
+use super::{Archive, reading};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::identity::{IDENTITY_LIMIT, Identity};
+use crate::format::Stored;
+use crate::format::identity::Identity;
 use crate::format::keys::{BACKUPS_PREFIX, Key, WAL_PREFIX};
 use crate::pg::ClusterIdentity;
 use crate::store::{Body, PutMode, Store};
 
-/// Reads the archive's identity; `None` where it is proven that there is no `walship.json`.
-///
-/// # Errors
-/// As [`Store::get`] and [`Identity::parse`].
-pub async fn find(store: &Store) -> Result<Option<Identity>> {
-    let key = Key::Identity.to_string();
-    records::read(store, &key, IDENTITY_LIMIT, Identity::parse).await
-}
+impl Archive {
+    /// The archive at this place; `None` where it is proven that there is no `walship.json`.
+    ///
+    /// # Errors
+    /// As [`Store::get`] and [`Identity::parse`].
+    pub async fn find_at(store: &Store) -> Result<Option<Self>> {
+        let found = reading::read::<Identity>(store, &()).await?;
+        Ok(found.map(|read| Self::of(store, read.stored)))
+    }
 
-/// Reads the archive's identity, and creates it where `cluster` is the first to use the archive.
-///
-/// # Errors
-/// As [`find`] and [`Store::put`]; `Invalid` where the archive is another cluster's.
-pub async fn find_or_create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> Result<Identity> {
-    // A directory archive begins with its directory. On S3 this sends nothing.
-    store.create_root().await?;
-    let identity = match find(store).await? {
-        Some(identity) => identity,
-        None => create(store, cluster, now).await?,
-    };
-    identity.check(cluster, &store.location().to_string())?;
-    Ok(identity)
-}
+    /// The archive at this place, where there must be one.
+    ///
+    /// # Errors
+    /// `Invalid` where there is no `walship.json`: a mistyped URL or an emptied archive must never look
+    /// like an archive that lacks one file. Otherwise as [`Archive::find_at`].
+    pub async fn open(store: &Store) -> Result<Self> {
+        Self::find_at(store).await?.ok_or_else(|| {
+            Error::invalid(format!(
+                "there is no archive at {}: walship.json is missing; nothing was archived there yet, or it was emptied or \
+                 is not mounted; check the URL",
+                store.location()
+            ))
+        })
+    }
 
-/// Reads the identity of an archive that must be there.
-///
-/// # Errors
-/// `Invalid` where there is no `walship.json`: a mistyped URL or an emptied archive must never look
-/// like an archive that lacks one file. Otherwise as [`find`].
-pub async fn require(store: &Store) -> Result<Identity> {
-    find(store).await?.ok_or_else(|| {
-        Error::invalid(format!(
-            "there is no archive at {}: walship.json is missing; nothing was archived there yet, or it was emptied or \
-             is not mounted; check the URL",
-            store.location()
-        ))
-    })
-}
+    /// The archive that `cluster` should have used before; `why` says what speaks for that.
+    ///
+    /// # Errors
+    /// `Invalid` where there is none, or it is another cluster's: a file system that is not mounted or an
+    /// emptied archive must not become a new archive behind the administrator's back.
+    pub async fn open_of(store: &Store, cluster: ClusterIdentity, why: &str) -> Result<Self> {
+        let archive = Self::open(store).await.map_err(|error| {
+            if error.kind() == ErrorKind::Invalid {
+                Error::invalid(format!(
+                    "{error} ({why}; mount or restore its archive; only where that is given up for good start a new one here: walship basebackup --new-archive)"
+                ))
+            } else {
+                error
+            }
+        })?;
+        archive.check(cluster)?;
+        Ok(archive)
+    }
 
-/// That the archive is still the one whose identity was read before: to be asked when something is stored, and before
-/// anybody is told so. Where a URL leads may have changed between the two: a file system was unmounted, a bucket was
-/// made anew or emptied, another archive begun.
-///
-/// # Errors
-/// `Invalid` where it is not; otherwise as [`find`].
-pub async fn confirm(store: &Store, before: &Identity) -> Result<()> {
-    let url = store.location();
-    match find(store).await? {
-        Some(now) if now == *before => Ok(()),
-        Some(_) => Err(Error::invalid(format!(
-            "{url} is another archive than a moment ago: walship.json was replaced meanwhile; find out by whom, and do \
-             not let both write here"
-        ))),
-        None => Err(Error::invalid(format!(
-            "{url} was an archive a moment ago, and walship.json is missing now: it was emptied, moved or unmounted; \
-             bring it back"
-        ))),
+    /// The archive at this place, which is created where `cluster` is the first to use it.
+    ///
+    /// # Errors
+    /// As [`Archive::find_at`] and [`Store::put`]; `Invalid` where the archive is another cluster's.
+    pub async fn open_or_create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> Result<Self> {
+        // A directory archive begins with its directory. On S3 this sends nothing.
+        store.create_root().await?;
+        let archive = match Self::find_at(store).await? {
+            Some(archive) => archive,
+            None => create(store, cluster, now).await?,
+        };
+        archive.check(cluster)?;
+        Ok(archive)
+    }
+
+    /// That it is this cluster's.
+    ///
+    /// # Errors
+    /// As [`Identity::check`].
+    pub fn check(&self, cluster: ClusterIdentity) -> Result<()> {
+        self.identity.check(cluster, &self.url())
+    }
+
+    /// That it is still the one that was opened: to be asked when something is stored, and before
+    /// anybody is told so. Where a URL leads may have changed between the two: a file system was unmounted, a bucket was
+    /// made anew or emptied, another archive begun.
+    ///
+    /// # Errors
+    /// `Invalid` where it is not; otherwise as [`Archive::find_at`].
+    pub async fn confirm(&self) -> Result<()> {
+        let url = self.url();
+        match Self::find_at(&self.store).await? {
+            Some(now) if now.identity == self.identity => Ok(()),
+            Some(_) => Err(Error::invalid(format!(
+                "{url} is another archive than a moment ago: walship.json was replaced meanwhile; find out by whom, and do \
+                 not let both write here"
+            ))),
+            None => Err(Error::invalid(format!(
+                "{url} was an archive a moment ago, and walship.json is missing now: it was emptied, moved or unmounted; \
+                 bring it back"
+            ))),
+        }
+    }
+
+    /// Warns where the store takes conditional writes without honouring them.
+    pub fn warn_if_unconditional(&self) {
+        if !self.identity.conditional_writes {
+            tracing::warn!(
+                "{} ignores conditional writes: walship looks before it writes, \
+                 but cannot keep two primaries apart that write at the same moment",
+                self.url()
+            );
+        }
     }
 }
 
-/// Reads the identity of an archive that `cluster` should have used before; `why` says what speaks for that.
-///
-/// # Errors
-/// `Invalid` where there is none, or it is another cluster's: a file system that is not mounted or an
-/// emptied archive must not become a new archive behind the administrator's back.
-pub async fn require_of(store: &Store, cluster: ClusterIdentity, why: &str) -> Result<Identity> {
-    let identity = require(store).await.map_err(|error| {
-        if error.kind() == ErrorKind::Invalid {
-            Error::invalid(format!(
-                "{error} ({why}; mount or restore its archive; only where that is given up for good start a new one here: walship basebackup --new-archive)"
-            ))
-        } else {
-            error
-        }
-    })?;
-    identity.check(cluster, &store.location().to_string())?;
-    Ok(identity)
-}
-
 /// Creates the identity of a new archive, after probing whether the store honours conditional
-/// writes. Of racing creators one wins; the identity returned is the winner's.
+/// writes. Of racing creators one wins; the archive returned has the winner's.
 ///
 /// # Errors
 /// `Invalid` where objects are there already, whose identity is then lost; otherwise as
 /// [`Store::put`].
-async fn create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> Result<Identity> {
+async fn create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> Result<Archive> {
     if let Err(refusal) = refuse_orphans(store).await {
         // Unless another creator came first: the archiver while a base backup begins, say.
-        return find(store).await?.ok_or(refusal);
+        return Archive::find_at(store).await?.ok_or(refusal);
     }
     let conditional_writes = store
         .probe_conditional_writes()
@@ -105,24 +127,11 @@ async fn create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> 
         .context(|| format!("probe whether {} honours conditional writes", store.location()))?;
     let identity = Identity::new(cluster, conditional_writes, now);
     let key = Key::Identity.to_string();
-    match store
-        .put(&key, &Body::from_bytes(identity.to_json()?), PutMode::Create)
-        .await
-    {
-        Ok(()) => Ok(identity),
-        Err(error) if error.kind() == ErrorKind::Conflict => require(store).await,
+    let body = Body::from_bytes(identity.to_bytes()?);
+    match store.put(&key, &body, PutMode::Create).await {
+        Ok(()) => Ok(Archive::of(store, identity)),
+        Err(error) if error.kind() == ErrorKind::Conflict => Archive::open(store).await,
         Err(error) => Err(error.context(format!("create {}", store.url_of(&key)))),
-    }
-}
-
-/// Warns where the store takes conditional writes without honouring them.
-pub fn warn_if_unconditional(identity: &Identity, store: &Store) {
-    if !identity.conditional_writes {
-        tracing::warn!(
-            "{} ignores conditional writes: walship looks before it writes, \
-             but cannot keep two primaries apart that write at the same moment",
-            store.location()
-        );
     }
 }
 
@@ -160,7 +169,7 @@ mod tests {
 
     /// Two creators of one archive, of which the second is held up before its call of this kind while
     /// the first creates the archive and stores a segment; what the second makes of it.
-    async fn second_of_two(held: (Operation, &str), second: ClusterIdentity) -> Result<Identity> {
+    async fn second_of_two(held: (Operation, &str), second: ClusterIdentity) -> Result<Archive> {
         let top = tempfile::tempdir().unwrap();
         let store = fixture::store(top.path()).await;
         let faults = Faults::default();
@@ -171,15 +180,15 @@ mod tests {
             while faults.left() > 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            let created = find_or_create(&store, cluster(1), now).await.unwrap();
+            let created = Archive::open_or_create(&store, cluster(1), now).await.unwrap();
             let key = Key::Segment("000000010000000000000001".parse().unwrap()).to_string();
             let segment = Body::from_bytes("a segment");
             store.put(&key, &segment, PutMode::Create).await.unwrap();
             created
         };
-        let (found, created) = tokio::join!(find_or_create(&slow, second, now), first);
+        let (found, created) = tokio::join!(Archive::open_or_create(&slow, second, now), first);
         if let Ok(found) = &found {
-            assert_eq!(found, &created);
+            assert_eq!(found.identity, created.identity);
         }
         found
     }

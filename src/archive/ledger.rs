@@ -5,22 +5,20 @@
 
 use std::collections::BTreeSet;
 
-use crate::archive::{identity, records};
-use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::identity::Identity;
+use crate::archive::Archive;
+use crate::error::{Context, ErrorKind, Result};
+use crate::format::Stored;
 use crate::format::keys::{Key, LEDGER_PREFIX, LedgerObject};
-use crate::format::ledger::{LedgerSummary, SHARD_LIMIT, SUMMARY_LIMIT, Shard};
-use crate::store::{Body, PutMode, Store};
+use crate::format::ledger::{LedgerSummary, Shard};
 
 /// How the last verification that came to its end ended, for whoever reports on an archive; `None` where
 /// there was none, or what it left cannot be read.
 ///
 /// # Errors
-/// As the store, and [`identity::require`].
-pub async fn last_verification(store: &Store) -> Result<Option<LedgerSummary>> {
-    let identity = identity::require(store).await?;
+/// As the store.
+pub async fn last_verification(archive: &Archive) -> Result<Option<LedgerSummary>> {
     let mut notes = Vec::new();
-    let summary = read_summary(store, &identity, &mut notes).await?;
+    let summary = read_summary(archive, &mut notes).await?;
     for note in notes {
         tracing::warn!("{note}");
     }
@@ -29,36 +27,42 @@ pub async fn last_verification(store: &Store) -> Result<Option<LedgerSummary>> {
 
 /// Reads the summary; what is wrong with it becomes a note.
 pub(crate) async fn read_summary(
-    store: &Store,
-    identity: &Identity,
+    archive: &Archive,
     notes: &mut Vec<String>,
 ) -> Result<Option<LedgerSummary>> {
-    let key = Key::Ledger(LedgerObject::Summary).to_string();
-    let parse = |bytes: &[u8], url: &str| LedgerSummary::parse(bytes, url, identity.system_identifier);
-    match records::read(store, &key, SUMMARY_LIMIT, parse).await {
-        Ok(summary) => Ok(summary),
-        Err(error) => ignored(store, &key, error, notes).map(|()| None),
-    }
+    find(archive, &archive.identity().system_identifier, notes).await
 }
 
-/// What a failure to read a part of the ledger means: a part that is missing or useless is none.
-fn ignored(store: &Store, key: &str, error: Error, notes: &mut Vec<String>) -> Result<()> {
-    match error.kind() {
-        ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Denied => {
-            notes.push(format!(
-                "{} is not used: {error}; what it tells of is read again",
-                store.url_of(key)
-            ));
-            Ok(())
-        }
-        _ => Err(error),
+/// Reads a part of the ledger. One that is useless counts as missing, and becomes a note.
+async fn find<T: Stored>(archive: &Archive, of: &T::Of, notes: &mut Vec<String>) -> Result<Option<T>> {
+    let error = match usable(archive, of).await? {
+        Ok(found) => return Ok(found),
+        Err(error) => error,
+    };
+    let url = archive.url_of(&T::key(of));
+    notes.push(format!(
+        "{url} is not used: {error}; what it tells of is read again"
+    ));
+    Ok(None)
+}
+
+/// Reads a part of the ledger; the inner error says why one that is there is useless.
+///
+/// # Errors
+/// As the store.
+pub(crate) async fn usable<T: Stored>(archive: &Archive, of: &T::Of) -> Result<Result<Option<T>>> {
+    match archive.find(of).await {
+        Err(error) => match error.kind() {
+            ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Denied => Ok(Err(error)),
+            _ => Err(error),
+        },
+        found => Ok(found),
     }
 }
 
 /// The ledger of one run.
 pub(crate) struct Ledger {
-    store: Store,
-    system_identifier: u64,
+    archive: Archive,
     /// The parts there are.
     stored: BTreeSet<LedgerObject>,
     /// Whether what they tell counts.
@@ -70,9 +74,9 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// Looks which parts there are. With `full` nothing in them counts.
-    pub(crate) async fn open(store: &Store, identity: &Identity, full: bool) -> Result<Self> {
+    pub(crate) async fn open(archive: &Archive, full: bool) -> Result<Self> {
         let mut stored = BTreeSet::new();
-        let mut listing = store.list(LEDGER_PREFIX, None);
+        let mut listing = archive.store().list(LEDGER_PREFIX, None);
         while let Some(page) = listing.next().await.context(|| "list the ledger")? {
             let objects = page.into_iter().filter_map(|info| match info.key.parse() {
                 Ok(Key::Ledger(object)) => Some(object),
@@ -81,8 +85,7 @@ impl Ledger {
             stored.extend(objects);
         }
         Ok(Self {
-            store: store.clone(),
-            system_identifier: identity.system_identifier,
+            archive: archive.clone(),
             stored,
             trusted: !full,
             writable: true,
@@ -97,42 +100,31 @@ impl Ledger {
 
     /// What is known of a part of the archive.
     pub(crate) async fn read(&mut self, object: LedgerObject) -> Result<Shard> {
-        let nothing = Shard::new(object.clone(), self.system_identifier);
-        if !self.trusted || !self.stored.contains(&object) {
-            return Ok(nothing);
-        }
-        let key = Key::Ledger(object.clone()).to_string();
-        let read = records::read(&self.store, &key, SHARD_LIMIT, |bytes, _| {
-            Shard::parse(bytes, object.clone(), self.system_identifier)
-        });
-        match read.await {
-            Ok(shard) => Ok(shard.unwrap_or(nothing)),
-            Err(error) => ignored(&self.store, &key, error, &mut self.notes).map(|()| nothing),
-        }
+        let of = (object, self.archive.identity().system_identifier);
+        let found = if self.trusted && self.stored.contains(&of.0) {
+            find(&self.archive, &of, &mut self.notes).await?
+        } else {
+            None
+        };
+        Ok(found.unwrap_or_else(|| Shard::new(of.0, of.1)))
     }
 
     /// Notes what is known of a part of the archive now.
     pub(crate) async fn write(&mut self, shard: &Shard) -> Result<()> {
-        let bytes = shard.to_bytes()?;
-        self.put(Key::Ledger(shard.object.clone()), bytes).await
+        let of = (shard.object.clone(), shard.system_identifier);
+        self.replace(&of, shard).await
     }
 
     /// Notes how the run ended.
     pub(crate) async fn write_summary(&mut self, summary: &LedgerSummary) -> Result<()> {
-        let bytes = summary.to_json()?;
-        self.put(Key::Ledger(LedgerObject::Summary), bytes).await
+        self.replace(&summary.system_identifier, summary).await
     }
 
-    async fn put(&mut self, key: Key, bytes: Vec<u8>) -> Result<()> {
+    async fn replace<T: Stored>(&mut self, of: &T::Of, part: &T) -> Result<()> {
         if !self.writable {
             return Ok(());
         }
-        let key = key.to_string();
-        match self
-            .store
-            .put(&key, &Body::from_bytes(bytes), PutMode::Replace)
-            .await
-        {
+        match self.archive.replace(of, part).await {
             Err(error) if error.kind() == ErrorKind::Denied => {
                 // Whoever may only read can verify as well; it only costs more the next time.
                 self.writable = false;
@@ -150,11 +142,8 @@ impl Ledger {
         if !self.writable || objects.is_empty() {
             return Ok(());
         }
-        let keys: Vec<_> = objects
-            .iter()
-            .map(|object| Key::Ledger(object.clone()).to_string())
-            .collect();
-        match self.store.delete(&keys).await {
+        let keys: Vec<_> = objects.iter().map(|object| Key::Ledger(object.clone())).collect();
+        match self.archive.delete(&keys).await {
             Err(error) if error.kind() == ErrorKind::Denied => Ok(()),
             other => other,
         }

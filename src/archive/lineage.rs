@@ -3,13 +3,12 @@
 
 use std::io::Write;
 
-use super::stored_wal;
+use super::{Archive, stored_wal};
 use crate::error::{Context, Error, Result};
 use crate::format::backup::BackupRecord;
 use crate::format::keys::Key;
 use crate::judge::lineage::{Lineage, Wanted, joined, judge, wanted};
 use crate::pg::{LongPageHeader, Lsn, SegmentName, WalGeometry, WalPiece};
-use crate::store::Store;
 
 /// The segments that [`contradiction`] reads, in their order.
 ///
@@ -32,7 +31,7 @@ pub(crate) fn segments(record: &BackupRecord, lineage: &Lineage) -> Result<Vec<S
 pub(crate) async fn contradiction(
     record: &BackupRecord,
     lineage: &Lineage,
-    store: &Store,
+    archive: &Archive,
 ) -> Result<Option<String>> {
     let wanted = wanted(record, lineage)?;
     let mut pieces = Vec::new();
@@ -41,14 +40,15 @@ pub(crate) async fn contradiction(
         let Some(segment) = group.first().map(|wanted| wanted.segment) else {
             continue;
         };
-        let key = Key::Segment(segment).to_string();
+        let key = Key::Segment(segment);
         let mut capture = Capture::new(segment, group, record)?;
         let read = async {
-            let trailer = stored_wal::decode(store, &key, record.segment_bytes.bytes(), &mut capture).await?;
+            let trailer =
+                stored_wal::decode(archive.store(), &key, record.segment_bytes.bytes(), &mut capture).await?;
             trailer.check(segment.into(), record.system_identifier)?;
             capture.header(segment, record)
         };
-        let header = read.await.context(|| format!("read {}", store.url_of(&key)))?;
+        let header = read.await.context(|| format!("read {}", archive.url_of(&key)))?;
         geometry = Some(WalGeometry {
             page_bytes: u64::from(header.page_size_bytes),
             segment_bytes: record.segment_bytes.bytes(),

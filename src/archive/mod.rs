@@ -1,4 +1,4 @@
-//! The archive: its identity, its catalogue, its WAL, its backups' parts, and the small records beside them.
+//! The archive: its identity, its catalogue, its WAL, its backups' parts, and the small objects beside them.
 
 mod branch_ends;
 pub mod catalogue;
@@ -6,45 +6,41 @@ pub mod drills;
 pub mod find_record;
 #[cfg(test)]
 pub(crate) mod fixture;
-pub mod identity;
+mod identity;
 pub mod ledger;
 pub mod lineage;
 pub mod parts;
-pub(crate) mod records;
+mod reading;
 pub mod stored_wal;
 pub mod time_index;
 pub mod wal_changes;
 pub(crate) mod wal_object;
 mod writing;
 
+use std::sync::Arc;
+
+pub(crate) use self::writing::body;
 pub use self::writing::{Created, Same};
 use crate::error::Result;
 use crate::format::identity::Identity;
-use crate::store::Store;
+use crate::format::keys::Key;
+use crate::store::{Object, ObjectInfo, Store};
 
-/// An archive: where it is, and whose. What is written to it goes through it (`writing.rs`), but for `walship.json`, with
-/// which one begins, and the notes of `ledger/`.
+/// An archive: where it is, and whose. It is opened once for each command (`identity.rs`); small objects are read by
+/// `reading.rs`, and all that is written goes through `writing.rs`.
 #[derive(Debug, Clone)]
 pub struct Archive {
     store: Store,
-    identity: Identity,
+    identity: Arc<Identity>,
 }
 
 impl Archive {
-    /// The archive at this place.
-    ///
-    /// # Errors
-    /// As [`identity::require`].
-    pub async fn open(store: &Store) -> Result<Self> {
-        Ok(Self::of(store, identity::require(store).await?))
-    }
-
-    /// An archive that was opened before.
+    /// The archive at this place, which has this identity.
     #[must_use]
     pub fn of(store: &Store, identity: Identity) -> Self {
         Self {
             store: store.clone(),
-            identity,
+            identity: Arc::new(identity),
         }
     }
 
@@ -58,5 +54,32 @@ impl Archive {
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Its URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.store.location().to_string()
+    }
+
+    /// An object's URL, for messages.
+    pub(crate) fn url_of(&self, key: &Key) -> String {
+        self.store.url_of(&key.to_string())
+    }
+
+    /// As [`Store::head`].
+    pub(crate) async fn head(&self, key: &Key) -> Result<Option<ObjectInfo>> {
+        self.store.head(&key.to_string()).await
+    }
+
+    /// As [`Store::get`].
+    pub(crate) async fn get(&self, key: &Key) -> Result<Object> {
+        self.store.get(&key.to_string()).await
+    }
+
+    /// As [`Store::delete`].
+    pub(crate) async fn delete(&self, keys: &[Key]) -> Result<()> {
+        let keys: Vec<_> = keys.iter().map(Key::to_string).collect();
+        self.store.delete(&keys).await
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::Archive;
 use crate::error::{ErrorKind, Result};
 use crate::format::codec::{Trailer, WalDecoder};
 use crate::format::keys::Key;
@@ -19,8 +20,8 @@ pub const SMALL_FILE_LIMIT: u64 = 1 << 20;
 /// # Errors
 /// `NotFound` where the key is proven missing; `Corrupt` where the object is damaged or holds more
 /// than `limit` bytes; otherwise as the store.
-pub async fn decode(store: &Store, key: &str, limit: u64, output: &mut impl Write) -> Result<Trailer> {
-    let mut object = store.get(key).await?;
+pub async fn decode(store: &Store, key: &Key, limit: u64, output: &mut impl Write) -> Result<Trailer> {
+    let mut object = store.get(&key.to_string()).await?;
     let mut decoder = WalDecoder::new(limit)?;
     while let Some(chunk) = object.chunk().await? {
         decoder.write(&chunk, output)?;
@@ -34,7 +35,7 @@ pub async fn decode(store: &Store, key: &str, limit: u64, output: &mut impl Writ
 /// As [`decode`] and as `make`.
 pub async fn read<W: Write>(
     store: &Store,
-    key: &str,
+    key: &Key,
     limit: u64,
     make: impl Fn() -> Result<W>,
 ) -> Result<(W, Trailer)> {
@@ -50,7 +51,7 @@ pub async fn read<W: Write>(
 ///
 /// # Errors
 /// As [`read`].
-pub async fn verify(store: &Store, key: &str, limit: u64) -> Result<Trailer> {
+pub async fn verify(store: &Store, key: &Key, limit: u64) -> Result<Trailer> {
     let (_, trailer) = read(store, key, limit, || Ok(std::io::sink())).await?;
     Ok(trailer)
 }
@@ -59,23 +60,18 @@ pub async fn verify(store: &Store, key: &str, limit: u64) -> Result<Trailer> {
 ///
 /// # Errors
 /// `Corrupt` where it is damaged or another cluster's; otherwise as the store.
-pub async fn read_history(
-    store: &Store,
-    timeline: TimelineId,
-    system_identifier: u64,
-) -> Result<Option<TimelineHistory>> {
-    let name = WalName::History(timeline);
-    let key = Key::History(timeline).to_string();
+pub async fn read_history(archive: &Archive, timeline: TimelineId) -> Result<Option<TimelineHistory>> {
+    let key = Key::History(timeline);
     let look = async || {
         let mut content = Vec::new();
-        let trailer = decode(store, &key, SMALL_FILE_LIMIT, &mut content).await?;
-        trailer.check(name, system_identifier)?;
+        let trailer = decode(archive.store(), &key, SMALL_FILE_LIMIT, &mut content).await?;
+        trailer.check(WalName::History(timeline), archive.identity().system_identifier)?;
         TimelineHistory::parse(timeline, &content)
     };
     match look_again(look).await {
         Ok(history) => Ok(Some(history)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.context(format!("read {}", store.url_of(&key)))),
+        Err(error) => Err(error.context(format!("read {}", archive.url_of(&key)))),
     }
 }
 
@@ -83,11 +79,11 @@ pub async fn read_history(
 ///
 /// # Errors
 /// `Conflict` where they disagree; otherwise as [`read_history`].
-pub async fn check_parent(store: &Store, history: &TimelineHistory, system_identifier: u64) -> Result<()> {
+pub async fn check_parent(archive: &Archive, history: &TimelineHistory) -> Result<()> {
     let Some(parent) = history.parent().map(|ancestor| ancestor.timeline) else {
         return Ok(());
     };
-    match read_history(store, parent, system_identifier).await? {
+    match read_history(archive, parent).await? {
         Some(parent) => history.extends(&parent),
         // Timeline 1 has none, and an archive may have begun on a later timeline.
         None => Ok(()),

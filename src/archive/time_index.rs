@@ -6,18 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::catalogue::gather;
-use super::stored_wal;
+use super::{Archive, stored_wal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::codec::{TRAILER_LIMIT, Trailer, trailer_in};
-use crate::format::identity::Identity;
 use crate::format::keys::Key;
 use crate::format::segment_index::{EndOfTransaction, IndexBuilder, SegmentIndex};
 use crate::judge::catalogue::Catalogue;
 use crate::judge::recovery_plan;
 use crate::judge::timeline_chain::TimelineChain;
 use crate::judge::window::{Last, LastEnds, Stretch, Window, last_ends, stretches};
-use crate::pg::{Lsn, Major, SegmentName, SegmentNumber, TimelineId, WalCheck};
-use crate::store::{Store, look_again};
+use crate::pg::{Lsn, Major, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalCheck};
+use crate::store::look_again;
 
 /// A trailer is rarely longer.
 const USUAL_TRAILER_BYTES: usize = 4 << 10;
@@ -31,28 +30,26 @@ const LARGEST_LOOK: u64 = 256;
 /// Reads the indexes of segments. Clones share how many segments may still be read whole.
 #[derive(Debug, Clone)]
 pub struct TimeIndex {
-    store: Store,
-    identity: Arc<Identity>,
+    archive: Archive,
     whole_reads: Arc<AtomicU64>,
 }
 
 impl TimeIndex {
     /// An index over an archive. Of segments whose object has no index, `whole_reads` may be read whole.
     #[must_use]
-    pub fn new(store: &Store, identity: &Identity, whole_reads: u64) -> Self {
+    pub fn new(archive: &Archive, whole_reads: u64) -> Self {
         Self {
-            store: store.clone(),
-            identity: Arc::new(identity.clone()),
+            archive: archive.clone(),
             whole_reads: Arc::new(AtomicU64::new(whole_reads)),
         }
     }
 
-    pub(crate) fn store(&self) -> &Store {
-        &self.store
+    pub(crate) fn archive(&self) -> &Archive {
+        &self.archive
     }
 
-    pub(crate) fn identity(&self) -> &Identity {
-        &self.identity
+    fn segment_size(&self) -> SegmentSize {
+        self.archive.identity().segment_bytes
     }
 
     /// A segment's index; `None` where it cannot be known: the object is missing or damaged, or has no
@@ -61,10 +58,10 @@ impl TimeIndex {
     /// # Errors
     /// As the store, without `NotFound` and `Corrupt`.
     pub async fn of(&self, segment: SegmentName) -> Result<Option<SegmentIndex>> {
-        let key = Key::Segment(segment).to_string();
+        let key = Key::Segment(segment);
         let read = async {
-            let trailer = read_trailer(&self.store, &key).await?;
-            trailer.check(segment.into(), self.identity.system_identifier)?;
+            let trailer = read_trailer(&self.archive, &key).await?;
+            trailer.check(segment.into(), self.archive.identity().system_identifier)?;
             match trailer.index {
                 None if self.may_read_whole() => self.read_whole(segment, &key).await,
                 index => Ok(index),
@@ -74,11 +71,11 @@ impl TimeIndex {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
                 tracing::warn!(
                     "what {} tells of time is unknown: {error}",
-                    self.store.url_of(&key)
+                    self.archive.url_of(&key)
                 );
                 Ok(None)
             }
-            read => read.context(|| format!("read when transactions ended in {}", self.store.url_of(&key))),
+            read => read.context(|| format!("read when transactions ended in {}", self.archive.url_of(&key))),
         }
     }
 
@@ -103,8 +100,8 @@ impl TimeIndex {
             .is_ok()
     }
 
-    async fn read_whole(&self, segment: SegmentName, key: &str) -> Result<Option<SegmentIndex>> {
-        let start = segment.start(self.identity.segment_bytes)?;
+    async fn read_whole(&self, segment: SegmentName, key: &Key) -> Result<Option<SegmentIndex>> {
+        let start = segment.start(self.segment_size())?;
         let builder = || IndexBuilder::new(start, WalCheck::Structure);
         self.read_into(segment, key, builder).await
     }
@@ -112,13 +109,13 @@ impl TimeIndex {
     async fn read_into(
         &self,
         segment: SegmentName,
-        key: &str,
+        key: &Key,
         builder: impl Fn() -> IndexBuilder,
     ) -> Result<Option<SegmentIndex>> {
-        let size = self.identity.segment_bytes;
+        let size = self.segment_size();
         let (feed, trailer) =
-            stored_wal::read(&self.store, key, size.bytes(), || Ok(Feed(builder()))).await?;
-        trailer.check(segment.into(), self.identity.system_identifier)?;
+            stored_wal::read(self.archive.store(), key, size.bytes(), || Ok(Feed(builder()))).await?;
+        trailer.check(segment.into(), self.archive.identity().system_identifier)?;
         Ok(feed.0.finish())
     }
 
@@ -167,7 +164,7 @@ impl TimeIndex {
         first: SegmentNumber,
         last: SegmentNumber,
     ) -> Result<Option<Option<EndOfTransaction>>> {
-        let size = self.identity.segment_bytes;
+        let size = self.segment_size();
         let mut step = FIRST_LOOK;
         loop {
             let from = SegmentNumber(last.0.saturating_sub(step - 1)).max(first);
@@ -189,12 +186,12 @@ impl TimeIndex {
         last: SegmentNumber,
         until: Lsn,
     ) -> Result<Option<Option<SegmentIndex>>> {
-        let size = self.identity.segment_bytes;
+        let size = self.segment_size();
         if until >= size.start_of(last.next()) {
             return Ok(None);
         }
         let segment = chain.segment(last)?;
-        let key = Key::Segment(segment).to_string();
+        let key = Key::Segment(segment);
         let start = segment.start(size)?;
         let builder = || IndexBuilder::new(start, WalCheck::Structure).until(until);
         self.read_into(segment, &key, builder).await.map(Some)
@@ -224,7 +221,7 @@ impl TimeIndex {
     /// # Errors
     /// `Invalid` for one that walship does not know.
     pub fn major(&self) -> Result<Major> {
-        let number = u16::try_from(self.identity.postgres_major).unwrap_or(u16::MAX);
+        let number = u16::try_from(self.archive.identity().postgres_major).unwrap_or(u16::MAX);
         Major::new(number)
     }
 }
@@ -233,13 +230,13 @@ impl TimeIndex {
 ///
 /// # Errors
 /// `NotFound` where the key is proven missing, `Corrupt` where there is no trailer; otherwise as the store.
-pub async fn read_trailer(store: &Store, key: &str) -> Result<Trailer> {
-    look_again(async || look_at_trailer(store, key).await).await
+pub async fn read_trailer(archive: &Archive, key: &Key) -> Result<Trailer> {
+    look_again(async || look_at_trailer(archive, key).await).await
 }
 
-async fn look_at_trailer(store: &Store, key: &str) -> Result<Trailer> {
+async fn look_at_trailer(archive: &Archive, key: &Key) -> Result<Trailer> {
     for length in [USUAL_TRAILER_BYTES, TRAILER_LIMIT] {
-        let (info, bytes) = store.read_tail(key, length).await?;
+        let (info, bytes) = archive.store().read_tail(&key.to_string(), length).await?;
         if let Some(trailer) = trailer_in(&bytes)? {
             return Ok(trailer);
         }
@@ -249,7 +246,7 @@ async fn look_at_trailer(store: &Store, key: &str) -> Result<Trailer> {
     }
     Err(Error::corrupt(format!(
         "{} has no trailer: it is damaged, or no object of walship",
-        store.url_of(key)
+        archive.url_of(key)
     )))
 }
 

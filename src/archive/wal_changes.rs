@@ -3,8 +3,8 @@
 
 use std::io::Write;
 
-use super::stored_wal;
 use super::time_index::TimeIndex;
+use super::{Archive, stored_wal};
 use crate::error::{Context, ErrorKind, Result};
 use crate::format::barriers::Barrier;
 use crate::format::keys::Key;
@@ -16,7 +16,7 @@ use crate::pg::{
     Lsn, NewTablespace, SegmentName, SegmentNumber, TimelineHistory, WalChange, WalCheck, WalEvent,
     WalEventKind, WalLevel, WalReader,
 };
-use crate::store::{Store, look_again};
+use crate::store::look_again;
 
 /// So many indexes are read at a time.
 const AT_A_TIME: u64 = 256;
@@ -80,11 +80,11 @@ impl WalChanges {
 ///
 /// # Errors
 /// As [`TimeIndex::changes`].
-pub async fn note_barriers(store: &Store, catalogue: &mut Catalogue, at_most: u64) -> Result<()> {
+pub async fn note_barriers(archive: &Archive, catalogue: &mut Catalogue, at_most: u64) -> Result<()> {
     let Some(first) = catalogue.readable().map(|backup| backup.start_lsn).min() else {
         return Ok(());
     };
-    let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
+    let times = TimeIndex::new(archive, WHOLE_READS);
     let size = catalogue.wal.segment_size();
     let mut barriers = catalogue.wal.barriers().clone();
     for timeline in catalogue.wal.timelines() {
@@ -129,7 +129,7 @@ impl TimeIndex {
     /// # Errors
     /// As the store, without `NotFound` and `Corrupt`: what these hide is in [`WalChanges::unknown`].
     pub async fn changes(&self, chain: &TimelineChain<'_>, from: Lsn, until: Lsn) -> Result<WalChanges> {
-        let size = self.identity().segment_bytes;
+        let size = self.archive().identity().segment_bytes;
         let mut told = WalChanges::default();
         let mut crossing = Crossing::new(self.major()?);
         let mut following = Following::default();
@@ -203,7 +203,7 @@ impl TimeIndex {
         before: Option<SegmentName>,
         segment: SegmentName,
     ) -> Result<Vec<Change>> {
-        let size = self.identity().segment_bytes;
+        let size = self.archive().identity().segment_bytes;
         let start = segment.start(size)?;
         let mut reading = Reading {
             reader: WalReader::new(before.unwrap_or(segment).start(size)?, WalCheck::Structure),
@@ -211,12 +211,13 @@ impl TimeIndex {
             changes: Vec::new(),
         };
         for segment in before.into_iter().chain([segment]) {
-            let key = Key::Segment(segment).to_string();
+            let key = Key::Segment(segment);
             let read = async {
-                let trailer = stored_wal::decode(self.store(), &key, size.bytes(), &mut reading).await?;
-                trailer.check(segment.into(), self.identity().system_identifier)
+                let trailer =
+                    stored_wal::decode(self.archive().store(), &key, size.bytes(), &mut reading).await?;
+                trailer.check(segment.into(), self.archive().identity().system_identifier)
             };
-            let url = self.store().url_of(&key);
+            let url = self.archive().url_of(&key);
             read.await
                 .context(|| format!("read what the WAL changes in {url}"))?;
         }
@@ -335,7 +336,7 @@ mod tests {
         let store = fixture::store(top.path()).await;
         let wal = wal();
         let identity = archive(&store, &wal, how).await;
-        let times = TimeIndex::new(&store, &identity, whole_reads);
+        let times = TimeIndex::new(&Archive::of(&store, identity.clone()), whole_reads);
         let history = TimelineHistory::root(TimelineId::FIRST);
         let chain = TimelineChain::new(&history, identity.segment_bytes);
         let end = Lsn(START + wal.bytes.len() as u64);

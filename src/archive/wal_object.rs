@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
+use crate::archive::Archive;
 use crate::archive::stored_wal::{LARGEST_SEGMENT, SMALL_FILE_LIMIT};
 use crate::archive::time_index::read_trailer;
 use crate::error::{Error, ErrorKind, Result};
@@ -11,7 +12,7 @@ use crate::format::identity::Identity;
 use crate::format::keys::Key;
 use crate::format::wal_inventory::WalInventory;
 use crate::pg::{BackupHistory, PageCheck, SegmentName, TimelineHistory, TimelineId, WalName};
-use crate::store::{Body, Store};
+use crate::store::Body;
 
 /// Bytes of an object that is not stored yet, read at a time.
 const PIECE_BYTES: usize = 64 << 10;
@@ -30,8 +31,7 @@ pub(crate) enum Found {
 /// What WAL objects are checked against.
 #[derive(Debug)]
 pub(crate) struct WalContext {
-    pub(crate) store: Store,
-    pub(crate) identity: Identity,
+    pub(crate) archive: Archive,
     pub(crate) histories: BTreeMap<TimelineId, TimelineHistory>,
     /// Which segments there are.
     pub(crate) wal: WalInventory,
@@ -39,13 +39,16 @@ pub(crate) struct WalContext {
 
 impl WalContext {
     /// Without the histories and the other segments: what they say of a segment is not checked.
-    pub(crate) fn new(store: &Store, identity: Identity) -> Self {
+    pub(crate) fn new(archive: &Archive) -> Self {
         Self {
-            store: store.clone(),
-            wal: WalInventory::new(identity.segment_bytes),
-            identity,
+            archive: archive.clone(),
+            wal: WalInventory::new(archive.identity().segment_bytes),
             histories: BTreeMap::new(),
         }
+    }
+
+    fn identity(&self) -> &Identity {
+        self.archive.identity()
     }
 
     /// Reads an object and checks it.
@@ -57,7 +60,7 @@ impl WalContext {
     }
 
     async fn check(&self, key: &Key) -> Result<Result<()>> {
-        let mut object = self.store.get(&key.to_string()).await?;
+        let mut object = self.archive.get(key).await?;
         let mut reading = Reading::begin(key)?;
         while let Some(chunk) = object.chunk().await? {
             if let Err(damage) = reading.feed(&chunk) {
@@ -94,21 +97,21 @@ impl WalContext {
         let Key::Segment(segment) = key else {
             return Ok(false);
         };
-        let system_identifier = self.identity.system_identifier;
+        let system_identifier = self.identity().system_identifier;
         let look = async {
-            match read_trailer(&self.store, &key.to_string()).await {
+            match read_trailer(&self.archive, key).await {
                 Ok(trailer) => return Ok(trailer.check((*segment).into(), system_identifier).is_ok()),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {}
                 Err(error) => return Err(error),
             }
-            let mut object = self.store.get(&key.to_string()).await?;
+            let mut object = self.archive.get(key).await?;
             let mut reading = Reading::begin(key)?;
             while let Some(chunk) = object.chunk().await? {
                 let damage = reading.feed(&chunk);
                 if let Content::Pages(pages) = &reading.content
                     && let Some(header) = pages.first()
                 {
-                    let size = self.identity.segment_bytes;
+                    let size = self.identity().segment_bytes;
                     return Ok(header.check(*segment, size, system_identifier).is_ok());
                 }
                 if damage.is_err() {
@@ -129,7 +132,7 @@ impl WalContext {
     }
 
     fn judge(&self, key: &Key, name: WalName, trailer: &Trailer, content: Content) -> Result<()> {
-        trailer.check(name, self.identity.system_identifier)?;
+        trailer.check(name, self.identity().system_identifier)?;
         if trailer.index_is_damaged {
             return Err(Error::corrupt(
                 "its index does not match its checksum, so what the segment's records tell is not known without reading it",
@@ -148,15 +151,15 @@ impl WalContext {
             (WalName::Partial(segment), Content::Pages(pages)) => self.judge_pages(segment, pages, false),
             (WalName::History(timeline), Content::Small(content)) => self.judge_history(timeline, &content),
             (_, Content::Small(content)) => {
-                BackupHistory::parse(&content)?.check(name, self.identity.segment_bytes)
+                BackupHistory::parse(&content)?.check(name, self.identity().segment_bytes)
             }
             (_, Content::Pages(_)) => Err(Error::internal("a small file has no pages")),
         }
     }
 
     fn judge_pages(&self, name: SegmentName, pages: PageCheck, is_whole: bool) -> Result<()> {
-        let size = self.identity.segment_bytes;
-        let pages = pages.finish(name, size, self.identity.system_identifier)?;
+        let size = self.identity().segment_bytes;
+        let pages = pages.finish(name, size, self.identity().system_identifier)?;
         let start = name.start(size)?;
         let timeline = name.timeline();
         let begins_at = self
@@ -185,7 +188,7 @@ impl WalContext {
         let Some(end) = trailer.index.as_ref().and_then(|index| index.valid_until) else {
             return Ok(());
         };
-        let next = name.number(self.identity.segment_bytes)?.next();
+        let next = name.number(self.identity().segment_bytes)?.next();
         if !self.wal.contains(name.timeline(), next) || self.forks_in(name)? {
             return Ok(());
         }
@@ -201,7 +204,7 @@ impl WalContext {
     /// # Errors
     /// `Invalid` for a name that no segment of this cluster has.
     pub(crate) fn forks_in(&self, segment: SegmentName) -> Result<bool> {
-        let size = self.identity.segment_bytes;
+        let size = self.identity().segment_bytes;
         let start = segment.start(size)?;
         let mut forks = self
             .histories

@@ -7,12 +7,12 @@ use sha2::{Digest, Sha256};
 
 use super::{Archive, stored_wal};
 use crate::archive::stored_wal::LARGEST_SEGMENT;
-use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::Sha256Sum;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::codec::Trailer;
 use crate::format::keys::Key;
+use crate::format::{Sha256Sum, Stored};
 use crate::pg::WalName;
-use crate::store::{Body, PutMode, Turn, Version};
+use crate::store::{Body, PutMode, Turn, Version, look_again};
 
 /// What counts as the same object, where one is created under a name that is taken already.
 #[derive(Debug, Clone, Copy)]
@@ -47,49 +47,48 @@ impl Archive {
         same: Same<'_>,
         turn: Option<Turn<'_>>,
     ) -> Result<Created> {
-        let name = key.to_string();
-        if !self.identity.conditional_writes && self.store.head(&name).await?.is_some() {
-            return self.compare(&name, body, same).await;
+        if !self.identity.conditional_writes && self.head(key).await?.is_some() {
+            return self.compare(key, body, same).await;
         }
         let stored = match turn {
-            Some(turn) => self.store.create_in_turn(&name, body, turn).await,
-            None => self.store.put(&name, body, PutMode::Create).await,
+            Some(turn) => self.store.create_in_turn(&key.to_string(), body, turn).await,
+            None => self.put(key, body, PutMode::Create).await,
         };
         match stored {
             Ok(()) => Ok(Created::Now),
-            Err(error) if error.kind() == ErrorKind::Conflict => self.compare(&name, body, same).await,
+            Err(error) if error.kind() == ErrorKind::Conflict => self.compare(key, body, same).await,
             Err(error) => Err(error),
         }
     }
 
     /// Whether the object that has the name is the same one.
-    async fn compare(&self, name: &str, body: &Body, same: Same<'_>) -> Result<Created> {
+    async fn compare(&self, key: &Key, body: &Body, same: Same<'_>) -> Result<Created> {
         match same {
-            Same::Nothing => Err(Error::conflict(format!(
-                "{} is there already",
-                self.store.url_of(name)
-            ))),
-            Same::Bytes => self.compare_bytes(name, body).await,
-            Same::Content(file, trailer) => self.compare_content(name, file, trailer).await,
+            Same::Nothing => Err(Error::conflict(format!("{} is there already", self.url_of(key)))),
+            Same::Bytes => self.compare_bytes(key, body).await,
+            Same::Content(file, trailer) => self.compare_content(key, file, trailer).await,
         }
     }
 
-    async fn compare_bytes(&self, name: &str, body: &Body) -> Result<Created> {
-        // What was changed on its way is right at the second look.
-        for _ in 0..2 {
-            if self.hash(name).await? == (body.length(), body.sha256) {
+    async fn compare_bytes(&self, key: &Key, body: &Body) -> Result<Created> {
+        let looked = look_again(async || {
+            if self.hash(key).await? == (body.length(), body.sha256) {
                 return Ok(Created::Before);
             }
-        }
-        Err(Error::conflict(format!(
-            "{} is there already with other bytes: another walship writes there, or something else does",
-            self.store.url_of(name)
-        )))
+            let url = self.url_of(key);
+            Err(Error::corrupt(format!("{url} is there already with other bytes")))
+        });
+        looked.await.map_err(|error| match error.kind() {
+            ErrorKind::Corrupt => Error::conflict(format!(
+                "{error}: another walship writes there, or something else does"
+            )),
+            _ => error,
+        })
     }
 
     /// Size and hash of an object's bytes.
-    async fn hash(&self, name: &str) -> Result<(u64, [u8; 32])> {
-        let mut object = self.store.get(name).await?;
+    async fn hash(&self, key: &Key) -> Result<(u64, [u8; 32])> {
+        let mut object = self.get(key).await?;
         let (mut sha256, mut length) = (Sha256::new(), 0);
         while let Some(piece) = object.chunk().await? {
             sha256.update(&piece);
@@ -98,9 +97,9 @@ impl Archive {
         Ok((length, sha256.finalize().into()))
     }
 
-    async fn compare_content(&self, name: &str, file: WalName, ours: &Trailer) -> Result<Created> {
-        let url = self.store.url_of(name);
-        let theirs = match stored_wal::verify(&self.store, name, LARGEST_SEGMENT).await {
+    async fn compare_content(&self, key: &Key, file: WalName, ours: &Trailer) -> Result<Created> {
+        let url = self.url_of(key);
+        let theirs = match stored_wal::verify(&self.store, key, LARGEST_SEGMENT).await {
             Ok(trailer) => trailer,
             Err(error) if error.kind() == ErrorKind::Corrupt => return Err(damaged(error, &url, file)),
             Err(error) => return Err(error.context(format!("compare with {url}, which is there already"))),
@@ -114,14 +113,12 @@ impl Archive {
         Err(other_content(&url, file, theirs.sha256, ours.sha256))
     }
 
-    /// Writes an object that `docs/format.md` names as one that changes, whatever is there.
+    /// Writes a small object that `docs/format.md` names as one that changes, whatever is there.
     ///
     /// # Errors
-    /// As the store.
-    pub async fn replace(&self, key: &Key, body: &Body) -> Result<()> {
-        let name = key.to_string();
-        let written = self.store.put(&name, body, PutMode::Replace).await;
-        written.context(|| format!("write {}", self.store.url_of(&name)))
+    /// As the store and [`Stored::to_bytes`].
+    pub async fn replace<T: Stored>(&self, of: &T::Of, stored: &T) -> Result<()> {
+        self.put(&T::key(of), &body(stored)?, PutMode::Replace).await
     }
 
     /// Replaces one version of such an object, or creates it where there was none.
@@ -130,10 +127,21 @@ impl Archive {
     /// `Conflict` where it is another version by now; or is this very body, for an answer that got lost. Otherwise as
     /// the store.
     pub async fn replace_if(&self, key: &Key, body: &Body, version: Option<Version>) -> Result<()> {
-        let name = key.to_string();
         let mode = version.map_or(PutMode::Create, PutMode::ReplaceIf);
-        self.store.put(&name, body, mode).await
+        self.put(key, body, mode).await
     }
+
+    async fn put(&self, key: &Key, body: &Body, mode: PutMode) -> Result<()> {
+        self.store.put(&key.to_string(), body, mode).await
+    }
+}
+
+/// The body of a small object.
+///
+/// # Errors
+/// As [`Stored::to_bytes`].
+pub(crate) fn body(stored: &impl Stored) -> Result<Body> {
+    stored.to_bytes().map(Body::from_bytes)
 }
 
 fn damaged(error: Error, url: &str, file: WalName) -> Error {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::archive::Archive;
 use crate::cluster::{neighbours, remembered};
 use crate::error::Result;
-use crate::format::identity::Identity;
 use crate::format::keys::{self, Key};
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::catalogue::Catalogue;
@@ -30,14 +30,14 @@ pub struct Signs {
 impl Signs {
     /// Looks at the archive, of which `newest` was seen when recovery began, and at this machine.
     pub async fn look(
-        store: &Store,
+        archive: &Archive,
         catalogue: &Catalogue,
         newest: &NewestWal,
         begun: DateTime<Utc>,
     ) -> Self {
-        let arrived = sign_of_life(store, newest).await;
+        let arrived = sign_of_life(archive.store(), newest).await;
         let arrived = arrived.map(|sign| sign.map(|name| format!("{name} arrived in the archive meanwhile")));
-        let here = || server_here(&catalogue.identity, &store.location().to_string());
+        let here = || server_here(archive);
         let stored = catalogue.wal.timelines();
         let stored = stored
             .filter_map(|timeline| catalogue.wal.newest_stored(timeline))
@@ -89,11 +89,12 @@ impl Signs {
 }
 
 /// A server of this cluster that runs on this machine, out of recovery, and may write to this archive.
-fn server_here(identity: &Identity, url: &str) -> Option<String> {
+fn server_here(archive: &Archive) -> Option<String> {
+    let (identity, url) = (archive.identity(), archive.url());
     let servers = neighbours::of_cluster(identity.system_identifier);
     let data = servers.into_iter().find(|data| {
         matches!(recovery_signal(data), Ok(RecoverySignal::None))
-            && remembered::check(data, identity, url).is_ok()
+            && remembered::check(data, identity, &url).is_ok()
     })?;
     Some(format!(
         "a server of this cluster runs on this machine in {}",

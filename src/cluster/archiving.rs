@@ -9,11 +9,10 @@ use clap::ValueEnum;
 
 use super::alive::Signs;
 use super::restore::Remembers;
+use crate::archive::Archive;
 use crate::format::remembered::{ArchiveMark, CloneMark, how_to_take_the_place};
-use crate::judge::catalogue::Catalogue;
 use crate::judge::diagnosis::ArchiveCommand;
 use crate::server::server_settings::{Setting, setting_of_server};
-use crate::store::Store;
 
 /// Whether the recovered server archives.
 #[derive(Debug, Clone, PartialEq, Eq, Default, ValueEnum)]
@@ -43,16 +42,10 @@ pub(crate) struct Archiving {
     pub(crate) notes: Vec<String>,
 }
 
-/// Decides for the copy in `pgdata`, which comes from the archive that the catalogue describes.
-pub(crate) fn decide(
-    mode: &ArchiveMode,
-    signs: &Signs,
-    catalogue: &Catalogue,
-    store: &Store,
-    pgdata: &Path,
-) -> Archiving {
-    let url = store.location().to_string();
-    let source = CloneMark::of(url.clone(), &catalogue.identity);
+/// Decides for the copy in `pgdata`, which comes from this archive.
+pub(crate) fn decide(mode: &ArchiveMode, signs: &Signs, archive: &Archive, pgdata: &Path) -> Archiving {
+    let url = archive.url();
+    let source = CloneMark::of(url.clone(), archive.identity());
     if let ArchiveMode::Own(own) = mode {
         return Archiving {
             off: None,
@@ -64,7 +57,7 @@ pub(crate) fn decide(
     let (remembers, note) = match &off {
         Some(_) => (Remembers::Source(source, None), Some(how_to_switch_on(pgdata))),
         None => (
-            Remembers::Own(ArchiveMark::of(url, &catalogue.identity)),
+            Remembers::Own(ArchiveMark::of(url, archive.identity())),
             signs.warning(),
         ),
     };

@@ -15,13 +15,13 @@ use serde::Serialize;
 
 use super::destination::Access;
 use super::shell::shell_word;
+use crate::archive::Archive;
 use crate::archive::parts::index::damaged;
 use crate::error::{Context, Error, Result};
 use crate::format::Sha256Sum;
 use crate::format::backup::{BackupRecord, Configuration};
-use crate::format::keys::{BackupObject, Key};
+use crate::format::keys::BackupObject;
 use crate::pg::configuration_files::{ConfigurationFiles, Files, Grammar};
-use crate::store::Store;
 
 /// The largest `configuration.tar.zst`, and what it may hold, in bytes.
 const LIMIT_BYTES: u64 = 64 << 20;
@@ -201,14 +201,15 @@ impl StoredConfiguration {
     /// # Errors
     /// `Corrupt` where they are not what the record says, `NotFound` where they are missing; as the
     /// store says.
-    pub async fn fetch(store: &Store, record: &BackupRecord, data: &Path) -> Result<Option<Self>> {
+    pub async fn fetch(archive: &Archive, record: &BackupRecord, data: &Path) -> Result<Option<Self>> {
         let Some(configuration) = &record.configuration else {
             return Ok(None);
         };
-        let key = Key::Backup(record.id.clone(), BackupObject::Configuration).to_string();
-        let url = store.url_of(&key);
-        let object = store
-            .read(&key, LIMIT_BYTES)
+        let key = record.id.key(BackupObject::Configuration);
+        let url = archive.url_of(&key);
+        let object = archive
+            .store()
+            .read(&key.to_string(), LIMIT_BYTES)
             .await
             .context(|| format!("read {url}"))?;
         let sum = Sha256Sum::of(&object);

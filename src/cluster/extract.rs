@@ -19,19 +19,16 @@ use tokio::runtime::Handle;
 
 use super::files::Files;
 use super::layout::Layout;
+use crate::archive::Archive;
 use crate::archive::parts::decompress::Decompressor;
 use crate::archive::parts::index::{Index, damaged};
 use crate::archive::parts::schedule::{PartJob, Schedule};
 use crate::cluster::part_writer::PartWriter;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, Result};
 use crate::format::backup::BackupRecord;
 use crate::format::keys::{BackupObject, Key};
 use crate::progress::Progress;
-use crate::store::Store;
-
-/// How often a part is fetched that comes damaged: a bit may have flipped on its way, and in the thousands of parts of
-/// a large backup one will. Writing a part twice gives the same files.
-const ATTEMPTS: u32 = 3;
+use crate::store::look_again;
 
 /// Bytes of tar after which the disk is set to work on what was written. Left alone, Linux would keep a
 /// tenth of the memory for the end; each time costs a commit of the file system's journal.
@@ -41,7 +38,7 @@ const SYNC_BYTES: u64 = 256 << 20;
 #[derive(Debug)]
 pub struct Extraction {
     /// Where the backup is.
-    pub store: Store,
+    pub archive: Archive,
     /// The backup.
     pub record: Arc<BackupRecord>,
     /// Its index, surveyed.
@@ -166,43 +163,31 @@ impl Workers<'_> {
         let stream = record
             .stream_key(job.stream)
             .ok_or_else(|| Error::defect("restore the backup", "a part of no stream"))?;
-        let key = Key::Backup(record.id.clone(), BackupObject::Part(stream, job.number)).to_string();
-        let mut counted = 0;
-        let mut attempt = 1;
-        loop {
-            match self.fetch(&key, job, &mut counted) {
-                Err(error)
-                    if error.kind() == ErrorKind::Corrupt && attempt < ATTEMPTS && !self.has_failed() =>
-                {
-                    tracing::info!(%error, attempt, "a part of the backup came damaged and is fetched again");
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
-                Ok(()) => return self.files.finish_part(job),
-            }
-        }
+        let key = record.id.key(BackupObject::Part(stream, job.number));
+        let counted = AtomicU64::new(0);
+        // In the thousands of parts of a large backup one comes damaged. Writing a part twice gives the same files.
+        let fetched = look_again(async || self.fetch(&key, job, &counted).await);
+        self.handle.block_on(fetched)?;
+        self.files.finish_part(job)
     }
 
     /// Fetches and writes one part. `counted` is how much of it the progress has seen already.
-    fn fetch(&self, key: &str, job: &PartJob, counted: &mut u64) -> Result<()> {
-        let url = self.extraction.store.url_of(key);
+    async fn fetch(&self, key: &Key, job: &PartJob, counted: &AtomicU64) -> Result<()> {
+        let url = self.extraction.archive.url_of(key);
         let reading = || format!("restore {url}");
-        let mut object = self
-            .handle
-            .block_on(self.extraction.store.get(key))
-            .context(reading)?;
+        let mut object = self.extraction.archive.get(key).await.context(reading)?;
         let mut writer = PartWriter::new(self.files, job);
         let mut decompressor = Decompressor::new()?;
         let mut written = 0;
-        while let Some(stored) = self.handle.block_on(object.chunk()).context(reading)? {
+        while let Some(stored) = object.chunk().await.context(reading)? {
             decompressor
                 .feed(&stored, |bytes| {
                     written += bytes.len() as u64;
                     writer.write(bytes)
                 })
                 .map_err(|error| damaged(error, &url))?;
-            self.extraction.progress.advance(written.saturating_sub(*counted));
-            *counted = written.max(*counted);
+            let before = counted.fetch_max(written, Ordering::Relaxed);
+            self.extraction.progress.advance(written.saturating_sub(before));
             if self.has_failed() {
                 return Err(Error::internal("another part failed"));
             }

@@ -19,8 +19,8 @@ use super::restore::{Extracted, Remembers, Restoration};
 use super::restore_command::restore_command;
 use super::settings::{RecoverySettings, ServerSettings, TargetAction};
 use super::start_command::{OutsideConfiguration, StartCommand, System, start_command};
-use crate::archive::catalogue;
 use crate::archive::find_record::plan;
+use crate::archive::{Archive, catalogue};
 use crate::cluster::tablespaces::{self, NewTablespaces};
 use crate::error::{Error, Result};
 use crate::format::backup::BackupRecord;
@@ -100,9 +100,10 @@ pub async fn run(
     progress: &Arc<Progress>,
 ) -> Result<RecoverReport> {
     progress.phase("read the archive");
-    let catalogue = catalogue::load(store).await?;
-    let plan = plan(store, &catalogue, &options.request, now, progress).await?;
-    restore(options, plan, &catalogue, store, progress).await
+    let archive = Archive::open(store).await?;
+    let catalogue = catalogue::load(&archive).await?;
+    let plan = plan(&archive, &catalogue, &options.request, now, progress).await?;
+    restore(options, plan, &catalogue, &archive, progress).await
 }
 
 /// Restores what was planned, from the archive that the catalogue describes.
@@ -114,7 +115,7 @@ pub(crate) async fn restore(
     options: &RecoverOptions,
     plan: Plan,
     catalogue: &Catalogue,
-    store: &Store,
+    archive: &Archive,
     progress: &Arc<Progress>,
 ) -> Result<RecoverReport> {
     let begun = Utc::now();
@@ -122,10 +123,15 @@ pub(crate) async fn restore(
     let action = action_at(&plan.target, options.action)?;
     let mut settings = settings(options, &plan, action)?;
     let gap = plan.gap.map(|gap| gap.first);
-    let record = Arc::new(catalogue::read_record(store, &plan.backup.id).await?);
+    let record = Arc::new(archive.read::<BackupRecord>(&plan.backup.id).await?);
     let layout = Layout::new(&options.pgdata, &record, &options.tablespace_mappings)?;
-    let restoration =
-        Restoration::prepare(store, Arc::clone(&record), layout.clone(), options.configuration).await?;
+    let restoration = Restoration::prepare(
+        archive,
+        Arc::clone(&record),
+        layout.clone(),
+        options.configuration,
+    )
+    .await?;
     let mut notes = plan.notes;
     match options.archive_mode {
         ArchiveMode::On | ArchiveMode::OnUnlessAlive => {
@@ -142,8 +148,8 @@ pub(crate) async fn restore(
     let extracted = restoration.extract(options.concurrency, progress).await?;
     let extracted = extracted.demanding(plan.demands);
     progress.phase("write settings and sync");
-    let looking = Signs::look(store, catalogue, &newest, begun).await;
-    let archiving = archiving::decide(&options.archive_mode, &looking, catalogue, store, &options.pgdata);
+    let looking = Signs::look(archive, catalogue, &newest, begun).await;
+    let archiving = archiving::decide(&options.archive_mode, &looking, archive, &options.pgdata);
     settings.copy = what_it_is(options, archiving.off.is_some());
     if settings.copy == Copy::Replacement {
         settings.restore_command = restore_command(&options.walship, gap, NewTablespaces::Checked);
@@ -168,7 +174,7 @@ pub(crate) async fn restore(
         pgdata: layout.data,
         size_bytes: record.size_bytes,
         next: next_steps(&plan.target, action, &notes),
-        archive: store.location().to_string(),
+        archive: archive.url(),
         target: plan.target,
         timeline: plan.timeline,
         action,

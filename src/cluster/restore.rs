@@ -16,6 +16,7 @@ use super::settings::{ServerSettings, rewrite_auto_conf};
 use super::source_settings::Outside;
 use super::space::Need;
 use super::tablespace_map;
+use crate::archive::Archive;
 use crate::archive::parts::index::Index;
 use crate::cluster::survey::{Survey, survey};
 use crate::cluster::{apart, destination, neighbours, remembered, source_settings, space};
@@ -26,7 +27,6 @@ use crate::judge::copy_settings::{Copy, Overrides};
 use crate::judge::demands::Demands;
 use crate::pg::ControlFile;
 use crate::progress::Progress;
-use crate::store::Store;
 
 /// What the server replays into is two segments at least: the one it restores and the one it writes.
 const RESERVED_SEGMENTS: u64 = 2;
@@ -39,7 +39,7 @@ const OTHER_SIGNALS: [&str; 2] = ["standby.signal", "recovery.signal"];
 /// A restoration of which nothing is written yet, and that nothing known speaks against.
 #[derive(Debug)]
 pub struct Restoration {
-    store: Store,
+    archive: Archive,
     record: Arc<BackupRecord>,
     layout: Layout,
     index: Index,
@@ -55,26 +55,26 @@ impl Restoration {
     /// `Conflict` and `Invalid` for a destination that cannot be used, `Internal` where there is no
     /// room; `Corrupt` and `NotFound` for the backup's index or configuration; as the store says.
     pub async fn prepare(
-        store: &Store,
+        archive: &Archive,
         record: Arc<BackupRecord>,
         layout: Layout,
         source_configuration: SourceConfiguration,
     ) -> Result<Self> {
         destination::check(&layout)?;
         let places = layout.outside().map(|root| root.directory.as_path());
-        apart::check_places(store.location(), places)?;
+        apart::check_places(archive.store().location(), places)?;
         let stored_configuration = async {
             match source_configuration {
-                SourceConfiguration::Kept => StoredConfiguration::fetch(store, &record, &layout.data).await,
+                SourceConfiguration::Kept => StoredConfiguration::fetch(archive, &record, &layout.data).await,
                 SourceConfiguration::LeftOut => Ok(None),
             }
         };
-        let (index, configuration) = tokio::join!(Index::fetch(store, &record), stored_configuration);
+        let (index, configuration) = tokio::join!(Index::fetch(archive, &record), stored_configuration);
         let index = index?;
         let survey = survey(&record, index.url(), index.entries()?)?;
         space::check(&needs(&layout, &survey, &record))?;
         Ok(Self {
-            store: store.clone(),
+            archive: archive.clone(),
             record,
             layout,
             index,
@@ -103,7 +103,7 @@ impl Restoration {
                 self.layout.outside().map(|root| root.directory.as_path()),
             )?);
             extract(Extraction {
-                store: self.store,
+                archive: self.archive,
                 record: Arc::clone(&self.record),
                 index: self.index,
                 layout: self.layout.clone(),

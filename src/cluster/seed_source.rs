@@ -8,10 +8,10 @@ use clap::ValueEnum;
 
 use super::primary::Primary;
 use super::{plan_standby, tablespaces};
-use crate::archive::{catalogue, identity};
+use crate::archive::{Archive, catalogue};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::identity::Identity;
 use crate::format::keys::{Key, WAL_PREFIX, after_timeline};
+use crate::format::retired::Retired;
 use crate::judge::recovery_plan::Plan;
 use crate::judge::seed_source::{Candidate, WalLimits, weigh};
 use crate::pg::TimelineId;
@@ -35,11 +35,12 @@ pub(crate) enum Source {
     Primary {
         reason: String,
         note: Option<String>,
-        /// The archive's identity, where there is one.
-        archive: Option<Identity>,
+        /// The archive, where there is one.
+        archive: Option<Archive>,
     },
     Archive {
         reason: String,
+        archive: Archive,
         plan: Box<Plan>,
     },
 }
@@ -78,30 +79,42 @@ pub(crate) async fn choose(
     };
     match from {
         SeedSource::Primary => Ok(from_primary("as asked for with --from primary".to_owned())),
-        SeedSource::Archive => Ok(Source::Archive {
-            reason: "as asked for with --from archive".to_owned(),
-            plan: Box::new(plan_of(primary, store, now).await?),
-        }),
-        SeedSource::Auto if usable.is_none() => Ok(from_primary("nothing is archived yet".to_owned())),
-        SeedSource::Auto => match plan_of(primary, store, now).await {
-            Ok(plan) => {
-                let candidate = Candidate {
-                    id: plan.backup.id.clone(),
-                    start_lsn: plan.backup.start_lsn,
-                    size_bytes: plan.backup.size_bytes,
-                };
-                let verdict = weigh(&candidate, primary.current, limits);
-                Ok(if verdict.archive {
-                    Source::Archive {
-                        reason: verdict.reason,
-                        plan: Box::new(plan),
-                    }
-                } else {
-                    from_primary(verdict.reason)
-                })
+        SeedSource::Archive => {
+            let archive = match usable {
+                Some(archive) => archive,
+                None => Archive::open(store).await?,
+            };
+            Ok(Source::Archive {
+                reason: "as asked for with --from archive".to_owned(),
+                plan: Box::new(plan_of(primary, &archive, now).await?),
+                archive,
+            })
+        }
+        SeedSource::Auto => {
+            let Some(archive) = &usable else {
+                return Ok(from_primary("nothing is archived yet".to_owned()));
+            };
+            match plan_of(primary, archive, now).await {
+                Ok(plan) => {
+                    let candidate = Candidate {
+                        id: plan.backup.id.clone(),
+                        start_lsn: plan.backup.start_lsn,
+                        size_bytes: plan.backup.size_bytes,
+                    };
+                    let verdict = weigh(&candidate, primary.current, limits);
+                    Ok(if verdict.archive {
+                        Source::Archive {
+                            reason: verdict.reason,
+                            archive: archive.clone(),
+                            plan: Box::new(plan),
+                        }
+                    } else {
+                        from_primary(verdict.reason)
+                    })
+                }
+                Err(error) => Ok(from_primary(format!("the archive will not do: {error}"))),
             }
-            Err(error) => Ok(from_primary(format!("the archive will not do: {error}"))),
-        },
+        }
     }
 }
 
@@ -109,25 +122,26 @@ fn may_pass(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Denied)
 }
 
-async fn plan_of(primary: &Primary, store: &Store, now: DateTime<Utc>) -> Result<Plan> {
-    let catalogue = catalogue::load(store).await?;
+async fn plan_of(primary: &Primary, archive: &Archive, now: DateTime<Utc>) -> Result<Plan> {
+    let catalogue = catalogue::load(archive).await?;
     let progress = Progress::default();
-    let mut plan = plan_standby(store, &catalogue, Some(primary.timeline), now, &progress).await?;
+    let mut plan = plan_standby(archive, &catalogue, Some(primary.timeline), now, &progress).await?;
     tablespaces::look_ahead(&plan.new_tablespaces, catalogue.identity.postgres_major)?;
     // What is not archived yet is streamed.
     plan.demands = plan.demands.and(primary.demands);
     Ok(plan)
 }
 
-/// The archive's identity, if there is one, and nothing in it that would lead a replica away from its primary.
-async fn check_archive(primary: &Primary, store: &Store) -> Result<Option<Identity>> {
-    let Some(identity) = identity::find(store).await? else {
+/// The archive, if there is one, and nothing in it that would lead a replica away from its primary.
+async fn check_archive(primary: &Primary, store: &Store) -> Result<Option<Archive>> {
+    let Some(archive) = Archive::find_at(store).await? else {
         return Ok(None);
     };
-    let url = store.location().to_string();
+    let url = archive.url();
+    let identity = archive.identity();
     identity.check_system_identifier(primary.system_identifier, &url)?;
-    match later_timeline(store, primary.timeline).await? {
-        None => Ok(Some(identity)),
+    match later_timeline(&archive, primary.timeline).await? {
+        None => Ok(Some(archive)),
         Some(later) => Err(Error::conflict(format!(
             "{} is on timeline {}, and the archive {url} has timeline {later}: a replica follows the latest timeline, \
              and so would leave this server. Seed it from the server that is on timeline {later}; if that was only a \
@@ -138,8 +152,8 @@ async fn check_archive(primary: &Primary, store: &Store) -> Result<Option<Identi
 }
 
 /// The latest timeline after this one of which the archive holds anything, and which is not retired.
-async fn later_timeline(store: &Store, timeline: TimelineId) -> Result<Option<TimelineId>> {
-    let mut listing = store.list(WAL_PREFIX, Some(&after_timeline(timeline)));
+async fn later_timeline(archive: &Archive, timeline: TimelineId) -> Result<Option<TimelineId>> {
+    let mut listing = archive.store().list(WAL_PREFIX, Some(&after_timeline(timeline)));
     let (mut later, mut marked) = (BTreeSet::new(), BTreeSet::new());
     while let Some(page) = listing.next().await? {
         for object in page {
@@ -152,7 +166,7 @@ async fn later_timeline(store: &Store, timeline: TimelineId) -> Result<Option<Ti
         }
     }
     for found in later.into_iter().rev().filter(|found| *found > timeline) {
-        if !marked.contains(&found) || catalogue::read_retired(store, found).await?.is_none() {
+        if !marked.contains(&found) || archive.find::<Retired>(&found).await?.is_none() {
             return Ok(Some(found));
         }
     }

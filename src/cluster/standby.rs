@@ -20,16 +20,16 @@ use super::settings::{ServerSettings, StandbySettings};
 use super::start_command::{OutsideConfiguration, StartCommand, System, start_command};
 use super::{ConfigurationReport, SourceConfiguration, space};
 use crate::archive::find_record::plan;
-use crate::archive::{catalogue, identity};
+use crate::archive::{Archive, catalogue};
 use crate::cluster::{destination, tablespaces};
 use crate::error::{Error, Result};
+use crate::format::backup::BackupRecord;
 use crate::format::keys::BackupId;
 use crate::format::remembered::ArchiveMark;
 use crate::judge::catalogue::Catalogue;
 use crate::judge::recovery_plan::{Plan, Request, Target};
 use crate::pg::{Lsn, TimelineId};
 use crate::progress::Progress;
-use crate::store::Store;
 
 /// What to make.
 #[derive(Debug, Clone)]
@@ -77,7 +77,7 @@ pub struct RestoredStandby {
 /// # Errors
 /// As `plan`: where no backup leads to the timeline, or the archived WAL has a hole on the way.
 pub async fn plan_standby(
-    store: &Store,
+    archive: &Archive,
     catalogue: &Catalogue,
     timeline: Option<TimelineId>,
     now: DateTime<Utc>,
@@ -87,7 +87,7 @@ pub async fn plan_standby(
         timeline,
         ..Request::new(Target::Latest)
     };
-    plan(store, catalogue, &request, now, progress).await
+    plan(archive, catalogue, &request, now, progress).await
 }
 
 /// Restores the newest backup that leads to a timeline (the archive's latest without one) as a standby.
@@ -97,14 +97,14 @@ pub async fn plan_standby(
 pub async fn newest_as_standby(
     options: &StandbyOptions,
     timeline: Option<TimelineId>,
-    store: &Store,
+    archive: &Archive,
     now: DateTime<Utc>,
     progress: &Arc<Progress>,
 ) -> Result<RestoredStandby> {
     progress.phase("read the archive");
-    let catalogue = catalogue::load(store).await?;
-    let plan = plan_standby(store, &catalogue, timeline, now, progress).await?;
-    restore_standby(options, plan, store, progress).await
+    let catalogue = catalogue::load(archive).await?;
+    let plan = plan_standby(archive, &catalogue, timeline, now, progress).await?;
+    restore_standby(options, plan, archive, progress).await
 }
 
 /// Restores what was planned, as a standby.
@@ -115,7 +115,7 @@ pub async fn newest_as_standby(
 pub async fn restore_standby(
     options: &StandbyOptions,
     plan: Plan,
-    store: &Store,
+    archive: &Archive,
     progress: &Arc<Progress>,
 ) -> Result<RestoredStandby> {
     if options.settings.restore_command.is_empty() {
@@ -123,12 +123,11 @@ pub async fn restore_standby(
             "a standby from the archive needs a restore_command",
         ));
     }
-    let identity = identity::require(store).await?;
-    let remembers = Remembers::Own(ArchiveMark::of(store.location().to_string(), &identity));
-    let record = Arc::new(catalogue::read_record(store, &plan.backup.id).await?);
+    let remembers = Remembers::Own(ArchiveMark::of(archive.url(), archive.identity()));
+    let record = Arc::new(archive.read::<BackupRecord>(&plan.backup.id).await?);
     let layout = Layout::new(&options.pgdata, &record, &options.tablespace_mappings)?;
     let restoration = Restoration::prepare(
-        store,
+        archive,
         Arc::clone(&record),
         layout.clone(),
         SourceConfiguration::Kept,

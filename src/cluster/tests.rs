@@ -12,7 +12,7 @@ use super::destination::{CONTROL, SET_ASIDE_CONTROL};
 use super::layout::{Layout, Root, TablespaceMapping};
 use super::restore::{Remembers, Restoration};
 use super::settings::{RecoverySettings, ServerSettings, TargetAction};
-use crate::archive::fixture;
+use crate::archive::{Archive, fixture};
 use crate::cluster::{destination, remembered};
 use crate::error::Result;
 use crate::format::Sha256Sum;
@@ -84,9 +84,13 @@ impl Case {
         Layout::new(&self.path("data"), &self.record, &[self.mapping()]).unwrap()
     }
 
+    fn archive(&self) -> Archive {
+        fixture::archive(&self.store)
+    }
+
     async fn prepare(&self) -> Result<Restoration> {
         Restoration::prepare(
-            &self.store,
+            &self.archive(),
             Arc::new(self.record.clone()),
             self.layout(),
             SourceConfiguration::Kept,
@@ -395,7 +399,7 @@ async fn a_disk_that_is_too_small_is_seen_before_anything_is_written() {
     };
     let layout = Layout::new(&disk.0.join("data"), &case.record, &[case.mapping()]).unwrap();
     let record = Arc::new(case.record.clone());
-    let error = Restoration::prepare(&case.store, record, layout, SourceConfiguration::Kept)
+    let error = Restoration::prepare(&case.archive(), record, layout, SourceConfiguration::Kept)
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal);
@@ -417,7 +421,7 @@ async fn a_disk_that_fills_up_meanwhile_ends_the_recovery_and_leaves_nothing() {
     std::fs::create_dir(&data).unwrap();
     let layout = Layout::new(&data, &case.record, &[case.mapping()]).unwrap();
     let record = Arc::new(case.record.clone());
-    let restoration = Restoration::prepare(&case.store, record, layout, SourceConfiguration::Kept)
+    let restoration = Restoration::prepare(&case.archive(), record, layout, SourceConfiguration::Kept)
         .await
         .unwrap();
     // Somebody else takes all but 50 kB.

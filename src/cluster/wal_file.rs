@@ -8,10 +8,9 @@ use chrono::{DateTime, Utc};
 
 use super::{apart, remembered};
 use crate::archive::stored_wal::SMALL_FILE_LIMIT;
-use crate::archive::{identity, stored_wal};
+use crate::archive::{Archive, stored_wal};
 use crate::error::{Error, Result};
 use crate::format::codec::Trailer;
-use crate::format::identity::Identity;
 use crate::format::keys::Key;
 use crate::format::remembered::Past;
 use crate::format::segment_index::IndexBuilder;
@@ -130,15 +129,13 @@ impl WalFile {
 
     /// A timeline's history must begin with that of each timeline it came from, as far as the
     /// archive has them: timeline 1 has none, and an archive may have begun on a later one.
-    pub(crate) async fn check_history(&self, store: &Store, identity: &Identity) -> Result<()> {
+    pub(crate) async fn check_history(&self, archive: &Archive) -> Result<()> {
         let WalName::History(timeline) = self.name else {
             return Ok(());
         };
         let history = TimelineHistory::parse(timeline, &self.content()?)?;
         for ancestor in history.ancestors() {
-            let stored =
-                stored_wal::read_history(store, ancestor.timeline, identity.system_identifier).await?;
-            if let Some(stored) = stored {
+            if let Some(stored) = stored_wal::read_history(archive, ancestor.timeline).await? {
                 history.extends(&stored)?;
             }
         }
@@ -150,7 +147,7 @@ impl WalFile {
     ///
     /// # Errors
     /// `Conflict` for a segment of a timeline that the archive does not know; otherwise as the store.
-    pub(crate) async fn refuse_unknown_timeline(&self, store: &Store, identity: &Identity) -> Result<()> {
+    pub(crate) async fn refuse_unknown_timeline(&self, archive: &Archive) -> Result<()> {
         let (WalName::Segment(segment) | WalName::Partial(segment)) = self.name else {
             return Ok(());
         };
@@ -158,8 +155,7 @@ impl WalFile {
         if self.cluster.is_some() || timeline == TimelineId::FIRST {
             return Ok(());
         }
-        let history = stored_wal::read_history(store, timeline, identity.system_identifier).await?;
-        if history.is_some() {
+        if stored_wal::read_history(archive, timeline).await?.is_some() {
             return Ok(());
         }
         Err(Error::conflict(format!(
@@ -170,30 +166,33 @@ impl WalFile {
         )))
     }
 
-    pub(crate) async fn archive_identity(
+    /// The archive that the file belongs to, which is at this place; begun where nothing speaks for an earlier one.
+    ///
+    /// # Errors
+    /// As [`WalFile::check_archive`] and [`Archive::open_or_create`].
+    pub(crate) async fn archive(
         &self,
         store: &Store,
         now: DateTime<Utc>,
-        known: Option<Identity>,
-    ) -> Result<Identity> {
-        let url = store.location().to_string();
+        known: Option<Archive>,
+    ) -> Result<Archive> {
         let Some(cluster) = self.cluster else {
-            let identity = identity::require(store).await?;
-            self.check_identity(&identity, store)?;
-            return Ok(identity);
+            let archive = Archive::open(store).await?;
+            self.check_archive(&archive)?;
+            return Ok(archive);
         };
         let data_directory = data_directory_of(&self.path);
         apart::check(store.location(), &data_directory)?;
-        let identity = match known {
-            Some(identity) => identity,
+        let archive = match known {
+            Some(archive) => archive,
             None => match self.past(&data_directory)?.speaks_for_an_archive() {
-                Some(why) => identity::require_of(store, cluster, &why).await?,
-                None => identity::find_or_create(store, cluster, now).await?,
+                Some(why) => Archive::open_of(store, cluster, &why).await?,
+                None => Archive::open_or_create(store, cluster, now).await?,
             },
         };
-        identity.check(cluster, &url)?;
-        remembered::join(&data_directory, &identity, &url)?;
-        Ok(identity)
+        archive.check(cluster)?;
+        remembered::join(&data_directory, archive.identity(), &archive.url())?;
+        Ok(archive)
     }
 
     /// A server that was promoted may never have archived itself; those before it have, as a rule.
@@ -210,14 +209,14 @@ impl WalFile {
     ///
     /// # Errors
     /// `Invalid` where it is another's; else as [`apart::check`] and [`remembered::check`].
-    pub(crate) fn check_identity(&self, identity: &Identity, store: &Store) -> Result<()> {
-        let url = store.location().to_string();
+    pub(crate) fn check_archive(&self, archive: &Archive) -> Result<()> {
+        let (identity, url) = (archive.identity(), archive.url());
         let Some(cluster) = self.cluster else {
             return identity.check_system_identifier(self.system_identifier, &url);
         };
-        identity.check(cluster, &url)?;
+        archive.check(cluster)?;
         let data_directory = data_directory_of(&self.path);
-        apart::check(store.location(), &data_directory)?;
+        apart::check(archive.store().location(), &data_directory)?;
         remembered::check(&data_directory, identity, &url)
     }
 

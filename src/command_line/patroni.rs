@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(args.target_inclusive, Some(false));
     }
 
-    // Seen to fail: `cli/patroni.rs`: every unknown flag is skipped
+    // Seen to fail: `command_line/patroni.rs`: every unknown flag is skipped
     #[test]
     fn a_mistyped_target_is_refused_and_never_passed_over() {
         let call = |flag: &str| {

@@ -11,11 +11,13 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::archive::{Archive, catalogue};
+use crate::archive::Archive;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::Stored;
+use crate::format::backup::BackupRecord;
 use crate::format::keep::Keep;
-use crate::format::keys::{BackupId, BackupObject, Key};
-use crate::store::{Body, Store};
+use crate::format::keys::BackupId;
+use crate::store::Store;
 use crate::text::time_text;
 
 /// What shall become of the mark.
@@ -55,15 +57,14 @@ pub async fn run(id: &BackupId, mark: Mark, store: &Store, now: DateTime<Utc>) -
         )));
     }
     let archive = Archive::open(store).await?;
-    let object = Key::Backup(id.clone(), BackupObject::Keep);
-    let key = object.to_string();
+    let key = Keep::key(id);
     // What is left of a backup that has lost its record can be released as well.
-    if mark != Mark::Release || store.head(&key).await?.is_none() {
-        require_backup(id, store).await?;
+    if mark != Mark::Release || archive.head(&key).await?.is_none() {
+        require_backup(id, &archive).await?;
     }
     let until = match mark {
         Mark::Release => {
-            store.delete(std::slice::from_ref(&key)).await?;
+            archive.delete(std::slice::from_ref(&key)).await?;
             return Ok(KeepReport {
                 id: id.clone(),
                 kept: false,
@@ -72,12 +73,11 @@ pub async fn run(id: &BackupId, mark: Mark, store: &Store, now: DateTime<Utc>) -
         }
         Mark::Set(until) => until,
     };
-    let body = Body::from_bytes(Keep::new(id, until, now).to_json()?);
-    archive.replace(&object, &body).await?;
-    if let Err(error) = require_backup(id, store).await {
+    archive.replace(id, &Keep::new(id, until, now)).await?;
+    if let Err(error) = require_backup(id, &archive).await {
         // Retention was faster. A mark without a backup means nothing; what stays is swept.
         if error.kind() == ErrorKind::NotFound {
-            let _ = store.delete(&[key]).await;
+            let _ = archive.delete(&[key]).await;
         }
         return Err(error);
     }
@@ -89,14 +89,13 @@ pub async fn run(id: &BackupId, mark: Mark, store: &Store, now: DateTime<Utc>) -
 }
 
 /// A backup exists when its record does.
-async fn require_backup(id: &BackupId, store: &Store) -> Result<()> {
-    match catalogue::read_record(store, id).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::not_found(format!(
+async fn require_backup(id: &BackupId, archive: &Archive) -> Result<()> {
+    match archive.find::<BackupRecord>(id).await? {
+        Some(_) => Ok(()),
+        None => Err(Error::not_found(format!(
             "backup {id} is not in {}; see walship list backups",
-            store.location()
+            archive.url()
         ))),
-        Err(error) => Err(error),
     }
 }
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 use self::moment::at;
 use self::retention::ListedRetention;
 use crate::archive::time_index::TimeIndex;
-use crate::archive::{catalogue, identity, wal_changes};
+use crate::archive::{Archive, catalogue, wal_changes};
 use crate::error::Result;
 use crate::format::backup::{BackupKind, BackupSource};
 use crate::format::keys::BackupId;
@@ -172,16 +172,16 @@ pub async fn run(
         released: TimelineRanges::default(),
         segment_size: SegmentSize::DEFAULT,
     };
+    let archive = Archive::open(store).await?;
     if part == Some(ListPart::Wal) {
-        let identity = identity::require(store).await?;
-        report.segment_size = identity.segment_bytes;
-        report.released = catalogue::released(store, &identity).await?;
-        let wal = catalogue::wal(store, &identity).await?;
-        let (histories, _) = catalogue::histories(store, &wal, &identity).await?;
+        report.segment_size = archive.identity().segment_bytes;
+        report.released = catalogue::released(&archive).await?;
+        let wal = catalogue::wal(&archive).await?;
+        let (histories, _) = catalogue::histories(&archive, &wal).await?;
         report.add_wal(&wal, &histories);
         return Ok(report);
     }
-    let catalogue = catalogue::load(store).await?;
+    let catalogue = catalogue::load(&archive).await?;
     report.segment_size = catalogue.wal.segment_size();
     report.released = catalogue.released.clone();
     report.ambiguous = judge(&catalogue, |_| true).followed.err();
@@ -190,8 +190,8 @@ pub async fn run(
     if part.is_none() {
         report.add_wal(&catalogue.wal, &catalogue.histories);
         let mut catalogue = catalogue;
-        wal_changes::note_barriers(store, &mut catalogue, wal_changes::LOOKED_AT).await?;
-        let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
+        wal_changes::note_barriers(&archive, &mut catalogue, wal_changes::LOOKED_AT).await?;
+        let times = TimeIndex::new(&archive, WHOLE_READS);
         report.window = Some(times.windows(&catalogue).await?);
     }
     Ok(report)

@@ -14,11 +14,10 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use self::unfinished::run_unfinished;
-use crate::archive::{Archive, Created, Same, identity};
+use crate::archive::{Archive, Created, Same};
 use crate::cluster::compressor::Compressor;
 use crate::cluster::wal_file::{WalFile, key_of};
 use crate::error::{Context, Error, Result};
-use crate::format::identity::Identity;
 use crate::pg::WalName;
 use crate::store::{Store, Turn};
 
@@ -37,14 +36,14 @@ pub async fn run(
     let name = wal_name(path)?;
     let pushing = push(name, path, compressor, store, now, None, None);
     let pushed = async {
-        let (report, identity) = pushing.await?;
-        identity::confirm(store, &identity).await?;
+        let (report, archive) = pushing.await?;
+        archive.confirm().await?;
         Ok(report)
     };
     Box::pin(pushed).await.context(|| format!("push {name}"))
 }
 
-/// As [`run`], for a process that stores many: it may know the archive's identity, and returns it, to be confirmed
+/// As [`run`], for a process that stores many: it may know the archive, and gets it back, to be confirmed
 /// before the file is called stored; and nothing is stored before `turn` has come, if there is one.
 ///
 /// # Errors
@@ -54,13 +53,13 @@ pub async fn run_in_turn(
     compressor: &Arc<Compressor>,
     store: &Store,
     now: DateTime<Utc>,
-    known: Option<Identity>,
+    known: Option<Archive>,
     turn: Option<Turn<'_>>,
-) -> Result<Identity> {
+) -> Result<Archive> {
     let name = wal_name(path)?;
     let pushing = push(name, path, compressor, store, now, known, turn);
-    let (_, identity) = pushing.await.context(|| format!("push {name}"))?;
-    Ok(identity)
+    let (_, archive) = pushing.await.context(|| format!("push {name}"))?;
+    Ok(archive)
 }
 
 async fn push(
@@ -69,33 +68,29 @@ async fn push(
     compressor: &Arc<Compressor>,
     store: &Store,
     now: DateTime<Utc>,
-    known: Option<Identity>,
+    known: Option<Archive>,
     mut turn: Option<Turn<'_>>,
-) -> Result<(Created, Identity)> {
+) -> Result<(Created, Archive)> {
     let source = Arc::new(WalFile::open(name, path)?);
     source.refuse_unannounced()?;
-    let (compressed, identity) = tokio::join!(
-        compressor.compress(&source),
-        source.archive_identity(store, now, known)
-    );
-    let identity = identity?;
+    let (compressed, archive) = tokio::join!(compressor.compress(&source), source.archive(store, now, known));
+    let archive = archive?;
     let (body, trailer) = compressed?;
     source.refuse_incomplete(&trailer)?;
-    source.refuse_unknown_timeline(store, &identity).await?;
+    source.refuse_unknown_timeline(&archive).await?;
     let key = key_of(name, &trailer)?;
     // What is looked at in the archive first must be as the files before this one leave it.
-    let looks_first = matches!(name, WalName::History(_)) || !identity.conditional_writes;
+    let looks_first = matches!(name, WalName::History(_)) || !archive.identity().conditional_writes;
     if looks_first && let Some(turn) = turn.take() {
         turn.await?;
     }
-    source.check_history(store, &identity).await?;
-    identity::warn_if_unconditional(&identity, store);
-    let archive = Archive::of(store, identity.clone());
+    source.check_history(&archive).await?;
+    archive.warn_if_unconditional();
     let created = archive
         .create(&key, &body, Same::Content(name, &trailer), turn)
         .await?;
     compressor.take_back(body);
-    Ok((created, identity))
+    Ok((created, archive))
 }
 
 /// Stores a file that is known to be what it is opened as; under which key.
@@ -105,16 +100,15 @@ async fn push_source(
     store: &Store,
     now: DateTime<Utc>,
 ) -> Result<(Created, String)> {
-    let identity = source.archive_identity(store, now, None).await?;
+    let archive = source.archive(store, now, None).await?;
     let (body, trailer) = compressor.compress(source).await?;
-    source.refuse_unknown_timeline(store, &identity).await?;
+    source.refuse_unknown_timeline(&archive).await?;
     let key = key_of(source.name, &trailer)?;
-    identity::warn_if_unconditional(&identity, store);
-    let archive = Archive::of(store, identity);
+    archive.warn_if_unconditional();
     let created = archive
         .create(&key, &body, Same::Content(source.name, &trailer), None)
         .await?;
-    identity::confirm(store, archive.identity()).await?;
+    archive.confirm().await?;
     Ok((created, key.to_string()))
 }
 

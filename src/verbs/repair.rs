@@ -20,8 +20,7 @@ use serde::Serialize;
 
 use crate::archive::stored_wal::LARGEST_SEGMENT;
 use crate::archive::wal_object::{Found, WalContext};
-use crate::archive::{Archive, Same};
-use crate::archive::{catalogue, identity};
+use crate::archive::{Archive, Same, catalogue};
 use crate::cluster::compressor::Compressor;
 use crate::cluster::wal_file::{WalFile, key_of};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -88,16 +87,15 @@ pub async fn run(options: &RepairOptions, store: &Store) -> Result<RepairReport>
 async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> {
     let name = options.name;
     let source = Arc::new(WalFile::open(name, &options.from)?);
-    let identity = identity::require(store).await?;
-    source.check_identity(&identity, store)?;
+    let archive = Archive::open(store).await?;
+    source.check_archive(&archive)?;
     if let WalName::History(_) = name {
-        source.check_history(store, &identity).await?;
+        source.check_history(&archive).await?;
     }
     let compressor = Compressor::new(options.compression_level, options.memory_bytes, 1);
     let (body, good) = compressor.compress(&source).await?;
     let key = key_of(name, &good)?;
-    let archive = Archive::of(store, identity.clone());
-    let mut context = WalContext::new(store, identity);
+    let mut context = WalContext::new(&archive);
     if let WalName::Segment(segment) = name {
         refuse_incomplete(segment, &good, &mut context).await?;
     }
@@ -117,18 +115,18 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
         sha256: good.sha256,
         notes: Vec::new(),
     };
-    let stored = Stored::fetch(store, &key, options.memory_bytes, &options.from).await?;
+    let stored = Stored::fetch(&archive, &key, options.memory_bytes, &options.from).await?;
     let damage = match (context.look(&key).await?, stored.earlier_state()) {
         (Found::Good, _) if stored.content == Some(good.sha256) => return Ok(report),
-        (Found::Gone, _) => return Err(vanished(store, &report.key)),
+        (Found::Gone, _) => return Err(vanished(&archive, &key)),
         (_, Some(end)) => {
             refuse_damaged_copy(&key, &options.from)?;
             report.was_unfinished = true;
             format!("it was stored before the segment was whole: its WAL ends at LSN {end}")
         }
-        (Found::Good, None) => return Err(is_good(store, &report.key, stored.content, &good)),
+        (Found::Good, None) => return Err(is_good(&archive, &key, stored.content, &good)),
         (Found::Bad(damage), None) => {
-            stored.refuse_other_history(&good, &store.url_of(&report.key))?;
+            stored.refuse_other_history(&good, &archive.url_of(&key))?;
             damage
         }
     };
@@ -158,8 +156,8 @@ async fn refuse_incomplete(segment: SegmentName, good: &Trailer, context: &mut W
     let Some(end) = index.valid_until else {
         return Ok(());
     };
-    let wal = catalogue::wal(&context.store, &context.identity).await?;
-    (context.histories, _) = catalogue::histories(&context.store, &wal, &context.identity).await?;
+    let wal = catalogue::wal(&context.archive).await?;
+    (context.histories, _) = catalogue::histories(&context.archive, &wal).await?;
     if context.forks_in(segment)? {
         return Ok(());
     }
@@ -201,10 +199,10 @@ struct Stored {
 impl Stored {
     /// An object that does not match its trailer is fetched again until two fetches in a row agree: it may have been
     /// changed on its way.
-    async fn fetch(store: &Store, key: &Key, memory_bytes: usize, local: &Path) -> Result<Self> {
+    async fn fetch(archive: &Archive, key: &Key, memory_bytes: usize, local: &Path) -> Result<Self> {
         let mut before = None;
         for _ in 0..LOOKS {
-            let stored = Self::look(store, key, memory_bytes, local).await?;
+            let stored = Self::look(archive, key, memory_bytes, local).await?;
             if stored.is_sound() || before == Some(stored.body.sha256) {
                 return Ok(stored);
             }
@@ -212,7 +210,7 @@ impl Stored {
         }
         Err(Error::unavailable(format!(
             "{} arrives with other bytes each time: it is changed on its way. Nothing was changed; try again",
-            store.url_of(&key.to_string())
+            archive.url_of(key)
         )))
     }
 
@@ -221,10 +219,9 @@ impl Stored {
         self.content.is_some() && self.content == self.trailer.as_ref().map(|trailer| trailer.sha256)
     }
 
-    async fn look(store: &Store, key: &Key, memory_bytes: usize, local: &Path) -> Result<Self> {
-        let path = key.to_string();
-        let mut object = store.get(&path).await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => vanished(store, &path),
+    async fn look(archive: &Archive, key: &Key, memory_bytes: usize, local: &Path) -> Result<Self> {
+        let mut object = archive.get(key).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => vanished(archive, key),
             _ => error,
         })?;
         let version = object.info.version.clone();
@@ -299,20 +296,20 @@ impl Stored {
     }
 }
 
-fn is_good(store: &Store, key: &str, content: Option<Sha256Sum>, good: &Trailer) -> Error {
+fn is_good(archive: &Archive, key: &Key, content: Option<Sha256Sum>, good: &Trailer) -> Error {
     let stored = content.map_or_else(|| "another one".to_owned(), |sum| sum.to_string());
     Error::conflict(format!(
         "{} is good, and its content is other than the local copy's: SHA-256 {stored}, the local copy {}. A good object \
          is never replaced: find out which server's history is the right one",
-        store.url_of(key),
+        archive.url_of(key),
         good.sha256
     ))
 }
 
-fn vanished(store: &Store, key: &str) -> Error {
+fn vanished(archive: &Archive, key: &Key) -> Error {
     Error::not_found(format!(
         "there is no object {}; a file that is missing is stored with walship push",
-        store.url_of(key)
+        archive.url_of(key)
     ))
 }
 
@@ -342,13 +339,12 @@ async fn replace(
     context: &WalContext,
     local: &Path,
 ) -> Result<()> {
-    let store = archive.store();
     match archive.replace_if(key, body, Some(version)).await {
         Ok(()) => {}
         // By this very put, if its first answer got lost.
         Err(error)
             if error.kind() == ErrorKind::Conflict
-                && Stored::fetch(store, key, 0, local).await?.body.sha256 == body.sha256 => {}
+                && Stored::fetch(archive, key, 0, local).await?.body.sha256 == body.sha256 => {}
         Err(error) if error.kind() == ErrorKind::Conflict => {
             return Err(error.context(
                 "somebody else changed the object at the same time; see who writes to the archive, and repair again",
@@ -360,7 +356,7 @@ async fn replace(
         Found::Good => Ok(()),
         Found::Gone | Found::Bad(_) => Err(Error::corrupt(format!(
             "{} was replaced and is not good; the store damages what it is given, see its own health",
-            store.url_of(&key.to_string())
+            archive.url_of(key)
         ))),
     }
 }

@@ -20,12 +20,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::archive::Archive;
 use crate::archive::stored_wal::{self, LARGEST_SEGMENT, SMALL_FILE_LIMIT};
-use crate::archive::{catalogue, identity};
 use crate::cluster::unnamed_file::UnnamedFile;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::identity::Identity;
 use crate::format::keys::{Key, WAL_PREFIX, after_timeline, segment_siblings_prefix, timeline_prefix};
+use crate::format::retired::Retired;
 use crate::judge::forks::{Answer, Follower, Fork, Recovering, TargetTimeline};
 use crate::pg::{LongPageHeader, Lsn, SegmentName, SegmentNumber, TimelineHistory, TimelineId, WalName};
 use crate::server::data_directory::{
@@ -130,7 +131,7 @@ pub async fn run(options: &RestoreOptions, store: &Store) -> Result<RestoreRepor
 }
 
 /// Obtains one file, proven to be what was asked for, in `folder`, which is on the destination's file
-/// system. What was fetched before is taken for it, and checked against the identity that comes with
+/// system. What was fetched before is taken for it, and checked against the archive that comes with
 /// it; else both are asked for.
 ///
 /// # Errors
@@ -139,7 +140,7 @@ pub async fn obtain(
     options: &RestoreOptions,
     store: &Store,
     folder: &Path,
-    ahead: Option<(Fetched, Identity)>,
+    ahead: Option<(Fetched, Archive)>,
 ) -> Result<Obtained> {
     let name: WalName = options.name.parse()?;
     let request = Request {
@@ -157,9 +158,8 @@ pub async fn obtain(
 ///
 /// # Errors
 /// As the store; `Corrupt` where the object is damaged.
-pub async fn fetch_ahead(segment: SegmentName, store: &Store, folder: &Path) -> Result<Option<Fetched>> {
-    let key = Key::Segment(segment).to_string();
-    fetch(store, key, LARGEST_SEGMENT, folder).await
+pub async fn fetch_ahead(segment: SegmentName, archive: &Archive, folder: &Path) -> Result<Option<Fetched>> {
+    fetch(archive.store(), Key::Segment(segment), LARGEST_SEGMENT, folder).await
 }
 
 /// What [`obtain`] found.
@@ -199,16 +199,18 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    async fn run(&self, ahead: Option<(Fetched, Identity)>) -> Result<Obtained> {
-        if let Some((file, identity)) = ahead {
-            return self.verify(file, &self.checked(identity)?).await;
+    async fn run(&self, ahead: Option<(Fetched, Archive)>) -> Result<Obtained> {
+        if let Some((file, archive)) = ahead {
+            self.check(&archive)?;
+            return self.verify(file, &archive).await;
         }
         // Whose archive this is must be known before anything is believed of it, absence above all.
-        let (identity, fetched) = tokio::join!(identity::require(self.store), self.fetch());
-        let identity = self.checked(identity?)?;
+        let (archive, fetched) = tokio::join!(Archive::open(self.store), self.fetch());
+        let archive = archive?;
+        self.check(&archive)?;
         let verified = match fetched {
-            Ok(Some(file)) => self.verify(file, &identity).await,
-            Ok(None) => return self.absent(&identity).await,
+            Ok(Some(file)) => self.verify(file, &archive).await,
+            Ok(None) => return self.absent(&archive).await,
             Err(error) => Err(error),
         };
         match verified {
@@ -222,12 +224,12 @@ impl Request<'_> {
         }
     }
 
-    /// The archive's identity, if it is that of the data directory that asks.
-    fn checked(&self, identity: Identity) -> Result<Identity> {
-        if let Some(cluster) = cluster_identity(&data_directory_of(&self.options.destination))? {
-            identity.check(cluster, &self.store.location().to_string())?;
+    /// That the archive is that of the data directory that asks.
+    fn check(&self, archive: &Archive) -> Result<()> {
+        match cluster_identity(&data_directory_of(&self.options.destination))? {
+            Some(cluster) => archive.check(cluster),
+            None => Ok(()),
         }
-        Ok(identity)
     }
 
     fn has_time(&self) -> bool {
@@ -249,38 +251,42 @@ impl Request<'_> {
         fetch(self.store, key, limit, self.folder).await
     }
 
-    async fn key(&self) -> Result<String> {
+    async fn key(&self) -> Result<Key> {
         let WalName::Partial(segment) = self.name else {
-            return Ok(Key::of_wal(self.name)?.to_string());
+            return Key::of_wal(self.name);
         };
         // Its key carries a hash: two promotions may each have left one.
         let mut found = Vec::new();
         let mut listing = self.store.list(&segment_siblings_prefix(segment), None);
         while let Some(page) = listing.next().await? {
-            found.extend(page.into_iter().map(|object| object.key).filter(
-                |key| matches!(key.parse(), Ok(Key::Partial { segment: stored, .. }) if stored == segment),
-            ));
+            found.extend(
+                page.into_iter()
+                    .filter_map(|object| object.key.parse().ok())
+                    .filter(|key| matches!(key, Key::Partial { segment: stored, .. } if *stored == segment)),
+            );
         }
         match found.len() {
             0 | 1 => found.pop().ok_or_else(|| Error::not_found("no such object")),
             _ => Err(Error::conflict(format!(
                 "the archive holds {} versions of it: {}; choose one and read it with zstd -dc",
                 found.len(),
-                found.join(", ")
+                found.iter().map(Key::to_string).collect::<Vec<_>>().join(", ")
             ))),
         }
     }
 
     /// Proves that a decoded file is what was asked for.
-    async fn verify(&self, mut fetched: Fetched, identity: &Identity) -> Result<Obtained> {
+    async fn verify(&self, mut fetched: Fetched, archive: &Archive) -> Result<Obtained> {
         let check = |fetched: &mut Fetched| {
-            fetched.trailer.check(self.name, identity.system_identifier)?;
-            fetched.check_header(self.name, identity)
+            fetched
+                .trailer
+                .check(self.name, archive.identity().system_identifier)?;
+            fetched.check_header(self.name, archive.identity())
         };
-        check(&mut fetched).context(|| self.store.url_of(&fetched.key))?;
+        check(&mut fetched).context(|| archive.url_of(&fetched.key))?;
         let reason = match self.name {
-            WalName::Segment(segment) => self.beyond_a_fork(segment, identity).await?,
-            WalName::History(timeline) => self.of_a_retired(timeline, &mut fetched).await?,
+            WalName::Segment(segment) => self.beyond_a_fork(segment, archive).await?,
+            WalName::History(timeline) => self.of_a_retired(timeline, &mut fetched, archive).await?,
             WalName::Partial(_) | WalName::Backup { .. } => None,
         };
         if let Some(reason) = reason {
@@ -290,13 +296,13 @@ impl Request<'_> {
     }
 
     /// Why a stored segment is not for the server that asks; `None` where it is.
-    async fn beyond_a_fork(&self, segment: SegmentName, identity: &Identity) -> Result<Option<String>> {
+    async fn beyond_a_fork(&self, segment: SegmentName, archive: &Archive) -> Result<Option<String>> {
         let directory = data_directory_of(&self.options.destination);
-        let Some(follower) = self.follower(&directory).await? else {
+        let Some(follower) = self.follower(&directory, archive).await? else {
             return Ok(None);
         };
-        let (size, timeline) = (identity.segment_bytes, segment.timeline());
-        if let Some(reason) = retired::refuses(timeline, &follower, self.store).await? {
+        let (size, timeline) = (archive.identity().segment_bytes, segment.timeline());
+        if let Some(reason) = retired::refuses(timeline, &follower, archive).await? {
             return Ok(Some(reason));
         }
         let start = segment.start(size)?;
@@ -333,11 +339,16 @@ impl Request<'_> {
     }
 
     /// Why the history of a retired timeline is not for the server that asks; `None` where it is.
-    async fn of_a_retired(&self, timeline: TimelineId, fetched: &mut Fetched) -> Result<Option<String>> {
+    async fn of_a_retired(
+        &self,
+        timeline: TimelineId,
+        fetched: &mut Fetched,
+        archive: &Archive,
+    ) -> Result<Option<String>> {
         if self.options.signal == RecoverySignal::None {
             return Ok(None);
         }
-        let Some(mark) = catalogue::read_retired(self.store, timeline).await? else {
+        let Some(mark) = archive.find::<Retired>(&timeline).await? else {
             return Ok(None);
         };
         let mut content = Vec::new();
@@ -346,20 +357,20 @@ impl Request<'_> {
             .map_err(|error| Error::io("read the restored file", error))?;
         let history = TimelineHistory::parse(timeline, &content)?;
         let directory = data_directory_of(&self.options.destination);
-        let follower = self.follower(&directory).await?;
+        let follower = self.follower(&directory, archive).await?;
         let is_kept = directory.join("pg_wal").join(self.name.to_string()).is_file();
         let starting = is_starting(&directory)?;
-        retired::hides(&mark, &history, follower.as_ref(), starting, is_kept, self.store).await
+        retired::hides(&mark, &history, follower.as_ref(), starting, is_kept, archive).await
     }
 
     /// The server that asks, where it recovers and it can be known which timeline it follows.
-    async fn follower(&self, directory: &Path) -> Result<Option<Follower>> {
+    async fn follower(&self, directory: &Path, archive: &Archive) -> Result<Option<Follower>> {
         let recovering = match self.options.signal {
             RecoverySignal::Standby => Recovering::Standby,
             RecoverySignal::Recovery => Recovering::ToTarget,
             RecoverySignal::None => return Ok(None),
         };
-        followed::follower(recovering, directory, self.name.timeline(), self.store).await
+        followed::follower(recovering, directory, self.name.timeline(), archive).await
     }
 
     /// Whether this is the hole at which recovery may end.
@@ -368,8 +379,8 @@ impl Request<'_> {
     }
 
     /// The key is missing. Says so only where that cannot be a hole in the archive.
-    async fn absent(&self, identity: &Identity) -> Result<Obtained> {
-        let absent = format!("{} is not in the archive {}", self.name, self.store.location());
+    async fn absent(&self, archive: &Archive) -> Result<Obtained> {
+        let absent = format!("{} is not in the archive {}", self.name, archive.url());
         let directory = data_directory_of(&self.options.destination);
         if cluster_identity(&directory)?.is_none() {
             return Err(Error::invalid(format!(
@@ -381,18 +392,21 @@ impl Request<'_> {
         if self.options.signal == RecoverySignal::Standby || self.may_end_here() {
             return Ok(Obtained::Absent(absent));
         }
-        if self.is_on_the_way_to_a_known_timeline(&directory).await? {
-            identity::confirm(self.store, identity).await?;
+        if self
+            .is_on_the_way_to_a_known_timeline(&directory, archive)
+            .await?
+        {
+            archive.confirm().await?;
             return Ok(Obtained::Absent(absent));
         }
         loop {
-            let mut witness = self.witness_of_a_hole(&directory, identity).await?;
+            let mut witness = self.witness_of_a_hole(&directory, archive).await?;
             if witness.is_none() {
-                witness = self.witness_by_name(identity).await?;
+                witness = self.witness_by_name(archive).await?;
             }
             let Some(witness) = witness else {
                 // An archive that was emptied or unmounted meanwhile has nothing either.
-                identity::confirm(self.store, identity).await?;
+                archive.confirm().await?;
                 return Ok(Obtained::Absent(absent));
             };
             if !self.has_time() {
@@ -404,14 +418,14 @@ impl Request<'_> {
                     "{} is missing in the archive {}, and {witness}: the archive has a hole \
                      (waited {} s for it to be filled). If it cannot be filled, {way_out}",
                     self.name,
-                    self.store.location(),
+                    archive.url(),
                     self.started.elapsed().as_secs()
                 )));
             }
             // It may be on its way.
             tokio::time::sleep(PAUSE).await;
             if let Some(file) = self.fetch().await? {
-                return self.verify(file, identity).await;
+                return self.verify(file, archive).await;
             }
         }
     }
@@ -419,11 +433,11 @@ impl Request<'_> {
     /// Whether this is a history that the server asks for only to keep it: it recovers to a timeline by its number, whose
     /// own history is there and names all that come before it. Of the numbers between, PostgreSQL takes what it gets
     /// (`restoreTimeLineHistoryFiles`, `timeline.c`, 14 to 18).
-    async fn is_on_the_way_to_a_known_timeline(&self, directory: &Path) -> Result<bool> {
+    async fn is_on_the_way_to_a_known_timeline(&self, directory: &Path, archive: &Archive) -> Result<bool> {
         let WalName::History(asked) = self.name else {
             return Ok(false);
         };
-        let Some(follower) = self.follower(directory).await? else {
+        let Some(follower) = self.follower(directory, archive).await? else {
             return Ok(false);
         };
         Ok(match follower.target {
@@ -433,9 +447,9 @@ impl Request<'_> {
     }
 
     /// A witness that no listing has to show: the file itself, or one that comes next, looked at by its name.
-    async fn witness_by_name(&self, identity: &Identity) -> Result<Option<String>> {
-        for key in self.next_of_its_kind(identity)? {
-            if self.store.head(&key.to_string()).await?.is_some() {
+    async fn witness_by_name(&self, archive: &Archive) -> Result<Option<String>> {
+        for key in self.next_of_its_kind(archive.identity())? {
+            if archive.head(&key).await?.is_some() {
                 return Ok(Some(format!("{key} is there")));
             }
         }
@@ -463,14 +477,14 @@ impl Request<'_> {
 
     /// What could not be so if this file had never been: a later segment of its timeline, a timeline
     /// history that goes on after it, or, for a history, WAL or a history of its timeline or a later one.
-    async fn witness_of_a_hole(&self, directory: &Path, identity: &Identity) -> Result<Option<String>> {
+    async fn witness_of_a_hole(&self, directory: &Path, archive: &Archive) -> Result<Option<String>> {
         let timeline = self.name.timeline();
         match self.name {
             WalName::Segment(segment) => {
-                let followed = self.follower(directory).await?;
+                let followed = self.follower(directory, archive).await?;
                 if let Some(Fork { by, at, .. }) =
                     followed.and_then(|followed| followed.fork_of_recovery(timeline))
-                    && segment.start(identity.segment_bytes)? < at
+                    && segment.start(archive.identity().segment_bytes)? < at
                 {
                     return Ok(Some(format!(
                         "timeline {by} left timeline {timeline} only later, at {at}"
@@ -526,14 +540,14 @@ impl Request<'_> {
 
 /// Fetches and decodes an object into a temporary file in `folder`; `None` where the store says that
 /// there is no such key.
-async fn fetch(store: &Store, key: String, limit: u64, folder: &Path) -> Result<Option<Fetched>> {
+async fn fetch(store: &Store, key: Key, limit: u64, folder: &Path) -> Result<Option<Fetched>> {
     let make = || file_in(folder).map(Output);
     match stored_wal::read(store, &key, limit, make).await {
         Ok((Output(file), trailer)) => Ok(Some(Fetched { file, trailer, key })),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) if error.kind() == ErrorKind::Corrupt => Err(error.context(format!(
             "{} is damaged; recover from another copy of the archive, or to a target before it",
-            store.url_of(&key)
+            store.url_of(&key.to_string())
         ))),
         Err(error) if error.kind() == ErrorKind::Internal => {
             Err(error.context(format!("write a file in {}", folder.display())))
@@ -560,7 +574,7 @@ impl Write for Output {
 pub struct Fetched {
     file: UnnamedFile,
     trailer: crate::format::codec::Trailer,
-    key: String,
+    key: Key,
 }
 
 impl Fetched {

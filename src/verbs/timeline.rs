@@ -11,16 +11,17 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::archive::time_index::TimeIndex;
-use crate::archive::{Archive, catalogue, identity};
+use crate::archive::{Archive, catalogue};
 use crate::error::{Error, Result};
-use crate::format::keys::{BackupId, Key};
+use crate::format::Stored;
+use crate::format::keys::BackupId;
 use crate::format::retired::Retired;
 use crate::format::wal_inventory::SegmentRange;
 use crate::judge::branches::{Ambiguity, Branch, branch};
 use crate::judge::catalogue::Catalogue;
 use crate::judge::recovery_plan;
 use crate::pg::{SegmentNumber, TimelineHistory, TimelineId, WalName};
-use crate::store::{Body, Store};
+use crate::store::Store;
 use crate::text::{time_text, write_table};
 
 /// So many segments that an older walship stored may be read whole, for their times.
@@ -73,8 +74,9 @@ pub struct ListedLine {
 /// # Errors
 /// As [`catalogue::load`].
 pub async fn list(store: &Store) -> Result<TimelinesReport> {
-    let catalogue = catalogue::load(store).await?;
-    let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
+    let archive = Archive::open(store).await?;
+    let catalogue = catalogue::load(&archive).await?;
+    let times = TimeIndex::new(&archive, WHOLE_READS);
     let mut timelines = Vec::new();
     for timeline in catalogue.timelines() {
         timelines.push(line(&catalogue, &times, timeline).await?);
@@ -158,7 +160,7 @@ pub async fn retire(
         let known: Vec<_> = known.iter().map(TimelineId::to_string).collect();
         return Err(Error::not_found(format!(
             "timeline {timeline} is not in {}; it has {}",
-            store.location(),
+            archive.url(),
             if known.is_empty() {
                 "none yet".to_owned()
             } else {
@@ -166,8 +168,7 @@ pub async fn retire(
             }
         )));
     }
-    let body = Body::from_bytes(mark.to_json()?);
-    archive.replace(&Key::Retired(timeline), &body).await?;
+    archive.replace(&timeline, &mark).await?;
     Ok(RetireReport {
         timeline,
         retired: Some(mark),
@@ -179,15 +180,15 @@ pub async fn retire(
 /// # Errors
 /// `NotFound` where it has none; otherwise as the store.
 pub async fn reinstate(timeline: TimelineId, store: &Store) -> Result<RetireReport> {
-    identity::require(store).await?;
-    let key = Key::Retired(timeline).to_string();
-    if store.head(&key).await?.is_none() {
+    let archive = Archive::open(store).await?;
+    let key = Retired::key(&timeline);
+    if archive.head(&key).await?.is_none() {
         return Err(Error::not_found(format!(
             "timeline {timeline} is not retired in {}; see walship timeline list",
-            store.location()
+            archive.url()
         )));
     }
-    store.delete(std::slice::from_ref(&key)).await?;
+    archive.delete(&[key]).await?;
     Ok(RetireReport {
         timeline,
         retired: None,
@@ -195,9 +196,8 @@ pub async fn reinstate(timeline: TimelineId, store: &Store) -> Result<RetireRepo
 }
 
 async fn known(archive: &Archive) -> Result<Vec<TimelineId>> {
-    let (store, identity) = (archive.store(), archive.identity());
-    let wal = catalogue::wal(store, identity).await?;
-    let (histories, _) = catalogue::histories(store, &wal, identity).await?;
+    let wal = catalogue::wal(archive).await?;
+    let (histories, _) = catalogue::histories(archive, &wal).await?;
     let ancestors = histories.values().flat_map(TimelineHistory::ancestors);
     let mut known: Vec<_> = wal
         .timelines()

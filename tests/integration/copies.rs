@@ -341,7 +341,7 @@ fn files_below(directory: &Path) -> BTreeSet<(PathBuf, Vec<u8>)> {
     found
 }
 
-// Seen to fail: `run/restore.rs`: `see_to` is not called
+// Seen to fail: `verbs/restore/args.rs`: `see_to` is not called
 #[test]
 fn no_copy_writes_into_a_tablespace_that_its_source_made_after_the_backup() {
     for &major in majors() {
@@ -425,7 +425,7 @@ fn a_replacement_does_not_replay_over_files_that_lie_where_a_tablespace_goes() {
     }
 }
 
-// Seen to fail: `cluster/tablespaces.rs`: `look_ahead` passes over what is taken; `run/restore.rs`: the refusal is a
+// Seen to fail: `cluster/tablespaces.rs`: `look_ahead` passes over what is taken; `verbs/restore/args.rs`: the refusal is a
 // failure like any other
 #[test]
 fn a_standby_does_not_replay_over_the_tablespaces_of_a_primary_on_the_same_machine() {

@@ -19,7 +19,7 @@ fn archived() -> (DataDirectory, Place, Proxy, &'static [String]) {
     (data, place, proxy, segments)
 }
 
-// Seen to fail: `run/mod.rs`: `within` does not end the command
+// Seen to fail: `edge/runtime.rs`: `within` does not end the command
 #[test]
 fn requests_that_are_slow_one_by_one_do_not_add_up_beyond_the_limit_of_the_command() {
     let (data, place, proxy, segments) = archived();

@@ -422,7 +422,7 @@ fn directories_in_the_way(walship: &Walship, primary: &Cluster) {
     primary.sql("drop tablespace space");
 }
 
-// Seen to fail: `run/seed.rs`: signals are ignored
+// Seen to fail: `verbs/basebackup/seed/args.rs`: signals are ignored
 #[test]
 fn a_seeding_that_is_told_to_end_leaves_no_file_no_slot_and_no_program() {
     for &major in majors() {

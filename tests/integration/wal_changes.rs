@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::thread;
 
+use walship::inside::Archive;
 use walship::inside::TimeIndex;
-use walship::inside::identity;
 use walship_core::judge::timeline_chain::TimelineChain;
 use walship_core::pg::{
     Lsn, Major, SegmentName, SegmentSize, TimelineHistory, WalChange, WalCheck, WalEvent, WalEventKind,
@@ -278,11 +278,11 @@ fn check_accessor(place: &Place, names: &[String], found: &[WalEvent], major: u3
     let told = block_on(async {
         let location: Location = place.url.parse().unwrap();
         let store = Store::open(&location, &options(place)).await.unwrap();
-        let identity = identity::require(&store).await.unwrap();
-        let times = TimeIndex::new(&store, &identity, 0);
+        let archive = Archive::open(&store).await.unwrap();
+        let times = TimeIndex::new(&archive, 0);
         assert_eq!(times.major().unwrap(), Major::new(major as u16).unwrap());
         let history = TimelineHistory::root(walship_core::pg::TimelineId::FIRST);
-        let chain = TimelineChain::new(&history, identity.segment_bytes);
+        let chain = TimelineChain::new(&history, archive.identity().segment_bytes);
         times.changes(&chain, from, until).await.unwrap()
     });
     assert_eq!(told.unknown, [], "{names:?}");

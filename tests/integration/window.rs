@@ -5,8 +5,8 @@ use std::thread;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
+use walship::inside::Archive;
 use walship::inside::TimeIndex;
-use walship::inside::identity;
 use walship_core::format::segment_index::{Crossing, SegmentIndex};
 use walship_core::pg::{Major, SegmentName};
 use walship_store::{Location, Store};
@@ -147,9 +147,9 @@ fn indexes(place: &Place, major: u32, first: &str, last: &str) -> Vec<SegmentInd
     block_on(async {
         let location: Location = place.url.parse().unwrap();
         let store = Store::open(&location, &options(place)).await.unwrap();
-        let identity = identity::require(&store).await.unwrap();
-        let times = TimeIndex::new(&store, &identity, 0);
-        let size = identity.segment_bytes;
+        let archive = Archive::open(&store).await.unwrap();
+        let times = TimeIndex::new(&archive, 0);
+        let size = archive.identity().segment_bytes;
         let number = |name: &str| name.parse::<SegmentName>().unwrap().number(size).unwrap().0;
         let timeline = first.parse::<SegmentName>().unwrap().timeline();
         let names: Vec<_> = (number(first)..=number(last))

@@ -32,7 +32,7 @@ impl Archive {
         record.add_up();
         let archive = Self { top, store, record };
         archive
-            .put("walship.json", archive.identity().to_json().unwrap())
+            .put("walship.json", archive.identity().to_bytes().unwrap())
             .await;
         archive.put_record(&archive.record).await;
         archive.put(&segment_key(SEGMENT), vec![1]).await;
@@ -55,7 +55,7 @@ impl Archive {
 
     async fn put_record(&self, record: &BackupRecord) {
         let key = Key::Backup(self.record.id.clone(), BackupObject::Record).to_string();
-        self.put(&key, record.to_json().unwrap()).await;
+        self.put(&key, record.to_bytes().unwrap()).await;
     }
 
     fn file(&self, key: &str) -> PathBuf {
@@ -67,7 +67,7 @@ impl Archive {
     }
 
     async fn load(&self) -> Catalogue {
-        load(&self.store).await.unwrap()
+        fixture::load(&self.store).await.unwrap()
     }
 
     /// The backup is not listed as one that can be restored, and the reason says this.
@@ -223,7 +223,7 @@ async fn a_backup_whose_own_wal_cannot_be_replayed_cannot_be_restored() {
         barriers.add(range.timeline, barrier);
         summary.barriers = barriers;
         let key = Key::Ledger(LedgerObject::Summary).to_string();
-        archive.put(&key, summary.to_json().unwrap()).await;
+        archive.put(&key, summary.to_bytes().unwrap()).await;
         if is_needed {
             archive.is_unrestorable(&barrier.to_string()).await;
         } else {
@@ -318,7 +318,9 @@ async fn an_outage_never_looks_like_a_damaged_or_missing_backup() {
         for kind in [ErrorKind::Unavailable, ErrorKind::Denied] {
             let faults = Faults::default();
             faults.add(operation, key, FaultKind::Before(kind));
-            let error = load(&archive.store.with_faults(faults)).await.unwrap_err();
+            let error = fixture::load(&archive.store.with_faults(faults))
+                .await
+                .unwrap_err();
             assert_eq!(error.kind(), kind, "{operation:?} {key}: {error}");
         }
     }
@@ -333,7 +335,7 @@ async fn a_backup_that_is_deleted_meanwhile_is_left_out() {
         "backup.json",
         FaultKind::Before(ErrorKind::NotFound),
     );
-    let catalogue = load(&archive.store.with_faults(faults)).await.unwrap();
+    let catalogue = fixture::load(&archive.store.with_faults(faults)).await.unwrap();
     assert!(catalogue.backups.is_empty() && catalogue.unrestorable.is_empty());
 }
 
@@ -341,7 +343,7 @@ async fn a_backup_that_is_deleted_meanwhile_is_left_out() {
 async fn a_place_without_an_archive_is_no_empty_archive() {
     let archive = Archive::new().await;
     std::fs::remove_file(archive.file("walship.json")).unwrap();
-    let error = load(&archive.store).await.unwrap_err();
+    let error = fixture::load(&archive.store).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("no archive"), "{error}");
 }

@@ -12,7 +12,7 @@ use crate::format::identity::Identity;
 use crate::format::segment_index::SegmentIndex;
 use crate::format::wal_inventory::WalInventory;
 use crate::pg::{ClusterIdentity, LongPageHeader, SegmentSize, TimelineHistory, TimelineId};
-use crate::store::{Body, FaultKind, Faults, Meter, Operation, PutMode};
+use crate::store::{Body, FaultKind, Faults, Meter, Operation, PutMode, Store};
 
 const SEGMENT: &str = "000000010000000000000006";
 const HOLE_AFTER: &str = "000000010000000000000008";
@@ -86,9 +86,21 @@ impl Archive {
         self
     }
 
+    /// The archive at a store.
+    fn at(&self, store: &Store) -> super::Archive {
+        super::Archive::of(store, self.catalogue.identity.clone())
+    }
+
     async fn plan(&self, request: &Request) -> Result<Plan> {
         let now = time("2026-12-01 00:00:00Z");
-        plan(&self.store, &self.catalogue, request, now, &Progress::default()).await
+        plan(
+            &self.at(&self.store),
+            &self.catalogue,
+            request,
+            now,
+            &Progress::default(),
+        )
+        .await
     }
 
     /// Where the chosen backup starts.
@@ -330,7 +342,14 @@ async fn a_segment_that_arrives_damaged_is_read_again_and_nothing_of_it_counts_t
             let now = time("2026-12-01 00:00:00Z");
             faults.add(Operation::Get, SEGMENT, FaultKind::Flip { byte, bit: 3 });
             let store = archive.store.with_faults(faults.clone());
-            let planned = plan(&store, &archive.catalogue, &request, now, &Progress::default()).await;
+            let planned = plan(
+                &archive.at(&store),
+                &archive.catalogue,
+                &request,
+                now,
+                &Progress::default(),
+            )
+            .await;
             assert_eq!(planned.unwrap(), sound, "{} at {byte}", request.target);
             assert_eq!(faults.left(), 0);
         }
@@ -380,11 +399,7 @@ async fn an_index_is_read_with_one_small_request() {
     let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await;
     let archive = archive.with_index(SegmentIndex::default()).await;
     let meter = Meter::new(None);
-    let times = TimeIndex::new(
-        &archive.store.with_meter(meter.clone()),
-        &archive.catalogue.identity,
-        0,
-    );
+    let times = TimeIndex::new(&archive.at(&archive.store.with_meter(meter.clone())), 0);
     let read = times.of(SEGMENT.parse().unwrap()).await.unwrap();
     assert_eq!(read, Some(SegmentIndex::default()));
     assert_eq!(meter.requests(), 1);

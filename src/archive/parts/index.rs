@@ -7,12 +7,13 @@
 
 use std::io::Write;
 
+use crate::archive::Archive;
 use crate::error::{Context, Error, Result};
 use crate::format::Sha256Sum;
 use crate::format::backup::{BackupRecord, StoredObject};
 use crate::format::file_index::FileIndexReader;
 use crate::format::keys::{BackupId, BackupObject, Key};
-use crate::store::{Body, BodyReader, BodyWriter, Store, look_again};
+use crate::store::{Body, BodyReader, BodyWriter, look_again};
 
 /// Bytes of the index that are held in memory.
 const MEMORY_LIMIT_BYTES: usize = 8 << 20;
@@ -32,19 +33,19 @@ impl Spooled {
     /// `Corrupt` where it is not what the record says, `NotFound` where it is missing; as the store
     /// says.
     pub async fn fetch(
-        store: &Store,
+        archive: &Archive,
         id: &BackupId,
         object: BackupObject,
         expected: StoredObject,
     ) -> Result<Self> {
-        let key = Key::Backup(id.clone(), object).to_string();
-        let url = store.url_of(&key);
-        let body = look_again(async || Self::body(store, &key, &url, expected).await).await?;
+        let key = id.key(object);
+        let url = archive.url_of(&key);
+        let body = look_again(async || Self::body(archive, &key, &url, expected).await).await?;
         Ok(Self { body, url })
     }
 
-    async fn body(store: &Store, key: &str, url: &str, expected: StoredObject) -> Result<Body> {
-        let mut object = store.get(key).await.context(|| format!("read {url}"))?;
+    async fn body(archive: &Archive, key: &Key, url: &str, expected: StoredObject) -> Result<Body> {
+        let mut object = archive.get(key).await.context(|| format!("read {url}"))?;
         let mut body = BodyWriter::new(MEMORY_LIMIT_BYTES);
         while let Some(piece) = object.chunk().await.context(|| format!("read {url}"))? {
             body.write_all(&piece)
@@ -80,8 +81,8 @@ impl Index {
     ///
     /// # Errors
     /// As [`Spooled::fetch`].
-    pub async fn fetch(store: &Store, record: &BackupRecord) -> Result<Self> {
-        Spooled::fetch(store, &record.id, BackupObject::Files, record.files)
+    pub async fn fetch(archive: &Archive, record: &BackupRecord) -> Result<Self> {
+        Spooled::fetch(archive, &record.id, BackupObject::Files, record.files)
             .await
             .map(Self)
     }

@@ -12,10 +12,9 @@ use chrono::{DateTime, Utc};
 
 use super::BasebackupOptions;
 use super::server::Server;
-use crate::archive::identity;
+use crate::archive::Archive;
 use crate::cluster::{apart, remembered};
 use crate::error::{Context, Error, Result};
-use crate::format::identity::Identity;
 use crate::format::keys::{BACKUPS_PREFIX, Key, WAL_PREFIX, timeline_prefix};
 use crate::format::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, Past, Remembered};
 use crate::pg::TimelineId;
@@ -23,17 +22,17 @@ use crate::server::data_directory::{has_archived, postmaster, read_control_file}
 use crate::server::{ConnInfo, Connection};
 use crate::store::Store;
 
-/// The identity of the archive that the backup goes to.
+/// The archive that the backup goes to.
 ///
 /// # Errors
 /// `Conflict` where the server writes to another, or must not write to this one; `Invalid` where there is none and it was
 /// not told to begin one, and for another cluster's; otherwise as the store.
-pub(super) async fn identity(
+pub(super) async fn archive(
     options: &BasebackupOptions,
     server: &Server,
     store: &Store,
     now: DateTime<Utc>,
-) -> Result<Identity> {
+) -> Result<Archive> {
     let here = data_directory_here(server);
     if let Some(directory) = &here {
         apart::check(store.location(), directory)?;
@@ -44,15 +43,15 @@ pub(super) async fn identity(
     };
     let url = store.location().to_string();
     if options.new_archive {
-        let identity = begin(&past, here.as_deref(), server, store, now).await?;
+        let archive = begin(&past, here.as_deref(), server, store, now).await?;
         if let Some(directory) = &here {
-            remembered::rejoin(directory, &ArchiveMark::of(url, &identity))?;
+            remembered::rejoin(directory, &ArchiveMark::of(url, archive.identity()))?;
         }
-        return Ok(identity);
+        return Ok(archive);
     }
-    let identity = match past.speaks_for_an_archive() {
-        None => identity::find_or_create(store, server.cluster, now).await?,
-        Some(why) => identity::require_of(store, server.cluster, &why).await?,
+    let archive = match past.speaks_for_an_archive() {
+        None => Archive::open_or_create(store, server.cluster, now).await?,
+        Some(why) => Archive::open_of(store, server.cluster, &why).await?,
     };
     if let Ok(remembered) = &past.remembered {
         let place = here.as_deref().or(server.data_directory.as_deref());
@@ -60,13 +59,13 @@ pub(super) async fn identity(
             || "the data directory".to_owned(),
             |place| place.display().to_string(),
         );
-        remembered.check(&identity, &url, &place)?;
+        remembered.check(archive.identity(), &url, &place)?;
     }
-    known_timeline(server, store).await?;
+    known_timeline(server, &archive).await?;
     if let Some(directory) = &here {
-        remembered::join(directory, &identity, &url)?;
+        remembered::join(directory, archive.identity(), &url)?;
     }
-    Ok(identity)
+    Ok(archive)
 }
 
 /// Begins an archive where there is none, or goes on with one that was begun and holds nothing yet.
@@ -76,7 +75,7 @@ async fn begin(
     server: &Server,
     store: &Store,
     now: DateTime<Utc>,
-) -> Result<Identity> {
+) -> Result<Archive> {
     let remembered = past.remembered.as_ref().ok();
     if here.is_none() && remembered.is_some_and(|remembered| remembered.archive.is_some()) {
         return Err(Error::conflict(format!(
@@ -97,28 +96,29 @@ async fn begin(
             )));
         }
     }
-    let identity = identity::find_or_create(store, server.cluster, now).await?;
+    let archive = Archive::open_or_create(store, server.cluster, now).await?;
     let url = store.location().to_string();
     if let Some(Remembered { clone, .. }) = remembered {
         let clone = Remembered {
             archive: None,
             clone: clone.clone(),
         };
-        clone.check(&identity, &url, "the data directory")?;
+        clone.check(archive.identity(), &url, "the data directory")?;
     }
-    Ok(identity)
+    Ok(archive)
 }
 
 /// A server that does not archive, and whose timeline nobody has archived, is a copy that was opened: its backup would
 /// wait for WAL that never comes.
-async fn known_timeline(server: &Server, store: &Store) -> Result<()> {
+async fn known_timeline(server: &Server, archive: &Archive) -> Result<()> {
     let timeline = server.timeline;
     if server.archives || timeline == TimelineId::FIRST {
         return Ok(());
     }
-    let has_history = store.head(&Key::History(timeline).to_string()).await?.is_some();
+    let has_history = archive.head(&Key::History(timeline)).await?.is_some();
     if has_history
-        || store
+        || archive
+            .store()
             .list(&timeline_prefix(timeline), None)
             .next()
             .await?
@@ -130,7 +130,7 @@ async fn known_timeline(server: &Server, store: &Store) -> Result<()> {
         "the server is on timeline {timeline}, of which the archive {} has nothing, and its archive_mode is off: it is a copy \
          of the cluster that archives there, and no backup of it can be completed. Nothing was stored. Connect to the \
          primary (see the port); if this server takes its place for good, set archive_mode = on first",
-        store.location()
+        archive.url()
     )))
 }
 

@@ -7,12 +7,11 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::task::JoinHandle;
 
 use super::objects;
-use crate::archive::Archive;
+use crate::archive::{Archive, body};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::backup::{BackupAlive, BackupStarted, WalFrom};
-use crate::format::keys::{BackupId, BackupObject, Key};
-use crate::store::Body;
+use crate::format::keys::{BackupId, BackupObject};
 
 /// Each attempt waits for the next second, so that this many backups would have to start together.
 const ATTEMPTS: u32 = 10;
@@ -33,7 +32,7 @@ pub(super) async fn claim(archive: &Archive) -> Result<BackupId> {
     }
     Err(Error::conflict(format!(
         "no free id for a backup in {}: {ATTEMPTS} others started in as many seconds; run it again",
-        archive.store().location()
+        archive.url()
     )))
 }
 
@@ -52,8 +51,7 @@ fn started_now() -> BackupStarted {
 
 /// Whether the id is this backup's now.
 async fn create(archive: &Archive, started: &BackupStarted) -> Result<bool> {
-    let body = Body::from_bytes(started.to_json()?);
-    match objects::create(archive, &started.id, BackupObject::Started, &body).await {
+    match objects::create(archive, &started.id, BackupObject::Started, &body(started)?).await {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::Conflict => Ok(false),
         Err(error) => Err(error),
@@ -69,7 +67,7 @@ pub(super) struct Heartbeat {
 /// What each beat writes.
 struct Pulse {
     archive: Archive,
-    key: Key,
+    id: BackupId,
     wal_from: Mutex<Option<WalFrom>>,
 }
 
@@ -81,7 +79,7 @@ impl Heartbeat {
     pub(super) async fn start(archive: &Archive, id: &BackupId, wal_from: Option<WalFrom>) -> Result<Self> {
         let pulse = Arc::new(Pulse {
             archive: archive.clone(),
-            key: Key::Backup(id.clone(), BackupObject::Alive),
+            id: id.clone(),
             wal_from: Mutex::new(wal_from),
         });
         pulse.beat().await?;
@@ -123,9 +121,7 @@ impl Pulse {
             at: Utc::now(),
             wal_from,
         };
-        self.archive
-            .replace(&self.key, &Body::from_bytes(alive.to_json()?))
-            .await
+        self.archive.replace(&self.id, &alive).await
     }
 
     async fn beat_or_warn(&self) {

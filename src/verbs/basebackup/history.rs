@@ -8,11 +8,10 @@ use crate::archive::{Archive, Same, stored_wal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::backup::BackupRecord;
 use crate::format::codec;
-use crate::format::identity::Identity;
 use crate::format::keys::Key;
 use crate::pg::{TimelineHistory, TimelineId, WalName};
 use crate::server::Connection;
-use crate::store::{Body, Store};
+use crate::store::Body;
 
 const LEVEL: i32 = 3;
 
@@ -24,8 +23,7 @@ const LEVEL: i32 = 3;
 pub(super) async fn of_server(
     connection: &mut Connection,
     timeline: TimelineId,
-    identity: &Identity,
-    store: &Store,
+    archive: &Archive,
 ) -> Result<Option<String>> {
     if timeline == TimelineId::FIRST {
         return Ok(None);
@@ -37,7 +35,7 @@ pub(super) async fn of_server(
         Err(error) => return Err(error),
     };
     let history = TimelineHistory::parse(timeline, &content)?;
-    is_stored(&history, identity.system_identifier, store).await?;
+    is_stored(&history, archive).await?;
     Ok(String::from_utf8(content.into()).ok())
 }
 
@@ -51,33 +49,29 @@ pub(super) async fn store(record: &BackupRecord, archive: &Archive) -> Result<bo
         return Ok(false);
     };
     let history = TimelineHistory::parse(timeline, content.as_bytes())?;
-    if is_stored(&history, system_identifier, archive.store()).await? {
+    if is_stored(&history, archive).await? {
         return Ok(true);
     }
     let key = Key::History(timeline);
     let body = encode(timeline, content.as_bytes(), system_identifier)?;
     match archive.create(&key, &body, Same::Nothing, None).await {
         // The archiver was faster.
-        Err(error) if error.kind() == ErrorKind::Conflict => {
-            is_stored(&history, system_identifier, archive.store()).await
-        }
+        Err(error) if error.kind() == ErrorKind::Conflict => is_stored(&history, archive).await,
         result => result
-            .context(|| format!("write {}", archive.store().url_of(&key.to_string())))
+            .context(|| format!("write {}", archive.url_of(&key)))
             .map(|_| true),
     }
 }
 
 /// Whether the archive has this history.
-async fn is_stored(history: &TimelineHistory, system_identifier: u64, store: &Store) -> Result<bool> {
-    match stored_wal::read_history(store, history.timeline(), system_identifier).await? {
-        Some(stored) => agree(history, &stored, store).map(|()| true),
-        None => stored_wal::check_parent(store, history, system_identifier)
-            .await
-            .map(|()| false),
+async fn is_stored(history: &TimelineHistory, archive: &Archive) -> Result<bool> {
+    match stored_wal::read_history(archive, history.timeline()).await? {
+        Some(stored) => agree(history, &stored, archive).map(|()| true),
+        None => stored_wal::check_parent(archive, history).await.map(|()| false),
     }
 }
 
-fn agree(ours: &TimelineHistory, stored: &TimelineHistory, store: &Store) -> Result<()> {
+fn agree(ours: &TimelineHistory, stored: &TimelineHistory, archive: &Archive) -> Result<()> {
     if ours == stored {
         return Ok(());
     }
@@ -86,7 +80,7 @@ fn agree(ours: &TimelineHistory, stored: &TimelineHistory, store: &Store) -> Res
          the same number and archived here. Find out which server's history is the right one, and give the other an \
          archive of its own",
         ours.timeline(),
-        store.url_of(&Key::History(ours.timeline()).to_string())
+        archive.url_of(&Key::History(ours.timeline()))
     )))
 }
 

@@ -34,14 +34,14 @@ use self::record::{Basics, record};
 use self::server::Server;
 pub use self::source::Method;
 use self::source::Source;
-use crate::archive::{Archive, catalogue, identity, lineage};
+use crate::archive::{Archive, body, catalogue, lineage};
 use crate::error::{Context, Error, Result};
-use crate::format::backup::{BackupRecord, WalFrom};
+use crate::format::backup::{BackupRecord, PendingRecord, WalFrom};
 use crate::format::keys::{BackupId, BackupObject};
 use crate::pg::{Lsn, TimelineId};
 use crate::progress::Progress;
 use crate::server::{BaseBackupOptions, ConnInfo, LocalBackup};
-use crate::store::{Body, Store};
+use crate::store::Store;
 
 /// What `--max-rate` may be, in KiB a second: what PostgreSQL accepts (`MAX_RATE_LOWER` and
 /// `MAX_RATE_UPPER` in `src/include/backup/basebackup.h`).
@@ -111,17 +111,16 @@ pub async fn run(
     check(options)?;
     progress.phase("connect");
     let mut server = Server::connect(connection).await?;
-    let identity = allegiance::identity(options, &server, store, Utc::now()).await?;
-    identity::warn_if_unconditional(&identity, store);
+    let archive = allegiance::archive(options, &server, store, Utc::now()).await?;
+    archive.warn_if_unconditional();
     server.warn_if_not_archiving();
-    witness::refuse_other_history(connection, &mut server, store).await?;
-    server.history = history::of_server(&mut server.connection, server.timeline, &identity, store).await?;
-    let archive = Archive::of(store, identity);
+    witness::refuse_other_history(connection, &mut server, &archive).await?;
+    server.history = history::of_server(&mut server.connection, server.timeline, &archive).await?;
     let id = claim::claim(&archive).await?;
     let heartbeat = match Heartbeat::start(&archive, &id, server.wal_from).await {
         Ok(heartbeat) => heartbeat,
         // What stayed would hold the WAL back for a day, as a backup that may still run.
-        Err(error) => return Err(given_up(store, &id, error).await),
+        Err(error) => return Err(given_up(&archive, &id, error).await),
     };
     let taken = take(options, connection, server, &archive, &id, &heartbeat, progress).await;
     match taken {
@@ -129,12 +128,12 @@ pub async fn run(
             let written = complete(&record, &archive, options.wal_timeout, progress).await;
             heartbeat.stop().await;
             written?;
-            tidy(store, &id).await;
+            tidy(&archive, &id).await;
             Ok(report(record, begun))
         }
         Err(error) => {
             heartbeat.stop().await;
-            Err(given_up(store, &id, error).await)
+            Err(given_up(&archive, &id, error).await)
         }
     }
 }
@@ -152,9 +151,9 @@ pub async fn finish(
 ) -> Result<BasebackupReport> {
     let begun = Instant::now();
     let archive = Archive::open(store).await?;
-    let (record, done) = match catalogue::find_record(store, id, BackupObject::Record).await? {
+    let (record, done) = match archive.find(id).await? {
         Some(record) => (record, true),
-        None => (pending(store, id).await?, false),
+        None => (pending(&archive, id).await?, false),
     };
     if let Some(wrong) = catalogue::misplaced(&record, archive.identity()) {
         return Err(Error::corrupt(format!(
@@ -171,7 +170,7 @@ pub async fn finish(
         heartbeat.stop().await;
         written?;
     }
-    tidy(store, id).await;
+    tidy(&archive, id).await;
     Ok(report(record, begun))
 }
 
@@ -245,8 +244,7 @@ async fn take(
         history: (server.timeline, server.history),
     };
     let record = record(basics, wal_from, copied)?;
-    let body = Body::from_bytes(record.to_json()?);
-    objects::create(archive, id, BackupObject::Pending, &body).await?;
+    objects::create(archive, id, BackupObject::Pending, &body(&record)?).await?;
     Ok(record)
 }
 
@@ -257,17 +255,15 @@ async fn complete(
     wal_timeout: Duration,
     progress: &Progress,
 ) -> Result<()> {
-    let store = archive.store();
     progress.phase("check the backup's objects");
     let id = &record.id;
     let done = async {
-        objects::check_listed(store, record).await?;
+        objects::check_listed(archive, record).await?;
         wal_wait::wait(record, wal_timeout, archive, progress).await?;
-        refuse_other_history(record, store).await?;
+        refuse_other_history(record, archive).await?;
         // That took a while, in which retention may have taken the backup for a dead one.
-        objects::check_listed(store, record).await?;
-        let body = Body::from_bytes(record.to_json()?);
-        objects::create(archive, id, BackupObject::Record, &body).await
+        objects::check_listed(archive, record).await?;
+        objects::create(archive, id, BackupObject::Record, &body(record)?).await
     };
     match done.await {
         Err(error) if error.is_retryable() => {
@@ -277,7 +273,7 @@ async fn complete(
         }
         result => result?,
     }
-    identity::confirm(store, archive.identity()).await.context(|| {
+    archive.confirm().await.context(|| {
         format!(
             "whether backup {id} is listed in the archive that it began in is not known; when that is there again, run \
              walship basebackup --finish {id}"
@@ -289,12 +285,12 @@ async fn complete(
 ///
 /// # Errors
 /// `Conflict` where it is not; `Corrupt` where it is damaged; otherwise as the store.
-async fn refuse_other_history(record: &BackupRecord, store: &Store) -> Result<()> {
+async fn refuse_other_history(record: &BackupRecord, archive: &Archive) -> Result<()> {
     let Some(known) = &record.lineage else {
         return Ok(());
     };
     let id = &record.id;
-    let contradiction = lineage::contradiction(record, known, store).await;
+    let contradiction = lineage::contradiction(record, known, archive).await;
     let contradiction = contradiction.context(|| {
         format!(
             "whether the archived WAL is backup {id}'s own cannot be told; when the WAL is mended (walship verify, walship \
@@ -303,7 +299,7 @@ async fn refuse_other_history(record: &BackupRecord, store: &Store) -> Result<()
     })?;
     contradiction.map_or(Ok(()), |what| {
         Err(
-            witness::other_history(store, &format!("of backup {id}, {what}")).context(format!(
+            witness::other_history(archive, &format!("of backup {id}, {what}")).context(format!(
                 "backup {id} is not listed, for it could not be recovered"
             )),
         )
@@ -311,34 +307,34 @@ async fn refuse_other_history(record: &BackupRecord, store: &Store) -> Result<()
 }
 
 /// Deletes what served only while the backup was taken. What stays is no harm.
-async fn tidy(store: &Store, id: &BackupId) {
-    let keys = [BackupObject::Pending, BackupObject::Alive].map(|object| objects::key(id, object));
-    if let Err(error) = store.delete(&keys).await {
+async fn tidy(archive: &Archive, id: &BackupId) {
+    let keys = [BackupObject::Pending, BackupObject::Alive].map(|object| id.key(object));
+    if let Err(error) = archive.delete(&keys).await {
         tracing::debug!("{error}; pending.json or alive.json of backup {id} stay");
     }
 }
 
 /// Discards what there is of a backup that failed.
-async fn given_up(store: &Store, id: &BackupId, error: Error) -> Error {
-    discard(store, id).await;
+async fn given_up(archive: &Archive, id: &BackupId, error: Error) -> Error {
+    discard(archive, id).await;
     error.context(format!("backup {id} failed and nothing is listed"))
 }
 
-async fn discard(store: &Store, id: &BackupId) {
-    match tokio::time::timeout(DISCARD_TIMEOUT, objects::discard(store, id)).await {
+async fn discard(archive: &Archive, id: &BackupId) {
+    match tokio::time::timeout(DISCARD_TIMEOUT, objects::discard(archive, id)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!("what was stored of backup {id} stays until retention: {error}"),
         Err(_) => tracing::warn!("what was stored of backup {id} stays until retention: the archive is slow"),
     }
 }
 
-async fn pending(store: &Store, id: &BackupId) -> Result<BackupRecord> {
-    let pending = catalogue::find_record(store, id, BackupObject::Pending).await?;
-    pending.ok_or_else(|| {
+async fn pending(archive: &Archive, id: &BackupId) -> Result<BackupRecord> {
+    let pending: Option<PendingRecord> = archive.find(id).await?;
+    pending.map(|pending| pending.0).ok_or_else(|| {
         Error::not_found(format!(
             "there is no unfinished backup {id} in {}: pending.json is missing. It was never begun there, was \
              interrupted before all was stored, or was swept away; take a new one",
-            store.location()
+            archive.url()
         ))
     })
 }
@@ -362,7 +358,7 @@ fn report(record: BackupRecord, begun: Instant) -> BasebackupReport {
 mod tests {
     use super::*;
     use crate::archive::fixture;
-    use crate::store::{FaultKind, Faults, Operation, PutMode};
+    use crate::store::{FaultKind, Faults, Operation};
 
     const ID: &str = "20261123T145450Z";
 
@@ -370,15 +366,11 @@ mod tests {
     async fn unfinished(top: &std::path::Path, change: impl FnOnce(&mut BackupRecord)) -> Store {
         let store = fixture::format_1(top).await;
         let id: BackupId = ID.parse().unwrap();
-        let mut record = catalogue::read_record(&store, &id).await.unwrap();
+        let archive = Archive::open(&store).await.unwrap();
+        let mut record: BackupRecord = archive.read(&id).await.unwrap();
         change(&mut record);
-        let key = |object| objects::key(&id, object);
-        store.delete(&[key(BackupObject::Record)]).await.unwrap();
-        let pending = Body::from_bytes(record.to_json().unwrap());
-        store
-            .put(&key(BackupObject::Pending), &pending, PutMode::Create)
-            .await
-            .unwrap();
+        archive.delete(&[id.key(BackupObject::Record)]).await.unwrap();
+        archive.replace(&id, &PendingRecord(record)).await.unwrap();
         store
     }
 

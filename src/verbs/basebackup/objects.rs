@@ -6,13 +6,8 @@ use crate::archive::{Archive, Same};
 use crate::error::{Context, Error, Result};
 use crate::format::Sha256Sum;
 use crate::format::backup::{BackupRecord, StoredObject};
-use crate::format::keys::{BackupId, BackupObject, Key, backup_prefix};
-use crate::store::{Body, Store};
-
-/// The key of a backup's object.
-pub(super) fn key(id: &BackupId, object: BackupObject) -> String {
-    Key::Backup(id.clone(), object).to_string()
-}
+use crate::format::keys::{BackupId, BackupObject, backup_prefix};
+use crate::store::Body;
 
 /// What the record says of an object with this body.
 pub(super) fn stored(body: &Body) -> StoredObject {
@@ -32,10 +27,10 @@ pub(super) async fn create(
     object: BackupObject,
     body: &Body,
 ) -> Result<()> {
-    let key = Key::Backup(id.clone(), object);
+    let key = id.key(object);
     let created = archive.create(&key, body, Same::Bytes, None).await;
     created
-        .context(|| format!("write {}", archive.store().url_of(&key.to_string())))
+        .context(|| format!("write {}", archive.url_of(&key)))
         .map(drop)
 }
 
@@ -43,14 +38,14 @@ pub(super) async fn create(
 ///
 /// # Errors
 /// `Corrupt` where an object is missing or has another size.
-pub(super) async fn check_listed(store: &Store, record: &BackupRecord) -> Result<()> {
+pub(super) async fn check_listed(archive: &Archive, record: &BackupRecord) -> Result<()> {
     let mut listed = HashMap::new();
-    let mut listing = store.list(&backup_prefix(&record.id), None);
+    let mut listing = archive.store().list(&backup_prefix(&record.id), None);
     while let Some(page) = listing.next().await.context(|| "list the backup's objects")? {
         listed.extend(page.into_iter().map(|object| (object.key, object.size)));
     }
     for (object, expected) in record.objects() {
-        let key = key(&record.id, object);
+        let key = record.id.key(object).to_string();
         let what = match listed.get(&key) {
             Some(size) if *size == expected.stored_bytes => continue,
             Some(size) => format!("has {size} bytes instead of {}", expected.stored_bytes),
@@ -59,7 +54,7 @@ pub(super) async fn check_listed(store: &Store, record: &BackupRecord) -> Result
         return Err(Error::corrupt(format!(
             "{} {what} although it was written; something else deletes or writes in the archive (a lifecycle \
              rule?). The backup is not listed, take another",
-            store.url_of(&key)
+            archive.store().url_of(&key)
         )));
     }
     Ok(())
@@ -67,14 +62,15 @@ pub(super) async fn check_listed(store: &Store, record: &BackupRecord) -> Result
 
 /// Deletes what a failed backup wrote, in the reverse order of its writing: `started.json` last, so
 /// that what cannot be deleted is known for what it is. Best effort.
-pub(super) async fn discard(store: &Store, id: &BackupId) -> Result<()> {
+pub(super) async fn discard(archive: &Archive, id: &BackupId) -> Result<()> {
+    let store = archive.store();
     let mut keys = Vec::new();
     let mut listing = store.list(&backup_prefix(id), None);
     while let Some(page) = listing.next().await? {
         keys.extend(page.into_iter().map(|object| object.key));
     }
-    let started = key(id, BackupObject::Started);
-    let record = key(id, BackupObject::Record);
+    let started = id.key(BackupObject::Started).to_string();
+    let record = id.key(BackupObject::Record).to_string();
     if keys.contains(&record) {
         return Ok(());
     }

@@ -14,6 +14,7 @@ use crate::archive::{Archive, catalogue};
 use crate::error::{Error, Result};
 use crate::format::backup::{BackupRecord, BackupSource, WalRange};
 use crate::format::keys::Key;
+use crate::format::retired::Retired;
 use crate::judge::catalogue::{NeededWal, needed_wal};
 use crate::pg::{Lsn, SegmentName, SegmentSize, TimelineHistory, TimelineId, WalName};
 use crate::progress::Progress;
@@ -70,18 +71,18 @@ async fn left_within(missing: WalName, archive: &Archive) -> Option<TimelineId> 
     let WalName::Segment(segment) = missing else {
         return None;
     };
-    let (store, identity) = (archive.store(), archive.identity());
-    let start = segment.start(identity.segment_bytes).ok()?;
-    let within = start..Lsn(start.0.saturating_add(identity.segment_bytes.bytes()));
-    let wal = catalogue::wal(store, identity).await.ok()?;
-    let (histories, _) = catalogue::histories(store, &wal, identity).await.ok()?;
+    let size = archive.identity().segment_bytes;
+    let start = segment.start(size).ok()?;
+    let within = start..Lsn(start.0.saturating_add(size.bytes()));
+    let wal = catalogue::wal(archive).await.ok()?;
+    let (histories, _) = catalogue::histories(archive, &wal).await.ok()?;
     let left = |history: &TimelineHistory| {
         history
             .end_of(segment.timeline())
             .is_some_and(|fork| within.contains(&fork))
     };
     for history in histories.into_values().filter(left) {
-        if let Ok(None) = catalogue::read_retired(store, history.timeline()).await {
+        if let Ok(None) = archive.find::<Retired>(&history.timeline()).await {
             return Some(history.timeline());
         }
     }

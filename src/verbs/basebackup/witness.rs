@@ -7,13 +7,12 @@
 
 use std::time::Duration;
 
-use crate::archive::stored_wal;
+use crate::archive::{Archive, stored_wal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::backup::WalFrom;
 use crate::format::keys::{Key, timeline_prefix};
 use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WAL_PIECE_BYTES, WalPiece};
 use crate::server::{ConnInfo, Connection};
-use crate::store::Store;
 
 use super::server::Server;
 
@@ -78,11 +77,15 @@ async fn ask(asking: impl Future<Output = Result<Option<WalPiece>>>) -> Option<W
 ///
 /// # Errors
 /// `Conflict` in these cases; otherwise as the store and the connection.
-pub(super) async fn refuse_other_history(info: &ConnInfo, server: &mut Server, store: &Store) -> Result<()> {
+pub(super) async fn refuse_other_history(
+    info: &ConnInfo,
+    server: &mut Server,
+    archive: &Archive,
+) -> Result<()> {
     let (timeline, size) = (server.timeline, server.cluster.segment_size);
     let now = size.segment_of(server.flush_lsn);
     let archived = archived_after(
-        store,
+        archive,
         timeline,
         SegmentNumber(now.0.saturating_sub(LOOK_BACK)),
         size,
@@ -99,7 +102,7 @@ pub(super) async fn refuse_other_history(info: &ConnInfo, server: &mut Server, s
         && !written(newest)
     {
         return Err(other_history(
-            store,
+            archive,
             &format!(
                 "the archive has timeline {timeline} up to LSN {}, and the server has written up to {} only",
                 size.start_of(newest.next()),
@@ -116,37 +119,37 @@ pub(super) async fn refuse_other_history(info: &ConnInfo, server: &mut Server, s
     let Some(ours) = before(info, timeline, start, end).await else {
         return Ok(());
     };
-    let Some(theirs) = beginning(store, segment, size).await? else {
+    let Some(theirs) = beginning(archive, segment, size).await? else {
         return Ok(());
     };
     if theirs.get(..ours.bytes.len()) == Some(&ours.bytes) {
         return Ok(());
     }
     let what = format!("segment {segment} in the archive is other than the server's own");
-    Err(other_history(store, &what))
+    Err(other_history(archive, &what))
 }
 
 /// What to do where an archive holds another history than the server's.
-pub(super) fn other_history(store: &Store, what: &str) -> Error {
+pub(super) fn other_history(archive: &Archive, what: &str) -> Error {
     Error::conflict(format!(
         "the WAL in {} is not this server's: {what}. Another server of this cluster has archived there, a clone or this \
          one before it was set back to an earlier state. Find out which history is the right one: give this server an \
          archive of its own (another URL, for its archive_command too), or stop it and recover the archived history with \
          walship recover",
-        store.location()
+        archive.url()
     ))
 }
 
 /// The archived segments of a timeline after one.
 async fn archived_after(
-    store: &Store,
+    archive: &Archive,
     timeline: TimelineId,
     first: SegmentNumber,
     size: SegmentSize,
 ) -> Result<Vec<SegmentNumber>> {
     let mut archived = Vec::new();
     let before = Key::Segment(SegmentName::new(timeline, first, size)?).to_string();
-    let mut listing = store.list(&timeline_prefix(timeline), Some(&before));
+    let mut listing = archive.store().list(&timeline_prefix(timeline), Some(&before));
     while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
         for object in page.iter().filter(|object| object.size > 0) {
             if let Ok(Key::Segment(segment)) = object.key.parse()
@@ -160,12 +163,12 @@ async fn archived_after(
 }
 
 /// The content of an archived segment; `None` where it is damaged, which is another matter, or gone.
-async fn beginning(store: &Store, segment: SegmentName, size: SegmentSize) -> Result<Option<Vec<u8>>> {
-    let key = Key::Segment(segment).to_string();
-    match stored_wal::read(store, &key, size.bytes(), || Ok(First::default())).await {
+async fn beginning(archive: &Archive, segment: SegmentName, size: SegmentSize) -> Result<Option<Vec<u8>>> {
+    let key = Key::Segment(segment);
+    match stored_wal::read(archive.store(), &key, size.bytes(), || Ok(First::default())).await {
         Ok((First(content), _)) => Ok(Some(content)),
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => Ok(None),
-        Err(error) => Err(error).context(|| format!("read {}", store.url_of(&key))),
+        Err(error) => Err(error).context(|| format!("read {}", archive.url_of(&key))),
     }
 }
 
@@ -202,7 +205,9 @@ mod tests {
         faults.add(Operation::Get, &segment.to_string(), FaultKind::Corrupt);
         let struck = store.with_faults(faults.clone());
         let content = std::fs::read(fixture::unpack(top.path(), &segment.to_string())).unwrap();
-        let found = beginning(&struck, segment, size).await.unwrap();
+        let found = beginning(&fixture::archive(&struck), segment, size)
+            .await
+            .unwrap();
         assert!(found.unwrap() == content[..WAL_PIECE_BYTES as usize]);
         assert_eq!(faults.left(), 0);
     }

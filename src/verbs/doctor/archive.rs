@@ -2,7 +2,7 @@
 
 use tokio::time::timeout_at;
 
-use crate::archive::{catalogue, drills, identity, ledger, wal_changes};
+use crate::archive::{Archive, catalogue, drills, ledger, wal_changes};
 use crate::error::Result;
 use crate::judge::catalogue::Catalogue;
 use crate::judge::diagnosis::Known;
@@ -12,8 +12,9 @@ use crate::store::Store;
 
 /// What the archive holds, and what no recovery crosses in it, as far as there is time to look for that.
 async fn load(store: &Store, deadline: Deadline) -> Result<Catalogue> {
-    let mut catalogue = catalogue::load(store).await?;
-    let look = wal_changes::note_barriers(store, &mut catalogue, wal_changes::LOOKED_AT);
+    let archive = Archive::open(store).await?;
+    let mut catalogue = catalogue::load(&archive).await?;
+    let look = wal_changes::note_barriers(&archive, &mut catalogue, wal_changes::LOOKED_AT);
     if !matches!(timeout_at(deadline.earlier().at(), look).await, Ok(Ok(()))) {
         tracing::warn!("whether wal_level was minimal in between could not be seen in time");
     }
@@ -22,11 +23,15 @@ async fn load(store: &Store, deadline: Deadline) -> Result<Catalogue> {
 
 /// Asks the store everything, until the deadline.
 pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> ArchiveFacts {
-    let (identity, catalogue, verification, drills, probe, (manners, delete)) = tokio::join!(
-        deadline.within("read walship.json", identity::find(store)),
+    let (archive, catalogue, verification, drills, probe, (manners, delete)) = tokio::join!(
+        deadline.within("read walship.json", Archive::find_at(store)),
         deadline.within("list the archive", load(store, deadline)),
-        deadline.within("read the ledger", ledger::last_verification(store)),
-        deadline.within("read the last drills", drills::last_drills(store)),
+        deadline.within("read the ledger", async {
+            ledger::last_verification(&Archive::open(store).await?).await
+        }),
+        deadline.within("read the last drills", async {
+            drills::last_drills(&Archive::open(store).await?).await
+        }),
         deadline.within("write walship.probe", store.probe_conditional_writes()),
         async {
             let manners = timeout_at(deadline.at(), store.manners()).await.ok();
@@ -54,7 +59,7 @@ pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> 
     };
     ArchiveFacts {
         url: store.location().to_string(),
-        identity,
+        identity: archive.map(|archive| archive.map(|archive| archive.identity().clone())),
         catalogue,
         verification,
         drills,

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::archive::{identity, stored_wal};
+use crate::archive::{Archive, stored_wal};
 use crate::error::{Context, Result};
-use crate::format::identity::Identity;
 use crate::format::keys::{Key, timeline_prefix};
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::diagnosis::{Known, PromotionFacts, StandbyPosition, Unreplayed, unreplayed};
@@ -37,7 +36,7 @@ pub(super) async fn gather(
                 standby: Err(error.to_string()),
                 unreplayed: match &store {
                     Ok(store) => deadline
-                        .within("read walship.json", identity::require(store))
+                        .within("read walship.json", Archive::open(store))
                         .await
                         .map(|_| Unreplayed::Nothing),
                     Err(why) => Err(why.clone()),
@@ -116,14 +115,12 @@ async fn replayed_timeline(replication: Option<&ConnInfo>, deadline: Deadline) -
 
 /// What the archive has beyond the standby's position.
 async fn beyond(store: &Store, standby: &StandbyPosition) -> Result<Unreplayed> {
-    let identity = identity::require(store).await?;
-    identity.check(standby.cluster, &store.location().to_string())?;
-    let (wal, histories) = tokio::try_join!(
-        wal_from(store, &identity, standby),
-        children(store, &identity, standby.timeline)
-    )?;
+    let archive = Archive::open(store).await?;
+    archive.check(standby.cluster)?;
+    let (wal, histories) =
+        tokio::try_join!(wal_from(&archive, standby), children(&archive, standby.timeline))?;
     match unreplayed(standby, &wal, &histories)? {
-        Unreplayed::LookInto(segment) if has_more(store, &identity, segment, standby.lsn).await? => {
+        Unreplayed::LookInto(segment) if has_more(&archive, segment, standby.lsn).await? => {
             Ok(Unreplayed::Until(segment))
         }
         Unreplayed::LookInto(_) => Ok(Unreplayed::Nothing),
@@ -132,13 +129,15 @@ async fn beyond(store: &Store, standby: &StandbyPosition) -> Result<Unreplayed> 
 }
 
 /// The standby's timeline in the archive from the standby's segment on.
-async fn wal_from(store: &Store, identity: &Identity, standby: &StandbyPosition) -> Result<WalInventory> {
-    let size = identity.segment_bytes;
+async fn wal_from(archive: &Archive, standby: &StandbyPosition) -> Result<WalInventory> {
+    let size = archive.identity().segment_bytes;
     let mut wal = WalInventory::new(size);
     let current = SegmentName::new(standby.timeline, size.segment_of(standby.lsn), size)?;
     // Sorts before the segment's own key and after its predecessor's.
     let key = Key::Segment(current).to_string();
-    let mut listing = store.list(&timeline_prefix(standby.timeline), key.strip_suffix(".zst"));
+    let mut listing = archive
+        .store()
+        .list(&timeline_prefix(standby.timeline), key.strip_suffix(".zst"));
     while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
         for object in &page {
             wal.add(&object.key, object.size);
@@ -149,16 +148,12 @@ async fn wal_from(store: &Store, identity: &Identity, standby: &StandbyPosition)
 
 /// The histories of later timelines. PostgreSQL numbers a new one after the newest that the archive
 /// has, so that the first one missing ends the search.
-async fn children(
-    store: &Store,
-    identity: &Identity,
-    timeline: TimelineId,
-) -> Result<BTreeMap<TimelineId, TimelineHistory>> {
+async fn children(archive: &Archive, timeline: TimelineId) -> Result<BTreeMap<TimelineId, TimelineHistory>> {
     let mut histories = BTreeMap::new();
     let mut next = timeline;
     loop {
         next = TimelineId::new(next.get().saturating_add(1))?;
-        match stored_wal::read_history(store, next, identity.system_identifier).await? {
+        match stored_wal::read_history(archive, next).await? {
             Some(history) => histories.insert(next, history),
             None => return Ok(histories),
         };
@@ -166,13 +161,14 @@ async fn children(
 }
 
 /// Whether a whole record of the segment ends after a position.
-async fn has_more(store: &Store, identity: &Identity, segment: SegmentName, after: Lsn) -> Result<bool> {
+async fn has_more(archive: &Archive, segment: SegmentName, after: Lsn) -> Result<bool> {
+    let identity = archive.identity();
     let start = segment.start(identity.segment_bytes)?;
     let feed = || Ok(Feed(WalReader::new(start, WalCheck::Structure)));
-    let key = Key::Segment(segment).to_string();
+    let key = Key::Segment(segment);
     let limit = identity.segment_bytes.bytes();
-    let read = stored_wal::read(store, &key, limit, feed).await;
-    let (Feed(reader), trailer) = read.context(|| format!("read {}", store.url_of(&key)))?;
+    let read = stored_wal::read(archive.store(), &key, limit, feed).await;
+    let (Feed(reader), trailer) = read.context(|| format!("read {}", archive.url_of(&key)))?;
     trailer.check(segment.into(), identity.system_identifier)?;
     Ok(reader.valid_until() > after)
 }

@@ -34,7 +34,7 @@ use self::replay::Bench;
 use self::scratch::{Note, Scratch};
 use crate::archive::drills::record;
 use crate::archive::stored_wal::{self, LARGEST_SEGMENT};
-use crate::archive::{catalogue, find_record, identity};
+use crate::archive::{Archive, catalogue, find_record};
 use crate::cluster::{
     self, ArchiveMode, RecoverOptions, SourceConfiguration, TablespaceMapping, TargetAction,
 };
@@ -110,6 +110,7 @@ pub async fn run(
         progress,
         began: Instant::now(),
         record: DrillRecord::begun(now, host(), options.request.target.to_string()),
+        archive: None,
         backup: None,
         last_segment: None,
         bench: None,
@@ -140,6 +141,8 @@ struct Drill<'a> {
     began: Instant,
     /// What is known so far.
     record: DrillRecord,
+    /// Once it was opened.
+    archive: Option<Archive>,
     /// The backup that is proven, or speaks against itself.
     backup: Option<BackupId>,
     /// Where replay must come to, if that is the end of the archived WAL.
@@ -159,9 +162,11 @@ impl Drill<'_> {
                 .map(|path| format!("removed what a killed drill had left: {}", path.display())),
         );
         self.progress.phase("read the archive");
-        let catalogue = catalogue::load(self.store).await?;
+        let archive = Archive::open(self.store).await?;
+        let catalogue = catalogue::load(&archive).await?;
+        self.archive = Some(archive.clone());
         let planned =
-            find_record::plan(self.store, &catalogue, &self.options.request, now, self.progress).await;
+            find_record::plan(&archive, &catalogue, &self.options.request, now, self.progress).await;
         let plan = match planned {
             Ok(plan) => plan,
             Err(error) => return self.blame(error, &catalogue, now),
@@ -172,8 +177,8 @@ impl Drill<'_> {
             catalogue.identity.postgres_major,
             self.options.search_path.as_deref(),
         )?;
-        if self.restore(plan, programs, &catalogue, now).await? {
-            self.replay_and_check().await?;
+        if self.restore(plan, programs, &catalogue, &archive, now).await? {
+            self.replay_and_check(&archive).await?;
         }
         Ok(())
     }
@@ -210,13 +215,14 @@ impl Drill<'_> {
         plan: Plan,
         programs: Programs,
         catalogue: &Catalogue,
+        archive: &Archive,
         now: DateTime<Utc>,
     ) -> Result<bool> {
-        let record = catalogue::read_record(self.store, &plan.backup.id).await?;
+        let record: BackupRecord = archive.read(&plan.backup.id).await?;
         room::check(&self.options.directory, &record, &plan)?;
         let note = Note {
             host: self.record.host.clone(),
-            archive: self.store.location().to_string(),
+            archive: archive.url(),
             backup: plan.backup.id.clone(),
             started_at: now,
             kept: false,
@@ -230,7 +236,7 @@ impl Drill<'_> {
             .insert(Bench::new(scratch, programs, &plan, record.segment_bytes));
         let expected = record.size_bytes + bench.wal_bytes();
         let begun = Instant::now();
-        match cluster::restore(&options, plan, catalogue, self.store, self.progress).await {
+        match cluster::restore(&options, plan, catalogue, archive, self.progress).await {
             Ok(report) => {
                 self.record.restore = Some(stage(report.size_bytes, begun));
                 self.progress.expect(expected);
@@ -269,7 +275,7 @@ impl Drill<'_> {
         }
     }
 
-    async fn replay_and_check(&mut self) -> Result<()> {
+    async fn replay_and_check(&mut self, archive: &Archive) -> Result<()> {
         let Some(bench) = &mut self.bench else {
             return Err(Error::internal("a restored backup has a directory"));
         };
@@ -293,7 +299,7 @@ impl Drill<'_> {
             ms: replayed.as_millis() as u64,
         });
         if let Some(last) = self.last_segment
-            && let Some(failure) = reach::ended_early(self.store, last, reached.lsn).await?
+            && let Some(failure) = reach::ended_early(archive, last, reached.lsn).await?
         {
             self.record.failure = Some(failure);
             return Ok(());
@@ -315,16 +321,16 @@ impl Drill<'_> {
         let proves_nothing = || "the drill proves nothing, for the archive cannot be read any more";
         // A directory is looked for by its path again: it may have been moved away.
         let store = self.store.afresh();
-        let identity = identity::require(&store).await.context(proves_nothing)?;
+        let archive = Archive::open(&store).await.context(proves_nothing)?;
         let Some(name) = refused else {
             return Ok(());
         };
         let Ok(key) = Key::of_wal(name) else {
             return Ok(());
         };
-        let read = stored_wal::verify(&store, &key.to_string(), LARGEST_SEGMENT).await;
+        let read = stored_wal::verify(&store, &key, LARGEST_SEGMENT).await;
         match read {
-            Ok(trailer) if trailer.check(name, identity.system_identifier).is_ok() => {
+            Ok(trailer) if trailer.check(name, archive.identity().system_identifier).is_ok() => {
                 Err(Error::unavailable(format!(
                     "the drill proves nothing, for {name} was kept from it, and can be read now; run it again ({failure})"
                 )))
@@ -358,10 +364,10 @@ impl Drill<'_> {
             (outcome, Ok(())) => outcome,
         };
         outcome?;
-        let Some(backup) = self.backup else {
+        let (Some(archive), Some(backup)) = (self.archive, self.backup) else {
             return Err(Error::internal("a drill that was made is of a backup"));
         };
-        let recorded = record(self.store, &backup, self.record.clone()).await;
+        let recorded = record(&archive, &backup, self.record.clone()).await;
         Ok(DrillReport::new(backup, self.record, kept, self.notes, recorded))
     }
 }

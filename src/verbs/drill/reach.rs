@@ -1,20 +1,18 @@
 //! Whether replay came to the end of the archived WAL. Without a target PostgreSQL takes the first record
 //! that it cannot read for the end, and opens as if all were well.
 
-use crate::archive::identity;
+use crate::archive::Archive;
 use crate::archive::time_index::TimeIndex;
 use crate::error::Result;
 use crate::pg::{Lsn, SegmentName, SegmentNumber};
-use crate::store::Store;
 
 /// What speaks against an archive whose replay ended at `reached`, where it holds WAL up to `last`.
 ///
 /// # Errors
 /// As the store.
-pub async fn ended_early(store: &Store, last: SegmentName, reached: Lsn) -> Result<Option<String>> {
-    let identity = identity::require(store).await?;
-    let size = identity.segment_bytes;
-    let index = TimeIndex::new(store, &identity, u64::MAX);
+pub async fn ended_early(archive: &Archive, last: SegmentName, reached: Lsn) -> Result<Option<String>> {
+    let size = archive.identity().segment_bytes;
+    let index = TimeIndex::new(archive, u64::MAX);
     let mut segment = last;
     loop {
         if reached > segment.start(size)? {

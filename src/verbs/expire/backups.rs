@@ -6,17 +6,17 @@ use chrono::{DateTime, Utc};
 
 use super::report::ExpireReport;
 use super::unfinished::needed_from;
-use crate::archive::catalogue::{self, RECORD_LIMIT};
-use crate::archive::{Archive, Same, records};
+use crate::archive::{Archive, Same};
 use crate::error::{Context, Error, Result};
 use crate::format::backup::BackupRecord;
+use crate::format::keep::Keep;
 use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject, backup_prefix};
 use crate::format::released::TimelineRanges;
 use crate::judge::catalogue::{Catalogue, Unfinished, needed_wal};
 use crate::judge::retention::Action;
 use crate::pg::SegmentNumber;
 use crate::progress::Progress;
-use crate::store::{Body, Store};
+use crate::store::Body;
 
 /// How often a record is put back that must stay, and how long between.
 const PUT_BACK_ATTEMPTS: u32 = 5;
@@ -31,7 +31,7 @@ pub(super) async fn delete(
     report: &mut ExpireReport,
     deletable: &mut TimelineRanges,
     catalogue: &Catalogue,
-    store: &Store,
+    archive: &Archive,
     progress: &Progress,
 ) -> Result<()> {
     let fates = report.plan.backups.iter();
@@ -40,8 +40,7 @@ pub(super) async fn delete(
         .map(|fate| fate.id.clone())
         .collect();
     let mut deletion = Deletion {
-        archive: Archive::of(store, catalogue.identity.clone()),
-        store,
+        archive,
         progress,
         now: report.plan.now,
         report,
@@ -57,7 +56,7 @@ pub(super) async fn delete(
             (true, _) => deletion.report.deleted.backups += 1,
             (false, None) => spare(&id, deletable, catalogue),
             (false, Some(_)) => {
-                let note = spare_unfinished(&id, deletable, catalogue, store).await?;
+                let note = spare_unfinished(&id, deletable, catalogue, archive).await?;
                 deletion.report.notes.extend(note);
             }
         }
@@ -81,9 +80,9 @@ async fn spare_unfinished(
     id: &BackupId,
     deletable: &mut TimelineRanges,
     catalogue: &Catalogue,
-    store: &Store,
+    archive: &Archive,
 ) -> Result<Option<String>> {
-    let first = needed_from(store, id, catalogue.wal.segment_size()).await?;
+    let first = needed_from(archive, id, catalogue.wal.segment_size()).await?;
     deletable.remove_from(first.unwrap_or(SegmentNumber(0)));
     Ok(first
         .is_none()
@@ -91,8 +90,7 @@ async fn spare_unfinished(
 }
 
 struct Deletion<'a> {
-    archive: Archive,
-    store: &'a Store,
+    archive: &'a Archive,
     progress: &'a Progress,
     now: DateTime<Utc>,
     report: &'a mut ExpireReport,
@@ -102,22 +100,18 @@ impl Deletion<'_> {
     /// Deletes a backup that has a record; false where the store holds on to that.
     async fn listed(&mut self, id: &BackupId) -> Result<bool> {
         self.refuse_marked(id).await?;
-        let key = key(id, BackupObject::Record);
         // What may have to be put back is what was written. Where there is none, another expiry was faster.
-        let record = records::read(self.store, &key, RECORD_LIMIT, |bytes, url| {
-            BackupRecord::parse(bytes, url, id).map(|_| bytes.to_vec())
-        })
-        .await
-        .context(|| format!("delete backup {id}"))?;
+        let record = self.archive.find_whole::<BackupRecord>(id).await;
+        let record = record.context(|| format!("delete backup {id}"))?;
         if let Some(record) = record {
             self.forget(id).await?;
-            if !self.delete(&[(key.clone(), record.len() as u64)]).await? {
+            let key = id.key(BackupObject::Record);
+            if !self.delete(&[(key.clone(), record.info.size)]).await? {
                 return Ok(false);
             }
             // A mark, or an outage in which nobody knows whether there is one.
             if let Err(error) = self.refuse_marked(id).await {
-                self.put_back(&Key::Backup(id.clone(), BackupObject::Record), record)
-                    .await?;
+                self.put_back(&key, &Body::from_bytes(record.bytes)).await?;
                 return Err(error);
             }
         }
@@ -129,15 +123,14 @@ impl Deletion<'_> {
     /// record has lost it. If that cannot be done, a later run may say so of what a kill leaves.
     async fn forget(&self, id: &BackupId) -> Result<()> {
         let key = Key::Ledger(LedgerObject::Backup(id.clone())).to_string();
-        self.store.delete_what_goes(&[key]).await.map(drop)
+        self.archive.store().delete_what_goes(&[key]).await.map(drop)
     }
 
     /// Puts a record back that must stay. While it is away only this process has it.
-    async fn put_back(&self, key: &Key, record: Vec<u8>) -> Result<()> {
-        let body = Body::from_bytes(record);
+    async fn put_back(&self, key: &Key, record: &Body) -> Result<()> {
         let mut attempt = 1;
         loop {
-            match self.archive.create(key, &body, Same::Bytes, None).await {
+            match self.archive.create(key, record, Same::Bytes, None).await {
                 Ok(_) => return Ok(()),
                 Err(error) if error.is_retryable() && attempt < PUT_BACK_ATTEMPTS => {
                     tracing::warn!(%error, attempt, "a record that must stay could not be put back yet");
@@ -145,8 +138,7 @@ impl Deletion<'_> {
                     attempt += 1;
                 }
                 Err(error) => {
-                    return Err(error)
-                        .context(|| format!("put {} back", self.store.url_of(&key.to_string())));
+                    return Err(error).context(|| format!("put {} back", self.archive.url_of(key)));
                 }
             }
         }
@@ -155,7 +147,7 @@ impl Deletion<'_> {
     /// Whoever marks a backup looks afterwards whether it is still there, and whoever deletes it
     /// whether it was marked.
     async fn refuse_marked(&self, id: &BackupId) -> Result<()> {
-        let keep = catalogue::read_keep(self.store, id).await?;
+        let keep: Option<Keep> = self.archive.find(id).await?;
         match keep.filter(|keep| keep.holds_at(self.now)) {
             None => Ok(()),
             Some(keep) => Err(Error::conflict(format!(
@@ -171,7 +163,7 @@ impl Deletion<'_> {
         if self.has_new_sign(entry).await? {
             return Ok(false);
         }
-        let pending = [(key(id, BackupObject::Pending), 0)];
+        let pending = [(id.key(BackupObject::Pending), 0)];
         if !self.delete(&pending).await? {
             return Ok(false);
         }
@@ -180,8 +172,8 @@ impl Deletion<'_> {
             return Ok(false);
         }
         self.sweep(id).await?;
-        let record = key(id, BackupObject::Record);
-        if self.store.head(&record).await?.is_some() {
+        let record = id.key(BackupObject::Record);
+        if self.archive.head(&record).await?.is_some() {
             self.report.notes.push(format!(
                 "backup {id} was finished in the very moment in which it was swept away; it is deleted, take another"
             ));
@@ -191,7 +183,7 @@ impl Deletion<'_> {
     }
 
     async fn has_new_sign(&mut self, entry: &Unfinished) -> Result<bool> {
-        let mut listing = self.store.list(&backup_prefix(&entry.id), None);
+        let mut listing = self.archive.store().list(&backup_prefix(&entry.id), None);
         let mut is_new = false;
         while let Some(page) = listing.next().await? {
             for object in page {
@@ -211,26 +203,22 @@ impl Deletion<'_> {
 
     /// Deletes whatever walship wrote below a backup's prefix, a page at a time.
     async fn sweep(&mut self, id: &BackupId) -> Result<()> {
-        let mut listing = self.store.list(&backup_prefix(id), None);
+        let mut listing = self.archive.store().list(&backup_prefix(id), None);
         while let Some(page) = listing.next().await.context(|| format!("list backup {id}"))? {
-            let ours = page.into_iter().filter(|object| {
-                let key = object.key.parse();
-                matches!(key, Ok(Key::Backup(_, kind)) if kind != BackupObject::Record)
+            let objects = page.iter().filter_map(|object| match object.key.parse() {
+                Ok(Key::Backup(_, BackupObject::Record)) | Err(_) => None,
+                Ok(key) => Some((key, object.size)),
             });
-            let objects: Vec<_> = ours.map(|object| (object.key, object.size)).collect();
+            let objects: Vec<_> = objects.collect();
             self.delete(&objects).await?;
         }
         Ok(())
     }
 
     /// Deletes objects, each with its size; whether all of them went.
-    async fn delete(&mut self, objects: &[(String, u64)]) -> Result<bool> {
-        let (all, bytes) = self.report.delete(objects, self.store).await?;
+    async fn delete(&mut self, objects: &[(Key, u64)]) -> Result<bool> {
+        let (all, bytes) = self.report.delete(objects, self.archive.store()).await?;
         self.progress.advance(bytes);
         Ok(all)
     }
-}
-
-fn key(id: &BackupId, object: BackupObject) -> String {
-    Key::Backup(id.clone(), object).to_string()
 }

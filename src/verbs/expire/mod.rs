@@ -28,14 +28,13 @@ pub use self::args::ExpireArgs;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use self::report::ExpireReport;
-use crate::archive::{Archive, catalogue};
+use crate::archive::{Archive, body, catalogue};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::keys::Key;
-use crate::format::released;
-use crate::judge::catalogue::Catalogue;
+use crate::format::Stored;
+use crate::format::released::{Retention, TimelineRanges};
 use crate::judge::retention::{self, RetentionPolicy};
 use crate::progress::Progress;
-use crate::store::{Body, Store};
+use crate::store::Store;
 
 /// This machine's clock may differ from the store's by so much without a word.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
@@ -64,29 +63,30 @@ pub async fn run(
 ) -> Result<ExpireReport> {
     options.policy.check()?;
     progress.phase("read the archive");
+    let archive = Archive::open(store).await?;
     let mut notes = Vec::new();
     let now = earlier_clock(store, now, &mut notes).await?;
-    let catalogue = catalogue::load(store).await?;
+    let catalogue = catalogue::load(&archive).await?;
     if let Some(why) = &catalogue.damage.unknown {
         return Err(Error::corrupt(format!(
             "{why}. Nothing was deleted: which backups verify found damaged is not known, and the good ones might be those \
              that go; run walship verify (without --since), which looks again and writes it anew"
         )));
     }
-    let known = catalogue::released(store, &catalogue.identity).await;
+    let known = catalogue::released(&archive).await;
     known.context(|| {
         "nothing was deleted, for what retention has given up so far cannot be read (deleted by hand, it is written anew, \
          and what is missing looks lost until then)"
     })?;
-    let needs = unfinished::needs(store, &catalogue, now).await?;
+    let needs = unfinished::needs(&archive, &catalogue, now).await?;
     let plan = retention::plan(&catalogue, &needs, &options.policy, now)?;
     let mut report = ExpireReport::new(options.dry_run, plan, notes, store);
     let mut deletable = report.plan.deletable_wal.clone();
     if !options.dry_run {
-        backups::delete(&mut report, &mut deletable, &catalogue, store, progress).await?;
-        note_released(&catalogue, &deletable, store, now).await?;
+        backups::delete(&mut report, &mut deletable, &catalogue, &archive, progress).await?;
+        note_released(&archive, &deletable, now).await?;
     }
-    wal::delete(&mut report, deletable, &catalogue, store, progress).await?;
+    wal::delete(&mut report, deletable, &catalogue, &archive, progress).await?;
     Ok(report)
 }
 
@@ -110,34 +110,35 @@ async fn earlier_clock(store: &Store, now: DateTime<Utc>, notes: &mut Vec<String
 
 /// Notes which WAL is given up, before any of it is deleted. Another expiry, with another plan perhaps,
 /// may add to it at the same time: what it noted stays.
-async fn note_released(
-    catalogue: &Catalogue,
-    deletable: &released::TimelineRanges,
-    store: &Store,
-    now: DateTime<Utc>,
-) -> Result<()> {
-    let key = Key::Retention;
-    let identity = &catalogue.identity;
-    let archive = Archive::of(store, identity.clone());
+async fn note_released(archive: &Archive, deletable: &TimelineRanges, now: DateTime<Utc>) -> Result<()> {
+    let size = archive.identity().segment_bytes;
+    let key = Retention::key(&size);
     for _ in 0..NOTE_ATTEMPTS {
-        let (before, version) = catalogue::released_version(store, identity).await?;
-        let mut after = before.clone();
-        after.add(deletable);
-        if after == before {
+        let (before, version) = match archive.find_whole::<Retention>(&size).await? {
+            Some(read) => (read.stored.released, Some(read.info.version)),
+            None => (TimelineRanges::default(), None),
+        };
+        let mut released = before.clone();
+        released.add(deletable);
+        if released == before {
             return Ok(());
         }
-        let body = Body::from_bytes(released::to_json(&after, identity.segment_bytes, now)?);
-        match archive.replace_if(&key, &body, version).await {
+        let after = Retention {
+            segment_size: size,
+            at: now,
+            released,
+        };
+        match archive.replace_if(&key, &body(&after)?, version).await {
             // Somebody else wrote it, or this very put, if its first answer got lost: look again.
             Err(error) if error.kind() == ErrorKind::Conflict => {}
             // A server that does not know `If-Match` may say so.
-            Err(error) if error.kind() == ErrorKind::Invalid => return archive.replace(&key, &body).await,
-            written => return written.context(|| format!("write {}", store.url_of(&key.to_string()))),
+            Err(error) if error.kind() == ErrorKind::Invalid => return archive.replace(&size, &after).await,
+            written => return written.context(|| format!("write {}", archive.url_of(&key))),
         }
     }
     Err(Error::conflict(format!(
         "{} was changed by somebody else {NOTE_ATTEMPTS} times while it was to be written; no WAL was deleted. Let the \
          other expiries end, and run walship expire again",
-        store.url_of(&key.to_string())
+        archive.url_of(&key)
     )))
 }

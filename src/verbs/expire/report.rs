@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::format::keys::Key;
 use crate::judge::retention::{Action, BackupFate, RetentionPlan, WalFate};
 use crate::store::Store;
 use crate::text::{ByteSize, counted, write_table};
@@ -56,7 +57,7 @@ pub struct Left {
 }
 
 impl Deleted {
-    pub(super) fn count(&mut self, objects: &[(String, u64)]) {
+    pub(super) fn count(&mut self, objects: &[(Key, u64)]) {
         self.objects += objects.len() as u64;
         self.stored_bytes += objects.iter().map(|(_, bytes)| bytes).sum::<u64>();
     }
@@ -85,12 +86,13 @@ impl ExpireReport {
     ///
     /// # Errors
     /// As the store.
-    pub(super) async fn delete(&mut self, objects: &[(String, u64)], store: &Store) -> Result<(bool, u64)> {
-        let keys: Vec<String> = objects.iter().map(|(key, _)| key.clone()).collect();
+    pub(super) async fn delete(&mut self, objects: &[(Key, u64)], store: &Store) -> Result<(bool, u64)> {
+        let keys: Vec<String> = objects.iter().map(|(key, _)| key.to_string()).collect();
         let refused = store.delete_what_goes(&keys).await?;
         let all = refused.is_empty();
         let stays = |key: &String| refused.iter().any(|left| left.key == *key);
-        let gone: Vec<_> = objects.iter().filter(|(key, _)| !stays(key)).cloned().collect();
+        let gone = objects.iter().zip(&keys).filter(|(_, key)| !stays(key));
+        let gone: Vec<_> = gone.map(|(object, _)| object.clone()).collect();
         let before = self.deleted.stored_bytes;
         self.deleted.count(&gone);
         self.left_objects += refused.len() as u64;

@@ -13,12 +13,12 @@ use crate::error::ErrorKind;
 use crate::format::backup::{BackupAlive, BackupRecord, WalFrom, WalRange};
 use crate::format::identity::Identity;
 use crate::format::keep::Keep;
-use crate::format::keys::{BackupId, BackupObject, LedgerObject, WAL_PREFIX, backup_prefix};
+use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject, WAL_PREFIX, backup_prefix};
 use crate::format::ledger::Shard;
 use crate::format::{FORMAT_VERSION, Sha256Sum, codec};
 use crate::judge::catalogue::needed_wal;
 use crate::pg::{ClusterIdentity, Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
-use crate::store::{FaultKind, Faults, Operation, PutMode};
+use crate::store::{Body, FaultKind, Faults, Operation, PutMode};
 use crate::verbs::keep::{self, Mark};
 use crate::verbs::verify;
 
@@ -55,7 +55,7 @@ impl Archive {
         };
         let identity = Identity::new(cluster, true, day(0));
         archive
-            .put("walship.json", identity.to_json().unwrap(), day(0))
+            .put("walship.json", identity.to_bytes().unwrap(), day(0))
             .await;
         for number in 0..days {
             archive.back_up(number).await;
@@ -98,12 +98,12 @@ impl Archive {
         }
         let (key, _) = record.objects().next().unwrap();
         self.put_object(number, key).await;
-        let key = Key::Backup(record.id.clone(), BackupObject::Record).to_string();
-        self.put(&key, record.to_json().unwrap(), day(number)).await;
+        let key = record.id.key(BackupObject::Record).to_string();
+        self.put(&key, record.to_bytes().unwrap(), day(number)).await;
     }
 
     async fn put_object(&self, number: u64, object: BackupObject) {
-        let key = Key::Backup(id(number), object).to_string();
+        let key = id(number).key(object).to_string();
         self.put(&key, vec![1], day(number)).await;
     }
 
@@ -117,7 +117,7 @@ impl Archive {
 
     /// Everything that is listed can be restored.
     async fn is_sound(&self, when: &str) {
-        let catalogue = catalogue::load(&self.store).await.unwrap();
+        let catalogue = fixture::load(&self.store).await.unwrap();
         assert!(
             catalogue.unrestorable.is_empty(),
             "{when}: {:?}",
@@ -176,7 +176,7 @@ fn now() -> DateTime<Utc> {
 
 async fn ten_days() -> Archive {
     let archive = Archive::of_days(10).await;
-    let mark = Keep::new(&id(3), None, day(3)).to_json().unwrap();
+    let mark = Keep::new(&id(3), None, day(3)).to_bytes().unwrap();
     archive
         .put(&format!("{}keep.json", backup_prefix(&id(3))), mark, day(3))
         .await;
@@ -356,7 +356,7 @@ async fn what_the_store_does_not_let_go_is_reported_and_what_is_listed_stays_res
         "{report}"
     );
     archive.is_sound("with locked objects").await;
-    let catalogue = catalogue::load(&archive.store).await.unwrap();
+    let catalogue = fixture::load(&archive.store).await.unwrap();
     assert!(catalogue.backups.iter().any(|backup| backup.id == id(1)));
     // As soon as the store lets go, the next run finishes.
     archive.expire(&archive.store).await.unwrap();
@@ -385,7 +385,7 @@ async fn a_mark_that_is_set_in_the_very_moment_counts() {
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     archive.is_sound("after the conflict").await;
     archive.expire(&archive.store).await.unwrap();
-    let catalogue = catalogue::load(&archive.store).await.unwrap();
+    let catalogue = fixture::load(&archive.store).await.unwrap();
     assert!(catalogue.unrestorable.is_empty(), "{:?}", catalogue.unrestorable);
     assert!(catalogue.backups.iter().any(|backup| backup.id == id(4)));
 }
@@ -413,7 +413,7 @@ async fn a_record_that_must_be_put_back_is_put_back_although_the_store_fails_onc
 
 /// The record of a backup is gone.
 async fn lose_record(archive: &Archive, number: u64) {
-    let record = Key::Backup(id(number), BackupObject::Record).to_string();
+    let record = id(number).key(BackupObject::Record).to_string();
     archive.store.delete(&[record]).await.unwrap();
 }
 
@@ -466,7 +466,7 @@ async fn a_backup_that_an_expiry_began_to_delete_is_none_that_lost_its_record() 
     let archive = ten_days().await;
     let ledger = note_as_good(&archive, 0).await;
     let faults = Faults::default();
-    let record = Key::Backup(id(0), BackupObject::Record).to_string();
+    let record = id(0).key(BackupObject::Record).to_string();
     faults.add(Operation::Delete, &record, FaultKind::After);
     let killed = archive.expire(&archive.store.with_faults(faults)).await;
     assert!(killed.is_err());
@@ -505,11 +505,11 @@ async fn with_a_newcomer(archive: &Archive, id: BackupId, alive: Option<BackupAl
     let slow = archive.store.with_faults(faults);
     let beginning = async {
         tokio::time::sleep(Duration::from_millis(250)).await;
-        let started = Key::Backup(id.clone(), BackupObject::Started).to_string();
+        let started = id.key(BackupObject::Started).to_string();
         archive.put(&started, vec![1], day(10)).await;
         if let Some(alive) = alive {
-            let key = Key::Backup(id, BackupObject::Alive).to_string();
-            archive.put(&key, alive.to_json().unwrap(), day(10)).await;
+            let key = id.key(BackupObject::Alive).to_string();
+            archive.put(&key, alive.to_bytes().unwrap(), day(10)).await;
         }
     };
     let (report, ()) = tokio::join!(archive.expire(&slow), beginning);
@@ -555,9 +555,9 @@ async fn the_wal_that_a_backup_needs_which_began_meanwhile_stays() {
 async fn a_backup_that_is_being_finished_is_left_alone() {
     let archive = ten_days().await;
     archive.put_object(0, BackupObject::Started).await;
-    let pending = Key::Backup(id(0), BackupObject::Pending).to_string();
-    let record_key = Key::Backup(id(0), BackupObject::Record).to_string();
-    archive.put(&pending, record(0).to_json().unwrap(), day(0)).await;
+    let pending = id(0).key(BackupObject::Pending).to_string();
+    let record_key = id(0).key(BackupObject::Record).to_string();
+    archive.put(&pending, record(0).to_bytes().unwrap(), day(0)).await;
     archive.store.delete(&[record_key]).await.unwrap();
     let faults = Faults::default();
     let pause = FaultKind::Delay(Duration::from_millis(500));
@@ -565,7 +565,7 @@ async fn a_backup_that_is_being_finished_is_left_alone() {
     let slow = archive.store.with_faults(faults);
     let finishing = async {
         tokio::time::sleep(Duration::from_millis(250)).await;
-        let key = Key::Backup(id(0), BackupObject::Alive).to_string();
+        let key = id(0).key(BackupObject::Alive).to_string();
         let first = record(0).wal_ranges[0];
         let alive = BackupAlive {
             format_version: FORMAT_VERSION,
@@ -575,7 +575,7 @@ async fn a_backup_that_is_being_finished_is_left_alone() {
                 lsn: first.start_lsn,
             }),
         };
-        archive.put(&key, alive.to_json().unwrap(), day(10)).await;
+        archive.put(&key, alive.to_bytes().unwrap(), day(10)).await;
     };
     let before = archive.keys().await;
     let (report, ()) = tokio::join!(archive.expire(&slow), finishing);
@@ -622,7 +622,7 @@ async fn of_two_expiries_with_other_plans_neither_takes_back_what_the_other_gave
     };
     let (one, other) = tokio::join!(archive.expire(&slow), meanwhile);
     assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
-    let catalogue = catalogue::load(&archive.store).await.unwrap();
+    let catalogue = fixture::load(&archive.store).await.unwrap();
     for number in 0..36 {
         let given_up = catalogue
             .released
@@ -713,16 +713,14 @@ async fn a_mark_is_set_listed_and_taken_away() {
     keep::run(&id(4), Mark::Set(Some(until)), &archive.store, now())
         .await
         .unwrap();
-    let marked = catalogue::read_keep(&archive.store, &id(4))
-        .await
-        .unwrap()
-        .unwrap();
+    let opened = crate::archive::Archive::open(&archive.store).await.unwrap();
+    let marked: Keep = opened.read(&id(4)).await.unwrap();
     assert_eq!(marked.until, Some(until));
     let released = keep::run(&id(4), Mark::Release, &archive.store, now())
         .await
         .unwrap();
     assert!(!released.kept);
-    assert_eq!(catalogue::read_keep(&archive.store, &id(4)).await.unwrap(), None);
+    assert_eq!(opened.find::<Keep>(&id(4)).await.unwrap(), None);
     for (unknown, mark, kind) in [
         (id(77), Mark::Set(None), ErrorKind::NotFound),
         (id(77), Mark::Release, ErrorKind::NotFound),
@@ -743,7 +741,7 @@ async fn records_of_two_backups_that_change_places_are_not_believed() {
         let until = Keep::new(&id(4), Some(day(5)), day(4));
         let keys = [3, 4].map(|number| Key::Backup(id(number), object.clone()).to_string());
         let of_four = format!("{}keep.json", backup_prefix(&id(4)));
-        archive.put(&of_four, until.to_json().unwrap(), day(4)).await;
+        archive.put(&of_four, until.to_bytes().unwrap(), day(4)).await;
         let [one, other] = keys
             .each_ref()
             .map(|key| std::fs::read(archive.file(key)).unwrap());

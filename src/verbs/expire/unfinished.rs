@@ -2,34 +2,30 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::archive::{catalogue, records};
+use crate::archive::Archive;
 use crate::error::{ErrorKind, Result};
-use crate::format::backup::{BackupAlive, WalRange};
-use crate::format::keys::{BackupId, BackupObject, Key};
+use crate::format::backup::{BackupAlive, BackupRecord, PendingRecord, WalRange};
+use crate::format::keys::BackupId;
 use crate::judge::catalogue::{Catalogue, UnfinishedState, needed_wal};
 use crate::judge::retention::{UnfinishedWal, UnfinishedWals};
 use crate::pg::{SegmentNumber, SegmentSize};
-use crate::store::Store;
-
-/// The largest `alive.json` that is read.
-const ALIVE_LIMIT: u64 = 64 << 10;
 
 /// Asks for each unfinished backup.
 ///
 /// # Errors
 /// As the store.
 pub(super) async fn needs(
-    store: &Store,
+    archive: &Archive,
     catalogue: &Catalogue,
     now: DateTime<Utc>,
 ) -> Result<UnfinishedWals> {
     let mut needs = UnfinishedWals::new();
     for entry in &catalogue.unfinished {
         let wal = match entry.state {
-            UnfinishedState::WaitingForWal => pending(store, &entry.id).await?,
+            UnfinishedState::WaitingForWal => pending(archive, &entry.id).await?,
             // A lost record told it.
             _ if entry.lost_record(now).is_some() => UnfinishedWal::Unknown,
-            UnfinishedState::Started => running(store, &entry.id).await?,
+            UnfinishedState::Started => running(archive, &entry.id).await?,
             UnfinishedState::Remains => continue,
         };
         needs.insert(entry.id.clone(), wal);
@@ -37,9 +33,9 @@ pub(super) async fn needs(
     Ok(needs)
 }
 
-async fn pending(store: &Store, id: &BackupId) -> Result<UnfinishedWal> {
-    match catalogue::find_record(store, id, BackupObject::Pending).await {
-        Ok(Some(record)) => Ok(UnfinishedWal::Ranges(record.wal_ranges)),
+async fn pending(archive: &Archive, id: &BackupId) -> Result<UnfinishedWal> {
+    match archive.find(id).await {
+        Ok(Some(PendingRecord(record))) => Ok(UnfinishedWal::Ranges(record.wal_ranges)),
         // It was finished or given up in this very moment.
         Ok(None) => Ok(UnfinishedWal::Unknown),
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
@@ -53,9 +49,8 @@ async fn pending(store: &Store, id: &BackupId) -> Result<UnfinishedWal> {
 ///
 /// # Errors
 /// As the store.
-pub(super) async fn running(store: &Store, id: &BackupId) -> Result<UnfinishedWal> {
-    let key = Key::Backup(id.clone(), BackupObject::Alive).to_string();
-    match records::read(store, &key, ALIVE_LIMIT, BackupAlive::parse).await {
+pub(super) async fn running(archive: &Archive, id: &BackupId) -> Result<UnfinishedWal> {
+    match archive.find(id).await {
         Ok(Some(BackupAlive {
             wal_from: Some(from), ..
         })) => Ok(UnfinishedWal::From {
@@ -76,7 +71,7 @@ pub(super) async fn running(store: &Store, id: &BackupId) -> Result<UnfinishedWa
 /// # Errors
 /// As the store.
 pub(super) async fn needed_from(
-    store: &Store,
+    archive: &Archive,
     id: &BackupId,
     size: SegmentSize,
 ) -> Result<Option<SegmentNumber>> {
@@ -84,16 +79,13 @@ pub(super) async fn needed_from(
         let needed = needed_wal(ranges, size);
         needed.iter().map(|needed| needed.first).min()
     };
-    if let UnfinishedWal::Ranges(ranges) = pending(store, id).await? {
+    if let UnfinishedWal::Ranges(ranges) = pending(archive, id).await? {
         return Ok(first_of(&ranges));
     }
-    if let UnfinishedWal::From { lsn, .. } = running(store, id).await? {
+    if let UnfinishedWal::From { lsn, .. } = running(archive, id).await? {
         return Ok(Some(size.segment_of(lsn)));
     }
     // It may be complete already.
-    match catalogue::read_record(store, id).await {
-        Ok(record) => Ok(first_of(&record.wal_ranges)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    let record: Option<BackupRecord> = archive.find(id).await?;
+    Ok(record.and_then(|record| first_of(&record.wal_ranges)))
 }

@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 
 use super::report::ExpireReport;
 use super::unfinished::needed_from;
+use crate::archive::Archive;
 use crate::error::{Context, Result};
 use crate::format::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, WAL_PREFIX, backup_prefix};
 use crate::format::released::TimelineRanges;
@@ -26,14 +27,14 @@ pub(super) async fn delete(
     report: &mut ExpireReport,
     deletable: TimelineRanges,
     catalogue: &Catalogue,
-    store: &Store,
+    archive: &Archive,
     progress: &Progress,
 ) -> Result<()> {
     if deletable.is_empty() {
         return Ok(());
     }
     let mut deletion = Deletion {
-        store,
+        archive,
         progress,
         size: catalogue.wal.segment_size(),
         newcomers: Newcomers::new(catalogue),
@@ -42,12 +43,10 @@ pub(super) async fn delete(
         report,
     };
     progress.phase("look through the WAL");
-    let mut listing = store.list(WAL_PREFIX, None);
+    let mut listing = archive.store().list(WAL_PREFIX, None);
     while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
         for object in page {
-            if deletion.may_go(&object) {
-                deletion.batch.push((object.key, object.size));
-            }
+            deletion.batch.extend(deletion.may_go(&object));
             if deletion.batch.len() == BATCH {
                 deletion.flush().await?;
             }
@@ -60,24 +59,26 @@ pub(super) async fn delete(
 }
 
 struct Deletion<'a> {
-    store: &'a Store,
+    archive: &'a Archive,
     progress: &'a Progress,
     size: SegmentSize,
     newcomers: Newcomers,
     deletable: TimelineRanges,
-    batch: Vec<(String, u64)>,
+    batch: Vec<(Key, u64)>,
     report: &'a mut ExpireReport,
 }
 
 impl Deletion<'_> {
-    fn may_go(&self, object: &ObjectInfo) -> bool {
+    /// The object and its size, where it may go.
+    fn may_go(&self, object: &ObjectInfo) -> Option<(Key, u64)> {
+        let key = object.key.parse().ok()?;
         // The plan knows nothing of what was stored after it.
-        object.modified <= self.report.plan.now && self.is_deletable(&object.key)
+        let may_go = object.modified <= self.report.plan.now && self.is_deletable(&key);
+        may_go.then_some((key, object.size))
     }
 
-    fn is_deletable(&self, key: &str) -> bool {
-        let key = key.parse::<Key>().ok();
-        key.and_then(|key| key.segment()).is_some_and(|segment| {
+    fn is_deletable(&self, key: &Key) -> bool {
+        key.segment().is_some_and(|segment| {
             let number = segment.number(self.size);
             number.is_ok_and(|number| self.deletable.contains(segment.timeline(), number))
         })
@@ -94,7 +95,7 @@ impl Deletion<'_> {
         }
         self.look_for_newcomers().await?;
         objects.retain(|(key, _)| self.is_deletable(key));
-        let (_, bytes) = self.report.delete(&objects, self.store).await?;
+        let (_, bytes) = self.report.delete(&objects, self.archive.store()).await?;
         self.progress.advance(bytes);
         let files = self.report.deleted.objects;
         self.progress.phase(format!("delete WAL, {files} objects so far"));
@@ -103,8 +104,8 @@ impl Deletion<'_> {
 
     /// A backup that began since the archive was read may need WAL that was not needed then.
     async fn look_for_newcomers(&mut self) -> Result<()> {
-        for id in self.newcomers.look(self.store).await? {
-            let needed = needed_from(self.store, &id, self.size).await?;
+        for id in self.newcomers.look(self.archive.store()).await? {
+            let needed = needed_from(self.archive, &id, self.size).await?;
             if needed.is_none() {
                 self.report.notes.push(format!(
                     "backup {id} began meanwhile and may need any WAL; the rest goes at the next run"

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::archive::time_index::TimeIndex;
-use crate::archive::{catalogue, identity};
+use crate::archive::{Archive, catalogue};
 use crate::error::Result;
 use crate::format::segment_index::{Crossing, SegmentIndex};
 use crate::format::wal_inventory::WalInventory;
@@ -71,9 +71,9 @@ pub struct ListedSegment {
 /// # Errors
 /// As [`catalogue::wal`] and [`TimeIndex::of`].
 pub async fn at(time: DateTime<Utc>, store: &Store) -> Result<ListedMoment> {
-    let identity = identity::require(store).await?;
-    let wal = catalogue::wal(store, &identity).await?;
-    let times = TimeIndex::new(store, &identity, WHOLE_READS);
+    let archive = Archive::open(store).await?;
+    let wal = catalogue::wal(&archive).await?;
+    let times = TimeIndex::new(&archive, WHOLE_READS);
     let mut timelines = Vec::new();
     for timeline in wal.timelines() {
         let held = Held::new(&wal, timeline)?;

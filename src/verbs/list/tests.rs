@@ -4,7 +4,7 @@ use super::*;
 use crate::archive::fixture;
 use crate::format::identity::Identity;
 use crate::format::keys::Key;
-use crate::format::{codec, record};
+use crate::format::{Stored, codec, record};
 use crate::pg::{ClusterIdentity, SegmentSize};
 use crate::store::{Body, PutMode};
 
@@ -18,7 +18,7 @@ async fn archive(top: &std::path::Path, segments: &[&str], with_backup: bool) ->
         segment_size: SegmentSize::DEFAULT,
     };
     let identity = Identity::new(cluster, true, DateTime::UNIX_EPOCH);
-    put(&store, "walship.json", identity.to_json().unwrap()).await;
+    put(&store, "walship.json", identity.to_bytes().unwrap()).await;
     for name in segments {
         put(&store, &Key::Segment(name.parse().unwrap()).to_string(), vec![1]).await;
     }
@@ -42,7 +42,12 @@ async fn archive(top: &std::path::Path, segments: &[&str], with_backup: bool) ->
         part.unwrap().set_len(1 << 30).unwrap();
         put(&store, &format!("{prefix}files.zst"), Vec::new()).await;
         put(&store, &format!("{prefix}manifest.zst"), Vec::new()).await;
-        put(&store, &format!("{prefix}backup.json"), record.to_json().unwrap()).await;
+        put(
+            &store,
+            &format!("{prefix}backup.json"),
+            record.to_bytes().unwrap(),
+        )
+        .await;
     }
     store
 }
@@ -305,11 +310,15 @@ async fn what_retention_gave_up_and_would_delete_is_shown() {
     let store = archive(top.path(), &SEGMENTS, true).await;
     let mut released = crate::format::released::TimelineRanges::default();
     released.of_mut(TimelineId::FIRST).insert_range(3, 4);
-    let released = crate::format::released::to_json(&released, SegmentSize::DEFAULT, Utc::now());
-    put(&store, "retention.json", released.unwrap()).await;
+    let retention = crate::format::released::Retention {
+        segment_size: SegmentSize::DEFAULT,
+        at: Utc::now(),
+        released,
+    };
+    put(&store, "retention.json", retention.to_bytes().unwrap()).await;
     let id = fixture::record(&[]).id;
     let mark = crate::format::keep::Keep::new(&id, None, Utc::now())
-        .to_json()
+        .to_bytes()
         .unwrap();
     let prefix = crate::format::keys::backup_prefix(&id);
     put(&store, &format!("{prefix}keep.json"), mark).await;

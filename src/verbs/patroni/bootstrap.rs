@@ -9,10 +9,9 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::archive::identity;
+use crate::archive::Archive;
 use crate::cluster::{self, ArchiveMode, RecoverOptions, RecoverReport, SourceConfiguration, TargetAction};
 use crate::error::{Error, Result};
-use crate::format::identity::Identity;
 use crate::format::keys::{BACKUPS_PREFIX, WAL_PREFIX};
 use crate::format::remembered::ArchiveMark;
 use crate::progress::Progress;
@@ -67,11 +66,11 @@ pub async fn run(
     now: DateTime<Utc>,
     progress: &Arc<Progress>,
 ) -> Result<BootstrapReport> {
-    let identity = identity::require(source).await?;
+    let from = Archive::open(source).await?;
     let (archive, archive_mode, configuration) = match relation {
         Relation::Clone(own) => {
-            let begun = begin_archive(own, source, &identity, now).await?;
-            let mark = ArchiveMark::of(own.location().to_string(), &begun);
+            let begun = begin_archive(own, &from, now).await?;
+            let mark = ArchiveMark::of(begun.url(), begun.identity());
             (own, ArchiveMode::Own(mark), SourceConfiguration::LeftOut)
         }
         Relation::Successor => (source, ArchiveMode::OnUnlessAlive, SourceConfiguration::Kept),
@@ -97,19 +96,14 @@ pub async fn run(
 }
 
 /// Begins the clone's own archive, before anything is restored: whatever is wrong with it is found now.
-async fn begin_archive(
-    own: &Store,
-    source: &Store,
-    identity: &Identity,
-    now: DateTime<Utc>,
-) -> Result<Identity> {
+async fn begin_archive(own: &Store, source: &Archive, now: DateTime<Utc>) -> Result<Archive> {
     let url = own.location();
-    let begun = identity::find_or_create(own, identity.cluster(), now).await?;
-    if begun.created_at == identity.created_at {
+    let begun = Archive::open_or_create(own, source.identity().cluster(), now).await?;
+    if begun.identity().created_at == source.identity().created_at {
         return Err(Error::conflict(format!(
             "{url}, where the new cluster would archive, is the archive of its source ({}): a clone must not write \
              there. Give it an archive of its own (archive in the configuration file, or WALSHIP_ARCHIVE)",
-            source.location()
+            source.url()
         )));
     }
     // An earlier bootstrap that failed may have left walship.json and no more.

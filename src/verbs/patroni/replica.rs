@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use crate::archive::Archive;
 use crate::cluster::primary::Primary;
 use crate::cluster::seed_source::{SeedSource, Source, choose};
 use crate::cluster::{self, RestoredStandby, StandbyOptions, newest_as_standby};
@@ -35,7 +36,8 @@ pub async fn from_archive(
 ) -> Result<ArchiveSeed> {
     cluster::check_empty(&options.pgdata)?;
     let Some(info) = info else {
-        let standby = newest_as_standby(options, None, store, now, progress).await?;
+        let archive = Archive::open(store).await?;
+        let standby = newest_as_standby(options, None, &archive, now, progress).await?;
         let reason = "there is no server to copy".to_owned();
         return Ok(ArchiveSeed::Restored(Box::new(standby), reason));
     };
@@ -44,8 +46,12 @@ pub async fn from_archive(
     progress.phase("read the archive");
     match choose(SeedSource::Auto, limits, &primary, store, now).await? {
         Source::Primary { reason, note, .. } => Ok(ArchiveSeed::NotBetter(note.unwrap_or(reason))),
-        Source::Archive { reason, plan } => {
-            let standby = cluster::restore_standby(options, *plan, store, progress).await?;
+        Source::Archive {
+            reason,
+            archive,
+            plan,
+        } => {
+            let standby = cluster::restore_standby(options, *plan, &archive, progress).await?;
             Ok(ArchiveSeed::Restored(Box::new(standby), reason))
         }
     }

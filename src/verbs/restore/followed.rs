@@ -9,13 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::retired;
-use crate::archive::stored_wal;
+use crate::archive::{Archive, stored_wal};
 use crate::error::{Error, Result};
 use crate::judge::forks::{Follower, Position, Recovering, TargetTimeline, Visible};
 use crate::pg::{ControlFile, TimelineHistory, TimelineId, WalName};
 use crate::server::data_directory::{kept_histories, read_control_file};
 use crate::server::server_settings::{Setting, setting_of_server};
-use crate::store::Store;
 
 /// The server that asks for a segment of this timeline; `None` where it cannot be known what it follows.
 ///
@@ -25,7 +24,7 @@ pub(super) async fn follower(
     recovering: Recovering,
     directory: &Path,
     segment: TimelineId,
-    store: &Store,
+    archive: &Archive,
 ) -> Result<Option<Follower>> {
     let Some(control) = read_control_file(directory)? else {
         return Ok(None);
@@ -42,8 +41,7 @@ pub(super) async fn follower(
     let histories = Histories {
         kept: kept_histories(&pg_wal)?,
         pg_wal,
-        store,
-        system_identifier: control.system_identifier,
+        archive,
     };
     let mut follower = Follower {
         recovering,
@@ -71,7 +69,7 @@ pub(super) async fn follower(
             Recovering::ToTarget => search,
         };
         // What comes last and is retired is hidden from it, or ignored by it.
-        let chain = retired::without_the_last(histories.chain(from, recovering).await?, store).await?;
+        let chain = retired::without_the_last(histories.chain(from, recovering).await?, archive).await?;
         follower.histories.extend(chain);
     }
     Ok(Some(follower))
@@ -93,8 +91,7 @@ fn replayed(control: &ControlFile) -> Vec<Position> {
 struct Histories<'a> {
     pg_wal: PathBuf,
     kept: BTreeSet<TimelineId>,
-    store: &'a Store,
-    system_identifier: u64,
+    archive: &'a Archive,
 }
 
 impl Histories<'_> {
@@ -107,7 +104,7 @@ impl Histories<'_> {
                 .map_err(|error| error.context(format!("read {}", path.display())))?;
             return Ok(Some(Visible { history, kept: true }));
         }
-        let stored = stored_wal::read_history(self.store, timeline, self.system_identifier).await?;
+        let stored = stored_wal::read_history(self.archive, timeline).await?;
         Ok(stored.map(|history| Visible { history, kept: false }))
     }
 

@@ -7,13 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::archive::catalogue::read_retired;
+use crate::archive::Archive;
 use crate::error::{Error, Result};
 use crate::format::keys::{Key, WAL_PREFIX, after_timeline};
 use crate::format::retired::{Retired, is_hidden};
 use crate::judge::forks::{Follower, Recovering, TargetTimeline};
 use crate::pg::{TimelineHistory, TimelineId, WalName};
-use crate::store::Store;
 
 /// Why a stored history is absent for the server that asks; `None` where it gets it. `follower` is what is known of the
 /// server, `is_starting` whether it has not opened for reading yet, `is_kept` whether its `pg_wal` has a
@@ -27,13 +26,13 @@ pub(super) async fn hides(
     follower: Option<&Follower>,
     is_starting: bool,
     is_kept: bool,
-    store: &Store,
+    archive: &Archive,
 ) -> Result<Option<String>> {
     let timeline = history.timeline();
     if !is_hidden(history, follower, is_starting) {
         return Ok(None);
     }
-    if lives_later(timeline, store).await? {
+    if lives_later(timeline, archive).await? {
         // A server that looks for the latest timeline comes to that one only by way of this one.
         return Ok(None);
     }
@@ -55,13 +54,13 @@ pub(super) async fn hides(
 pub(super) async fn refuses(
     timeline: TimelineId,
     follower: &Follower,
-    store: &Store,
+    archive: &Archive,
 ) -> Result<Option<String>> {
     let is_on_it = timeline <= follower.start_of_search();
     if is_on_it || matches!(follower.target, TargetTimeline::Number(_)) {
         return Ok(None);
     }
-    let Some(mark) = read_retired(store, timeline).await? else {
+    let Some(mark) = archive.find::<Retired>(&timeline).await? else {
         return Ok(None);
     };
     match follower.recovering {
@@ -80,10 +79,10 @@ pub(super) async fn refuses(
 /// As the store; `Corrupt` for a mark that is damaged.
 pub(super) async fn without_the_last<T>(
     mut found: BTreeMap<TimelineId, T>,
-    store: &Store,
+    archive: &Archive,
 ) -> Result<BTreeMap<TimelineId, T>> {
     while let Some(last) = found.last_entry() {
-        if read_retired(store, *last.key()).await?.is_none() {
+        if archive.find::<Retired>(last.key()).await?.is_none() {
             break;
         }
         last.remove();
@@ -99,8 +98,8 @@ fn withheld(timeline: TimelineId, mark: &Retired) -> String {
 }
 
 /// Whether the archive has the history of a later timeline that is not retired.
-async fn lives_later(timeline: TimelineId, store: &Store) -> Result<bool> {
-    let mut listing = store.list(WAL_PREFIX, Some(&after_timeline(timeline)));
+async fn lives_later(timeline: TimelineId, archive: &Archive) -> Result<bool> {
+    let mut listing = archive.store().list(WAL_PREFIX, Some(&after_timeline(timeline)));
     let mut later = BTreeSet::new();
     while let Some(page) = listing.next().await? {
         later.extend(page.into_iter().filter_map(|object| match object.key.parse() {
@@ -109,7 +108,7 @@ async fn lives_later(timeline: TimelineId, store: &Store) -> Result<bool> {
         }));
     }
     for found in later {
-        if read_retired(store, found).await?.is_none() {
+        if archive.find::<Retired>(&found).await?.is_none() {
             return Ok(true);
         }
     }

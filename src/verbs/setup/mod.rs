@@ -22,7 +22,7 @@ pub use self::password::{Secret, default_passfile};
 use self::plan::{Fix, Item, ServerState, Wanted, needs_password, plan};
 pub use self::report::SetupReport;
 use self::state::Primary;
-use crate::archive::identity;
+use crate::archive::Archive;
 use crate::cluster::{apart, remembered};
 use crate::error::{Context, Error, Result};
 use crate::pg::ClusterIdentity;
@@ -136,10 +136,10 @@ fn cluster_here(primary: &Primary) -> Option<ClusterIdentity> {
 /// segment has arrived in it.
 async fn refuse_foreign(store: &Store, cluster: ClusterIdentity, data_directory: &Path) -> Result<()> {
     let url = store.location().to_string();
-    let checked = match identity::find(store).await {
-        Ok(Some(identity)) => identity
-            .check(cluster, &url)
-            .and_then(|()| remembered::check(data_directory, &identity, &url)),
+    let checked = match Archive::find_at(store).await {
+        Ok(Some(archive)) => archive
+            .check(cluster)
+            .and_then(|()| remembered::check(data_directory, archive.identity(), &url)),
         Ok(None) => refuse_forgotten(data_directory, &url),
         Err(_) => Ok(()),
     };

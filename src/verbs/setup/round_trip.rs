@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::state::Primary;
-use crate::archive::identity;
+use crate::archive::Archive;
 use crate::error::{Error, Result};
 use crate::format::keys::Key;
 use crate::pg::sql::quote_literal;
@@ -53,7 +53,7 @@ pub(super) async fn run(
         if let Ok(Some(_)) = looked
             && is_archived(primary, &segment).await?
         {
-            identity::require_of(store, cluster, "this server has archived the segment somewhere").await?;
+            Archive::open_of(store, cluster, "this server has archived the segment somewhere").await?;
             return Ok(RoundTrip {
                 segment,
                 seconds: begun.elapsed().as_secs_f64(),

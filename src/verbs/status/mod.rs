@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::archive::time_index::TimeIndex;
-use crate::archive::{catalogue, drills, ledger, wal_changes};
+use crate::archive::{Archive, catalogue, drills, ledger, wal_changes};
 use crate::error::{ErrorKind, Result};
 use crate::format::drills::Drills;
 use crate::format::keys::BackupId;
@@ -185,16 +185,17 @@ pub async fn run(
     store: &Store,
     now: DateTime<Utc>,
 ) -> Result<StatusReport> {
+    let archive = Archive::open(store).await?;
     let (catalogue, verification, drills, backlog) = tokio::join!(
-        catalogue::load(store),
-        ledger::last_verification(store),
-        drills::last_drills(store),
+        catalogue::load(&archive),
+        ledger::last_verification(&archive),
+        drills::last_drills(&archive),
         backlog(options, connection, now)
     );
     let mut catalogue = catalogue?;
     let expiry = expiry(&catalogue, &options.policy, now);
-    wal_changes::note_barriers(store, &mut catalogue, wal_changes::LOOKED_AT).await?;
-    let times = TimeIndex::new(store, &catalogue.identity, WHOLE_READS);
+    wal_changes::note_barriers(&archive, &mut catalogue, wal_changes::LOOKED_AT).await?;
+    let times = TimeIndex::new(&archive, WHOLE_READS);
     let window = times.windows(&catalogue).await?;
     let verification = verification.map_err(|error| error.to_string());
     let drills = drills.map_err(|error| error.to_string());

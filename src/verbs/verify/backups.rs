@@ -13,14 +13,13 @@ use super::contents::Contents;
 use super::lineage;
 use super::scope::{Scope, Verdict};
 use super::tally::{Finding, Tally, entry_of};
-use crate::archive::catalogue::RECORD_LIMIT;
+use crate::archive::Archive;
 use crate::archive::ledger::Ledger;
-use crate::archive::records;
 use crate::archive::wal_object::Found;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::Sha256Sum;
 use crate::format::backup::{BackupRecord, StoredObject};
-use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject, backup_prefix};
+use crate::format::keys::{BackupId, BackupObject, LedgerObject, backup_prefix};
 use crate::format::ledger::Shard;
 use crate::judge::catalogue::Catalogue;
 use crate::progress::Progress;
@@ -28,7 +27,7 @@ use crate::store::{ObjectInfo, Store};
 
 /// The verification of the backups.
 pub(super) struct BackupPass<'a> {
-    pub(super) store: &'a Store,
+    pub(super) archive: &'a Archive,
     pub(super) catalogue: &'a Catalogue,
     pub(super) scope: Scope,
     /// Parts read at the same time, at least 1.
@@ -48,7 +47,7 @@ impl BackupPass<'_> {
     pub(super) async fn run(mut self) -> Result<()> {
         for entry in &self.catalogue.unrestorable {
             if entry.backup.is_none() {
-                let key = Key::Backup(entry.id.clone(), BackupObject::Record);
+                let key = entry.id.key(BackupObject::Record);
                 self.tally.objects += 1;
                 self.tally.read_objects += 1;
                 self.tally.find(Finding::damaged(key.to_string(), &entry.reason));
@@ -59,7 +58,7 @@ impl BackupPass<'_> {
         }
         for entry in &self.catalogue.unfinished {
             if let Some(why) = entry.lost_record(self.scope.now) {
-                let key = Key::Backup(entry.id.clone(), BackupObject::Record).to_string();
+                let key = entry.id.key(BackupObject::Record).to_string();
                 self.tally
                     .find(Finding::missing(key, lost_record(&entry.id, &why)));
             }
@@ -90,7 +89,7 @@ impl BackupPass<'_> {
 
     async fn verify(&mut self, id: &BackupId) -> Result<()> {
         self.progress.phase(format!("verify backup {id}"));
-        let objects = list(self.store, id).await?;
+        let objects = list(self.archive.store(), id).await?;
         let Some((record, sum)) = self.record(id).await? else {
             return Ok(());
         };
@@ -103,7 +102,7 @@ impl BackupPass<'_> {
         let mut after = Shard::new(before.object.clone(), before.system_identifier);
         after.compared = before.compared.filter(|compared| *compared == sum);
         let contents = Contents {
-            store: self.store.clone(),
+            archive: self.archive.clone(),
             record: Arc::new(record),
             concurrency: self.concurrency,
             progress: Arc::clone(self.progress),
@@ -112,7 +111,7 @@ impl BackupPass<'_> {
             .verify_objects(&contents, &objects, &before, &mut after, sum)
             .await?;
         if is_another {
-            let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
+            let key = id.key(BackupObject::Record).to_string();
             findings.insert(0, Finding::damaged(&key, CHANGED).seen(objects.get(&key)));
         }
         let mut reason = reason(&findings);
@@ -133,8 +132,7 @@ impl BackupPass<'_> {
             return Ok(());
         }
         // Retention lets the ledger forget a backup before it deletes it: that must not be undone.
-        let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
-        if self.store.head(&key).await?.is_none() {
+        if self.archive.head(&id.key(BackupObject::Record)).await?.is_none() {
             self.tally.vanished = true;
             return Ok(());
         }
@@ -143,19 +141,16 @@ impl BackupPass<'_> {
 
     /// The record, with the SHA-256 of its bytes; `None` where the backup was deleted meanwhile.
     async fn record(&mut self, id: &BackupId) -> Result<Option<(BackupRecord, Sha256Sum)>> {
-        let key = Key::Backup(id.clone(), BackupObject::Record).to_string();
-        let parsed = records::read(self.store, &key, RECORD_LIMIT, |bytes, url| {
-            BackupRecord::parse(bytes, url, id).map(|record| (record, Sha256Sum::of(bytes)))
-        });
-        let parsed = parsed.await;
+        let read = self.archive.find_whole::<BackupRecord>(id).await;
         self.tally.read_objects += 1;
-        match parsed {
-            Ok(Some(record)) => Ok(Some(record)),
+        match read {
+            Ok(Some(read)) => Ok(Some((read.stored, Sha256Sum::of(&read.bytes)))),
             Ok(None) => {
                 self.tally.vanished = true;
                 Ok(None)
             }
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+                let key = id.key(BackupObject::Record).to_string();
                 self.tally.find(Finding::damaged(key, error.to_string()));
                 self.tally.bad_backups.insert(id.clone(), error.to_string());
                 Ok(None)
@@ -176,12 +171,12 @@ impl BackupPass<'_> {
         let record = &contents.record;
         let is_new = after.compared.is_none()
             && self.scope.since.is_none_or(|since| {
-                let key = Key::Backup(record.id.clone(), BackupObject::Record).to_string();
+                let key = record.id.key(BackupObject::Record).to_string();
                 objects.get(&key).is_none_or(|info| info.modified >= since)
             });
         let mut due = Vec::new();
         for (object, expected) in record.objects() {
-            let key = Key::Backup(record.id.clone(), object.clone()).to_string();
+            let key = record.id.key(object.clone()).to_string();
             let is_read_with_all = is_new && object != BackupObject::Configuration;
             match objects
                 .get(&key)
@@ -208,7 +203,7 @@ impl BackupPass<'_> {
         self.tally.read_objects += judged.len() as u64;
         let mut findings = Vec::new();
         for (object, found) in judged {
-            let key = Key::Backup(record.id.clone(), object).to_string();
+            let key = record.id.key(object).to_string();
             match found {
                 Found::Good => {
                     if let Some(info) = objects.get(&key) {
@@ -222,7 +217,7 @@ impl BackupPass<'_> {
             }
         }
         if let Some(what) = contradiction {
-            let key = Key::Backup(record.id.clone(), BackupObject::Manifest).to_string();
+            let key = record.id.key(BackupObject::Manifest).to_string();
             findings.push(Finding::damaged(&key, what).seen(objects.get(&key)));
         }
         findings.sort_by(|one, other| one.key.cmp(&other.key));

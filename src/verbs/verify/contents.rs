@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 
+use crate::archive::Archive;
 use crate::archive::parts::compare::compare;
 use crate::archive::parts::decompress::Decompressor;
 use crate::archive::parts::index::{Index, Spooled};
@@ -23,7 +24,6 @@ use crate::format::backup::{BackupRecord, StoredObject};
 use crate::format::keys::{BackupObject, Key};
 use crate::pg::{ChecksumAlgorithm, FileHash, Manifest};
 use crate::progress::Progress;
-use crate::store::Store;
 
 /// Files whose checksums wait to be compared.
 const WAITING: usize = 1024;
@@ -33,7 +33,7 @@ const NAMED: usize = 5;
 /// A backup whose content is to be checked.
 #[derive(Debug, Clone)]
 pub(super) struct Contents {
-    pub(super) store: Store,
+    pub(super) archive: Archive,
     pub(super) record: Arc<BackupRecord>,
     /// Parts in flight, at least 1.
     pub(super) concurrency: usize,
@@ -56,9 +56,10 @@ impl Contents {
     /// Reads everything of the backup but its configuration files.
     pub(super) async fn check(&self) -> Result<Judgement> {
         let mut judgement = Judgement::default();
-        let index = spooled(|| Index::fetch(&self.store, &self.record)).await?;
+        let index = spooled(Index::fetch(&self.archive, &self.record).await)?;
         let (id, expected) = (&self.record.id, self.record.manifest);
-        let manifest = spooled(|| Spooled::fetch(&self.store, id, BackupObject::Manifest, expected)).await?;
+        let manifest = Spooled::fetch(&self.archive, id, BackupObject::Manifest, expected).await;
+        let manifest = spooled(manifest)?;
         for (object, found) in [
             (BackupObject::Files, index.as_ref().err()),
             (BackupObject::Manifest, manifest.as_ref().err()),
@@ -111,18 +112,18 @@ impl Contents {
 
     /// Reads an object and checks it against its record.
     pub(super) async fn check_object(&self, object: &BackupObject, expected: &StoredObject) -> Result<Found> {
-        let key = Key::Backup(self.record.id.clone(), object.clone()).to_string();
+        let key = self.record.id.key(object.clone());
         twice(|| found(self.stream(&key, expected, |_| Ok(())))).await
     }
 
     /// Streams what an object decompresses to into `each`.
     async fn stream(
         &self,
-        key: &str,
+        key: &Key,
         expected: &StoredObject,
         mut each: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<Result<()>> {
-        let mut object = self.store.get(key).await?;
+        let mut object = self.archive.get(key).await?;
         let mut decompressor = Decompressor::new()?;
         while let Some(stored) = object.chunk().await? {
             self.progress.advance(stored.len() as u64);
@@ -201,7 +202,7 @@ impl Contents {
             .stream_key(job.stream)
             .ok_or_else(|| Error::defect("verify a backup", "a part of no stream"))?;
         let object = BackupObject::Part(stream, job.number);
-        let key = Key::Backup(self.record.id.clone(), object.clone()).to_string();
+        let key = self.record.id.key(object.clone());
         let look = || self.hash_part(&key, &job, algorithm, carried.clone());
         let (mut found, mut hashes) = look().await?;
         if matches!(found, Found::Bad(_)) {
@@ -219,7 +220,7 @@ impl Contents {
     /// Checks a part and sums up what it holds of each file; `carried` is the sum of its first file so far.
     async fn hash_part(
         &self,
-        key: &str,
+        key: &Key,
         job: &PartJob,
         algorithm: Option<ChecksumAlgorithm>,
         carried: Option<FileHash>,
@@ -251,15 +252,8 @@ impl Contents {
     }
 }
 
-/// An object that describes others, or what is wrong with it, twice.
-async fn spooled<T, F>(mut fetch: impl FnMut() -> F) -> Result<Result<T, Found>>
-where
-    F: Future<Output = Result<T>>,
-{
-    let mut fetched = fetch().await;
-    if matches!(&fetched, Err(error) if error.kind() == ErrorKind::Corrupt) {
-        fetched = fetch().await;
-    }
+/// An object that describes others, or what is wrong with it.
+fn spooled<T>(fetched: Result<T>) -> Result<Result<T, Found>> {
     match fetched {
         Ok(object) => Ok(Ok(object)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Err(Found::Gone)),

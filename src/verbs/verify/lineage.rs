@@ -4,12 +4,13 @@
 use super::backups::BackupPass;
 use super::scope::Verdict;
 use super::tally::{Finding, FindingKind, entry_of};
+use crate::archive::Archive;
 use crate::archive::lineage::{contradiction, segments};
 use crate::error::{ErrorKind, Result};
 use crate::format::backup::BackupRecord;
 use crate::format::keys::{BackupId, BackupObject, Key};
 use crate::format::ledger::Shard;
-use crate::store::{Store, look_again};
+use crate::store::look_again;
 
 impl BackupPass<'_> {
     /// What of a backup's WAL is not its own. WAL that is missing or damaged is found elsewhere.
@@ -28,20 +29,21 @@ impl BackupPass<'_> {
         };
         let (mut entries, mut is_due) = (Vec::new(), false);
         for segment in segments {
-            let key = Key::Segment(segment).to_string();
-            let Some(info) = self.store.head(&key).await? else {
+            let key = Key::Segment(segment);
+            let Some(info) = self.archive.head(&key).await? else {
                 return Ok(None);
             };
-            match self.scope.judge(&info, before.entries.get(&key)) {
-                Verdict::Known(entry) => entries.push((key, entry)),
+            match self.scope.judge(&info, before.entries.get(&info.key)) {
+                Verdict::Known(entry) => entries.push((info.key, entry)),
                 Verdict::PassOver => {}
                 Verdict::Read => {
                     is_due = true;
-                    entries.push((key, entry_of(&info, self.scope.now)));
+                    let entry = entry_of(&info, self.scope.now);
+                    entries.push((info.key, entry));
                 }
             }
         }
-        if is_due && let Some(what) = other_history(record, self.store).await? {
+        if is_due && let Some(what) = other_history(record, self.archive).await? {
             return Ok(Some(what));
         }
         after.entries.extend(entries);
@@ -50,11 +52,11 @@ impl BackupPass<'_> {
 }
 
 /// Compares a backup's archived WAL with what its server said of it.
-pub(super) async fn other_history(record: &BackupRecord, store: &Store) -> Result<Option<Finding>> {
+pub(super) async fn other_history(record: &BackupRecord, archive: &Archive) -> Result<Option<Finding>> {
     let Some(lineage) = &record.lineage else {
         return Ok(None);
     };
-    match look_again(|| contradiction(record, lineage, store)).await {
+    match look_again(|| contradiction(record, lineage, archive)).await {
         Ok(None) => Ok(None),
         Ok(Some(what)) => Ok(Some(Finding {
             kind: FindingKind::OtherHistory,
@@ -81,5 +83,5 @@ pub(super) fn reason(finding: &Finding) -> String {
 }
 
 fn record_key(id: &BackupId) -> String {
-    Key::Backup(id.clone(), BackupObject::Record).to_string()
+    id.key(BackupObject::Record).to_string()
 }

@@ -26,15 +26,20 @@ use self::backups::BackupPass;
 use self::scope::Scope;
 use self::tally::Tally;
 use self::wal::WalPass;
-use crate::archive::drills::find_drills;
 use crate::archive::ledger::{Ledger, read_summary};
 use crate::archive::wal_object::wal_name;
 pub(super) use crate::archive::wal_object::{Found, WalContext};
-use crate::archive::{catalogue, wal_changes};
+use crate::archive::{Archive, catalogue, wal_changes};
 use crate::error::{ErrorKind, Result};
+use crate::format::Stored;
+use crate::format::backup::BackupRecord;
 use crate::format::barriers::Barriers;
-use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject};
+use crate::format::drills::Drills;
+use crate::format::keep::Keep;
+use crate::format::keys::{BackupId, BackupObject, Key};
 use crate::format::ledger::{LedgerFinding, LedgerRun, LedgerScope, LedgerSummary};
+use crate::format::released::Retention;
+use crate::format::retired::Retired;
 use crate::format::wal_inventory::{SegmentRange, WalInventory};
 use crate::judge::assessment::{Assessment, Evidence, assess};
 use crate::judge::catalogue::Catalogue;
@@ -72,6 +77,11 @@ impl VerifyOptions {
     }
 }
 
+/// Where a small object is, and whether it can be read.
+async fn look_at<T: Stored>(archive: &Archive, of: &T::Of) -> (Key, Result<()>) {
+    (T::key(of), archive.find::<T>(of).await.map(drop))
+}
+
 /// Verifies an archive.
 ///
 /// # Errors
@@ -100,7 +110,7 @@ pub async fn run(
 /// A run in progress.
 struct Run<'a> {
     options: &'a VerifyOptions,
-    store: Store,
+    archive: Archive,
     now: DateTime<Utc>,
     progress: &'a Arc<Progress>,
     catalogue: Catalogue,
@@ -121,28 +131,28 @@ impl<'a> Run<'a> {
         progress: &'a Arc<Progress>,
     ) -> Result<Self> {
         progress.phase("list the archive");
-        let mut catalogue = catalogue::load_as_listed(&store).await?;
+        let archive = Archive::open(&store).await?;
+        let mut catalogue = catalogue::load_as_listed(&archive).await?;
         let mut notes = Vec::new();
-        let summary = read_summary(&store, &catalogue.identity, &mut notes).await?;
+        let summary = read_summary(&archive, &mut notes).await?;
         let unreadable_summary = !notes.is_empty();
         if let Some(summary) = summary.as_ref().filter(|_| !options.full) {
             catalogue.wal.barriers_mut().clone_from(&summary.barriers);
         }
-        wal_changes::note_barriers(&store, &mut catalogue, wal_changes::LOOKED_AT_BY_VERIFY).await?;
+        wal_changes::note_barriers(&archive, &mut catalogue, wal_changes::LOOKED_AT_BY_VERIFY).await?;
         let backups: u64 = catalogue.readable().map(|backup| backup.stored_bytes).sum();
         progress.expect(catalogue.wal.stored_bytes() + backups);
         Ok(Self {
-            ledger: Ledger::open(&store, &catalogue.identity, options.full).await?,
+            ledger: Ledger::open(&archive, options.full).await?,
             context: Arc::new(WalContext {
-                store: store.clone(),
-                identity: catalogue.identity.clone(),
+                archive: archive.clone(),
                 histories: catalogue.histories.clone(),
                 wal: catalogue.wal.clone(),
             }),
             tally: Tally::new(catalogue.identity.segment_bytes),
             unreadable_summary,
             options,
-            store,
+            archive,
             now,
             progress,
             catalogue,
@@ -171,7 +181,7 @@ impl<'a> Run<'a> {
         .run()
         .await?;
         BackupPass {
-            store: &self.store,
+            archive: &self.archive,
             catalogue: &self.catalogue,
             scope,
             concurrency: self.options.concurrency,
@@ -186,12 +196,11 @@ impl<'a> Run<'a> {
     /// The records that are no part of a backup or of the WAL: what retention gave up, marks, drills. Each was read again
     /// already where it seemed damaged.
     async fn read_records(&mut self) -> Result<()> {
-        let (store, identity, retired) = (&self.store, &self.catalogue.identity, &self.catalogue.retired);
-        let retention = catalogue::released(store, identity).await.map(drop);
-        let drills = find_drills(store, identity).await.map(drop);
+        let (archive, retired) = (&self.archive, &self.catalogue.retired);
+        let system_identifier = archive.identity().system_identifier;
         let mut read = vec![
-            (Key::Retention, retention),
-            (Key::Ledger(LedgerObject::Drills), drills),
+            look_at::<Retention>(archive, &archive.identity().segment_bytes).await,
+            look_at::<Drills>(archive, &system_identifier).await,
         ];
         for timeline in self
             .catalogue
@@ -199,8 +208,7 @@ impl<'a> Run<'a> {
             .retired()
             .filter(|timeline| !retired.contains_key(timeline))
         {
-            let mark = catalogue::read_retired(store, timeline).await.map(drop);
-            read.push((Key::Retired(timeline), mark));
+            read.push(look_at::<Retired>(archive, &timeline).await);
         }
         for (key, read) in read {
             match read {
@@ -216,7 +224,7 @@ impl<'a> Run<'a> {
             }
         }
         for (id, why) in &self.catalogue.unreadable_keeps {
-            let key = Key::Backup(id.clone(), BackupObject::Keep).to_string();
+            let key = Keep::key(id).to_string();
             self.tally.find(Finding::damaged(key, why.clone()));
         }
         Ok(())
@@ -232,10 +240,15 @@ impl<'a> Run<'a> {
         self.progress.phase("look again at what seems wrong");
         tokio::time::sleep(self.options.settle).await;
         let barriers = self.catalogue.wal.barriers().clone();
-        self.catalogue = catalogue::load_as_listed(&self.store).await?;
+        self.archive.confirm().await?;
+        self.catalogue = catalogue::load_as_listed(&self.archive).await?;
         *self.catalogue.wal.barriers_mut() = barriers;
-        wal_changes::note_barriers(&self.store, &mut self.catalogue, wal_changes::LOOKED_AT_BY_VERIFY)
-            .await?;
+        wal_changes::note_barriers(
+            &self.archive,
+            &mut self.catalogue,
+            wal_changes::LOOKED_AT_BY_VERIFY,
+        )
+        .await?;
         self.look_again().await?;
         self.miss_histories();
         let second = self.judge()?;
@@ -304,9 +317,9 @@ impl<'a> Run<'a> {
     }
 
     async fn look_again_at_lineage(&mut self, id: &BackupId, finding: &Finding) -> Result<()> {
-        let record = catalogue::find_record(&self.store, id, BackupObject::Record).await?;
+        let record: Option<BackupRecord> = self.archive.find(id).await?;
         let again = match &record {
-            Some(record) => lineage::other_history(record, &self.store).await?,
+            Some(record) => lineage::other_history(record, &self.archive).await?,
             None => None,
         };
         if let Some(again) = again {
@@ -380,7 +393,7 @@ impl<'a> Run<'a> {
         let mut findings = std::mem::take(&mut self.tally.findings);
         findings.sort_by(|one, other| one.key.cmp(&other.key));
         VerifyReport {
-            url: self.store.location().to_string(),
+            url: self.archive.url(),
             is_clean: findings.is_empty() && assessment.is_whole() && self.tally.more_findings == 0,
             started_at: self.now,
             finished_at,

@@ -47,7 +47,7 @@ impl WalPass<'_> {
             members: Vec::new(),
         };
         let mut open: Option<Group> = None;
-        let mut listing = self.context.store.list(WAL_PREFIX, None);
+        let mut listing = self.context.archive.store().list(WAL_PREFIX, None);
         while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
             for info in page {
                 // What is no key is foreign, and left alone.

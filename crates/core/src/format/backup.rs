@@ -13,8 +13,8 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::Sha256Sum;
-use super::keys::{BackupId, BackupObject, Stream};
+use super::keys::{BackupId, BackupObject, Key, Stream};
+use super::{Sha256Sum, Stored, record};
 use crate::error::{Error, Result};
 use crate::judge::lineage::Lineage;
 use crate::pg::{Lsn, SegmentSize, TimelineId};
@@ -39,13 +39,20 @@ pub struct BackupStarted {
     pub process_id: u32,
 }
 
-impl BackupStarted {
-    /// The bytes of `started.json`.
-    ///
-    /// # Errors
-    /// `Internal`, which would be a defect.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::record::to_bytes(self)
+impl Stored for BackupStarted {
+    type Of = BackupId;
+    const LIMIT_BYTES: u64 = 64 << 10;
+
+    fn key(backup: &BackupId) -> Key {
+        backup.key(BackupObject::Started)
+    }
+
+    fn parse(bytes: &[u8], url: &str, _: &BackupId) -> Result<Self> {
+        record::parse(bytes, url)
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        record::to_bytes(self)
     }
 }
 
@@ -71,21 +78,20 @@ pub struct WalFrom {
     pub lsn: Lsn,
 }
 
-impl BackupAlive {
-    /// Reads `alive.json`; `url` names it in messages.
-    ///
-    /// # Errors
-    /// `Corrupt` where it is not what walship writes.
-    pub fn parse(bytes: &[u8], url: &str) -> Result<Self> {
-        super::record::parse(bytes, url)
+impl Stored for BackupAlive {
+    type Of = BackupId;
+    const LIMIT_BYTES: u64 = 64 << 10;
+
+    fn key(backup: &BackupId) -> Key {
+        backup.key(BackupObject::Alive)
     }
 
-    /// The bytes of `alive.json`.
-    ///
-    /// # Errors
-    /// `Internal`, which would be a defect.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::record::to_bytes(self)
+    fn parse(bytes: &[u8], url: &str, _: &BackupId) -> Result<Self> {
+        record::parse(bytes, url)
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        record::to_bytes(self)
     }
 }
 
@@ -279,14 +285,21 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-impl BackupRecord {
-    /// Reads `backup.json` of the backup with this id; `url` names it in messages.
-    ///
-    /// # Errors
-    /// `Corrupt` where it is not what walship writes or is another backup's, `Invalid` where a newer walship wrote
-    /// it.
-    pub fn parse(bytes: &[u8], url: &str, id: &BackupId) -> Result<Self> {
-        let record: Self = super::record::parse(bytes, url)?;
+/// A record that waits for the backup's WAL: the content of `pending.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingRecord(pub BackupRecord);
+
+impl Stored for BackupRecord {
+    type Of = BackupId;
+    /// Some 150 for each part.
+    const LIMIT_BYTES: u64 = 256 << 20;
+
+    fn key(backup: &BackupId) -> Key {
+        backup.key(BackupObject::Record)
+    }
+
+    fn parse(bytes: &[u8], url: &str, id: &BackupId) -> Result<Self> {
+        let record: Self = record::parse(bytes, url)?;
         record
             .check()
             .map_err(|error| error.context(format!("read {url}")))?;
@@ -299,14 +312,29 @@ impl BackupRecord {
         Ok(record)
     }
 
-    /// The bytes of `backup.json`.
-    ///
-    /// # Errors
-    /// `Internal`, which would be a defect.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::record::to_bytes(self)
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        record::to_bytes(self)
+    }
+}
+
+impl Stored for PendingRecord {
+    type Of = BackupId;
+    const LIMIT_BYTES: u64 = BackupRecord::LIMIT_BYTES;
+
+    fn key(backup: &BackupId) -> Key {
+        backup.key(BackupObject::Pending)
     }
 
+    fn parse(bytes: &[u8], url: &str, id: &BackupId) -> Result<Self> {
+        BackupRecord::parse(bytes, url, id).map(Self)
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        self.0.to_bytes()
+    }
+}
+
+impl BackupRecord {
     /// Every object of the backup but the records themselves, with what it holds.
     pub fn objects(&self) -> impl Iterator<Item = (BackupObject, StoredObject)> {
         let parts = self.streams.iter().flat_map(|stream| {
@@ -425,17 +453,17 @@ mod tests {
             |record| record.postgres_major = 16,
         ];
         let good = fixture::record(&["/a", "/b"]);
-        BackupRecord::parse(&good.to_json().unwrap(), "u", &good.id).unwrap();
+        BackupRecord::parse(&good.to_bytes().unwrap(), "u", &good.id).unwrap();
         for (number, change) in changes.iter().enumerate() {
             let mut record = good.clone();
             change(&mut record);
-            let error = BackupRecord::parse(&record.to_json().unwrap(), "u", &good.id).unwrap_err();
+            let error = BackupRecord::parse(&record.to_bytes().unwrap(), "u", &good.id).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::Corrupt, "change {number}");
         }
         let mut short = good;
         short.stop_lsn = short.start_lsn;
         short.wal_ranges[0].end_lsn = short.stop_lsn;
-        BackupRecord::parse(&short.to_json().unwrap(), "u", &short.id).unwrap();
+        BackupRecord::parse(&short.to_bytes().unwrap(), "u", &short.id).unwrap();
     }
 
     #[test]
@@ -448,15 +476,15 @@ mod tests {
             host: "db1".to_owned(),
             process_id: 77,
         };
-        let json = started.to_json().unwrap();
+        let json = started.to_bytes().unwrap();
         assert_eq!(serde_json::from_slice::<BackupStarted>(&json).unwrap(), started);
         let alive = BackupAlive {
             format_version: FORMAT_VERSION,
             at: DateTime::UNIX_EPOCH,
             wal_from: None,
         };
-        let json = alive.to_json().unwrap();
-        assert_eq!(BackupAlive::parse(&json, "u").unwrap(), alive);
+        let json = alive.to_bytes().unwrap();
+        assert_eq!(BackupAlive::parse(&json, "u", &started.id).unwrap(), alive);
     }
 
     #[test]

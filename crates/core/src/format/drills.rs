@@ -5,14 +5,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::identity::decimal;
-use super::keys::BackupId;
+use super::keys::{BackupId, Key, LedgerObject};
 use super::proof::{DrillRecord, Proof};
-use super::{FORMAT_VERSION, record};
+use super::{FORMAT_VERSION, Stored, record};
 use crate::error::{Error, Result};
 use crate::judge::catalogue::{Backup, Catalogue};
-
-/// The largest `drills.json` that is read, in bytes.
-pub const DRILLS_LIMIT: u64 = 1 << 20;
 
 /// The last drills of an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,29 +45,6 @@ impl Drills {
             last_success: None,
             last_failure: None,
         }
-    }
-
-    /// Reads `drills.json` of this cluster's archive; `url` names it in messages.
-    ///
-    /// # Errors
-    /// `Corrupt` where it is damaged or another archive's, `Invalid` where a newer walship wrote it.
-    pub fn parse(bytes: &[u8], url: &str, system_identifier: u64) -> Result<Self> {
-        let drills: Self = record::parse(bytes, url)?;
-        if drills.system_identifier != system_identifier {
-            return Err(Error::corrupt(format!(
-                "{url} is of the cluster {}",
-                drills.system_identifier
-            )));
-        }
-        Ok(drills)
-    }
-
-    /// The bytes of `drills.json`.
-    ///
-    /// # Errors
-    /// `Internal`, which would be a defect.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
-        record::to_bytes(self)
     }
 
     /// Adds a drill, unless a later one of its sort is known.
@@ -119,6 +93,31 @@ impl Drills {
     }
 }
 
+impl Stored for Drills {
+    /// The system identifier of the archive's cluster.
+    type Of = u64;
+    const LIMIT_BYTES: u64 = 1 << 20;
+
+    fn key(_: &u64) -> Key {
+        Key::Ledger(LedgerObject::Drills)
+    }
+
+    fn parse(bytes: &[u8], url: &str, system_identifier: &u64) -> Result<Self> {
+        let drills: Self = record::parse(bytes, url)?;
+        if drills.system_identifier != *system_identifier {
+            return Err(Error::corrupt(format!(
+                "{url} is of the cluster {}",
+                drills.system_identifier
+            )));
+        }
+        Ok(drills)
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        record::to_bytes(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
@@ -143,10 +142,10 @@ mod tests {
             .with(&id, &drill(50, None));
         assert_eq!(drills.last_success.as_ref().unwrap().drill, drill(200, None));
         assert!(drills.last().unwrap().drill.passed());
-        let bytes = drills.to_json().unwrap();
-        assert_eq!(Drills::parse(&bytes, "u", 7).unwrap(), drills);
+        let bytes = drills.to_bytes().unwrap();
+        assert_eq!(Drills::parse(&bytes, "u", &7).unwrap(), drills);
         assert_eq!(
-            Drills::parse(&bytes, "u", 8).unwrap_err().kind(),
+            Drills::parse(&bytes, "u", &8).unwrap_err().kind(),
             ErrorKind::Corrupt
         );
         let later = drills.with(&id, &drill(300, Some("a hole")));

@@ -3,12 +3,10 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::FORMAT_VERSION;
+use super::keys::Key;
+use super::{FORMAT_VERSION, Stored, record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{ClusterIdentity, SegmentSize};
-
-/// The largest `walship.json` that is read, in bytes.
-pub const IDENTITY_LIMIT: u64 = 64 << 10;
 
 /// The content of `walship.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,27 +42,6 @@ impl Identity {
             created_at: now,
             created_by: env!("CARGO_PKG_VERSION").to_owned(),
         }
-    }
-
-    /// Reads `walship.json`; `url` names it in messages.
-    ///
-    /// # Errors
-    /// `Corrupt` where it is not what walship writes; `Invalid` where a newer walship wrote it.
-    pub fn parse(bytes: &[u8], url: &str) -> Result<Self> {
-        super::record::parse(bytes, url).map_err(|error| match error.kind() {
-            ErrorKind::Corrupt => Error::corrupt(format!(
-                "{error}; restore it from a copy of the archive, do not let it be created anew"
-            )),
-            _ => error,
-        })
-    }
-
-    /// The bytes of `walship.json`.
-    ///
-    /// # Errors
-    /// `Internal`, which would be a defect.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::record::to_bytes(self)
     }
 
     /// The cluster this archive belongs to.
@@ -118,6 +95,28 @@ impl Identity {
     }
 }
 
+impl Stored for Identity {
+    type Of = ();
+    const LIMIT_BYTES: u64 = 64 << 10;
+
+    fn key((): &()) -> Key {
+        Key::Identity
+    }
+
+    fn parse(bytes: &[u8], url: &str, (): &()) -> Result<Self> {
+        record::parse(bytes, url).map_err(|error| match error.kind() {
+            ErrorKind::Corrupt => Error::corrupt(format!(
+                "{error}; restore it from a copy of the archive, do not let it be created anew"
+            )),
+            _ => error,
+        })
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        record::to_bytes(self)
+    }
+}
+
 /// A `u64` as a decimal string.
 pub(crate) mod decimal {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -149,9 +148,9 @@ mod tests {
     #[test]
     fn an_identity_reads_back_as_it_was_written() {
         let identity = Identity::new(cluster(), true, DateTime::UNIX_EPOCH);
-        let bytes = identity.to_json().unwrap();
-        assert_eq!(Identity::parse(&bytes, "u").unwrap(), identity);
-        assert!((bytes.len() as u64) < IDENTITY_LIMIT);
+        let bytes = identity.to_bytes().unwrap();
+        assert_eq!(Identity::parse(&bytes, "u", &()).unwrap(), identity);
+        assert!((bytes.len() as u64) < Identity::LIMIT_BYTES);
         assert!(
             String::from_utf8(bytes)
                 .unwrap()
@@ -162,8 +161,8 @@ mod tests {
     #[test]
     fn a_newer_format_is_refused_even_if_the_rest_is_unknown() {
         let newer = serde_json::json!({"format_version": 2, "whatever": []});
-        let newer = super::super::record::to_bytes(&newer).unwrap();
-        let error = Identity::parse(&newer, "s3://b/p/walship.json").unwrap_err();
+        let newer = record::to_bytes(&newer).unwrap();
+        let error = Identity::parse(&newer, "s3://b/p/walship.json", &()).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Invalid);
         assert!(error.to_string().contains("format version 2"), "{error}");
     }
@@ -172,7 +171,7 @@ mod tests {
     fn damage_is_never_taken_for_another_cluster() {
         for bytes in [&b""[..], b"{", b"[]", b"{\"format_version\":1}", b"\0\0"] {
             assert_eq!(
-                Identity::parse(bytes, "u").unwrap_err().kind(),
+                Identity::parse(bytes, "u", &()).unwrap_err().kind(),
                 crate::ErrorKind::Corrupt
             );
         }

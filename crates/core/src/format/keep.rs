@@ -3,12 +3,9 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::FORMAT_VERSION;
-use super::keys::BackupId;
+use super::keys::{BackupId, BackupObject, Key};
+use super::{FORMAT_VERSION, Stored, record};
 use crate::error::{Error, Result};
-
-/// The largest `keep.json` that is read, in bytes.
-pub const KEEP_LIMIT: u64 = 64 << 10;
 
 /// The content of `keep.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,13 +41,18 @@ impl Keep {
     pub fn holds_at(&self, now: DateTime<Utc>) -> bool {
         self.until.is_none_or(|until| now < until)
     }
+}
 
-    /// Reads the `keep.json` of a backup; `url` names it in messages.
-    ///
-    /// # Errors
-    /// `Corrupt` where it is not what walship writes or another backup's, `Invalid` where a newer walship wrote it.
-    pub fn parse(bytes: &[u8], url: &str, id: &BackupId) -> Result<Self> {
-        let keep: Self = super::record::parse(bytes, url)?;
+impl Stored for Keep {
+    type Of = BackupId;
+    const LIMIT_BYTES: u64 = 64 << 10;
+
+    fn key(backup: &BackupId) -> Key {
+        backup.key(BackupObject::Keep)
+    }
+
+    fn parse(bytes: &[u8], url: &str, id: &BackupId) -> Result<Self> {
+        let keep: Self = record::parse(bytes, url)?;
         if keep.backup != *id {
             return Err(Error::corrupt(format!(
                 "{url} is the mark of backup {}",
@@ -60,12 +62,8 @@ impl Keep {
         Ok(keep)
     }
 
-    /// The bytes of `keep.json`.
-    ///
-    /// # Errors
-    /// `Internal`, which would be a defect.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::record::to_bytes(self)
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        record::to_bytes(self)
     }
 }
 
@@ -90,15 +88,13 @@ mod tests {
         let until = Keep::new(&id, Some(moment(100)), moment(0));
         assert!(until.holds_at(moment(99)) && !until.holds_at(moment(100)));
         assert!(Keep::new(&id, None, moment(0)).holds_at(moment(i64::from(u32::MAX))));
-        assert_eq!(Keep::parse(&until.to_json().unwrap(), "u", &id).unwrap(), until);
+        assert_eq!(Keep::parse(&until.to_bytes().unwrap(), "u", &id).unwrap(), until);
     }
 
     #[test]
     fn what_cannot_be_understood_is_an_error() {
-        let of_version = |version: u32| {
-            let record = serde_json::json!({"format_version": version});
-            super::super::record::to_bytes(&record).unwrap()
-        };
+        let of_version =
+            |version: u32| record::to_bytes(&serde_json::json!({"format_version": version})).unwrap();
         let id = BackupId::at(DateTime::UNIX_EPOCH);
         for (bytes, kind) in [
             (Vec::new(), ErrorKind::Corrupt),

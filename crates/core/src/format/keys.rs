@@ -384,6 +384,14 @@ impl BackupId {
     }
 }
 
+impl BackupId {
+    /// Where an object of the backup stands.
+    #[must_use]
+    pub fn key(&self, object: BackupObject) -> Key {
+        Key::Backup(self.clone(), object)
+    }
+}
+
 impl fmt::Display for BackupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

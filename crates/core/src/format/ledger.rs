@@ -13,16 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::barriers::Barriers;
 use super::identity::decimal;
-use super::keys::{BackupId, LedgerObject};
-use super::{FORMAT_VERSION, Sha256Sum};
+use super::keys::{BackupId, Key, LedgerObject};
+use super::{FORMAT_VERSION, Sha256Sum, Stored, record};
 use crate::error::{Error, Result};
 
 /// The version of the ledger's format that this walship writes, and the newest it reads.
 pub const LEDGER_VERSION: u32 = 1;
-/// The largest part of the ledger that is read, in bytes as stored.
-pub const SHARD_LIMIT: u64 = 256 << 20;
-/// The largest `summary.json` that is read, in bytes.
-pub const SUMMARY_LIMIT: u64 = 16 << 20;
 /// So many findings are kept in the summary.
 const FINDINGS_KEPT: usize = 200;
 /// So much damage is remembered, object by object.
@@ -101,12 +97,19 @@ impl Shard {
             entries: BTreeMap::new(),
         }
     }
+}
 
-    /// The bytes to be stored: JSON lines in one zstd frame with a checksum.
-    ///
-    /// # Errors
-    /// `Internal`, which would be a defect.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+/// JSON lines in one zstd frame with a checksum.
+impl Stored for Shard {
+    /// Which part it is, and the system identifier of the archive's cluster.
+    type Of = (LedgerObject, u64);
+    const LIMIT_BYTES: u64 = 256 << 20;
+
+    fn key((object, _): &Self::Of) -> Key {
+        Key::Ledger(object.clone())
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>> {
         let defect = |error: std::io::Error| Error::io("write the ledger", error);
         let mut frame = zstd::stream::write::Encoder::new(Vec::new(), LEVEL).map_err(defect)?;
         frame.include_checksum(true).map_err(defect)?;
@@ -129,11 +132,7 @@ impl Shard {
         frame.finish().map_err(defect)
     }
 
-    /// Reads a stored shard, which must be `object` of this cluster's archive.
-    ///
-    /// # Errors
-    /// `Corrupt` where it is damaged or another one, `Invalid` where a newer walship wrote it.
-    pub fn parse(bytes: &[u8], object: LedgerObject, system_identifier: u64) -> Result<Self> {
+    fn parse(bytes: &[u8], _: &str, (object, system_identifier): &Self::Of) -> Result<Self> {
         let damaged = |what: &dyn std::fmt::Display| Error::corrupt(format!("it is damaged: {what}"));
         let mut text = String::new();
         zstd::stream::read::Decoder::new(bytes)
@@ -148,7 +147,7 @@ impl Shard {
             )));
         }
         let header: Header = serde_json::from_str(first).map_err(|error| damaged(&error))?;
-        if header.shard != object.to_string() || header.system_identifier != system_identifier {
+        if header.shard != object.to_string() || header.system_identifier != *system_identifier {
             return Err(Error::corrupt(format!(
                 "it is {} of the cluster {}",
                 header.shard, header.system_identifier
@@ -166,8 +165,8 @@ impl Shard {
             )));
         }
         Ok(Self {
-            object,
-            system_identifier,
+            object: object.clone(),
+            system_identifier: *system_identifier,
             compared: header.compared,
             entries,
         })
@@ -317,37 +316,30 @@ impl LedgerSummary {
             barriers: Barriers::default(),
         }
     }
+}
 
-    /// The bytes of `summary.json`.
-    ///
-    /// # Errors
-    /// `Internal`, which would be a defect.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::record::to_bytes(self)
+impl Stored for LedgerSummary {
+    /// The system identifier of the archive's cluster.
+    type Of = u64;
+    const LIMIT_BYTES: u64 = 16 << 20;
+
+    fn key(_: &u64) -> Key {
+        Key::Ledger(LedgerObject::Summary)
     }
 
-    /// Reads `summary.json` of this cluster's archive.
-    ///
-    /// # Errors
-    /// `Corrupt` where it is damaged or another archive's, `Invalid` where a newer walship wrote it.
-    pub fn parse(bytes: &[u8], url: &str, system_identifier: u64) -> Result<Self> {
-        let summary: Self = super::record::parse(bytes, url)?;
-        summary.check(url, system_identifier)?;
+    fn parse(bytes: &[u8], url: &str, system_identifier: &u64) -> Result<Self> {
+        let summary: Self = record::parse(bytes, url)?;
+        if summary.system_identifier != *system_identifier {
+            return Err(Error::corrupt(format!(
+                "{url} is of the cluster {}",
+                summary.system_identifier
+            )));
+        }
         Ok(summary)
     }
 
-    /// That it is of this cluster's archive; `url` names it in messages.
-    ///
-    /// # Errors
-    /// `Corrupt` where it is another's.
-    pub fn check(&self, url: &str, system_identifier: u64) -> Result<()> {
-        if self.system_identifier == system_identifier {
-            return Ok(());
-        }
-        Err(Error::corrupt(format!(
-            "{url} is of the cluster {}",
-            self.system_identifier
-        )))
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        record::to_bytes(self)
     }
 }
 

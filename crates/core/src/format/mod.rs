@@ -21,6 +21,7 @@ pub mod wal_inventory;
 
 use serde::Serialize;
 
+pub use self::record::Stored;
 use crate::error::{Error, Result};
 use crate::text::hex;
 

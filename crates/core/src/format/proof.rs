@@ -6,13 +6,11 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::FORMAT_VERSION;
-use super::keys::BackupId;
+use super::keys::{BackupId, BackupObject, Key};
+use super::{FORMAT_VERSION, Stored, record};
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, TimelineId};
 
-/// The largest `proof.json`, in bytes.
-pub const PROOF_LIMIT: u64 = 1 << 20;
 /// The target of a recovery that has none, as it is written.
 pub const TO_THE_END: &str = "the end of the archived WAL";
 /// So many bytes of a text are kept: a server's complaint can be long.
@@ -182,29 +180,6 @@ impl DrillRecord {
 }
 
 impl Proof {
-    /// Reads the `proof.json` of a backup; `url` names it in messages.
-    ///
-    /// # Errors
-    /// `Corrupt` where it is not what walship writes, or another backup's; `Invalid` where a newer walship wrote it.
-    pub fn parse(bytes: &[u8], url: &str, id: &BackupId) -> Result<Self> {
-        let proof: Self = super::record::parse(bytes, url)?;
-        if proof.backup != *id {
-            return Err(Error::corrupt(format!(
-                "{url} is that of backup {}",
-                proof.backup
-            )));
-        }
-        Ok(proof)
-    }
-
-    /// The bytes of `proof.json`.
-    ///
-    /// # Errors
-    /// `Internal`, which would be a defect.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
-        super::record::to_bytes(self)
-    }
-
     /// What is known after one more drill.
     #[must_use]
     pub fn after(before: Option<Self>, backup: &BackupId, mut drill: DrillRecord) -> Self {
@@ -228,6 +203,30 @@ impl Proof {
     pub fn last(&self) -> Option<&DrillRecord> {
         let both = [&self.last_success, &self.last_failure];
         both.into_iter().flatten().max_by_key(|drill| drill.started_at)
+    }
+}
+
+impl Stored for Proof {
+    type Of = BackupId;
+    const LIMIT_BYTES: u64 = 1 << 20;
+
+    fn key(backup: &BackupId) -> Key {
+        backup.key(BackupObject::Proof)
+    }
+
+    fn parse(bytes: &[u8], url: &str, id: &BackupId) -> Result<Self> {
+        let proof: Self = record::parse(bytes, url)?;
+        if proof.backup != *id {
+            return Err(Error::corrupt(format!(
+                "{url} is that of backup {}",
+                proof.backup
+            )));
+        }
+        Ok(proof)
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        record::to_bytes(self)
     }
 }
 
@@ -312,11 +311,11 @@ mod tests {
         assert_eq!(proof.last(), Some(&drill(300, None)));
         assert_eq!(proof.last_failure, Some(drill(200, Some("a hole"))));
         assert_eq!(
-            Proof::parse(&proof.to_json().unwrap(), "u", &id()).unwrap(),
+            Proof::parse(&proof.to_bytes().unwrap(), "u", &id()).unwrap(),
             proof
         );
         let other = "20261124T000000Z".parse().unwrap();
-        let of_other = Proof::parse(&proof.to_json().unwrap(), "u", &other).unwrap_err();
+        let of_other = Proof::parse(&proof.to_bytes().unwrap(), "u", &other).unwrap_err();
         assert_eq!(of_other.kind(), ErrorKind::Corrupt, "{of_other}");
     }
 
@@ -352,7 +351,7 @@ mod tests {
         let with = |name: &str, value: u32| {
             let mut changed = proof.clone();
             changed[name] = value.into();
-            Proof::parse(&super::super::record::to_bytes(&changed).unwrap(), "u", &id())
+            Proof::parse(&record::to_bytes(&changed).unwrap(), "u", &id())
         };
         assert_eq!(with("later", 1).unwrap().last(), Some(&drill(1, None)));
         assert_eq!(with("format_version", 2).unwrap_err().kind(), ErrorKind::Invalid);

@@ -1,4 +1,6 @@
-//! A record: one JSON object that ends in a hash of itself. Everything stored as `*.json` is one.
+//! The small objects of an archive, each read and written whole ([`Stored`]), and what most of them are: records.
+//!
+//! A record is one JSON object that ends in a hash of itself. Everything stored as `*.json` is one.
 //!
 //! Its last two lines are `  "sha256": "<64 digits>"` and `}`, and the hash is over every byte before them, so
 //! that `head -n -2` and `sha256sum` can check what `cat` shows. This file alone writes records and takes them
@@ -9,6 +11,7 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::keys::Key;
 use super::{FORMAT_VERSION, Sha256Sum};
 use crate::error::{Error, Result};
 
@@ -19,6 +22,29 @@ const AFTER: &[u8] = b"\"\n}\n";
 const DIGITS: usize = 64;
 /// Both lines.
 const SEAL_BYTES: usize = BEFORE.len() + DIGITS + AFTER.len();
+
+/// A small object, which stands under a key of its own and is read and written whole.
+pub trait Stored: Sized {
+    /// What it is of, such as a backup or a timeline. That says where it stands, and what it must say itself.
+    type Of;
+    /// The largest that is read, in bytes as stored.
+    const LIMIT_BYTES: u64;
+
+    /// Where it stands.
+    fn key(of: &Self::Of) -> Key;
+
+    /// Takes stored bytes apart; `url` names them in messages.
+    ///
+    /// # Errors
+    /// `Corrupt` where they are not what walship wrote, or of something else; `Invalid` where a newer walship wrote them.
+    fn parse(bytes: &[u8], url: &str, of: &Self::Of) -> Result<Self>;
+
+    /// The bytes to be stored.
+    ///
+    /// # Errors
+    /// `Internal`, which would be a defect; `Invalid` for what cannot be written down.
+    fn to_bytes(&self) -> Result<Vec<u8>>;
+}
 
 /// The bytes of a record.
 ///

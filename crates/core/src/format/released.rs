@@ -8,14 +8,12 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::FORMAT_VERSION;
+use super::keys::Key;
 use super::ranges::RangeSet;
+use super::{FORMAT_VERSION, Stored, record};
 use crate::error::{Error, Result};
 use crate::judge::catalogue::{Backup, Catalogue, needed_wal};
 use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineId};
-
-/// The largest `retention.json` that is read, in bytes: some 90 for each gap.
-pub const RELEASED_LIMIT: u64 = 64 << 20;
 
 /// Segments of any timelines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,9 +73,20 @@ impl TimelineRanges {
     }
 }
 
+/// The WAL that retention has given up, and since when: what `retention.json` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retention {
+    /// The cluster's.
+    pub segment_size: SegmentSize,
+    /// When it was written, by the writer's clock.
+    pub at: DateTime<Utc>,
+    /// What was given up.
+    pub released: TimelineRanges,
+}
+
 /// The content of `retention.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Stored {
+#[derive(Serialize, Deserialize)]
+struct Content {
     format_version: u32,
     walship: String,
     at: DateTime<Utc>,
@@ -85,59 +94,65 @@ struct Stored {
 }
 
 /// Segments one after another on one timeline, both ends included.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct StoredRange {
     first: String,
     last: String,
 }
 
-/// The bytes of `retention.json`; `now` by the writer's clock.
-///
-/// # Errors
-/// `Invalid` for a number that no segment has.
-pub fn to_json(released: &TimelineRanges, size: SegmentSize, now: DateTime<Utc>) -> Result<Vec<u8>> {
-    let mut released_wal = Vec::new();
-    for (timeline, ranges) in released.iter() {
-        let name = |number| SegmentName::new(timeline, SegmentNumber(number), size);
-        for (first, last) in ranges.iter() {
-            released_wal.push(StoredRange {
-                first: name(first)?.to_string(),
-                last: name(last)?.to_string(),
-            });
-        }
-    }
-    super::record::to_bytes(&Stored {
-        format_version: FORMAT_VERSION,
-        walship: env!("CARGO_PKG_VERSION").to_owned(),
-        at: now,
-        released_wal,
-    })
-}
+impl Stored for Retention {
+    type Of = SegmentSize;
+    /// Some 90 for each gap.
+    const LIMIT_BYTES: u64 = 64 << 20;
 
-/// Reads `retention.json`; `url` names it in messages.
-///
-/// # Errors
-/// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
-pub fn parse(bytes: &[u8], size: SegmentSize, url: &str) -> Result<TimelineRanges> {
-    let stored: Stored = super::record::parse(bytes, url)?;
-    let mut released = TimelineRanges::default();
-    for StoredRange { first, last } in stored.released_wal {
-        let bad = || {
-            Error::corrupt(format!(
-                "{url} is damaged: {first} to {last} is no stretch of WAL"
-            ))
-        };
-        let name = |text: &str| text.parse::<SegmentName>().map_err(|_| bad());
-        let (from, to) = (name(&first)?, name(&last)?);
-        if from.timeline() != to.timeline() {
-            return Err(bad());
-        }
-        let number = |name: SegmentName| name.number(size).map_err(|_| bad());
-        released
-            .of_mut(from.timeline())
-            .insert_range(number(from)?.0, number(to)?.0);
+    fn key(_: &SegmentSize) -> Key {
+        Key::Retention
     }
-    Ok(released)
+
+    fn parse(bytes: &[u8], url: &str, size: &SegmentSize) -> Result<Self> {
+        let content: Content = record::parse(bytes, url)?;
+        let mut released = TimelineRanges::default();
+        for StoredRange { first, last } in content.released_wal {
+            let bad = || {
+                Error::corrupt(format!(
+                    "{url} is damaged: {first} to {last} is no stretch of WAL"
+                ))
+            };
+            let name = |text: &str| text.parse::<SegmentName>().map_err(|_| bad());
+            let (from, to) = (name(&first)?, name(&last)?);
+            if from.timeline() != to.timeline() {
+                return Err(bad());
+            }
+            let number = |name: SegmentName| name.number(*size).map_err(|_| bad());
+            released
+                .of_mut(from.timeline())
+                .insert_range(number(from)?.0, number(to)?.0);
+        }
+        Ok(Self {
+            segment_size: *size,
+            at: content.at,
+            released,
+        })
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut released_wal = Vec::new();
+        for (timeline, ranges) in self.released.iter() {
+            let name = |number| SegmentName::new(timeline, SegmentNumber(number), self.segment_size);
+            for (first, last) in ranges.iter() {
+                released_wal.push(StoredRange {
+                    first: name(first)?.to_string(),
+                    last: name(last)?.to_string(),
+                });
+            }
+        }
+        record::to_bytes(&Content {
+            format_version: FORMAT_VERSION,
+            walship: env!("CARGO_PKG_VERSION").to_owned(),
+            at: self.at,
+            released_wal,
+        })
+    }
 }
 
 /// Whether retention has given up the WAL that follows a backup's own, and it has not come back (a
@@ -165,8 +180,13 @@ mod tests {
         released.of_mut(TimelineId::FIRST).insert_range(0, 254);
         released.of_mut(TimelineId::FIRST).insert_range(256, 1000);
         released.of_mut(TimelineId::new(7).unwrap()).insert(3);
-        let bytes = to_json(&released, SIZE, DateTime::UNIX_EPOCH).unwrap();
-        assert_eq!(parse(&bytes, SIZE, "u").unwrap(), released);
+        let retention = Retention {
+            segment_size: SIZE,
+            at: DateTime::UNIX_EPOCH,
+            released,
+        };
+        let bytes = retention.to_bytes().unwrap();
+        assert_eq!(Retention::parse(&bytes, "u", &SIZE).unwrap(), retention);
     }
 
     #[test]
@@ -176,12 +196,12 @@ mod tests {
             ("x", "000000020000000000000002"),
             ("000000010000000000000001", "0000000100000000000001FF"),
         ] {
-            let record = serde_json::json!({
+            let content = serde_json::json!({
                 "format_version": 1, "walship": "0", "at": "2026-01-01T00:00:00Z",
                 "released_wal": [{"first": first, "last": last}],
             });
-            let bytes = super::super::record::to_bytes(&record).unwrap();
-            let error = parse(&bytes, SIZE, "u").unwrap_err();
+            let bytes = record::to_bytes(&content).unwrap();
+            let error = Retention::parse(&bytes, "u", &SIZE).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         }
     }

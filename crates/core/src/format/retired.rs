@@ -6,13 +6,12 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT_VERSION, record};
+use super::keys::Key;
+use super::{FORMAT_VERSION, Stored, record};
 use crate::error::{Error, Result};
 use crate::judge::forks::{Follower, Position, TargetTimeline};
 use crate::pg::{TimelineHistory, TimelineId};
 
-/// The largest mark that is read, in bytes.
-pub const RETIRED_LIMIT: u64 = 64 << 10;
 /// The longest reason, in bytes.
 pub const REASON_LIMIT: usize = 1000;
 
@@ -51,25 +50,26 @@ impl Retired {
             reason: reason.to_owned(),
         })
     }
+}
 
-    /// Reads the mark of a timeline; `url` names it in messages.
-    ///
-    /// # Errors
-    /// `Corrupt` where it is not what walship writes, `Invalid` where a newer walship wrote it.
-    pub fn parse(bytes: &[u8], timeline: TimelineId, url: &str) -> Result<Self> {
+impl Stored for Retired {
+    type Of = TimelineId;
+    const LIMIT_BYTES: u64 = 64 << 10;
+
+    fn key(timeline: &TimelineId) -> Key {
+        Key::Retired(*timeline)
+    }
+
+    fn parse(bytes: &[u8], url: &str, timeline: &TimelineId) -> Result<Self> {
         let mark: Self = record::parse(bytes, url)?;
-        if mark.timeline != timeline {
+        if mark.timeline != *timeline {
             let other = mark.timeline;
             return Err(Error::corrupt(format!("{url} is the mark of timeline {other}")));
         }
         Ok(mark)
     }
 
-    /// The bytes of the mark.
-    ///
-    /// # Errors
-    /// `Internal`, which would be a defect.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
+    fn to_bytes(&self) -> Result<Vec<u8>> {
         record::to_bytes(self)
     }
 }
@@ -158,10 +158,10 @@ mod tests {
     #[test]
     fn a_mark_reads_back_as_it_was_written_and_only_for_its_timeline() {
         let mark = Retired::new(tli(2), " a rehearsal ", DateTime::UNIX_EPOCH).unwrap();
-        let bytes = mark.to_json().unwrap();
-        assert_eq!(Retired::parse(&bytes, tli(2), "u").unwrap(), mark);
+        let bytes = mark.to_bytes().unwrap();
+        assert_eq!(Retired::parse(&bytes, "u", &tli(2)).unwrap(), mark);
         assert_eq!(mark.to_string(), "retired on 1970-01-01 00:00:00Z: a rehearsal");
-        let other = Retired::parse(&bytes, tli(3), "u").unwrap_err();
+        let other = Retired::parse(&bytes, "u", &tli(3)).unwrap_err();
         assert_eq!(other.kind(), ErrorKind::Corrupt);
     }
 

@@ -37,7 +37,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 async fn part(store: &Store, stream: Stream, number: u32) -> Vec<u8> {
-    let key = objects::key(&id(), BackupObject::Part(stream, number));
+    let key = id().key(BackupObject::Part(stream, number)).to_string();
     store.read(&key, 1 << 20).await.unwrap().to_vec()
 }
 
@@ -122,7 +122,7 @@ async fn a_failed_upload_ends_the_backup() {
     let root = tempfile::tempdir().unwrap();
     let faults = Faults::default();
     let store = store_in(&root).await.with_faults(faults.clone());
-    let second = objects::key(&id(), BackupObject::Part(Stream::Base, 2));
+    let second = id().key(BackupObject::Part(Stream::Base, 2)).to_string();
     faults.add(Operation::Put, &second, FaultKind::Before(ErrorKind::Unavailable));
     let mut writer = PartWriter::new(fixture::archive(&store), id(), SETTINGS);
     writer.begin(Stream::Base);
@@ -139,7 +139,7 @@ async fn after_a_failed_upload_no_other_is_under_way() {
     let root = tempfile::tempdir().unwrap();
     let faults = Faults::default();
     let store = store_in(&root).await.with_faults(faults.clone());
-    let key = |number| objects::key(&id(), BackupObject::Part(Stream::Base, number));
+    let key = |number| id().key(BackupObject::Part(Stream::Base, number)).to_string();
     faults.add(Operation::Put, &key(2), FaultKind::Before(ErrorKind::Unavailable));
     let delay = std::time::Duration::from_millis(500);
     faults.add(Operation::Put, &key(1), FaultKind::Delay(delay));

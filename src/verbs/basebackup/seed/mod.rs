@@ -105,19 +105,9 @@ pub async fn run(
         Some(copy) => {
             progress.phase("copy the primary");
             let copied = copy.run(settings.clone(), progress, &mut interrupt).await;
-            copied.map(|copied| Seeded::Copied(remember(copied, &options.pgdata, &source, store)))
+            copied.map(|copied| Seeded::Copied(remember(copied, &options.pgdata, &source)))
         }
-        None => {
-            restore(
-                options,
-                &source,
-                settings.clone(),
-                store,
-                progress,
-                &mut interrupt,
-            )
-            .await
-        }
+        None => restore(options, &source, settings.clone(), progress, &mut interrupt).await,
     };
     let seeded = match (seeding, &slot) {
         (Ok(seeded), _) => seeded,
@@ -154,13 +144,13 @@ enum Seeded {
 }
 
 /// The copy remembers the archive that its primary does; where that has not archived yet, the one in the settings.
-fn remember(mut copied: Copied, pgdata: &Path, source: &Source, store: &Store) -> Copied {
+fn remember(mut copied: Copied, pgdata: &Path, source: &Source) -> Copied {
     if let Source::Primary {
-        archive: Some(identity),
+        archive: Some(archive),
         ..
     } = source
     {
-        let joined = remembered::join(pgdata, identity, &store.location().to_string());
+        let joined = remembered::join(pgdata, archive.identity(), &archive.url());
         copied.notes.extend(joined.err().map(|error| error.to_string()));
     }
     copied
@@ -210,11 +200,10 @@ async fn restore(
     options: &SeedOptions,
     source: &Source,
     settings: StandbySettings,
-    store: &Store,
     progress: &Arc<Progress>,
     interrupt: &mut Interrupt<'_>,
 ) -> Result<Seeded> {
-    let Source::Archive { plan, .. } = source else {
+    let Source::Archive { plan, archive, .. } = source else {
         return Err(Error::internal(
             "a copy was not prepared; this is a defect in walship",
         ));
@@ -226,7 +215,7 @@ async fn restore(
         settings,
         search_path: options.search_path.clone(),
     };
-    let restoring = cluster::restore_standby(&standby, plan.as_ref().clone(), store, progress);
+    let restoring = cluster::restore_standby(&standby, plan.as_ref().clone(), archive, progress);
     let restored = tokio::select! {
         biased;
         signal = interrupt.wait() => Err(match cluster::check_empty(&options.pgdata) {

@@ -39,7 +39,7 @@ fn shard(entries: u64) -> Shard {
 }
 
 fn kind(bytes: &[u8], object: LedgerObject) -> ErrorKind {
-    Shard::parse(bytes, object, SYSTEM).unwrap_err().kind()
+    Shard::parse(bytes, "u", &(object, SYSTEM)).unwrap_err().kind()
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_shard_reads_back_as_it_was_written() {
     for entries in [0, 1, 300] {
         let shard = shard(entries);
         let bytes = shard.to_bytes().unwrap();
-        assert_eq!(Shard::parse(&bytes, folder(0), SYSTEM).unwrap(), shard);
+        assert_eq!(Shard::parse(&bytes, "u", &(folder(0), SYSTEM)).unwrap(), shard);
     }
 }
 
@@ -61,7 +61,7 @@ fn a_damaged_shard_is_never_believed() {
     for index in 0..whole.len() {
         let mut bytes = whole.clone();
         bytes[index] ^= 0x04;
-        match Shard::parse(&bytes, folder(0), SYSTEM) {
+        match Shard::parse(&bytes, "u", &(folder(0), SYSTEM)) {
             Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{index}: {error}"),
             // A bit of the frame's header that carries nothing.
             Ok(read) => assert_eq!(read, shard, "{index}"),
@@ -74,7 +74,7 @@ fn a_damaged_shard_is_never_believed() {
 fn a_shard_of_another_folder_or_archive_is_not_this_one() {
     let bytes = shard(3).to_bytes().unwrap();
     assert_eq!(kind(&bytes, folder(1)), ErrorKind::Corrupt);
-    let other = Shard::parse(&bytes, folder(0), SYSTEM + 1).unwrap_err();
+    let other = Shard::parse(&bytes, "u", &(folder(0), SYSTEM + 1)).unwrap_err();
     assert_eq!(other.kind(), ErrorKind::Corrupt);
 }
 
@@ -83,9 +83,9 @@ fn a_newer_ledger_is_told_from_a_damaged_one() {
     let newer = zstd::encode_all(&br#"{"ledger_version":2,"whatever":[]}"#[..], 1).unwrap();
     assert_eq!(kind(&newer, folder(0)), ErrorKind::Invalid);
     let newer = crate::format::record::to_bytes(&serde_json::json!({"format_version": 2})).unwrap();
-    let newer = LedgerSummary::parse(&newer, "u", SYSTEM).unwrap_err();
+    let newer = LedgerSummary::parse(&newer, "u", &SYSTEM).unwrap_err();
     assert_eq!(newer.kind(), ErrorKind::Invalid);
-    let damaged = LedgerSummary::parse(b"{}", "u", SYSTEM).unwrap_err();
+    let damaged = LedgerSummary::parse(b"{}", "u", &SYSTEM).unwrap_err();
     assert_eq!(damaged.kind(), ErrorKind::Corrupt);
 }
 
@@ -190,10 +190,10 @@ fn the_summary_remembers_the_last_clean_and_the_last_full_run() {
         (fourth.last.findings_count, fourth.last.findings.len()),
         (500, FINDINGS_KEPT)
     );
-    let bytes = fourth.to_json().unwrap();
-    assert_eq!(LedgerSummary::parse(&bytes, "u", SYSTEM).unwrap(), fourth);
+    let bytes = fourth.to_bytes().unwrap();
+    assert_eq!(LedgerSummary::parse(&bytes, "u", &SYSTEM).unwrap(), fourth);
     assert_eq!(
-        LedgerSummary::parse(&bytes, "u", 1).unwrap_err().kind(),
+        LedgerSummary::parse(&bytes, "u", &1).unwrap_err().kind(),
         ErrorKind::Corrupt
     );
 }
@@ -236,6 +236,6 @@ fn damage_is_known_until_its_object_is_read_again() {
         keys(&LedgerSummary::after(run(3, New, 400), None, None, SYSTEM)),
         Vec::<String>::new()
     );
-    let bytes = second.to_json().unwrap();
-    assert_eq!(LedgerSummary::parse(&bytes, "u", SYSTEM).unwrap(), second);
+    let bytes = second.to_bytes().unwrap();
+    assert_eq!(LedgerSummary::parse(&bytes, "u", &SYSTEM).unwrap(), second);
 }

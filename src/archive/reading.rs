@@ -1,0 +1,67 @@
+//! Reading a small object whole, and believing it only where it is what was written.
+//!
+//! What is not is read again ([`look_again`]): a bit that was flipped on the way is right at the second look, and what
+//! stays wrong is damaged where it lies.
+
+use bytes::Bytes;
+
+use super::Archive;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Stored;
+use crate::store::{ObjectInfo, Store, look_again};
+
+/// A small object that was read.
+pub(crate) struct Read<T> {
+    pub(crate) stored: T,
+    /// As it was stored.
+    pub(crate) bytes: Bytes,
+    /// What the store says of it.
+    pub(crate) info: ObjectInfo,
+}
+
+/// Reads a small object; `None` where it is proven that there is none.
+///
+/// # Errors
+/// As the store and [`Stored::parse`]; what is `Corrupt` stayed so.
+pub(super) async fn read<T: Stored>(store: &Store, of: &T::Of) -> Result<Option<Read<T>>> {
+    let key = T::key(of).to_string();
+    let url = store.url_of(&key);
+    let look = async || {
+        let object = store.get(&key).await?;
+        let info = object.info.clone();
+        let bytes = object.read_to_end(T::LIMIT_BYTES).await?;
+        let stored = T::parse(&bytes, &url, of)?;
+        Ok::<_, Error>(Read { stored, bytes, info })
+    };
+    match look_again(look).await {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Archive {
+    /// Reads a small object; `None` where it is proven that there is none.
+    ///
+    /// # Errors
+    /// As the store and [`Stored::parse`]; what is `Corrupt` stayed so.
+    pub async fn find<T: Stored>(&self, of: &T::Of) -> Result<Option<T>> {
+        Ok(self.find_whole(of).await?.map(|read: Read<T>| read.stored))
+    }
+
+    /// As [`Archive::find`], with its bytes and with what the store says of it.
+    pub(crate) async fn find_whole<T: Stored>(&self, of: &T::Of) -> Result<Option<Read<T>>> {
+        read(&self.store, of).await
+    }
+
+    /// Reads a small object that must be there.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none; otherwise as [`Archive::find`].
+    pub async fn read<T: Stored>(&self, of: &T::Of) -> Result<T> {
+        self.find(of).await?.ok_or_else(|| {
+            let url = self.url_of(&T::key(of));
+            Error::not_found(format!("read {url}: there is no such object"))
+        })
+    }
+}
