@@ -34,7 +34,8 @@ pub fn store_of(place: &Place) -> Store {
 
 /// How the last verification ended.
 fn last_run(place: &Place) -> walship_core::Result<Option<LedgerSummary>> {
-    block_on(async { last_verification(&Archive::open(&store_of(place)).await?).await })
+    let store = store_of(place);
+    block_on(async { last_verification(&Archive::open(&store).await?).await })
 }
 
 fn defaults() -> VerifyOptions {
