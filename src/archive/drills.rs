@@ -100,6 +100,7 @@ mod tests {
 
     use crate::archive::drills::*;
     use crate::archive::fixture;
+    use crate::pg::Major;
 
     async fn archive() -> (tempfile::TempDir, Store, BackupId) {
         let top = tempfile::tempdir().unwrap();
@@ -107,7 +108,7 @@ mod tests {
         let record = fixture::record(&[]);
         let cluster = crate::pg::ClusterIdentity {
             system_identifier: record.system_identifier,
-            postgres_major: 17,
+            postgres_major: Major::V17,
             segment_size: record.segment_bytes,
         };
         let identity = Identity::new(cluster, true, DateTime::UNIX_EPOCH);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FORMAT_VERSION;
 use crate::error::{Error, ErrorKind, Result};
-use crate::pg::{ClusterIdentity, SegmentSize};
+use crate::pg::{ClusterIdentity, Major, SegmentSize};
 
 /// The largest `walship.json` that is read, in bytes.
 pub const IDENTITY_LIMIT: u64 = 64 << 10;
@@ -18,8 +18,8 @@ pub struct Identity {
     /// The cluster's system identifier, in decimal: a string, for JSON readers that round numbers.
     #[serde(with = "decimal")]
     pub system_identifier: u64,
-    /// PostgreSQL's major version, such as 17.
-    pub postgres_major: u32,
+    /// PostgreSQL's major version.
+    pub postgres_major: Major,
     /// The cluster's WAL segment size in bytes.
     pub segment_bytes: SegmentSize,
     /// Whether the store honoured a conditional PUT when the archive was created. Where it did not,
@@ -141,7 +141,7 @@ mod tests {
     fn cluster() -> ClusterIdentity {
         ClusterIdentity {
             system_identifier: 7_642_135_790_246_813_579,
-            postgres_major: 17,
+            postgres_major: Major::V17,
             segment_size: SegmentSize::DEFAULT,
         }
     }
@@ -188,7 +188,7 @@ mod tests {
                 ..cluster()
             },
             ClusterIdentity {
-                postgres_major: 16,
+                postgres_major: Major::V16,
                 ..cluster()
             },
             ClusterIdentity {

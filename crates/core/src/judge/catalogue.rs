@@ -334,6 +334,7 @@ mod tests {
     use super::*;
     use crate::format::Sha256Sum;
     use crate::format::backup::{StoredObject, Tablespace, TarStream};
+    use crate::pg::Major;
 
     fn object(stored_bytes: u64) -> StoredObject {
         StoredObject {
@@ -372,7 +373,7 @@ mod tests {
             source: BackupSource::Standby,
             system_identifier: 1,
             postgres_version: "17.11".to_owned(),
-            postgres_major: 17,
+            postgres_major: Major::V17,
             segment_bytes: SegmentSize::DEFAULT,
             started_at: DateTime::UNIX_EPOCH,
             finished_at: DateTime::UNIX_EPOCH,

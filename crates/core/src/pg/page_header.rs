@@ -180,7 +180,7 @@ mod tests {
 
     fn header_bytes(major: Major, timeline: u32, start: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
-        bytes.extend(major.wal_magic().to_le_bytes());
+        bytes.extend(major.wal_magic().unwrap().to_le_bytes());
         bytes.extend(0x0006_u16.to_le_bytes());
         bytes.extend(timeline.to_le_bytes());
         bytes.extend(start.to_le_bytes());

@@ -16,6 +16,7 @@ pub use self::harmless::HARMLESS;
 pub use self::libraries::{LIBRARIES, Library, filter};
 pub use self::page::page;
 pub use self::table::TABLE;
+use crate::pg::Major;
 
 /// What a copy is to its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,9 +59,9 @@ pub struct Row {
     /// The settings.
     pub names: &'static [&'static str],
     /// The first of the supported major versions that has them.
-    pub since: u32,
+    pub since: Major,
     /// The last one.
-    pub until: u32,
+    pub until: Major,
     /// What they name, or make the server do.
     pub reaches: &'static str,
     /// For a rehearsal.
@@ -78,7 +79,7 @@ pub struct Row {
 impl Row {
     /// Whether servers of this version have the settings.
     #[must_use]
-    pub fn is_of(&self, major: u32) -> bool {
+    pub fn is_of(&self, major: Major) -> bool {
         (self.since..=self.until).contains(&major)
     }
 
@@ -112,7 +113,7 @@ pub struct Overrides {
 /// What a copy of a server of this version is told. `found` is the value that counts of a setting, as the source's
 /// configuration has it.
 #[must_use]
-pub fn overrides(copy: Copy, major: u32, found: impl Fn(&str) -> Option<String>) -> Overrides {
+pub fn overrides(copy: Copy, major: Major, found: impl Fn(&str) -> Option<String>) -> Overrides {
     let mut overrides = Overrides::default();
     let mut preloaded = Vec::new();
     for row in TABLE.iter().filter(|row| row.is_of(major)) {
@@ -168,7 +169,7 @@ pub fn judged() -> BTreeSet<String> {
 mod tests {
     use super::*;
 
-    fn told(copy: Copy, major: u32, conf: &[(&str, &str)]) -> Overrides {
+    fn told(copy: Copy, major: Major, conf: &[(&str, &str)]) -> Overrides {
         overrides(copy, major, |name| {
             let found = conf.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
@@ -184,7 +185,7 @@ mod tests {
     fn a_rehearsal_writes_nowhere_follows_nothing_and_waits_for_nobody() {
         let told = told(
             Copy::Rehearsal,
-            17,
+            Major::V17,
             &[(
                 "shared_preload_libraries",
                 "pg_stat_statements, 'pg_cron',timescaledb, $libdir/own",
@@ -212,7 +213,7 @@ mod tests {
     fn a_replacement_keeps_what_reaches_outside_and_says_so() {
         let told = told(
             Copy::Replacement,
-            17,
+            Major::V17,
             &[
                 ("synchronous_standby_names", "s1"),
                 ("external_pid_file", ""),
@@ -246,11 +247,11 @@ mod tests {
             Copy::Standby {
                 beside_another: false,
             },
-            14,
+            Major::V14,
             &[],
         );
         assert_eq!(value(&alone, "external_pid_file"), None);
-        let beside = told(Copy::Standby { beside_another: true }, 14, &[]);
+        let beside = told(Copy::Standby { beside_another: true }, Major::V14, &[]);
         assert_eq!(value(&beside, "external_pid_file"), Some("walship-copy.pid"));
         assert_eq!(value(&beside, "stats_temp_directory"), Some("pg_stat_tmp"));
         assert_eq!(value(&beside, "max_logical_replication_workers"), None);
@@ -259,11 +260,11 @@ mod tests {
     #[test]
     fn a_version_gets_only_the_settings_it_knows() {
         for (name, since, until) in [
-            ("stats_temp_directory", 14, 14),
-            ("promote_trigger_file", 14, 15),
-            ("sync_replication_slots", 17, 18),
+            ("stats_temp_directory", Major::V14, Major::V14),
+            ("promote_trigger_file", Major::V14, Major::V15),
+            ("sync_replication_slots", Major::V17, Major::V18),
         ] {
-            for major in 14..=18 {
+            for major in Major::ALL {
                 let has = value(&told(Copy::Rehearsal, major, &[]), name).is_some();
                 assert_eq!(has, (since..=until).contains(&major), "{name} in {major}");
             }

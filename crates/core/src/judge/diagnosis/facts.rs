@@ -11,7 +11,7 @@ use crate::format::identity::Identity;
 use crate::format::ledger::LedgerSummary;
 use crate::format::remembered::Remembered;
 use crate::judge::catalogue::Catalogue;
-use crate::pg::{ClusterIdentity, Lsn, TimelineId, WalName};
+use crate::pg::{ClusterIdentity, Lsn, Major, TimelineId, WalName};
 
 /// Everything.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub struct Facts {
 #[derive(Debug, Clone)]
 pub struct ServerFacts {
     /// Its major version.
-    pub major: u32,
+    pub major: Major,
     /// Whether it is a standby, or recovers.
     pub in_recovery: bool,
     /// Its clock less this machine's.

@@ -157,7 +157,7 @@ impl Writer {
     fn begin_page(&mut self, flags: u16, remaining: u32) {
         let address = self.position();
         let long = address.is_multiple_of(SEGMENT);
-        self.bytes.extend(self.major.wal_magic().to_le_bytes());
+        self.bytes.extend(self.major.wal_magic().unwrap().to_le_bytes());
         self.bytes
             .extend((flags | if long { 0x0002 } else { 0 }).to_le_bytes());
         self.bytes.extend(1_u32.to_le_bytes());

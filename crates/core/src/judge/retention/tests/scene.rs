@@ -10,7 +10,7 @@ use crate::format::keep::Keep;
 use crate::format::keys::Key;
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::catalogue::{Backup, Unfinished, UnfinishedState, Unrestorable};
-use crate::pg::{ClusterIdentity, SegmentName, SegmentNumber, SegmentSize, TimelineHistory};
+use crate::pg::{ClusterIdentity, Major, SegmentName, SegmentNumber, SegmentSize, TimelineHistory};
 
 pub const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
@@ -46,7 +46,7 @@ impl Scene {
     pub fn new() -> Self {
         let cluster = ClusterIdentity {
             system_identifier: 1,
-            postgres_major: 17,
+            postgres_major: Major::V17,
             segment_size: SIZE,
         };
         let catalogue = Catalogue {
