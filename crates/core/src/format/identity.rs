@@ -14,7 +14,7 @@ pub const IDENTITY_LIMIT: u64 = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The archive's format.
-    pub format_version: u32,
+    pub(crate) format_version: u32,
     /// The cluster's system identifier, in decimal: a string, for JSON readers that round numbers.
     #[serde(with = "decimal")]
     pub system_identifier: u64,
@@ -28,7 +28,7 @@ pub struct Identity {
     /// When the archive was created, by the creator's clock.
     pub created_at: DateTime<Utc>,
     /// The walship version that created it.
-    pub created_by: String,
+    pub(crate) created_by: String,
 }
 
 impl Identity {
@@ -123,11 +123,11 @@ pub(crate) mod decimal {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
-    pub fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(number)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         String::deserialize(deserializer)?
             .parse()
             .map_err(D::Error::custom)

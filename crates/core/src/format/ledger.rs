@@ -18,7 +18,7 @@ use super::{FORMAT_VERSION, Sha256Sum};
 use crate::error::{Error, Result};
 
 /// The version of the ledger's format that this walship writes, and the newest it reads.
-pub const LEDGER_VERSION: u32 = 1;
+const LEDGER_VERSION: u32 = 1;
 /// The largest part of the ledger that is read, in bytes as stored.
 pub const SHARD_LIMIT: u64 = 256 << 20;
 /// The largest `summary.json` that is read, in bytes.

@@ -98,11 +98,8 @@ pub struct ControlFile {
 }
 
 impl ControlFile {
-    /// How much of the file has to be read, in bytes: PostgreSQL keeps everything within one disk
-    /// sector (`PG_CONTROL_MAX_SAFE_SIZE`); the rest is zeros.
-    pub const READ_BYTES: usize = 512;
-
-    /// Reads the file's first [`ControlFile::READ_BYTES`] or more.
+    /// Reads the file's first 512 bytes or more: PostgreSQL keeps everything within one disk sector
+    /// (`PG_CONTROL_MAX_SAFE_SIZE`); the rest is zeros.
     ///
     /// # Errors
     /// `Corrupt` where the CRC does not match or the bytes make no sense: read it again, for a running

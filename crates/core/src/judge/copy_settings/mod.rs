@@ -1,5 +1,5 @@
 //! What a copy may keep of its source's settings: every setting of PostgreSQL 14 to 18 that names a place or makes the
-//! server act outside is judged here, once, in [`TABLE`]; what does neither is in [`HARMLESS`].
+//! server act outside is judged here, once, in `TABLE`; what does neither is in `HARMLESS`.
 //! `docs/settings-of-a-copy.md` is written from here ([`page()`]).
 //!
 //! Two tests hold it together: one asks each server for all its settings and fails on one that nobody judged, one
@@ -12,10 +12,11 @@ mod table;
 
 use std::collections::BTreeSet;
 
-pub use self::harmless::HARMLESS;
-pub use self::libraries::{LIBRARIES, Library, filter};
+use self::harmless::HARMLESS;
+pub(crate) use self::libraries::LIBRARIES;
+use self::libraries::filter;
 pub use self::page::page;
-pub use self::table::TABLE;
+use self::table::TABLE;
 use crate::pg::Major;
 
 /// What a copy is to its source.
@@ -38,7 +39,7 @@ pub enum Copy {
 
 /// What becomes of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
+enum Act {
     /// It stays as the source has it.
     Kept,
     /// It stays, and the report names it.
@@ -55,37 +56,37 @@ pub enum Act {
 
 /// One judgement, of one setting or of several that are alike.
 #[derive(Debug, Clone, Copy)]
-pub struct Row {
+struct Row {
     /// The settings.
-    pub names: &'static [&'static str],
+    names: &'static [&'static str],
     /// The first of the supported major versions that has them.
-    pub since: Major,
+    since: Major,
     /// The last one.
-    pub until: Major,
+    until: Major,
     /// What they name, or make the server do.
-    pub reaches: &'static str,
+    reaches: &'static str,
     /// For a rehearsal.
-    pub rehearsal: Act,
+    rehearsal: Act,
     /// For a replacement.
-    pub replacement: Act,
+    replacement: Act,
     /// For a standby.
-    pub standby: Act,
+    standby: Act,
     /// The value that a drill's server has; none for PostgreSQL's default.
-    pub drill: Option<&'static str>,
+    drill: Option<&'static str>,
     /// Why.
-    pub why: &'static str,
+    why: &'static str,
 }
 
 impl Row {
     /// Whether servers of this version have the settings.
     #[must_use]
-    pub fn is_of(&self, major: Major) -> bool {
+    fn is_of(&self, major: Major) -> bool {
         (self.since..=self.until).contains(&major)
     }
 
     /// What becomes of the settings in a copy.
     #[must_use]
-    pub fn act(&self, copy: Copy) -> Act {
+    fn act(&self, copy: Copy) -> Act {
         match copy {
             // It archives into an archive of its own, as Patroni configures it.
             Copy::Clone if self.names.contains(&"archive_mode") => Act::Kept,

@@ -20,7 +20,7 @@ const fn row(names: &'static [&'static str], reaches: &'static str, why: &'stati
 }
 
 /// Every setting of PostgreSQL 14 to 18 that names a place or makes the server act outside.
-pub const TABLE: &[Row] = &[
+pub(crate) const TABLE: &[Row] = &[
     // Where the server lives.
     Row {
         rehearsal: Own("the line is commented out where it names another directory"),

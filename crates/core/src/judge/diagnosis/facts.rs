@@ -68,7 +68,7 @@ pub struct ServerFacts {
 impl ServerFacts {
     /// `PostgreSQL 17, primary, timeline 1`.
     #[must_use]
-    pub fn description(&self) -> String {
+    pub(crate) fn description(&self) -> String {
         let role = if self.in_recovery { "standby" } else { "primary" };
         let timeline = self
             .timeline
@@ -83,7 +83,7 @@ impl ServerFacts {
 
     /// Whether its archiver archives: a standby's only with `archive_mode = always`.
     #[must_use]
-    pub fn archives(&self) -> Option<bool> {
+    pub(crate) fn archives(&self) -> Option<bool> {
         let settings = self.settings.as_ref().ok()?;
         Some(match settings.get("archive_mode")? {
             "off" => false,
@@ -111,7 +111,7 @@ impl ServerSettings {
 
     /// A number.
     #[must_use]
-    pub fn number(&self, name: &str) -> Option<i64> {
+    pub(crate) fn number(&self, name: &str) -> Option<i64> {
         self.get(name)?.parse().ok()
     }
 }

@@ -12,7 +12,7 @@ use crate::pg::wal_records::{WalEvent, WalEventKind, WalTransaction};
 use crate::pg::{Lsn, Major, TransactionId, WalTime};
 
 pub const SEGMENT: u64 = 1 << 20;
-pub const PAGE: u64 = 8192;
+pub(crate) const PAGE: u64 = 8192;
 pub const START: u64 = 5 * SEGMENT;
 
 const COMMIT: u8 = 0x00;
@@ -39,7 +39,7 @@ pub enum Spec {
 pub struct Writer {
     major: Major,
     pub bytes: Vec<u8>,
-    pub events: Vec<WalEvent>,
+    pub(crate) events: Vec<WalEvent>,
     previous: u64,
 }
 
@@ -81,7 +81,7 @@ impl Writer {
     }
 
     #[must_use]
-    pub fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         START + self.bytes.len() as u64
     }
 
