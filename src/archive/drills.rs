@@ -81,6 +81,7 @@ mod tests {
     use crate::archive::fixture;
     use crate::format::identity::Identity;
     use crate::format::keys::{Key, LedgerObject};
+    use crate::pg::Major;
     use crate::store::{Body, PutMode, Store};
 
     async fn archive() -> (tempfile::TempDir, Store, Archive, BackupId) {
@@ -89,7 +90,7 @@ mod tests {
         let record = fixture::record(&[]);
         let cluster = crate::pg::ClusterIdentity {
             system_identifier: record.system_identifier,
-            postgres_major: 17,
+            postgres_major: Major::V17,
             segment_size: record.segment_bytes,
         };
         let identity = Identity::new(cluster, true, DateTime::UNIX_EPOCH);

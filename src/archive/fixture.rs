@@ -14,7 +14,7 @@ use crate::format::identity::Identity;
 use crate::format::keys::{BackupId, BackupObject, Key};
 use crate::format::tar_stream::TarScanner;
 use crate::judge::catalogue::Catalogue;
-use crate::pg::{ClusterIdentity, SegmentSize};
+use crate::pg::{ClusterIdentity, Major, SegmentSize};
 use crate::store::{Body, Location, PutMode, Store, StoreOptions};
 
 /// A store in a new directory below `top`.
@@ -29,7 +29,7 @@ pub async fn store(top: &Path) -> Store {
 pub fn archive(store: &Store) -> Archive {
     let cluster = ClusterIdentity {
         system_identifier: 7_000_000_000_000_000_001,
-        postgres_major: 17,
+        postgres_major: Major::V17,
         segment_size: SegmentSize::DEFAULT,
     };
     Archive::of(store, Identity::new(cluster, true, chrono::DateTime::UNIX_EPOCH))

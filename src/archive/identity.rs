@@ -156,13 +156,13 @@ mod tests {
 
     use super::*;
     use crate::archive::fixture;
-    use crate::pg::SegmentSize;
+    use crate::pg::{Major, SegmentSize};
     use crate::store::{FaultKind, Faults, Operation};
 
     fn cluster(system_identifier: u64) -> ClusterIdentity {
         ClusterIdentity {
             system_identifier,
-            postgres_major: 17,
+            postgres_major: Major::V17,
             segment_size: SegmentSize::DEFAULT,
         }
     }

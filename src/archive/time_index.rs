@@ -221,8 +221,7 @@ impl TimeIndex {
     /// # Errors
     /// `Invalid` for one that walship does not know.
     pub fn major(&self) -> Result<Major> {
-        let number = u16::try_from(self.archive.identity().postgres_major).unwrap_or(u16::MAX);
-        Major::new(number)
+        self.archive.identity().postgres_major.supported()
     }
 }
 

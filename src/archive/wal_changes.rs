@@ -310,7 +310,7 @@ mod tests {
             system_identifier: crate::pg::LongPageHeader::parse(&wal.bytes)
                 .unwrap()
                 .system_identifier,
-            postgres_major: 17,
+            postgres_major: Major::V17,
             segment_size: size,
         };
         let begins = (START..).step_by(SEGMENT as usize);

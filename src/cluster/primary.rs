@@ -10,7 +10,7 @@ use crate::server::{ConnInfo, Connection};
 pub(crate) struct Primary {
     /// For messages: the role and the hosts.
     pub(crate) shown: String,
-    pub(crate) major: u32,
+    pub(crate) major: Major,
     pub(crate) system_identifier: u64,
     pub(crate) timeline: TimelineId,
     /// How far its WAL is.
@@ -32,7 +32,6 @@ impl Primary {
     /// As [`Connection::connect`]; `Invalid` for a version that walship does not know.
     pub(crate) async fn connect(info: &ConnInfo) -> Result<Self> {
         let mut connection = Connection::connect(info).await?;
-        let major = u16::try_from(connection.server_major()).unwrap_or(u16::MAX);
         let system = connection.identify_system().await?;
         let mut demands = [0; 5];
         for (value, name) in demands.iter_mut().zip(Demands::names()) {
@@ -41,7 +40,7 @@ impl Primary {
         let primary = Self {
             demands: Demands::of_server(demands),
             shown: info.to_string(),
-            major: Major::new(major)?.number().into(),
+            major: connection.server_major().supported()?,
             system_identifier: system.system_identifier,
             timeline: system.timeline,
             current: system.flush_lsn,

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::pg::Major;
+
 /// `--version` takes no time; a program that hangs is passed over.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -20,12 +22,12 @@ pub struct Search {
     /// Every directory that was looked into.
     pub looked_in: Vec<PathBuf>,
     /// Those of other versions, with the version they say.
-    pub others: Vec<(PathBuf, Option<String>)>,
+    pub others: Vec<(PathBuf, Option<Major>)>,
 }
 
 /// Looks for a program of a major version: in `search_path` (`PATH`), then where packages put it.
 #[must_use]
-pub fn find(name: &str, major: u32, search_path: Option<&OsStr>) -> Search {
+pub fn find(name: &str, major: Major, search_path: Option<&OsStr>) -> Search {
     let in_path = search_path.map(std::env::split_paths).into_iter().flatten();
     // What lies in whatever directory this runs in is nobody's choice.
     let in_path = in_path.filter(|directory| directory.is_absolute());
@@ -48,7 +50,7 @@ pub fn find(name: &str, major: u32, search_path: Option<&OsStr>) -> Search {
             continue;
         }
         let says = major_of(&program);
-        if says.as_deref() == Some(&major.to_string()) {
+        if says == Some(major) {
             search.found = Some(program);
             return search;
         }
@@ -63,12 +65,8 @@ fn is_wrapper(program: &Path) -> bool {
 }
 
 /// The major version that a program is of; none where it does not say so in time.
-fn major_of(program: &Path) -> Option<String> {
-    let version = version_of(program)?;
-    let end = version
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(version.len());
-    version.get(..end).map(str::to_owned)
+fn major_of(program: &Path) -> Option<Major> {
+    Major::of_version(&version_of(program)?)
 }
 
 /// The version that a program is of, such as `17.2`; none where it does not say so in time.
@@ -145,10 +143,10 @@ mod tests {
         std::os::unix::fs::symlink(wrapper, top.path().join("bin/pg_x")).unwrap();
         let path =
             std::env::join_paths(["bin", "none", "old", "right"].map(|name| top.path().join(name))).unwrap();
-        let search = find("pg_x", 97, Some(&path));
+        let search = find("pg_x", "97".parse().unwrap(), Some(&path));
         assert_eq!(search.found, Some(right));
-        assert_eq!(search.others, [(old, Some("96".to_owned()))]);
-        let nothing = find("pg_x", 95, Some(&path));
+        assert_eq!(search.others, [(old, Some("96".parse().unwrap()))]);
+        let nothing = find("pg_x", "95".parse().unwrap(), Some(&path));
         assert_eq!(nothing.found, None);
         assert!(
             nothing

@@ -145,12 +145,12 @@ mod tests {
 
     use super::*;
     use crate::ErrorKind;
-    use crate::pg::{ClusterIdentity, SegmentSize};
+    use crate::pg::{ClusterIdentity, Major, SegmentSize};
 
     fn identity(seconds: i64) -> Identity {
         let cluster = ClusterIdentity {
             system_identifier: 1,
-            postgres_major: 18,
+            postgres_major: Major::V18,
             segment_size: SegmentSize::DEFAULT,
         };
         Identity::new(cluster, true, DateTime::from_timestamp(seconds, 0).unwrap())

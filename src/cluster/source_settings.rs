@@ -13,6 +13,7 @@ use super::destination::Access;
 use super::start_command::OutsideConfiguration;
 use crate::error::{Error, Result};
 use crate::judge::copy_settings::{Copy, Overrides, overrides};
+use crate::pg::Major;
 use crate::pg::configuration_files::{ConfigurationFiles, Files, Grammar};
 use crate::pg::guc_file::{quote, setting_name};
 
@@ -121,7 +122,7 @@ fn said(settings: &[(&'static str, String)]) -> String {
 }
 
 /// The number in `PG_VERSION`.
-fn major_of(data: &Path) -> Option<u32> {
+fn major_of(data: &Path) -> Option<Major> {
     std::fs::read_to_string(data.join("PG_VERSION"))
         .ok()?
         .trim()

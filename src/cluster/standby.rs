@@ -28,7 +28,7 @@ use crate::format::keys::BackupId;
 use crate::format::remembered::ArchiveMark;
 use crate::judge::catalogue::Catalogue;
 use crate::judge::recovery_plan::{Plan, Request, Target};
-use crate::pg::{Lsn, TimelineId};
+use crate::pg::{Lsn, Major, TimelineId};
 use crate::progress::Progress;
 
 /// What to make.
@@ -225,7 +225,7 @@ pub fn make_standby(pgdata: &Path, settings: &StandbySettings) -> Result<Vec<Str
 /// The command that starts a copied standby: where its configuration lies outside it, the cluster's that Debian has
 /// for this data directory.
 #[must_use]
-pub fn standby_start_command(pgdata: &Path, major: u32, search_path: Option<&OsStr>) -> StartCommand {
+pub fn standby_start_command(pgdata: &Path, major: Major, search_path: Option<&OsStr>) -> StartCommand {
     let outside = OutsideConfiguration::of_debian(major, pgdata);
     start_command(pgdata, &System::look(major, pgdata, search_path, outside))
 }

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use super::shell::shell_word;
 use crate::cluster::programs;
 use crate::format::backup::{BackupRecord, Configuration};
+use crate::pg::Major;
 use crate::pg::guc_file::value_of;
 
 /// What this system has to start a server with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct System {
     /// The major version of the server.
-    pub major: String,
+    pub major: Major,
     /// Whether Debian's `pg_ctlcluster` is installed.
     pub has_pg_ctlcluster: bool,
     /// `pg_ctl` of the right major version.
@@ -44,7 +45,7 @@ impl System {
     /// Looks at this system. `search_path` is `PATH`.
     #[must_use]
     pub fn look(
-        major: u32,
+        major: Major,
         data: &Path,
         search_path: Option<&std::ffi::OsStr>,
         outside: Option<OutsideConfiguration>,
@@ -53,7 +54,7 @@ impl System {
         let has_pg_ctlcluster = directories.any(|directory| directory.join("pg_ctlcluster").is_file())
             || Path::new("/usr/bin/pg_ctlcluster").is_file();
         Self {
-            major: major.to_string(),
+            major,
             has_pg_ctlcluster,
             pg_ctl: programs::find("pg_ctl", major, search_path).found,
             data_has_configuration: data.join("postgresql.conf").is_file(),
@@ -71,7 +72,7 @@ impl OutsideConfiguration {
 
     /// That of a Debian cluster of this version with this data directory, if there is one.
     #[must_use]
-    pub fn of_debian(major: u32, data: &Path) -> Option<Self> {
+    pub fn of_debian(major: Major, data: &Path) -> Option<Self> {
         let clusters = std::fs::read_dir(format!("/etc/postgresql/{major}")).ok()?;
         let mut files = clusters.filter_map(|cluster| Some(cluster.ok()?.path().join("postgresql.conf")));
         files.find_map(|config_file| {
@@ -174,7 +175,7 @@ mod tests {
 
     fn system() -> System {
         System {
-            major: "17".to_owned(),
+            major: Major::V17,
             has_pg_ctlcluster: false,
             pg_ctl: Some("/usr/lib/postgresql/17/bin/pg_ctl".into()),
             data_has_configuration: true,

@@ -19,8 +19,8 @@ use crate::cluster::shell_word;
 use crate::error::{Context, Error, Result};
 use crate::pg::tablespace_record::{LONGEST_BYTES, empty_path, ends_with_cut_header, is_creation};
 use crate::pg::{
-    BackupLabel, LongPageHeader, Lsn, NewTablespace, SegmentName, SegmentNumber, SegmentSize, TimelineId,
-    WalChange, WalCheck, WalEvent, WalEventKind, WalName, WalReader,
+    BackupLabel, LongPageHeader, Lsn, Major, NewTablespace, SegmentName, SegmentNumber, SegmentSize,
+    TimelineId, WalChange, WalCheck, WalEvent, WalEventKind, WalName, WalReader,
 };
 use crate::server::data_directory::read_control_file;
 
@@ -92,7 +92,7 @@ fn replay_start(data: &Path) -> Result<Lsn> {
 ///
 /// # Errors
 /// `Conflict` where replay would write into what is not the server's own.
-pub fn look_ahead(new: &[NewTablespace], major: u32) -> Result<Vec<String>> {
+pub fn look_ahead(new: &[NewTablespace], major: Major) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     for made in new {
         match look_at(made, major)? {
@@ -127,7 +127,7 @@ fn shared(at: Lsn) -> Error {
 }
 
 struct Found {
-    major: u32,
+    major: Major,
     start: Lsn,
     segment_size: SegmentSize,
     page_bytes: u64,
@@ -147,7 +147,7 @@ fn look(file: &File) -> Result<Found> {
     let start = header.page_address;
     let mut reader = WalReader::new(start, WalCheck::Structure);
     let mut found = Found {
-        major: header.major.number().into(),
+        major: header.major,
         start,
         segment_size: header.segment_size,
         page_bytes: u64::from(header.page_size_bytes),
@@ -267,7 +267,7 @@ enum Place {
     Taken(OsString),
 }
 
-fn look_at(made: &NewTablespace, major: u32) -> Result<Place> {
+fn look_at(made: &NewTablespace, major: Major) -> Result<Place> {
     let entries = match std::fs::read_dir(&made.path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Place::Missing),
@@ -282,7 +282,7 @@ fn look_at(made: &NewTablespace, major: u32) -> Result<Place> {
 
 /// Refuses a path that holds another's files. One that is missing ends the recovery where PostgreSQL comes to the record
 /// and needs it.
-fn check(made: &NewTablespace, major: u32, data: &Path) -> Result<()> {
+fn check(made: &NewTablespace, major: Major, data: &Path) -> Result<()> {
     if has_link_to(&data.join("pg_tblspc"), &made.path)? {
         return Ok(());
     }
@@ -384,20 +384,22 @@ mod tests {
             path: path.clone(),
         };
         // PostgreSQL ends there, if it needs it.
-        check(&made, 17, &data).unwrap();
-        assert!(look_ahead(std::slice::from_ref(&made), 17).unwrap()[0].contains("mkdir -p -m 700 /"));
+        check(&made, Major::V17, &data).unwrap();
+        assert!(
+            look_ahead(std::slice::from_ref(&made), Major::V17).unwrap()[0].contains("mkdir -p -m 700 /")
+        );
         std::fs::create_dir(&path).unwrap();
-        check(&made, 17, &data).unwrap();
+        check(&made, Major::V17, &data).unwrap();
         std::fs::create_dir(path.join("PG_17_202406281")).unwrap();
         assert!(
-            check(&made, 17, &data)
+            check(&made, Major::V17, &data)
                 .unwrap_err()
                 .to_string()
                 .contains("away and")
         );
         // The server's own, after a restart.
         std::os::unix::fs::symlink(&path, data.join("pg_tblspc/16400")).unwrap();
-        check(&made, 17, &data).unwrap();
+        check(&made, Major::V17, &data).unwrap();
     }
 
     // Seen to fail: `cluster/tablespaces.rs`: `has_link_to` is always false
@@ -415,9 +417,9 @@ mod tests {
             oid: 16400,
             path,
         };
-        check(&made, 17, top.path()).unwrap();
+        check(&made, Major::V17, top.path()).unwrap();
         std::fs::remove_file(tablespaces.join("16500")).unwrap();
-        assert!(check(&made, 17, top.path()).is_err());
+        assert!(check(&made, Major::V17, top.path()).is_err());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::format::identity::Identity;
 use crate::format::keys::BackupObject;
 use crate::format::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, CloneMark};
 use crate::judge::recovery_plan::Target;
-use crate::pg::{ClusterIdentity, SegmentSize, TimelineId};
+use crate::pg::{ClusterIdentity, Major, SegmentSize, TimelineId};
 use crate::progress::Progress;
 use crate::store::{FaultKind, Faults, Operation, Store};
 use crate::{Error, ErrorKind};
@@ -277,7 +277,7 @@ async fn a_restored_directory_remembers_what_it_may_write_to_and_not_what_its_so
 fn fixture_cluster() -> ClusterIdentity {
     ClusterIdentity {
         system_identifier: 1,
-        postgres_major: 17,
+        postgres_major: Major::V17,
         segment_size: SegmentSize::DEFAULT,
     }
 }

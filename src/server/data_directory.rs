@@ -165,7 +165,7 @@ pub fn cluster_identity(data_directory: &Path) -> Result<Option<ClusterIdentity>
     Ok(
         read_control_file(data_directory)?.map(|control_file| ClusterIdentity {
             system_identifier: control_file.system_identifier,
-            postgres_major: u32::from(control_file.major.number()),
+            postgres_major: control_file.major,
             segment_size: control_file.segment_size,
         }),
     )

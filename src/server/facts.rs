@@ -11,7 +11,7 @@ use crate::judge::diagnosis::Known;
 use crate::judge::diagnosis::facts::{
     ArchiverFacts, ReadyFiles, ServerFacts, ServerSettings, Slot, StandbyFacts,
 };
-use crate::pg::{ClusterIdentity, Lsn, SegmentSize, TimelineId};
+use crate::pg::{ClusterIdentity, Lsn, Major, SegmentSize, TimelineId};
 
 /// The settings that the diagnosis looks at.
 const SETTINGS: [&str; 14] = [
@@ -199,9 +199,9 @@ pub(crate) async fn ready(session: &mut Session) -> Known<ReadyFiles> {
 
 async fn slots(session: &mut Session) -> Known<Vec<Slot>> {
     let invalid = match session.major() {
-        ..16 => "null",
-        16 => "case when conflicting then 'conflict' end",
-        17.. => "invalidation_reason",
+        major if major < Major::V16 => "null",
+        Major::V16 => "case when conflicting then 'conflict' end",
+        _ => "invalidation_reason",
     };
     let sql = format!(
         "select slot_name, active, wal_status, pg_wal_lsn_diff({LSN}, restart_lsn)::bigint, {invalid} \

@@ -7,6 +7,7 @@ use tokio::time::timeout_at;
 use super::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::judge::diagnosis::Known;
+use crate::pg::Major;
 use crate::server::{ConnInfo, Connection};
 
 /// Most of the time that one question may take, as a part of all.
@@ -77,7 +78,7 @@ impl Session {
         }
     }
 
-    pub(crate) fn major(&self) -> u32 {
+    pub(crate) fn major(&self) -> Major {
         self.connection.server_major()
     }
 

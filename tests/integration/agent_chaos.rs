@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
+use walship_core::pg::Major;
 
 use crate::server::wait_archived;
 use crate::support::postgres::{Cluster, Stop};
@@ -36,7 +37,7 @@ fn any(below: u64) -> u64 {
 fn primary(walship: &Walship, kept: &Path) -> Cluster {
     // The copy comes first: what is acknowledged was there to be copied.
     let command = format!("cp %p {}/%f && {} push %p", kept.display(), binary().display());
-    let mut builder = Cluster::builder(18)
+    let mut builder = Cluster::builder(Major::V18)
         .option("archive_mode", "on")
         .option("archive_command", &command);
     for (name, value) in walship.environment() {
@@ -171,7 +172,7 @@ fn nothing_is_lost_whatever_becomes_of_the_agent_and_recovery_finds_it_all() {
     assert_eq!(failed, "0", "an agent that dies is no failure of archiving");
 
     // And back again, with an agent that has no better life.
-    let mut copy = walship.adopt(18, &base);
+    let mut copy = walship.adopt(Major::V18, &base);
     copy.set("archive_mode", "off");
     copy.set(
         "restore_command",
@@ -220,7 +221,7 @@ fn two_live_clones_with_an_agent_each_never_interleave_their_histories() {
             .status()
             .unwrap();
         assert!(copied.success());
-        let mut second = walships[1].adopt(18, &copy);
+        let mut second = walships[1].adopt(Major::V18, &copy);
         let agents = [agent(&walships[0], first.data_dir()), agent(&walships[1], &copy)];
         for (cluster, kept) in [(&mut first, &kept[0]), (&mut second, &kept[1])] {
             let command = format!("cp %p {}/%f && {} push %p", kept.display(), binary().display());
@@ -325,7 +326,7 @@ fn a_backlog_starts_an_agent_that_keeps_nothing_of_postgresqls_and_ends_with_it(
         .env("WALSHIP_AGENT_AUTOSTART", "true")
         .env("WALSHIP_LOG_LEVEL", "info");
     // 14 hands its open files down to archive_command.
-    let mut builder = Cluster::builder(14)
+    let mut builder = Cluster::builder(Major::V14)
         .option("archive_mode", "on")
         .option("archive_command", "false")
         .option("logging_collector", "on");

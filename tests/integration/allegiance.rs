@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use walship_core::pg::Major;
+
 use crate::basebackup::{keys, listed};
 use crate::sample::Sample;
 use crate::seed::beside;
@@ -106,7 +108,7 @@ fn an_archive_is_not_begun_anew_where_it_is_not_mounted_or_under_another_url() {
 #[test]
 fn every_command_that_writes_accepts_only_the_archive_that_is_remembered() {
     let (place, other) = (Place::directory(), Place::directory());
-    let primary = archiving_primary(17, &Walship::at(&place));
+    let primary = archiving_primary(Major::V17, &Walship::at(&place));
     wait_archived(&primary, &primary.switch_wal());
     let mark = std::fs::read(remembered(primary.data_dir())).unwrap();
     let others = Walship::at(&other).in_dir(primary.data_dir());
@@ -229,7 +231,7 @@ struct Copy {
 }
 
 /// A recovery to the end of the archive, opened.
-fn recovered(major: u32, walship: &Walship, archive_mode: &str) -> Copy {
+fn recovered(major: Major, walship: &Walship, archive_mode: &str) -> Copy {
     let root = scratch();
     let data = root.path().join("data");
     let pgdata = data.to_str().unwrap();
@@ -370,7 +372,7 @@ fn an_archive_within_a_data_directory_is_refused_by_every_command_that_would_wri
     }
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(17, &walship);
+    let primary = archiving_primary(Major::V17, &walship);
     wait_archived(&primary, &primary.switch_wal());
     walship
         .run(&["basebackup", "-d", &primary.conninfo()])

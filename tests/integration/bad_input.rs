@@ -7,6 +7,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use walship_core::pg::Major;
+
 use crate::connection::{set_hba, started};
 use crate::recovery::History;
 use crate::sample::{DataDirectory, Sample};
@@ -242,7 +244,7 @@ fn an_archive_of_a_newer_format_is_read_by_no_command() {
     fs::write(&identity, sealed(newer)).unwrap();
     let root = scratch();
     let data = root.path().join("data");
-    let server = started(17, &[]);
+    let server = started(Major::V17, &[]);
     let conninfo = server.conninfo();
     for arguments in [
         vec!["list"],
@@ -278,7 +280,7 @@ fn another_clusters_archive_is_refused() {
             &["system identifier"],
         );
     }
-    let other = started(17, &[]);
+    let other = started(Major::V17, &[]);
     refused(
         Walship::at(&place).run(&["basebackup", "-d", &other.conninfo()]),
         2,
@@ -305,7 +307,7 @@ fn a_directory_that_is_no_data_directory_is_named() {
 #[test]
 fn a_server_that_cannot_be_backed_up_is_told_what_to_set() {
     let place = Place::directory();
-    let minimal = started(17, &[("wal_level", "minimal"), ("max_wal_senders", "0")]);
+    let minimal = started(Major::V17, &[("wal_level", "minimal"), ("max_wal_senders", "0")]);
     let backup = |cluster: &Cluster| Walship::at(&place).run(&["basebackup", "-d", &cluster.tcp_conninfo()]);
     let output = backup(&minimal);
     assert_ne!(output.code, Some(0));
@@ -313,7 +315,7 @@ fn a_server_that_cannot_be_backed_up_is_told_what_to_set() {
     refused(output, code, &["max_wal_senders", "wal_level"]);
     drop(minimal);
 
-    let strict = started(17, &[]);
+    let strict = started(Major::V17, &[]);
     set_hba(&strict, "host all all 127.0.0.1/32 trust");
     refused(backup(&strict), 6, &["pg_hba.conf", "host replication"]);
     let output = Walship::at(&place).run(&["basebackup", "-d", "host=/nowhere port=5999 user=x"]);
@@ -360,7 +362,7 @@ fn words_that_walship_does_not_know_are_answered_with_those_it_does() {
 fn shared() -> &'static History {
     static HISTORY: OnceLock<History> = OnceLock::new();
     HISTORY.get_or_init(|| {
-        let mut history = History::write(17, Place::directory());
+        let mut history = History::write(Major::V17, Place::directory());
         history.primary.stop(Stop::Fast);
         history
     })

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use walship::inside::{BaseBackupOptions, BaseBackupStream, Event};
-use walship_core::pg::Lsn;
+use walship_core::pg::{Lsn, Major};
 use walship_core::{ErrorKind, Result};
 
 use crate::connection::{connect, run};
@@ -60,7 +60,7 @@ fn options(label: &str) -> BaseBackupOptions {
     }
 }
 
-fn started(major: u32) -> Cluster {
+fn started(major: Major) -> Cluster {
     let mut cluster = Cluster::builder(major).initdb_arg("--data-checksums").initdb();
     cluster.start();
     cluster
@@ -125,7 +125,7 @@ fn a_backup_is_whole_and_postgresql_verifies_it() {
         for (index, header) in stream.tablespaces.iter().enumerate().rev() {
             let archive = &taken.archives[&index];
             // Two zero blocks end a tar archive; PostgreSQL 14 leaves them to the client.
-            let trailer = if major >= 15 { 1024 } else { 0 };
+            let trailer = if major >= Major::V15 { 1024 } else { 0 };
             assert_eq!(
                 archive.len() - members_end(archive),
                 trailer,

@@ -9,6 +9,7 @@ use walship::inside::ConnInfo;
 use walship::inside::Progress;
 use walship::inside::basebackup::{self, BasebackupOptions, BasebackupReport, Method, PartSettings};
 use walship_core::ErrorKind;
+use walship_core::pg::Major;
 use walship_store::{FaultKind, Faults, Operation};
 
 use crate::server::{archiving_primary, majors, wait_archived};
@@ -143,7 +144,7 @@ fn a_backup_unpacks_with_zstd_and_tar_to_what_pg_verifybackup_accepts() {
             serde_json::from_slice(&std::fs::read(backup.join("backup.json")).unwrap()).unwrap();
         assert_eq!(record["label"], LABEL);
         assert_eq!(record["source"], "primary");
-        assert_eq!(record["postgres_major"], major);
+        assert_eq!(record["postgres_major"], major.number());
         assert_eq!(record["streams"].as_array().unwrap().len(), 3);
         for name in ["alive.json", "pending.json"] {
             assert!(!backup.join(name).exists(), "{name} is still there");
@@ -185,7 +186,7 @@ fn a_backup_unpacks_with_zstd_and_tar_to_what_pg_verifybackup_accepts() {
 fn what_needs_no_option_is_printed_as_an_id() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(18, &walship);
+    let primary = archiving_primary(Major::V18, &walship);
     let output = walship
         .run(&[
             "basebackup",
@@ -241,7 +242,7 @@ fn a_killed_backup_leaves_nothing_listed_and_nothing_that_harms() {
 fn a_backup_that_fails_leaves_nothing() {
     let place = Place::directory();
     let walship = Walship::at(&place).env("WALSHIP_BACKUP_PART_SIZE", "4MiB");
-    let mut primary = archiving_primary(18, &walship);
+    let mut primary = archiving_primary(Major::V18, &walship);
     let conninfo = primary.conninfo();
     let running = walship.spawn(&["basebackup", "-d", &conninfo, "--max-rate", "4MB"]);
     wait_for("the first part", PATIENCE, || {
@@ -283,7 +284,7 @@ fn taken_with(place: &Place, primary: &Cluster, faults: Faults) -> walship_core:
 #[test]
 fn a_backup_whose_first_heartbeat_fails_leaves_nothing_that_holds_wal_back() {
     let place = Place::directory();
-    let primary = archiving_primary(17, &Walship::at(&place));
+    let primary = archiving_primary(Major::V17, &Walship::at(&place));
     for kind in [FaultKind::Before(ErrorKind::Unavailable), FaultKind::After] {
         let faults = Faults::default();
         faults.add(Operation::Put, "alive.json", kind);
@@ -297,7 +298,7 @@ fn a_backup_whose_first_heartbeat_fails_leaves_nothing_that_holds_wal_back() {
 #[test]
 fn a_slow_heartbeat_does_not_make_a_backup_end_too_early() {
     let place = Place::directory();
-    let primary = archiving_primary(17, &Walship::at(&place));
+    let primary = archiving_primary(Major::V17, &Walship::at(&place));
     // The archive is the archiver's, not this process's.
     let first = primary.switch_wal();
     wait_archived(&primary, &first);
@@ -366,7 +367,7 @@ fn a_backup_whose_wal_does_not_arrive_is_unfinished_and_can_be_finished() {
 fn a_backup_that_lost_a_part_is_never_finished() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(18, &walship);
+    let primary = archiving_primary(Major::V18, &walship);
     primary.sql("alter system set archive_command = 'false'; select pg_reload_conf()");
     let conninfo = primary.conninfo();
     walship
@@ -393,7 +394,7 @@ fn a_backup_that_lost_a_part_is_never_finished() {
 fn a_backup_that_lost_a_part_or_its_wal_is_not_listed_as_a_backup() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let mut primary = archiving_primary(18, &walship);
+    let mut primary = archiving_primary(Major::V18, &walship);
     walship
         .run(&["basebackup", "-d", &primary.conninfo()])
         .succeeded();
@@ -448,14 +449,14 @@ fn another_clusters_archive_is_refused_before_anything_is_written() {
     let place = Place::directory();
     let walship = Walship::at(&place);
     let _owner = {
-        let primary = archiving_primary(18, &walship);
+        let primary = archiving_primary(Major::V18, &walship);
         walship
             .run(&["basebackup", "-d", &primary.conninfo()])
             .succeeded();
         primary
     };
     let before = keys(&place, "");
-    let other = archiving_primary(18, &Walship::without_archive());
+    let other = archiving_primary(Major::V18, &Walship::without_archive());
     let output = walship.run(&["basebackup", "-d", &other.conninfo()]).exited(2);
     assert!(output.stderr.contains("system identifier"), "{}", output.stderr);
     let after: Vec<_> = keys(&place, "")
@@ -473,7 +474,7 @@ fn another_clusters_archive_is_refused_before_anything_is_written() {
 fn configuration_outside_the_data_directory_goes_with_the_backup() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let mut cluster = archiving_primary(18, &walship);
+    let mut cluster = archiving_primary(Major::V18, &walship);
     cluster.stop(Stop::Fast);
     // As on Debian: the configuration says where the data is.
     let etc = cluster.make_dir("etc");
@@ -483,7 +484,7 @@ fn configuration_outside_the_data_directory_goes_with_the_backup() {
     let more = make_dir(&etc, "conf.d", 0o700);
     std::fs::write(more.join("10-more.conf"), "").unwrap();
     std::fs::write(etc.join("server.key"), "secret").unwrap();
-    let mut debian = walship.adopt(18, &etc);
+    let mut debian = walship.adopt(Major::V18, &etc);
     debian.set("data_directory", cluster.data_dir().to_str().unwrap());
     // What waits for a start looks for postmaster.pid in this folder.
     debian.launch();
@@ -525,7 +526,7 @@ fn configuration_outside_the_data_directory_goes_with_the_backup() {
 fn what_cannot_work_is_refused_with_a_reason() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(18, &walship);
+    let primary = archiving_primary(Major::V18, &walship);
     let conninfo = primary.conninfo();
     for (arguments, part) in [
         (["--max-rate", "31kB"], "32KiB"),
@@ -550,7 +551,7 @@ fn what_cannot_work_is_refused_with_a_reason() {
 fn a_backup_brings_the_history_that_an_archive_begun_later_lacks() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let mut cluster = archiving_primary(18, &walship);
+    let mut cluster = archiving_primary(Major::V18, &walship);
     // A promotion whose history went to another archive.
     cluster.set("archive_command", "true");
     cluster.stop(Stop::Fast);

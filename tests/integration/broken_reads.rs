@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use walship_core::pg::Major;
+
 use crate::recovery::take_backup;
 use crate::sample::Sample;
 use crate::server::{archiving_primary, wait_archived};
@@ -21,7 +23,7 @@ fn a_connection_that_breaks_once_at_each_object_and_listing_ends_no_command() {
     let place = server.new_place();
     let proxy = Proxy::start(place.endpoint().unwrap());
     let walship = Walship::at(&place);
-    let primary = archiving_primary(17, &walship);
+    let primary = archiving_primary(Major::V17, &walship);
     take_backup(&walship, &primary);
     primary.sql("create table t as select generate_series(1, 1000)");
     let segment = primary.switch_wal();
@@ -76,7 +78,7 @@ fn a_drill_that_the_store_kept_from_a_segment_is_not_made_and_proves_nothing() {
     let place = server.new_place();
     let proxy = Proxy::start(place.endpoint().unwrap());
     let walship = Walship::at(&place);
-    let primary = archiving_primary(17, &walship);
+    let primary = archiving_primary(Major::V17, &walship);
     take_backup(&walship, &primary);
     let segment = primary.switch_wal();
     wait_archived(&primary, &segment);

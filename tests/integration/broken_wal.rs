@@ -3,6 +3,8 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use walship_core::pg::Major;
+
 use crate::basebackup::json;
 use crate::recovery::take_backup;
 use crate::seed::beside;
@@ -39,7 +41,7 @@ fn halve(segment: &Path) {
 }
 
 /// A backup, rows until a damaged segment, and more after it.
-fn damaged(major: u32, walship: &Walship, damage: Damage) -> (Cluster, String) {
+fn damaged(major: Major, walship: &Walship, damage: Damage) -> (Cluster, String) {
     let mut primary = archiving_primary(major, walship);
     primary.sql("create table t (i int, s text)");
     take_backup(walship, &primary);

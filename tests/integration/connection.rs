@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use walship::inside::{ConnInfo, Connection};
-use walship_core::pg::TimelineId;
+use walship_core::pg::{Major, TimelineId};
 use walship_core::{Error, ErrorKind, Result};
 
 use crate::server::majors;
@@ -39,7 +39,7 @@ pub fn refusal(conninfo: &str) -> Error {
     run(connect(conninfo)).expect_err(conninfo)
 }
 
-pub fn started(major: u32, options: &[(&str, &str)]) -> Cluster {
+pub fn started(major: Major, options: &[(&str, &str)]) -> Cluster {
     let mut builder = Cluster::builder(major);
     for (name, value) in options {
         builder = builder.option(name, value);
@@ -137,7 +137,7 @@ fn every_way_to_send_a_password_works_and_a_wrong_one_says_so() {
 
 #[test]
 fn the_line_an_error_suggests_for_pgpass_lets_one_in() {
-    let cluster = started(18, &[]);
+    let cluster = started(Major::V18, &[]);
     cluster.sql("create role s replication login password 'p:w'");
     set_hba(&cluster, "host replication s 127.0.0.1/32 scram-sha-256");
     let conninfo = over_tcp(&cluster, "user=s");
@@ -209,7 +209,7 @@ fn a_server_without_a_free_walsender_is_worth_another_try() {
 
 #[test]
 fn a_server_that_is_not_ready_is_worth_another_try() {
-    let mut cluster = Cluster::builder(18).option("hot_standby", "off").initdb();
+    let mut cluster = Cluster::builder(Major::V18).option("hot_standby", "off").initdb();
     cluster.append("standby.signal", "");
     cluster.launch();
     let error = wait_for("an answer", PATIENCE, || {
@@ -224,7 +224,7 @@ fn a_server_that_is_not_ready_is_worth_another_try() {
 
 #[test]
 fn hosts_are_tried_in_order_until_one_answers() {
-    let cluster = started(18, &[]);
+    let cluster = started(Major::V18, &[]);
     let port = cluster.port();
     let socket = cluster.socket_dir().display();
     run(connect(&format!(

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use walship_core::judge::copy_settings::judged;
+use walship_core::pg::Major;
 
 use crate::basebackup::json;
 use crate::recovery::{PATIENCE, take_backup};
 use crate::seed::{beside, seed};
 use crate::server::{archiving_builder, archiving_primary, majors, wait_archived};
-use crate::support::postgres::{Cluster, MAJORS, Stop};
+use crate::support::postgres::{Cluster, Stop};
 use crate::support::process::Output;
 use crate::support::stores::Place;
 use crate::support::walship::Walship;
@@ -23,7 +24,7 @@ const PRELOADED: &str = "pg_stat_statements, pg_prewarm";
 fn every_setting_of_every_server_was_judged() {
     let judged = judged();
     let mut of_no_server = judged.clone();
-    for major in MAJORS {
+    for major in Major::ALL {
         let mut cluster = Cluster::builder(major)
             .option("shared_preload_libraries", PRELOADED)
             .initdb();
@@ -78,7 +79,7 @@ struct Source {
 }
 
 impl Source {
-    fn start(major: u32) -> Self {
+    fn start(major: Major) -> Self {
         let place = Place::directory();
         let walship = Walship::at(&place);
         let mut primary = archiving_builder(major, &walship).initdb();
@@ -102,7 +103,7 @@ impl Source {
         primary.set("synchronous_standby_names", "nobody");
         primary.set("synchronous_commit", "local");
         primary.set("session_preload_libraries", "auto_explain");
-        if major == 14 {
+        if major == Major::V14 {
             primary.set("stats_temp_directory", statistics.to_str().unwrap());
         }
         primary.start();
@@ -170,7 +171,7 @@ fn a_rehearsal_starts_on_its_own_data_and_writes_into_none_of_its_sources_places
         assert_eq!(copy.sql("show max_logical_replication_workers"), "0");
         assert_eq!(copy.sql("show session_preload_libraries"), "auto_explain");
         assert_eq!(copy.sql("show shared_preload_libraries"), "");
-        if major == 14 {
+        if major == Major::V14 {
             assert_eq!(copy.sql("show stats_temp_directory"), "pg_stat_tmp");
         }
         assert!(data.join("log").read_dir().unwrap().count() > 0);
@@ -186,7 +187,7 @@ fn a_rehearsal_starts_on_its_own_data_and_writes_into_none_of_its_sources_places
 // Seen to fail: `diagnosis/settings.rs`: a copy is treated like any other server
 #[test]
 fn a_replacement_keeps_what_reaches_outside_and_says_what_that_is() {
-    let mut source = Source::start(18);
+    let mut source = Source::start(Major::V18);
     source.with_a_backup_and_a_row();
     source.primary.stop(Stop::Fast);
     let old = source.primary.data_dir().with_extension("old");
@@ -241,7 +242,7 @@ fn a_seeded_standby_beside_its_primary_runs_on_its_own_data() {
 fn a_data_directory_that_a_file_elsewhere_names_does_not_win() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let mut primary = archiving_builder(18, &walship).initdb();
+    let mut primary = archiving_builder(Major::V18, &walship).initdb();
     let elsewhere = primary.make_dir("elsewhere").join("site.conf");
     let named = format!("data_directory = '{}'\n", primary.data_dir().display());
     std::fs::write(&elsewhere, named).unwrap();
@@ -259,7 +260,7 @@ fn a_data_directory_that_a_file_elsewhere_names_does_not_win() {
     ];
     let said = walship.run(&arguments).succeeded().stdout;
     assert!(said.contains("change that line if you move the copy"), "{said}");
-    let mut copy = walship.adopt(18, &data);
+    let mut copy = walship.adopt(Major::V18, &data);
     copy.start();
     assert_eq!(copy.sql("show data_directory"), data.display().to_string());
 }
@@ -308,7 +309,7 @@ fn a_rehearsal_of_a_subscriber_takes_no_change_away_from_it() {
 }
 
 /// A backup, and then a tablespace with a table and a database in it, archived; the primary runs on.
-fn with_a_late_tablespace(major: u32) -> (Place, Walship, Cluster, PathBuf) {
+fn with_a_late_tablespace(major: Major) -> (Place, Walship, Cluster, PathBuf) {
     let place = Place::directory();
     let walship = Walship::at(&place);
     let primary = archiving_builder(major, &walship).initdb_arg("--data-checksums");
@@ -320,7 +321,11 @@ fn with_a_late_tablespace(major: u32) -> (Place, Walship, Cluster, PathBuf) {
     let late = primary.make_dir("late");
     primary.sql(&format!("create tablespace late location '{}'", late.display()));
     primary.sql("create table t tablespace late as select g as i, repeat('x', 50) as s from generate_series(1, 5000) g");
-    let copied = if major >= 15 { "strategy file_copy" } else { "" };
+    let copied = if major >= Major::V15 {
+        "strategy file_copy"
+    } else {
+        ""
+    };
     primary.sql(&format!("create database other tablespace late {copied}"));
     wait_archived(&primary, &primary.switch_wal());
     // What is in the primary's files alone.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::recovery::{History, take_backup};
 use crate::server::wait_archived;
@@ -37,7 +38,7 @@ impl Original {
     }
 
     fn make() -> Self {
-        let mut history = History::write(17, Place::directory());
+        let mut history = History::write(Major::V17, Place::directory());
         history.primary.sql(
             "insert into orders select g, date '2026-10-01' + g % 61 from generate_series(9001, 12000) g",
         );
@@ -538,7 +539,7 @@ fn postgresql_stops_at_a_damaged_segment() {
     case.damage(&key, &other, Damage::BitFlip);
     let attempt = case.recover(original);
     attempt.output.clone().succeeded();
-    let mut copy = Cluster::adopt(17, attempt.root.path().join("data"));
+    let mut copy = Cluster::adopt(Major::V17, attempt.root.path().join("data"));
     let log = copy
         .try_start()
         .expect_err("started without the WAL that makes it consistent");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use walship_core::format::codec::{self, WalDecoder};
+use walship_core::pg::Major;
 
 use crate::bad_input::SmallDisk;
 use crate::recover::move_configuration_out;
@@ -137,7 +138,7 @@ fn a_healthy_archive_passes_with_figures_and_the_archive_keeps_them() {
             );
         }
         assert!(report["data_loss_ms"].as_u64().unwrap() < 3_600_000, "{report}");
-        let expected = if major >= 18 { "passed" } else { "skipped" };
+        let expected = if major >= Major::V18 { "passed" } else { "skipped" };
         assert_eq!(
             outcomes(&report),
             BTreeMap::from([("sql", "passed"), ("amcheck", "passed"), ("checksums", expected)]),
@@ -168,7 +169,7 @@ fn a_healthy_archive_passes_with_figures_and_the_archive_keeps_them() {
 // the newest commit is not told
 #[test]
 fn a_target_is_reached_and_no_later_commit_is_told() {
-    let history = History::write(17, Place::directory());
+    let history = History::write(Major::V17, Place::directory());
     let drills = Drills::beside(&history.primary, &history.walship);
     let sql = drills.sql("select array_agg(n order by n) = '{1}' from steps");
     let arguments = [
@@ -225,7 +226,7 @@ fn cut_short(archive: &Path, segment: &str, from: usize) {
 // Seen to fail: `drill/reach.rs`: every replay has reached the end
 #[test]
 fn a_drill_whose_replay_ends_before_the_archived_wal_does_fails() {
-    let history = History::write(17, Place::directory());
+    let history = History::write(Major::V17, Place::directory());
     let drills = Drills::beside(&history.primary, &history.walship);
     history.primary.sql("insert into steps values (6)");
     let last = history.primary.switch_wal();
@@ -258,7 +259,7 @@ fn replacing(drills: &Drills, cluster: &Cluster, program: &str, script: &str) ->
 
 #[test]
 fn the_users_own_checks_decide_and_a_failure_keeps_the_success_before_it() {
-    let history = History::write(18, Place::directory());
+    let history = History::write(Major::V18, Place::directory());
     let drills = Drills::beside(&history.primary, &history.walship);
     let first = drills.made(0, &[]);
     for (text, says) in [
@@ -318,7 +319,7 @@ fn folders(drills: &Drills) -> Vec<PathBuf> {
 // Seen to fail: `drill/mod.rs`: no cleaning
 #[test]
 fn what_a_killed_drill_leaves_the_next_one_removes_and_a_living_ones_stays() {
-    let history = History::write(17, Place::directory());
+    let history = History::write(Major::V17, Place::directory());
     let drills = Drills::beside(&history.primary, &history.walship);
     let (mut killed, server) = stuck(&drills);
     // Beside a living one.
@@ -337,7 +338,7 @@ fn what_a_killed_drill_leaves_the_next_one_removes_and_a_living_ones_stays() {
 // Seen to fail: `drill/mod.rs`: signals are ignored; a thousand times `drill.timeout`
 #[test]
 fn a_drill_that_is_told_to_end_leaves_nothing_behind_and_records_nothing() {
-    let history = History::write(17, Place::directory());
+    let history = History::write(Major::V17, Place::directory());
     let drills = Drills::beside(&history.primary, &history.walship);
     let before = content(history.place.path().unwrap());
     let (running, server) = stuck(&drills);
@@ -362,7 +363,7 @@ fn a_drill_that_is_told_to_end_leaves_nothing_behind_and_records_nothing() {
 }
 
 /// Settings with which the source reaches out, archives, listens and loads, as the drill must not.
-fn outgoing_primary(major: u32, walship: &Walship, publisher: u16) -> Cluster {
+fn outgoing_primary(major: Major, walship: &Walship, publisher: u16) -> Cluster {
     let mut primary = archiving_primary(major, walship);
     for (name, value) in [
         ("wal_level", "logical"),
@@ -385,7 +386,7 @@ fn outgoing_primary(major: u32, walship: &Walship, publisher: u16) -> Cluster {
          create subscription s connection 'host=127.0.0.1 port={publisher}' publication p with (connect = false);
          alter subscription s enable"
     ));
-    if major >= 17 {
+    if major >= Major::V17 {
         primary.sql(
             "create function meddle() returns event_trigger language plpgsql as
                  $$ begin raise exception 'a login trigger ran'; end $$;
@@ -409,7 +410,7 @@ const NOTHING_GOES_OUT: &str = "
 // Seen to fail: `drill/settings.rs`: `max_worker_processes = 8`
 #[test]
 fn no_background_worker_of_a_library_that_was_asked_for_starts() {
-    let history = History::write(17, Place::directory());
+    let history = History::write(Major::V17, Place::directory());
     let mut drills = Drills::beside(&history.primary, &history.walship);
     drills.walship = drills
         .walship
@@ -440,7 +441,7 @@ fn nothing_of_a_drill_reaches_out_archives_listens_or_runs_the_sources_jobs() {
         publisher.set_nonblocking(true).unwrap();
         let port = publisher.local_addr().unwrap().port();
         let mut primary = outgoing_primary(major, &walship, port);
-        if major >= 17 {
+        if major >= Major::V17 {
             // Its own trigger keeps everybody out.
             primary.set("event_triggers", "off");
             primary.reload();
@@ -471,7 +472,7 @@ fn nothing_of_a_drill_reaches_out_archives_listens_or_runs_the_sources_jobs() {
 fn configuration_outside_the_data_directory_is_neither_needed_nor_put_back() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let mut primary = archiving_primary(17, &walship);
+    let mut primary = archiving_primary(Major::V17, &walship);
     primary.stop(Stop::Fast);
     let etc = move_configuration_out(&primary);
     let config = format!("config_file={}", etc.join("postgresql.conf").display());
@@ -510,7 +511,7 @@ fn prepared_transactions_come_back_though_their_setting_was_raised_after_the_bac
 fn damage_that_was_backed_up_with_the_data_is_found() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let mut primary = archiving_primary(17, &walship);
+    let mut primary = archiving_primary(Major::V17, &walship);
     primary.sql("create table t as select g as n from generate_series(1, 2000) g; create index i on t (n)");
     let index = primary
         .data_dir()
@@ -537,7 +538,7 @@ fn damage_that_was_backed_up_with_the_data_is_found() {
 // Seen to fail: `drill/checks.rs`: every exit code of `pg_checksums` passes
 #[test]
 fn a_page_that_does_not_match_its_checksum_fails_the_drill() {
-    let history = History::write(18, Place::directory());
+    let history = History::write(Major::V18, Place::directory());
     let drills = Drills::beside(&history.primary, &history.walship);
     // A bit of a table flips between the shutdown and the check.
     let script = "for last in \"$@\"; do :; done
@@ -553,7 +554,7 @@ fn a_page_that_does_not_match_its_checksum_fails_the_drill() {
 // Seen to fail: `drill/mod.rs`: the archive is not asked again
 #[test]
 fn what_is_lost_during_the_drill_fails_it_and_an_outage_is_no_verdict() {
-    let history = History::write(17, Place::directory());
+    let history = History::write(Major::V17, Place::directory());
     let drills = Drills::beside(&history.primary, &history.walship);
     let archive = history.place.path().unwrap();
     let segment = &history.last_segment;
@@ -591,7 +592,7 @@ fn what_is_lost_during_the_drill_fails_it_and_an_outage_is_no_verdict() {
 
 #[test]
 fn a_backup_that_lost_a_part_fails_the_drill_and_the_part_is_named() {
-    let history = History::write(17, Place::directory());
+    let history = History::write(Major::V17, Place::directory());
     let drills = Drills::beside(&history.primary, &history.walship);
     let part = format!("backups/{}/base/000001.tar.zst", history.backup);
     fs::remove_file(history.place.path().unwrap().join(part)).unwrap();
@@ -608,11 +609,11 @@ fn a_backup_that_lost_a_part_fails_the_drill_and_the_part_is_named() {
 // Seen to fail: `drill/mod.rs`: no `room::check`
 #[test]
 fn missing_programs_and_a_small_disk_are_said_before_anything_is_restored() {
-    let history = History::write(17, Place::directory());
+    let history = History::write(Major::V17, Place::directory());
     let drills = Drills::beside(&history.primary, &history.walship);
     let before = content(history.place.path().unwrap());
     let empty = make_dir(drills.root.path(), "empty", 0o755);
-    let old = Cluster::builder(14).initdb().bin_dir();
+    let old = Cluster::builder(Major::V14).initdb().bin_dir();
     if Path::new("/usr/lib/postgresql/17/bin/postgres").exists() {
         announce("NOT TESTED: no programs of that version (this machine has PostgreSQL 17 installed)");
         return;
@@ -650,7 +651,7 @@ fn missing_programs_and_a_small_disk_are_said_before_anything_is_restored() {
 
 #[test]
 fn what_is_kept_starts_as_it_is_printed_and_is_removed_when_asked_for() {
-    let history = History::write(17, Place::directory());
+    let history = History::write(Major::V17, Place::directory());
     let drills = Drills::beside(&history.primary, &history.walship);
     let report: Value = serde_json::from_str(&drills.run(&["--keep"]).succeeded().stdout).unwrap();
     let kept = PathBuf::from(report["kept"]["directory"].as_str().unwrap());
@@ -689,7 +690,7 @@ fn a_drill_needs_no_more_than_the_store_on_s3() {
     let Some(store) = stores::chosen().iter().find(|store| store.name() != "directory") else {
         return;
     };
-    let history = History::write(18, store.new_place());
+    let history = History::write(Major::V18, store.new_place());
     let drills = Drills::beside(&history.primary, &history.walship);
     let report = drills.made(0, &[]);
     assert_eq!(report["not_recorded"], Value::Null, "{report}");

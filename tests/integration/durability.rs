@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use walship_core::pg::Major;
+
 use crate::recover::lost_its_configuration;
 use crate::recovery::take_backup;
 use crate::sample::Sample;
@@ -192,7 +194,7 @@ fn a_file_system_that_hangs_ends_in_an_error_in_time() {
 /// A small primary with a tablespace, its archive, and a base backup in it.
 fn backed_up(place: &Place) -> (Cluster, Walship, PathBuf) {
     let walship = Walship::at(place);
-    let primary = archiving_primary(17, &walship);
+    let primary = archiving_primary(Major::V17, &walship);
     let tablespace = primary.make_dir("ts");
     primary.sql(&format!(
         "create tablespace ts location '{}'",
@@ -304,7 +306,7 @@ fn a_failing_sync_leaves_nothing_that_starts() {
 fn what_a_base_backup_stores_and_removes_is_durable_when_it_reports_success() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(17, &walship);
+    let primary = archiving_primary(Major::V17, &walship);
     let conninfo = primary.conninfo();
     let (output, trace) = Trace::of(&walship, &["basebackup", "-d", &conninfo, "--json"]);
     output.succeeded();

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::recovery::{PATIENCE, take_backup};
 use crate::server::{archiving_primary, wait_archived};
@@ -86,7 +87,7 @@ fn faketime() -> Option<PathBuf> {
 
 impl Month {
     /// A backup each day, a row after it and another one twelve hours later, until today.
-    fn pass(major: u32, library: &Path) -> Self {
+    fn pass(major: Major, library: &Path) -> Self {
         let mut month = Self::ending(Utc::now(), "UTC", major, library);
         month.walship = Walship::at(&month.place);
         month
@@ -94,7 +95,7 @@ impl Month {
 
     /// A month that ended at that moment, where clocks are set by that time zone. What runs later in it runs
     /// at its end.
-    fn ending(end: DateTime<Utc>, time_zone: &str, major: u32, library: &Path) -> Self {
+    fn ending(end: DateTime<Utc>, time_zone: &str, major: Major, library: &Path) -> Self {
         let clock = scratch();
         let file = clock.path().join("offset");
         let behind = (Utc::now() - end).num_seconds();
@@ -273,7 +274,7 @@ fn a_month_of_backups_expires_and_what_is_promised_is_recovered() {
         announce("NOT TESTED: a month of backups (libfaketime is missing: apt-get install faketime)");
         return;
     };
-    let month = Month::pass(18, &library);
+    let month = Month::pass(Major::V18, &library);
     let walship = with_policy(&month.walship);
     // A mark on a backup that nothing else keeps.
     let dry = json(&walship, &["expire", "--dry-run", "--json"]);
@@ -387,7 +388,7 @@ fn on_whatever_day_a_month_ends_what_the_calendar_says_is_kept() {
         ("2026-08-31T10:00:00Z", "Asia/Kathmandu"),
     ] {
         let now: DateTime<Utc> = end.parse().unwrap();
-        let month = Month::ending(now, time_zone, 18, &library);
+        let month = Month::ending(now, time_zone, Major::V18, &library);
         let walship = with_policy(&month.walship);
         let report = json(&walship, &["expire", "--json"]);
         let backups = report["backups"].as_array().unwrap();
@@ -412,7 +413,7 @@ fn on_whatever_day_a_month_ends_what_the_calendar_says_is_kept() {
 #[test]
 fn a_policy_that_says_nothing_and_ids_that_do_not_exist_are_refused_in_one_line() {
     let place = Place::directory();
-    let primary = archiving_primary(18, &Walship::at(&place));
+    let primary = archiving_primary(Major::V18, &Walship::at(&place));
     let walship = Walship::at(&place);
     take_backup(&walship, &primary);
     let before = files(place.path().unwrap());
@@ -468,7 +469,7 @@ fn every_store_lets_go_of_what_expires_and_keeps_the_rest() {
     for store in stores::chosen() {
         let place = store.new_place();
         let walship = Walship::at(&place);
-        let primary = archiving_primary(18, &walship);
+        let primary = archiving_primary(Major::V18, &walship);
         let first = take_backup(&walship, &primary);
         primary.sql("create table t as select 1 as n");
         let segment = primary.switch_wal();
@@ -510,7 +511,7 @@ fn a_folder_that_must_not_be_written_to_is_reported_and_its_backup_stays_whole()
     use std::os::unix::fs::PermissionsExt;
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(18, &walship);
+    let primary = archiving_primary(Major::V18, &walship);
     let first = take_backup(&walship, &primary);
     std::thread::sleep(Duration::from_millis(1100));
     take_backup(&walship, &primary);
@@ -572,7 +573,7 @@ fn put_xml(server: &StoreServer, path: &str, header: &str, body: &str) {
 
 /// Two backups; the first one and the second.
 fn two_backups(walship: &Walship) -> [String; 2] {
-    let primary = archiving_primary(18, walship);
+    let primary = archiving_primary(Major::V18, walship);
     let first = take_backup(walship, &primary);
     std::thread::sleep(Duration::from_millis(1100));
     let second = take_backup(walship, &primary);

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use walship_core::pg::Major;
+
 use crate::recovery::take_backup;
 use crate::replica::{PATIENCE, count, follow_the_archive_alone, part, recycle, write};
 use crate::seed::{Replica, beside, seeded, wait_streaming};
@@ -16,7 +18,7 @@ use crate::support::walship::{Walship, binary};
 use crate::support::{give_to_user, scratch, wait_for};
 
 /// A primary with a backup, and a standby of it that knows the archive alone.
-fn pair(major: u32) -> (Place, Walship, Cluster, Replica) {
+fn pair(major: Major) -> (Place, Walship, Cluster, Replica) {
     let place = Place::directory();
     let walship = Walship::at(&place);
     let primary = archiving_primary(major, &walship);

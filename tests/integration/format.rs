@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::support::postgres::Cluster;
 use crate::support::stores::Place;
@@ -144,7 +145,7 @@ fn a_backup_of_format_1_unpacks_with_zstd_and_tar_and_recovers_with_walship() {
         );
         Walship::at(&place).run(&arguments).succeeded();
         // Its restore command and archive command are those of this build.
-        let mut cluster = Cluster::adopt(17, &data);
+        let mut cluster = Cluster::adopt(Major::V17, &data);
         cluster.start();
         cluster.wait_until("select not pg_is_in_recovery()", "t", Duration::from_mins(1));
         assert_eq!(

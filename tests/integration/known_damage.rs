@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::basebackup::{json, keys};
 use crate::recovery::take_backup;
@@ -30,7 +31,7 @@ impl Archive {
     fn new() -> Self {
         let place = Place::directory();
         let walship = Walship::at(&place);
-        let primary = archiving_primary(18, &walship);
+        let primary = archiving_primary(Major::V18, &walship);
         primary.sql("create table t (i int)");
         let first = take_backup(&walship, &primary);
         let second = take_backup(&walship, &primary);
@@ -135,7 +136,7 @@ fn a_segment_that_verify_found_damaged_ends_what_can_be_recovered_before_a_byte_
     );
     assert_eq!(copied["source"], "primary", "{copied}");
     archive.recover(&data, &["--end-at-gap"]).succeeded();
-    let mut copy = Cluster::adopt(18, &data);
+    let mut copy = Cluster::adopt(Major::V18, &data);
     copy.start();
     copy.wait_until("select pg_is_in_recovery()", "f", PATIENCE);
     assert_eq!(copy.sql("select string_agg(i::text, ' ') from t"), "1");

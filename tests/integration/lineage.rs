@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use walship_core::pg::Major;
 
 use crate::basebackup::{keys, listed};
 use crate::server::{archiving_primary, majors, wait_archived};
@@ -29,7 +30,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A primary that has archived one segment, and a clone of it that archives nothing.
-fn twins(major: u32, walship: &Walship) -> (Cluster, Cluster, TempDir) {
+fn twins(major: Major, walship: &Walship) -> (Cluster, Cluster, TempDir) {
     let mut first = archiving_primary(major, walship);
     first.sql("create table t (who text)");
     wait_archived(&first, &first.switch_wal());

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::basebackup::{decompress, json, keys, listed, unpack};
 use crate::server::{archiving_builder, archiving_primary, majors, wait_archived};
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const PAGE: usize = 8192;
 
 /// A primary with page checksums, whatever the version's default.
-fn primary_with_checksums(major: u32, walship: &Walship) -> Cluster {
+fn primary_with_checksums(major: Major, walship: &Walship) -> Cluster {
     let mut primary = archiving_builder(major, walship)
         .initdb_arg("--data-checksums")
         .initdb();
@@ -351,9 +352,9 @@ fn a_damaged_page_fails_the_backup_and_a_page_written_since_does_not() {
 fn another_clusters_data_directory_or_none_is_refused() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(18, &walship);
+    let primary = archiving_primary(Major::V18, &walship);
     wait_archived(&primary, &primary.switch_wal());
-    let other = Cluster::builder(18).initdb();
+    let other = Cluster::builder(Major::V18).initdb();
     let [from, data] = [other.data_dir(), primary.data_dir()].map(|path| path.to_str().unwrap());
     let away = format!("{data}.away");
     let run = |program: &str, arguments: &[&str]| {
@@ -385,7 +386,7 @@ fn another_clusters_data_directory_or_none_is_refused() {
 fn a_tablespace_or_a_database_that_is_not_mounted_here_is_not_taken_for_dropped() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(18, &walship);
+    let primary = archiving_primary(Major::V18, &walship);
     let location = tablespace(&primary, "elsewhere");
     let moved = tablespace(&primary, "moved");
     primary.sql("create database inside");
@@ -423,7 +424,7 @@ fn a_tablespace_or_a_database_that_is_not_mounted_here_is_not_taken_for_dropped(
 fn a_file_that_this_user_may_not_read_and_a_standby_are_refused() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(18, &walship);
+    let primary = archiving_primary(Major::V18, &walship);
     let secret = primary.data_dir().join("secret");
     plant(&secret, b"x");
     std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o000)).unwrap();
@@ -434,7 +435,7 @@ fn a_file_that_this_user_may_not_read_and_a_standby_are_refused() {
     let root = scratch();
     let data = root.path().join("standby");
     primary.copy_to(&data);
-    let mut standby = Cluster::adopt(18, &data);
+    let mut standby = Cluster::adopt(Major::V18, &data);
     standby.start();
     let stderr = refused(&walship, &standby, &place);
     assert!(stderr.contains("is a standby"), "{stderr}");

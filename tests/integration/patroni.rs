@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::server::{archiving_primary, wait_archived as wait_archived_by};
 use crate::support::patroni::{Etcd, Member, Role};
@@ -18,9 +19,13 @@ use crate::support::{command_as_user, give_to_user, make_dir, project, scratch, 
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// 18, or 14 and 18 where everything is tested.
-fn versions() -> &'static [u32] {
+fn versions() -> &'static [Major] {
     let all = std::env::var_os("WALSHIP_TEST_MATRIX").is_some_and(|matrix| matrix == "all");
-    if all { &[14, 18] } else { &[18] }
+    if all {
+        &[Major::V14, Major::V18]
+    } else {
+        &[Major::V18]
+    }
 }
 
 // Seen to fail: `seed/archive_only.rs`: a replica never comes from the archive; `deploy/patroni/patroni.yml`: no
@@ -117,7 +122,7 @@ fn the_old_leader_rejoins(node: &mut Member, leader: &Member) {
 }
 
 fn a_clone_is_as_the_cluster_was_and_keeps_to_itself(
-    major: u32,
+    major: Major,
     etcd: &Etcd,
     source: &Place,
     source_leader: &Member,
@@ -226,7 +231,7 @@ fn files(top: &Path) -> BTreeSet<String> {
 fn source() -> (Place, Walship, Cluster) {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(18, &walship);
+    let primary = archiving_primary(Major::V18, &walship);
     primary.sql("create table steps (n int)");
     // Where it would win over whatever Patroni configures.
     let command = format!(
@@ -336,7 +341,7 @@ fn a_successor_archives_on_where_its_cluster_did_once_that_is_gone() {
     done.succeeded();
     assert!(!data.join("walship.clone").exists());
     assert!(auto_conf(&data).contains("archive_command"));
-    let successor = walship.opened(18, &data);
+    let successor = walship.opened(Major::V18, &data);
     assert_eq!(successor.sql("select count(*) from steps"), "1");
     let segment = successor.switch_wal();
     wait_archived_by(&successor, &segment);
@@ -370,7 +375,7 @@ fn a_replica_is_restored_only_where_the_archive_is_the_better_source() {
     );
     replica(&primary.conninfo(), &["--archive-wal-limit=1"]).exited(1);
     replica("host=/nonexistent user=postgres", &[]).exited(5);
-    let mut stranger = Cluster::builder(18).initdb();
+    let mut stranger = Cluster::builder(Major::V18).initdb();
     stranger.start();
     let another = replica(&stranger.conninfo(), &[]).exited(2);
     assert!(another.stderr.contains("system identifier"), "{}", another.stderr);

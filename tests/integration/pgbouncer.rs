@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
+use walship_core::pg::Major;
 
 use crate::server::majors;
 use crate::support::ports::Port;
@@ -32,7 +33,7 @@ struct Front {
 }
 
 impl Front {
-    fn start(major: u32) -> Self {
+    fn start(major: Major) -> Self {
         let mut primary = Cluster::builder(major)
             .option("log_connections", "on")
             .option("log_statement", "all")
@@ -241,7 +242,7 @@ fn transactions(pgbench: Running) -> u64 {
 // there; every role's secret is given away; `pools.ini`: the replica's pool leads to the primary
 #[test]
 fn clients_log_in_with_scram_and_each_pool_leads_to_its_server() {
-    let front = Front::start(18);
+    let front = Front::start(Major::V18);
     let mut psql = front.standby.program("psql");
     psql.args(["-XAtq", "-c", "select pg_is_in_recovery()", "-d"])
         .arg(format!("{} require_auth=scram-sha-256", front.pool("app")))
@@ -342,7 +343,7 @@ fn clients_wait_through_a_switchover_and_see_no_error() {
 // waited for (failed in two of seven runs)
 #[test]
 fn a_switch_that_fails_lets_the_clients_go_on_where_they_were() {
-    let front = Front::start(18);
+    let front = Front::start(Major::V18);
     let to_standby = front.to_standby();
     let before = std::fs::read_to_string(front.dir.join("pools.ini")).unwrap();
     let goes_on = |why: &str| {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::support::postgres::{Cluster, Stop};
@@ -146,7 +147,7 @@ pub(crate) fn move_configuration_out(cluster: &Cluster) -> PathBuf {
 /// A cluster, ended, of which the archive has a backup; the folder of its configuration, in which
 /// `pg_hba.conf` is missing meanwhile.
 pub(crate) fn lost_its_configuration(place: &Place) -> (Cluster, Walship, PathBuf) {
-    let mut primary = archiving_primary(17, &Walship::at(place));
+    let mut primary = archiving_primary(Major::V17, &Walship::at(place));
     settle_in(&primary);
     primary.stop(Stop::Fast);
     let etc = move_configuration_out(&primary);
@@ -207,7 +208,7 @@ fn configuration_behind_links_and_includes_comes_back_on_a_new_machine() {
     }
 }
 
-fn links_and_includes_come_back(major: u32, method: &str) {
+fn links_and_includes_come_back(major: Major, method: &str) {
     let place = Place::directory();
     let mut primary = archiving_primary(major, &Walship::at(&place));
     settle_in(&primary);
@@ -277,7 +278,7 @@ fn links_and_includes_come_back(major: u32, method: &str) {
 fn configuration_that_no_backup_has_is_named_by_recover() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(18, &walship);
+    let primary = archiving_primary(Major::V18, &walship);
     let etc = primary.make_dir("etc");
     primary.set("ssl_key_file", etc.join("server.key").to_str().unwrap());
     primary.sql("alter system set ssl = on");
@@ -327,7 +328,7 @@ fn root_is_refused_with_the_command_that_works() {
 fn a_recovered_copy_reads_nothing_of_what_its_source_followed() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(18, &walship);
+    let primary = archiving_primary(Major::V18, &walship);
     primary.sql(
         "alter system set primary_conninfo = 'host=elsewhere password=secret';
          alter system set recovery_target_xid = '77';
@@ -359,7 +360,7 @@ fn a_recovered_copy_reads_nothing_of_what_its_source_followed() {
     );
     let settings = std::fs::read_to_string(data.join("postgresql.auto.conf")).unwrap();
     assert!(!settings.contains("secret"), "{settings}");
-    let copy = walship.opened(18, &data);
+    let copy = walship.opened(Major::V18, &data);
     for name in ["primary_conninfo", "primary_slot_name", "recovery_end_command"] {
         assert_eq!(copy.sql(&format!("show {name}")), "", "{name}");
     }
@@ -369,7 +370,7 @@ fn a_recovered_copy_reads_nothing_of_what_its_source_followed() {
 fn what_a_killed_recover_left_is_removed_with_the_printed_command() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(17, &walship);
+    let primary = archiving_primary(Major::V17, &walship);
     back_up(&primary, &walship);
     let root = scratch();
     let data = root.path().join("data");
@@ -394,7 +395,7 @@ fn what_a_killed_recover_left_is_removed_with_the_printed_command() {
 fn an_in_place_tablespace_comes_back_inside_the_data_directory() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let primary = archiving_primary(18, &walship);
+    let primary = archiving_primary(Major::V18, &walship);
     primary.sql("alter system set allow_in_place_tablespaces = on");
     primary.sql("select pg_reload_conf()");
     primary.wait_until("show allow_in_place_tablespaces", "on", PATIENCE);
@@ -406,7 +407,7 @@ fn an_in_place_tablespace_comes_back_inside_the_data_directory() {
     let root = scratch();
     let data = root.path().join("data");
     recover(&walship, &data, &["--archive-mode", "off"]);
-    let copy = walship.opened(18, &data);
+    let copy = walship.opened(Major::V18, &data);
     assert_eq!(copy.sql("select n from kept"), "1");
 }
 
@@ -414,7 +415,7 @@ fn an_in_place_tablespace_comes_back_inside_the_data_directory() {
 fn a_cluster_that_its_group_may_read_comes_back_as_one() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let mut builder = Cluster::builder(14)
+    let mut builder = Cluster::builder(Major::V14)
         .initdb_arg("--allow-group-access")
         .option("archive_mode", "on")
         .option("archive_command", &format!("{} push %p", binary().display()));
@@ -432,6 +433,6 @@ fn a_cluster_that_its_group_may_read_comes_back_as_one() {
     for file in ["global/pg_control", "postgresql.auto.conf", "recovery.signal"] {
         assert_eq!(mode(file), 0o640, "{file}");
     }
-    let mut copy = walship.adopt(14, &data);
+    let mut copy = walship.adopt(Major::V14, &data);
     copy.start();
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::server::{archiving_primary, failing_place, majors, wait_archived};
 use crate::support::postgres::{Cluster, Stop};
@@ -31,7 +32,7 @@ pub(crate) struct History {
 }
 
 impl History {
-    pub(crate) fn write(major: u32, place: Place) -> Self {
+    pub(crate) fn write(major: Major, place: Place) -> Self {
         let walship = Walship::at(&place);
         let primary = archiving_primary(major, &walship);
         primary.sql("alter system set wal_compression = on; select pg_reload_conf()");
@@ -150,7 +151,7 @@ pub(crate) struct Copy {
 }
 
 impl Copy {
-    fn start(self, major: u32, walship: &Walship) -> Recovered {
+    fn start(self, major: Major, walship: &Walship) -> Recovered {
         let cluster = walship.opened(major, &self.data);
         Recovered {
             cluster,
@@ -217,7 +218,7 @@ fn every_kind_of_target_is_reached_from_a_backup_of_the_data_directory() {
 #[test]
 fn the_main_job_works_on_every_store() {
     for store in stores::chosen() {
-        let history = History::write(18, store.new_place());
+        let history = History::write(Major::V18, store.new_place());
         let copy = history.recovered(&[
             "--target-time",
             &history.time_after_1,
@@ -230,7 +231,7 @@ fn the_main_job_works_on_every_store() {
 
 #[test]
 fn the_main_job_works_on_every_major_version() {
-    for major in [15, 16, 17] {
+    for major in [Major::V15, Major::V16, Major::V17] {
         let history = History::write(major, Place::directory());
         let copy = history.recovered(&[
             "--target-time",
@@ -244,7 +245,7 @@ fn the_main_job_works_on_every_major_version() {
 
 #[test]
 fn a_target_that_cannot_be_reached_is_refused_before_a_byte_is_written() {
-    let history = History::write(17, Place::directory());
+    let history = History::write(Major::V17, Place::directory());
     history.refuse(
         &["--target-time", &history.before_backup],
         2,
@@ -270,7 +271,7 @@ fn a_target_that_cannot_be_reached_is_refused_before_a_byte_is_written() {
 
 #[test]
 fn a_hole_is_refused_with_the_last_contiguous_position_and_accepted_on_request() {
-    let history = History::write(17, Place::directory());
+    let history = History::write(Major::V17, Place::directory());
     let more: Vec<String> = (6..10)
         .map(|n| {
             history.primary.sql(&format!("insert into steps values ({n})"));
@@ -333,7 +334,7 @@ fn recovery_goes_through_a_promotion_and_can_still_follow_the_old_timeline() {
 #[test]
 fn a_copy_of_a_living_source_does_not_archive_into_its_archive() {
     let (place, proxy) = failing_place();
-    let history = History::write(17, place);
+    let history = History::write(Major::V17, place);
     let patient = ["WALSHIP_S3_REQUEST_TIMEOUT", "WALSHIP_S3_TIMEOUT"]
         .iter()
         .fold(history.walship.clone(), |walship, name| walship.env(name, "120s"));
@@ -388,7 +389,7 @@ fn a_copy_of_a_living_source_does_not_archive_into_its_archive() {
     let (living, said) = recover("living", "auto", &one_more_segment);
     assert_eq!(archiving(&living), ["archive_mode = 'off'"]);
     assert!(said.contains("archive_mode"), "{said}");
-    let copy = history.walship.opened(17, &living);
+    let copy = history.walship.opened(Major::V17, &living);
     assert_eq!(copy.sql("show archive_mode"), "off");
 }
 
@@ -439,7 +440,7 @@ fn a_backup_of_a_standby_recovers() {
 
 #[test]
 fn a_killed_recover_leaves_a_directory_that_postgresql_refuses_to_start() {
-    let history = History::write(17, Place::directory());
+    let history = History::write(Major::V17, Place::directory());
     let mut killed = 0;
     for milliseconds in [5, 20, 40, 60, 80, 100, 130, 160, 200, 250] {
         let root = scratch();
@@ -465,7 +466,7 @@ fn a_killed_recover_leaves_a_directory_that_postgresql_refuses_to_start() {
             continue;
         }
         killed += 1;
-        let mut copy = Cluster::adopt(17, &data);
+        let mut copy = Cluster::adopt(Major::V17, &data);
         assert!(
             copy.try_start().is_err(),
             "a half-restored directory started after {milliseconds} ms"

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::recovery::take_backup;
 use crate::seed::{Replica, seed, seed_at, seeded, wait_streaming};
@@ -362,7 +363,7 @@ fn at_the_end_of_a_recovery_an_outage_is_no_reason_to_stop_where_the_server_has_
 }
 
 /// A standby that knows the archive alone, an heir that streams, and a primary, with two rows and all caught up.
-pub(crate) fn family(major: u32) -> (Place, Walship, Cluster, Replica, Replica) {
+pub(crate) fn family(major: Major) -> (Place, Walship, Cluster, Replica, Replica) {
     let place = Place::directory();
     let walship = Walship::at(&place);
     let primary = archiving_primary(major, &walship);

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use walship_core::pg::Major;
+
 use crate::server::majors;
 use crate::support::ports::Port;
 use crate::support::process::Running;
@@ -42,7 +44,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(major: u32) -> Self {
+    fn new(major: Major) -> Self {
         let top = scratch();
         for name in ["srv", "home", "bin"] {
             make_dir(top.path(), name, 0o700);
@@ -178,11 +180,11 @@ fn the_commands_of_the_page_do_in_their_order_what_the_page_says() {
 }
 
 #[track_caller]
-fn check(expected: &str, printed: &str, major: u32) {
+fn check(expected: &str, printed: &str, major: Major) {
     let lines: Vec<_> = printed.lines().map(shape).collect();
     for line in expected.lines() {
         // There are no summaries of WAL before 17.
-        if major < 17 && line.contains("summar") {
+        if major < Major::V17 && line.contains("summar") {
             continue;
         }
         assert!(

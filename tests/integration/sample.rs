@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use walship_core::pg::Major;
+
 use crate::support::postgres::{Cluster, Stop};
 use crate::support::walship::Walship;
 use crate::support::{command_as_user, give_to_user, scratch};
@@ -22,16 +24,16 @@ impl Sample {
     /// The sample of PostgreSQL 17.
     pub fn shared() -> &'static Self {
         static SAMPLE: OnceLock<Sample> = OnceLock::new();
-        SAMPLE.get_or_init(|| Self::make(17))
+        SAMPLE.get_or_init(|| Self::make(Major::V17))
     }
 
     /// Another cluster of the same version.
     pub fn other() -> &'static Self {
         static SAMPLE: OnceLock<Sample> = OnceLock::new();
-        SAMPLE.get_or_init(|| Self::make(17))
+        SAMPLE.get_or_init(|| Self::make(Major::V17))
     }
 
-    fn make(major: u32) -> Self {
+    fn make(major: Major) -> Self {
         let mut cluster = Cluster::builder(major)
             .option("archive_mode", "on")
             // Never succeeds: every segment stays in pg_wal.

@@ -4,6 +4,8 @@
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use walship_core::pg::Major;
+
 use crate::support::postgres::{Builder, Cluster, Stop};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::stores::{Kind, Place, StoreServer};
@@ -13,23 +15,23 @@ use crate::support::{command_as_user, scratch};
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Versions that are tested in full: 14 and 18, or all of them.
-pub fn majors() -> &'static [u32] {
+pub fn majors() -> &'static [Major] {
     if std::env::var_os("WALSHIP_TEST_MATRIX").is_some_and(|matrix| matrix == "all") {
-        &[14, 15, 16, 17, 18]
+        &Major::ALL
     } else {
-        &[14, 18]
+        &[Major::V14, Major::V18]
     }
 }
 
 /// A started primary that archives with walship, with the settings of `walship` in its environment.
-pub fn archiving_primary(major: u32, walship: &Walship) -> Cluster {
+pub fn archiving_primary(major: Major, walship: &Walship) -> Cluster {
     let mut cluster = archiving_builder(major, walship).initdb();
     cluster.start();
     cluster
 }
 
 /// What [`archiving_primary`] is made of.
-pub fn archiving_builder(major: u32, walship: &Walship) -> Builder {
+pub fn archiving_builder(major: Major, walship: &Walship) -> Builder {
     let mut builder = Cluster::builder(major)
         .option("archive_mode", "on")
         .option("archive_command", &format!("{} push %p", binary().display()));
@@ -84,7 +86,7 @@ fn ten_rows_in_ten_segments(cluster: &Cluster) -> String {
 }
 
 fn archived_history(
-    major: u32,
+    major: Major,
 ) -> (
     Place,
     Proxy,
@@ -168,7 +170,7 @@ fn a_standby_survives_the_same_outage_and_catches_up() {
 fn archiving_fails_visibly_in_an_outage_and_goes_on_by_itself() {
     let (place, proxy) = failing_place();
     let walship = Walship::at(&place).env("WALSHIP_PUSH_TIMEOUT", "2s");
-    let primary = archiving_primary(18, &walship);
+    let primary = archiving_primary(Major::V18, &walship);
     primary.switch_wal();
     proxy.set(Fault::Answer(503));
     let segment = primary.switch_wal();
@@ -187,7 +189,7 @@ fn archiving_fails_visibly_in_an_outage_and_goes_on_by_itself() {
 #[test]
 fn an_ambiguous_put_is_resolved_by_looking() {
     let (place, proxy) = failing_place();
-    let primary = archiving_primary(18, &Walship::at(&place));
+    let primary = archiving_primary(Major::V18, &Walship::at(&place));
     // The archive's own objects are there, so that the next PUT is the segment's.
     let first = primary.switch_wal();
     wait_archived(&primary, &first);
@@ -213,7 +215,7 @@ fn an_ambiguous_put_is_resolved_by_looking() {
 fn of_two_primaries_with_one_history_only_one_can_archive() {
     let archive = Place::directory();
     let walship = Walship::at(&archive);
-    let mut first = archiving_primary(17, &walship);
+    let mut first = archiving_primary(Major::V17, &walship);
     first.sql("create table t (who text)");
     let common = first.switch_wal();
     wait_archived(&first, &common);
@@ -227,7 +229,7 @@ fn of_two_primaries_with_one_history_only_one_can_archive() {
         .status()
         .unwrap();
     assert!(copied.success());
-    let mut second = walship.adopt(17, &data);
+    let mut second = walship.adopt(Major::V17, &data);
     first.start();
     second.start();
     first.sql("insert into t values ('first')");

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use walship::inside::{ConnInfo, Connection};
+use walship_core::pg::Major;
 use walship_core::pg::sql::{quote_identifier, quote_literal};
 use walship_core::{Error, ErrorKind, Result};
 
@@ -59,7 +60,7 @@ fn sql_runs_in_the_database_that_libpq_would_choose() {
 // Seen to fail: `pg/sql.rs`: a backslash is left as it is
 #[test]
 fn any_string_comes_back_from_a_literal_and_any_name_from_an_identifier() {
-    let cluster = started(18, &[("standard_conforming_strings", "off")]);
+    let cluster = started(Major::V18, &[("standard_conforming_strings", "off")]);
     for text in ["plain", "it's", r"\'; DROP TABLE x; --", "\"", "a\nb", "ünï"] {
         let sql = format!("SELECT {} AS {}", quote_literal(text), quote_identifier(text));
         assert_eq!(answer(&cluster.conninfo(), &[], &sql).unwrap(), one(text));
@@ -69,7 +70,7 @@ fn any_string_comes_back_from_a_literal_and_any_name_from_an_identifier() {
 // Seen to fail: `connection/login.rs`: no empty `search_path`
 #[test]
 fn what_a_user_made_does_not_stand_in_for_what_postgresql_has() {
-    let cluster = started(18, &[]);
+    let cluster = started(Major::V18, &[]);
     cluster.sql("create function public.lower(int) returns text language sql as $$select 'mine'$$");
     assert_eq!(cluster.sql("select lower(1)"), "mine");
     let error = answer(&cluster.conninfo(), &[], "SELECT lower(1)").unwrap_err();
@@ -156,7 +157,7 @@ fn a_database_that_is_missing_or_closed_says_what_to_do() {
 #[test]
 fn a_server_without_a_free_connection_names_the_limit_of_sessions() {
     let cluster = started(
-        18,
+        Major::V18,
         &[("max_connections", "4"), ("superuser_reserved_connections", "0")],
     );
     let conninfo = over_tcp(&cluster, "user=postgres");

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::connection::{reload, set_hba, started};
 use crate::server::{archiving_primary, majors, wait_archived};
@@ -65,7 +66,7 @@ fn a_fresh_cluster_is_shown_what_it_lacks_and_nothing_is_changed() {
         ] {
             assert!(text.contains(part), "{major} lacks {part:?}: {text}");
         }
-        assert_eq!(text.contains("summarize_wal"), major >= 17, "{text}");
+        assert_eq!(text.contains("summarize_wal"), major >= Major::V17, "{text}");
         assert!(
             !text.contains("0.0.0.0/0") && !text.contains("wal_level"),
             "{text}"
@@ -160,7 +161,7 @@ fn log_in(cluster: &Cluster, passfile: &Path) {
 #[test]
 fn a_given_password_is_used_and_another_network_gets_a_line() {
     let (_place, home, walship) = at_home();
-    let cluster = started(18, &[("listen_addresses", "localhost")]);
+    let cluster = started(Major::V18, &[("listen_addresses", "localhost")]);
     let given = home.path().join("given");
     std::fs::write(&given, "S3:CRET\n").unwrap();
     let own = home.path().join("own");
@@ -200,7 +201,7 @@ fn another_tools_archiving_is_a_conflict_and_nothing_is_changed() {
             ("archive_command", "other-tool push %p"),
             ("archive_library", "basic_archive"),
         ] {
-            if name == "archive_library" && major < 15 {
+            if name == "archive_library" && major < Major::V15 {
                 continue;
             }
             let cluster = started(major, &[("archive_mode", "on"), (name, value)]);
@@ -317,7 +318,7 @@ fn lines_of_pg_hba_conf_that_would_not_count_are_taken_back() {
 #[test]
 fn a_broken_pg_hba_conf_is_left_alone() {
     let (_place, _home, walship) = at_home();
-    let cluster = started(18, &[]);
+    let cluster = started(Major::V18, &[]);
     cluster.append("pg_hba.conf", "host nonsense\n");
     let before = file(&cluster, "pg_hba.conf");
     let text = setup(&walship, &cluster, &["--apply"]).succeeded().stdout;
@@ -331,7 +332,7 @@ fn a_broken_pg_hba_conf_is_left_alone() {
 #[test]
 fn lines_that_the_server_does_not_understand_are_taken_back() {
     let (_place, _home, walship) = at_home();
-    let cluster = started(18, &[]);
+    let cluster = started(Major::V18, &[]);
     let before = file(&cluster, "pg_hba.conf");
     let text = setup(&walship, &cluster, &["--apply", "--role", "/["])
         .succeeded()

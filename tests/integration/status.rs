@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::recovery::{History, take_backup};
 use crate::server::wait_archived;
@@ -31,7 +32,7 @@ fn hold_back(primary: &Cluster) {
 // Seen to fail: `status/mod.rs`: the window, the backlog, the last verification, the next expiry, each left out
 #[test]
 fn one_screen_shows_what_there_is_and_a_program_gets_the_same() {
-    let history = History::write(18, Place::directory());
+    let history = History::write(Major::V18, Place::directory());
     let (walship, primary) = (&history.walship, &history.primary);
     let screen = walship.run(&["status"]).succeeded().stdout;
     assert!(screen.lines().count() <= 24, "{screen}");
@@ -81,7 +82,7 @@ fn one_screen_shows_what_there_is_and_a_program_gets_the_same() {
 // Seen to fail: `status/mod.rs`: no warnings
 #[test]
 fn what_is_wrong_with_an_archive_is_said_and_has_an_exit_code() {
-    let history = History::write(17, Place::directory());
+    let history = History::write(Major::V17, Place::directory());
     let missing = history.primary.switch_wal();
     let after = history.primary.switch_wal();
     wait_archived(&history.primary, &after);

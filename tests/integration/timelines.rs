@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::recovery::take_backup;
 use crate::seed::{seeded, wait_streaming};
@@ -26,7 +27,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(major: u32) -> Self {
+    fn new(major: Major) -> Self {
         let place = Place::directory();
         let walship = Walship::at(&place);
         let production = archiving_primary(major, &walship);

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use walship_core::ErrorKind;
+use walship_core::pg::Major;
 
 use crate::connection::{connect, refusal, reload, run, set_hba, started};
 use crate::server::majors;
@@ -88,7 +89,7 @@ struct Encrypted {
 
 impl Encrypted {
     /// A server with a certificate for `localhost`, and roles that log in with SCRAM.
-    fn start(major: u32) -> Self {
+    fn start(major: Major) -> Self {
         let folder = tempfile::tempdir().unwrap();
         make_authority(folder.path(), "ca");
         make_authority(folder.path(), "other");
@@ -198,7 +199,7 @@ fn a_login_is_bound_to_the_tls_connection() {
 
 #[test]
 fn a_client_certificate_logs_in_and_its_key_must_be_private() {
-    let server = Encrypted::start(18);
+    let server = Encrypted::start(Major::V18);
     let certificate = "sslmode=require user=c sslcert=FOLDER/client.crt sslkey=FOLDER/client.key";
     server.accepts(certificate);
     server.refuses("sslmode=require user=c", "certificate");
@@ -211,7 +212,7 @@ fn a_client_certificate_logs_in_and_its_key_must_be_private() {
 // Seen to fail: connection: falls back to an unencrypted one
 #[test]
 fn without_tls_on_the_server_prefer_goes_on_and_require_does_not() {
-    let cluster = started(18, &[]);
+    let cluster = started(Major::V18, &[]);
     let conninfo = cluster.tcp_conninfo();
     assert!(
         !run(connect(&format!("{conninfo} sslmode=prefer")))

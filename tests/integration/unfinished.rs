@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::basebackup::{decompress, keys};
 use crate::recovery::take_backup;
@@ -26,7 +27,7 @@ struct Written {
 }
 
 impl Written {
-    fn new(major: u32) -> Self {
+    fn new(major: Major) -> Self {
         let place = Place::directory();
         let walship = Walship::at(&place);
         let primary = archiving_primary(major, &walship);

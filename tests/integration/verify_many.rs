@@ -35,7 +35,7 @@ fn content(name: SegmentName, written_on: u32, system_identifier: u64) -> Vec<u8
     let mut bytes = vec![0; 1 << 20];
     for (number, page) in bytes.chunks_mut(PAGE).enumerate() {
         let mut header = Vec::new();
-        header.extend(Major::V17.wal_magic().to_le_bytes());
+        header.extend(Major::V17.wal_magic().unwrap().to_le_bytes());
         header.extend(if number == 0 { 2_u16 } else { 0 }.to_le_bytes());
         header.extend(written_on.to_le_bytes());
         header.extend((start.0 + (number * PAGE) as u64).to_le_bytes());
@@ -68,7 +68,7 @@ impl Archive {
     fn make() -> Self {
         let place = Place::directory();
         let walship = Walship::at(&place);
-        let mut primary = archiving_primary(17, &walship);
+        let mut primary = archiving_primary(Major::V17, &walship);
         take_backup(&walship, &primary);
         let last = primary.switch_wal();
         wait_archived(&primary, &last);

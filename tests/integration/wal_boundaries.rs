@@ -3,6 +3,8 @@
 
 use std::thread;
 
+use walship_core::pg::Major;
+
 use crate::recovery::{PATIENCE, take_backup};
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::support::postgres::{Cluster, Stop};
@@ -43,7 +45,7 @@ fn switch_at(cluster: &Cluster, before_end: u32) -> String {
     next.trim().to_owned()
 }
 
-fn check(major: u32) {
+fn check(major: Major) {
     let place = Place::directory();
     let walship = Walship::at(&place);
     let cluster = archiving_primary(major, &walship);
@@ -98,7 +100,7 @@ fn quiet_moment(cluster: &Cluster) -> String {
     moment.trim().to_owned()
 }
 
-fn recovered_to(walship: &Walship, major: u32, moment: &str) -> (tempfile::TempDir, Cluster) {
+fn recovered_to(walship: &Walship, major: Major, moment: &str) -> (tempfile::TempDir, Cluster) {
     let root = scratch();
     let data = root.path().join("data");
     let arguments = [
@@ -120,7 +122,7 @@ fn recovered_to(walship: &Walship, major: u32, moment: &str) -> (tempfile::TempD
     (root, copy)
 }
 
-fn check_moments(major: u32) {
+fn check_moments(major: Major) {
     let place = Place::directory();
     let walship = Walship::at(&place);
     let mut cluster = archiving_primary(major, &walship);

@@ -19,7 +19,7 @@ use crate::support::postgres::{Cluster, Stop};
 use crate::support::stores::Place;
 use crate::support::walship::{Walship, binary};
 
-fn primary(major: u32, walship: &Walship) -> Cluster {
+fn primary(major: Major, walship: &Walship) -> Cluster {
     let mut builder = Cluster::builder(major)
         .option("archive_mode", "on")
         .option("archive_command", &format!("{} push %p", binary().display()))
@@ -39,7 +39,7 @@ fn live(cluster: &mut Cluster, walship: &Walship) {
     take_backup(walship, cluster);
     let place = cluster.make_dir("fast and föst");
     let strategies: &[&str] = match cluster.major() {
-        14 => &[""],
+        Major::V14 => &[""],
         _ => &["strategy file_copy", "strategy wal_log"],
     };
     cluster.sql(&format!("create tablespace fast location '{}'", place.display()));
@@ -96,7 +96,7 @@ fn promote(cluster: &mut Cluster) {
 }
 
 /// What `pg_waldump` prints of a change.
-fn printed(change: &WalChange, major: u32) -> Vec<String> {
+fn printed(change: &WalChange, major: Major) -> Vec<String> {
     let level = |level: WalLevel| format!("wal_level {level:?}").to_lowercase();
     match change {
         WalChange::Parameters(set) => vec![
@@ -110,7 +110,11 @@ fn printed(change: &WalChange, major: u32) -> Vec<String> {
         WalChange::WalLevel { wal_level } => vec![format!("CHECKPOINT_REDO {}", level(*wal_level))],
         WalChange::Checkpoint(point) => {
             let word = if point.shutdown { "SHUTDOWN" } else { "ONLINE" };
-            assert_eq!(point.wal_level.is_some(), major >= 17, "PostgreSQL {major}");
+            assert_eq!(
+                point.wal_level.is_some(),
+                major >= Major::V17,
+                "PostgreSQL {major}"
+            );
             let begin = format!(
                 "CHECKPOINT_{word} redo {}; tli {}; prev tli {};",
                 point.redo, point.timeline, point.previous
@@ -129,7 +133,11 @@ fn printed(change: &WalChange, major: u32) -> Vec<String> {
             source,
             source_tablespace,
         } => {
-            let word = if major == 14 { "CREATE" } else { "CREATE_FILE_COPY" };
+            let word = if major == Major::V14 {
+                "CREATE"
+            } else {
+                "CREATE_FILE_COPY"
+            };
             vec![format!(
                 "{word} copy dir {source_tablespace}/{source} to {tablespace}/{oid}"
             )]
@@ -204,7 +212,7 @@ fn segments(cluster: &Cluster, timeline: u32, last: &str) -> Vec<String> {
     names
 }
 
-fn check(major: u32) {
+fn check(major: Major) {
     let place = Place::directory();
     let walship = Walship::at(&place);
     let mut cluster = primary(major, &walship);
@@ -243,7 +251,7 @@ fn check(major: u32) {
     assert!(ended, "PostgreSQL {major}: {found:?}");
 }
 
-fn check_events(found: &[WalEvent], expected: &[(Lsn, String)], major: u32) {
+fn check_events(found: &[WalEvent], expected: &[(Lsn, String)], major: Major) {
     let found: Vec<_> = found
         .iter()
         .filter_map(|event| match &event.kind {
@@ -273,14 +281,14 @@ fn check_events(found: &[WalEvent], expected: &[(Lsn, String)], major: u32) {
 }
 
 /// The indexes in the archive tell the same as reading all of it.
-fn check_accessor(place: &Place, names: &[String], found: &[WalEvent], major: u32) {
+fn check_accessor(place: &Place, names: &[String], found: &[WalEvent], major: Major) {
     let (from, until) = (found[0].start, found.last().unwrap().end);
     let told = block_on(async {
         let location: Location = place.url.parse().unwrap();
         let store = Store::open(&location, &options(place)).await.unwrap();
         let archive = Archive::open(&store).await.unwrap();
         let times = TimeIndex::new(&archive, 0);
-        assert_eq!(times.major().unwrap(), Major::new(major as u16).unwrap());
+        assert_eq!(times.major().unwrap(), major);
         let history = TimelineHistory::root(walship_core::pg::TimelineId::FIRST);
         let chain = TimelineChain::new(&history, archive.identity().segment_bytes);
         times.changes(&chain, from, until).await.unwrap()
@@ -326,7 +334,7 @@ fn restart_with(cluster: &mut Cluster, settings: &[(&str, &str)]) {
     cluster.start();
 }
 
-fn check_minimal(major: u32) {
+fn check_minimal(major: Major) {
     let place = Place::directory();
     let walship = Walship::at(&place);
     let mut cluster = primary(major, &walship);
@@ -421,7 +429,7 @@ fn a_stretch_of_wal_level_minimal_is_known_to_all_before_a_byte_is_written() {
     });
 }
 
-fn check_raised(major: u32) {
+fn check_raised(major: Major) {
     let place = Place::directory();
     let walship = Walship::at(&place);
     let mut cluster = primary(major, &walship);

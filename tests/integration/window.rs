@@ -16,7 +16,7 @@ use crate::recovery::{PATIENCE, take_backup};
 use crate::seed::{Replica, beside, seeded, wait_streaming};
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::store_contract::{block_on, options};
-use crate::support::postgres::{Cluster, MAJORS};
+use crate::support::postgres::Cluster;
 use crate::support::process::Output;
 use crate::support::stores::Place;
 use crate::support::walship::{Walship, binary};
@@ -25,7 +25,7 @@ use crate::support::{make_dir, scratch};
 const SESSIONS: usize = 6;
 
 /// A primary that keeps commit timestamps, and all WAL.
-fn primary(major: u32, segment_mib: u32, walship: &Walship) -> Cluster {
+fn primary(major: Major, segment_mib: u32, walship: &Walship) -> Cluster {
     let mut builder = Cluster::builder(major)
         .segment_mib(segment_mib)
         .option("archive_mode", "on")
@@ -143,7 +143,7 @@ fn switch_and_wait(cluster: &Cluster) -> String {
 }
 
 /// The indexes of consecutive segments, records over their ends put together.
-fn indexes(place: &Place, major: u32, first: &str, last: &str) -> Vec<SegmentIndex> {
+fn indexes(place: &Place, major: Major, first: &str, last: &str) -> Vec<SegmentIndex> {
     block_on(async {
         let location: Location = place.url.parse().unwrap();
         let store = Store::open(&location, &options(place)).await.unwrap();
@@ -155,7 +155,7 @@ fn indexes(place: &Place, major: u32, first: &str, last: &str) -> Vec<SegmentInd
         let names: Vec<_> = (number(first)..=number(last))
             .map(|number| SegmentName::new(timeline, walship_core::pg::SegmentNumber(number), size).unwrap())
             .collect();
-        let mut crossing = Crossing::new(Major::new(major as u16).unwrap());
+        let mut crossing = Crossing::new(major);
         let read = times.of_all(&names).await.unwrap();
         read.into_iter()
             .zip(&names)
@@ -215,7 +215,7 @@ fn recover(walship: &Walship, data: &Path, target: DateTime<Utc>) -> Output {
 }
 
 /// The rows of the last session that are there at a moment.
-fn steps_at(walship: &Walship, major: u32, target: DateTime<Utc>) -> String {
+fn steps_at(walship: &Walship, major: Major, target: DateTime<Utc>) -> String {
     let root = scratch();
     let data = root.path().join("data");
     recover(walship, &data, target).succeeded();
@@ -223,7 +223,7 @@ fn steps_at(walship: &Walship, major: u32, target: DateTime<Utc>) -> String {
     copy.sql("select coalesce(string_agg(n::text, ' ' order by n), 'none') from rows where session = -1")
 }
 
-fn check(major: u32) {
+fn check(major: Major) {
     let place = Place::directory();
     let walship = Walship::at(&place);
     let cluster = primary(major, 1, &walship);
@@ -326,8 +326,8 @@ fn the_window_agrees_with_pg_xact_commit_timestamp_to_the_microsecond() {
 #[test]
 fn the_window_of_large_segments_agrees_as_well() {
     // Segments of 1 GiB take several on the disk: in the full matrix only.
-    let largest = (majors().len() == MAJORS.len()).then_some((14, 1024));
-    for (major, segment_mib) in [(18, 64)].into_iter().chain(largest) {
+    let largest = (majors().len() == Major::ALL.len()).then_some((Major::V14, 1024));
+    for (major, segment_mib) in [(Major::V18, 64)].into_iter().chain(largest) {
         let place = Place::directory();
         let walship = Walship::at(&place);
         let cluster = primary(major, segment_mib, &walship);
@@ -349,12 +349,12 @@ fn the_window_of_large_segments_agrees_as_well() {
 fn the_last_archived_commit_is_a_target_and_a_moment_later_is_none() {
     let place = Place::directory();
     let walship = Walship::at(&place);
-    let cluster = primary(17, 1, &walship);
+    let cluster = primary(Major::V17, 1, &walship);
     take_backup(&walship, &cluster);
     cluster.sql("insert into rows values (-1, 1, '')");
     switch_and_wait(&cluster);
     let latest = latest_commit(&cluster);
-    assert_eq!(steps_at(&walship, 17, latest), "1");
+    assert_eq!(steps_at(&walship, Major::V17, latest), "1");
     // Committed, but not archived.
     cluster.sql("insert into rows values (-1, 2, '')");
     let root = scratch();
@@ -368,7 +368,10 @@ fn the_last_archived_commit_is_a_target_and_a_moment_later_is_none() {
     assert!(!data.exists(), "something was written");
     // As soon as something later is archived, PostgreSQL finds the moment by itself.
     switch_and_wait(&cluster);
-    assert_eq!(steps_at(&walship, 17, latest + TimeDelta::microseconds(1)), "1");
+    assert_eq!(
+        steps_at(&walship, Major::V17, latest + TimeDelta::microseconds(1)),
+        "1"
+    );
 }
 
 /// A standby, and a backup of it.

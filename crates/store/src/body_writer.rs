@@ -40,12 +40,6 @@ impl BodyWriter {
         }
     }
 
-    /// Bytes written so far.
-    #[must_use]
-    pub fn length(&self) -> u64 {
-        self.length
-    }
-
     /// The whole body.
     #[must_use]
     pub fn finish(self) -> Body {

@@ -44,7 +44,7 @@ use self::backend::{Backend, Pages};
 pub use self::body_writer::BodyWriter;
 use self::directory::Directory;
 #[cfg(feature = "faults")]
-pub use self::layers::faults::{Fault, FaultKind, Faults, Operation};
+pub use self::layers::faults::{FaultKind, Faults, Operation};
 pub use self::layers::meter::Meter;
 pub use self::location::Location;
 pub use self::manners::{Manners, StoreClock};

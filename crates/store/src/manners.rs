@@ -19,9 +19,9 @@ pub struct Manners {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreClock {
     /// The second of the answer.
-    pub told: DateTime<Utc>,
+    pub(crate) told: DateTime<Utc>,
     /// This machine's time when it arrived.
-    pub received: DateTime<Utc>,
+    pub(crate) received: DateTime<Utc>,
 }
 
 impl StoreClock {

@@ -7,7 +7,7 @@ use crate::archive::fixture;
 use crate::format::barriers::Barriers;
 use crate::format::ledger::{LedgerRun, LedgerScope};
 use crate::format::{codec, record};
-use crate::pg::{ClusterIdentity, Lsn, SegmentSize, WalName};
+use crate::pg::{ClusterIdentity, Lsn, Major, SegmentSize, WalName};
 use crate::store::{Body, FaultKind, Faults, Operation, PutMode};
 
 const SEGMENT: &str = "000000010000000000000002";
@@ -42,7 +42,7 @@ impl Archive {
     fn identity(&self) -> Identity {
         let cluster = ClusterIdentity {
             system_identifier: self.record.system_identifier,
-            postgres_major: 17,
+            postgres_major: Major::V17,
             segment_size: SegmentSize::DEFAULT,
         };
         Identity::new(cluster, true, DateTime::UNIX_EPOCH)

@@ -11,7 +11,7 @@ use crate::format::codec;
 use crate::format::identity::Identity;
 use crate::format::segment_index::SegmentIndex;
 use crate::format::wal_inventory::WalInventory;
-use crate::pg::{ClusterIdentity, LongPageHeader, SegmentSize, TimelineHistory, TimelineId};
+use crate::pg::{ClusterIdentity, LongPageHeader, Major, SegmentSize, TimelineHistory, TimelineId};
 use crate::store::{Body, FaultKind, Faults, Meter, Operation, PutMode, Store};
 
 const SEGMENT: &str = "000000010000000000000006";
@@ -32,7 +32,7 @@ impl Archive {
         let header = LongPageHeader::parse(&content).unwrap();
         let cluster = ClusterIdentity {
             system_identifier: header.system_identifier,
-            postgres_major: 17,
+            postgres_major: Major::V17,
             segment_size: SegmentSize::new(1 << 20).unwrap(),
         };
         let identity = Identity::new(cluster, true, DateTime::UNIX_EPOCH);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::BaseBackupOptions;
 use crate::error::{Error, Result};
+use crate::pg::Major;
 
 /// The longest label (`MAXPGPATH`, `do_pg_backup_start` in `xlog.c`).
 const LABEL_BYTES: usize = 1024;
@@ -11,12 +12,12 @@ const LABEL_BYTES: usize = 1024;
 const RATES_KIB: std::ops::RangeInclusive<u32> = 32..=1_048_576;
 
 /// The command for a server of this major version.
-pub(super) fn command(options: &BaseBackupOptions, server_major: u32) -> Result<String> {
+pub(super) fn command(options: &BaseBackupOptions, server_major: Major) -> Result<String> {
     check(options)?;
-    Ok(if server_major < 15 {
-        format!("BASE_BACKUP {}", before_15(options).join(" "))
-    } else {
+    Ok(if server_major.has_new_base_backup() {
         format!("BASE_BACKUP ({})", since_15(options).join(", "))
+    } else {
+        format!("BASE_BACKUP {}", before_15(options).join(" "))
     })
 }
 
@@ -107,12 +108,12 @@ mod tests {
         options.fast_checkpoint = true;
         options.max_rate_kib = Some(1024);
         assert_eq!(
-            command(&options, 14).unwrap(),
+            command(&options, Major::V14).unwrap(),
             "BASE_BACKUP LABEL 'it''s \\ here' PROGRESS FAST NOWAIT MAX_RATE 1024 TABLESPACE_MAP \
              MANIFEST 'yes' MANIFEST_CHECKSUMS 'CRC32C'"
         );
         assert_eq!(
-            command(&options, 15).unwrap(),
+            command(&options, Major::V15).unwrap(),
             "BASE_BACKUP (LABEL 'it''s \\ here', PROGRESS, CHECKPOINT 'fast', WAIT false, TABLESPACE_MAP, \
              MAX_RATE 1024, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C')"
         );
@@ -121,14 +122,17 @@ mod tests {
     #[test]
     fn what_postgresql_would_refuse_or_spoil_is_refused() {
         for label in ["x".repeat(1025).as_str(), "a\nb", "a\rb", "a\0b"] {
-            assert!(command(&BaseBackupOptions::new(label), 18).is_err(), "{label:?}");
+            assert!(
+                command(&BaseBackupOptions::new(label), Major::V18).is_err(),
+                "{label:?}"
+            );
         }
         for rate in [0, 31, 1_048_577] {
             let mut options = BaseBackupOptions::new("x");
             options.max_rate_kib = Some(rate);
-            assert!(command(&options, 18).is_err(), "{rate}");
+            assert!(command(&options, Major::V18).is_err(), "{rate}");
         }
-        assert!(command(&BaseBackupOptions::new("x".repeat(1024)), 14).is_ok());
+        assert!(command(&BaseBackupOptions::new("x".repeat(1024)), Major::V14).is_ok());
     }
 
     #[test]

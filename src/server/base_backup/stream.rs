@@ -74,7 +74,7 @@ impl Connection {
             start_timeline,
             begun: vec![false; tablespaces.len()],
             tablespaces,
-            typed: self.server_major() >= 15,
+            typed: self.server_major().has_new_base_backup(),
             with_manifest: options.manifest,
             place: Place::Between,
             stop: None,

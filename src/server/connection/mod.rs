@@ -29,6 +29,7 @@ use self::wire::Wire;
 use super::ConnInfo;
 use super::conninfo::Session;
 use crate::error::{Error, Result};
+use crate::pg::Major;
 
 pub use self::script::ScriptEvent;
 pub use self::slots::SlotState;
@@ -36,7 +37,7 @@ pub use self::slots::SlotState;
 /// How long the server may send nothing while it works on a command, unless the caller says.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 /// The oldest major version walship speaks with.
-const OLDEST_MAJOR: u32 = 14;
+const OLDEST_MAJOR: Major = Major::V14;
 /// The most that the rows of one answer may come to.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
@@ -48,7 +49,7 @@ pub struct Connection {
     wire: Wire<Stream>,
     session: Session,
     parameters: BTreeMap<String, String>,
-    server_major: u32,
+    server_major: Major,
     used_password: bool,
     idle_timeout: Duration,
     /// False while an answer is outstanding.
@@ -77,7 +78,8 @@ impl Connection {
             wire,
             session: info.session.clone(),
             parameters: BTreeMap::new(),
-            server_major: 0,
+            // Until the server has said its own.
+            server_major: OLDEST_MAJOR,
             used_password,
             idle_timeout: DEFAULT_IDLE_TIMEOUT,
             ready: false,
@@ -102,9 +104,9 @@ impl Connection {
         Ok(connection)
     }
 
-    fn check_version(&self) -> Result<u32> {
+    fn check_version(&self) -> Result<Major> {
         let version = self.parameter("server_version").unwrap_or_default();
-        let major = major_of(version).ok_or_else(|| self.wire.garbled("no server_version"))?;
+        let major = Major::of_version(version).ok_or_else(|| self.wire.garbled("no server_version"))?;
         if major < OLDEST_MAJOR {
             return Err(Error::invalid(format!(
                 "{} runs PostgreSQL {version}, and walship needs {OLDEST_MAJOR} or later; upgrade the server",
@@ -114,9 +116,9 @@ impl Connection {
         Ok(major)
     }
 
-    /// The server's major version, such as 18.
+    /// The server's major version.
     #[must_use]
-    pub fn server_major(&self) -> u32 {
+    pub fn server_major(&self) -> Major {
         self.server_major
     }
 
@@ -275,32 +277,5 @@ impl fmt::Debug for Connection {
             .field("peer", &self.wire.peer())
             .field("server_major", &self.server_major)
             .finish_non_exhaustive()
-    }
-}
-
-/// The major version at the start of `18.6 (Debian 18.6-1)`, `19devel` or `17beta1`.
-fn major_of(version: &str) -> Option<u32> {
-    let end = version
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(version.len());
-    version.get(..end)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_major_version_is_read_from_any_build() {
-        for (version, major) in [
-            ("18.6 (Debian 18.6-1)", Some(18)),
-            ("19devel", Some(19)),
-            ("14.23", Some(14)),
-            ("9.6.24", Some(9)),
-            ("", None),
-            ("x", None),
-        ] {
-            assert_eq!(major_of(version), major, "{version}");
-        }
     }
 }

@@ -8,7 +8,7 @@ use postgres_protocol::message::backend::Message;
 use super::Connection;
 use super::server_error::ServerError;
 use crate::error::Result;
-use crate::pg::SlotName;
+use crate::pg::{Major, SlotName};
 
 /// `CopyBothResponse`, which `postgres-protocol` does not know.
 const COPY_BOTH_RESPONSE: u8 = b'W';
@@ -55,7 +55,7 @@ impl Connection {
     /// # Errors
     /// As [`Connection::simple_query`]; for a logical slot too.
     pub async fn slot_keeps_wal(&mut self, name: &SlotName) -> Result<bool> {
-        if self.server_major() < 15 {
+        if self.server_major() < Major::V15 {
             return Ok(true);
         }
         let command = format!("READ_REPLICATION_SLOT {name}");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::configuration::Places;
 use crate::error::{Context, Error, Result};
 use crate::format::backup::WalFrom;
-use crate::pg::{ClusterIdentity, Lsn, Major, SegmentSize, TimelineId};
+use crate::pg::{ClusterIdentity, Lsn, SegmentSize, TimelineId};
 use crate::server::{ConnInfo, Connection};
 use crate::verbs::basebackup::configuration;
 
@@ -41,11 +41,8 @@ impl Server {
     /// As [`Connection::connect`]; `Invalid` for a version or a `wal_level` that will not do.
     pub(super) async fn connect(info: &ConnInfo) -> Result<Self> {
         let mut connection = Connection::connect(info).await?;
-        let major = u16::try_from(connection.server_major()).unwrap_or(u16::MAX);
-        let major = Major::new(major)
-            .context(|| "take a base backup")?
-            .number()
-            .into();
+        let major = connection.server_major().supported();
+        let major = major.context(|| "take a base backup")?;
         let system = connection.identify_system().await?;
         let segment_size = parse_segment_size(&connection.show("wal_segment_size").await?)?;
         let wal_level = connection.show("wal_level").await?;

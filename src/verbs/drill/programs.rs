@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cluster::programs;
 use crate::error::{Error, Result};
+use crate::pg::Major;
 
 /// PostgreSQL's programs of one major version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +20,7 @@ impl Programs {
     ///
     /// # Errors
     /// `NotFound`, which names every place that was looked at, and what was there instead.
-    pub fn find(major: u32, search_path: Option<&OsStr>) -> Result<Self> {
+    pub fn find(major: Major, search_path: Option<&OsStr>) -> Result<Self> {
         let search = programs::find("postgres", major, search_path);
         let found = search.found.as_ref();
         if let Some((postgres, version)) = found.and_then(|path| Some((path, programs::version_of(path)?))) {
@@ -38,11 +39,11 @@ impl Programs {
                     .find(|(path, _)| path.parent() == Some(directory));
                 match other {
                     None => directory.display().to_string(),
-                    Some((_, version)) => format!(
-                        "{} (has {})",
-                        directory.display(),
-                        version.as_deref().unwrap_or("one of an unknown version")
-                    ),
+                    Some((_, version)) => {
+                        let version =
+                            version.map_or("one of an unknown version".to_owned(), |it| it.to_string());
+                        format!("{} (has {version})", directory.display())
+                    }
                 }
             })
             .collect();
@@ -97,7 +98,7 @@ mod tests {
         std::fs::create_dir(&links).unwrap();
         std::os::unix::fs::symlink(real.join("postgres"), links.join("postgres")).unwrap();
         for directory in [&real, &links] {
-            let found = Programs::find(99, Some(directory.as_os_str())).unwrap();
+            let found = Programs::find("99".parse().unwrap(), Some(directory.as_os_str())).unwrap();
             assert_eq!(found.version, "99.1");
             assert!(found.optional("pg_amcheck").is_some());
             assert_eq!(found.optional("pg_checksums"), None);
@@ -109,7 +110,9 @@ mod tests {
     fn where_it_was_looked_is_said_with_what_was_there() {
         let top = tempfile::tempdir().unwrap();
         let old = folder(top.path(), "old", "postgres (PostgreSQL) 98.6");
-        let error = Programs::find(99, Some(old.as_os_str())).unwrap_err().to_string();
+        let error = Programs::find("99".parse().unwrap(), Some(old.as_os_str()))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(&format!("{} (has 98)", old.display())), "{error}");
         assert!(error.contains("/usr/lib/postgresql/99/bin"), "{error}");
     }

@@ -138,7 +138,7 @@ impl Bench {
     fn start(&mut self, options: &DrillOptions, control: &ControlFile) -> Result<()> {
         let scratch = &self.scratch;
         let conf = postgresql_conf(&ServerSettings {
-            major: u32::from(control.major.number()),
+            major: control.major,
             socket_directory: &scratch.socket_directory(),
             hba_file: &scratch.write("pg_hba.conf", HBA.as_bytes())?,
             ident_file: &scratch.write("pg_ident.conf", b"")?,

@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::cluster::has_in_place_tablespaces;
-use crate::pg::ControlFile;
 use crate::pg::guc_file::quote;
+use crate::pg::{ControlFile, Major};
 use crate::text::ByteSize;
 
 /// The number in the name of the socket; nothing listens on a port.
@@ -27,7 +27,7 @@ const MIN_LOCKS: u32 = 256;
 #[derive(Debug, Clone, Copy)]
 pub struct ServerSettings<'a> {
     /// PostgreSQL's major version.
-    pub major: u32,
+    pub major: Major,
     /// Folder of the socket.
     pub socket_directory: &'a Path,
     /// `pg_hba.conf`.
@@ -74,14 +74,14 @@ pub fn postgresql_conf(server: &ServerSettings<'_>) -> String {
         // Those that were made after the backup lie within the data directory.
         settings.push(("allow_in_place_tablespaces", "on".to_owned()));
     }
-    if server.major >= 18 {
+    if server.major >= Major::V18 {
         settings.push(("max_active_replication_origins", MAX_ORIGINS.to_string()));
     }
-    if server.major >= 17 {
+    if server.major >= Major::V17 {
         // Those of the type "login" would run in every session.
         settings.push(("event_triggers", "off".to_owned()));
     }
-    if server.major >= 15 {
+    if server.major >= Major::V15 {
         settings.push(("archive_library", String::new()));
     }
     let fixed = FIXED.iter().map(|(name, value)| (*name, (*value).to_owned()));
@@ -132,6 +132,7 @@ mod tests {
         ControlFile {
             system_identifier: 1,
             major: Major::V17,
+            catalog_version: 202_406_281,
             state: ClusterState::InProduction,
             checkpoint: Lsn(0),
             redo: Lsn(0),
@@ -148,7 +149,7 @@ mod tests {
         }
     }
 
-    fn conf(major: u32, control: &ControlFile) -> String {
+    fn conf(major: Major, control: &ControlFile) -> String {
         postgresql_conf(&ServerSettings {
             major,
             socket_directory: Path::new("/tmp/it's"),
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn nothing_listens_archives_sends_or_runs_jobs() {
-        let conf = conf(18, &control(0, 64));
+        let conf = conf(Major::V18, &control(0, 64));
         for line in [
             "listen_addresses = ''",
             "archive_mode = 'off'",
@@ -185,18 +186,18 @@ mod tests {
     #[test]
     fn a_version_gets_only_the_settings_it_knows() {
         let has = |major, name: &str| conf(major, &control(0, 64)).contains(name);
-        for (name, since) in [
-            ("archive_library", 15),
-            ("event_triggers", 17),
-            ("max_active_replication_origins", 18),
+        for (name, last_without, since) in [
+            ("archive_library", Major::V14, Major::V15),
+            ("event_triggers", Major::V16, Major::V17),
+            ("max_active_replication_origins", Major::V17, Major::V18),
         ] {
-            assert!(!has(since - 1, name) && has(since, name), "{name}");
+            assert!(!has(last_without, name) && has(since, name), "{name}");
         }
     }
 
     #[test]
     fn prepared_transactions_and_locks_have_the_room_they_had() {
-        let conf = conf(14, &control(70, 1000));
+        let conf = conf(Major::V14, &control(70, 1000));
         assert!(conf.contains("max_prepared_transactions = '70'"), "{conf}");
         assert!(conf.contains("max_locks_per_transaction = '1000'"), "{conf}");
     }

@@ -17,7 +17,7 @@ use crate::format::keys::{BackupId, BackupObject, Key, LedgerObject, WAL_PREFIX,
 use crate::format::ledger::Shard;
 use crate::format::{FORMAT_VERSION, Sha256Sum, codec};
 use crate::judge::catalogue::needed_wal;
-use crate::pg::{ClusterIdentity, Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
+use crate::pg::{ClusterIdentity, Lsn, Major, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
 use crate::store::{Body, FaultKind, Faults, Operation, PutMode};
 use crate::verbs::keep::{self, Mark};
 use crate::verbs::verify;
@@ -50,7 +50,7 @@ impl Archive {
         let archive = Self { top, store };
         let cluster = ClusterIdentity {
             system_identifier: fixture::record(&[]).system_identifier,
-            postgres_major: 17,
+            postgres_major: Major::V17,
             segment_size: SIZE,
         };
         let identity = Identity::new(cluster, true, day(0));

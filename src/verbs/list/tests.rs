@@ -5,7 +5,7 @@ use crate::archive::fixture;
 use crate::format::identity::Identity;
 use crate::format::keys::Key;
 use crate::format::{Stored, codec, record};
-use crate::pg::{ClusterIdentity, SegmentSize};
+use crate::pg::{ClusterIdentity, Major, SegmentSize};
 use crate::store::{Body, PutMode};
 
 /// An archive with these segments, and the fixture's backup where it is wanted.
@@ -14,7 +14,7 @@ async fn archive(top: &std::path::Path, segments: &[&str], with_backup: bool) ->
     let mut record = fixture::record(&[]);
     let cluster = ClusterIdentity {
         system_identifier: record.system_identifier,
-        postgres_major: 17,
+        postgres_major: Major::V17,
         segment_size: SegmentSize::DEFAULT,
     };
     let identity = Identity::new(cluster, true, DateTime::UNIX_EPOCH);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::judge::diagnosis::ArchiveCommand;
+use crate::pg::Major;
 use crate::pg::hba::password_rule;
 use crate::pg::sql::{quote_identifier, quote_literal};
 
@@ -145,7 +146,7 @@ impl Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerState {
     /// Its major version.
-    pub major: u32,
+    pub major: Major,
     /// Its settings, of [`NAMES`].
     pub settings: BTreeMap<String, Setting>,
     /// The role.
@@ -260,7 +261,7 @@ fn settings(state: &ServerState, wanted: &Wanted) -> Vec<Item> {
         items.push(state.set("max_slot_wal_keep_size", &value, false, why));
     }
     items.extend(archiving(state, wanted));
-    if state.major >= 17 && is_off(state.value("summarize_wal")) {
+    if state.major.has_wal_summaries() && is_off(state.value("summarize_wal")) {
         let why = "summarize_wal is off; with the summaries incremental backups are possible".to_owned();
         items.push(state.set("summarize_wal", "on", false, why));
     }
@@ -510,7 +511,7 @@ mod tests {
             ((*name).to_owned(), setting)
         };
         ServerState {
-            major: 18,
+            major: Major::V18,
             settings: ready.iter().chain(changes).map(setting).collect(),
             role: Role::Present {
                 replicates: true,

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::plan::{Fix, Item};
 use super::round_trip::RoundTrip;
+use crate::pg::Major;
 
 /// What a server lacks, or what was done about it.
 #[derive(Debug, Clone, Serialize)]
@@ -14,7 +15,7 @@ pub struct SetupReport {
     /// The server: role and hosts.
     pub server: String,
     /// Its major version.
-    pub postgres_major: u32,
+    pub postgres_major: Major,
     /// The path of its `pg_hba.conf`.
     pub hba_file: String,
     /// What it lacked.
@@ -37,7 +38,7 @@ pub struct SetupReport {
 }
 
 impl SetupReport {
-    pub(super) fn new(server: String, major: u32, hba_file: String, missing: Vec<Item>) -> Self {
+    pub(super) fn new(server: String, major: Major, hba_file: String, missing: Vec<Item>) -> Self {
         Self {
             server,
             postgres_major: major,

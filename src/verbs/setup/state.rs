@@ -11,7 +11,7 @@ use crate::server::{ConnInfo, Connection};
 /// A superuser's session on a primary.
 pub(super) struct Primary {
     pub(super) connection: Connection,
-    pub(super) major: u32,
+    pub(super) major: Major,
     pub(super) system_identifier: u64,
     pub(super) data_directory: String,
     pub(super) port: String,
@@ -24,8 +24,7 @@ impl Primary {
     /// As [`Connection::connect`]; `Invalid` for a standby and an unknown version, `Denied` for no superuser.
     pub(super) async fn connect(info: &ConnInfo) -> Result<Self> {
         let mut connection = Connection::connect(info).await?;
-        let major = u16::try_from(connection.server_major()).unwrap_or(u16::MAX);
-        let major = Major::new(major)?.number().into();
+        let major = connection.server_major().supported()?;
         if connection.parameter("is_superuser") != Some("on") {
             return Err(Error::denied(format!(
                 "{info} is no superuser, and only one sees and sets all of this; log in as one, for example -d \
@@ -149,7 +148,7 @@ impl Primary {
     /// `kind`, and those that fit both. A line for a host's name is not looked up; one for another network within this
     /// one counts, for it decides for a part of it.
     async fn rule(&mut self, role: &str, network: &str, kind: &str) -> Result<Option<Rule>> {
-        let order = if self.major >= 16 {
+        let order = if self.major >= Major::V16 {
             "rule_number"
         } else {
             "line_number"

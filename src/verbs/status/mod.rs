@@ -26,7 +26,7 @@ use crate::judge::diagnosis::facts::{ArchiveFacts, ReadyFiles};
 use crate::judge::diagnosis::{Finding, Known, Level, Limits, judge_archive};
 use crate::judge::retention::{Action, RetentionPolicy};
 use crate::judge::window::Window;
-use crate::pg::{SegmentName, TimelineId};
+use crate::pg::{Major, SegmentName, TimelineId};
 use crate::server::{ConnInfo, data_directory, facts};
 use crate::store::Store;
 
@@ -54,7 +54,7 @@ pub struct StatusReport {
     /// The cluster's system identifier.
     pub system_identifier: String,
     /// Its major version.
-    pub postgres_major: u32,
+    pub postgres_major: Major,
     /// The stretches of time to which it can be recovered.
     pub window: Vec<Window>,
     /// The newest WAL; none where there is none.

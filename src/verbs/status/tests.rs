@@ -1,7 +1,7 @@
 use super::*;
 use crate::judge::diagnosis::Check;
 use crate::judge::window::LatestIs;
-use crate::pg::Lsn;
+use crate::pg::{Lsn, Major};
 
 fn moment(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
@@ -13,7 +13,7 @@ fn report() -> StatusReport {
     StatusReport {
         archive: "s3://backups/main".to_owned(),
         system_identifier: "7642135790246813579".to_owned(),
-        postgres_major: 17,
+        postgres_major: Major::V17,
         window: vec![Window {
             timeline: TimelineId::FIRST,
             earliest: moment("2026-11-11T04:15:00Z"),

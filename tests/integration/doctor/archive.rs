@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use walship_core::pg::Major;
+
 use super::{Ward, chmod, healthy_primary, made_old};
 use crate::server::{majors, wait_archived};
 use crate::support::give_to_user;
@@ -129,7 +131,7 @@ fn faults_of_backups(archive: &Path, walship: &Walship, ward: &mut Ward) {
     std::fs::remove_dir_all(begun.parent().unwrap()).unwrap();
 }
 
-fn other_clusters_archive(major: u32, walship: &Walship, ward: &mut Ward) {
+fn other_clusters_archive(major: Major, walship: &Walship, ward: &mut Ward) {
     let theirs = Place::directory();
     let (_other, _) = healthy_primary(major, &theirs);
     let foreign = walship.clone().env("WALSHIP_ARCHIVE", &theirs.url);
@@ -143,7 +145,7 @@ fn other_clusters_archive(major: u32, walship: &Walship, ward: &mut Ward) {
 #[test]
 fn files_with_secrets_and_configuration_are_for_their_owner_only() {
     let place = Place::directory();
-    let (cluster, walship) = healthy_primary(18, &place);
+    let (cluster, walship) = healthy_primary(Major::V18, &place);
     let mut ward = Ward::default();
     let home = cluster.make_dir("home");
     let config = home.join("walship.toml");

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
+use walship_core::pg::Major;
 
 use crate::server::archiving_primary;
 use crate::support::postgres::Cluster;
@@ -36,7 +37,7 @@ pub fn beside(cluster: &Cluster, walship: &Walship) -> Walship {
 }
 
 /// A primary with nothing wrong: it archives, and a backup is in the archive.
-pub fn healthy_primary(major: u32, place: &Place) -> (Cluster, Walship) {
+pub fn healthy_primary(major: Major, place: &Place) -> (Cluster, Walship) {
     let walship = Walship::at(place);
     let mut cluster = archiving_primary(major, &walship);
     // What the tests' clusters are made without, for speed.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use walship_core::pg::Major;
+
 use super::standby::standby_of;
 use super::{PATIENCE, beside, healthy_primary, visit};
 use crate::connection::set_hba;
@@ -17,7 +19,7 @@ const ARGS: [&str; 1] = ["--before-promote"];
 
 /// A primary with ten rows in ten archived segments, and a standby that lives from the archive alone,
 /// behind a proxy, and has replayed all of it.
-fn followed_primary(major: u32) -> (Proxy, Cluster, Cluster, Walship, tempfile::TempDir) {
+fn followed_primary(major: Major) -> (Proxy, Cluster, Cluster, Walship, tempfile::TempDir) {
     let server = StoreServer::shared(Kind::SeaweedFs);
     let proxy = Proxy::start(&server.endpoint);
     let place = server.new_place();

@@ -3,6 +3,8 @@
 use std::process::Command;
 use std::time::Duration;
 
+use walship_core::pg::Major;
+
 use super::{Ward, healthy_primary, visit};
 use crate::server::failing_place;
 use crate::support::proxy::{Fault, Proxy};
@@ -82,7 +84,7 @@ fn each_planted_fault_of_the_way_to_the_store_is_found_with_its_fix() {
     let Some(server) = minio() else { return };
     let proxy = Proxy::start(&server.endpoint);
     let direct = server.new_place();
-    let (_cluster, walship) = healthy_primary(18, &direct);
+    let (_cluster, walship) = healthy_primary(Major::V18, &direct);
     let mut ward = Ward::default();
     let through = at(&walship, &direct.with_env("AWS_ENDPOINT_URL", &proxy.endpoint()));
     ward.healed(&through);
@@ -143,7 +145,7 @@ fn each_planted_fault_of_the_way_to_the_store_is_found_with_its_fix() {
 #[test]
 fn a_visit_is_over_in_time_where_the_store_says_nothing() {
     let (place, proxy) = failing_place();
-    let (_cluster, walship) = healthy_primary(18, &place);
+    let (_cluster, walship) = healthy_primary(Major::V18, &place);
     proxy.set(Fault::BlackHole);
     let visit = visit(&walship.env("WALSHIP_DOCTOR_TIMEOUT", "10s"), &[]);
     assert!(
@@ -163,7 +165,7 @@ fn a_visit_is_over_in_time_where_the_store_says_nothing() {
 fn each_missing_permission_is_found_with_its_fix() {
     let Some(server) = minio() else { return };
     let place = server.new_place();
-    let (_cluster, walship) = healthy_primary(18, &place);
+    let (_cluster, walship) = healthy_primary(Major::V18, &place);
     let mut ward = Ward::default();
     let expiring = walship.env("WALSHIP_RETENTION_KEEP_WINDOW", "14d");
     ward.healed(&expiring);
@@ -215,7 +217,7 @@ fn versions_and_locks_are_seen_and_nothing_grows_by_looking() {
     let place = server
         .new_place()
         .with_url(&format!("s3://doctor-{}/main", std::process::id()));
-    let (_cluster, walship) = healthy_primary(18, &place);
+    let (_cluster, walship) = healthy_primary(Major::V18, &place);
     let expiring = walship.env("WALSHIP_RETENTION_KEEP_WINDOW", "14d");
     let seen = visit(&expiring, &[]);
     assert!(

@@ -11,6 +11,8 @@
 mod steps;
 mod world;
 
+use walship_core::pg::Major;
+
 use world::World;
 
 /// Lives that, between them, come to every kind of step, and the steps they are made of (all where there are none). For
@@ -45,7 +47,7 @@ fn lives() -> Vec<(u64, String)> {
 #[test]
 fn nothing_acknowledged_or_listed_is_untrue_and_no_copy_reaches_its_source() {
     for (seed, chosen) in lives() {
-        let major = if seed % 4 == 0 { 14 } else { 18 };
+        let major = if seed % 4 == 0 { Major::V14 } else { Major::V18 };
         let mut world = World::new(seed, major);
         for _ in 0..STEPS {
             steps::one(&mut world, &chosen);

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use walship_core::pg::Major;
+
 use crate::server::archiving_builder;
 use crate::support::postgres::{Cluster, Stop};
 use crate::support::process::Output;
@@ -45,7 +47,7 @@ pub(super) struct Snapshot {
 
 pub(super) struct World {
     random: u64,
-    pub(super) major: u32,
+    pub(super) major: Major,
     pub(super) walship: Walship,
     place: Place,
     pub(super) production: Server,
@@ -70,7 +72,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, major: u32) -> Self {
+    pub(super) fn new(seed: u64, major: Major) -> Self {
         let place = Place::directory();
         let walship = Walship::at(&place);
         let mut cluster = archiving_builder(major, &walship)

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use walship_core::pg::Major;
 
 use super::ports::Port;
 use super::process::{Output, Running, descendants, signal, start_time};
@@ -77,7 +78,7 @@ pub struct Member {
     pub name: String,
     pub sql_port: Port,
     rest_port: Port,
-    major: u32,
+    major: Major,
     install: PathBuf,
     dir: PathBuf,
     config: String,
@@ -89,7 +90,7 @@ pub struct Member {
 
 impl Member {
     /// A member made from `deploy/patroni/patroni.yml`; `walship` is the environment of its walship.
-    pub fn new(major: u32, scope: &str, name: &str, etcd: &Etcd, walship: &Walship) -> Self {
+    pub fn new(major: Major, scope: &str, name: &str, etcd: &Etcd, walship: &Walship) -> Self {
         let root = scratch();
         let dir = make_dir(root.path(), "m", 0o755);
         let (sql_port, rest_port) = (Port::take(), Port::take());
@@ -321,7 +322,7 @@ impl Member {
     }
 
     /// `PostgreSQL`'s major version.
-    pub fn major(&self) -> u32 {
+    pub fn major(&self) -> Major {
         self.major
     }
 }

@@ -17,13 +17,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
+use walship_core::pg::Major;
 
 use super::ports::Port;
 use super::process::{Output, Running, descendants, signal, start_time};
 use super::{command_as_user, give_to_user, make_dir, scratch, tools, wait_for};
-
-/// The major versions that walship supports.
-pub const MAJORS: [u32; 5] = [14, 15, 16, 17, 18];
 
 const START: Duration = Duration::from_secs(90);
 const STOP: Duration = Duration::from_mins(1);
@@ -40,7 +38,7 @@ pub enum Stop {
 
 /// What a new cluster is made with.
 pub struct Builder {
-    major: u32,
+    major: Major,
     segment_mib: u32,
     initdb: Vec<String>,
     options: Vec<(String, String)>,
@@ -112,7 +110,7 @@ impl Builder {
 
 /// A data directory and, between `start` and `stop`, the server on it.
 pub struct Cluster {
-    major: u32,
+    major: Major,
     install: PathBuf,
     data_dir: PathBuf,
     socket_dir: PathBuf,
@@ -127,7 +125,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// A new cluster of this major version.
-    pub fn builder(major: u32) -> Builder {
+    pub fn builder(major: Major) -> Builder {
         Builder {
             major,
             segment_mib: 1,
@@ -138,11 +136,11 @@ impl Cluster {
     }
 
     /// Takes an existing data directory, such as a recovered one. It is not removed at the end.
-    pub fn adopt(major: u32, data_dir: impl Into<PathBuf>) -> Self {
+    pub fn adopt(major: Major, data_dir: impl Into<PathBuf>) -> Self {
         Self::over(major, scratch(), data_dir.into())
     }
 
-    fn over(major: u32, root: TempDir, data_dir: PathBuf) -> Self {
+    fn over(major: Major, root: TempDir, data_dir: PathBuf) -> Self {
         Self {
             major,
             install: PathBuf::from(tools(&["postgres", &major.to_string()])),
@@ -159,7 +157,7 @@ impl Cluster {
 
     // --- where things are ---
 
-    pub fn major(&self) -> u32 {
+    pub fn major(&self) -> Major {
         self.major
     }
 

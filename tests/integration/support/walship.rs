@@ -8,6 +8,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use walship_core::pg::Major;
+
 use super::command_as_user;
 use super::postgres::Cluster;
 use super::process::{Output, Running};
@@ -125,7 +127,7 @@ impl Walship {
     }
 
     /// A server on an existing data directory, whose commands run with this environment.
-    pub fn adopt(&self, major: u32, data_dir: impl Into<PathBuf>) -> Cluster {
+    pub fn adopt(&self, major: Major, data_dir: impl Into<PathBuf>) -> Cluster {
         let mut cluster = Cluster::adopt(major, data_dir);
         for (name, value) in self.environment() {
             cluster.set_env(name, value);
@@ -134,7 +136,7 @@ impl Walship {
     }
 
     /// What `walship recover` made, started, once it has opened for writing.
-    pub fn opened(&self, major: u32, data_dir: impl Into<PathBuf>) -> Cluster {
+    pub fn opened(&self, major: Major, data_dir: impl Into<PathBuf>) -> Cluster {
         let mut cluster = self.adopt(major, data_dir);
         cluster.start();
         cluster.wait_until("select not pg_is_in_recovery()", "t", RECOVERY);

@@ -17,7 +17,7 @@ use super::keys::{BackupId, BackupObject, Key, Stream};
 use super::{Sha256Sum, Stored, record};
 use crate::error::{Error, Result};
 use crate::judge::lineage::Lineage;
-use crate::pg::{Lsn, SegmentSize, TimelineId};
+use crate::pg::{Lsn, Major, SegmentSize, TimelineId};
 
 /// More bytes of tar no backup has, in all its streams: sums of sizes never overflow.
 const SIZE_LIMIT: u64 = 1 << 60;
@@ -115,8 +115,8 @@ pub struct BackupRecord {
     pub system_identifier: u64,
     /// The server's version as it names itself, such as `17.11`.
     pub postgres_version: String,
-    /// The server's major version, such as 17.
-    pub postgres_major: u32,
+    /// The server's major version.
+    pub postgres_major: Major,
     /// The cluster's WAL segment size in bytes.
     pub segment_bytes: SegmentSize,
     /// When PostgreSQL began to copy, by the server's clock.
@@ -407,8 +407,7 @@ impl BackupRecord {
             .try_fold(self.size_bytes, |sum, stream| sum.checked_add(stream.tar_bytes));
         let sizes_fit = total.is_some_and(|total| total <= SIZE_LIMIT)
             && self.streams.iter().all(|stream| stream.part_bytes <= SIZE_LIMIT);
-        let major = self.postgres_version.split(|c: char| !c.is_ascii_digit()).next();
-        let is_of_its_major = major == Some(self.postgres_major.to_string().as_str());
+        let is_of_its_major = Major::of_version(&self.postgres_version) == Some(self.postgres_major);
         let says_the_same = is_of_its_major && self.wal_fits() && self.says_sums();
         if !sizes_fit || !parts_fit || self.stop_lsn < self.start_lsn || !says_the_same {
             return Err(Error::corrupt(
@@ -450,7 +449,7 @@ mod tests {
             |record| record.size_bytes = 1,
             |record| record.stored_bytes = 1,
             |record| record.files.stored_bytes = 1,
-            |record| record.postgres_major = 16,
+            |record| record.postgres_major = Major::V16,
         ];
         let good = fixture::record(&["/a", "/b"]);
         BackupRecord::parse(&good.to_bytes().unwrap(), "u", &good.id).unwrap();

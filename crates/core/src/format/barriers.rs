@@ -93,7 +93,7 @@ impl Barriers {
 
     /// The first position from `begin` on and before `end`.
     #[must_use]
-    pub fn first(&self, timeline: TimelineId, begin: Lsn, end: Lsn) -> Option<Barrier> {
+    pub(crate) fn first(&self, timeline: TimelineId, begin: Lsn, end: Lsn) -> Option<Barrier> {
         let looked = self.0.get(&timeline)?;
         let within = |all: &BTreeSet<Lsn>| all.range(begin..end.max(begin)).next().copied();
         let both = [

@@ -36,7 +36,7 @@ pub struct Trailer {
     /// The cluster's system identifier, in decimal.
     pub system_identifier: u64,
     /// The walship version that stored it.
-    pub walship: String,
+    walship: String,
     /// What a segment's records tell of time. `None` where that is unknown: in objects that an older
     /// walship stored, or damaged.
     pub index: Option<SegmentIndex>,

@@ -20,7 +20,7 @@ pub struct Drills {
     system_identifier: u64,
     /// The last one that passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_success: Option<ArchiveDrill>,
+    pub(crate) last_success: Option<ArchiveDrill>,
     /// The last one that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<ArchiveDrill>,

@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 use super::keys::Key;
 use super::{FORMAT_VERSION, Stored, record};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pg::{ClusterIdentity, SegmentSize};
+use crate::pg::{ClusterIdentity, Major, SegmentSize};
 
 /// The content of `walship.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The archive's format.
-    pub format_version: u32,
+    pub(crate) format_version: u32,
     /// The cluster's system identifier, in decimal: a string, for JSON readers that round numbers.
     #[serde(with = "decimal")]
     pub system_identifier: u64,
-    /// PostgreSQL's major version, such as 17.
-    pub postgres_major: u32,
+    /// PostgreSQL's major version.
+    pub postgres_major: Major,
     /// The cluster's WAL segment size in bytes.
     pub segment_bytes: SegmentSize,
     /// Whether the store honoured a conditional PUT when the archive was created. Where it did not,
@@ -26,7 +26,7 @@ pub struct Identity {
     /// When the archive was created, by the creator's clock.
     pub created_at: DateTime<Utc>,
     /// The walship version that created it.
-    pub created_by: String,
+    pub(crate) created_by: String,
 }
 
 impl Identity {
@@ -122,11 +122,11 @@ pub(crate) mod decimal {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
-    pub fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(number)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         String::deserialize(deserializer)?
             .parse()
             .map_err(D::Error::custom)
@@ -140,7 +140,7 @@ mod tests {
     fn cluster() -> ClusterIdentity {
         ClusterIdentity {
             system_identifier: 7_642_135_790_246_813_579,
-            postgres_major: 17,
+            postgres_major: Major::V17,
             segment_size: SegmentSize::DEFAULT,
         }
     }
@@ -187,7 +187,7 @@ mod tests {
                 ..cluster()
             },
             ClusterIdentity {
-                postgres_major: 16,
+                postgres_major: Major::V16,
                 ..cluster()
             },
             ClusterIdentity {

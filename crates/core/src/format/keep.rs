@@ -11,13 +11,13 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
     /// The archive's format version.
-    pub format_version: u32,
+    format_version: u32,
     /// The walship version that wrote it.
-    pub walship: String,
+    walship: String,
     /// The backup that it marks.
-    pub backup: BackupId,
+    backup: BackupId,
     /// When it was written, by the writer's clock.
-    pub kept_at: DateTime<Utc>,
+    kept_at: DateTime<Utc>,
     /// From when on the policy decides again; for ever where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<DateTime<Utc>>,

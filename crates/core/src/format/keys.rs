@@ -87,9 +87,9 @@ pub enum LedgerObject {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WalFolder {
     /// The timeline.
-    pub timeline: TimelineId,
+    pub(crate) timeline: TimelineId,
     /// The log number.
-    pub log: u32,
+    pub(crate) log: u32,
 }
 
 impl WalFolder {

@@ -18,7 +18,7 @@ use super::{FORMAT_VERSION, Sha256Sum, Stored, record};
 use crate::error::{Error, Result};
 
 /// The version of the ledger's format that this walship writes, and the newest it reads.
-pub const LEDGER_VERSION: u32 = 1;
+const LEDGER_VERSION: u32 = 1;
 /// So many findings are kept in the summary.
 const FINDINGS_KEPT: usize = 200;
 /// So much damage is remembered, object by object.

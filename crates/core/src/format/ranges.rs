@@ -8,7 +8,7 @@ pub struct RangeSet(BTreeMap<u64, u64>);
 
 impl RangeSet {
     /// Adds one number.
-    pub fn insert(&mut self, number: u64) {
+    pub(crate) fn insert(&mut self, number: u64) {
         let before = self
             .0
             .range(..=number)
@@ -65,7 +65,7 @@ impl RangeSet {
     }
 
     /// Adds all numbers of another set.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         for (first, last) in other.iter() {
             self.insert_range(first, last);
         }
@@ -95,7 +95,7 @@ impl RangeSet {
 
     /// Whether it holds nothing.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -113,26 +113,26 @@ impl RangeSet {
 
     /// How many numbers.
     #[must_use]
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.iter().map(|(first, last)| last - first + 1).sum()
     }
 
     /// Whether it holds a number.
     #[must_use]
-    pub fn contains(&self, number: u64) -> bool {
+    pub(crate) fn contains(&self, number: u64) -> bool {
         self.end_of_run(number).is_some()
     }
 
     /// The end of the run that a number lies in.
     #[must_use]
-    pub fn end_of_run(&self, number: u64) -> Option<u64> {
+    pub(crate) fn end_of_run(&self, number: u64) -> Option<u64> {
         let (_, last) = self.0.range(..=number).next_back()?;
         (*last >= number).then_some(*last)
     }
 
     /// The first number held that is this one or a larger one.
     #[must_use]
-    pub fn first_from(&self, number: u64) -> Option<u64> {
+    pub(crate) fn first_from(&self, number: u64) -> Option<u64> {
         match self.end_of_run(number) {
             Some(_) => Some(number),
             None => self.0.range(number..).next().map(|(first, _)| *first),

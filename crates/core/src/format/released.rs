@@ -45,7 +45,7 @@ impl TimelineRanges {
     }
 
     /// Takes out all segments of another set.
-    pub fn subtract(&mut self, other: &Self) {
+    pub(crate) fn subtract(&mut self, other: &Self) {
         for (timeline, ranges) in &other.0 {
             if let Some(mine) = self.0.get_mut(timeline) {
                 mine.subtract(ranges);
@@ -55,7 +55,7 @@ impl TimelineRanges {
     }
 
     /// Every timeline with its segments, in ascending order.
-    pub fn iter(&self) -> impl Iterator<Item = (TimelineId, &RangeSet)> {
+    fn iter(&self) -> impl Iterator<Item = (TimelineId, &RangeSet)> {
         self.0.iter().map(|(timeline, ranges)| (*timeline, ranges))
     }
 

@@ -22,7 +22,7 @@ pub struct ArchiveMark {
     pub archive: String,
     /// `system_identifier` of its `walship.json`.
     #[serde(with = "super::identity::decimal")]
-    pub system_identifier: u64,
+    system_identifier: u64,
     /// `created_at` of its `walship.json`.
     pub created_at: DateTime<Utc>,
 }
@@ -60,10 +60,10 @@ pub struct CloneMark {
     /// The URL of the source's archive, for people.
     pub source: String,
     /// `created_at` of its `walship.json`.
-    pub created_at: DateTime<Utc>,
+    created_at: DateTime<Utc>,
     /// The marks that the source had, as a copy itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub earlier: Vec<CloneMark>,
+    earlier: Vec<CloneMark>,
 }
 
 impl CloneMark {
@@ -128,7 +128,7 @@ pub fn how_to_take_the_place(place: &str) -> String {
 
 /// The two ways on for a copy that is to archive.
 #[must_use]
-pub fn how_a_copy_may_archive(place: &str) -> String {
+pub(crate) fn how_a_copy_may_archive(place: &str) -> String {
     format!(
         "give it an archive of its own; or, {}",
         how_to_take_the_place(place)
@@ -175,7 +175,7 @@ impl Remembered {
 
     /// Whether the cluster was copied from the archive with this identity, and must not write to it.
     #[must_use]
-    pub fn is_copy_of(&self, identity: &Identity) -> bool {
+    pub(crate) fn is_copy_of(&self, identity: &Identity) -> bool {
         self.clone.as_ref().is_some_and(|mark| mark.names(identity))
     }
 
@@ -242,12 +242,12 @@ impl Past {
 mod tests {
     use super::*;
     use crate::ErrorKind;
-    use crate::pg::{ClusterIdentity, SegmentSize};
+    use crate::pg::{ClusterIdentity, Major, SegmentSize};
 
     fn identity(seconds: i64) -> Identity {
         let cluster = ClusterIdentity {
             system_identifier: 1,
-            postgres_major: 18,
+            postgres_major: Major::V18,
             segment_size: SegmentSize::DEFAULT,
         };
         Identity::new(cluster, true, DateTime::from_timestamp(seconds, 5).unwrap())

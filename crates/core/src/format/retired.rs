@@ -13,21 +13,21 @@ use crate::judge::forks::{Follower, Position, TargetTimeline};
 use crate::pg::{TimelineHistory, TimelineId};
 
 /// The longest reason, in bytes.
-pub const REASON_LIMIT: usize = 1000;
+const REASON_LIMIT: usize = 1000;
 
 /// The content of the mark.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retired {
     /// The archive's format version.
-    pub format_version: u32,
+    format_version: u32,
     /// The walship version that wrote it.
-    pub walship: String,
+    walship: String,
     /// The timeline.
     pub timeline: TimelineId,
     /// When it was written, by the writer's clock.
-    pub retired_at: DateTime<Utc>,
+    pub(crate) retired_at: DateTime<Utc>,
     /// Why, in somebody's words; one line.
-    pub reason: String,
+    reason: String,
 }
 
 impl Retired {

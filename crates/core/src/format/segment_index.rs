@@ -23,9 +23,9 @@ use crate::pg::{
     Lsn, Major, RecordHead, RecordTail, WalCheck, WalEvent, WalEventKind, WalReader, WalTime, join_record,
 };
 
+pub use self::changes::Change;
 use self::changes::ChangesTally;
-pub use self::changes::{CHANGES, Change};
-pub use self::links::{FirstRecord, Following, Links};
+pub use self::links::{Following, Links};
 pub use self::moment::{MomentEnd, MomentIn};
 
 /// So many restore points are named at most.
@@ -108,9 +108,9 @@ pub struct RestorePoint {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContinuedRecord {
     /// How much of it was still to come, in bytes.
-    pub remaining: u32,
+    remaining: u32,
     /// Its first bytes here.
-    pub bytes: HexBytes,
+    bytes: HexBytes,
     /// The position after it; `None` where it goes on beyond the segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<Lsn>,
@@ -120,11 +120,11 @@ pub struct ContinuedRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnfinishedRecord {
     /// Where it begins.
-    pub lsn: Lsn,
+    lsn: Lsn,
     /// How much of it is still to come, in bytes.
-    pub remaining: u32,
+    remaining: u32,
     /// Its first bytes.
-    pub bytes: HexBytes,
+    bytes: HexBytes,
 }
 
 /// Bytes that JSON holds in hexadecimal.
@@ -218,7 +218,7 @@ impl SegmentIndex {
 impl Ends {
     /// These, and others that come later in the WAL.
     #[must_use]
-    pub fn then(&self, later: &Self) -> Self {
+    pub(crate) fn then(&self, later: &Self) -> Self {
         Self {
             count: self.count + later.count,
             first: self.first,
@@ -238,7 +238,7 @@ impl Ends {
 
     /// These, and others of the same stretch of WAL.
     #[must_use]
-    pub fn and(&self, other: &Self) -> Self {
+    fn and(&self, other: &Self) -> Self {
         let (earlier, later) = if self.first.lsn <= other.first.lsn {
             (self, other)
         } else {

@@ -149,7 +149,7 @@ impl WalInventory {
     ///
     /// # Errors
     /// `Invalid` for a name that no segment of this cluster has.
-    pub fn remove(&mut self, range: SegmentRange) -> Result<()> {
+    pub(crate) fn remove(&mut self, range: SegmentRange) -> Result<()> {
         let (first, last) = (
             range.first.number(self.segment_size)?,
             range.last.number(self.segment_size)?,
@@ -182,7 +182,7 @@ impl WalInventory {
 
     /// When a timeline's history was stored, by the store's clock; `None` where there is none, or nobody noted it.
     #[must_use]
-    pub fn history_stored(&self, timeline: TimelineId) -> Option<DateTime<Utc>> {
+    pub(crate) fn history_stored(&self, timeline: TimelineId) -> Option<DateTime<Utc>> {
         self.timelines.get(&timeline)?.history_stored
     }
 
@@ -273,7 +273,7 @@ impl WalInventory {
     }
 
     /// The runs of segments that are missing between the first and the last one of a timeline.
-    pub fn gaps(&self, timeline: TimelineId) -> impl Iterator<Item = SegmentRange> {
+    pub(crate) fn gaps(&self, timeline: TimelineId) -> impl Iterator<Item = SegmentRange> {
         let ranges = || self.ranges_of(timeline).into_iter().flat_map(RangeSet::iter);
         ranges()
             .zip(ranges().skip(1))
@@ -288,13 +288,17 @@ impl WalInventory {
 
     /// The last segment of the unbroken run that begins with this one; `None` where it is missing.
     #[must_use]
-    pub fn contiguous_from(&self, timeline: TimelineId, segment: SegmentNumber) -> Option<SegmentNumber> {
+    pub(crate) fn contiguous_from(
+        &self,
+        timeline: TimelineId,
+        segment: SegmentNumber,
+    ) -> Option<SegmentNumber> {
         self.ranges_of(timeline)?.end_of_run(segment.0).map(SegmentNumber)
     }
 
     /// The first segment held of a timeline at or after this one.
     #[must_use]
-    pub fn first_from(&self, timeline: TimelineId, segment: SegmentNumber) -> Option<SegmentNumber> {
+    pub(crate) fn first_from(&self, timeline: TimelineId, segment: SegmentNumber) -> Option<SegmentNumber> {
         self.ranges_of(timeline)?.first_from(segment.0).map(SegmentNumber)
     }
 

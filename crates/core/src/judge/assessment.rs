@@ -58,7 +58,7 @@ pub struct BackupWorth {
     pub finished_at: Option<DateTime<Utc>>,
     /// The first position that can be recovered from it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub stop_lsn: Option<Lsn>,
+    stop_lsn: Option<Lsn>,
     /// How far the WAL leads from it, along each timeline. Empty where it cannot be restored.
     pub leads_to: Vec<LeadsTo>,
 }
@@ -94,7 +94,7 @@ pub struct Lost {
     /// Where they begin.
     pub from_lsn: Lsn,
     /// Where they end.
-    pub until_lsn: Lsn,
+    until_lsn: Lsn,
     /// How it is known that they existed.
     pub evidence: String,
     /// Nothing of them is damaged or missing, and no recovery crosses this position: the evidence says why.
@@ -103,7 +103,7 @@ pub struct Lost {
     /// The timelines on whose way they lie.
     pub timelines: Vec<TimelineId>,
     /// The backups from which nothing at or after `from_lsn` can be recovered along those timelines.
-    pub backups: Vec<BackupId>,
+    backups: Vec<BackupId>,
     /// The first backup after them, from which on everything can be recovered again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub again_from: Option<Again>,

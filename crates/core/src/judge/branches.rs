@@ -12,7 +12,8 @@ use serde::Serialize;
 use crate::format::wal_inventory::{SegmentRange, WalInventory};
 use crate::pg::{Lsn, TimelineHistory, TimelineId};
 
-pub use self::judgement::{Ambiguity, Begun, Contender, Judgement, Parting, Tail, judge, undecided};
+pub(crate) use self::judgement::Begun;
+pub use self::judgement::{Ambiguity, Contender, Judgement, judge, undecided};
 
 /// Where a timeline began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -97,13 +97,13 @@ impl Backup {
     /// Every transaction that had ended by then is in the backup. What ends while a backup is taken may or may not be,
     /// and a standby's holds what the standby had replayed, whatever its clock says.
     #[must_use]
-    pub fn settled_at(&self) -> Option<DateTime<Utc>> {
+    pub(crate) fn settled_at(&self) -> Option<DateTime<Utc>> {
         (self.source == BackupSource::Primary).then(|| self.started_at - CLOCKS_AGREE)
     }
 
     /// When it was taken: its record was not stored before that, whatever the server's clock said.
     #[must_use]
-    pub fn taken_at(&self) -> DateTime<Utc> {
+    pub(crate) fn taken_at(&self) -> DateTime<Utc> {
         self.stored_at
             .map_or(self.finished_at, |stored| stored.min(self.finished_at))
     }
@@ -111,7 +111,7 @@ impl Backup {
     /// When it had ended by all means. A standby dates its backups by its own clock, the WAL is dated by its
     /// primary's; the record was stored after the end.
     #[must_use]
-    pub fn ended_by(&self) -> DateTime<Utc> {
+    pub(crate) fn ended_by(&self) -> DateTime<Utc> {
         match (self.source, self.stored_at) {
             (BackupSource::Standby, Some(stored)) => stored.max(self.finished_at),
             _ => self.finished_at,
@@ -334,6 +334,7 @@ mod tests {
     use super::*;
     use crate::format::Sha256Sum;
     use crate::format::backup::{StoredObject, Tablespace, TarStream};
+    use crate::pg::Major;
 
     fn object(stored_bytes: u64) -> StoredObject {
         StoredObject {
@@ -372,7 +373,7 @@ mod tests {
             source: BackupSource::Standby,
             system_identifier: 1,
             postgres_version: "17.11".to_owned(),
-            postgres_major: 17,
+            postgres_major: Major::V17,
             segment_bytes: SegmentSize::DEFAULT,
             started_at: DateTime::UNIX_EPOCH,
             finished_at: DateTime::UNIX_EPOCH,

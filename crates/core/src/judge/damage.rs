@@ -64,7 +64,7 @@ impl Damage {
 
     /// The last damaged segment of a timeline: it was there, so the timeline went that far.
     #[must_use]
-    pub fn last(&self, timeline: TimelineId, size: SegmentSize) -> Option<SegmentNumber> {
+    pub(crate) fn last(&self, timeline: TimelineId, size: SegmentSize) -> Option<SegmentNumber> {
         let segments = self.wal.keys().filter(|segment| segment.timeline() == timeline);
         segments.filter_map(|segment| segment.number(size).ok()).max()
     }
@@ -75,11 +75,7 @@ impl Damage {
         self.wal.get(&range.first).map(String::as_str)
     }
 
-    /// The WAL without what is damaged.
-    ///
-    /// # Errors
-    /// `Invalid` for a segment that no cluster has.
-    pub fn sound(&self, wal: &WalInventory) -> Result<WalInventory> {
+    fn sound(&self, wal: &WalInventory) -> Result<WalInventory> {
         let mut sound = wal.clone();
         let size = wal.segment_size();
         for segment in self.wal.keys() {
@@ -94,7 +90,7 @@ impl Catalogue {
     /// The WAL that can be replayed: what is there, without what is known to be damaged.
     ///
     /// # Errors
-    /// As [`Damage::sound`].
+    /// `Invalid` for a segment that no cluster has.
     pub fn sound_wal(&self) -> Result<std::borrow::Cow<'_, WalInventory>> {
         if self.damage.wal.is_empty() {
             return Ok(std::borrow::Cow::Borrowed(&self.wal));

@@ -89,6 +89,7 @@ mod tests {
         ControlFile {
             system_identifier: 1,
             major: Major::V17,
+            catalog_version: 202_406_281,
             state: ClusterState::InProduction,
             checkpoint: Lsn(0),
             redo: Lsn(0),

@@ -38,11 +38,11 @@ pub struct Lineage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalSum {
     /// The position of the first one.
-    pub lsn: Lsn,
+    lsn: Lsn,
     /// The position after the last one.
-    pub end_lsn: Lsn,
+    end_lsn: Lsn,
     /// SHA-256 of the bytes, page headers included.
-    pub sha256: Sha256Sum,
+    sha256: Sha256Sum,
 }
 
 impl WalSum {

@@ -14,9 +14,9 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
-pub use self::alone::is_given_up;
+pub(crate) use self::alone::is_given_up;
 pub use self::common_past::{CommonPast, common_past};
-pub use self::end::reach;
+pub(crate) use self::end::reach;
 pub use self::timeline::{ambiguous, chain_of};
 use super::catalogue::{Backup, Catalogue};
 use super::demands::Demands;
@@ -29,7 +29,7 @@ use crate::format::wal_inventory::SegmentRange;
 use crate::pg::{Lsn, NewTablespace, SegmentName, TimelineId};
 use crate::text::time_text;
 
-pub use self::end::known_until;
+pub(crate) use self::end::known_until;
 pub use self::timeline::followed;
 
 /// Where recovery stops.

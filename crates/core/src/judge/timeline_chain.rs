@@ -42,19 +42,19 @@ pub struct Reach {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hole {
     /// The missing segments.
-    pub missing: SegmentRange,
+    pub(crate) missing: SegmentRange,
     /// How that is known: "000000010000000000000009 follows".
-    pub evidence: String,
+    pub(crate) evidence: String,
     /// Nothing is missing, and no recovery crosses this.
-    pub barrier: Option<Barrier>,
+    pub(crate) barrier: Option<Barrier>,
     /// What is wrong with the first of them, where it is there and damaged.
-    pub damage: Option<String>,
+    pub(crate) damage: Option<String>,
 }
 
 impl Hole {
     /// What is missing, or damaged; `None` at a barrier.
     #[must_use]
-    pub fn lacks(&self) -> Option<SegmentRange> {
+    pub(crate) fn lacks(&self) -> Option<SegmentRange> {
         Some(self.missing).filter(|_| self.barrier.is_none())
     }
 }
@@ -109,13 +109,13 @@ impl<'a> TimelineChain<'a> {
 
     /// Whether a timeline is this chain's own, or one that it descends from.
     #[must_use]
-    pub fn descends_from(&self, timeline: TimelineId) -> bool {
+    pub(crate) fn descends_from(&self, timeline: TimelineId) -> bool {
         timeline == self.timeline() || self.history.end_of(timeline).is_some()
     }
 
     /// Whether a position that was reached on a timeline is part of this chain's past.
     #[must_use]
-    pub fn passes(&self, timeline: TimelineId, lsn: Lsn) -> bool {
+    pub(crate) fn passes(&self, timeline: TimelineId, lsn: Lsn) -> bool {
         timeline == self.timeline() || self.history.end_of(timeline).is_some_and(|end| lsn <= end)
     }
 
@@ -137,21 +137,23 @@ impl<'a> TimelineChain<'a> {
 
     /// What the chain reads from each timeline, oldest first: the first segment and the last one, which
     /// only its own timeline has not.
-    pub fn stretches(&self) -> impl Iterator<Item = (TimelineId, SegmentNumber, Option<SegmentNumber>)> {
+    pub(crate) fn stretches(
+        &self,
+    ) -> impl Iterator<Item = (TimelineId, SegmentNumber, Option<SegmentNumber>)> {
         let stretches = self.stretches.iter();
         stretches.map(|stretch| (stretch.timeline, stretch.first, stretch.last))
     }
 
     /// The timeline of the chain from which another one of it branched off.
     #[must_use]
-    pub fn parent_of(&self, timeline: TimelineId) -> Option<TimelineId> {
+    pub(crate) fn parent_of(&self, timeline: TimelineId) -> Option<TimelineId> {
         let ancestors = self.history.ancestors().iter().map(|ancestor| ancestor.timeline);
         ancestors.take_while(|ancestor| *ancestor < timeline).last()
     }
 
     /// Where the chain leaves a timeline, if it does.
     #[must_use]
-    pub fn leaves(&self, timeline: TimelineId) -> Option<Lsn> {
+    pub(crate) fn leaves(&self, timeline: TimelineId) -> Option<Lsn> {
         self.history.end_of(timeline)
     }
 
@@ -170,7 +172,12 @@ impl<'a> TimelineChain<'a> {
     ///
     /// # Errors
     /// `Invalid` for positions beyond the last segment an LSN can name.
-    pub fn reach(&self, wal: &WalInventory, start: Lsn, known_until: Option<SegmentNumber>) -> Result<Reach> {
+    pub(crate) fn reach(
+        &self,
+        wal: &WalInventory,
+        start: Lsn,
+        known_until: Option<SegmentNumber>,
+    ) -> Result<Reach> {
         let mut next = self.size.segment_of(start);
         let mut last_segment = None;
         for stretch in &self.stretches {

@@ -31,7 +31,7 @@ pub struct Stretch<'a> {
     /// The timeline that is followed.
     pub timeline: TimelineId,
     /// The backups, at least one, in the order of the WAL.
-    pub backups: Vec<&'a Backup>,
+    backups: Vec<&'a Backup>,
     /// The segments of its WAL, on whichever timeline of the chain each one is read from: the first
     /// backup's start, and the last one.
     pub first: SegmentNumber,
@@ -40,13 +40,13 @@ pub struct Stretch<'a> {
     /// The position after it.
     pub end_lsn: Lsn,
     /// What is missing there, where it is known that there was more.
-    pub missing: Option<SegmentRange>,
+    missing: Option<SegmentRange>,
     /// What is wrong with it, where it is there and damaged.
-    pub damage: Option<String>,
+    damage: Option<String>,
     /// Whether retention has given up what followed.
-    pub given_up: bool,
+    given_up: bool,
     /// What no recovery crosses.
-    pub barrier: Option<Barrier>,
+    barrier: Option<Barrier>,
 }
 
 /// A stretch of time to which a cluster can be recovered.
@@ -105,7 +105,7 @@ pub enum LatestIs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastEnds {
     /// The commit with the largest time; `None` where only rollbacks were found.
-    pub commit: Option<EndOfTransaction>,
+    pub(crate) commit: Option<EndOfTransaction>,
     /// The commit or rollback with the largest time.
     pub largest: EndOfTransaction,
     /// The last one in the order of the WAL.

@@ -20,11 +20,11 @@ pub enum BackupSource {
 
 /// The backup that an incremental one builds on, by its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IncrementalFrom {
+pub(crate) struct IncrementalFrom {
     /// The start position of the backup before.
-    pub start: Lsn,
+    start: Lsn,
     /// The timeline it started on.
-    pub timeline: TimelineId,
+    timeline: TimelineId,
 }
 
 /// The content of `backup_label`.
@@ -33,19 +33,19 @@ pub struct BackupLabel {
     /// Where replay starts: the redo position of the backup's checkpoint.
     pub start: Lsn,
     /// The segment that holds it.
-    pub start_segment: SegmentName,
+    start_segment: SegmentName,
     /// The position of the checkpoint's record.
     pub checkpoint: Lsn,
     /// How it was taken: `streamed`, or `pg_start_backup` for PostgreSQL 14's exclusive mode.
-    pub method: String,
+    method: String,
     /// What it was taken from.
     pub source: BackupSource,
     /// When it started, as PostgreSQL prints it in `log_timezone`.
-    pub start_time: String,
+    start_time: String,
     /// The label its taker gave it, up to the first newline.
-    pub label: String,
+    label: String,
     /// The backup it builds on, where it is incremental (from PostgreSQL 17).
-    pub incremental_from: Option<IncrementalFrom>,
+    incremental_from: Option<IncrementalFrom>,
 }
 
 impl BackupLabel {
@@ -115,14 +115,14 @@ impl BackupLabel {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupHistory {
     /// What `backup_label` says.
-    pub label: BackupLabel,
+    label: BackupLabel,
     /// The end of the WAL that the backup needs.
-    pub stop: Lsn,
+    stop: Lsn,
     /// The segment that holds the stop position, which is the next one's first byte where the backup
     /// ended at a boundary.
-    pub stop_segment: SegmentName,
+    stop_segment: SegmentName,
     /// When the backup ended, as PostgreSQL prints it in `log_timezone`.
-    pub stop_time: String,
+    stop_time: String,
 }
 
 impl BackupHistory {

@@ -1,6 +1,6 @@
 //! What tells one cluster from another.
 
-use super::SegmentSize;
+use super::{Major, SegmentSize};
 
 /// What tells one cluster from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub struct ClusterIdentity {
     /// The system identifier `initdb` made.
     pub system_identifier: u64,
     /// PostgreSQL's major version.
-    pub postgres_major: u32,
+    pub postgres_major: Major,
     /// WAL segment size.
     pub segment_size: SegmentSize,
 }

@@ -56,7 +56,7 @@ pub struct ConfigurationFiles {
     /// Files and directories that the server needs and that could not be read.
     pub missing: BTreeSet<PathBuf>,
     /// Files that the server does without where they are missing.
-    pub optional: BTreeSet<PathBuf>,
+    optional: BTreeSet<PathBuf>,
     /// Every value that the files give to a setting, by name in lower case, in the order in which the server
     /// reads them: the last one counts.
     pub settings: Vec<(String, Vec<u8>)>,

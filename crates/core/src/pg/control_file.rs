@@ -67,6 +67,8 @@ pub struct ControlFile {
     pub system_identifier: u64,
     /// PostgreSQL's major version, told by the catalogue version.
     pub major: Major,
+    /// The number of its system catalogues (`CATALOG_VERSION_NO`).
+    pub catalog_version: u32,
     /// What the cluster was doing.
     pub state: ClusterState,
     /// The position of the last checkpoint's record.
@@ -96,11 +98,8 @@ pub struct ControlFile {
 }
 
 impl ControlFile {
-    /// How much of the file has to be read, in bytes: PostgreSQL keeps everything within one disk
-    /// sector (`PG_CONTROL_MAX_SAFE_SIZE`); the rest is zeros.
-    pub const READ_BYTES: usize = 512;
-
-    /// Reads the file's first [`ControlFile::READ_BYTES`] or more.
+    /// Reads the file's first 512 bytes or more: PostgreSQL keeps everything within one disk sector
+    /// (`PG_CONTROL_MAX_SAFE_SIZE`); the rest is zeros.
     ///
     /// # Errors
     /// `Corrupt` where the CRC does not match or the bytes make no sense: read it again, for a running
@@ -115,11 +114,18 @@ impl ControlFile {
                  has; this walship does not support beta releases and forks"
             ))
         })?;
-        Self::read(bytes, major).ok_or_else(|| {
+        Self::read(bytes, major, catalog_version).ok_or_else(|| {
             Error::corrupt(
                 "global/pg_control has a valid CRC but values PostgreSQL never writes; check the disk",
             )
         })
+    }
+
+    /// The directory that a tablespace has for this cluster's version: `PG_17_202406281` (`TABLESPACE_VERSION_DIRECTORY`,
+    /// `src/include/common/relpath.h`).
+    #[must_use]
+    pub fn tablespace_directory(&self) -> String {
+        format!("PG_{}_{}", self.major, self.catalog_version)
     }
 
     /// The content of the last checkpoint's record, which the file repeats (`checkPointCopy`).
@@ -128,10 +134,11 @@ impl ControlFile {
         CheckpointCopy::new(bytes.get(40..40 + CheckpointCopy::SIZE_BYTES)?)
     }
 
-    fn read(bytes: &[u8], major: Major) -> Option<Self> {
+    fn read(bytes: &[u8], major: Major, catalog_version: u32) -> Option<Self> {
         Some(Self {
             system_identifier: u64_at(bytes, 0)?,
             major,
+            catalog_version,
             state: ClusterState::of(u32_at(bytes, 16)?)?,
             checkpoint: Lsn(u64_at(bytes, 32)?),
             redo: Lsn(u64_at(bytes, 40)?),
@@ -257,6 +264,7 @@ mod tests {
             let expected = ControlFile {
                 system_identifier,
                 major,
+                catalog_version: u32_at(bytes, 12).unwrap(),
                 state: ClusterState::ShutDown,
                 checkpoint: Lsn(checkpoint),
                 redo: Lsn(checkpoint),

@@ -12,7 +12,7 @@ pub fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
 }
 
 /// The eight bytes at an offset, or `None` past the end.
-pub fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+pub(crate) fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
     array_at(bytes, offset).map(u64::from_le_bytes)
 }
 

@@ -7,7 +7,7 @@ const KEY_WORDS: [&str; 5] = ["all", "replication", "sameuser", "samerole", "sam
 
 /// A database or role as the file takes it.
 #[must_use]
-pub fn quote_name(name: &str) -> String {
+fn quote_name(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name
             .chars()

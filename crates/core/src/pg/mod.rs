@@ -23,7 +23,7 @@ mod wal_piece;
 mod wal_records;
 mod wal_time;
 
-pub use backup_label::{BackupHistory, BackupLabel, BackupSource, IncrementalFrom};
+pub use backup_label::{BackupHistory, BackupLabel, BackupSource};
 pub use cluster_identity::ClusterIdentity;
 pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
@@ -39,13 +39,15 @@ pub use timeline_history::{Ancestor, TimelineHistory};
 pub use timestamp::parse_timestamp;
 pub use transaction_id::TransactionId;
 pub use wal_name::{SegmentName, WalName};
+pub(crate) use wal_piece::RECORD_REACH_BYTES;
 #[cfg(test)]
 pub(crate) use wal_piece::tests as wal_pieces;
-pub use wal_piece::{CheckpointCopy, RECORD_REACH_BYTES, WAL_PIECE_BYTES, WalGeometry, WalPiece};
+pub use wal_piece::{CheckpointCopy, WAL_PIECE_BYTES, WalGeometry, WalPiece};
+pub(crate) use wal_records::join as join_record;
 #[cfg(any(test, feature = "fixtures"))]
 pub use wal_records::writer as wal_writer;
 pub use wal_records::{
     NewTablespace, RecordHead, RecordTail, WalChange, WalCheck, WalCheckpoint, WalEvent, WalEventKind,
-    WalLevel, WalParameters, WalReader, WalTransaction, join as join_record, tablespace_record,
+    WalLevel, WalParameters, WalReader, WalTransaction, tablespace_record,
 };
 pub use wal_time::WalTime;

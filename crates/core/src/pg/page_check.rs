@@ -123,7 +123,7 @@ impl PageCheck {
         let info = u16_at(header, 2).unwrap_or(0);
         let timeline = u32_at(header, 4).unwrap_or(0);
         let is_first = at == first.page_address;
-        let fits = u16_at(header, 0) == Some(first.major.wal_magic())
+        let fits = u16_at(header, 0) == first.major.wal_magic()
             && info & !ALL_FLAGS == 0
             && (info & LONG_HEADER != 0) == is_first
             && u64_at(header, 8) == Some(at.0)
@@ -201,7 +201,7 @@ mod tests {
                 continue;
             }
             let mut header = Vec::new();
-            header.extend(Major::V17.wal_magic().to_le_bytes());
+            header.extend(Major::V17.wal_magic().unwrap().to_le_bytes());
             header.extend(if number == 0 { 2_u16 } else { 0 }.to_le_bytes());
             header.extend(timeline.to_le_bytes());
             header.extend((START + (number * PAGE) as u64).to_le_bytes());

@@ -24,10 +24,10 @@ pub struct LongPageHeader {
     /// The version of PostgreSQL that wrote the segment, told by the page's magic number.
     pub major: Major,
     /// `XLP_…` flags, only the known ones.
-    pub info: u16,
+    info: u16,
     /// The timeline the page was written on. Lower than the file name's where a promotion copied the
     /// start of the segment to a new timeline.
-    pub timeline: TimelineId,
+    timeline: TimelineId,
     /// The position of the page's first byte.
     pub page_address: Lsn,
     /// The cluster's system identifier.
@@ -180,7 +180,7 @@ mod tests {
 
     fn header_bytes(major: Major, timeline: u32, start: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
-        bytes.extend(major.wal_magic().to_le_bytes());
+        bytes.extend(major.wal_magic().unwrap().to_le_bytes());
         bytes.extend(0x0006_u16.to_le_bytes());
         bytes.extend(timeline.to_le_bytes());
         bytes.extend(start.to_le_bytes());

@@ -1,10 +1,7 @@
 //! The path of a file within a data directory, as a manifest or a tar member names it. Both come
 //! from outside, and what is built from them is written to disk.
 
-use std::ffi::OsStr;
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use crate::error::{Error, Result};
 
@@ -19,7 +16,7 @@ impl RelativePath {
     /// # Errors
     /// `Corrupt` for one that is absolute or could lead out of the directory, and for one that is not
     /// spelled the one way it can be.
-    pub fn new(bytes: Vec<u8>) -> Result<Self> {
+    pub(crate) fn new(bytes: Vec<u8>) -> Result<Self> {
         let harmless = |part: &[u8]| !part.is_empty() && part != b"." && part != b"..";
         if bytes.contains(&0) || !bytes.split(|byte| *byte == b'/').all(harmless) {
             return Err(Error::corrupt(format!(
@@ -36,12 +33,6 @@ impl RelativePath {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
-
-    /// The path, to be joined to a directory.
-    #[must_use]
-    pub fn as_path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(&self.0))
-    }
 }
 
 impl fmt::Display for RelativePath {
@@ -52,17 +43,24 @@ impl fmt::Display for RelativePath {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Component;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::{Component, Path};
 
     use proptest::prelude::*;
 
     use super::*;
 
+    /// The path, to be joined to a directory.
+    fn as_path(path: &RelativePath) -> &Path {
+        Path::new(OsStr::from_bytes(path.as_bytes()))
+    }
+
     proptest! {
         #[test]
         fn what_is_accepted_stays_within_the_directory(bytes in "(/|\\.|\\.\\.|a|\0|é){0,8}") {
             if let Ok(path) = RelativePath::new(bytes.into_bytes()) {
-                prop_assert!(path.as_path().components().all(|part| matches!(part, Component::Normal(_))));
+                prop_assert!(as_path(&path).components().all(|part| matches!(part, Component::Normal(_))));
             }
         }
     }
@@ -95,7 +93,7 @@ mod tests {
             "..a/b..",
             "\u{e9}",
         ] {
-            assert_eq!(RelativePath::new(path.into()).unwrap().as_path(), Path::new(path));
+            assert_eq!(as_path(&RelativePath::new(path.into()).unwrap()), Path::new(path));
         }
         let latin1 = RelativePath::new(b"conf/\xe9t\xe9.conf".to_vec()).unwrap();
         assert_eq!(latin1.to_string(), "conf/\\xe9t\\xe9.conf");

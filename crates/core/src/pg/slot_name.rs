@@ -27,12 +27,6 @@ impl SlotName {
         let name = "walship_".chars().chain(first.chars().map(plain));
         Self(name.take(LONGEST).collect())
     }
-
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 impl FromStr for SlotName {
@@ -83,8 +77,8 @@ mod tests {
             ),
         ] {
             let name = SlotName::of_machine(machine);
-            assert!(name.as_str().starts_with(slot), "{name}");
-            assert!(name.as_str().parse::<SlotName>().is_ok(), "{name}");
+            assert!(name.0.starts_with(slot), "{name}");
+            assert!(name.0.parse::<SlotName>().is_ok(), "{name}");
         }
     }
 }

@@ -12,7 +12,7 @@ pub struct Ancestor {
     /// The position where the next timeline left it, as written in the file.
     pub end: Lsn,
     /// Why, in PostgreSQL's words; empty where the file says nothing.
-    pub reason: String,
+    reason: String,
 }
 
 /// The content of a `.history` file: a timeline and all it descends from.
@@ -92,7 +92,7 @@ impl TimelineHistory {
 
     /// The history of a timeline that this one descends from: what came before it here.
     #[must_use]
-    pub fn of_ancestor(&self, timeline: TimelineId) -> Option<Self> {
+    pub(crate) fn of_ancestor(&self, timeline: TimelineId) -> Option<Self> {
         let index = self
             .ancestors
             .iter()

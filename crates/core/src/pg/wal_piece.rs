@@ -19,7 +19,7 @@ const LONGEST_BYTES: usize = 256;
 const BACKUP_END_BYTES: u64 = 34;
 
 /// So many bytes from its first one on hold any record that is looked for, page headers included.
-pub const RECORD_REACH_BYTES: u64 = 512;
+pub(crate) const RECORD_REACH_BYTES: u64 = 512;
 
 /// Sizes that say where page headers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl WalGeometry {
 
     /// Where a record of `XLOG_BACKUP_END` begins that ends at this position.
     #[must_use]
-    pub fn start_of_backup_end(self, end: Lsn) -> Option<Lsn> {
+    pub(crate) fn start_of_backup_end(self, end: Lsn) -> Option<Lsn> {
         let length = BACKUP_END_BYTES.next_multiple_of(RECORD_ALIGNMENT);
         let last = end.0.checked_sub(1)?;
         let page = last - last % self.page_bytes;
@@ -69,14 +69,14 @@ pub struct CheckpointCopy([u8; Self::SIZE_BYTES]);
 
 impl CheckpointCopy {
     /// `sizeof(CheckPoint)`.
-    pub const SIZE_BYTES: usize = 88;
+    pub(crate) const SIZE_BYTES: usize = 88;
     /// Every field but `nextXid`, without the padding between them.
     const FIELDS: [std::ops::Range<usize>; 3] = [0..17, 32..60, 64..84];
     const NEXT_XID: usize = 24;
 
     /// From bytes that are exactly one.
     #[must_use]
-    pub fn new(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
@@ -88,26 +88,26 @@ impl CheckpointCopy {
 
     /// Where replay from it starts.
     #[must_use]
-    pub fn redo(&self) -> Lsn {
+    pub(crate) fn redo(&self) -> Lsn {
         Lsn(u64_at(&self.0, 0).unwrap_or(0))
     }
 
     /// The timeline it was made on.
     #[must_use]
-    pub fn timeline(&self) -> u32 {
+    pub(crate) fn timeline(&self) -> u32 {
         u32_at(&self.0, 8).unwrap_or(0)
     }
 
     /// When it was begun, in seconds since 1970, by the server's clock.
     #[must_use]
-    pub fn time(&self) -> i64 {
+    pub(crate) fn time(&self) -> i64 {
         u64_at(&self.0, 64).unwrap_or(0).cast_signed()
     }
 
     /// Whether this, a record's, is what a `pg_control` repeats. A standby writes the `nextXid` of later checkpoints
     /// into its copy (`xlog_redo`).
     #[must_use]
-    pub fn is_repeated_by(&self, control: &Self) -> bool {
+    pub(crate) fn is_repeated_by(&self, control: &Self) -> bool {
         let next = |copy: &Self| u64_at(&copy.0, Self::NEXT_XID);
         let same = |range: std::ops::Range<usize>| self.0.get(range.clone()) == control.0.get(range);
         Self::FIELDS.into_iter().all(same) && next(self) <= next(control)
@@ -131,7 +131,7 @@ impl WalPiece {
 
     /// The checkpoint whose record begins here; `None` where no such record does.
     #[must_use]
-    pub fn checkpoint_at(&self, lsn: Lsn, geometry: WalGeometry) -> Option<CheckpointCopy> {
+    pub(crate) fn checkpoint_at(&self, lsn: Lsn, geometry: WalGeometry) -> Option<CheckpointCopy> {
         let (info, data) = self.xlog_record_at(lsn, geometry)?;
         // Shutdown and online.
         matches!(info, 0x00 | 0x10)
@@ -141,7 +141,7 @@ impl WalPiece {
 
     /// The start position of the backup that ended with the record which begins here; `None` where no such record does.
     #[must_use]
-    pub fn backup_end_at(&self, lsn: Lsn, geometry: WalGeometry) -> Option<Lsn> {
+    pub(crate) fn backup_end_at(&self, lsn: Lsn, geometry: WalGeometry) -> Option<Lsn> {
         let (info, data) = self.xlog_record_at(lsn, geometry)?;
         (info == 0x50 && data.len() == 8)
             .then(|| u64_at(&data, 0).map(Lsn))
@@ -189,7 +189,7 @@ impl WalPiece {
 pub(crate) mod tests {
     use super::*;
 
-    pub const GEOMETRY: WalGeometry = WalGeometry {
+    pub(crate) const GEOMETRY: WalGeometry = WalGeometry {
         page_bytes: 8192,
         segment_bytes: 1 << 20,
     };
@@ -206,15 +206,15 @@ pub(crate) mod tests {
         record
     }
 
-    pub fn backup_end(start: Lsn) -> Vec<u8> {
+    pub(crate) fn backup_end(start: Lsn) -> Vec<u8> {
         record(0x50, &start.0.to_le_bytes())
     }
 
-    pub fn checkpoint(copy: &CheckpointCopy) -> Vec<u8> {
+    pub(crate) fn checkpoint(copy: &CheckpointCopy) -> Vec<u8> {
         record(0x10, copy.bytes())
     }
 
-    pub fn copy(redo: Lsn, time: i64) -> CheckpointCopy {
+    pub(crate) fn copy(redo: Lsn, time: i64) -> CheckpointCopy {
         let mut bytes = [0; CheckpointCopy::SIZE_BYTES];
         bytes[..8].copy_from_slice(&redo.0.to_le_bytes());
         bytes[8] = 1;
@@ -224,7 +224,7 @@ pub(crate) mod tests {
     }
 
     /// Writes a record at a position, around the page headers; returns the position after it, padding included.
-    pub fn write(piece: &mut WalPiece, at: Lsn, record: &[u8]) -> Lsn {
+    pub(crate) fn write(piece: &mut WalPiece, at: Lsn, record: &[u8]) -> Lsn {
         let padded = record.len().next_multiple_of(RECORD_ALIGNMENT as usize);
         let mut at = at.0;
         for index in 0..padded {

@@ -57,13 +57,13 @@ pub enum FaultKind {
 
 /// A fault that strikes once.
 #[derive(Debug, Clone)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// The call it strikes.
-    pub operation: Operation,
+    operation: Operation,
     /// What the key must contain; the empty text fits every key.
-    pub key: String,
+    key: String,
     /// What goes wrong.
-    pub kind: FaultKind,
+    kind: FaultKind,
 }
 
 /// A script of faults, shared between the wrapped store and whoever adds to it.

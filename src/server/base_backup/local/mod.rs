@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use self::sender::{Sender, version_directory};
+use self::sender::Sender;
 use super::command::{check, parse_duration};
 use super::{BaseBackupOptions, Event, TablespaceHeader};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::sql::quote_literal;
-use crate::pg::{ControlFile, Lsn, Major, TimelineId};
+use crate::pg::{ControlFile, Lsn, TimelineId};
 use crate::server::data_directory::read_control_file;
 use crate::server::{ConnInfo, Connection};
 
@@ -35,8 +35,6 @@ const WAITING: usize = 4;
 const PULSE: Duration = Duration::from_secs(30);
 /// The tablespace whose databases are in `base` (`pg_tablespace.dat`).
 const PG_DEFAULT: &str = "1663";
-/// The functions' names and arguments changed in 15.
-const RENAMED: u32 = 15;
 
 /// A backup in progress. Dropping it ends the backup on the server.
 #[derive(Debug)]
@@ -111,13 +109,13 @@ impl LocalBackup {
         let mut connection = Connection::connect(info).await?;
         let facts = facts(&mut connection).await?;
         let directory = &facts.data_directory;
-        let major = read_here(directory, system_identifier)?.major;
+        let version = read_here(directory, system_identifier)?.tablespace_directory();
         same_server(&mut connection, directory).await?;
-        all_is_here(&mut connection, directory, major).await?;
+        all_is_here(&mut connection, directory, &version).await?;
         let start_lsn = start(&mut connection, options, &facts).await?;
         // It holds the backup's own checkpoint now.
         let control = read_here(directory, system_identifier)?;
-        let mut tablespaces = tablespaces(directory, major)?;
+        let mut tablespaces = tablespaces(directory, &version)?;
         tablespaces.push(TablespaceHeader {
             oid: None,
             location: None,
@@ -176,10 +174,10 @@ impl LocalBackup {
     }
 
     async fn stop(&mut self) -> Result<Stopped> {
-        let function = if self.connection.server_major() < RENAMED {
-            "pg_stop_backup(false, false)"
-        } else {
+        let function = if self.connection.server_major().has_new_base_backup() {
             "pg_backup_stop(false)"
+        } else {
+            "pg_stop_backup(false, false)"
         };
         let query = format!("select lsn, labelfile, spcmapfile from {function}");
         let row = one_row(&mut self.connection, "end the backup", &query).await?;
@@ -275,10 +273,10 @@ fn read_here(data_directory: &Path, system_identifier: u64) -> Result<ControlFil
 
 async fn start(connection: &mut Connection, options: &BaseBackupOptions, facts: &Facts) -> Result<Lsn> {
     let (label, fast) = (quote_literal(&options.label), options.fast_checkpoint);
-    let query = if connection.server_major() < RENAMED {
-        format!("select pg_start_backup({label}, {fast}, false)")
-    } else {
+    let query = if connection.server_major().has_new_base_backup() {
         format!("select pg_backup_start({label}, {fast})")
+    } else {
+        format!("select pg_start_backup({label}, {fast}, false)")
     };
     let patience = connection.idle_timeout();
     let checkpoint = facts.checkpoint_timeout.unwrap_or(Duration::from_hours(1));
@@ -313,8 +311,8 @@ async fn same_server(connection: &mut Connection, data_directory: &Path) -> Resu
 
 /// Proves that every tablespace and every database of the server's is to be seen from here. Where a file system is not
 /// mounted here, as in a container, it would look as if they had been dropped.
-async fn all_is_here(connection: &mut Connection, data_directory: &Path, major: Major) -> Result<()> {
-    tablespaces(data_directory, major)?;
+async fn all_is_here(connection: &mut Connection, data_directory: &Path, version: &str) -> Result<()> {
+    tablespaces(data_directory, version)?;
     // Of a database that is half dropped no file need be there (DATCONNLIMIT_INVALID_DB, pg_database.h).
     let query = "select oid, dattablespace from pg_database where datconnlimit <> -2";
     for row in connection.sql("ask for the databases", query).await? {
@@ -323,7 +321,7 @@ async fn all_is_here(connection: &mut Connection, data_directory: &Path, major: 
         let databases = if tablespace == PG_DEFAULT {
             data_directory.join("base")
         } else {
-            version_directory_of(data_directory, &tablespace, major)
+            version_directory_of(data_directory, &tablespace, version)
         };
         let directory = databases.join(&database);
         if let Some(link) = [&databases, &directory]
@@ -349,11 +347,8 @@ async fn all_is_here(connection: &mut Connection, data_directory: &Path, major: 
 }
 
 /// Where a tablespace has the files of this version.
-fn version_directory_of(data_directory: &Path, tablespace: &str, major: Major) -> PathBuf {
-    data_directory
-        .join("pg_tblspc")
-        .join(tablespace)
-        .join(version_directory(major))
+fn version_directory_of(data_directory: &Path, tablespace: &str, version: &str) -> PathBuf {
+    data_directory.join("pg_tblspc").join(tablespace).join(version)
 }
 
 fn not_seen(path: &Path) -> Error {
@@ -365,7 +360,7 @@ fn not_seen(path: &Path) -> Error {
 }
 
 /// The tablespaces: links in `pg_tblspc` whose names are numbers (`do_pg_backup_start`, `xlog.c`).
-fn tablespaces(data_directory: &Path, major: Major) -> Result<Vec<TablespaceHeader>> {
+fn tablespaces(data_directory: &Path, version: &str) -> Result<Vec<TablespaceHeader>> {
     let folder = data_directory.join("pg_tblspc");
     let failed = |error| unreadable(&folder, error);
     let mut found = Vec::new();
@@ -382,7 +377,7 @@ fn tablespaces(data_directory: &Path, major: Major) -> Result<Vec<TablespaceHead
                 entry.path().display()
             )));
         }
-        let files = version_directory_of(data_directory, &name, major);
+        let files = version_directory_of(data_directory, &name, version);
         if !files.is_dir() {
             return Err(not_seen(&files));
         }

@@ -16,7 +16,7 @@ use super::tar_out::{Attributes, TarOut};
 use super::{Event, Outlet, TablespaceHeader, not_seen, unreadable};
 use crate::error::{Error, Result};
 use crate::format::remembered::ARCHIVE_FILE;
-use crate::pg::{ControlFile, Lsn, Major, WalRange};
+use crate::pg::{ControlFile, Lsn, WalRange};
 use crate::pg::{ManifestWriter, NewFile};
 use crate::server::base_backup::local::{names, page};
 use crate::server::data_directory::control_file;
@@ -97,7 +97,7 @@ impl Sender {
     /// `sendTablespace`: the directory of this version alone. It is read through its link, as the server does: where
     /// that leads is for this process to see, or not.
     fn tablespace(&mut self, oid: u32) -> Result<()> {
-        let name = version_directory(self.control.major);
+        let name = self.control.tablespace_directory();
         let link = self.data_directory.join("pg_tblspc").join(oid.to_string());
         let path = link.join(&name);
         match std::fs::symlink_metadata(&path) {
@@ -159,7 +159,7 @@ impl Sender {
         let base = if in_data_directory {
             "base".to_owned()
         } else {
-            version_directory(self.control.major)
+            self.control.tablespace_directory()
         };
         let is_database = names::is_database(name, &base);
         let entries = match std::fs::read_dir(path) {
@@ -227,7 +227,7 @@ impl Sender {
             self.tar.directory(member, attributes)?;
             if member == "pg_wal" {
                 self.tar.directory("pg_wal/archive_status", attributes)?;
-                if self.control.major >= Major::V17 {
+                if self.control.major.has_wal_summaries() {
                     self.tar.directory("pg_wal/summaries", attributes)?;
                 }
             }
@@ -343,11 +343,6 @@ impl Sender {
         }
         Ok(())
     }
-}
-
-/// `TABLESPACE_VERSION_DIRECTORY`, `src/include/common/relpath.h`.
-pub(super) fn version_directory(major: Major) -> String {
-    format!("PG_{major}_{}", major.catalog_version())
 }
 
 /// Whether a file in a database's directory is of a temporary relation, or of an unlogged one and not its init fork.

@@ -21,6 +21,7 @@ use super::remains;
 use crate::cluster::primary::Primary;
 use crate::cluster::{self, StandbySettings, TablespaceMapping, programs};
 use crate::error::{Error, Result};
+use crate::pg::Major;
 use crate::progress::Progress;
 use crate::verbs::basebackup::seed::interrupt;
 
@@ -44,7 +45,7 @@ pub(super) struct Copy {
     /// The data directory existed, and was empty.
     was_there: bool,
     mappings: Vec<TablespaceMapping>,
-    major: u32,
+    major: Major,
     search_path: Option<std::ffi::OsString>,
 }
 
@@ -336,11 +337,11 @@ fn arguments(options: &SeedOptions, conninfo: &str, label: &str) -> Vec<String> 
     arguments
 }
 
-fn no_program(major: u32, others: &[(PathBuf, Option<String>)]) -> Error {
+fn no_program(major: Major, others: &[(PathBuf, Option<Major>)]) -> Error {
     let found: Vec<_> = others
         .iter()
         .map(|(path, version)| {
-            let version = version.as_deref().unwrap_or("an unknown version");
+            let version = version.map_or("an unknown version".to_owned(), |it| it.to_string());
             format!("{} is of {version}", path.display())
         })
         .collect();
@@ -429,7 +430,7 @@ mod tests {
             pgdata: data.to_owned(),
             was_there: false,
             mappings: Vec::new(),
-            major: 17,
+            major: Major::V17,
             search_path: None,
         }
     }

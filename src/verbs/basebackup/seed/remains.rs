@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use crate::pg::Major;
+
 /// A label that no other backup has.
 pub(super) fn new_label() -> String {
     format!(
@@ -32,7 +34,7 @@ pub(super) fn is_ours(data: &Path, label: &str) -> bool {
 
 /// Removes an unfinished copy, if it proves to be this seeding's, with the tablespaces that it wrote. What cannot be
 /// removed stays. A directory that is empty goes as well, unless it was there before.
-pub(super) fn remove(data: &Path, label: &str, major: u32, was_there: bool) {
+pub(super) fn remove(data: &Path, label: &str, major: Major, was_there: bool) {
     let directory = File::options()
         .read(true)
         .custom_flags(OFlags::DIRECTORY.bits().cast_signed())
@@ -64,7 +66,7 @@ pub(super) fn remove(data: &Path, label: &str, major: u32, was_there: bool) {
 }
 
 /// The version's directories in the tablespaces that a copy links.
-fn tablespaces(data: &Path, major: u32) -> Vec<PathBuf> {
+fn tablespaces(data: &Path, major: Major) -> Vec<PathBuf> {
     let version = format!("PG_{major}_");
     entries(&data.join("pg_tblspc"))
         .filter_map(|link| std::fs::read_link(link).ok())
@@ -101,7 +103,7 @@ mod tests {
     fn a_copy_that_proves_to_be_this_seedings_goes_with_its_tablespaces_and_nothing_else() {
         let (top, label) = (tempfile::tempdir().unwrap(), new_label());
         let data = copy(top.path(), &label);
-        remove(&data, &label, 17, false);
+        remove(&data, &label, Major::V17, false);
         assert!(!data.exists());
         let left: Vec<_> = entries(&top.path().join("space")).collect();
         assert_eq!(left, [top.path().join("space/other")]);
@@ -121,7 +123,7 @@ mod tests {
             let top = tempfile::tempdir().unwrap();
             let data = copy(top.path(), &label);
             change(&data);
-            remove(&data, &label, 17, false);
+            remove(&data, &label, Major::V17, false);
             assert!(data.join("pg_tblspc/16384").exists());
             assert!(top.path().join("space/PG_17_202406281/5").exists());
         }
@@ -133,7 +135,7 @@ mod tests {
             let top = tempfile::tempdir().unwrap();
             let data = top.path().join("data");
             std::fs::create_dir(&data).unwrap();
-            remove(&data, &new_label(), 17, was_there);
+            remove(&data, &new_label(), Major::V17, was_there);
             assert_eq!(data.exists(), was_there);
         }
     }

@@ -10,7 +10,7 @@ use chrono::DateTime;
 
 use super::{BackupKind, BackupRecord, BackupSource, StoredObject, Tablespace, TarStream, WalRange};
 use crate::format::{FORMAT_VERSION, Sha256Sum};
-use crate::pg::{Lsn, SegmentSize, TimelineId};
+use crate::pg::{Lsn, Major, SegmentSize, TimelineId};
 
 /// The record of a backup with tablespaces at these places, OIDs from 16384 on, and empty streams.
 pub fn record(tablespaces: &[&str]) -> BackupRecord {
@@ -33,7 +33,7 @@ pub fn record(tablespaces: &[&str]) -> BackupRecord {
         source: BackupSource::Primary,
         system_identifier: 7_642_135_790_246_813_579,
         postgres_version: "17.11".to_owned(),
-        postgres_major: 17,
+        postgres_major: Major::V17,
         segment_bytes: SegmentSize::DEFAULT,
         started_at: DateTime::UNIX_EPOCH,
         finished_at: DateTime::UNIX_EPOCH,

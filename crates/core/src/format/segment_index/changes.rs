@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::pg::{Lsn, WalChange, WalLevel};
 
 /// So many changes are kept at most.
-pub const CHANGES: usize = 32;
+pub(crate) const CHANGES: usize = 32;
 /// So long they may be together as JSON, in bytes.
 const CHANGES_BYTES: usize = 8 << 10;
 

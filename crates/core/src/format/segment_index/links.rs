@@ -12,22 +12,22 @@ use crate::pg::{Lsn, WalReader};
 pub struct Links {
     /// The first record that begins in the segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first: Option<FirstRecord>,
+    first: Option<FirstRecord>,
     /// The last record that begins in the segment and is complete in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last: Option<Lsn>,
+    last: Option<Lsn>,
     /// The record that begins in the segment and goes on in the next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub open: Option<Lsn>,
+    open: Option<Lsn>,
 }
 
 /// A record, and the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FirstRecord {
+pub(crate) struct FirstRecord {
     /// Where it begins.
-    pub lsn: Lsn,
+    lsn: Lsn,
     /// Where it says that the record before it begins.
-    pub previous: Lsn,
+    previous: Lsn,
 }
 
 impl Links {

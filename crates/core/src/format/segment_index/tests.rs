@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::changes::CHANGES;
 use super::*;
 use crate::pg::WalChange;
 use crate::pg::wal_writer::{PAGE, SEGMENT, START, Spec, Writer};

@@ -31,25 +31,25 @@ pub struct Judgement {
     /// The timeline to follow, or the lines between which nobody but a person can choose.
     pub followed: std::result::Result<TimelineId, Ambiguity>,
     /// Timelines that have begun and of which nothing else is in the archive.
-    pub begun: Vec<Begun>,
+    pub(crate) begun: Vec<Begun>,
     /// What old primaries wrote and had not replicated.
-    pub tails: Vec<Tail>,
+    pub(crate) tails: Vec<Tail>,
 }
 
 /// Where two lines part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Parting {
+pub(crate) struct Parting {
     /// The last timeline that both have; none where they have nothing in common.
-    pub timeline: Option<TimelineId>,
+    pub(crate) timeline: Option<TimelineId>,
     /// All before this position is the same.
-    pub lsn: Lsn,
+    pub(crate) lsn: Lsn,
 }
 
 /// Lines that live on after they parted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ambiguity {
     /// Where the first of them left the others.
-    pub parted: Parting,
+    pub(crate) parted: Parting,
     /// They, oldest timeline first; at least two.
     pub contenders: Vec<Contender>,
 }
@@ -60,37 +60,37 @@ pub struct Contender {
     /// Its timeline.
     pub timeline: TimelineId,
     /// When the last transaction ended that only this line has; none where that is not known, or there is none.
-    pub newest_commit: Option<DateTime<Utc>>,
+    newest_commit: Option<DateTime<Utc>>,
     /// The last segment of its timeline.
-    pub last_segment: Option<SegmentName>,
+    last_segment: Option<SegmentName>,
     /// The newest backup that only this line has.
-    pub newest_backup: Option<BackupId>,
+    newest_backup: Option<BackupId>,
     /// When that ended.
-    pub backup_finished_at: Option<DateTime<Utc>>,
+    backup_finished_at: Option<DateTime<Utc>>,
 }
 
 /// A timeline that has begun, and of which nothing but the history is in the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Begun {
+pub(crate) struct Begun {
     /// The timeline.
-    pub timeline: TimelineId,
+    pub(crate) timeline: TimelineId,
     /// Where it left the others.
-    pub parted: Parting,
+    parted: Parting,
     /// Whether the line it left lives on beyond that.
-    pub left_a_living_one: bool,
+    pub(crate) left_a_living_one: bool,
 }
 
 /// What an old primary wrote after its standby had taken over from an earlier position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Tail {
+pub(crate) struct Tail {
     /// The old timeline.
-    pub timeline: TimelineId,
+    pub(crate) timeline: TimelineId,
     /// The timeline that goes on without it.
-    pub left_by: TimelineId,
+    pub(crate) left_by: TimelineId,
     /// Where.
-    pub lsn: Lsn,
+    lsn: Lsn,
     /// When the last transaction of it ended.
-    pub newest_commit: DateTime<Utc>,
+    newest_commit: DateTime<Utc>,
 }
 
 /// Judges the lines that fit: all, or those on which a certain backup lies.

@@ -2,7 +2,7 @@
 //! is logged, what a session may do. Those of PostgreSQL's contrib modules are among them. Each was looked at.
 
 /// Names, as `pg_settings` has them in any of PostgreSQL 14 to 18.
-pub const HARMLESS: &[&str] = &[
+pub(crate) const HARMLESS: &[&str] = &[
     "allow_alter_system",
     "allow_system_table_mods",
     "application_name",

@@ -6,11 +6,11 @@
 
 /// A library that a rehearsal loads.
 #[derive(Debug, Clone, Copy)]
-pub struct Library {
+pub(crate) struct Library {
     /// Its name, as lists of libraries have it.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What keeps it from acting by itself.
-    pub settings: &'static [(&'static str, &'static str)],
+    pub(crate) settings: &'static [(&'static str, &'static str)],
 }
 
 const fn quiet(name: &'static str) -> Library {
@@ -19,7 +19,7 @@ const fn quiet(name: &'static str) -> Library {
 
 /// Those of PostgreSQL's contrib modules and of wide-spread extensions that act only in the sessions of others, or
 /// only on the copy itself.
-pub const LIBRARIES: [Library; 25] = [
+pub(crate) const LIBRARIES: [Library; 25] = [
     quiet("anon"),
     quiet("auth_delay"),
     quiet("auto_explain"),
@@ -55,15 +55,15 @@ pub const LIBRARIES: [Library; 25] = [
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filtered {
     /// What is loaded.
-    pub kept: Vec<String>,
+    pub(crate) kept: Vec<String>,
     /// What is not.
-    pub left_out: Vec<String>,
+    pub(crate) left_out: Vec<String>,
 }
 
 /// Divides a list of libraries as `load_libraries` splits it (`SplitDirectoriesString`, PostgreSQL 14 to 18): commas
 /// part them, double quotes hold blanks and commas.
 #[must_use]
-pub fn filter(list: &str) -> Filtered {
+pub(crate) fn filter(list: &str) -> Filtered {
     let mut filtered = Filtered::default();
     for name in split(list) {
         let plain = name.rsplit('/').next().unwrap_or_default();

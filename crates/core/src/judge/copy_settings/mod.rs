@@ -1,5 +1,5 @@
 //! What a copy may keep of its source's settings: every setting of PostgreSQL 14 to 18 that names a place or makes the
-//! server act outside is judged here, once, in [`TABLE`]; what does neither is in [`HARMLESS`].
+//! server act outside is judged here, once, in `TABLE`; what does neither is in `HARMLESS`.
 //! `docs/settings-of-a-copy.md` is written from here ([`page()`]).
 //!
 //! Two tests hold it together: one asks each server for all its settings and fails on one that nobody judged, one
@@ -12,10 +12,12 @@ mod table;
 
 use std::collections::BTreeSet;
 
-pub use self::harmless::HARMLESS;
-pub use self::libraries::{LIBRARIES, Library, filter};
+use self::harmless::HARMLESS;
+pub(crate) use self::libraries::LIBRARIES;
+use self::libraries::filter;
 pub use self::page::page;
-pub use self::table::TABLE;
+use self::table::TABLE;
+use crate::pg::Major;
 
 /// What a copy is to its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +39,7 @@ pub enum Copy {
 
 /// What becomes of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
+enum Act {
     /// It stays as the source has it.
     Kept,
     /// It stays, and the report names it.
@@ -54,37 +56,37 @@ pub enum Act {
 
 /// One judgement, of one setting or of several that are alike.
 #[derive(Debug, Clone, Copy)]
-pub struct Row {
+struct Row {
     /// The settings.
-    pub names: &'static [&'static str],
+    names: &'static [&'static str],
     /// The first of the supported major versions that has them.
-    pub since: u32,
+    since: Major,
     /// The last one.
-    pub until: u32,
+    until: Major,
     /// What they name, or make the server do.
-    pub reaches: &'static str,
+    reaches: &'static str,
     /// For a rehearsal.
-    pub rehearsal: Act,
+    rehearsal: Act,
     /// For a replacement.
-    pub replacement: Act,
+    replacement: Act,
     /// For a standby.
-    pub standby: Act,
+    standby: Act,
     /// The value that a drill's server has; none for PostgreSQL's default.
-    pub drill: Option<&'static str>,
+    drill: Option<&'static str>,
     /// Why.
-    pub why: &'static str,
+    why: &'static str,
 }
 
 impl Row {
     /// Whether servers of this version have the settings.
     #[must_use]
-    pub fn is_of(&self, major: u32) -> bool {
+    fn is_of(&self, major: Major) -> bool {
         (self.since..=self.until).contains(&major)
     }
 
     /// What becomes of the settings in a copy.
     #[must_use]
-    pub fn act(&self, copy: Copy) -> Act {
+    fn act(&self, copy: Copy) -> Act {
         match copy {
             // It archives into an archive of its own, as Patroni configures it.
             Copy::Clone if self.names.contains(&"archive_mode") => Act::Kept,
@@ -112,7 +114,7 @@ pub struct Overrides {
 /// What a copy of a server of this version is told. `found` is the value that counts of a setting, as the source's
 /// configuration has it.
 #[must_use]
-pub fn overrides(copy: Copy, major: u32, found: impl Fn(&str) -> Option<String>) -> Overrides {
+pub fn overrides(copy: Copy, major: Major, found: impl Fn(&str) -> Option<String>) -> Overrides {
     let mut overrides = Overrides::default();
     let mut preloaded = Vec::new();
     for row in TABLE.iter().filter(|row| row.is_of(major)) {
@@ -168,7 +170,7 @@ pub fn judged() -> BTreeSet<String> {
 mod tests {
     use super::*;
 
-    fn told(copy: Copy, major: u32, conf: &[(&str, &str)]) -> Overrides {
+    fn told(copy: Copy, major: Major, conf: &[(&str, &str)]) -> Overrides {
         overrides(copy, major, |name| {
             let found = conf.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
@@ -184,7 +186,7 @@ mod tests {
     fn a_rehearsal_writes_nowhere_follows_nothing_and_waits_for_nobody() {
         let told = told(
             Copy::Rehearsal,
-            17,
+            Major::V17,
             &[(
                 "shared_preload_libraries",
                 "pg_stat_statements, 'pg_cron',timescaledb, $libdir/own",
@@ -212,7 +214,7 @@ mod tests {
     fn a_replacement_keeps_what_reaches_outside_and_says_so() {
         let told = told(
             Copy::Replacement,
-            17,
+            Major::V17,
             &[
                 ("synchronous_standby_names", "s1"),
                 ("external_pid_file", ""),
@@ -246,11 +248,11 @@ mod tests {
             Copy::Standby {
                 beside_another: false,
             },
-            14,
+            Major::V14,
             &[],
         );
         assert_eq!(value(&alone, "external_pid_file"), None);
-        let beside = told(Copy::Standby { beside_another: true }, 14, &[]);
+        let beside = told(Copy::Standby { beside_another: true }, Major::V14, &[]);
         assert_eq!(value(&beside, "external_pid_file"), Some("walship-copy.pid"));
         assert_eq!(value(&beside, "stats_temp_directory"), Some("pg_stat_tmp"));
         assert_eq!(value(&beside, "max_logical_replication_workers"), None);
@@ -259,11 +261,11 @@ mod tests {
     #[test]
     fn a_version_gets_only_the_settings_it_knows() {
         for (name, since, until) in [
-            ("stats_temp_directory", 14, 14),
-            ("promote_trigger_file", 14, 15),
-            ("sync_replication_slots", 17, 18),
+            ("stats_temp_directory", Major::V14, Major::V14),
+            ("promote_trigger_file", Major::V14, Major::V15),
+            ("sync_replication_slots", Major::V17, Major::V18),
         ] {
-            for major in 14..=18 {
+            for major in Major::ALL {
                 let has = value(&told(Copy::Rehearsal, major, &[]), name).is_some();
                 assert_eq!(has, (since..=until).contains(&major), "{name} in {major}");
             }

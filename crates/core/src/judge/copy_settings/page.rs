@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Act, LIBRARIES, Row, TABLE};
+use crate::pg::Major;
 
 /// The table and the list of libraries, in Markdown.
 #[must_use]
@@ -36,9 +37,9 @@ pub fn page() -> String {
 fn names(row: &Row) -> String {
     let names: Vec<_> = row.names.iter().map(|name| format!("`{name}`")).collect();
     let versions = match (row.since, row.until) {
-        (14, 18) => String::new(),
+        (Major::V14, Major::V18) => String::new(),
         (since, until) if since == until => format!(" ({since})"),
-        (14, until) => format!(" (until {until})"),
+        (Major::V14, until) => format!(" (until {until})"),
         (since, _) => format!(" (from {since})"),
     };
     names.join(", ") + &versions

@@ -2,13 +2,14 @@
 
 use super::Act::{Filtered, Kept, Own, Said, Set, SetBeside};
 use super::Row;
+use crate::pg::Major;
 
 /// A row of settings that all supported versions have.
 const fn row(names: &'static [&'static str], reaches: &'static str, why: &'static str) -> Row {
     Row {
         names,
-        since: 14,
-        until: 18,
+        since: Major::V14,
+        until: Major::V18,
         reaches,
         rehearsal: Kept,
         replacement: Kept,
@@ -19,7 +20,7 @@ const fn row(names: &'static [&'static str], reaches: &'static str, why: &'stati
 }
 
 /// Every setting of PostgreSQL 14 to 18 that names a place or makes the server act outside.
-pub const TABLE: &[Row] = &[
+pub(crate) const TABLE: &[Row] = &[
     // Where the server lives.
     Row {
         rehearsal: Own("the line is commented out where it names another directory"),
@@ -57,7 +58,7 @@ pub const TABLE: &[Row] = &[
         )
     },
     Row {
-        until: 14,
+        until: Major::V14,
         rehearsal: Set("pg_stat_tmp"),
         replacement: Kept,
         standby: SetBeside("pg_stat_tmp"),
@@ -179,7 +180,7 @@ pub const TABLE: &[Row] = &[
         )
     },
     Row {
-        since: 15,
+        since: Major::V15,
         drill: Some(""),
         ..row(
             &["archive_library"],
@@ -254,7 +255,7 @@ pub const TABLE: &[Row] = &[
         )
     },
     Row {
-        until: 15,
+        until: Major::V15,
         rehearsal: Set(""),
         replacement: Set(""),
         ..row(
@@ -314,7 +315,7 @@ pub const TABLE: &[Row] = &[
         )
     },
     Row {
-        since: 17,
+        since: Major::V17,
         rehearsal: Set(""),
         replacement: Said,
         ..row(
@@ -324,7 +325,7 @@ pub const TABLE: &[Row] = &[
         )
     },
     Row {
-        since: 17,
+        since: Major::V17,
         rehearsal: Set("off"),
         ..row(
             &["sync_replication_slots"],
@@ -408,7 +409,7 @@ pub const TABLE: &[Row] = &[
         "Read only; they run where a session or another setting names them",
     ),
     Row {
-        since: 15,
+        since: Major::V15,
         ..row(
             &["output_plugin_libraries"],
             "libraries for logical decoding",
@@ -416,7 +417,7 @@ pub const TABLE: &[Row] = &[
         )
     },
     Row {
-        since: 18,
+        since: Major::V18,
         ..row(
             &["extension_control_path", "oauth_validator_libraries"],
             "where extensions and validators are found",

@@ -11,7 +11,7 @@ use crate::format::identity::Identity;
 use crate::format::ledger::LedgerSummary;
 use crate::format::remembered::Remembered;
 use crate::judge::catalogue::Catalogue;
-use crate::pg::{ClusterIdentity, Lsn, TimelineId, WalName};
+use crate::pg::{ClusterIdentity, Lsn, Major, TimelineId, WalName};
 
 /// Everything.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub struct Facts {
 #[derive(Debug, Clone)]
 pub struct ServerFacts {
     /// Its major version.
-    pub major: u32,
+    pub major: Major,
     /// Whether it is a standby, or recovers.
     pub in_recovery: bool,
     /// Its clock less this machine's.
@@ -68,7 +68,7 @@ pub struct ServerFacts {
 impl ServerFacts {
     /// `PostgreSQL 17, primary, timeline 1`.
     #[must_use]
-    pub fn description(&self) -> String {
+    pub(crate) fn description(&self) -> String {
         let role = if self.in_recovery { "standby" } else { "primary" };
         let timeline = self
             .timeline
@@ -83,7 +83,7 @@ impl ServerFacts {
 
     /// Whether its archiver archives: a standby's only with `archive_mode = always`.
     #[must_use]
-    pub fn archives(&self) -> Option<bool> {
+    pub(crate) fn archives(&self) -> Option<bool> {
         let settings = self.settings.as_ref().ok()?;
         Some(match settings.get("archive_mode")? {
             "off" => false,
@@ -111,7 +111,7 @@ impl ServerSettings {
 
     /// A number.
     #[must_use]
-    pub fn number(&self, name: &str) -> Option<i64> {
+    pub(crate) fn number(&self, name: &str) -> Option<i64> {
         self.get(name)?.parse().ok()
     }
 }

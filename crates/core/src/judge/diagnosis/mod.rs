@@ -67,7 +67,7 @@ pub struct Finding {
 
 /// The findings of one run.
 #[derive(Debug, Default)]
-pub struct Findings(Vec<Finding>);
+struct Findings(Vec<Finding>);
 
 /// Where a finding begins to be a warning.
 #[derive(Debug, Clone, Copy)]

@@ -38,7 +38,12 @@ pub(super) fn settle(catalogue: &Catalogue, request: &Request) -> (Request, Opti
 
 /// Whether what recovery lacks was given up on purpose.
 #[must_use]
-pub fn is_given_up(catalogue: &Catalogue, chain: &TimelineChain<'_>, reach: &Reach, backup: &Backup) -> bool {
+pub(crate) fn is_given_up(
+    catalogue: &Catalogue,
+    chain: &TimelineChain<'_>,
+    reach: &Reach,
+    backup: &Backup,
+) -> bool {
     match &reach.hole {
         Some(hole) => {
             let first = hole.missing.first;

@@ -101,7 +101,7 @@ impl End {
 }
 
 /// How far the archived WAL leads from a backup.
-pub fn reach(catalogue: &Catalogue, chain: &TimelineChain<'_>, backup: &Backup) -> Result<Reach> {
+pub(crate) fn reach(catalogue: &Catalogue, chain: &TimelineChain<'_>, backup: &Backup) -> Result<Reach> {
     let timeline = chain.timeline();
     // What is damaged was there once.
     let damaged = catalogue.damage.last(timeline, catalogue.wal.segment_size());
@@ -117,7 +117,7 @@ pub fn reach(catalogue: &Catalogue, chain: &TimelineChain<'_>, backup: &Backup) 
 /// The last segment of a timeline of which something else in the archive tells: a backup's record,
 /// or a timeline that branched off later. An archive that lost the end of its WAL is recognised so.
 #[must_use]
-pub fn known_until(catalogue: &Catalogue, timeline: TimelineId) -> Option<SegmentNumber> {
+pub(crate) fn known_until(catalogue: &Catalogue, timeline: TimelineId) -> Option<SegmentNumber> {
     let size = catalogue.wal.segment_size();
     // A backup that went through a promotion needs the segment of the fork on the new timeline only.
     let needed = |backup: &Backup| {

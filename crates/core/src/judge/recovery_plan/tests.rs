@@ -12,7 +12,7 @@ use crate::format::retired::Retired;
 use crate::format::segment_index::EndOfTransaction;
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::catalogue::{Unfinished, UnfinishedState, Unrestorable};
-use crate::pg::{ClusterIdentity, SegmentNumber, SegmentSize, TimelineHistory};
+use crate::pg::{ClusterIdentity, Major, SegmentNumber, SegmentSize, TimelineHistory};
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
@@ -71,7 +71,7 @@ pub(crate) fn archive(
 ) -> Catalogue {
     let cluster = ClusterIdentity {
         system_identifier: 1,
-        postgres_major: 17,
+        postgres_major: Major::V17,
         segment_size: SIZE,
     };
     let mut wal = WalInventory::new(SIZE);

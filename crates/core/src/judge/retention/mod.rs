@@ -39,11 +39,11 @@ use crate::pg::{Lsn, TimelineId};
 use crate::text::time_text;
 
 /// How long after its last sign a backup that has not said that it is complete counts as running.
-pub const GRACE: TimeDelta = TimeDelta::days(1);
+const GRACE: TimeDelta = TimeDelta::days(1);
 /// How long a complete copy waits for its WAL at least.
-pub const PENDING_GRACE: TimeDelta = TimeDelta::days(7);
+const PENDING_GRACE: TimeDelta = TimeDelta::days(7);
 /// How long WAL of a branch stays, after its newest, where the policy has no window.
-pub const BRANCH_GRACE: TimeDelta = TimeDelta::days(7);
+const BRANCH_GRACE: TimeDelta = TimeDelta::days(7);
 
 /// What stays and what goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

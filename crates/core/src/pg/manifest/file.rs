@@ -34,7 +34,7 @@ impl ChecksumAlgorithm {
 
     /// A checksum's length in bytes.
     #[must_use]
-    pub fn length_bytes(self) -> usize {
+    pub(crate) fn length_bytes(self) -> usize {
         match self {
             Self::Crc32c => 4,
             Self::Sha224 => 28,
@@ -63,7 +63,7 @@ pub struct ManifestFile {
     pub size_bytes: u64,
     /// When it was changed last, as PostgreSQL prints it: `2026-11-23 13:08:11 GMT`. Empty where the
     /// manifest does not say.
-    pub modified: String,
+    pub(crate) modified: String,
     /// Its checksum; none where the backup was taken with `MANIFEST_CHECKSUMS 'NONE'`.
     pub checksum: Option<FileChecksum>,
 }

@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 
 /// No line of a manifest is longer, in bytes: PostgreSQL writes one file a line, and its paths are
 /// below 1024 bytes (`MAXPGPATH`).
-pub const MAX_LINE_BYTES: usize = 64 << 10;
+const MAX_LINE_BYTES: usize = 64 << 10;
 
 /// More timelines than any backup spans: the bound on what is kept of `WAL-Ranges`.
 const MAX_WAL_RANGES: usize = 4096;
@@ -50,7 +50,7 @@ pub struct WalRange {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     /// `PostgreSQL-Backup-Manifest-Version`: 1 or 2.
-    pub version: u32,
+    version: u32,
     /// The cluster's system identifier; version 1 has none.
     pub system_identifier: Option<u64>,
     /// The WAL needed to make the backup consistent.
@@ -58,7 +58,7 @@ pub struct Manifest {
     /// How many files it lists.
     pub file_count: u64,
     /// SHA-256 of the manifest's content before the line that gives it.
-    pub checksum: [u8; 32],
+    checksum: [u8; 32],
 }
 
 impl Manifest {

@@ -240,9 +240,10 @@ impl ChangeBody {
                 shutdown,
                 timeline: timeline(8)?,
                 previous: timeline(12)?,
-                wal_level: match self.major {
-                    Major::V14 | Major::V15 | Major::V16 => None,
-                    Major::V17 | Major::V18 => Some(WalLevel::of(number(20)?)?),
+                wal_level: if self.major < Major::V17 {
+                    None
+                } else {
+                    Some(WalLevel::of(number(20)?)?)
                 },
             }),
             Form::BackupEnd => WalChange::BackupEnded {

@@ -16,7 +16,7 @@ pub struct RecordHead {
     /// Where it begins.
     pub start: Lsn,
     /// How much of it is still to come, in bytes.
-    pub remaining: u32,
+    pub(crate) remaining: u32,
     /// Its first bytes: enough to tell what it is, or as many as there are.
     pub bytes: Vec<u8>,
 }
@@ -34,7 +34,7 @@ pub struct RecordTail {
     /// Its first bytes: enough to tell what it is together with the head, or as many as there are.
     pub bytes: Vec<u8>,
     /// The position after the record, padding included; `None` where it goes on beyond the segment.
-    pub end: Option<Lsn>,
+    pub(crate) end: Option<Lsn>,
 }
 
 impl RecordTail {
@@ -65,7 +65,7 @@ impl RecordTail {
 /// one off. The id of a prepared transaction is not looked for and is 0; a change whose record is longer
 /// than the two parts tell is [`super::WalChange::Unread`].
 #[must_use]
-pub fn join(head: &RecordHead, tail: &RecordTail, end: Lsn, major: Major) -> Option<WalEvent> {
+pub(crate) fn join(head: &RecordHead, tail: &RecordTail, end: Lsn, major: Major) -> Option<WalEvent> {
     if head.remaining != tail.remaining || head.start >= end {
         return None;
     }

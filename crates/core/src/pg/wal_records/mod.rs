@@ -20,7 +20,8 @@ use pages::{PageStart, Pages, Piece};
 use record::{PartialHeader, Record, RecordHeader, WholeRecord};
 
 pub use change::{WalChange, WalCheckpoint, WalLevel, WalParameters};
-pub use cut::{RecordHead, RecordTail, join};
+pub(crate) use cut::join;
+pub use cut::{RecordHead, RecordTail};
 pub use tablespace_record::NewTablespace;
 
 use super::{LongPageHeader, Lsn, TransactionId, WalTime};
@@ -140,26 +141,26 @@ impl WalReader {
 
     /// The header of the first segment, when it was read.
     #[must_use]
-    pub fn first_page(&self) -> Option<&LongPageHeader> {
+    pub(crate) fn first_page(&self) -> Option<&LongPageHeader> {
         self.pages.first()
     }
 
     /// The first record that begins here whose header is complete: its position, and the position that it names as that
     /// of the record before it (`xl_prev`).
     #[must_use]
-    pub fn first_record(&self) -> Option<(Lsn, Lsn)> {
+    pub(crate) fn first_record(&self) -> Option<(Lsn, Lsn)> {
         self.first
     }
 
     /// The position of the last complete record that begins here.
     #[must_use]
-    pub fn last_record(&self) -> Option<Lsn> {
+    pub(crate) fn last_record(&self) -> Option<Lsn> {
         self.previous
     }
 
     /// The position of the record that the bytes fed so far leave unfinished.
     #[must_use]
-    pub fn open_record(&self) -> Option<Lsn> {
+    pub(crate) fn open_record(&self) -> Option<Lsn> {
         match &self.state {
             State::Header(header) => Some(header.start()),
             State::Body(record) => Some(record.start()),

@@ -190,7 +190,7 @@ impl Pages {
 
     fn check(&self, first: &LongPageHeader, start: u64) -> Result<(), String> {
         let magic = u16_at(&self.header, 0).unwrap_or(0);
-        if magic != first.major.wal_magic() {
+        if Some(magic) != first.major.wal_magic() {
             return Err(format!("page {} starts with {magic:#06X}", Lsn(start)));
         }
         let info = u16_at(&self.header, 2).unwrap_or(0);

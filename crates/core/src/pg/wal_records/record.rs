@@ -9,22 +9,22 @@ use crate::pg::wal_records::{body, change};
 use crate::pg::{Lsn, Major, TransactionId};
 
 /// Resource managers (`src/include/access/rmgrlist.h`): `RM_XLOG_ID`, `RM_XACT_ID`, `RM_DBASE_ID`, `RM_TBLSPC_ID`.
-pub const XLOG: u8 = 0;
+pub(crate) const XLOG: u8 = 0;
 pub(super) const TRANSACTION: u8 = 1;
 pub(super) const DATABASE: u8 = 4;
 pub(super) const TABLESPACE: u8 = 5;
 
 /// What stands before a record's main data (`XLR_BLOCK_ID_…`).
-pub const DATA_SHORT: u8 = 255;
+pub(crate) const DATA_SHORT: u8 = 255;
 pub(super) const DATA_LONG: u8 = 254;
 pub(super) const ORIGIN: u8 = 253;
 pub(super) const TOPLEVEL_XID: u8 = 252;
 
 /// The bits of a record's info byte that say what its resource manager does (`~XLR_INFO_MASK`).
-pub const OPERATION: u8 = 0xF0;
+pub(crate) const OPERATION: u8 = 0xF0;
 
 /// The CRC that a whole record should have: of its body, and then of its header as far as the CRC itself.
-pub fn crc_of(record: &[u8]) -> Option<u32> {
+pub(crate) fn crc_of(record: &[u8]) -> Option<u32> {
     let body = crc32c::crc32c(record.get(RecordHeader::SIZE_BYTES..)?);
     Some(crc32c::crc32c_append(
         body,
@@ -48,30 +48,30 @@ pub(super) fn main_data_of(body: &[u8]) -> Option<(usize, usize)> {
 
 /// The fixed part of a record, with which it starts.
 #[derive(Debug, Clone, Copy)]
-pub struct RecordHeader {
+pub(crate) struct RecordHeader {
     /// The size of the whole record.
     pub(super) total_bytes: u32,
     pub(super) transaction: TransactionId,
     /// The position of the record before.
     pub(super) previous: Lsn,
     /// The upper four bits are the resource manager's.
-    pub info: u8,
-    pub resource_manager: u8,
+    pub(crate) info: u8,
+    pub(crate) resource_manager: u8,
     /// CRC-32C of the body, and then of the header as far as [`RecordHeader::CRC_OFFSET`].
-    pub crc: u32,
+    pub(crate) crc: u32,
     before_crc: [u8; Self::CRC_OFFSET],
 }
 
 impl RecordHeader {
     /// Its size in bytes (`SizeOfXLogRecord`).
-    pub const SIZE_BYTES: usize = 24;
+    pub(crate) const SIZE_BYTES: usize = 24;
     /// Where its CRC stands, with which it ends.
-    pub const CRC_OFFSET: usize = 20;
+    pub(crate) const CRC_OFFSET: usize = 20;
     /// Where the info byte and the resource manager stand.
-    pub const INFO_OFFSET: usize = 16;
-    pub const MANAGER_OFFSET: usize = 17;
+    pub(crate) const INFO_OFFSET: usize = 16;
+    pub(crate) const MANAGER_OFFSET: usize = 17;
 
-    pub fn parse(bytes: &[u8; Self::SIZE_BYTES]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8; Self::SIZE_BYTES]) -> Option<Self> {
         Some(Self {
             total_bytes: u32_at(bytes, 0)?,
             transaction: TransactionId(u32_at(bytes, 4)?),

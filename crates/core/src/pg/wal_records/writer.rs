@@ -12,7 +12,7 @@ use crate::pg::wal_records::{WalEvent, WalEventKind, WalTransaction};
 use crate::pg::{Lsn, Major, TransactionId, WalTime};
 
 pub const SEGMENT: u64 = 1 << 20;
-pub const PAGE: u64 = 8192;
+pub(crate) const PAGE: u64 = 8192;
 pub const START: u64 = 5 * SEGMENT;
 
 const COMMIT: u8 = 0x00;
@@ -39,7 +39,7 @@ pub enum Spec {
 pub struct Writer {
     major: Major,
     pub bytes: Vec<u8>,
-    pub events: Vec<WalEvent>,
+    pub(crate) events: Vec<WalEvent>,
     previous: u64,
 }
 
@@ -81,7 +81,7 @@ impl Writer {
     }
 
     #[must_use]
-    pub fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         START + self.bytes.len() as u64
     }
 
@@ -157,7 +157,7 @@ impl Writer {
     fn begin_page(&mut self, flags: u16, remaining: u32) {
         let address = self.position();
         let long = address.is_multiple_of(SEGMENT);
-        self.bytes.extend(self.major.wal_magic().to_le_bytes());
+        self.bytes.extend(self.major.wal_magic().unwrap().to_le_bytes());
         self.bytes
             .extend((flags | if long { 0x0002 } else { 0 }).to_le_bytes());
         self.bytes.extend(1_u32.to_le_bytes());

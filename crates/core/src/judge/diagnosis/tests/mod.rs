@@ -17,7 +17,8 @@ use crate::format::remembered::{ArchiveMark, CloneMark, Remembered};
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::catalogue::{Backup, Catalogue, Unfinished, UnfinishedState, Unrestorable};
 use crate::pg::{
-    ClusterIdentity, Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId, WalName,
+    ClusterIdentity, Lsn, Major, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId,
+    WalName,
 };
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -42,7 +43,7 @@ fn segment(timeline: u32, number: u64) -> SegmentName {
 fn cluster() -> ClusterIdentity {
     ClusterIdentity {
         system_identifier: 1,
-        postgres_major: 17,
+        postgres_major: Major::V17,
         segment_size: SIZE,
     }
 }
@@ -96,7 +97,7 @@ fn server() -> ServerFacts {
     ];
     let values = values.map(|(name, value)| (name.to_owned(), value.to_owned()));
     ServerFacts {
-        major: 17,
+        major: Major::V17,
         in_recovery: false,
         clock_ahead: TimeDelta::zero(),
         cluster: Ok(cluster()),

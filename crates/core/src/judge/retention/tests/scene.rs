@@ -10,43 +10,43 @@ use crate::format::keep::Keep;
 use crate::format::keys::Key;
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::catalogue::{Backup, Unfinished, UnfinishedState, Unrestorable};
-use crate::pg::{ClusterIdentity, SegmentName, SegmentNumber, SegmentSize, TimelineHistory};
+use crate::pg::{ClusterIdentity, Major, SegmentName, SegmentNumber, SegmentSize, TimelineHistory};
 
-pub const SIZE: SegmentSize = SegmentSize::DEFAULT;
+pub(crate) const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
-pub fn tli(number: u32) -> TimelineId {
+pub(crate) fn tli(number: u32) -> TimelineId {
     TimelineId::new(number).unwrap()
 }
 
 /// A position: a segment and an offset in it.
-pub fn at(segment: u64, offset: u64) -> Lsn {
+pub(crate) fn at(segment: u64, offset: u64) -> Lsn {
     Lsn(segment * SIZE.bytes() + offset)
 }
 
 /// Midnight of a Tuesday, and so many hours later.
-pub fn hour(hours: u64) -> DateTime<Utc> {
+pub(crate) fn hour(hours: u64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_788_220_800, 0).unwrap() + TimeDelta::hours(hours.cast_signed())
 }
 
-pub fn id(hours: u64) -> BackupId {
+pub(crate) fn id(hours: u64) -> BackupId {
     BackupId::at(hour(hours))
 }
 
-pub fn segment(timeline: u32, number: u64) -> SegmentName {
+pub(crate) fn segment(timeline: u32, number: u64) -> SegmentName {
     SegmentName::new(tli(timeline), SegmentNumber(number), SIZE).unwrap()
 }
 
 /// An archive in the making.
-pub struct Scene {
-    pub catalogue: Catalogue,
-    pub unfinished: UnfinishedWals,
+pub(crate) struct Scene {
+    pub(crate) catalogue: Catalogue,
+    unfinished: UnfinishedWals,
 }
 
 impl Scene {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let cluster = ClusterIdentity {
             system_identifier: 1,
-            postgres_major: 17,
+            postgres_major: Major::V17,
             segment_size: SIZE,
         };
         let catalogue = Catalogue {
@@ -70,7 +70,7 @@ impl Scene {
     }
 
     /// Segments of a timeline.
-    pub fn wal(mut self, timeline: u32, numbers: std::ops::RangeInclusive<u64>) -> Self {
+    pub(crate) fn wal(mut self, timeline: u32, numbers: std::ops::RangeInclusive<u64>) -> Self {
         for number in numbers {
             let key = Key::Segment(segment(timeline, number)).to_string();
             self.catalogue.wal.add_stored(&key, 1, hour(number + 1));
@@ -79,7 +79,7 @@ impl Scene {
     }
 
     /// A timeline with all it descends from: each ancestor and the segment in which it was left.
-    pub fn history(mut self, timeline: u32, ancestors: &[(u32, u64)]) -> Self {
+    pub(crate) fn history(mut self, timeline: u32, ancestors: &[(u32, u64)]) -> Self {
         let lines: Vec<_> = ancestors
             .iter()
             .map(|(parent, segment)| format!("{parent}\t{}\treason", at(*segment, 1000)))
@@ -93,13 +93,13 @@ impl Scene {
     }
 
     /// A backup that starts and ends within the hour.
-    pub fn backup(mut self, timeline: u32, hours: u64) -> Self {
+    pub(crate) fn backup(mut self, timeline: u32, hours: u64) -> Self {
         self.catalogue.backups.push(backup(timeline, hours));
         self
     }
 
     /// A backup each day at midnight.
-    pub fn daily(mut self, timeline: u32, days: std::ops::Range<u64>) -> Self {
+    pub(crate) fn daily(mut self, timeline: u32, days: std::ops::Range<u64>) -> Self {
         for day in days {
             self = self.backup(timeline, day * 24);
         }
@@ -107,14 +107,14 @@ impl Scene {
     }
 
     /// The newest backup is marked.
-    pub fn kept(mut self, until: Option<u64>) -> Self {
+    pub(crate) fn kept(mut self, until: Option<u64>) -> Self {
         let backup = self.catalogue.backups.last_mut().unwrap();
         backup.keep = Some(Keep::new(&backup.id, until.map(hour), hour(0)));
         self
     }
 
     /// The newest backup cannot be restored.
-    pub fn broken(mut self) -> Self {
+    pub(crate) fn broken(mut self) -> Self {
         let backup = self.catalogue.backups.pop().unwrap();
         self.catalogue.unrestorable.push(Unrestorable {
             id: backup.id.clone(),
@@ -125,7 +125,12 @@ impl Scene {
     }
 
     /// A backup without a record, last heard of at that hour.
-    pub fn unfinished(mut self, hours: u64, state: UnfinishedState, wal: Option<UnfinishedWal>) -> Self {
+    pub(crate) fn unfinished(
+        mut self,
+        hours: u64,
+        state: UnfinishedState,
+        wal: Option<UnfinishedWal>,
+    ) -> Self {
         let entry = Unfinished {
             id: id(hours),
             state,
@@ -141,7 +146,7 @@ impl Scene {
     }
 
     /// WAL that an earlier run has given up.
-    pub fn released(mut self, timeline: u32, first: u64, last: u64) -> Self {
+    pub(crate) fn released(mut self, timeline: u32, first: u64, last: u64) -> Self {
         self.catalogue
             .released
             .of_mut(tli(timeline))
@@ -149,12 +154,12 @@ impl Scene {
         self
     }
 
-    pub fn plan(&self, policy: &RetentionPolicy, hours: u64) -> Result<RetentionPlan> {
+    pub(crate) fn plan(&self, policy: &RetentionPolicy, hours: u64) -> Result<RetentionPlan> {
         plan(&self.catalogue, &self.unfinished, policy, hour(hours))
     }
 }
 
-pub fn backup(timeline: u32, hours: u64) -> Backup {
+pub(crate) fn backup(timeline: u32, hours: u64) -> Backup {
     let (start_lsn, stop_lsn) = (at(hours, 40), at(hours, 400));
     Backup {
         id: id(hours),
@@ -182,7 +187,7 @@ pub fn backup(timeline: u32, hours: u64) -> Backup {
 }
 
 /// A plan as it is stored beside the tests: segments by number, which are hours here.
-pub fn show(plan: &RetentionPlan) -> String {
+pub(crate) fn show(plan: &RetentionPlan) -> String {
     let mut text = String::new();
     for fate in &plan.backups {
         let reasons: Vec<_> = fate.reasons.iter().map(ToString::to_string).collect();
