@@ -590,7 +590,10 @@ fn a_rehearsals_wal_gets_into_no_archive_of_its_source_by_hand_either() {
             .run(&["push", copied_out.to_str().unwrap()])
             .exited(1)
             .stderr;
-        assert!(refused.contains("the archive has no history of timeline 2"), "{refused}");
+        assert!(
+            refused.contains("the archive has no history of timeline 2"),
+            "{refused}"
+        );
         let stored = crate::basebackup::keys(&place, "wal/00000002");
         assert!(stored.is_empty(), "{stored:?}");
     }
