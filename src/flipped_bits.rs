@@ -72,7 +72,7 @@ fn now() -> DateTime<Utc> {
 }
 
 impl Archive {
-    /// The archive of the fixture, a second backup of which verify found a part damaged, and a record of every kind.
+    /// The archive of the fixture, a second backup with a part that verify found damaged, and a record of every kind.
     async fn make() -> Self {
         let top = fixture::scratch();
         let store = fixture::format_1(top.path()).await;

@@ -37,6 +37,7 @@ impl Progress {
         self.total_bytes.store(total_bytes, Ordering::Relaxed);
     }
 
+    /// Counts bytes as done.
     pub fn advance(&self, bytes: u64) {
         self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -32,7 +32,6 @@ use walship_client::protocol::{FileIdentity, Reply};
 /// For this time a look into `archive_status` is used; then a new file may have come that sorts before the others.
 const LOOK_AGE: Duration = Duration::from_secs(1);
 
-/// How to store.
 #[derive(Debug, Clone)]
 pub(super) struct ArchiverOptions {
     pub(super) compressor: Arc<Compressor>,

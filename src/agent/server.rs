@@ -25,7 +25,6 @@ use walship_client::Address;
 use walship_client::make_folder;
 use walship_client::protocol::{Ask, LINE_LIMIT, Reply, Request, SIGN_OF_LIFE, SILENCE, line, parse};
 
-/// How an agent works.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
     /// Where it listens, and for whom.

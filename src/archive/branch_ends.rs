@@ -18,9 +18,6 @@ const WHOLE_READS: u64 = 8;
 const LOOK_BACK: u64 = 64;
 
 /// The last end of a transaction of each timeline that matters, where it is known.
-///
-/// # Errors
-/// As [`TimeIndex::of`].
 pub(crate) async fn read(
     archive: &Archive,
     catalogue: &Catalogue,

@@ -51,9 +51,6 @@ pub async fn load(archive: &Archive) -> Result<Catalogue> {
 }
 
 /// As [`load`], without what earlier verifications found: for a command that verifies itself.
-///
-/// # Errors
-/// As [`load`].
 pub async fn load_as_listed(archive: &Archive) -> Result<Catalogue> {
     load_with(archive, std::future::ready(Ok(Ok(None)))).await
 }
@@ -162,9 +159,6 @@ async fn wal_and_what_it_means(archive: &Archive, known: &Found) -> Result<OfWal
 }
 
 /// Lists the archive's WAL.
-///
-/// # Errors
-/// As [`Store::list`].
 pub async fn wal(archive: &Archive) -> Result<WalInventory> {
     list_wal(archive, |_| {}).await
 }

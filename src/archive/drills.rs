@@ -126,7 +126,7 @@ mod tests {
 
     // Seen to fail: `archive/drills.rs`: `record` does not call `for_the_archive`
     #[tokio::test]
-    async fn what_a_drill_showed_outlives_its_backup_and_an_older_failure_is_not_the_last_word() {
+    async fn a_drills_result_outlives_its_backup_and_an_older_failure_is_not_the_last() {
         let (_top, store, archive, id) = archive().await;
         let older: BackupId = "20261101T000000Z".parse().unwrap();
         for backup in [&older, &id] {
@@ -134,9 +134,7 @@ mod tests {
             let body = Body::from_bytes("{");
             store.put(&key, &body, PutMode::Create).await.unwrap();
         }
-        record(&archive, &older, drill(100, Some("a hole")))
-            .await
-            .unwrap();
+        record(&archive, &older, drill(100, Some("a gap"))).await.unwrap();
         record(&archive, &id, drill(200, None)).await.unwrap();
         // As expire deletes it.
         let gone = [BackupObject::Record, BackupObject::Proof]

@@ -166,8 +166,8 @@ mod tests {
         }
     }
 
-    /// Two creators of one archive, of which the second is held up before its call of this kind while
-    /// the first creates the archive and stores a segment; what the second makes of it.
+    /// Two processes create one archive. The second is held up before its call of this kind while the first creates the archive
+    /// and stores a segment. Returns the second's result.
     async fn second_of_two(held: (Operation, &str), second: ClusterIdentity) -> Result<Archive> {
         let top = tempfile::tempdir().unwrap();
         let store = fixture::store(top.path()).await;

@@ -63,7 +63,6 @@ pub(crate) async fn usable<T: Stored>(archive: &Archive, of: &T::Of) -> Result<R
 /// The ledger of one run.
 pub(crate) struct Ledger {
     archive: Archive,
-    /// The parts there are.
     stored: BTreeSet<LedgerObject>,
     /// Whether their content counts.
     trusted: bool,
@@ -93,7 +92,6 @@ impl Ledger {
         })
     }
 
-    /// The parts there are.
     pub(crate) fn stored(&self) -> impl Iterator<Item = &LedgerObject> {
         self.stored.iter()
     }

@@ -56,6 +56,7 @@ impl Archive {
         &self.identity
     }
 
+    /// Its URL.
     #[must_use]
     pub fn url(&self) -> String {
         self.store.location().to_string()

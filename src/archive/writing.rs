@@ -136,9 +136,6 @@ impl Archive {
 }
 
 /// The body of a small object.
-///
-/// # Errors
-/// As [`Stored::to_bytes`].
 pub(crate) fn body(stored: &impl Stored) -> Result<Body> {
     stored.to_bytes().map(Body::from_bytes)
 }

@@ -33,7 +33,6 @@ pub enum ArchiveMode {
     Off,
 }
 
-/// What was decided.
 #[derive(Debug)]
 pub(crate) struct Archiving {
     /// Why it does not archive, if it does not.
@@ -187,7 +186,7 @@ mod tests {
             let seen = why_off(&ArchiveMode::OnUnlessAlive, signs);
             assert_eq!(seen.is_none(), signs.alive == Ok(None), "{signs:?}");
         }
-        // What is seen is said.
+        // The sign that was seen is in the reason.
         assert!(
             why_off(&ArchiveMode::Auto, &all[1])
                 .unwrap()

@@ -91,7 +91,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// As a backup tells, for a copy in `data`.
+    /// The places that a backup names, for a copy in `data`.
     #[must_use]
     pub fn new(configuration: Option<&Configuration>, data: &Path) -> Self {
         Self {
@@ -179,7 +179,7 @@ impl Places {
     }
 }
 
-/// As PostgreSQL reads a boolean, of which any unambiguous beginning will do (`parse_bool`, `bool.c`).
+/// Whether PostgreSQL reads it as true; any unambiguous beginning of the word is enough (`parse_bool`, `bool.c`).
 fn is_true(value: &[u8]) -> bool {
     let value = value.to_ascii_lowercase();
     let begins = |word: &[u8]| !value.is_empty() && word.starts_with(&value);
@@ -227,7 +227,7 @@ impl StoredConfiguration {
         }))
     }
 
-    /// Puts back what is missing. `made` hears of each file before it is made.
+    /// Puts back what is missing. `made` is called for each file before it is made.
     ///
     /// # Errors
     /// `Corrupt` where it is not a tar of files with plain names; `Internal` where what could not be put
@@ -281,7 +281,7 @@ impl StoredConfiguration {
         StoredFile { path, mode, ..file }
     }
 
-    /// Whether no part of a path outside the copy is hidden: whoever can write to the archive must not be able to
+    /// Whether no part of a path outside the copy is hidden: write access to the archive must not be enough to
     /// write, say, keys for logging in.
     fn is_plain(&self, path: &Path) -> bool {
         let is_hidden = |part: std::path::Component| part.as_os_str().as_encoded_bytes().starts_with(b".");
@@ -403,7 +403,7 @@ fn shown(paths: &[PathBuf]) -> String {
 
 /// Whether a file is put back without asking: one with the name of a configuration file (`*.conf`, Debian's
 /// `environment`) in the folder of `config_file`, and `hba_file` and `ident_file` by their usual names
-/// anywhere. Whoever can write to the archive must not be able to write any file here.
+/// anywhere. Write access to the archive must not be enough to write any file here.
 fn is_configuration(path: &Path, config_file: &Path) -> bool {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
         return false;

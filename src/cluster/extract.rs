@@ -41,7 +41,6 @@ pub struct Extraction {
     pub record: Arc<BackupRecord>,
     /// Its index, surveyed.
     pub index: Index,
-    /// Where it goes.
     pub layout: Layout,
     /// Parts in flight, at least 1.
     pub concurrency: usize,
@@ -126,7 +125,7 @@ impl Workers<'_> {
         Ok(())
     }
 
-    /// Restores parts until there are no more, and tells `restored` of each.
+    /// Restores parts until there are no more, and notifies `restored` after each.
     fn work(&self, jobs: &Mutex<Receiver<PartJob>>, restored: &SyncSender<()>) {
         loop {
             let job = lock(jobs).recv();
@@ -154,7 +153,6 @@ impl Workers<'_> {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Restores one part.
     fn restore(&self, job: &PartJob) -> Result<()> {
         let record = &self.extraction.record;
         let stream = record
@@ -253,7 +251,7 @@ impl Sync {
 mod tests {
     use super::*;
 
-    /// As if so many bytes had been restored below a directory that cannot be synced.
+    /// As if `restored_bytes` had been restored below a directory that cannot be synced.
     fn write_back_failing(restored_bytes: u64) -> Result<()> {
         let top = tempfile::tempdir().unwrap();
         let path_only = rustix::fs::open(top.path(), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty());

@@ -44,7 +44,6 @@ impl FromStr for TablespaceMapping {
     }
 }
 
-/// Where everything goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     pub data: PathBuf,
@@ -60,7 +59,6 @@ pub struct Root {
     pub tablespace: Option<RootTablespace>,
 }
 
-/// A tablespace on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootTablespace {
     pub oid: u32,

@@ -37,7 +37,7 @@ struct Made {
     mode_before: Option<u32>,
     /// The name in it that keeps other recoveries away.
     claim: &'static str,
-    /// Its device and inode: another directory of that name is somebody else's.
+    /// Its device and inode: another directory of that name is not this recovery's.
     identity: (u64, u64),
 }
 
@@ -361,7 +361,7 @@ mod tests {
 
     // Seen to fail: `cluster/made.rs`: `undo` compares nothing
     #[test]
-    fn a_failure_removes_no_directory_that_took_the_place_of_its_own_or_in_which_a_server_lives() {
+    fn a_failure_removes_no_directory_of_others_and_none_in_which_a_server_lives() {
         let top = tempfile::tempdir().unwrap();
         let (data, away) = (top.path().join("data"), top.path().join("away"));
         let replaced = Destination::create(&layout(&data, None), Access::Owner).unwrap();
@@ -415,7 +415,7 @@ mod tests {
         let command = format!("rm -rf '{}' {}", space.display(), data.display());
         let error = check(&layout).unwrap_err();
         assert!(error.to_string().ends_with(&command), "{error}");
-        // Whoever forgets the mapping is not told to remove what the other one did not make.
+        // Without the mapping, the message does not name a directory that the killed recovery did not make.
         let living = top.path().join("living");
         std::fs::create_dir_all(living.join("PG_17_202406281")).unwrap();
         let forgotten = Layout::new(&data, &fixture::record(&[living.to_str().unwrap()]), &[]).unwrap();

@@ -12,7 +12,6 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(3);
 /// The program that Debian puts into `PATH` in place of PostgreSQL's: it chooses a version at each start.
 const DEBIANS_WRAPPER: &str = "pg_wrapper";
 
-/// A search for a program.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Search {
     /// The program of the right major version.
@@ -128,7 +127,7 @@ mod tests {
 
     // Seen to fail: `cluster/programs.rs`: any version is accepted
     #[test]
-    fn the_right_version_is_found_whatever_comes_first_and_debians_wrapper_is_passed_over() {
+    fn the_right_version_is_found_in_any_order_and_debians_wrapper_is_skipped() {
         let top = tempfile::tempdir().unwrap();
         let make = |directory: &str, name: &str, version: &str| {
             let directory = top.path().join(directory);

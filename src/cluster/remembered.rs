@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_directory_remembers_the_first_archive_it_joins_with_postgresqls_own_permissions() {
+    fn the_first_archive_is_remembered_with_postgresqls_own_permissions() {
         for (directory_mode, mode) in [(0o700, 0o600), (0o750, 0o640)] {
             let top = tempfile::tempdir().unwrap();
             let data = top.path();

@@ -26,7 +26,6 @@ pub struct RecoverReport {
     pub size_bytes: u64,
     #[serde(serialize_with = "as_text")]
     pub target: Target,
-    /// The timeline it follows.
     pub timeline: TimelineId,
     /// What happens at the target; none without one.
     pub action: Option<TargetAction>,

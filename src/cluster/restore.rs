@@ -30,7 +30,7 @@ use crate::progress::Progress;
 
 /// The server needs room for at least two segments: the one it restores and the one it writes.
 const RESERVED_SEGMENTS: u64 = 2;
-/// The part of the backup's size that is kept free beside it, for the file system's own records.
+/// This part of the backup's size (one in 64) is kept free beside it for the file system's own records.
 const RESERVED_SHARE: u64 = 64;
 
 /// Signal files that a backup may hold, and that would make the server do something else than recover to the target.

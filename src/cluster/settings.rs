@@ -123,11 +123,9 @@ impl StandbySettings {
 pub struct RecoverySettings {
     /// The command that delivers one file of the archive.
     pub restore_command: String,
-    /// Where recovery ends.
     pub target: Target,
     /// Whether the target itself is still replayed.
     pub inclusive: bool,
-    /// The timeline to follow.
     pub timeline: TimelineId,
     /// What happens at the target.
     pub action: TargetAction,

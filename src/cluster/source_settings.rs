@@ -19,7 +19,6 @@ use crate::pg::guc_file::{quote, setting_name};
 /// The configuration file outside the data directory, where the source has its own there.
 #[derive(Debug, Clone, Copy)]
 pub struct Outside<'a> {
-    /// Its path.
     pub config_file: &'a Path,
     /// What it will hold, where it is not there yet.
     pub pending: Option<&'a [u8]>,

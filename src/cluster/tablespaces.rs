@@ -372,7 +372,7 @@ mod tests {
     use crate::pg::wal_writer::{SEGMENT, START, Spec, Writer, main_data};
 
     #[test]
-    fn a_directory_that_holds_another_servers_files_is_refused_and_a_missing_one_has_a_plan() {
+    fn another_servers_files_are_refused_and_a_missing_directory_is_named() {
         let top = tempfile::tempdir().unwrap();
         let data = top.path().join("data");
         std::fs::create_dir_all(data.join("pg_tblspc")).unwrap();

@@ -211,7 +211,7 @@ settings! {
             "most bytes a second that verify reads from the store; none means no limit";
     }
 
-    /// Settings of `walship agent`, and of those who ask it.
+    /// Settings of `walship agent`, and of the commands that ask it.
     [agent] agent: AgentSettings {
         socket: Option<PathBuf> as absolute = "",
             "socket of the agent; none means a name of its own in /run/walship where that is this user's, else in /tmp/walship-<uid>";

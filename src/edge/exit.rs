@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use crate::error::ErrorKind;
 
-/// Who interprets the exit code.
+/// The program or person that interprets the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
     /// PostgreSQL's archiver: 1 means "try again later"; above 125 the archiver would exit, and start again only after half a

@@ -112,7 +112,6 @@ pub struct Postmaster {
     pub pid: i32,
     /// When it was started, in seconds since 1970.
     pub started_at: Option<i64>,
-    /// Its port.
     pub port: String,
     /// The directory of its first Unix socket.
     pub socket_directory: String,
@@ -158,9 +157,6 @@ pub fn ready_files(data_directory: &Path) -> Result<(u64, Option<DateTime<Utc>>)
 }
 
 /// Whose data directory it is; `None` where it is not a data directory.
-///
-/// # Errors
-/// As [`read_control_file`].
 pub fn cluster_identity(data_directory: &Path) -> Result<Option<ClusterIdentity>> {
     Ok(
         read_control_file(data_directory)?.map(|control_file| ClusterIdentity {

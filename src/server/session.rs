@@ -106,7 +106,6 @@ impl Session {
     }
 }
 
-/// One row of an answer.
 #[derive(Debug)]
 pub(crate) struct Row(Vec<Option<String>>);
 

@@ -44,7 +44,7 @@ impl Verifier {
         {
             // `openssl req -x509` makes a self-signed server certificate an authority as well, which
             // webpki refuses after it has checked the dates. Trusting that very certificate is
-            // what whoever put it in the root file meant.
+            // what the user meant by putting it into the root file.
             Err(Error::InvalidCertificate(CertificateError::Other(_)))
                 if trust.certificates.iter().any(|trusted| **trusted == **end_entity) =>
             {

@@ -78,16 +78,12 @@ pub struct Index(Spooled);
 
 impl Index {
     /// Fetches the index of a backup.
-    ///
-    /// # Errors
-    /// As [`Spooled::fetch`].
     pub async fn fetch(archive: &Archive, record: &BackupRecord) -> Result<Self> {
         Spooled::fetch(archive, &record.id, BackupObject::Files, record.files)
             .await
             .map(Self)
     }
 
-    /// Its URL, for messages.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.0.url

@@ -241,7 +241,6 @@ impl Connection {
         }
     }
 
-    /// The values of a row.
     pub(super) fn values(&self, row: &DataRowBody) -> Result<Row> {
         let bytes = row.buffer_bytes();
         let values = row.ranges().map(|range| {

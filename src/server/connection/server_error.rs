@@ -23,7 +23,7 @@ pub(super) struct ServerError {
     routine: String,
 }
 
-/// Who was logging in, from where.
+/// Who was logging in, and from where.
 pub(super) struct Login<'a> {
     pub(super) peer: &'a str,
     pub(super) user: &'a str,
@@ -52,7 +52,6 @@ impl ServerError {
         error
     }
 
-    /// The SQLSTATE.
     pub(super) fn code(&self) -> &str {
         &self.code
     }

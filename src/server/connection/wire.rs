@@ -54,7 +54,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         &self.peer
     }
 
-    /// Sends encoded messages.
     pub(super) async fn send(&mut self, bytes: &[u8], limit: Duration) -> Result<()> {
         let sending = async {
             self.stream.write_all(bytes).await?;

@@ -11,7 +11,6 @@ use crate::error::{Error, Result};
 /// Where packages let PostgreSQL put its socket: Debian's and Red Hat's, then upstream's.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
-/// One server to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::server) struct Host {
     /// The name as given, which the certificate must have; none for an address or a socket.
@@ -21,7 +20,6 @@ pub(in crate::server) struct Host {
     pub(in crate::server) password: Option<Password>,
 }
 
-/// What to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::server) enum Endpoint {
     /// The socket in this directory.

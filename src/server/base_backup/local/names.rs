@@ -57,7 +57,6 @@ pub(super) fn is_temporary_relation(name: &str) -> bool {
 /// `16384.1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Relation<'a> {
-    /// Its number.
     pub(super) number: &'a str,
     /// Whether the file is the init fork, from which an unlogged relation begins after a crash.
     pub(super) is_init_fork: bool,

@@ -66,7 +66,6 @@ impl Sender {
         }
     }
 
-    /// Sends the whole backup.
     pub(super) fn send(mut self) -> Result<()> {
         let mut stopped = None;
         for (index, tablespace) in self.tablespaces.clone().into_iter().enumerate() {
