@@ -409,7 +409,7 @@ mod tests {
         assert_eq!((mode(&data), mode(&space)), (0o700, 0o700));
         let error = check(&layout).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
-        assert!(error.to_string().contains("and runs"), "{error}");
+        assert!(error.to_string().contains("is restoring into"), "{error}");
         let killed = recovery;
         drop(killed);
         let command = format!("rm -rf '{}' {}", space.display(), data.display());
@@ -471,7 +471,12 @@ mod tests {
         let killed = layout(&top.path().join("data"), Some(&space));
         let running = Destination::create(&killed, Access::Owner).unwrap();
         let other = layout(&top.path().join("other"), Some(&space));
-        assert!(check(&other).unwrap_err().to_string().contains("which runs"));
+        assert!(
+            check(&other)
+                .unwrap_err()
+                .to_string()
+                .contains("which still runs")
+        );
         drop(running);
         std::fs::create_dir(space.join("PG_17")).unwrap();
         let error = check(&layout(&top.path().join("other"), Some(&space))).unwrap_err();
