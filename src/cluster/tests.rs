@@ -405,7 +405,7 @@ async fn a_disk_that_is_too_small_is_seen_before_anything_is_written() {
     assert_eq!(error.kind(), ErrorKind::Internal);
     let text = error.to_string();
     assert!(
-        text.contains("has 1.0 MiB free") && text.contains("takes 32."),
+        text.contains("has 1.0 MiB free") && text.contains("needs 32."),
         "{text}"
     );
     assert_eq!(disk.0.read_dir().unwrap().count(), 0);

@@ -1,6 +1,7 @@
 //! What a server says in an `ErrorResponse` or `NoticeResponse`, and what to do about it.
 //!
-//! Decisions depend on SQLSTATE and on the name of the server's function, which no `lc_messages` translates. The codes are in `src/backend/utils/errcodes.txt`, the same in PostgreSQL 14 to 18.
+//! Decisions depend on SQLSTATE and on the name of the server's function, which no `lc_messages` translates.
+//! The codes are in `src/backend/utils/errcodes.txt`, the same in PostgreSQL 14 to 18.
 
 use std::net::IpAddr;
 
