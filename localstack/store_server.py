@@ -1,13 +1,13 @@
 """One throwaway S3 server on loopback, without containers: LocalStack, SeaweedFS or MinIO.
 
-start-server and stop-server are the commands; this is what they share. Python's standard
-library only. A server is the leader of its own session: whatever it starts can be found, and
-ended, by that session's number. DIR holds everything of a server: `server.json` (what runs),
+The commands are start-server and stop-server; this is the code that they share. It needs only Python's
+standard library. A server is the leader of its own session, so everything that it starts can be found,
+and ended, by that session's number. DIR holds all files of a server: `server.json` (what runs),
 `server.log`, `data/`.
 
-Ports are taken at random below the range that the kernel hands out by itself, each with a lock
-on /tmp/walship-ports/PORT that the server inherits and so holds for as long as it lives. The
-Rust tests (tests/support/ports.rs) use the same locks.
+Ports are taken at random below the range that the kernel hands out by itself. Each has a lock on
+/tmp/walship-ports/PORT, which the server inherits and holds for as long as it lives. The Rust tests
+(tests/integration/support/ports.rs) use the same locks.
 """
 
 import datetime
@@ -157,7 +157,7 @@ def request(port, method, path, body=b"", secret=SECRET_KEY):
 
 
 def is_ready(port):
-    """Is the bucket there, and can an object be stored in it? Makes the bucket."""
+    """Makes the bucket, and tells whether it is there and an object can be stored in it."""
     try:
         if request(port, "PUT", f"/{BUCKET}") not in (200, 409):
             return False
@@ -193,7 +193,7 @@ def session_members(session):
 
 
 def has_threads(pid):
-    """Has a process whose first thread has ended others that live (and hold its ports)?"""
+    """Whether a process whose first thread has ended still has other threads (which hold its ports)."""
     try:
         return len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
@@ -201,7 +201,7 @@ def has_threads(pid):
 
 
 def running(directory):
-    """What server.json says, if that server still lives; else None."""
+    """The content of server.json if that server still lives; else None."""
     try:
         server = json.loads((directory / "server.json").read_text())
     except (FileNotFoundError, ValueError):
@@ -214,7 +214,7 @@ def running(directory):
 
 
 def end_session(session, patience):
-    """Asks every member to end, and after `patience` seconds makes it; returns when all have."""
+    """Asks every member to end, and kills those that have not after `patience` seconds; returns when all have ended."""
     deadline = time.monotonic() + patience
     asked = False
     while members := session_members(session):

@@ -24,14 +24,13 @@ pub use values::{BackupMethod, LogFormat, StandbyFailure, duration_text, parse_d
 /// The file that is read when neither `--config` nor `WALSHIP_CONFIG` names one, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/walship/walship.toml";
 
-/// What the command line and the environment say; the file is found through them.
+/// What the command line and the environment say; they also name the file.
 #[derive(Debug, Default)]
 pub struct Sources {
     /// `--config`.
     pub config_flag: Option<PathBuf>,
     /// Settings given as flags, by key.
     pub flags: Vec<(&'static str, String)>,
-    /// The environment.
     pub environment: BTreeMap<String, String>,
 }
 
@@ -68,7 +67,7 @@ impl Settings {
     /// The archive's URL.
     ///
     /// # Errors
-    /// `Invalid` where none is set, or it is none.
+    /// `Invalid` where none is set, or where it is not one.
     pub fn archive(&self) -> Result<Location> {
         let archive: Option<_> = self.raw.read(ARCHIVE.key, ARCHIVE.default, Value::read)?;
         archive.ok_or_else(|| {
@@ -98,8 +97,8 @@ impl Settings {
         settings
     }
 
-    /// What another walship process needs to come to the same settings: the file's path, and the
-    /// environment variables for what was not in it. Holds no secrets: no setting is one.
+    /// What another walship process needs for the same settings: the file's path, and environment variables for the settings
+    /// from elsewhere. No secret is among them, because no setting is one.
     #[must_use]
     pub fn to_reproduce(&self) -> (Option<&Path>, Vec<(String, &str)>) {
         (self.raw.file.as_deref(), self.raw.set_elsewhere())

@@ -1,9 +1,9 @@
-//! One bit is another one, in any byte of any record: where it lies, or once on its way here. No command gives another
-//! answer than without it, unless it names the object.
+//! One bit is flipped, in any byte of any record: where it lies, or once on its way here. No command gives another answer
+//! than without the flip, unless it names the object.
 //!
-//! That no bit of a record can change unseen shows `archive::record`, for all of them. Here every sixth byte is struck, for
-//! one command after the other, so that each of them meets every record; `WALSHIP_BITS=all` strikes every byte for every
-//! command, which takes twenty minutes.
+//! The tests of `crates/core/src/format/record.rs` show that no bit of a record can change unseen. Here every sixth byte is
+//! struck, for one command after the other, so that each command meets every record. With `WALSHIP_BITS=all` every byte is
+//! struck for every command, which takes twenty minutes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,7 +34,7 @@ use crate::verbs::restore::{self, RestoreOptions};
 use crate::verbs::verify::{self, VerifyOptions};
 use crate::verbs::{push, timeline};
 
-/// Of so many bytes one is struck.
+/// One of this many bytes is struck.
 const STEP: usize = 6;
 const NEWER: &str = "20261123T145450Z";
 const OLDER: &str = "20261122T145450Z";
@@ -72,7 +72,7 @@ fn now() -> DateTime<Utc> {
 }
 
 impl Archive {
-    /// The archive of the fixture, a second backup of which verify found a part damaged, and a record of every kind.
+    /// The archive of the fixture, a second backup with a part that verify found damaged, and a record of every kind.
     async fn make() -> Self {
         let top = fixture::scratch();
         let store = fixture::format_1(top.path()).await;
@@ -150,7 +150,7 @@ impl Archive {
         self.store.put(key, &body, PutMode::Create).await.unwrap();
     }
 
-    /// What a command says, error or not. What it writes is taken back.
+    /// What a command answers, error or not. What it wrote is undone.
     async fn ask(&self, asked: Asked, store: &Store) -> String {
         let progress = Arc::new(Progress::default());
         let policy = RetentionPolicy {
@@ -170,7 +170,7 @@ impl Archive {
                 };
                 let report = expire::run(&options, store, now(), &progress).await;
                 report.map(|mut report| {
-                    // Every second another one: how far the clocks are apart.
+                    // Changes every second: how far the clocks are apart.
                     report.notes.retain(|note| !note.contains("clock"));
                     json(&report)
                 })
@@ -201,7 +201,7 @@ impl Archive {
             search: Search::NotMade,
         };
         let mut plan = find_record::plan(&opened, &catalogue, &request, now(), &Progress::default()).await?;
-        // No matter of a recovery.
+        // A recovery does not read it.
         plan.backup.keep = None;
         Ok(format!("{plan:?}"))
     }
@@ -294,7 +294,7 @@ async fn no_bit_of_a_record_gives_another_answer() {
                 archive.write(key, &flipped);
                 let answer = archive.ask(*asked, &archive.store).await;
                 let is_same = answer == *sound || answer.contains(key.as_str());
-                // Who reads may go on with a warning; who deletes may not.
+                // A command that reads may go on with a warning; one that deletes may not.
                 let is_right = is_same || *asked != Asked::Expire && archive.warns_of(key).await;
                 archive.write(key, &bytes);
                 if !is_right {

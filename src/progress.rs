@@ -1,4 +1,4 @@
-//! How far a long command has come. Commands count; whoever watches draws.
+//! How far a long command has come. The command counts, and a progress bar reads.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +23,7 @@ pub struct Snapshot {
 }
 
 impl Progress {
-    /// Names what goes on from here.
+    /// Names the phase that begins.
     pub fn phase(&self, phase: impl Into<String>) {
         // A poisoned lock only means that a drawing thread died; the text is still a text.
         *self

@@ -1,4 +1,4 @@
-"""The PostgreSQL cluster that is backed up, and the WAL that it piled up while nobody archived it."""
+"""The PostgreSQL cluster that is backed up, and the WAL that piled up in it while nothing was archived."""
 
 import filecmp
 import os
@@ -24,12 +24,12 @@ archive_mode = on
 full_page_writes = on
 wal_compression = off
 log_min_messages = warning
-# What was archived once is there for the next to archive.
+# Archived WAL stays, so that the next program can archive it.
 wal_keep_size = 64GB
 """
 # While the data are loaded.
 LOADING = "-c archive_mode=off -c wal_keep_size=0 -c wal_recycle=off -c max_wal_size=1GB"
-# What a running server changes though nobody writes, and what no base backup holds.
+# Files that a running server changes although nobody writes, and files that no base backup holds.
 NOT_COMPARED = {
     "backup_label", "backup_label.old", "backup_manifest", "tablespace_map", "recovery.signal", "standby.signal",
     "postmaster.pid", "postmaster.opts", "pg_internal.init", "pg_control", "postgresql.auto.conf", "current_logfiles",
@@ -87,9 +87,9 @@ class Cluster:
         return [self.data / "pg_wal" / name for name in (self.folder / "ready").read_text().split()]
 
     def pile_up(self, number):
-        """Makes the first so many segments wait for the archiver, and removes what archivers left behind.
+        """Makes the first `number` segments wait for the archiver, and removes what archivers left behind.
 
-        Nothing is marked as archived: only with a server that never archived does walship begin an archive.
+        Nothing is marked as archived, because walship begins an archive only for a server that never archived.
         """
         for path in self.data.glob("*walg_data*"):
             shutil.rmtree(path)
@@ -121,7 +121,7 @@ class Cluster:
         return f"archive_command = '{quoted}'\n"
 
     def cpu_seconds(self):
-        """CPU that the server and all it ever started have used."""
+        """CPU that the server and all its children have used."""
         postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
         children = pathlib.Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
         ticks = 0
@@ -155,7 +155,7 @@ class Cluster:
             raise Failure(f"{restored} has no pg_control")
 
     def recovering(self, directory, restore_command, segments):
-        """Makes a copy of `base` that recovers nearly to the end of so many segments when it is started."""
+        """Makes a copy of `base` that, when started, recovers nearly to the end of this many segments."""
         shutil.rmtree(directory, ignore_errors=True)
         subprocess.run(["cp", "-a", self.base, directory], check=True)
         end = int(self.segments()[segments - 1].name[8:16], 16) << 32
@@ -184,7 +184,7 @@ class Cluster:
         self.sql("checkpoint")
         self.stop()
         subprocess.run(["cp", "-a", self.data, self.base], check=True)
-        # Archiving is on and has no command: WAL piles up, of ordinary traffic between checkpoints.
+        # Archiving is on without a command, so the WAL of ordinary traffic between checkpoints piles up.
         self.start()
         seed = 0
         while len(self._waiting()) < self.count:
@@ -193,7 +193,7 @@ class Cluster:
                       "-D", f"orders={self.orders}", "-t", TRANSACTIONS_BETWEEN_CHECKPOINTS,
                       f"--random-seed={seed}", PGOPTIONS="-c synchronous_commit=off")  # fmt: skip
             self.sql("checkpoint")
-        # So that nothing is left to do that would change a file while a backup is compared.
+        # Nothing must be left that would change a file while a backup is compared.
         self.sql("vacuum freeze")
 
     def _waiting(self):

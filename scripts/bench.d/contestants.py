@@ -1,4 +1,4 @@
-"""walship and its peers, each in its modes: how each is told to do the same things.
+"""walship and its peers, each in its modes: the commands with which each does the same things.
 
 Everyone compresses with zstd at the same level and uses as many threads for a backup as there are
 cores. Commands are those of archive_command and restore_command: shell, with %p and %f.
@@ -21,7 +21,7 @@ class Contestant:
     """One program in one mode, on one store. `archive` names the archive that the next command works on."""
 
     version_arguments = ["--version"]
-    # What else than one process for each file it can be.
+    # Its modes besides one process for each file.
     modes = [""]
 
     def __init__(self, program, mode, level, store, cluster, work):
@@ -63,7 +63,7 @@ class Contestant:
         """A command that goes on running, and one that succeeds when that is ready."""
 
     def in_server(self, command):
-        """The command for a server's environment, whose libraries are not for others."""
+        """The command for a server's environment, without the server's libraries."""
         return f"unset LD_LIBRARY_PATH; {command}"
 
     def script_to_push(self, folder):
@@ -218,9 +218,9 @@ KINDS = {kind.name: kind for kind in (Walship, Pgbackrest, Walg, Walrus)}
 
 
 def field(programs, modes, next_level, store, cluster, level, work):
-    """Everyone whose program was found, in those of its modes that are asked for.
+    """All whose program was found, in those of their modes that are asked for.
 
-    With `next_level` walship runs at the next level too: wal-g stores less than others at its fastest.
+    With `next_level` walship also runs at the next level, because wal-g stores less than the others at its fastest level.
     """
     entered = [
         KINDS[name](programs[name], mode, level, store, cluster, work)

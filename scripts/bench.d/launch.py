@@ -1,8 +1,8 @@
 """Runs one job for measure.py and reports what it cost.
 
-A process of its own for each job, and a small one: Linux counts the memory of whoever forks into the
-peak of what it starts, so nothing measured here can show less than this interpreter's 9 MiB. What
-a command leaves behind becomes a child of this process, which waits for it and accounts for it.
+Each job has a small process of its own. Linux counts the memory of a forking process into the peak of
+its child, so no measured process can show less than this interpreter's 9 MiB. Processes that a command
+leaves behind become children of this process, which waits for them and accounts for them.
 
 Job and result are dictionaries by `marshal`, on standard input and output. A job names the user and
 group to run as, the directory, environment and output of its commands, and what to do: "commands",
@@ -18,7 +18,7 @@ import sys
 import time
 
 TICK = os.sysconf("SC_CLK_TCK")
-# So long may go on what a command left behind.
+# How long processes that a command left behind may go on.
 PATIENCE_SECONDS = 20
 
 
@@ -75,7 +75,7 @@ class Job:
         return [time.monotonic() - started]
 
     def restore(self, command, names):
-        """What a standby does to obtain segments (xlogarchive.c), but for replaying them."""
+        """What a standby does to obtain segments (xlogarchive.c), without replaying them."""
         started = time.monotonic()
         for name in names:
             self.command(command.replace("%p", "pg_wal/RECOVERYXLOG").replace("%f", name))
@@ -145,8 +145,8 @@ class Job:
         self.server = self.spawn(*server)
 
     def stop_server(self, how):
-        """Ends the server; its own CPU and that of what it ran are told apart first."""
-        # All that a child of the postmaster has itself started is a command of ours.
+        """Ends the server; before that its own CPU and that of its commands are counted separately."""
+        # Every process that a child of the postmaster has started is one of our commands.
         for process in [self.server, *children(self.server)]:
             own, started = cpu_of(process)
             self.server_cpu += own

@@ -1,4 +1,4 @@
-"""Running a job and knowing what it cost."""
+"""Runs a job and measures what it cost."""
 
 import contextlib
 import ctypes
@@ -12,7 +12,7 @@ import sys
 
 PR_SET_CHILD_SUBREAPER = 36
 LIMIT_SECONDS = 600
-# Whether it is all but a trial, in which the caches of a machine that others use are left alone.
+# Whether this is only a trial, which leaves the machine's caches alone because others use them.
 quick = False
 
 
@@ -79,7 +79,7 @@ def adopt_orphans():
 
 @contextlib.contextmanager
 def acting_as(user):
-    """PostgreSQL does not run as root: neither does anything measured. What is started cannot go back, this can."""
+    """PostgreSQL does not run as root, so nothing that is measured does. Its processes cannot become root again; this one can."""
     if os.getuid() != 0:
         yield
         return
@@ -95,7 +95,7 @@ def acting_as(user):
 
 @contextlib.contextmanager
 def as_root():
-    """Within acting_as: root again, for what only root can do, where that is what this process was."""
+    """Within acting_as: root again, if this process was root, for steps that only root can do."""
     user, group = os.getresuid(), os.getresgid()
     if user[2] != 0:
         yield

@@ -1,4 +1,4 @@
-"""Everyone in turn, run by run, and what each run cost."""
+"""Runs all contestants in turn, and records what each run cost."""
 
 import pathlib
 import shutil
@@ -7,7 +7,7 @@ import contestants
 from measure import Failure
 
 FLOOR = "floor"
-# Whoever took so many times the best one's time at first is measured no more.
+# A contestant that took this many times the best one's time in its first run is not measured any more.
 HOPELESS = 1.5
 
 
@@ -45,9 +45,9 @@ class Bench:
         )
 
     def rounds(self, store, entered, rounds, turn, floor, operations=()):
-        """Everyone takes its turn once in each round, whoever began the last round now being last.
+        """All take their turn once in each round; the one that began the last round is now last.
 
-        Who was hopelessly slow in all of the operations is left out after the first.
+        A contestant that was hopelessly slow in all operations is left out after its first run.
         """
         for number in range(rounds):
             if number == 1 and operations:
@@ -109,7 +109,7 @@ class Bench:
         self.minimal_client("check 4", [(pathlib.Path(folder) / segment.name, segment) for segment in segments])
 
     def hopeful(self, entered, operations):
-        """walship, and who was not hopelessly slow beside the best in at least one of the operations."""
+        """walship, and those that were not hopelessly slow beside the best in at least one of the operations."""
 
         def first(one, operation):
             key = operation, one.store.name, one.label, one.codec

@@ -1,4 +1,4 @@
-"""Getting the peers' programs. None of them is part of walship; the bench runs without them."""
+"""Gets the peers' programs. None of them is part of walship; the bench runs without them."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ WALRUS = "0.4.1"
 
 
 def install(folder):
-    """Installs what a package registry has, into `folder`/bin or the system; says what cannot be had.
+    """Installs programs from package registries, into `folder`/bin or the system; names those that it cannot get.
 
     wal-g and walg-daemon-client are in no registry: put the programs into `folder`/bin, or on PATH.
     """

@@ -39,7 +39,7 @@ def panel(title, rows, left, top):
     parts = [f'<text x="{left}" y="{top + 18}" font-weight="bold">{html.escape(title)}</text>']
     for number, row in enumerate(rows):
         wall, y = report.median_of(row, "wall"), top + TITLE + number * (BAR + GAP)
-        # So much is left at the right for the figure.
+        # Room at the right for the figure.
         length = wall / longest * (PANEL_WIDTH - LABEL_WIDTH - 60)
         colour = COLOURS.get(row["who"].split(",")[0].split(" ")[0], FLOOR_COLOUR)
         parts += [

@@ -44,7 +44,7 @@ def machine(options, postgres, arguments):
 
 
 def command(arguments):
-    """Without what names places on this machine."""
+    """The command without flags that name places on this machine."""
     kept = list(arguments[1:])
     for flag in ("--examples", "--json", "--walship", "--work"):
         if flag in kept:
@@ -76,8 +76,8 @@ def text(result):
 
 
 def write_markdown(page, result):
-    """Replaces what stands between the markers for this kind of result: every figure in the page of results, and in `page`
-    the targets and one short table for each workload."""
+    """Replaces the text between the markers for this kind of result: with every figure in the page of results, and in `page`
+    with the targets and one short table for each workload."""
     about = [f"- {key}: {'`' + value + '`' if key == 'command' else value}" for key, value in facts(result)]
     kind = kind_of("levels" in result)
     write_between(results_page(page), kind, [*about, *markdown_tables(tables(result))])
@@ -89,7 +89,7 @@ def write_markdown(page, result):
 
 
 def check_pages(page, levels):
-    """Fails where there is nothing to write between, before anything is measured."""
+    """Fails before anything is measured if the page lacks the markers."""
     for each in [results_page(page)] if levels else [results_page(page), page]:
         marked(each, kind_of(levels))
 
@@ -109,7 +109,7 @@ def write_between(page, kind, lines):
 
 
 def marked(page, kind):
-    """The page up to and with the marker that begins the figures, and from the one that ends them."""
+    """The page up to the marker that begins the figures, with it, and from the marker that ends them."""
     begin, end = f"<!-- bench: {kind} -->", f"<!-- end: {kind} -->"
     before, _, rest = page.read_text().partition(begin) if page.exists() else ("", "", "")
     after = rest.partition(end)[2]

@@ -50,7 +50,7 @@ def turn(bench, one, number):
 
 
 def floor(bench, store, number):
-    """Spawning what does nothing, and the work of a minimal client on a warm connection."""
+    """Spawning a program that does nothing, and the work of a minimal client on a warm connection."""
     spawned = bench.runner.command(SPAWN, bench.plain, bench.work)
     warm, segment = bench.segments[0], bench.segments[number + 1]
     names = f"{number}-warm.zst", f"{number}.zst"
@@ -67,7 +67,7 @@ def floor(bench, store, number):
 
 
 def inside(bench, *arguments):
-    """Cost of the minimal client as it sees itself: without its start."""
+    """Cost of the minimal client as it measures itself: without its start."""
     freshen(drop=False)
     whole = bench.minimal_client(" ".join(map(str, arguments)))
     told = json.loads(bench.runner.output.read_text())
@@ -75,11 +75,11 @@ def inside(bench, *arguments):
 
 
 def ahead(bench, one):
-    """Pushes of segments that the agent has stored already, /bin/true taking turns with them."""
+    """Pushes of segments that the agent has stored already, in turn with /bin/true."""
     ready = bench.cluster.pile_up(bench.options.runs + 2)
     bench.prepare(one, "ahead")
     pushes = [one.push().replace("%p", f"pg_wal/{name}") for name in ready]
-    # Asked for the first the agent begins with all of them, asked for the last it answers when all are stored.
+    # Asked for the first segment, the agent begins with all of them. Asked for the last, it answers when all are stored.
     before = [pushes[0], pushes[-1]]
     timed = [command for push in pushes[1:-1] for command in (SPAWN, push)]
     data = bench.cluster.data

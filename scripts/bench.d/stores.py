@@ -1,4 +1,4 @@
-"""Where archives are kept: a directory, or a local S3 server, near or far. Here also what the floors need of S3."""
+"""Where archives are kept: a directory, or a local S3 server, near or far; and the requests that the floors send to S3."""
 
 import datetime
 import encodings.idna  # noqa: F401: urllib's, loaded while Python's own folder can be read
@@ -16,9 +16,9 @@ import xml.etree.ElementTree
 from measure import Failure, as_root
 
 BUCKET = "walship"
-# Not every S3 server gives back the space of what is deleted: past this many bytes it begins anew.
+# Not every S3 server frees the space of deleted objects: after this many bytes it begins anew.
 SERVER_BYTES = 6 << 30
-# Whatever proxy the environment names, the server is on this machine.
+# The server is on this machine, so the environment's proxy is not used.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -37,7 +37,7 @@ class DirectoryStore:
         self.path(archive).mkdir(parents=True)
 
     def close(self):
-        """Goes with everything else of the run."""
+        """Removed with everything else of the run."""
 
     def bytes(self, archive):
         return sum(file.stat().st_size for file in self._files(archive))
@@ -46,7 +46,7 @@ class DirectoryStore:
         shutil.rmtree(self.path(archive), ignore_errors=True)
 
     def target(self, _method, archive, name):
-        """What the minimal client puts to and gets from."""
+        """The place that the minimal client puts to and gets from."""
         return str(self.path(archive) / name)
 
     def places(self, archive):
@@ -112,7 +112,7 @@ class S3Store:
         self.ca_file = server.certificates / "ca.pem"
 
     def make(self, archive):
-        """The bucket is there, and a prefix needs no making."""
+        """Nothing to do: the bucket is there, and a prefix need not be made."""
 
     def bytes(self, archive):
         return sum(self._objects(archive).values())

@@ -6,7 +6,7 @@ import shutil
 from measure import freshen
 from operations import FLOOR
 
-# Requests that wait at the same time, in the floors: so that neither cores nor the store are idle.
+# Concurrent requests in the floors, so that neither cores nor the store are idle.
 CONNECTIONS = 2 * os.cpu_count()
 FROM_DIRECTORY, IN_PLACE = "cp from a directory", "all WAL in pg_wal"
 
@@ -20,7 +20,7 @@ def measure(bench, store, wanted):
     entered = bench.field(store, ["", "agent", "async", "daemon"])
     bench.rounds(store, entered, rounds, turns.turn, turns.floor, ["backlog", "restores", "recovery"])
     if "archiver" in wanted and store.name == "s3":
-        # Who is hopeless there is so here too.
+        # A contestant that is hopeless there is hopeless here too.
         entered = bench.hopeful(entered, ["backlog"])
         bench.rounds(store, entered, rounds, turns.archiver, turns.floor_archiver)
 
@@ -31,7 +31,7 @@ class Turns:
     def __init__(self, bench, store, wanted):
         self.bench, self.store, self.wanted = bench, store, wanted
         self.runner, self.cluster, self.segments = bench.runner, bench.cluster, bench.segments
-        # Without what the recovery's target leaves out.
+        # Without the segments after the recovery's target.
         self.replayed = self.segments[: bench.options.replayed]
 
     def turn(self, one, number):
@@ -99,7 +99,7 @@ class Turns:
         return cost
 
     def _warm(self, one):
-        """One state of the machine, in which what is stored was just read: to be compared."""
+        """Brings the machine into a comparable state, in which the stored objects were just read."""
         freshen(one.program)
         self.bench.check_stored(one, self.segments)
 
@@ -137,7 +137,7 @@ class Turns:
         bench.record(operation, store, FLOOR, "", cost)
 
     def _floor_recovery(self):
-        """The archive a local directory, and no archive at all."""
+        """With a local directory as the archive, and without any archive."""
         directory, data = self.bench.work / "recovering", self.cluster.data
         for who, command in (FROM_DIRECTORY, f"cp {data}/pg_wal/%f %p"), (IN_PLACE, "false"):
             self.cluster.recovering(directory, command, len(self.replayed))
@@ -151,6 +151,6 @@ class Turns:
 
 
 def empty(folder):
-    """Removes everything in the folder, what restore commands left there too."""
+    """Removes everything in the folder, also what restore commands left there."""
     shutil.rmtree(folder)
     folder.mkdir()

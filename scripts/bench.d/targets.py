@@ -1,4 +1,4 @@
-"""What walship is to reach, and whether it did in this run."""
+"""The targets for walship, and whether it met them in this run."""
 
 import report
 from operations import FLOOR
@@ -6,7 +6,7 @@ from operations import FLOOR
 MEBIBYTE = 1 << 20
 PEER, CP = "the best peer", "cp from a directory"
 NO_AGENT, AGENT, LOCAL = ("walship",), ("walship, agent",), ("walship, local",)
-# Workload, operation, store, walship in which mode, what, at most so many times what (or MiB).
+# Workload, operation, store, walship's mode, the figure, and its limit as a multiple of a reference (or in MiB).
 TARGETS = [
     ("W1 push, no agent", "push", "s3", NO_AGENT, "wall", 0.8, PEER),
     ("W1 push, no agent", "push", "s3", NO_AGENT, "wall", 1.3, FLOOR),
@@ -77,7 +77,7 @@ def judge(rows, target):
 
 
 def best_peer(rows, ours, what):
-    """The peer's row, ours that compares with it, and what is to be said of them."""
+    """The peer's row, ours that compares with it, and a remark on them."""
     chosen = [row for row in rows if (row["operation"], row["store"]) == (ours["operation"], ours["store"])]
     peers = [row for row in chosen if not (report.is_floor(row) or report.is_walship(row))]
     if not peers:

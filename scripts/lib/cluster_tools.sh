@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# What stands around PostgreSQL in the tests of deploy/: Patroni, etcd, PgBouncer. Needs tools.sh.
+# The programs around PostgreSQL in the tests of deploy/: Patroni, etcd, PgBouncer. Needs tools.sh.
 
 PATRONI_VERSION=4.1.5
 PSYCOPG_VERSION=3.3.6
-# What they depend on in turn: what was published later is not looked at.
+# Of their own dependencies, versions that were published later are ignored.
 PATRONI_EXCLUDE_NEWER=2026-10-01
 
 # Prints the folder of patroni and patronictl.
@@ -29,7 +29,7 @@ install_patroni() {
     printf '%s\n' "$dir/bin"
 }
 
-# A Python that the user who runs PostgreSQL can run as well: one in root's home is none.
+# A Python that the user who runs PostgreSQL can run as well, so not one in root's home.
 system_python() {
     if is_root; then
         [[ -x /usr/bin/python3 ]] || apt_install python3
@@ -53,8 +53,8 @@ install_pgbouncer() {
     printf '%s\n' "$program"
 }
 
-# debian_program PACKAGE PATH: a program of a Debian package, unpacked here and not installed, so that
-# no service is started on this machine. Where there is no apt, it must be on PATH.
+# debian_program PACKAGE PATH: a program of a Debian package, unpacked and not installed, so that no
+# service is started on this machine. Without apt, it must be on PATH.
 debian_program() {
     local package=$1 path=$2 dir=$TOOLS/debian/$1
     if ! have apt-get; then

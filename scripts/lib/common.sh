@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Words and small steps that every script here shares. Source it; it runs nothing.
-# Results go to stdout; whatever is meant for a person's eyes goes to stderr.
+# Results go to stdout; messages for people go to stderr.
 
 say() {
     printf '%s\n' "$*" >&2
@@ -19,7 +19,7 @@ is_root() {
     [[ $(id -u) == 0 ]]
 }
 
-# root_run COMMAND...: runs it as root, by sudo if need be; fails without a question when it cannot.
+# root_run COMMAND...: runs it as root, with sudo if needed; fails without a question if it cannot.
 root_run() {
     if is_root; then
         "$@"
@@ -55,7 +55,7 @@ need_commands() {
     ((${#packages[@]} == 0)) || apt_install "${packages[@]}"
 }
 
-# need_rust: a Rust toolchain is the one thing that these scripts do not install.
+# need_rust: these scripts install everything but a Rust toolchain.
 need_rust() {
     have cargo || die "no Rust toolchain found: install one (https://rustup.rs, or your distribution's) and run this again"
     need_commands cc:gcc

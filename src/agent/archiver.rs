@@ -1,16 +1,15 @@
-//! Storing WAL ahead of PostgreSQL's archiver.
+//! Stores WAL ahead of PostgreSQL's archiver.
 //!
-//! Files are read, hashed, compressed and transferred several at a time, and stored one after the
-//! other in the archiver's order: each gets its name only when the one before it is durable. Whoever
-//! meets different content under a name stops there, and with it everything behind it, as a lone
-//! archiver would. So two primaries that look ahead into one archive cannot interleave their
-//! histories.
+//! Files are read, hashed, compressed and transferred several at a time, and stored one after the other in the archiver's
+//! order: each gets its name only when the one before it is durable. If another content has a name already, the agent stops
+//! at that file and stores nothing behind it, as a lone archiver would. So two primaries whose agents look ahead into one
+//! archive cannot interleave their histories.
 //!
-//! A file counts as stored when the archive was seen after it was durable: what an identity was read from may be gone
-//! by the time something is written there.
+//! A file counts as stored only when the archive was confirmed after the file was durable: the archive may go away between
+//! the reading of its identity and a write.
 //!
 //! Work begins only when the archiver asks: an agent whose `archive_command` was taken away stores
-//! nothing. What was stored ahead is told to the archiver only where the file is still the same.
+//! nothing. A file that was stored ahead is reported to the archiver as stored only if it is still the same file.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -25,15 +24,14 @@ use super::known_archive::KnownArchive;
 use crate::cluster::compressor::Compressor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::WalName;
-use crate::server::archive_status::{Place, waiting};
+use crate::server::archive_status::{ArchiverOrder, waiting};
 use crate::store::{Store, Turn};
 use crate::verbs::push;
 use walship_client::protocol::{FileIdentity, Reply};
 
-/// For so long a look into `archive_status` is believed; a new file may have come before the others.
+/// For this time a look into `archive_status` is used; then a new file may have come that sorts before the others.
 const LOOK_AGE: Duration = Duration::from_secs(1);
 
-/// How to store.
 #[derive(Debug, Clone)]
 pub(super) struct ArchiverOptions {
     pub(super) compressor: Arc<Compressor>,
@@ -46,14 +44,14 @@ pub(super) struct ArchiverOptions {
 pub(super) struct Archiver {
     options: ArchiverOptions,
     data_directory: PathBuf,
-    /// Not shared with who reads: whoever stores checks more of an archive before it believes in it.
+    /// Not shared with the prefetcher: an archive is checked more before something is stored in it.
     archive: KnownArchive,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    jobs: BTreeMap<Place, Job>,
+    jobs: BTreeMap<ArchiverOrder, Job>,
     waiting: Vec<WalName>,
     /// What the archiver asked for last.
     asked: Option<WalName>,
@@ -68,7 +66,7 @@ struct Job {
 
 #[derive(Debug, Clone)]
 enum Outcome {
-    /// It is in the store: the next one may follow. Whether the store is the archive still is being looked at.
+    /// It is durable in the store, so the next one may follow. The archive is still to be confirmed.
     Durable,
     /// It is in the archive.
     Stored,
@@ -102,7 +100,7 @@ impl Archiver {
         })
     }
 
-    /// Answers once the file is durable in the archive, or that failed.
+    /// Answers when the file is durable in the archive, or storing it failed.
     pub(super) async fn push(self: &Arc<Self>, path: &Path, file: FileIdentity) -> Reply {
         let name = path.file_name().and_then(|name| name.to_str()).map(str::parse);
         let (Some(Ok(name)), Some(directory)) = (name, path.parent()) else {
@@ -126,7 +124,7 @@ impl Archiver {
         }
     }
 
-    /// The job of this file: the one that runs or has succeeded, else a new one.
+    /// The job of this file: one that runs or has succeeded, else a new one.
     fn job(
         self: &Arc<Self>,
         name: WalName,
@@ -140,8 +138,7 @@ impl Archiver {
         }
     }
 
-    /// Begins to store what waits behind the file that the archiver asked for last, as far ahead as is
-    /// allowed.
+    /// Begins to store the files that wait behind the one that the archiver asked for last, as far ahead as is allowed.
     fn look_ahead(self: &Arc<Self>) {
         let mut state = self.lock();
         if !self.look(&mut state) {
@@ -160,7 +157,7 @@ impl Archiver {
                 before = Some(job.outcome.clone());
                 continue;
             }
-            // The archiver asks for the first one itself, and that is where everything begins.
+            // Everything begins with the first file, and the archiver asks for that itself.
             let Some(turn) = before.take() else {
                 return;
             };
@@ -173,7 +170,7 @@ impl Archiver {
         }
     }
 
-    /// Looks for what waits, if the last look is too old, and forgets what no longer does.
+    /// Lists the files that wait, if the last list is too old, and forgets those that no longer do.
     fn look(&self, state: &mut State) -> bool {
         let is_fresh = state.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGE);
         let started = state
@@ -185,7 +182,7 @@ impl Archiver {
         }
         match waiting(&self.data_directory) {
             Ok(names) => {
-                let places: std::collections::BTreeSet<Place> =
+                let places: std::collections::BTreeSet<ArchiverOrder> =
                     names.iter().map(|name| (*name).into()).collect();
                 state
                     .jobs
@@ -230,8 +227,8 @@ impl Archiver {
         outcome
     }
 
-    /// Stores a file; `durable` is called when it is in the store. It is in the archive only where the archive
-    /// was there after that, too.
+    /// Stores a file; `durable` is called when it is in the store. It counts as archived only if the archive was still there
+    /// after that.
     async fn store(
         &self,
         path: PathBuf,
@@ -266,9 +263,9 @@ impl Archiver {
         }
     }
 
-    /// Lets go of what is not used.
-    pub(super) async fn tidy(&self) -> Infallible {
-        self.archive.tidy().await
+    /// Lets go of an archive that is not used.
+    pub(super) async fn release_unused(&self) -> Infallible {
+        self.archive.release_unused().await
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -276,7 +273,7 @@ impl Archiver {
     }
 }
 
-/// Resolves when a file has had its time. What it waits for the ones before it is theirs.
+/// Resolves when the time for a file is over. It starts when the files before it are stored.
 async fn time_over(turn: Option<watch::Receiver<Option<Outcome>>>, limit: Duration) {
     if let Some(mut before) = turn {
         let _ = before.wait_for(Option::is_some).await;

@@ -88,7 +88,7 @@ fn data_directory(flag: Option<PathBuf>) -> Result<PathBuf> {
         .map_err(|error| Error::io(format!("find the data directory {}", given.display()), error))?;
     if !found.join("global/pg_control").exists() {
         return Err(Error::invalid(format!(
-            "{} is no data directory: it has no global/pg_control; give the cluster's data directory",
+            "{} is not a data directory: it has no global/pg_control; give the cluster's data directory",
             found.display()
         )));
     }

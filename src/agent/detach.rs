@@ -1,4 +1,4 @@
-//! Becoming a process of its own, for an agent that a command of PostgreSQL's started.
+//! Makes this a process of its own, for an agent that a command of PostgreSQL's started.
 #![allow(unsafe_code)] // closing descriptors that this process inherited and nothing in it owns
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -12,14 +12,14 @@ use crate::server::data_directory::postmaster_pid;
 const STARTER: Duration = Duration::from_secs(10);
 
 /// Leaves the session and the files of `starter`, the process that started this one, and waits until it
-/// has ended. To be called first of all, while there is no other thread.
+/// has ended. To be called before anything else, while there is no other thread.
 ///
 /// # Errors
-/// `Invalid` where this process would become the postmaster's child, as in a container in which that
-/// is process 1: PostgreSQL takes the end of a child it does not know for a crash and restarts
+/// `Invalid` where this process would become the postmaster's child, as in a container where the postmaster is process 1:
+/// PostgreSQL treats the end of a child that it does not know as a crash and restarts
 /// (`CleanupBackend`, `postmaster.c`, 14 to 17).
 pub fn detach(data_directory: &Path, starter: i32) -> Result<()> {
-    // Fails only for the leader of a group, which leads its own session then anyway.
+    // Fails only for the leader of a process group, which then leads its own session anyway.
     let _ = rustix::process::setsid();
     close_inherited();
     let parent = || rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get());
@@ -35,8 +35,8 @@ pub fn detach(data_directory: &Path, starter: i32) -> Result<()> {
     }
 }
 
-/// Closes all descriptors but the standard ones: PostgreSQL's may be among them, before version 15
-/// those of its files too.
+/// Closes all descriptors but the standard ones: PostgreSQL's may be among them, and before version 15 those of its files
+/// too.
 fn close_inherited() {
     let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")
         .into_iter()
@@ -46,7 +46,7 @@ fn close_inherited() {
         .collect();
     for descriptor in open {
         // SAFETY: called before anything in this process opens a file that it keeps, so that nothing
-        // else owns the descriptor. The one that listed the folder is closed already: no harm.
+        // else owns the descriptor. The one that listed the folder is closed already, which does no harm.
         let is_open =
             rustix::io::fcntl_getfd(unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) }).is_ok();
         if is_open {

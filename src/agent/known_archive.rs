@@ -1,8 +1,8 @@
 //! The archive, as it was found a moment ago.
 //!
-//! What is believed for [`AGE`] is that a store is this archive's: its identity, and on a file system the very
-//! directory that it was read from. Both go together, so that nothing is written to a directory of which the identity
-//! was not read. Who stores looks again before anybody is told that something is stored ([`Archive::confirm`]).
+//! For [`AGE`] a store is taken for this archive's: the identity is kept, and on a file system the directory that it was
+//! read from. Both are kept together, so that nothing is written to a directory whose identity was not read. Before anybody
+//! is told that something is stored, [`Archive::confirm`] looks again.
 
 use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::archive::Archive;
 use crate::store::Store;
 
-/// For so long it is believed without reading the identity again, and a directory is held without being used.
+/// For this time the identity is not read again, and a directory is held without being used.
 const AGE: Duration = Duration::from_secs(5);
 
 /// What was found last, and when.
@@ -39,7 +39,7 @@ impl KnownArchive {
         }
     }
 
-    /// A store to work with, and the archive that was found there, while that is believed.
+    /// A store to work with, and the archive that was found there, if that is not too old.
     pub(super) fn look(&self) -> (Store, Option<Archive>) {
         match self.lock().as_ref().filter(|found| found.is_believed()) {
             Some(found) => (found.archive.store().clone(), Some(found.archive.clone())),
@@ -47,7 +47,7 @@ impl KnownArchive {
         }
     }
 
-    /// Takes note of the archive that was opened, or confirmed, just now.
+    /// Notes the archive that was opened, or confirmed, just now.
     pub(super) fn note(&self, archive: Archive) {
         *self.lock() = Some(Found {
             archive,
@@ -55,13 +55,13 @@ impl KnownArchive {
         });
     }
 
-    /// After a failure, whatever it was, everything is found anew.
+    /// After any failure everything is looked up again.
     pub(super) fn forget(&self) {
         *self.lock() = None;
     }
 
     /// Lets go of a directory that is not used, so that its file system can be unmounted.
-    pub(super) async fn tidy(&self) -> Infallible {
+    pub(super) async fn release_unused(&self) -> Infallible {
         loop {
             tokio::time::sleep(AGE).await;
             self.lock().take_if(|found| !found.is_believed());

@@ -11,7 +11,7 @@ use walship_client::protocol::FileIdentity;
 /// How often it looks.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// The last sign that somebody needs the agent.
+/// When a client last needed the agent.
 #[derive(Debug)]
 pub(super) struct Activity(Mutex<Instant>);
 
@@ -39,7 +39,7 @@ pub(super) struct Life {
 }
 
 impl Life {
-    /// `idle_timeout` none: it is not ended for being idle, and outlives its server.
+    /// Without an `idle_timeout` an idle agent goes on, and outlives its server.
     pub(super) fn new(data_directory: &Path, files: Vec<PathBuf>, idle_timeout: Option<Duration>) -> Self {
         let files = files.into_iter().map(|path| {
             let file = identity_of(&path);
@@ -52,7 +52,7 @@ impl Life {
         }
     }
 
-    /// Returns when there is a reason to end, which is for people.
+    /// Returns when there is a reason to end, with a text that says it.
     pub(super) async fn over(&self, activity: &Activity) -> String {
         loop {
             tokio::time::sleep(LOOK).await;

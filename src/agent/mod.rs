@@ -1,12 +1,12 @@
 //! `walship agent`: the optional long-lived process beside PostgreSQL.
 //!
 //! It holds warm connections, stores WAL ahead of the archiver and fetches it ahead of recovery.
-//! `push` and `restore` ask it over a Unix socket and do the work themselves where there is none, or
-//! where it does not answer in a short time; the same code does the work in both cases.
+//! `push` and `restore` ask it over a Unix socket. They do the work themselves if there is no agent, or if it does not
+//! answer in a short time. The same code does the work in both cases.
 //!
 //! What holds:
-//! - Everything it knows is in its memory, checked against the file it is about, and lost with it at
-//!   no harm: pushing again is idempotent, and a spool without its agent is never read.
+//! - Everything that it knows is in its memory, and is checked against the file in question. Losing it does no harm: pushing
+//!   again is idempotent, and a spool without its agent is never read.
 //! - Files are stored in the archiver's order: each only after the one before it is durable. So two
 //!   live clones of one primary cannot interleave their histories, just as without an agent.
 //! - It never touches a destination of `restore`: the client renames the verified file itself, so an

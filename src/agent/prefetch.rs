@@ -1,10 +1,9 @@
-//! Fetching WAL ahead of recovery.
+//! Fetches WAL ahead of recovery.
 //!
-//! While a server recovers and asks for one segment after the other, the next ones of the timeline
-//! that it is on are fetched in parallel into the spool. They are verified there; whether one may be
-//! delivered (identity, header, the fork rule) is decided when it is asked for. What is not there yet
-//! is never remembered: a missing segment and a history are asked for anew each time. Who reads
-//! backwards, or outside of recovery, as `pg_rewind` does, gets what it asks for and no more.
+//! While a server recovers and asks for one segment after the other, the next segments of its timeline are fetched in
+//! parallel into the spool and verified there. Whether one may be delivered (identity, header, the fork rule) is decided
+//! when it is asked for. Absence is never remembered: a missing segment and a history are looked up each time. For a client
+//! that reads backwards, or outside of recovery, as `pg_rewind` does, nothing is fetched ahead.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -34,7 +33,7 @@ pub(super) struct Prefetcher {
     spool: Spool,
     /// Segments that are fetched or stand ready at the same time.
     ahead: usize,
-    /// How many files had a name so far.
+    /// How many files got a name so far.
     named: AtomicU64,
     archive: KnownArchive,
     state: Mutex<State>,
@@ -113,7 +112,7 @@ impl Prefetcher {
         }
     }
 
-    /// Gives a verified file a name in the spool, which no other has.
+    /// Gives a verified file a name of its own in the spool.
     fn stand_ready(&self, file: VerifiedFile) -> Result<TempPath> {
         let number = self.named.fetch_add(1, Ordering::Relaxed);
         let path = self.spool.folder()?.join(number.to_string());
@@ -121,8 +120,8 @@ impl Prefetcher {
         TempPath::try_from_path(&path).map_err(|error| Error::io(format!("find {}", path.display()), error))
     }
 
-    /// Drops what stands ready for nobody: a recovery that has ended, or a standby that streams.
-    pub(super) async fn tidy(&self) -> Infallible {
+    /// Drops files that nobody asks for any more, because the recovery has ended or the standby streams.
+    pub(super) async fn drop_unused(&self) -> Infallible {
         let forgotten = async {
             loop {
                 tokio::time::sleep(IDLE / 4).await;
@@ -134,18 +133,18 @@ impl Prefetcher {
         };
         tokio::select! {
             never = forgotten => never,
-            never = self.archive.tidy() => never,
+            never = self.archive.release_unused() => never,
         }
     }
 
-    /// Ends all fetching, and removes what stands ready.
+    /// Ends all fetching, and removes the files that stand ready.
     pub(super) fn close(&self) {
         self.lock().stop();
         self.spool.close();
     }
 
-    /// What was fetched of this segment; `None` where it has to be asked for (again). Everything is
-    /// dropped when it is not among what was expected.
+    /// This segment, if it was fetched; `None` where it has to be fetched now. If it was not among the expected ones,
+    /// everything fetched is dropped.
     async fn take(&self, segment: SegmentName) -> Option<Fetched> {
         let job = {
             let mut state = self.lock();
@@ -160,11 +159,11 @@ impl Prefetcher {
             }
             job
         };
-        // A failure tells nothing here: the request asks again by itself, and reports.
+        // A failure does not matter here: the request fetches again, and reports.
         job?.await.ok()?.ok()?
     }
 
-    /// Takes note of a delivery, and fetches what follows it where a recovery goes forward.
+    /// Notes a delivery, and fetches the following segments where a recovery goes forward.
     async fn delivered(self: &Arc<Self>, segment: SegmentName, signal: RecoverySignal) {
         let Ok(archive) = self.known().await else {
             return;
@@ -216,7 +215,7 @@ impl Prefetcher {
         next
     }
 
-    /// The archive, opened again when it is no longer believed.
+    /// The archive, opened again if the last look is too old.
     async fn known(&self) -> Result<Archive> {
         let (store, known) = self.archive.look();
         if let Some(archive) = known {

@@ -25,7 +25,6 @@ use walship_client::Address;
 use walship_client::make_folder;
 use walship_client::protocol::{Ask, LINE_LIMIT, Reply, Request, SIGN_OF_LIFE, SILENCE, line, parse};
 
-/// How an agent works.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
     /// Where it listens, and for whom.
@@ -34,13 +33,13 @@ pub struct AgentOptions {
     pub data_directory: PathBuf,
     /// What compresses WAL.
     pub compressor: Arc<Compressor>,
-    /// Time after which storing one file is given up.
+    /// Time after which the agent gives up storing one file.
     pub push_timeout: Duration,
     /// Files that are worked on at the same time, the one that was asked for included.
     pub lookahead: usize,
     /// Segments that are fetched ahead of recovery.
     pub prefetch: usize,
-    /// It ends after so long without a request, and with its server; none: it does neither.
+    /// It ends after this time without a request, and with its server; with none it does neither.
     pub idle_timeout: Option<Duration>,
     /// Files whose change ends it: the program, the configuration.
     pub files: Vec<PathBuf>,
@@ -70,7 +69,7 @@ pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> R
     };
     let data_directory = options.data_directory.clone();
     let mut files = options.files;
-    // Who removes or replaces its socket takes it out of its clients' reach.
+    // Once its socket is removed or replaced, no client reaches the agent any more.
     files.push(options.address.socket.clone());
     let life = Life::new(&data_directory, files, options.idle_timeout);
     let agent = Arc::new(Agent {
@@ -88,8 +87,8 @@ pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> R
         _ = terminate.recv() => "it was told to".to_owned(),
         _ = interrupt.recv() => "it was told to".to_owned(),
         error = accept(&socket.listener, &agent) => return Err(error),
-        never = agent.prefetcher.tidy() => match never {},
-        never = agent.archiver.tidy() => match never {},
+        never = agent.prefetcher.drop_unused() => match never {},
+        never = agent.archiver.release_unused() => match never {},
     };
     agent.prefetcher.close();
     Ok(reason)
@@ -142,7 +141,7 @@ impl Agent {
         };
         send(&mut stream, &reply).await?;
         if file.is_some() {
-            // The client renames the file and hangs up; what it left is removed.
+            // The client renames the file and hangs up; a file that it left is removed.
             let mut end = [0];
             let _ = tokio::time::timeout(SILENCE * 2, stream.read(&mut end)).await;
         }
@@ -215,7 +214,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // Another agent's may be there by now.
+        // Another agent's socket may be there by now.
         if std::fs::metadata(&self.path).is_ok_and(|there| there.ino() == self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }

@@ -1,8 +1,8 @@
 //! Files that stand ready for recovery, beside `pg_wal`'s own, so that delivery is a rename.
 //!
-//! The folder is the agent's alone, which holds a lock on it (`flock`). What is found without a living
-//! agent's lock is removed when an agent starts, and what is left when it ends. Nothing is fsynced, for what
-//! the files are is known to the agent's memory only.
+//! Each agent has a folder of its own, and holds a lock on it (`flock`). A starting agent removes folders without a living
+//! agent's lock, and an ending agent removes its own. Nothing is fsynced, because only the agent's memory knows what the
+//! files are.
 
 use std::fs::{DirBuilder, File};
 use std::io::ErrorKind as IoKind;
@@ -31,10 +31,10 @@ enum State {
 }
 
 impl Spool {
-    /// The spool of the agent of this name. What agents that have ended left in `pg_wal` is removed.
+    /// The spool of the agent of this name. Removes the folders that ended agents left in `pg_wal`.
     ///
     /// # Errors
-    /// `Internal` where that cannot be removed.
+    /// `Internal` where one of them cannot be removed.
     pub(super) fn open(data_directory: &Path, agent: &str) -> Result<Self> {
         let pg_wal = data_directory.join("pg_wal");
         let listed = std::fs::read_dir(&pg_wal)

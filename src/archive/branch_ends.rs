@@ -1,6 +1,6 @@
-//! Which transactions come last on the timelines between which a listing and the backups do not decide.
+//! The last transactions of timelines, where a listing and the backups do not decide which branch goes on.
 //!
-//! Most archives have none. Where there are some, a few trailers are read of each.
+//! Most archives have no such timelines. Of each such timeline a few trailers are read.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +12,12 @@ use crate::judge::branches::undecided;
 use crate::judge::catalogue::Catalogue;
 use crate::pg::{SegmentNumber, TimelineId};
 
-/// So many segments that an older walship stored may be read whole.
+/// At most this many segments that an older walship stored are read whole.
 const WHOLE_READS: u64 = 8;
-/// So many segments of a timeline are looked at, from its end on backwards.
+/// At most this many segments of a timeline are looked at, backwards from its end.
 const LOOK_BACK: u64 = 64;
 
-/// What is known of each timeline that matters.
-///
-/// # Errors
-/// As [`TimeIndex::of`].
+/// The last end of a transaction of each timeline that matters, where it is known.
 pub(crate) async fn read(
     archive: &Archive,
     catalogue: &Catalogue,
@@ -53,7 +50,7 @@ async fn newest(
         let from = SegmentNumber((last.0 + 1).saturating_sub(left)).max(begin);
         match times.newest_end(timeline, from, last).await? {
             Some(None) if from == begin => left -= last.0 + 1 - from.0,
-            // There is more before it, which was not looked at.
+            // There are earlier segments that were not looked at.
             Some(None) => return Ok(None),
             known => return Ok(known),
         }

@@ -1,9 +1,8 @@
 //! Reading what an archive holds: listings of `backups/` and `wal/`, and the small objects that say
 //! what the large ones are.
 //!
-//! Backups are listed before the WAL, so that what a backup needs that ends meanwhile is listed as
-//! well. A backup that is deleted meanwhile is left out. Memory grows with the number of backups
-//! and of gaps in the WAL, not with that of objects.
+//! Backups are listed before the WAL, so that for a backup that ends meanwhile its WAL is listed as well. A backup that is
+//! deleted meanwhile is left out. Memory grows with the number of backups and of gaps in the WAL, not with that of objects.
 
 #[cfg(test)]
 mod tests;
@@ -36,13 +35,13 @@ use crate::judge::damage::{Damage, Found};
 use crate::pg::{TimelineHistory, TimelineId};
 use crate::store::{Listing, ObjectInfo, Store};
 
-/// Backups, or histories, that are looked at the same time.
+/// Backups, or histories, that are read at the same time.
 const PARALLEL: usize = 8;
 
 /// Reads what the archive holds, and what earlier verifications found damaged in it.
 ///
 /// # Errors
-/// As the store. A damaged backup or history is no error but noted; one that cannot be read because of an outage is.
+/// As the store. A damaged backup or history is noted and is not an error; an outage is an error.
 pub async fn load(archive: &Archive) -> Result<Catalogue> {
     load_with(
         archive,
@@ -51,10 +50,7 @@ pub async fn load(archive: &Archive) -> Result<Catalogue> {
     .await
 }
 
-/// As [`load`], without what earlier verifications found: for one that looks itself.
-///
-/// # Errors
-/// As [`load`].
+/// As [`load`], without what earlier verifications found: for a command that verifies itself.
 pub async fn load_as_listed(archive: &Archive) -> Result<Catalogue> {
     load_with(archive, std::future::ready(Ok(Ok(None)))).await
 }
@@ -122,7 +118,7 @@ async fn load_with(
     Ok(catalogue)
 }
 
-/// What is said of the WAL.
+/// What the archive holds and says of its WAL.
 type OfWal = (
     (WalInventory, Damage),
     TimelineRanges,
@@ -130,7 +126,8 @@ type OfWal = (
     BTreeMap<TimelineId, Retired>,
 );
 
-/// The archive's WAL and what of it is damaged, what retention gave up, the timelines' histories, and which of them are retired.
+/// The archive's WAL and which of it is damaged, which WAL is released, the timelines' histories, and which timelines are
+/// retired.
 async fn wal_and_what_it_means(archive: &Archive, known: &Found) -> Result<OfWal> {
     let mut damage = Damage::default();
     let wal = list_wal(archive, |object| {
@@ -139,7 +136,7 @@ async fn wal_and_what_it_means(archive: &Archive, known: &Found) -> Result<OfWal
         }
     })
     .await?;
-    // Read after the WAL was listed, as it is written before WAL is deleted.
+    // Read after the WAL was listed, because it is written before WAL is deleted.
     let (released, histories, retired) = tokio::join!(
         released(archive),
         histories(archive, &wal),
@@ -147,7 +144,7 @@ async fn wal_and_what_it_means(archive: &Archive, known: &Found) -> Result<OfWal
     );
     let (mut histories, (retired, unreadable)) = (histories?, retired?);
     for (timeline, why) in unreadable {
-        // Whether it may be followed is not known, so it is no timeline to follow.
+        // It is not known whether the timeline may be followed, so it must not be.
         histories.0.remove(&timeline);
         histories.1.insert(timeline, why);
     }
@@ -162,9 +159,6 @@ async fn wal_and_what_it_means(archive: &Archive, known: &Found) -> Result<OfWal
 }
 
 /// Lists the archive's WAL.
-///
-/// # Errors
-/// As [`Store::list`].
 pub async fn wal(archive: &Archive) -> Result<WalInventory> {
     list_wal(archive, |_| {}).await
 }
@@ -181,7 +175,7 @@ async fn list_wal(archive: &Archive, mut each: impl FnMut(&ObjectInfo)) -> Resul
     Ok(wal)
 }
 
-/// Reads which WAL retention has given up. Absence means none.
+/// Reads which WAL is released. Absence means none.
 ///
 /// # Errors
 /// As the store and [`Retention::parse`](crate::format::Stored::parse).
@@ -245,7 +239,7 @@ async fn survey_backups(store: &Store) -> Result<(Surveys, Surveys)> {
         .partition(|(_, survey)| survey.has(&BackupObject::Record)))
 }
 
-/// What else is known of a backup without a record, and why its mark cannot be read.
+/// The entry of a backup without a record, and why its mark cannot be read, if so.
 async fn read_unfinished(
     archive: Archive,
     id: BackupId,
@@ -276,7 +270,7 @@ async fn mark(archive: &Archive, id: &BackupId, survey: &Survey) -> Result<(Opti
     }
 }
 
-/// Whether the ledger tells that all of a backup was found good. A ledger that cannot be used tells nothing.
+/// Whether the ledger says that a whole backup was found good. A ledger that cannot be used says nothing.
 async fn was_verified(archive: &Archive, id: &BackupId) -> Result<bool> {
     let of = (
         LedgerObject::Backup(id.clone()),
@@ -348,7 +342,7 @@ async fn read_backup(
     }))
 }
 
-/// What drills showed; nothing where that cannot be understood, for nothing depends on it.
+/// The results of drills; none where they cannot be read, because nothing depends on them.
 async fn proof(archive: &Archive, id: &BackupId) -> Result<Option<Proof>> {
     match archive.find(id).await {
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
@@ -359,7 +353,7 @@ async fn proof(archive: &Archive, id: &BackupId) -> Result<Option<Proof>> {
     }
 }
 
-/// Whether a record is another cluster's.
+/// Why a record belongs to another cluster, if it does.
 pub(crate) fn misplaced(record: &BackupRecord, identity: &Identity) -> Option<String> {
     if record.system_identifier != identity.system_identifier {
         return Some(format!(
@@ -382,7 +376,7 @@ pub(crate) fn misplaced(record: &BackupRecord, identity: &Identity) -> Option<St
     })
 }
 
-/// What the listing of a backup, whose first page is there, lacks or has in another size.
+/// The object that is missing in a backup's listing or has another size there, if any. The first page is given.
 async fn missing_object(
     record: &BackupRecord,
     first_page: Result<Option<Vec<ObjectInfo>>>,
@@ -408,7 +402,7 @@ async fn missing_object(
     Ok(check.finish().or(damaged))
 }
 
-/// What no recovery from a backup crosses before its own end.
+/// The barrier, if any, before the backup's own end.
 fn barrier_in(backup: &Backup, wal: &WalInventory) -> Option<Barrier> {
     let size = wal.segment_size();
     let of = |range: &WalRange| {
@@ -422,7 +416,7 @@ fn barrier_in(backup: &Backup, wal: &WalInventory) -> Option<Barrier> {
     backup.wal_ranges.iter().find_map(of)
 }
 
-/// Files a backup under those that can be restored, or not.
+/// Adds a backup to those that can be restored, or to those that cannot.
 fn judge(found: FoundBackup, sound: &WalInventory, catalogue: &mut Catalogue) -> Result<()> {
     let FoundBackup {
         id,
@@ -484,7 +478,7 @@ pub async fn histories(archive: &Archive, wal: &WalInventory) -> Result<Historie
                 readable.insert(timeline, history);
                 continue;
             }
-            // Nothing of walship deletes one.
+            // No command of walship deletes one.
             Ok(None) => "it vanished while the archive was read".to_owned(),
             Err(error) => error.to_string(),
         };
@@ -507,11 +501,11 @@ async fn retired(archive: &Archive, wal: &WalInventory) -> Result<Marks> {
             Ok(Some(mark)) => {
                 marks.insert(timeline, mark);
             }
-            // It was taken away meanwhile.
+            // It was removed meanwhile.
             Ok(None) => {}
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
                 let why = format!(
-                    "{error}; write the mark again (walship timeline retire {timeline} --reason …) or take it away \
+                    "{error}; write the mark again (walship timeline retire {timeline} --reason …) or remove it \
                      (walship timeline reinstate {timeline})"
                 );
                 unreadable.insert(timeline, why);
@@ -522,7 +516,7 @@ async fn retired(archive: &Archive, wal: &WalInventory) -> Result<Marks> {
     Ok((marks, unreadable))
 }
 
-/// Runs the jobs, a few at a time; their results come in any order.
+/// Runs the jobs, a few at a time; the results come in any order.
 pub(crate) async fn gather<T, F>(jobs: impl Iterator<Item = F>) -> Result<Vec<T>>
 where
     T: Send + 'static,

@@ -8,10 +8,10 @@ use crate::format::keys::{BackupId, BackupObject};
 use crate::format::proof::{DrillRecord, Proof};
 use crate::store::Version;
 
-/// So often it is read and written anew where others write it at the same time.
+/// How often `drills.json` is read and written again if others write it at the same time.
 const ATTEMPTS: u32 = 10;
 
-/// The archive's last drills, for whoever reports on it. What cannot be understood counts as none.
+/// The archive's last drills. A `drills.json` that cannot be understood counts as none.
 ///
 /// # Errors
 /// As the store.
@@ -34,16 +34,16 @@ async fn known(archive: &Archive) -> Result<(Drills, Option<Version>)> {
     }
 }
 
-/// Notes the result for the archive, which keeps it whatever becomes of the backup, and beside the backup. Of two
-/// drills of one backup that end at the same moment, one may get lost there.
+/// Notes the result for the archive, which keeps it even when the backup is deleted, and beside the backup. If two drills
+/// of one backup end at the same moment, one result may get lost beside the backup.
 ///
 /// # Errors
 /// `NotFound` where the backup is gone; `Invalid` where the archive is; as the store.
 pub async fn record(archive: &Archive, backup: &BackupId, drill: DrillRecord) -> Result<()> {
-    // The drill took a while.
+    // The drill took a while, and the archive may be gone.
     archive.confirm().await?;
     for_the_archive(archive, backup, &drill).await?;
-    // A backup that was deleted meanwhile must not come back as a remainder.
+    // A backup that was deleted meanwhile must not come back as an unfinished one.
     if archive.head(&backup.key(BackupObject::Record)).await?.is_none() {
         return Err(Error::not_found(format!(
             "backup {backup} was deleted while it was proven; the result is noted for the archive only"
@@ -63,8 +63,7 @@ async fn for_the_archive(archive: &Archive, backup: &BackupId, drill: &DrillReco
     let mut attempt = 1;
     loop {
         let (drills, version) = known(archive).await?;
-        // What is damaged was written by another drill of this archive, or by nobody: by what is left beside the
-        // backups it is told again.
+        // A damaged `drills.json` is replaced: the proofs beside the backups still have the results.
         let drills = drills.with(backup, drill);
         match archive.replace_if(&key, &body(&drills)?, version).await {
             Err(error) if error.kind() == ErrorKind::Conflict && attempt < ATTEMPTS => attempt += 1,
@@ -128,7 +127,7 @@ mod tests {
 
     // Seen to fail: `archive/drills.rs`: `record` does not call `for_the_archive`
     #[tokio::test]
-    async fn what_a_drill_showed_outlives_its_backup_and_an_older_failure_is_not_the_last_word() {
+    async fn a_drills_result_outlives_its_backup_and_an_older_failure_is_not_the_last() {
         let (_top, store, archive, id) = archive().await;
         let older: BackupId = "20261101T000000Z".parse().unwrap();
         for backup in [&older, &id] {
@@ -136,9 +135,7 @@ mod tests {
             let body = Body::from_bytes("{");
             store.put(&key, &body, PutMode::Create).await.unwrap();
         }
-        record(&archive, &older, drill(100, Some("a hole")))
-            .await
-            .unwrap();
+        record(&archive, &older, drill(100, Some("a gap"))).await.unwrap();
         record(&archive, &id, drill(200, None)).await.unwrap();
         // As expire deletes it.
         let gone = [BackupObject::Record, BackupObject::Proof]

@@ -1,13 +1,12 @@
-//! Looking up recovery targets in the archived WAL, where the plan needs to know where they lie.
+//! Looks up recovery targets in the archived WAL, where the plan needs to know where they lie.
 //!
-//! A transaction's end or a restore point is looked for from the newest backup on, then from the one
-//! before it up to there, and so on: the first match after a backup is where a recovery from that
-//! backup stops. For a moment it is enough to know that something later was archived, so the end is
-//! looked at first. Restore points and times stand in the segments' indexes; where one has none, and
-//! for transactions, the segment is read.
+//! The search for a transaction's end or a restore point begins at the newest backup, then at the backup before it up to
+//! there, and so on: a recovery from a backup stops at the first match after it. For a moment it is enough to know that
+//! something later was archived, so the end is looked at first. Restore points and times are in the segments' indexes. A
+//! segment without an index is read, and for transactions each segment is.
 //!
-//! Segments are read one at a time, in pieces; what a segment tells counts only when the whole
-//! segment proved to be what was archived.
+//! Segments are read one at a time, in pieces; a segment's records count only when the whole segment proved to be what was
+//! archived.
 
 mod moment;
 mod restore_point;
@@ -19,7 +18,7 @@ use std::io::Write;
 
 use chrono::{DateTime, Utc};
 
-use self::restore_point::{Known, KnownPoints};
+use self::restore_point::{IndexedPoints, NextSegment};
 
 use crate::archive::time_index::TimeIndex;
 use crate::archive::wal_changes::WalChanges;
@@ -32,7 +31,7 @@ use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalEvent, WalEventKin
 use crate::progress::Progress;
 use crate::store::look_again;
 
-/// So many segments that an older walship stored are read whole to learn the times in them.
+/// At most this many segments that an older walship stored are read whole for the times in them.
 const WHOLE_READS: u64 = 16;
 
 /// Plans a recovery, and looks its target up first where that is needed.
@@ -54,7 +53,8 @@ pub(crate) async fn plan(
     Ok(plan)
 }
 
-/// A plan for a target that lies where all lines are still the same; otherwise nobody can choose between them.
+/// A plan for a target that lies before the timelines part, where all of them are the same. For a later target nobody can
+/// choose between them.
 async fn before_the_parting(
     archive: &Archive,
     catalogue: &Catalogue,
@@ -80,7 +80,7 @@ async fn before_the_parting(
     Ok(plan)
 }
 
-/// A plan, and what the search for its target said.
+/// A plan, and what the search for its target found.
 async fn plan_along(
     archive: &Archive,
     catalogue: &Catalogue,
@@ -126,7 +126,7 @@ async fn plan_along(
             let timeline = chain.segment(number)?.timeline();
             if catalogue.wal.barrier(timeline, number, number, lsn) == Some(barrier) {
                 return Err(Error::internal(format!(
-                    "the plan crosses LSN {lsn} all the same"
+                    "the plan crosses the barrier at LSN {lsn} although it must not"
                 )));
             }
             catalogue.to_mut().wal.add_barrier(timeline, barrier);
@@ -171,7 +171,7 @@ impl Wanted<'_> {
 }
 
 impl Finder<'_> {
-    /// What the WAL changes that a plan replays.
+    /// The changes in the WAL that a plan replays.
     async fn replayed(&self, plan: &Plan) -> Result<WalChanges> {
         let until = match plan.target {
             Target::Lsn(lsn) => Lsn(lsn.0.saturating_add(1)),
@@ -192,7 +192,7 @@ impl Finder<'_> {
             Target::Xid(xid) => Wanted::Transaction(*xid),
             Target::Name(name) => Wanted::RestorePoint(name),
         };
-        // Which timelines lead to the record is decided as for the end of the WAL.
+        // The timelines that lead to the record are chosen as for the end of the WAL.
         let to_the_end = Request {
             target: Target::Latest,
             ..request.clone()
@@ -200,7 +200,7 @@ impl Finder<'_> {
         let start = recovery_plan::start(self.catalogue, &to_the_end, now)?;
         let whole = start.reach(self.catalogue, start.backup)?.hole.is_none();
         if request.backup.is_some() {
-            // Who names a backup need not wait for the search, unless much depends on it.
+            // If the user named a backup, the search is needed only where the WAL has a gap.
             if whole {
                 return Ok(Search::NotMade);
             }
@@ -249,7 +249,7 @@ impl Finder<'_> {
             }
             match self.first_match(start, backup.start_lsn, end, wanted).await? {
                 Some(record) if record.lsn >= backup.stop_lsn => return Ok(Search::Found(record)),
-                // Such a record can only be reached from an older backup, where one before it would
+                // Such a record can only be reached from an older backup, where an earlier match would
                 // end the recovery earlier.
                 Some(record) => within_a_backup = Some(record),
                 None => {}
@@ -270,14 +270,14 @@ impl Finder<'_> {
         let size = self.catalogue.wal.segment_size();
         let first = size.segment_of(from);
         let mut reader = WalReader::new(size.start_of(first), WalCheck::Structure);
-        let mut known = KnownPoints::new(self, &start.chain, first, end)?;
+        let mut known = IndexedPoints::new(self, &start.chain, first, end)?;
         for number in (first.0..end.0).map(SegmentNumber) {
             let segment = start.chain.segment(number)?;
             if let Wanted::RestorePoint(name) = wanted {
                 match known.next(from, name).await? {
-                    Known::Here(record) => return Ok(Some(record)),
-                    Known::NotHere => continue,
-                    Known::ReadFrom(before) => {
+                    NextSegment::Here(record) => return Ok(Some(record)),
+                    NextSegment::NotHere => continue,
+                    NextSegment::ReadFrom(before) => {
                         reader = WalReader::new(size.start_of(before), WalCheck::Structure);
                         if before < number {
                             let nothing = |(): &mut (), _: &WalEvent| {};
@@ -285,7 +285,7 @@ impl Finder<'_> {
                                 .await?;
                         }
                     }
-                    Known::ReadOn => {}
+                    NextSegment::ReadOn => {}
                 }
             }
             let first = |found: &mut Option<FoundRecord>, event: &WalEvent| {
@@ -295,14 +295,14 @@ impl Finder<'_> {
             };
             let found = self.scan(segment, &mut reader, None, first).await?;
             if found.is_some() || reader.has_ended() {
-                // Beyond an invalid record PostgreSQL replays nothing either.
+                // PostgreSQL replays nothing beyond an invalid record either.
                 return Ok(found);
             }
         }
         Ok(None)
     }
 
-    /// Reads one segment, whole: `told` with what `tell` makes of its events, which it is told anew at each look.
+    /// Reads one whole segment. Returns `told` after `tell` got every event of it. Each look begins with `told` anew.
     async fn scan<T: Clone>(
         &self,
         segment: SegmentName,
@@ -346,7 +346,7 @@ fn record_of(segment: SegmentName, event: &WalEvent) -> Option<FoundRecord> {
     })
 }
 
-/// The records whose time PostgreSQL compares with a target (`recoveryStopsBefore`,
+/// Whether PostgreSQL compares the record's time with a target (`recoveryStopsBefore`,
 /// `xlogrecovery.c`): a restore point has a time too, but does not end a recovery to a time.
 fn is_end_of_transaction(kind: &WalEventKind) -> bool {
     match kind {

@@ -40,7 +40,7 @@ pub async fn load(store: &Store) -> Result<Catalogue> {
     catalogue::load(&Archive::open(store).await?).await
 }
 
-/// A directory in memory where there is such a place, for tests that write and delete much.
+/// A directory, in memory if the machine has a place for that, for tests that write and delete much.
 pub fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
@@ -61,7 +61,7 @@ pub async fn format_1(top: &Path) -> Store {
     Store::open(&location, &StoreOptions::default()).await.unwrap()
 }
 
-/// Unpacks a segment of an archive below `top` beside it, under its name.
+/// Unpacks a segment of an archive below `top` into a file of its name beside the archive.
 pub fn unpack(top: &Path, name: &str) -> PathBuf {
     let key = Key::Segment(name.parse().unwrap()).to_string();
     let stored = std::fs::read(top.join("archive").join(key)).unwrap();

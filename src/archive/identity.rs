@@ -1,4 +1,4 @@
-//! Opening an archive: reading its `walship.json`, and creating that for a new one.
+//! Opens an archive: reads its `walship.json`, and creates it for a new archive.
 
 use chrono::{DateTime, Utc};
 
@@ -35,16 +35,16 @@ impl Archive {
         })
     }
 
-    /// The archive that `cluster` should have used before; `why` says what speaks for that.
+    /// The archive that `cluster` should have used before; `why` says what shows that.
     ///
     /// # Errors
-    /// `Invalid` where there is none, or it is another cluster's: a file system that is not mounted or an
-    /// emptied archive must not become a new archive behind the administrator's back.
+    /// `Invalid` where there is none, or it is another cluster's: a file system that is not mounted, or an emptied archive,
+    /// must not become a new archive unnoticed.
     pub async fn open_of(store: &Store, cluster: ClusterIdentity, why: &str) -> Result<Self> {
         let archive = Self::open(store).await.map_err(|error| {
             if error.kind() == ErrorKind::Invalid {
                 Error::invalid(format!(
-                    "{error} ({why}; mount or restore its archive; only where that is given up for good start a new one here: walship basebackup --new-archive)"
+                    "{error} ({why}; mount or restore its archive; if that is lost for good, start a new one here: walship basebackup --new-archive)"
                 ))
             } else {
                 error
@@ -69,7 +69,7 @@ impl Archive {
         Ok(archive)
     }
 
-    /// That it is this cluster's.
+    /// Checks that it is this cluster's.
     ///
     /// # Errors
     /// As [`Identity::check`].
@@ -77,9 +77,9 @@ impl Archive {
         self.identity.check(cluster, &self.url())
     }
 
-    /// That it is still the one that was opened: to be asked when something is stored, and before
-    /// anybody is told so. Where a URL leads may have changed between the two: a file system was unmounted, a bucket was
-    /// made anew or emptied, another archive begun.
+    /// Checks that the URL still leads to the archive that was opened. To be called after something was stored and before
+    /// anybody is told so, because meanwhile a file system may have been unmounted, a bucket emptied or made anew, or another
+    /// archive begun.
     ///
     /// # Errors
     /// `Invalid` where it is not; otherwise as [`Archive::find_at`].
@@ -98,7 +98,7 @@ impl Archive {
         }
     }
 
-    /// Warns where the store takes conditional writes without honouring them.
+    /// Warns where the store accepts conditional writes without honouring them.
     pub fn warn_if_unconditional(&self) {
         if !self.identity.conditional_writes {
             tracing::warn!(
@@ -110,15 +110,14 @@ impl Archive {
     }
 }
 
-/// Creates the identity of a new archive, after probing whether the store honours conditional
-/// writes. Of racing creators one wins; the archive returned has the winner's.
+/// Creates the identity of a new archive, after probing whether the store honours conditional writes. If several create it
+/// at once, one wins, and the archive that is returned has the winner's identity.
 ///
 /// # Errors
-/// `Invalid` where objects are there already, whose identity is then lost; otherwise as
-/// [`Store::put`].
+/// `Invalid` where objects are there already, because the identity of their archive is lost; otherwise as [`Store::put`].
 async fn create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> Result<Archive> {
     if let Err(refusal) = refuse_orphans(store).await {
-        // Unless another creator came first: the archiver while a base backup begins, say.
+        // Unless another process created it first, such as the archiver while a base backup begins.
         return Archive::find_at(store).await?.ok_or(refusal);
     }
     let conditional_writes = store
@@ -140,7 +139,7 @@ async fn refuse_orphans(store: &Store) -> Result<()> {
         let first_page = store.list(prefix, None).next().await?;
         if let Some(object) = first_page.and_then(|page| page.into_iter().next()) {
             return Err(Error::invalid(format!(
-                "{} holds {} but no walship.json, so whose archive it is cannot be known; \
+                "{} holds {} but no walship.json, so nobody can know whose archive it is; \
                  restore walship.json from a copy, or use an empty prefix",
                 store.location(),
                 object.key
@@ -167,8 +166,8 @@ mod tests {
         }
     }
 
-    /// Two creators of one archive, of which the second is held up before its call of this kind while
-    /// the first creates the archive and stores a segment; what the second makes of it.
+    /// Two processes create one archive. The second is held up before its call of this kind while the first creates the archive
+    /// and stores a segment. Returns the second's result.
     async fn second_of_two(held: (Operation, &str), second: ClusterIdentity) -> Result<Archive> {
         let top = tempfile::tempdir().unwrap();
         let store = fixture::store(top.path()).await;

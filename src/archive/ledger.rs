@@ -1,7 +1,8 @@
 //! The ledger in the store: read before a part of the archive is verified, written after it.
 //!
-//! Nothing but the summary is depended on: a shard that cannot be read counts as not there, and what cannot be written is
-//! read again next time. Runs at the same time may overwrite each other's parts; each is true by itself.
+//! Only the summary matters to others: a shard that cannot be read counts as absent, and if a shard cannot be written, its
+//! objects are read again next time. Runs at the same time may overwrite each other's parts, because each part is true by
+//! itself.
 
 use std::collections::BTreeSet;
 
@@ -11,8 +12,7 @@ use crate::format::Stored;
 use crate::format::keys::{Key, LEDGER_PREFIX, LedgerObject};
 use crate::format::ledger::{LedgerSummary, Shard};
 
-/// How the last verification that came to its end ended, for whoever reports on an archive; `None` where
-/// there was none, or what it left cannot be read.
+/// The result of the last verification that ran to its end; `None` where there was none, or its summary cannot be read.
 ///
 /// # Errors
 /// As the store.
@@ -25,7 +25,7 @@ pub async fn last_verification(archive: &Archive) -> Result<Option<LedgerSummary
     Ok(summary)
 }
 
-/// Reads the summary; what is wrong with it becomes a note.
+/// Reads the summary; a fault in it becomes a note.
 pub(crate) async fn read_summary(
     archive: &Archive,
     notes: &mut Vec<String>,
@@ -33,7 +33,7 @@ pub(crate) async fn read_summary(
     find(archive, &archive.identity().system_identifier, notes).await
 }
 
-/// Reads a part of the ledger. One that is useless counts as missing, and becomes a note.
+/// Reads a part of the ledger. A damaged one counts as missing, and becomes a note.
 async fn find<T: Stored>(archive: &Archive, of: &T::Of, notes: &mut Vec<String>) -> Result<Option<T>> {
     let error = match usable(archive, of).await? {
         Ok(found) => return Ok(found),
@@ -41,12 +41,12 @@ async fn find<T: Stored>(archive: &Archive, of: &T::Of, notes: &mut Vec<String>)
     };
     let url = archive.url_of(&T::key(of));
     notes.push(format!(
-        "{url} is not used: {error}; what it tells of is read again"
+        "{url} is not used: {error}; the objects that it is about are read again"
     ));
     Ok(None)
 }
 
-/// Reads a part of the ledger; the inner error says why one that is there is useless.
+/// Reads a part of the ledger; the inner error says why a part that is there cannot be used.
 ///
 /// # Errors
 /// As the store.
@@ -63,9 +63,8 @@ pub(crate) async fn usable<T: Stored>(archive: &Archive, of: &T::Of) -> Result<R
 /// The ledger of one run.
 pub(crate) struct Ledger {
     archive: Archive,
-    /// The parts there are.
     stored: BTreeSet<LedgerObject>,
-    /// Whether what they tell counts.
+    /// Whether their content counts.
     trusted: bool,
     /// Whether this run may write.
     writable: bool,
@@ -73,7 +72,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Looks which parts there are. With `full` nothing in them counts.
+    /// Lists the parts that there are. With `full` nothing in them counts.
     pub(crate) async fn open(archive: &Archive, full: bool) -> Result<Self> {
         let mut stored = BTreeSet::new();
         let mut listing = archive.store().list(LEDGER_PREFIX, None);
@@ -93,7 +92,6 @@ impl Ledger {
         })
     }
 
-    /// The parts there are.
     pub(crate) fn stored(&self) -> impl Iterator<Item = &LedgerObject> {
         self.stored.iter()
     }
@@ -126,7 +124,7 @@ impl Ledger {
         }
         match self.archive.replace(of, part).await {
             Err(error) if error.kind() == ErrorKind::Denied => {
-                // Whoever may only read can verify as well; it only costs more the next time.
+                // Without permission to write one can still verify; it only costs more the next time.
                 self.writable = false;
                 self.notes.push(format!(
                     "the ledger cannot be written, so the next run reads everything again: {error}"
@@ -137,7 +135,7 @@ impl Ledger {
         }
     }
 
-    /// Forgets parts that tell of nothing any more.
+    /// Deletes parts whose objects are all gone.
     pub(crate) async fn forget(&mut self, objects: &[LedgerObject]) -> Result<()> {
         if !self.writable || objects.is_empty() {
             return Ok(());

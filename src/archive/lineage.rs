@@ -1,5 +1,5 @@
-//! Whether the archived WAL of a backup is its own: reads what [`crate::judge::lineage`] judges by. Each segment is
-//! read to its end, so that nothing counts that is not what was stored.
+//! Whether the archived WAL of a backup is its own: reads what [`crate::judge::lineage`] judges. Each segment is read to
+//! its end, so that only verified content counts.
 
 use std::io::Write;
 
@@ -23,7 +23,7 @@ pub(crate) fn segments(record: &BackupRecord, lineage: &Lineage) -> Result<Vec<S
     Ok(segments)
 }
 
-/// What of the archived WAL is not the backup's own; `None` where all of it that is known is.
+/// Which archived WAL is not the backup's own; `None` where nothing shows that any of it is not.
 ///
 /// # Errors
 /// `NotFound` where a segment is not there, `Corrupt` where one is damaged or the record contradicts itself; otherwise as
@@ -59,7 +59,7 @@ pub(crate) async fn contradiction(
     Ok(judge(record, lineage, &joined(pieces), geometry))
 }
 
-/// Keeps parts of a segment that passes by, and its first page's header.
+/// Keeps parts of a segment while it is read, and its first page's header.
 struct Capture {
     position: Lsn,
     first: Vec<u8>,
@@ -119,14 +119,14 @@ impl Write for Capture {
     }
 }
 
-/// Bytes of the WAL that pass by.
+/// Some bytes of the WAL, and their position.
 struct WalSlice<'a> {
     start: Lsn,
     bytes: &'a [u8],
 }
 
 impl WalSlice<'_> {
-    /// Those of them that are between two positions.
+    /// The bytes between two positions.
     fn between(&self, from: Lsn, until: Lsn) -> &[u8] {
         let index = |lsn: Lsn| {
             let offset = lsn.0.saturating_sub(self.start.0);

@@ -1,7 +1,7 @@
-//! Reading a small object whole, and believing it only where it is what was written.
+//! Reads a small object whole, and accepts it only if it is what was written.
 //!
-//! What is not is read again ([`look_again`]): a bit that was flipped on the way is right at the second look, and what
-//! stays wrong is damaged where it lies.
+//! An object that is not is read again ([`look_again`]): a bit that was flipped on the way is right the second time, and an
+//! object that stays wrong is damaged where it lies.
 
 use bytes::Bytes;
 
@@ -13,7 +13,7 @@ use crate::store::{ObjectInfo, Store, look_again};
 /// A small object that was read.
 pub(crate) struct Read<T> {
     pub(crate) stored: T,
-    /// As it was stored.
+    /// The object's bytes.
     pub(crate) bytes: Bytes,
     /// What the store says of it.
     pub(crate) info: ObjectInfo,
@@ -22,7 +22,7 @@ pub(crate) struct Read<T> {
 /// Reads a small object; `None` where it is proven that there is none.
 ///
 /// # Errors
-/// As the store and [`Stored::parse`]; what is `Corrupt` stayed so.
+/// As the store and [`Stored::parse`]; `Corrupt` where it is damaged in every look.
 pub(super) async fn read<T: Stored>(store: &Store, of: &T::Of) -> Result<Option<Read<T>>> {
     let key = T::key(of).to_string();
     let url = store.url_of(&key);
@@ -44,7 +44,7 @@ impl Archive {
     /// Reads a small object; `None` where it is proven that there is none.
     ///
     /// # Errors
-    /// As the store and [`Stored::parse`]; what is `Corrupt` stayed so.
+    /// As the store and [`Stored::parse`]; `Corrupt` where it is damaged in every look.
     pub async fn find<T: Stored>(&self, of: &T::Of) -> Result<Option<T>> {
         Ok(self.find_whole(of).await?.map(|read: Read<T>| read.stored))
     }

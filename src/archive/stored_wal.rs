@@ -14,8 +14,7 @@ pub const LARGEST_SEGMENT: u64 = 1 << 30;
 /// The largest `.history` or `.backup` file that is read back.
 pub const SMALL_FILE_LIMIT: u64 = 1 << 20;
 
-/// Streams an object's content into `output`, which may be trusted only when this returned the
-/// trailer.
+/// Streams an object's content into `output`, which may be trusted only after this has returned the trailer.
 ///
 /// # Errors
 /// `NotFound` where the key is proven missing; `Corrupt` where the object is damaged or holds more
@@ -29,7 +28,7 @@ pub async fn decode(store: &Store, key: &Key, limit: u64, output: &mut impl Writ
     decoder.finish()
 }
 
-/// As [`decode`], into an output that is made for each look: what arrives damaged is read again.
+/// As [`decode`], into an output that is made for each look, because an object that arrives damaged is read again.
 ///
 /// # Errors
 /// As [`decode`] and as `make`.
@@ -48,9 +47,6 @@ pub async fn read<W: Write>(
 }
 
 /// Verifies an object without keeping its content.
-///
-/// # Errors
-/// As [`read`].
 pub async fn verify(store: &Store, key: &Key, limit: u64) -> Result<Trailer> {
     let (_, trailer) = read(store, key, limit, || Ok(std::io::sink())).await?;
     Ok(trailer)

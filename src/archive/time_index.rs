@@ -1,5 +1,5 @@
-//! Reading what segments tell of time: from the end of their objects, where the trailer is, and from
-//! the whole segment where an older walship stored it.
+//! Reads when transactions ended in segments: from the trailer at the end of the object, or from the whole segment where an
+//! older walship stored it.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use crate::store::look_again;
 
 /// A trailer is rarely longer.
 const USUAL_TRAILER_BYTES: usize = 4 << 10;
-/// So many segments are looked at, from the end of a stretch of WAL on backwards. A load of data that
-/// commits once fills many.
+/// At most this many segments are looked at, backwards from the end of contiguous WAL. Loading data with one commit fills
+/// many.
 const LOOK_BACK: u64 = 4096;
-/// How many are looked at first; then twice as many, and so on, up to a limit.
+/// Segments that are looked at first; then twice as many, and so on, up to [`LARGEST_LOOK`].
 const FIRST_LOOK: u64 = 4;
 const LARGEST_LOOK: u64 = 256;
 
-/// Reads the indexes of segments. Clones share how many segments may still be read whole.
+/// Reads the indexes of segments. Clones share the number of segments that may still be read whole.
 #[derive(Debug, Clone)]
 pub struct TimeIndex {
     archive: Archive,
@@ -35,7 +35,7 @@ pub struct TimeIndex {
 }
 
 impl TimeIndex {
-    /// An index over an archive. Of segments whose object has no index, `whole_reads` may be read whole.
+    /// An index over an archive. At most `whole_reads` segments without an index are read whole.
     #[must_use]
     pub fn new(archive: &Archive, whole_reads: u64) -> Self {
         Self {
@@ -70,7 +70,7 @@ impl TimeIndex {
         match read.await {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
                 tracing::warn!(
-                    "what {} tells of time is unknown: {error}",
+                    "it is unknown when transactions ended in {}: {error}",
                     self.archive.url_of(&key)
                 );
                 Ok(None)
@@ -79,10 +79,7 @@ impl TimeIndex {
         }
     }
 
-    /// Those of many segments, in their order.
-    ///
-    /// # Errors
-    /// As [`TimeIndex::of`].
+    /// The indexes of many segments, in their order.
     pub async fn of_all(&self, segments: &[SegmentName]) -> Result<Vec<Option<SegmentIndex>>> {
         let reads = segments.iter().enumerate().map(|(place, segment)| {
             let (reader, segment) = (self.clone(), *segment);
@@ -121,9 +118,6 @@ impl TimeIndex {
 
     /// The last ends of transactions in the segments of a chain from `first` to `last`, as far as their records begin
     /// before `until`; `None` where that cannot be known.
-    ///
-    /// # Errors
-    /// As [`TimeIndex::of`].
     pub async fn last_ends(
         &self,
         chain: &TimelineChain<'_>,
@@ -155,9 +149,6 @@ impl TimeIndex {
     }
 
     /// The last end of a transaction in consecutive segments of one timeline; `None` where that cannot be known.
-    ///
-    /// # Errors
-    /// As [`TimeIndex::of`].
     pub async fn newest_end(
         &self,
         timeline: TimelineId,
@@ -179,7 +170,7 @@ impl TimeIndex {
         }
     }
 
-    /// The index of a segment that counts up to a position within it only; `None` where all of it counts.
+    /// The index of a segment that counts only up to a position within it; `None` where the whole segment counts.
     async fn cut_at(
         &self,
         chain: &TimelineChain<'_>,
@@ -198,9 +189,6 @@ impl TimeIndex {
     }
 
     /// The recoverable window of every timeline.
-    ///
-    /// # Errors
-    /// As [`TimeIndex::of`].
     pub async fn windows(&self, catalogue: &Catalogue) -> Result<Vec<Window>> {
         let mut windows = Vec::new();
         for stretch in stretches(catalogue)? {
@@ -225,7 +213,7 @@ impl TimeIndex {
     }
 }
 
-/// Reads the trailer at the end of an object. What it says of the content is not verified.
+/// Reads the trailer at the end of an object, without verifying the content by it.
 ///
 /// # Errors
 /// `NotFound` where the key is proven missing, `Corrupt` where there is no trailer; otherwise as the store.
@@ -244,7 +232,7 @@ async fn look_at_trailer(archive: &Archive, key: &Key) -> Result<Trailer> {
         }
     }
     Err(Error::corrupt(format!(
-        "{} has no trailer: it is damaged, or no object of walship",
+        "{} has no trailer: it is damaged, or not an object of walship",
         archive.url_of(key)
     )))
 }

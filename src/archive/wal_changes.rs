@@ -1,5 +1,5 @@
-//! What the records of a stretch of WAL change of the conditions of a recovery: from the segments' indexes,
-//! and from the segments themselves where an index does not tell all.
+//! The records between two positions that change the conditions of a recovery. They are read from the segments' indexes, and
+//! from the segments themselves where an index does not have all of them.
 
 use std::io::Write;
 
@@ -18,27 +18,27 @@ use crate::pg::{
 };
 use crate::store::look_again;
 
-/// So many indexes are read at a time.
+/// Indexes that are read at a time.
 const AT_A_TIME: u64 = 256;
 
-/// So many segments of each timeline are looked at for what no recovery crosses, from its newest on backwards, where
-/// everything is shown that the archive holds. A recovery looks at all that it replays.
+/// Where the whole archive is shown, at most this many segments of each timeline are searched for barriers, backwards from
+/// its newest. A recovery searches all that it replays.
 pub const LOOKED_AT: u64 = 512;
-/// The same for `verify`, which takes its time.
+/// The same for `verify`, which may take longer.
 pub const LOOKED_AT_BY_VERIFY: u64 = 1 << 14;
-/// So many segments whose objects have no index are read whole for that.
+/// At most this many segments without an index are read whole for that.
 const WHOLE_READS: u64 = 16;
 
-/// What a stretch of WAL changes.
+/// What the WAL between two positions changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WalChanges {
     /// In the order of the WAL.
     pub known: Vec<Change>,
-    /// Where the records break off though WAL follows.
+    /// Where the records break off although WAL follows.
     pub ends: Vec<Lsn>,
-    /// Segments of which not everything is known: they are missing or damaged, or too many had to be read.
+    /// Segments that are not fully known: they are missing or damaged, or too many had to be read.
     pub unknown: Vec<SegmentName>,
-    /// Whether the WAL of the last segment ends within it: its object may be replaced by that of the whole segment.
+    /// Whether the WAL of the last segment ends within it: the whole segment's object may replace this one later.
     pub ends_early: bool,
 }
 
@@ -75,11 +75,7 @@ impl WalChanges {
     }
 }
 
-/// Takes note of every record that no recovery crosses, in the newest segments of each timeline from the first
-/// backup on, but for those of which that is known.
-///
-/// # Errors
-/// As [`TimeIndex::changes`].
+/// Adds every barrier in the newest segments of each timeline from the first backup on, if it is not known yet.
 pub async fn note_barriers(archive: &Archive, catalogue: &mut Catalogue, at_most: u64) -> Result<()> {
     let Some(first) = catalogue.readable().map(|backup| backup.start_lsn).min() else {
         return Ok(());
@@ -102,7 +98,7 @@ pub async fn note_barriers(archive: &Archive, catalogue: &mut Catalogue, at_most
             if unseen >= end {
                 continue;
             }
-            // A record that begins in the last segment that was looked at is told of together with the next one.
+            // A record that begins in the last segment that was looked at counts with the next segment.
             let before = SegmentNumber(size.segment_of(unseen).0.saturating_sub(1));
             let from = size.start_of(before).max(begin);
             let changes = times.changes(&chain, from, end).await?;
@@ -123,11 +119,11 @@ pub async fn note_barriers(archive: &Archive, catalogue: &mut Catalogue, at_most
 }
 
 impl TimeIndex {
-    /// What the WAL changes from the record at `from` on to the one before `until`, along a chain of timelines.
-    /// Of checkpoints that begin no timeline only the `wal_level` is told, where they say one.
+    /// What the WAL changes from the record at `from` up to the one before `until`, along a chain of timelines. A checkpoint
+    /// that begins no timeline only tells the `wal_level`, if it has one.
     ///
     /// # Errors
-    /// As the store, without `NotFound` and `Corrupt`: what these hide is in [`WalChanges::unknown`].
+    /// As the store, without `NotFound` and `Corrupt`: such segments are in [`WalChanges::unknown`].
     pub async fn changes(&self, chain: &TimelineChain<'_>, from: Lsn, until: Lsn) -> Result<WalChanges> {
         let size = self.archive().identity().segment_bytes;
         let mut told = WalChanges::default();
@@ -181,8 +177,8 @@ impl TimeIndex {
         Ok(())
     }
 
-    /// The changes whose records end in a segment; they may begin in the one before. `None` where it, or that
-    /// one, is missing or damaged.
+    /// The changes whose records end in a segment; they may begin in the segment before. `None` where one of the two is
+    /// missing or damaged.
     async fn read_changes(
         &self,
         before: Option<SegmentName>,
@@ -225,7 +221,7 @@ impl TimeIndex {
     }
 }
 
-/// All changes that a segment's records tell; `None` where the index does not have them all.
+/// All changes in a segment's records; `None` where the index does not have them all.
 fn all_of(index: SegmentIndex) -> Option<Vec<Change>> {
     index.changes.filter(|_| !index.more_changes)
 }
@@ -292,7 +288,7 @@ mod tests {
         Without,
     }
 
-    /// Tablespaces: with a long path over the end of the first segment, and in the second.
+    /// Two tablespaces: the record of one, with a long path, crosses the end of the first segment, the other is in the second.
     fn wal() -> Writer {
         let mut wal = Writer::new(Major::V17);
         wal.fill_to(24);

@@ -1,4 +1,4 @@
-//! One WAL object: read, and checked in every way that its content allows.
+//! Reads a WAL object, and checks it in every way that its content allows.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use crate::store::Body;
 /// Bytes of an object that is not stored yet, read at a time.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// What a look at an object found.
+/// The result of looking at an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Found {
     /// It is what it should be.
@@ -38,7 +38,7 @@ pub(crate) struct WalContext {
 }
 
 impl WalContext {
-    /// Without the histories and the other segments: what they say of a segment is not checked.
+    /// A context without histories and other segments: an object is not checked against them.
     pub(crate) fn new(archive: &Archive) -> Self {
         Self {
             archive: archive.clone(),
@@ -54,7 +54,7 @@ impl WalContext {
     /// Reads an object and checks it.
     ///
     /// # Errors
-    /// Only where the store cannot say what it holds.
+    /// Only where the store cannot tell whether it has the object.
     pub(crate) async fn look(&self, key: &Key) -> Result<Found> {
         found(self.check(key)).await
     }
@@ -88,8 +88,7 @@ impl WalContext {
         }
     }
 
-    /// Whether something in a damaged object beside its key tells that it was this file: its trailer, or the
-    /// header of the first page.
+    /// Whether a damaged object's trailer, or the header of its first page, shows that it was the file of its key.
     ///
     /// # Errors
     /// As the store.
@@ -135,7 +134,7 @@ impl WalContext {
         trailer.check(name, self.identity().system_identifier)?;
         if trailer.index_is_damaged {
             return Err(Error::corrupt(
-                "its index does not match its checksum, so what the segment's records tell is not known without reading it",
+                "its index does not match its checksum, so its records are not known without reading the whole segment",
             ));
         }
         if let Key::Partial { sha256_start, .. } = key
@@ -167,7 +166,7 @@ impl WalContext {
             .get(&timeline)
             .and_then(TimelineHistory::parent)
             .map(|parent| parent.end);
-        // What a promotion copies to the new timeline ends in the segment of the fork.
+        // The WAL that a promotion copies to the new timeline ends in the segment of the fork.
         if begins_at.is_some_and(|fork| fork <= start) && pages.earliest_timeline < timeline {
             return Err(Error::corrupt(format!(
                 "it has pages of timeline {}, but timeline {timeline} had begun before it",
@@ -183,7 +182,7 @@ impl WalContext {
         }
     }
 
-    /// A segment that another one follows is WAL to its end, unless a timeline branched off in it.
+    /// A segment with a following segment holds WAL to its end, unless a timeline branched off in it.
     fn judge_end(&self, name: SegmentName, trailer: &Trailer) -> Result<()> {
         let Some(end) = trailer.index.as_ref().and_then(|index| index.valid_until) else {
             return Ok(());
@@ -226,7 +225,7 @@ impl WalContext {
     }
 }
 
-/// Sorts what a check came to: the inner result is about the object, the outer about the store.
+/// Turns the results of a check into a finding: the inner one is about the object, the outer one about the store.
 pub(crate) async fn found(check: impl Future<Output = Result<Result<()>>>) -> Result<Found> {
     match check.await {
         Ok(Ok(())) => Ok(Found::Good),
@@ -237,8 +236,8 @@ pub(crate) async fn found(check: impl Future<Output = Result<Result<()>>>) -> Re
     }
 }
 
-/// Looks again at what seems wrong: what was changed on the way is right then, and only what is wrong twice is
-/// damaged where it lies. A second look that breaks is the store's error, and no finding.
+/// Looks again at an object that seems wrong: if it was changed on the way, it is right the second time, and only an object
+/// that is wrong twice is damaged where it lies. A second look that fails is the store's error, not a finding.
 pub(crate) async fn twice<F>(mut look: impl FnMut() -> F) -> Result<Found>
 where
     F: Future<Output = Result<Found>>,

@@ -1,7 +1,7 @@
-//! Writing to an archive: what counts as there already, in one place for every kind of object.
+//! Writes to an archive. For every kind of object this is the one place that decides which object counts as the same.
 //!
-//! Nothing different is ever written over what is there, and an answer that got lost is settled by looking. Where the store
-//! ignores conditions, looking first is the best there is.
+//! Nothing different is ever written over an object. If the store's answer got lost, a look at the object decides. Where the
+//! store ignores conditions, looking first is the best that can be done.
 
 use sha2::{Digest, Sha256};
 
@@ -17,7 +17,7 @@ use crate::store::{Body, PutMode, Turn, Version, look_again};
 /// What counts as the same object, where one is created under a name that is taken already.
 #[derive(Debug, Clone, Copy)]
 pub enum Same<'a> {
-    /// None does: whoever was first keeps the name.
+    /// None does: the first object keeps the name.
     Nothing,
     /// One with the same bytes: an earlier attempt's answer got lost.
     Bytes,
@@ -35,11 +35,10 @@ pub enum Created {
 }
 
 impl Archive {
-    /// Creates an object, once `turn` has come where there is one.
+    /// Creates an object; where there is a `turn`, only after that has come.
     ///
     /// # Errors
-    /// `Conflict` where another one has the name; `Corrupt` where the one that has it cannot be read; otherwise as the
-    /// store.
+    /// `Conflict` where a different object has the name; `Corrupt` where that object cannot be read; otherwise as the store.
     pub async fn create(
         &self,
         key: &Key,
@@ -113,7 +112,7 @@ impl Archive {
         Err(other_content(&url, file, theirs.sha256, ours.sha256))
     }
 
-    /// Writes a small object that `docs/format.md` names as one that changes, whatever is there.
+    /// Writes a small object that may change by `docs/format.md`, over the one that is there.
     ///
     /// # Errors
     /// As the store and [`Stored::to_bytes`].
@@ -121,11 +120,11 @@ impl Archive {
         self.put(&T::key(of), &body(stored)?, PutMode::Replace).await
     }
 
-    /// Replaces one version of such an object, or creates it where there was none.
+    /// Replaces one version of such an object; without a version it is created.
     ///
     /// # Errors
-    /// `Conflict` where it is another version by now; or is this very body, for an answer that got lost. Otherwise as
-    /// the store.
+    /// `Conflict` where the version is another by now, or where this very body was written and the answer got lost. Otherwise
+    /// as the store.
     pub async fn replace_if(&self, key: &Key, body: &Body, version: Option<Version>) -> Result<()> {
         let mode = version.map_or(PutMode::Create, PutMode::ReplaceIf);
         self.put(key, body, mode).await
@@ -137,9 +136,6 @@ impl Archive {
 }
 
 /// The body of a small object.
-///
-/// # Errors
-/// As [`Stored::to_bytes`].
 pub(crate) fn body(stored: &impl Stored) -> Result<Body> {
     stored.to_bytes().map(Body::from_bytes)
 }

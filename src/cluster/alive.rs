@@ -15,20 +15,20 @@ use crate::pg::{SegmentName, TimelineId};
 use crate::server::data_directory::{RecoverySignal, recovery_signal};
 use crate::store::Store;
 
-/// A source whose newest WAL is no older may be alive.
+/// A source may be alive if its newest WAL is at most this old.
 const FRESH: TimeDelta = TimeDelta::minutes(10);
 
-/// What is seen of a source's life.
+/// What shows whether the source is alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signs {
-    /// What shows that it lives, if anything does; or why that could not be seen.
+    /// A sign that it is alive, if there is one; or why nobody could look.
     pub alive: Result<Option<String>, String>,
-    /// How old its newest WAL was when recovery began, where that is little.
+    /// The age of its newest WAL when recovery began, where that is below [`FRESH`].
     pub age_seconds: Option<i64>,
 }
 
 impl Signs {
-    /// Looks at the archive, of which `newest` was seen when recovery began, and at this machine.
+    /// Looks at the archive, whose WAL was `newest` when recovery began, and at this machine.
     pub async fn look(
         archive: &Archive,
         catalogue: &Catalogue,
@@ -52,29 +52,29 @@ impl Signs {
         }
     }
 
-    /// Why the source may be alive; that it is gone is never sure.
+    /// Why the source may be alive; it is never sure that it is gone.
     pub fn doubt(&self) -> String {
         match (self.alive(), self.age_seconds) {
             (Some(alive), _) => alive,
             (None, Some(age)) => format!(
-                "the source may be alive, for its newest WAL was archived {age} s before this recovery began"
+                "the source may be alive: its newest WAL was archived {age} s before this recovery began"
             ),
             (None, None) => {
-                "whether the source is gone cannot be seen from here, for an idle server archives nothing"
+                "whether the source is gone cannot be seen from here, because an idle server archives nothing"
                     .to_owned()
             }
         }
     }
 
-    /// Why the source must be taken for alive.
+    /// Why the source must be considered alive.
     pub fn alive(&self) -> Option<String> {
         match &self.alive {
-            Ok(sign) => Some(format!("the source is alive, for {}", sign.as_ref()?)),
+            Ok(sign) => Some(format!("the source is alive: {}", sign.as_ref()?)),
             Err(why) => Some(format!("whether the source is alive could not be seen ({why})")),
         }
     }
 
-    /// For a copy that archives: what to see to before it is started.
+    /// For a copy that archives: what to do before it is started.
     pub fn warning(&self) -> Option<String> {
         let sign = match (&self.alive, self.age_seconds) {
             (Ok(Some(sign)), _) => sign.clone(),
@@ -82,7 +82,7 @@ impl Signs {
             _ => return None,
         };
         Some(format!(
-            "{sign}: if its source still lives, stop that for good before you start this copy, which archives to the same \
+            "{sign}: if the source still runs, stop it for good before you start this copy, because both archive to the same \
              place"
         ))
     }
@@ -102,15 +102,15 @@ fn server_here(archive: &Archive) -> Option<String> {
     ))
 }
 
-/// The newest segment of each timeline at one moment; none where only its history is there.
+/// The newest segment of each timeline at one moment; none where the archive has only its history.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NewestWal(BTreeMap<TimelineId, Option<SegmentName>>);
 
 impl NewestWal {
-    /// What an inventory has.
+    /// As the inventory lists them.
     ///
     /// # Errors
-    /// `Invalid` where a number lies beyond the last LSN, which an inventory does not hold.
+    /// `Invalid` where a segment's number lies beyond the last LSN, which no inventory has.
     pub fn of(wal: &WalInventory) -> Result<Self> {
         let timelines = wal.timelines();
         let newest = |timeline| {
@@ -217,7 +217,7 @@ mod tests {
         put(&store, &Key::History(second).to_string()).await;
         let sign = sign_of_life(&store, &first).await.unwrap();
         assert_eq!(sign.as_deref(), Some("timeline 2"));
-        // A timeline of which only the history was there goes on.
+        // A timeline that had only its history goes on.
         let both = seen(&[Key::History(second)]);
         assert_eq!(sign_of_life(&store, &both).await.unwrap(), None);
         let next = "000000020000000000000001";

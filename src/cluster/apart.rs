@@ -1,7 +1,7 @@
-//! An archive and the clusters lie apart: a directory archive inside a data directory, its `pg_wal` or a tablespace is
-//! lost with what it protects, is part of every base backup, and goes where a recovery begins anew.
+//! An archive and the clusters lie apart. A directory archive inside a data directory, its `pg_wal` or a tablespace would
+//! be lost with what it protects, be part of every base backup, and be removed before a recovery begins anew.
 //!
-//! Directories are compared by what they are (device and inode), so that links and mounts elsewhere hide nothing.
+//! Directories are compared by device and inode, so that links and mounts hide nothing.
 
 use std::io::ErrorKind as IoKind;
 use std::os::unix::fs::MetadataExt;
@@ -46,7 +46,7 @@ pub fn check_places<'a>(archive: &Location, places: impl Iterator<Item = &'a Pat
             continue;
         };
         return Err(Error::invalid(format!(
-            "{inner} lies within {}: archive and cluster would be lost together, and each would take the other's files for \
+            "{inner} lies within {}: archive and cluster would be lost together, and each would treat the other's files as \
              its own. Put the archive elsewhere, best on another machine",
             outer.display()
         )));
@@ -62,7 +62,7 @@ fn is_within(inner: &Path, outer: &Path) -> bool {
     inner.ancestors().any(|ancestor| what(ancestor) == Some(outer))
 }
 
-/// The path without links, as far as there is something.
+/// The path without links, as far as it exists.
 fn real(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
         match ancestor.canonicalize() {
@@ -116,7 +116,7 @@ mod tests {
         ] {
             check(&archive(&at(good)), &data).unwrap();
         }
-        // By way of a link, for the server works below it.
+        // Through a link, because the server works below it.
         check(&archive(&at("data/archive")), &at("elsewhere/link")).unwrap_err();
         let s3 = "s3://bucket/data".parse().unwrap();
         check(&s3, &data).unwrap();

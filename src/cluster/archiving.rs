@@ -1,6 +1,6 @@
 //! Whether a recovered server archives, and what it remembers of archives.
 //!
-//! A copy that archives beside its living source forks the archive, and an idle source shows nothing of its life. So a
+//! A copy that archives beside its running source forks the archive, and an idle source does not show that it runs. So a
 //! copy archives only where somebody says that it takes its source's place.
 
 use std::path::Path;
@@ -33,7 +33,6 @@ pub enum ArchiveMode {
     Off,
 }
 
-/// What was decided.
 #[derive(Debug)]
 pub(crate) struct Archiving {
     /// Why it does not archive, if it does not.
@@ -79,7 +78,7 @@ fn why_off(mode: &ArchiveMode, signs: &Signs) -> Option<String> {
 
 fn how_to_switch_on(pgdata: &Path) -> String {
     format!(
-        "to archive, recover with --archive-mode on instead. Later, {}; what it has written by then is in no archive, so take a \
+        "to archive, recover with --archive-mode on instead. Later, {}; no archive has what it has written by then, so take a \
          base backup",
         how_to_take_the_place(&pgdata.display().to_string())
     )
@@ -88,7 +87,7 @@ fn how_to_switch_on(pgdata: &Path) -> String {
 /// The values of `archive_mode` with which a server archives (`archive_mode_options`, `guc_tables.c`).
 const ARCHIVES: [&str; 5] = ["on", "always", "true", "yes", "1"];
 
-/// What keeps a copy that may archive from it by its own configuration, as far as that can be known.
+/// Why a copy that may archive does not archive with walship by its own configuration, as far as that can be known.
 pub(crate) fn not_configured(pgdata: &Path) -> Option<String> {
     let value = |name| match setting_of_server(pgdata, name) {
         Ok(Setting::Known(value)) => Some(String::from_utf8_lossy(&value.unwrap_or_default()).into_owned()),
@@ -102,7 +101,7 @@ pub(crate) fn not_configured(pgdata: &Path) -> Option<String> {
     match (value("archive_mode"), library, value("archive_command")) {
         (Some(mode), ..) if !ARCHIVES.contains(&&*mode.to_ascii_lowercase()) => Some(
             "archive_mode is not on in its configuration, so it archives nothing; set archive_mode and archive_command before \
-             it is started, or none of its WAL is in the archive"
+             you start it, or the archive gets none of its WAL"
                 .to_owned(),
         ),
         (_, Some(library), _) => Some(format!(
@@ -112,7 +111,7 @@ pub(crate) fn not_configured(pgdata: &Path) -> Option<String> {
             Some(None) => None,
             Some(Some(flaw)) => Some(format!("its archive_command is {command:?}, which {flaw}")),
             None => Some(format!(
-                "its archive_command is {command:?}, and whether that runs walship cannot be seen"
+                "its archive_command is {command:?}, and walship cannot tell whether that runs walship"
             )),
         },
         _ => None,
@@ -132,7 +131,7 @@ mod tests {
 
     // Seen to fail: `cluster/archiving.rs`: another tool's `archive_command` is accepted
     #[test]
-    fn what_a_copys_own_configuration_keeps_from_the_archive_is_said() {
+    fn a_configuration_that_does_not_archive_with_walship_is_named() {
         let said = |settings: &str| {
             let data = tempfile::tempdir().unwrap();
             std::fs::write(data.path().join("postgresql.conf"), settings).unwrap();
@@ -148,14 +147,14 @@ mod tests {
         for (settings, says) in [
             ("archive_command = 'walship push %p'", "archive_mode is not on"),
             ("archive_mode = off", "archive_mode is not on"),
-            ("archive_mode = on", "is \"\", and whether that runs walship"),
+            ("archive_mode = on", "is \"\", and walship cannot tell"),
             (
                 "archive_mode = on\narchive_command = 'walship push %p || true'",
                 "goes on after walship",
             ),
             (
                 "archive_mode = Always\narchive_command = 'cp %p /srv'",
-                "whether that runs walship cannot be seen",
+                "cannot tell whether that runs walship",
             ),
             (
                 "archive_mode = on\narchive_library = 'basic_archive'",
@@ -187,7 +186,7 @@ mod tests {
             let seen = why_off(&ArchiveMode::OnUnlessAlive, signs);
             assert_eq!(seen.is_none(), signs.alive == Ok(None), "{signs:?}");
         }
-        // What is seen is said.
+        // The sign that was seen is in the reason.
         assert!(
             why_off(&ArchiveMode::Auto, &all[1])
                 .unwrap()

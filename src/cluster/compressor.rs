@@ -15,23 +15,23 @@ use crate::format::codec::{Content, Trailer, WalEncoder};
 use crate::format::segment_index::IndexBuilder;
 use crate::store::{Body, BodyWriter};
 
-/// Bytes that go from one thread to the other at a time.
+/// Bytes that the reading thread passes to the compressing one at a time.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Compresses files, several at a time where it is asked for more.
+/// Compresses files, several at a time.
 #[derive(Debug)]
 pub struct Compressor {
     level: i32,
     memory_bytes: usize,
     at_once: usize,
     turns: Arc<Semaphore>,
-    /// Of bodies that were stored, for the next ones: pages that are in memory already. No more than `at_once`.
+    /// Buffers of bodies that were stored, to be used again: their pages are in memory already. At most `at_once`.
     buffers: Mutex<Vec<BytesMut>>,
 }
 
 impl Compressor {
-    /// `level` is zstd's. Up to `memory_bytes` of a compressed file are kept in memory, more goes to an
-    /// unlinked temporary file. No more than `at_once` files are compressed at the same time; the others wait,
+    /// `level` is zstd's. At most `memory_bytes` of a compressed file are kept in memory; the rest goes to an
+    /// unlinked temporary file. At most `at_once` files are compressed at the same time; the others wait,
     /// first come, first served.
     #[must_use]
     pub fn new(level: i32, memory_bytes: usize, at_once: usize) -> Arc<Self> {
@@ -54,7 +54,7 @@ impl Compressor {
         let (sender, compressed) = oneshot::channel();
         let work = move || {
             let done = compressor.work(&source);
-            // Whoever gave up waiting has not ended what hangs here.
+            // The turn stays taken where a file hangs, even if nobody waits for it any more.
             drop(turn);
             let _ = sender.send(done);
         };
@@ -69,10 +69,10 @@ impl Compressor {
         let output = BodyWriter::reusing(buffer, self.memory_bytes);
         let mut encoder = WalEncoder::new(output, self.level, source.size)?;
         let (read, pieces) = mpsc::sync_channel(1);
-        let (used, spare) = mpsc::channel();
+        let (used, returned) = mpsc::channel();
         thread::scope(move |scope| {
             let reading = thread::Builder::new()
-                .spawn_scoped(scope, move || source.read(&read, &spare))
+                .spawn_scoped(scope, move || source.read(&read, &returned))
                 .map_err(no_thread)?;
             for piece in pieces {
                 encoder.write(&piece)?;
@@ -87,7 +87,7 @@ impl Compressor {
         })
     }
 
-    /// Takes the memory of a body that is not needed any more.
+    /// Keeps the memory of a body that is not needed any more for the next one.
     pub(crate) fn take_back(&self, body: Body) {
         let mut buffers = self.buffers();
         if buffers.len() < self.at_once {
@@ -105,14 +105,14 @@ fn no_thread(error: std::io::Error) -> Error {
 }
 
 impl WalFile {
-    /// Reads the file, piece by piece, into `pieces`; `spare` ones came back. What the file is, its trailer says.
-    fn read(&self, pieces: &SyncSender<Vec<u8>>, spare: &Receiver<Vec<u8>>) -> Result<Trailer> {
+    /// Sends the file, piece by piece, into `pieces`; used buffers come back through `returned`. The trailer describes the file.
+    fn read(&self, pieces: &SyncSender<Vec<u8>>, returned: &Receiver<Vec<u8>>) -> Result<Trailer> {
         let mut file = self.file()?;
         let mut content = Content::default();
         let mut index = self.index_builder()?;
         let mut left = self.size;
         while left > 0 {
-            let mut piece = spare.try_recv().unwrap_or_default();
+            let mut piece = returned.try_recv().unwrap_or_default();
             piece.resize(left.min(PIECE_BYTES as u64) as usize, 0);
             file.read_exact(&mut piece)
                 .map_err(|error| Error::io(format!("read {}", self.path.display()), error))?;
@@ -121,7 +121,7 @@ impl WalFile {
                 index.feed(&piece);
             }
             left -= piece.len() as u64;
-            // Who compresses may have failed, and says why.
+            // The compressing thread may have failed; it reports why.
             if pieces.send(piece).is_err() {
                 return Err(Error::internal("nobody compresses what is read"));
             }

@@ -1,9 +1,9 @@
-//! Configuration files that the streams of a backup lack: those outside the data directory, as Debian has them, and what
-//! links in the data directory led to. They are put back where they are missing, never over one that is there; a
-//! file comes back where a link was.
+//! Configuration files that the tar streams of a backup lack: those outside the data directory, as Debian has them, and
+//! the files that links in the data directory led to. They are put back where they are missing, never over a file that is
+//! there. A file comes back in the place of a link.
 //!
-//! A file that cannot be put back (their directory is often root's) does not fail the recovery: the
-//! verified object is kept in the data directory, and a note gives the command that unpacks it.
+//! A file that cannot be put back (its directory is often root's) does not fail the recovery: the verified object is kept
+//! in the data directory, and a note gives the command that unpacks it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Permissions};
@@ -25,7 +25,7 @@ use crate::pg::configuration_files::{ConfigurationFiles, Files, Grammar};
 
 /// The largest `configuration.tar.zst`, and what it may hold, in bytes.
 const LIMIT_BYTES: u64 = 64 << 20;
-/// What the server reads where `ssl` is on, and what it takes where nothing is set.
+/// The files that the server reads where `ssl` is on, with their defaults.
 const KEY_FILES: [(&str, &str); 6] = [
     ("ssl_cert_file", "server.crt"),
     ("ssl_key_file", "server.key"),
@@ -52,7 +52,7 @@ pub struct ConfigurationReport {
     /// What `config_file` will hold once it is put back, if it could not be.
     #[serde(skip)]
     pub pending: Option<Vec<u8>>,
-    /// What somebody has to know of the settings that the copy has from its source.
+    /// What the administrator must know of the settings that the copy has from its source.
     #[serde(skip)]
     pub notes: Vec<String>,
 }
@@ -63,7 +63,7 @@ impl ConfigurationReport {
         self.note = (!notes.is_empty()).then(|| notes.join("; "));
     }
 
-    /// The links of the source's data directory in whose place nothing stands now.
+    /// The links of the source's data directory that nothing has replaced.
     pub(crate) fn links_left_out(&self, links: Vec<String>, data: &Path) -> Vec<String> {
         let mut links = links;
         links.retain(|link| !self.restored.contains(&data.join(link)));
@@ -91,7 +91,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// As a backup tells, for a copy in `data`.
+    /// The places that a backup names, for a copy in `data`.
     #[must_use]
     pub fn new(configuration: Option<&Configuration>, data: &Path) -> Self {
         Self {
@@ -145,7 +145,7 @@ impl Places {
         self.of_copy(&self.config_file)
     }
 
-    /// What the copy's server will look for in vain; what is in `failed` was said already.
+    /// Files that the copy's server will not find; those in `failed` were named already.
     pub(crate) fn missing(&self, failed: &[PathBuf]) -> Option<String> {
         let found = self.follow(&mut Disk);
         let mut missing = found.missing.clone();
@@ -156,7 +156,7 @@ impl Places {
         (!missing.is_empty()).then(|| {
             format!(
                 "the server's configuration names files that are not there, and the backup has none of them: {}. The \
-                 server may not start without: put them there, or take their lines out",
+                 server may not start without them: put them there, or remove their lines",
                 shown(&missing.into_iter().collect::<Vec<_>>())
             )
         })
@@ -179,7 +179,7 @@ impl Places {
     }
 }
 
-/// As PostgreSQL reads a boolean, of which any unambiguous beginning will do (`parse_bool`, `bool.c`).
+/// Whether PostgreSQL reads it as true; any unambiguous beginning of the word is enough (`parse_bool`, `bool.c`).
 fn is_true(value: &[u8]) -> bool {
     let value = value.to_ascii_lowercase();
     let begins = |word: &[u8]| !value.is_empty() && word.starts_with(&value);
@@ -227,10 +227,10 @@ impl StoredConfiguration {
         }))
     }
 
-    /// Puts back what is missing. `made` hears of each file before it is made.
+    /// Puts back what is missing. `made` is called for each file before it is made.
     ///
     /// # Errors
-    /// `Corrupt` where it is no tar of files with plain names; `Internal` where what could not be put
+    /// `Corrupt` where it is not a tar of files with plain names; `Internal` where what could not be put
     /// back cannot be kept in the data directory either.
     pub fn put_back(&self, access: Access, made: &mut dyn FnMut(PathBuf)) -> Result<ConfigurationReport> {
         let files = unpack(&self.object).map_err(|error| damaged(error, &self.url))?;
@@ -259,7 +259,7 @@ impl StoredConfiguration {
                     if file.path == config_file {
                         report.pending.clone_from(&file.content);
                     }
-                    // Root is asked to unpack only what has a name of configuration.
+                    // Root is asked to unpack only files with names of configuration files.
                     let group = if usual { &mut report.failed } else { &mut unknown };
                     group.push(file.path);
                 }
@@ -281,7 +281,7 @@ impl StoredConfiguration {
         StoredFile { path, mode, ..file }
     }
 
-    /// Whether no part of a path outside the copy is hidden: whoever can write to the archive must not be able to
+    /// Whether no part of a path outside the copy is hidden: write access to the archive must not be enough to
     /// write, say, keys for logging in.
     fn is_plain(&self, path: &Path) -> bool {
         let is_hidden = |part: std::path::Component| part.as_os_str().as_encoded_bytes().starts_with(b".");
@@ -299,8 +299,7 @@ impl StoredConfiguration {
         found.files
     }
 
-    /// What somebody has to do by hand, if anything; what could not be put back is kept in the data
-    /// directory.
+    /// What the administrator must do by hand, if anything. What could not be put back is kept in the data directory.
     fn note(
         &self,
         access: Access,
@@ -323,7 +322,7 @@ impl StoredConfiguration {
     }
 }
 
-/// The backup's files, and, for what it does not hold among them, those that are there.
+/// The backup's files, and those on disk for what the backup does not have.
 struct StoredOrThere<'a> {
     stored: BTreeMap<&'a Path, &'a [u8]>,
 }
@@ -354,7 +353,7 @@ pub(crate) struct Disk;
 
 impl Files for Disk {
     fn read(&mut self, path: &Path) -> Option<Vec<u8>> {
-        // Opening a pipe would wait for somebody who writes to it.
+        // Opening a pipe would wait for a writer.
         let file = path.metadata().is_ok_and(|metadata| metadata.is_file());
         let mut content = Vec::new();
         let mut limited = File::open(path).ok().filter(|_| file)?.take(LIMIT_BYTES);
@@ -377,7 +376,7 @@ fn failure_note(kept: &Path, failed: &[PathBuf], reasons: &[String]) -> String {
     let words = failed
         .iter()
         .map(|path| shell_word(path.to_string_lossy().trim_start_matches('/')));
-    // Only these, and of a directory nothing that is in it: root must not unpack whatever else is there.
+    // Only these names, and no directory's content: root must not unpack anything else in the object.
     format!(
         "configuration files are missing and could not be put back: {} ({}). Before you start the server put them \
          back, as root: zstd -dc {} | tar -x -C / --skip-old-files --no-recursion -- {}",
@@ -390,7 +389,7 @@ fn failure_note(kept: &Path, failed: &[PathBuf], reasons: &[String]) -> String {
 
 fn unknown_note(kept: &Path, unknown: &[PathBuf]) -> String {
     format!(
-        "files of the backup's configuration have names that only you can judge, and were not put back: {}. They \
+        "these files of the backup's configuration were not put back, because walship cannot judge their names: {}. They \
          are in {}",
         shown(unknown),
         kept.display()
@@ -402,9 +401,9 @@ fn shown(paths: &[PathBuf]) -> String {
     names.join(", ")
 }
 
-/// Whether a file is put back without asking: what has a name of configuration (`*.conf`, Debian's
+/// Whether a file is put back without asking: one with the name of a configuration file (`*.conf`, Debian's
 /// `environment`) in the folder of `config_file`, and `hba_file` and `ident_file` by their usual names
-/// anywhere. Whoever can write to the archive must not be able to write any file here.
+/// anywhere. Write access to the archive must not be enough to write any file here.
 fn is_configuration(path: &Path, config_file: &Path) -> bool {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
         return false;
@@ -476,7 +475,7 @@ fn put_back(file: &StoredFile, made: &mut dyn FnMut(PathBuf)) -> Result<bool> {
             .map_err(failed)?;
         return Ok(true);
     };
-    // Linked into place: a reader sees all of it or nothing, and a file that came up meanwhile stays.
+    // Linked into place: a reader sees all of it or nothing, and a file that appeared meanwhile stays.
     let mut temporary = tempfile::Builder::new()
         .prefix(".walship-")
         .tempfile_in(parent)
@@ -500,7 +499,7 @@ fn put_back(file: &StoredFile, made: &mut dyn FnMut(PathBuf)) -> Result<bool> {
 /// Writes a whole file of the data directory, which `syncfs` makes durable later.
 pub(crate) fn write_file(path: &Path, content: &[u8], access: Access) -> Result<()> {
     let write = || {
-        // One that was restored may be closed to its owner.
+        // The mode of a restored file may keep even its owner from writing.
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -642,7 +641,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_configuration_includes_comes_back_under_whatever_name_and_nothing_hidden() {
+    fn included_files_come_back_under_any_name_but_no_hidden_ones() {
         let top = tempfile::Builder::new().prefix("plain").tempdir().unwrap();
         let at = |path: &str| top.path().join(path);
         let main = at("main/postgresql.conf");
@@ -693,7 +692,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_will_look_for_in_vain_is_named() {
+    fn files_that_the_server_will_not_find_are_named() {
         let top = tempfile::tempdir().unwrap();
         let data = top.path();
         let places = Places::new(None, data);
@@ -735,7 +734,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_is_no_tar_of_plain_names_is_refused() {
+    fn an_object_that_is_not_a_tar_of_plain_names_is_refused() {
         for object in [&b"not zstd"[..], &zstd::encode_all(&[1; 700][..], 1).unwrap()] {
             assert_eq!(unpack(object).unwrap_err().kind(), ErrorKind::Corrupt);
         }

@@ -22,14 +22,14 @@ use crate::server::data_directory::postmaster_pid;
 
 /// PostgreSQL's `pg_control`, without which no server starts.
 pub const CONTROL: &str = "global/pg_control";
-/// Where it waits until everything else is durable. Made first, as an empty file.
+/// Where `pg_control` waits until everything else is durable. Made first, as an empty file.
 pub const SET_ASIDE_CONTROL: &str = "global/pg_control.walship";
-/// What is made first in the data directory, and locked while the recovery runs. It holds [`SET_ASIDE_CONTROL`] until
-/// everything is restored, and `pg_control` from then on.
+/// The directory that is made first in the data directory, and locked while the recovery runs. It holds
+/// [`SET_ASIDE_CONTROL`] until everything is restored, and `pg_control` from then on.
 pub const DATA_CLAIM: &str = "global";
-/// What a tablespace's directory holds until everything is restored: the data directory's path.
+/// The file in a tablespace's directory until everything is restored; it holds the data directory's path.
 pub const CLAIM: &str = "walship-recover";
-/// What the data directory holds until then: its tablespaces' directories, each ended by a NUL.
+/// The file in the data directory until then; it holds the tablespaces' directories, each ended by a NUL.
 pub const CLAIMS: &str = "global/walship-recover";
 
 /// Whether a cluster's group may read it; PostgreSQL knows these two kinds of permissions.
@@ -61,7 +61,7 @@ impl Access {
     }
 }
 
-/// Looks whether every directory is missing, or empty and our own. Changes nothing.
+/// Checks that every directory is missing, or empty and our own. Changes nothing.
 ///
 /// # Errors
 /// `Conflict` for a directory that holds something, `Invalid` for one that cannot be used.
@@ -108,13 +108,13 @@ impl Claimant {
     }
 }
 
-/// Says what a killed recovery left behind, and how to go on: only what its own claims are in.
+/// Says what a killed recovery left behind, and how to go on. Names only directories that hold its own claims.
 fn interrupted(layout: &Layout) -> Error {
     let data = &layout.data;
     let left = match Claimant::of(data) {
         Claimant::Runs => {
             return Error::conflict(format!(
-                "another walship recover restores into {} and runs; wait for it, or choose another directory",
+                "another walship recover is restoring into {}; wait for it, or choose another directory",
                 data.display()
             ));
         }
@@ -122,7 +122,7 @@ fn interrupted(layout: &Layout) -> Error {
             "what an interrupted walship recover left behind; PostgreSQL does not start on it. Remove it"
         }
         Claimant::Unknown => {
-            "what a walship recover makes that runs or was interrupted. If none runs, remove it"
+            "what a walship recover made, which still runs or was interrupted. If none runs, remove it"
         }
     };
     let claims = std::fs::read(data.join(CLAIMS)).unwrap_or_default();
@@ -148,7 +148,7 @@ fn claimed_by(directory: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(&claim)))
 }
 
-/// What lies in another cluster's directories goes with them, and into its backups.
+/// A directory inside another cluster's would be removed with that cluster's, and be in its backups.
 fn refuse_inside_a_cluster(directory: &Path) -> Result<()> {
     for above in directory.ancestors().skip(1) {
         let what = if holds(&above.join("PG_VERSION")) {
@@ -159,7 +159,7 @@ fn refuse_inside_a_cluster(directory: &Path) -> Result<()> {
             continue;
         };
         return Err(Error::conflict(format!(
-            "{} lies in {}, which is {what}: it would be removed with that, and be in its backups. Choose another place",
+            "{} lies in {}, which is {what}: it would be in the backups of that cluster, and be removed with it. Choose another place",
             directory.display(),
             above.display()
         )));
@@ -206,7 +206,7 @@ fn check_root(root: &Root) -> Result<()> {
         let data = data.display();
         return Err(Error::conflict(match claimant {
             Claimant::Runs => format!(
-                "the tablespace's directory {shown} belongs to a walship recover into {data}, which runs; wait for it, or \
+                "the tablespace's directory {shown} belongs to a walship recover into {data}, which still runs; wait for it, or \
                  choose another directory with --tablespace-mapping"
             ),
             Claimant::Ended => format!(
@@ -214,7 +214,7 @@ fn check_root(root: &Root) -> Result<()> {
                  and run the recovery again: rm -rf {remove}"
             ),
             Claimant::Unknown => format!(
-                "the tablespace's directory {shown} belongs to a walship recover into another data directory, one that runs \
+                "the tablespace's directory {shown} belongs to a walship recover into another data directory, which still runs \
                  or was interrupted. If none runs, remove it and run the recovery again: rm -rf {remove}"
             ),
         }));
@@ -243,7 +243,7 @@ fn check_parent(directory: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "{} cannot be made, for {} does not exist or is not a directory; make it first (mkdir -p)",
+        "{} cannot be made, because {} does not exist or is not a directory; make it first (mkdir -p)",
         directory.display(),
         parent.display()
     )))
@@ -253,22 +253,22 @@ fn not_empty(root: &Root, entry: &str) -> Error {
     let shown = root.directory.display();
     Error::conflict(match &root.tablespace {
         Some(tablespace) => format!(
-            "the tablespace's directory {shown} is not empty (it holds {entry:?}), and nothing is restored into \
-             a directory that is not; put the tablespace elsewhere with --tablespace-mapping {}=NEW, or remove \
-             what is there if no server needs it",
+            "the tablespace's directory {shown} is not empty (it holds {entry:?}), and walship restores only into \
+             an empty one; put the tablespace elsewhere with --tablespace-mapping {}=NEW, or remove \
+             its files if no server needs them",
             tablespace.old.display()
         ),
         None if let Some(process) = running_server(&root.directory) => format!(
-            "a PostgreSQL server runs on the data directory {shown} (process {process}); to recover beside it \
-             choose another directory, to replace it stop it and move the directory away"
+            "a PostgreSQL server runs on the data directory {shown} (process {process}); choose another directory to \
+             recover beside it, or stop it and move the directory away to replace it"
         ),
         None if entry == "lost+found" => format!(
-            "{shown} is the top of a file system (it holds \"lost+found\"), and nothing is restored into a \
-             directory that is not empty; choose a directory below it"
+            "{shown} is the top of a file system (it holds \"lost+found\"), and walship restores only into an \
+             empty directory; choose a directory below it"
         ),
         None => format!(
-            "the data directory {shown} is not empty (it holds {entry:?}), and nothing is restored into a \
-             directory that is not; choose another one, or move what is there away"
+            "the data directory {shown} is not empty (it holds {entry:?}), and walship restores only into an \
+             empty one; choose another directory, or move the files away"
         ),
     })
 }
@@ -279,7 +279,7 @@ fn running_server(data_directory: &Path) -> Option<i32> {
     let process = postmaster_pid(data_directory)?.checked_abs()?;
     match rustix::process::test_kill_process(Pid::from_raw(process)?) {
         Err(rustix::io::Errno::SRCH) => None,
-        // Another user's lives as well.
+        // EPERM: the process lives and is another user's.
         Ok(()) | Err(_) => Some(process),
     }
 }

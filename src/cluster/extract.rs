@@ -3,8 +3,8 @@
 //! One thread reads the index and hands out parts; `concurrency` others each fetch a part, hash and
 //! decompress it as it arrives, and write its files' bytes at their places. Memory holds, for each of
 //! them, one piece from the store, one decompressed piece and zstd's window, and the names of the
-//! part's files; never a part, and never the index. One more thread has what was written go to the disk
-//! meanwhile, so that little is left to write when the last part is there.
+//! part's files; never a part, and never the index. Meanwhile one more thread syncs what was written
+//! to the disk, so that little is left to write when the last part is there.
 //!
 //! What is written before a part's hash was checked is worthless until then: `pg_control` stays set
 //! aside until every part was checked and everything is durable.
@@ -30,31 +30,28 @@ use crate::format::keys::{BackupObject, Key};
 use crate::progress::Progress;
 use crate::store::look_again;
 
-/// Bytes of tar after which the disk is set to work on what was written. Left alone, Linux would keep a
-/// tenth of the memory for the end; each time costs a commit of the file system's journal.
+/// Bytes of tar after which what was written is synced. Otherwise Linux would keep up to a tenth of the memory unwritten
+/// until the end. Each sync costs a commit of the file system's journal.
 const SYNC_BYTES: u64 = 256 << 20;
 
 /// What is restored, and how.
 #[derive(Debug)]
 pub struct Extraction {
-    /// Where the backup is.
     pub archive: Archive,
-    /// The backup.
     pub record: Arc<BackupRecord>,
     /// Its index, surveyed.
     pub index: Index,
-    /// Where it goes.
     pub layout: Layout,
     /// Parts in flight, at least 1.
     pub concurrency: usize,
     /// Counts bytes of tar.
     pub progress: Arc<Progress>,
-    /// Of the directories it goes to.
+    /// Syncs the directories it goes to.
     pub sync: Arc<Sync>,
 }
 
-/// Restores every stream into directories that exist. Much may have been written to the disk then, but
-/// only another [`Sync::finish`] makes all of it durable.
+/// Restores every stream into directories that exist. Much is on the disk then, but only another [`Sync::finish`] makes
+/// all of it durable.
 ///
 /// # Errors
 /// `Corrupt` and `NotFound`, naming the object; `Internal` where a file cannot be written.
@@ -85,7 +82,6 @@ struct Workers<'a> {
     restored_bytes: AtomicU64,
     /// Set by the first thread that fails; the others then end early.
     failed: AtomicBool,
-    /// Its error.
     failure: Mutex<Option<Error>>,
 }
 
@@ -129,17 +125,17 @@ impl Workers<'_> {
         Ok(())
     }
 
-    /// Restores parts until there are no more, and tells `restored` of each.
+    /// Restores parts until there are no more, and notifies `restored` after each.
     fn work(&self, jobs: &Mutex<Receiver<PartJob>>, restored: &SyncSender<()>) {
         loop {
             let job = lock(jobs).recv();
             let Ok(job) = job else { return };
-            // After a failure the parts are still taken, so that whoever hands them out never waits.
+            // After a failure the parts are still taken, so that `hand_out` never waits.
             if !self.has_failed() {
                 self.note(self.restore(&job));
                 self.restored_bytes
                     .fetch_add(job.end - job.start, Ordering::Relaxed);
-                // Full where nobody has looked since the part before, closed where that failed.
+                // Full where `write_back` has not looked since the part before, closed where it failed.
                 let _ = restored.try_send(());
             }
         }
@@ -157,7 +153,6 @@ impl Workers<'_> {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Restores one part.
     fn restore(&self, job: &PartJob) -> Result<()> {
         let record = &self.extraction.record;
         let stream = record
@@ -165,7 +160,7 @@ impl Workers<'_> {
             .ok_or_else(|| Error::defect("restore the backup", "a part of no stream"))?;
         let key = record.id.key(BackupObject::Part(stream, job.number));
         let counted = AtomicU64::new(0);
-        // In the thousands of parts of a large backup one comes damaged. Writing a part twice gives the same files.
+        // Of the thousands of parts of a large backup one may arrive damaged. Writing a part twice gives the same files.
         let fetched = look_again(async || self.fetch(&key, job, &counted).await);
         self.handle.block_on(fetched)?;
         self.files.finish_part(job)
@@ -199,7 +194,7 @@ impl Workers<'_> {
     }
 }
 
-/// Syncs each time so many bytes more are restored, until nobody is left who restores.
+/// Syncs after each [`SYNC_BYTES`] more that are restored, until no worker is left.
 ///
 /// # Errors
 /// As [`Sync::finish`]. The operating system tells of a failure once, so it counts here as at the end.
@@ -226,8 +221,8 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// To be opened before anything is written: Linux tells an open file only of the failures of
-    /// writing back that came after it was opened.
+    /// To be opened before anything is written: Linux reports to an open file only the write-back failures that came
+    /// after it was opened.
     ///
     /// # Errors
     /// As the operating system says.
@@ -241,11 +236,9 @@ impl Sync {
         })
     }
 
-    /// Syncs.
-    ///
     /// # Errors
-    /// As the operating system says, of everything that was not written since [`Sync::open`], or since
-    /// the call before.
+    /// As the operating system says, for everything that could not be written since [`Sync::open`], or since the call
+    /// before.
     pub fn finish(&self) -> Result<()> {
         self.directories.iter().try_for_each(|directory| {
             rustix::fs::syncfs(directory)
@@ -258,7 +251,7 @@ impl Sync {
 mod tests {
     use super::*;
 
-    /// As if so many bytes had been restored below a directory that cannot be synced.
+    /// As if `restored_bytes` had been restored below a directory that cannot be synced.
     fn write_back_failing(restored_bytes: u64) -> Result<()> {
         let top = tempfile::tempdir().unwrap();
         let path_only = rustix::fs::open(top.path(), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty());
@@ -279,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_little_is_left_to_the_sync_at_the_end() {
+    fn a_little_is_left_to_the_sync_at_the_end() {
         write_back_failing(SYNC_BYTES - 1).unwrap();
     }
 }

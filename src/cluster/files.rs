@@ -1,8 +1,8 @@
 //! The files of a restored cluster, written by several threads at once, each part of the backup at
-//! its place. No order among parts is needed: whoever comes first makes a file.
+//! its place. The parts may come in any order: the first one makes a file.
 //!
 //! Nothing here is fsynced; `extract` syncs whole file systems at the end. Directories below the
-//! destination are our own and hold no symbolic links, for none is ever made.
+//! destination are our own and hold no symbolic links, because none is ever made.
 
 use std::collections::HashMap;
 use std::fs::{File, FileTimes, Permissions};
@@ -22,7 +22,7 @@ use crate::format::backup::{EntryKind, IndexEntry};
 #[derive(Debug)]
 pub struct Files {
     roots: Vec<Root>,
-    /// Bytes that are still missing of files that lie in several parts, by stream and offset.
+    /// How many bytes are still missing of each file that lies in several parts, by stream and offset.
     missing: Mutex<HashMap<(usize, u64), u64>>,
     /// Directories that their owner may not write to once they are complete, in the order in which
     /// they were made, with their modes.
@@ -86,8 +86,8 @@ impl Files {
         }
     }
 
-    /// Opens a file for writing, making it if nobody has. Until it is complete its owner may write to
-    /// it, whatever its mode: other parts, and this one fetched again, open it too.
+    /// Opens a file for writing, and makes it if nobody has. Until it is complete its owner may write to it, whatever its
+    /// mode: other parts open it too, and so does this part when it is fetched again.
     pub(crate) fn open(&self, stream: usize, file: &PartFile) -> Result<(File, PathBuf)> {
         let path = self.path_of(stream, &file.path)?;
         let mode = file.mode & 0o777 | OWNER;
@@ -99,7 +99,7 @@ impl Files {
                 .mode(mode)
                 .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
                 .open(&path)?;
-            // The umask must not have its say.
+            // The umask must not change the mode.
             opened.set_permissions(Permissions::from_mode(mode))?;
             Ok(opened)
         };
@@ -109,7 +109,7 @@ impl Files {
         }
     }
 
-    /// Counts a part's bytes as there, once it was verified; completes the files that have all theirs.
+    /// Counts the bytes of a verified part as there, and completes the files that have all of theirs.
     ///
     /// # Errors
     /// As the operating system says.
@@ -145,7 +145,7 @@ impl Files {
     /// Completes the directories, once every file has all its bytes.
     ///
     /// # Errors
-    /// `Internal` where a file has not, which would be a defect; as the operating system says.
+    /// `Internal` where a file lacks bytes, which would be a defect; as the operating system says.
     pub fn finish(&self) -> Result<()> {
         let count = lock(&self.missing).len();
         if count > 0 {
@@ -154,7 +154,7 @@ impl Files {
                 format_args!("{count} files are not complete after the last part"),
             ));
         }
-        // What lies in a directory was made after it, and has to be reached through it.
+        // Subdirectories come first: they are reached through the directories above them.
         lock(&self.closed).iter().rev().try_for_each(|(path, mode)| {
             set_mode(path, *mode)
                 .map_err(|error| Error::io(format!("set the permissions of {}", path.display()), error))
@@ -169,7 +169,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Gives a file that has all its content its time and its own mode.
+/// Gives a complete file its modification time and its own mode.
 fn complete(opened: &File, file: &PartFile) -> std::io::Result<()> {
     set_mtime(opened, file.mtime)?;
     if file.mode & OWNER == OWNER {
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_may_write_to_gets_its_mode_when_it_is_complete() {
+    fn a_read_only_file_gets_its_mode_when_it_is_complete() {
         let top = tempfile::tempdir().unwrap();
         let restored = Files::new(&Layout::new(top.path(), &fixture::record(&[]), &[]).unwrap());
         let mode = |path: &str| top.path().join(path).metadata().unwrap().permissions().mode() & 0o777;

@@ -1,6 +1,6 @@
 //! Which directory each tar stream of a backup is restored into: the data directory, and each
-//! tablespace's place after `--tablespace-mapping`. Pure; what the directories hold is looked at in
-//! `destination`.
+//! tablespace's place after `--tablespace-mapping`. Pure: `destination` looks at what the
+//! directories hold.
 
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use crate::format::backup::BackupRecord;
 pub struct TablespaceMapping {
     /// Where the tablespace was when the backup was taken.
     pub old: PathBuf,
-    /// Where it shall be.
+    /// Where it is to be.
     pub new: PathBuf,
 }
 
@@ -44,10 +44,8 @@ impl FromStr for TablespaceMapping {
     }
 }
 
-/// Where everything goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// The data directory.
     pub data: PathBuf,
     /// For each stream of the backup, in their order.
     pub roots: Vec<Root>,
@@ -56,18 +54,14 @@ pub struct Layout {
 /// Where one tar stream goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
-    /// The directory.
     pub directory: PathBuf,
     /// The tablespace; none for the data directory.
     pub tablespace: Option<RootTablespace>,
 }
 
-/// A tablespace on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootTablespace {
-    /// Its OID.
     pub oid: u32,
-    /// Where it was.
     pub old: PathBuf,
     /// Whether it lies inside the data directory, in `pg_tblspc` (`allow_in_place_tablespaces`): it
     /// moves with it and has no line in `tablespace_map`.
@@ -99,7 +93,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The data directory and every tablespace outside it: what must be empty.
+    /// The data directory and every tablespace outside it: the directories that must be empty.
     pub fn outside(&self) -> impl Iterator<Item = &Root> {
         self.roots.iter().filter(|root| {
             root.tablespace
@@ -180,7 +174,7 @@ pub(crate) fn check_apart<'a>(directories: impl Iterator<Item = &'a Path>) -> Re
         for other in directories.iter().skip(index + 1) {
             if one.starts_with(other) || other.starts_with(one) {
                 return Err(Error::invalid(format!(
-                    "{} and {} would be restored into each other; every tablespace and the data directory \
+                    "{} and {} would be restored into each other; the data directory and every tablespace \
                      need a directory of their own (--tablespace-mapping OLD=NEW moves a tablespace)",
                     one.display(),
                     other.display()
@@ -191,7 +185,7 @@ pub(crate) fn check_apart<'a>(directories: impl Iterator<Item = &'a Path>) -> Re
     Ok(())
 }
 
-/// The path without doubled or closing slashes and `.`.
+/// The path without `.` and without doubled or trailing slashes.
 fn absolute(path: &Path, what: &str) -> Result<PathBuf> {
     let plain = path.components().all(|part| {
         matches!(

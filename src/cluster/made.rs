@@ -1,4 +1,4 @@
-//! The directories of a recovery as they come to be, and go again if it fails.
+//! Makes the directories of a recovery, and removes them again if it fails.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::ErrorKind::{AlreadyExists, NotFound, PermissionDenied};
@@ -15,7 +15,7 @@ use super::layout::Layout;
 use super::shell::shell_word;
 use crate::error::{Error, Result};
 
-/// How often, and after which pause each, a lock is tried that somebody has for the moment in which he looks.
+/// A lock is tried this often, with this pause: another recovery takes it for a moment when it looks.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
@@ -37,7 +37,7 @@ struct Made {
     mode_before: Option<u32>,
     /// The name in it that keeps other recoveries away.
     claim: &'static str,
-    /// Its device and inode: another directory of that name is somebody else's.
+    /// Its device and inode: another directory of that name is not this recovery's.
     identity: (u64, u64),
 }
 
@@ -65,8 +65,7 @@ impl Destination {
     /// Makes the directories, the data directory first, with the cluster's permissions.
     ///
     /// # Errors
-    /// As [`check`], which is made once more, and as the operating system says; what was made is
-    /// removed again.
+    /// As [`check`], which runs once more, and as the operating system says; what was made is removed again.
     pub fn create(layout: &Layout, access: Access) -> Result<Self> {
         check(layout)?;
         let mut destination = Self::default();
@@ -80,7 +79,7 @@ impl Destination {
         let data = &layout.data;
         self.make_directory(data, access, DATA_CLAIM, make_directory_inside)?;
         self.lock = Some(lock(&data.join(DATA_CLAIM))?);
-        // The mark comes before anything is made elsewhere.
+        // The mark comes before anything is made outside the data directory.
         make_file(&data.join(SET_ASIDE_CONTROL), access)?;
         note_claims(layout, access)?;
         for (_, directory) in layout.tablespaces() {
@@ -89,7 +88,7 @@ impl Destination {
                 written(path, data.as_os_str().as_bytes())
             })?;
         }
-        // Their streams come before the data directory's, which has these directories.
+        // Their streams come before the data directory's stream, which would make these directories.
         let mut in_place = layout.in_place().peekable();
         if in_place.peek().is_some() {
             make_directory_inside(&data.join("pg_tblspc"), access)?;
@@ -97,9 +96,9 @@ impl Destination {
         in_place.try_for_each(|directory| make_directory_inside(directory, access))
     }
 
-    /// Makes a directory and claims it: `make` makes the claim, which must not be there yet, and then
-    /// there must be nothing else. Of two recoveries that found the directory empty one fails, and
-    /// leaves the other's files alone, even where that is complete and its claim gone.
+    /// Makes a directory and claims it: `make` makes the claim, which must not be there yet, and afterwards the directory
+    /// must hold nothing else. If two recoveries found the directory empty, one of them fails and leaves the other's files
+    /// alone, even where the other is complete and its claim is gone.
     fn make_directory(
         &mut self,
         directory: &Path,
@@ -111,7 +110,7 @@ impl Destination {
         let path = directory.join(claim);
         let claimed = make(&path, access).and_then(|()| {
             is_alone(directory, claim).inspect_err(|_| {
-                // Only this recovery's: nobody else made it, and a directory goes only if it is empty.
+                // This recovery made it, and a directory is removed only if it is empty.
                 let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir(&path));
             })
         });
@@ -131,11 +130,11 @@ impl Destination {
             claim,
             identity: (found.dev(), found.ino()),
         });
-        // The umask had its say before, and PostgreSQL refuses other modes.
+        // The umask may have changed the mode, and PostgreSQL refuses other modes.
         set_mode(directory, access.directory_mode())
     }
 
-    /// Counts a file or directory outside the directories among what a failure removes.
+    /// Adds a file or directory outside these directories to those that a failure removes.
     pub fn add_file(&mut self, path: PathBuf) {
         self.files.push(path);
     }
@@ -175,7 +174,7 @@ impl Destination {
 }
 
 /// Locks a directory for as long as this recovery runs. Where the file system has no locks, nobody can tell whether it
-/// does.
+/// still runs.
 fn lock(directory: &Path) -> Result<File> {
     let doing = |error| Error::io(format!("lock {}", directory.display()), error);
     let file = File::open(directory).map_err(doing)?;
@@ -224,7 +223,7 @@ pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
         return std::fs::remove_file(path);
     }
     match std::fs::remove_dir_all(path) {
-        // A directory that was restored may be closed to its owner.
+        // The mode of a restored directory may keep even its owner out.
         Err(error) if error.kind() == PermissionDenied => {
             open_directories(path)?;
             std::fs::remove_dir_all(path)
@@ -362,7 +361,7 @@ mod tests {
 
     // Seen to fail: `cluster/made.rs`: `undo` compares nothing
     #[test]
-    fn a_failure_removes_no_directory_that_took_the_place_of_its_own_or_in_which_a_server_lives() {
+    fn a_failure_removes_no_directory_of_others_and_none_in_which_a_server_lives() {
         let top = tempfile::tempdir().unwrap();
         let (data, away) = (top.path().join("data"), top.path().join("away"));
         let replaced = Destination::create(&layout(&data, None), Access::Owner).unwrap();
@@ -410,13 +409,13 @@ mod tests {
         assert_eq!((mode(&data), mode(&space)), (0o700, 0o700));
         let error = check(&layout).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
-        assert!(error.to_string().contains("and runs"), "{error}");
+        assert!(error.to_string().contains("is restoring into"), "{error}");
         let killed = recovery;
         drop(killed);
         let command = format!("rm -rf '{}' {}", space.display(), data.display());
         let error = check(&layout).unwrap_err();
         assert!(error.to_string().ends_with(&command), "{error}");
-        // Whoever forgets the mapping is not told to remove what the other one did not make.
+        // Without the mapping, the message does not name a directory that the killed recovery did not make.
         let living = top.path().join("living");
         std::fs::create_dir_all(living.join("PG_17_202406281")).unwrap();
         let forgotten = Layout::new(&data, &fixture::record(&[living.to_str().unwrap()]), &[]).unwrap();
@@ -472,7 +471,12 @@ mod tests {
         let killed = layout(&top.path().join("data"), Some(&space));
         let running = Destination::create(&killed, Access::Owner).unwrap();
         let other = layout(&top.path().join("other"), Some(&space));
-        assert!(check(&other).unwrap_err().to_string().contains("which runs"));
+        assert!(
+            check(&other)
+                .unwrap_err()
+                .to_string()
+                .contains("which still runs")
+        );
         drop(running);
         std::fs::create_dir(space.join("PG_17")).unwrap();
         let error = check(&layout(&top.path().join("other"), Some(&space))).unwrap_err();

@@ -1,11 +1,11 @@
-//! The servers that run on this machine, as far as one can see: those whose processes this user may look at.
+//! The servers that run on this machine, as far as this user may look at their processes.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::server::data_directory::{cluster_identity, postmaster_pid};
 
-/// The data directories of running servers of a cluster. A server works in its data directory.
+/// The data directories of a cluster's running servers, which are their working directories.
 #[must_use]
 pub fn of_cluster(system_identifier: u64) -> Vec<PathBuf> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();

@@ -8,7 +8,7 @@ use crate::archive::parts::schedule::{PartFile, PartJob};
 use crate::cluster::files::{Files, set_mtime, spans_parts, writing};
 use crate::error::{Error, Result};
 
-/// Cuts the bytes of one part, from its first to its last, at the borders of the files in it.
+/// Splits the bytes of one part, from its first to its last, into those of the files in it.
 #[derive(Debug)]
 pub struct PartCursor<'a> {
     job: &'a PartJob,
@@ -21,11 +21,9 @@ pub struct PartCursor<'a> {
 /// Some bytes of a file's content.
 #[derive(Debug)]
 pub struct FileBytes<'a> {
-    /// The file.
     pub file: &'a PartFile,
     /// Where in the file they begin.
     pub offset: u64,
-    /// The bytes.
     pub bytes: &'a [u8],
 }
 
@@ -48,7 +46,7 @@ impl<'a> PartCursor<'a> {
         }
     }
 
-    /// Takes the next bytes of the tar stream, and hands on those that are a file's content.
+    /// Takes the next bytes of the tar stream, and passes on those that are a file's content.
     ///
     /// # Errors
     /// `Corrupt` for more bytes than the part has; what `each` returns.

@@ -13,13 +13,13 @@ pub(crate) struct Primary {
     pub(crate) major: Major,
     pub(crate) system_identifier: u64,
     pub(crate) timeline: TimelineId,
-    /// How far its WAL is.
+    /// How far it has written or replayed WAL.
     pub(crate) current: Lsn,
-    /// It is a standby itself: what is seeded from it is cascaded.
+    /// It is a standby itself: a replica seeded from it is cascaded.
     pub(crate) is_standby: bool,
     /// `max_slot_wal_keep_size`.
     pub(crate) slot_keeps: String,
-    /// What it was started with, and so whoever replays its WAL needs.
+    /// The settings that it was started with and that replay of its WAL needs.
     pub(crate) demands: Demands,
     /// Whether it asked for a password.
     pub(crate) used_password: bool,

@@ -8,28 +8,27 @@ use std::time::{Duration, Instant};
 
 use crate::pg::Major;
 
-/// `--version` takes no time; a program that hangs is passed over.
+/// `--version` takes no time; a program that hangs is skipped.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What Debian puts into `PATH` in a program's place: it chooses a version by itself, at each start anew.
+/// The program that Debian puts into `PATH` in place of PostgreSQL's: it chooses a version at each start.
 const DEBIANS_WRAPPER: &str = "pg_wrapper";
 
-/// A search for a program.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Search {
     /// The program of the right major version.
     pub found: Option<PathBuf>,
     /// Every directory that was looked into.
     pub looked_in: Vec<PathBuf>,
-    /// Those of other versions, with the version they say.
+    /// Programs of other versions, with the version that they print.
     pub others: Vec<(PathBuf, Option<Major>)>,
 }
 
-/// Looks for a program of a major version: in `search_path` (`PATH`), then where packages put it.
+/// Looks for a program of a major version in `search_path` (`PATH`), then where packages put it.
 #[must_use]
 pub fn find(name: &str, major: Major, search_path: Option<&OsStr>) -> Search {
     let in_path = search_path.map(std::env::split_paths).into_iter().flatten();
-    // What lies in whatever directory this runs in is nobody's choice.
+    // Nobody chose what lies in the current directory.
     let in_path = in_path.filter(|directory| directory.is_absolute());
     let packaged = [
         // Debian, Red Hat, SUSE, Alpine, Gentoo, a build from source.
@@ -64,12 +63,12 @@ fn is_wrapper(program: &Path) -> bool {
     resolved.file_name() == Some(OsStr::new(DEBIANS_WRAPPER))
 }
 
-/// The major version that a program is of; none where it does not say so in time.
+/// A program's major version; none where it does not print it in time.
 fn major_of(program: &Path) -> Option<Major> {
     Major::of_version(&version_of(program)?)
 }
 
-/// The version that a program is of, such as `17.2`; none where it does not say so in time.
+/// A program's version, such as `17.2`; none where it does not print it in time.
 #[must_use]
 pub fn version_of(program: &Path) -> Option<String> {
     let mut child = Command::new(program)
@@ -126,7 +125,7 @@ mod tests {
 
     // Seen to fail: `cluster/programs.rs`: any version is accepted
     #[test]
-    fn the_right_version_is_found_whatever_comes_first_and_debians_wrapper_is_passed_over() {
+    fn the_right_version_is_found_in_any_order_and_debians_wrapper_is_skipped() {
         let top = tempfile::tempdir().unwrap();
         let make = |directory: &str, name: &str, version: &str| {
             let directory = top.path().join(directory);

@@ -1,8 +1,8 @@
 //! Restores a backup into an empty directory, ready to recover to a target.
 //!
-//! Everything that can be refused is refused before a byte is written. From then on the data directory
-//! is one that PostgreSQL refuses to start on, until the last step; a failure removes what was made,
-//! and what a kill leaves behind is recognised by the next recovery, which says how to go on.
+//! Everything that can be refused is refused before a byte is written. From then on, until the last step, PostgreSQL
+//! refuses to start on the data directory. A failure removes what was made. What a kill leaves behind is recognised by the
+//! next recovery, which says how to go on.
 //! Nothing is ever written into a directory that is not empty.
 
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ pub struct RecoverOptions {
     pub request: Request,
     /// What the server does at the target. Default, as in PostgreSQL: pause.
     pub action: Option<TargetAction>,
-    /// Where tablespaces go that shall not be where they were.
+    /// Where tablespaces go that are not to be where they were.
     pub tablespace_mappings: Vec<TablespaceMapping>,
     /// Whether the recovered server archives.
     pub archive_mode: ArchiveMode,
@@ -81,7 +81,7 @@ pub fn refuse_root() -> Result<()> {
 pub fn refuse_root_for(command: &str) -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Err(Error::denied(format!(
-            "PostgreSQL does not run as root, and the files it runs on belong to who restores them; run \
+            "PostgreSQL does not run as root, and restored files belong to the user who restores them; run \
              walship {command} as the user who owns the cluster: sudo -u postgres walship {command} …"
         )));
     }
@@ -91,8 +91,8 @@ pub fn refuse_root_for(command: &str) -> Result<()> {
 /// Plans and restores.
 ///
 /// # Errors
-/// `Invalid`, `NotFound`, `Corrupt` for what cannot be recovered, before anything is written; then as
-/// `restore` below.
+/// Before anything is written `Invalid`, `NotFound` and `Corrupt` where the target cannot be recovered; then as
+/// [`restore`].
 pub async fn run(
     options: &RecoverOptions,
     store: &Store,
@@ -201,7 +201,7 @@ fn settings(options: &RecoverOptions, plan: &Plan, action: Option<TargetAction>)
     Ok(settings)
 }
 
-/// What the copy is to its source.
+/// The relation of the copy to its source.
 fn what_it_is(options: &RecoverOptions, archiving_off: bool) -> Copy {
     match (options.configuration, &options.archive_mode) {
         (SourceConfiguration::LeftOut, ArchiveMode::Own(_)) => Copy::Clone,
@@ -234,7 +234,7 @@ pub(super) fn links_note(links: &[String]) -> Option<String> {
     })
 }
 
-/// Syncing a large backup takes a while, during which the runtime must not stand still.
+/// Syncing a large backup takes a while, and must not block the runtime.
 pub(super) async fn finish(
     extracted: Extracted,
     settings: ServerSettings,

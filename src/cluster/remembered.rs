@@ -1,7 +1,7 @@
 //! Reading and writing what a data directory remembers of its archive: `walship.archive` and `walship.clone`.
 //!
 //! What holds: nothing of a cluster is acknowledged in an archive before its data directory durably remembers that
-//! archive. Of two processes that write the file at the same time one wins, and the other checks against what it wrote.
+//! archive. If two processes write the file at the same time, one wins, and the other checks against the winner's file.
 
 use std::fs::File;
 use std::io::{ErrorKind as IoKind, Write};
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::identity::Identity;
 use crate::format::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, Remembered};
 
-/// Begins the name of the file while it is written: what begins so is in no base backup (`PG_TEMP_FILE_PREFIX`).
+/// The prefix of the file's name while it is written. No base backup has files with this prefix (`PG_TEMP_FILE_PREFIX`).
 const TEMPORARY_PREFIX: &str = "pgsql_tmp.walship.";
 
 /// What this data directory remembers.
@@ -57,7 +57,7 @@ pub fn join(data_directory: &Path, identity: &Identity, url: &str) -> Result<()>
     match write(data_directory, &mark) {
         // Another process was faster.
         Err(error) if error.kind() == IoKind::AlreadyExists => check(data_directory, identity, url),
-        // No server runs on it, and nothing else can be written there either.
+        // Read-only: no server runs on it, and nothing else can be written there either.
         Err(error) if error.kind() == IoKind::ReadOnlyFilesystem => {
             let shown = data_directory.display();
             tracing::warn!("{shown} is read-only, so it does not remember that its archive is {url}");
@@ -112,8 +112,8 @@ fn replace(data_directory: &Path, mark: &ArchiveMark) -> std::io::Result<()> {
     File::open(data_directory)?.sync_all()
 }
 
-/// Whose a data directory's files are, and with which mode: a server does not start on a file that it cannot read, and
-/// sends no base backup of it.
+/// The owner and mode that the file must have: a server does not start with a file that it cannot read, and sends no base
+/// backup of it.
 struct Owner {
     user: u32,
     group: u32,
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_directory_remembers_the_first_archive_it_joins_with_postgresqls_own_permissions() {
+    fn the_first_archive_is_remembered_with_postgresqls_own_permissions() {
         for (directory_mode, mode) in [(0o700, 0o600), (0o750, 0o640)] {
             let top = tempfile::tempdir().unwrap();
             let data = top.path();

@@ -1,4 +1,4 @@
-//! What `walship recover` did, and what comes next.
+//! The report of `walship recover`: what it did, and what to do next.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,36 +15,30 @@ use crate::text::ByteSize;
 /// What `walship recover` did, and what comes next.
 #[derive(Debug, Clone, Serialize)]
 pub struct RecoverReport {
-    /// The backup that was restored.
     pub backup: BackupId,
-    /// Why that one.
     pub reason: String,
     /// PostgreSQL's version in it, such as `17.11`.
     pub postgres_version: String,
-    /// Where.
     pub pgdata: PathBuf,
     /// The tablespaces outside the data directory.
     pub tablespaces: Vec<RestoredTablespace>,
     /// Bytes of the restored tar streams.
     pub size_bytes: u64,
-    /// Where recovery will end.
     #[serde(serialize_with = "as_text")]
     pub target: Target,
-    /// The timeline it follows.
     pub timeline: TimelineId,
     /// What happens at the target; none without one.
     pub action: Option<TargetAction>,
-    /// The archive's URL.
     #[serde(skip)]
     pub archive: String,
     /// Why the recovered server does not archive; none where it archives as configured.
     pub archiving_off: Option<String>,
-    /// Why it may not archive though it is meant to, by its own configuration.
+    /// Why its own configuration may keep it from archiving though it is meant to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub archiving_not_configured: Option<String>,
     /// Configuration files outside the data directory.
     pub configuration: ConfigurationReport,
-    /// What somebody has to know or do.
+    /// What the administrator must know or do.
     pub notes: Vec<String>,
     /// The command that starts the server.
     pub start_command: String,
@@ -55,11 +49,8 @@ pub struct RecoverReport {
 /// A tablespace that was restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RestoredTablespace {
-    /// Its OID.
     pub oid: u32,
-    /// Where it was.
     pub location: PathBuf,
-    /// Where it is.
     pub directory: PathBuf,
 }
 
@@ -67,10 +58,10 @@ fn as_text<S: serde::Serializer>(target: &Target, serializer: S) -> Result<S::Ok
     serializer.collect_str(target)
 }
 
-/// What PostgreSQL says where it does not reach the target.
+/// What PostgreSQL logs where it does not reach the target.
 const NOT_REACHED: &str = "\"recovery ended before configured recovery target was reached\"";
 
-/// How to see that recovery is over, and what to do then. What the notes say is not said again.
+/// How to see that recovery is over, and what to do then. Does not repeat the notes.
 #[must_use]
 pub fn next_steps(target: &Target, action: Option<TargetAction>, notes: &[String]) -> String {
     let wait = if notes.iter().any(|note| note.contains(NOT_REACHED)) {
@@ -140,7 +131,7 @@ impl fmt::Display for RecoverReport {
         writeln!(f)?;
         match (&self.archiving_off, &self.archiving_not_configured) {
             (Some(reason), _) => writeln!(f, "Archiving is off (archive_mode = off): {reason}")?,
-            (None, Some(why)) => writeln!(f, "Archiving is left to its configuration, and: {why}")?,
+            (None, Some(why)) => writeln!(f, "Archiving follows the copy's configuration: {why}")?,
             (None, None) => writeln!(
                 f,
                 "Archiving is ON, into {}, as configured. If the source of this copy still runs, recover with \

@@ -1,6 +1,6 @@
-//! The restoration itself, in the order that makes it safe to kill: every refusal first; then the
-//! directories with the mark of an unfinished recovery; the files; configuration, `tablespace_map`
-//! and settings; everything synced; and `pg_control`, without which PostgreSQL does not start, last.
+//! The restoration itself, in the order that makes it safe to kill: first every refusal; then the directories with the
+//! mark of an unfinished recovery; the files; configuration, `tablespace_map` and settings; a sync of everything; and last
+//! `pg_control`, without which PostgreSQL does not start.
 
 use std::fs::File;
 use std::path::Path;
@@ -28,15 +28,15 @@ use crate::judge::demands::Demands;
 use crate::pg::ControlFile;
 use crate::progress::Progress;
 
-/// What the server replays into is two segments at least: the one it restores and the one it writes.
+/// The server needs room for at least two segments: the one it restores and the one it writes.
 const RESERVED_SEGMENTS: u64 = 2;
-/// The part of the backup's size that is kept free beside it, for the file system's own records.
+/// This part of the backup's size (one in 64) is kept free beside it for the file system's own records.
 const RESERVED_SHARE: u64 = 64;
 
-/// What a server follows instead of recovering to a target, and what a backup may carry.
+/// Signal files that a backup may hold, and that would make the server do something else than recover to the target.
 const OTHER_SIGNALS: [&str; 2] = ["standby.signal", "recovery.signal"];
 
-/// A restoration of which nothing is written yet, and that nothing known speaks against.
+/// A restoration that was checked and has written nothing yet.
 #[derive(Debug)]
 pub struct Restoration {
     archive: Archive,
@@ -89,7 +89,7 @@ impl Restoration {
         &self.survey.links
     }
 
-    /// Makes the directories and restores every file into them. On failure everything is as it was.
+    /// Makes the directories and restores every file into them. A failure leaves everything as it was.
     ///
     /// # Errors
     /// `Corrupt` and `NotFound`, naming the object; `Internal` where something cannot be written.
@@ -130,7 +130,7 @@ impl Restoration {
     }
 }
 
-/// What each directory takes; the data directory has to hold the first WAL as well.
+/// How much room each directory needs; the data directory holds the first WAL as well.
 fn needs(layout: &Layout, survey: &Survey, record: &BackupRecord) -> Vec<Need> {
     let roots = layout.roots.iter().zip(&survey.streams);
     let need = |(root, need): (&super::layout::Root, &crate::cluster::survey::StreamNeed)| {
@@ -160,12 +160,12 @@ pub struct Extracted {
     demands: Demands,
 }
 
-/// What a restored data directory remembers of archives, whatever its source did.
+/// What a restored data directory remembers of archives, whatever its source remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remembers {
     /// It may write to the archive it comes from.
     Own(ArchiveMark),
-    /// It must not write to the archive it comes from; its own, if it has one, is another.
+    /// It must not write to the archive it comes from. It may have another one of its own.
     Source(CloneMark, Option<ArchiveMark>),
 }
 
@@ -186,7 +186,7 @@ impl Remembers {
 
     /// Writes it into a directory that no server can start on yet.
     fn write(&self, data: &Path, access: Access) -> Result<()> {
-        // What the source wrote to decides nothing here, not even if it cannot be read.
+        // What the source remembered does not matter here, not even if it cannot be read.
         remove_if_there(&data.join(ARCHIVE_FILE))?;
         let before = remembered::read(data)?.clone;
         let own = self.own().map(ArchiveMark::to_bytes).transpose()?;
@@ -203,13 +203,13 @@ impl Remembers {
 }
 
 impl Extracted {
-    /// With settings that the WAL demands.
+    /// Adds settings that the WAL demands.
     pub fn demanding(self, demands: Demands) -> Self {
         Self { demands, ..self }
     }
 
-    /// Writes what the server is told, makes everything durable, and only then lets a server start.
-    /// On failure everything is as it was.
+    /// Writes the settings, makes everything durable, and only then lets a server start. A failure leaves everything as it
+    /// was.
     ///
     /// # Errors
     /// `Internal` where something cannot be written, `Corrupt` for damaged configuration files.
@@ -246,7 +246,7 @@ impl Extracted {
             report.add_note(self.places.missing(&report.failed));
         }
         remembers.write(data, self.access)?;
-        // The long one while the claims tell whose it is; what the second writes is little.
+        // The long sync comes while the claims still tell whose the directories are; the second one has little to write.
         self.sync.finish()?;
         release_claims(&self.layout)?;
         self.sync.finish()?;
@@ -256,8 +256,8 @@ impl Extracted {
 }
 
 impl Extracted {
-    /// Settings that were raised after the backup, which its configuration does not have: without them a server that is
-    /// readable waits in the middle of its recovery, or ends it. Returns a note about them.
+    /// Writes settings that were raised after the backup, which its configuration does not have. Without them a readable
+    /// server waits in the middle of its recovery, or ends it. Returns a note about them.
     fn write_demands(&self) -> Result<Option<String>> {
         let data = &self.layout.data;
         let readable = self.source_configuration == SourceConfiguration::Kept;
@@ -281,7 +281,7 @@ impl Extracted {
             .map(|(name, value)| format!("{name} = {value}"))
             .collect();
         Ok(Some(format!(
-            "set in postgresql.auto.conf, for the source was started with it after the backup and replay needs it: {}",
+            "set in postgresql.auto.conf, because the source was started with it after the backup and replay needs it: {}",
             named.join(", ")
         )))
     }
@@ -300,7 +300,7 @@ fn write_tablespace_map(layout: &Layout, access: Access) -> Result<()> {
     write_file(&path, &map, access)
 }
 
-/// Writes the settings and the signal file; a signal file that was there goes. What somebody has to know.
+/// Writes the settings and the signal file, and removes other signal files. Returns what the administrator must know.
 ///
 /// # Errors
 /// `Internal` where a file cannot be read or written.
@@ -342,7 +342,7 @@ pub fn write_settings(
     Ok(notes)
 }
 
-/// Whether another server of the cluster runs on this machine, as far as one can see.
+/// Whether another server of the cluster runs on this machine, as far as this user can see.
 fn beside_another(data: &Path) -> bool {
     let control = [CONTROL, SET_ASIDE_CONTROL]
         .iter()
@@ -369,7 +369,7 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// The last step: everything before it is durable, and after it PostgreSQL starts.
+/// The last step: everything before it is durable, and after it PostgreSQL can start.
 fn release_control(data: &Path) -> Result<()> {
     let release = || {
         std::fs::rename(data.join(SET_ASIDE_CONTROL), data.join(CONTROL))?;
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn pg_control_comes_up_only_in_the_end() {
+    fn pg_control_appears_only_at_the_end() {
         let top = tempfile::tempdir().unwrap();
         std::fs::create_dir(top.path().join("global")).unwrap();
         assert!(release_control(top.path()).is_err());

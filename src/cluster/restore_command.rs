@@ -4,9 +4,8 @@ use super::shell::shell_word;
 use crate::cluster::tablespaces::NewTablespaces;
 use crate::pg::SegmentName;
 
-/// `walship` (the program, and the global flags it needs to find the archive) as `restore_command`;
-/// `gap` is the first segment of a hole at which recovery may end, `new_tablespaces` is where those lie that the WAL
-/// makes.
+/// `walship` (the program, and the global flags it needs to find the archive) as `restore_command`. `gap` is the first
+/// segment of a gap at which recovery may end. `new_tablespaces` says where tablespaces go that the WAL makes.
 ///
 /// No secret may be among the words: the command is written to a file and seen in `ps`. PostgreSQL
 /// replaces `%f`, `%p` and `%r`, and takes `%%` for `%` (`replace_percent_placeholders`,

@@ -1,4 +1,4 @@
-//! From the primary or from the archive, and whether a replica could follow at all.
+//! Whether a replica comes from the primary or from the archive, and whether it could follow the primary at all.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ pub enum SeedSource {
     Archive,
 }
 
-/// Where the data comes from, and why, in one sentence.
+/// Where the data comes from; the reason is one sentence.
 #[derive(Debug)]
 pub(crate) enum Source {
     Primary {
@@ -48,8 +48,8 @@ pub(crate) enum Source {
 /// Decides.
 ///
 /// # Errors
-/// `Invalid` for another cluster's archive; `Conflict` where the archive has a later timeline than the primary;
-/// where the archive was asked for, all that speaks against it.
+/// `Invalid` for another cluster's archive; `Conflict` where the archive has a later timeline than the primary; and where
+/// the archive was asked for, every reason why it cannot be used.
 pub(crate) async fn choose(
     from: SeedSource,
     limits: WalLimits,
@@ -65,7 +65,7 @@ pub(crate) async fn choose(
             return Ok(Source::Primary {
                 reason: "the archive cannot be read now".to_owned(),
                 note: Some(format!(
-                    "the archive could not be looked at, so whether the replica can use it is not known: {error}"
+                    "the archive could not be read, so it is not known whether the replica can use it: {error}"
                 )),
                 archive: None,
             });
@@ -112,7 +112,7 @@ pub(crate) async fn choose(
                         from_primary(verdict.reason)
                     })
                 }
-                Err(error) => Ok(from_primary(format!("the archive will not do: {error}"))),
+                Err(error) => Ok(from_primary(format!("the archive cannot be used: {error}"))),
             }
         }
     }
@@ -132,7 +132,7 @@ async fn plan_of(primary: &Primary, archive: &Archive, now: DateTime<Utc>) -> Re
     Ok(plan)
 }
 
-/// The archive, if there is one, and nothing in it that would lead a replica away from its primary.
+/// The archive, if there is one. Refuses one that would lead a replica away from its primary.
 async fn check_archive(primary: &Primary, store: &Store) -> Result<Option<Archive>> {
     let Some(archive) = Archive::find_at(store).await? else {
         return Ok(None);
@@ -151,7 +151,7 @@ async fn check_archive(primary: &Primary, store: &Store) -> Result<Option<Archiv
     }
 }
 
-/// The latest timeline after this one of which the archive holds anything, and which is not retired.
+/// The latest timeline after this one that the archive has anything of and that is not retired.
 async fn later_timeline(archive: &Archive, timeline: TimelineId) -> Result<Option<TimelineId>> {
     let mut listing = archive.store().list(WAL_PREFIX, Some(&after_timeline(timeline)));
     let (mut later, mut marked) = (BTreeSet::new(), BTreeSet::new());

@@ -1,9 +1,8 @@
-//! What the restored server is told: `postgresql.auto.conf` without the source's recovery settings
+//! The restored server's settings: `postgresql.auto.conf` without the source's recovery settings
 //! and with walship's own, and `recovery.signal` or `standby.signal`.
 //!
-//! The source's settings may stand in `postgresql.conf` as well, which is never edited: each one
-//! is overridden, with the empty value where recovery does not use it. PostgreSQL (14 to 18) takes
-//! the empty value for unset in all of them. The target comes after the empty ones: the server
+//! The source's settings may be in `postgresql.conf` as well, which is never edited: each one is overridden, with the
+//! empty value where recovery does not use it. For all of them PostgreSQL (14 to 18) treats the empty value as unset. The target comes after the empty ones: the server
 //! refuses a target that is unset after another was set (`assign_recovery_target…` in
 //! `xlogrecovery.c`, `guc.c` in 14).
 
@@ -25,7 +24,7 @@ const CLEARED: [(&str, &str); 11] = [
     ("primary_conninfo", ""),
     ("primary_slot_name", ""),
     ("recovery_end_command", ""),
-    // A delayed standby's; it would delay recovery too.
+    // Of a delayed standby; it would delay recovery too.
     ("recovery_min_apply_delay", "0"),
     ("recovery_target", ""),
     ("recovery_target_lsn", ""),
@@ -38,7 +37,7 @@ const CLEARED: [(&str, &str); 11] = [
 /// Longest name of a restore point in bytes (`MAXFNAMELEN` - 1).
 const NAME_LIMIT: usize = 63;
 
-/// What the restored server shall do.
+/// What the restored server is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerSettings {
     /// Recover to a target, and then open for writing.
@@ -54,12 +53,11 @@ pub struct StandbySettings {
     pub restore_command: String,
     /// Where it streams from, without a password; none for a standby that follows the archive alone.
     pub primary_conninfo: Option<String>,
-    /// The slot it streams through.
     pub primary_slot_name: Option<String>,
 }
 
 impl ServerSettings {
-    /// The file that makes the server do it.
+    /// The signal file for it.
     #[must_use]
     pub fn signal(&self) -> &'static str {
         match self {
@@ -68,7 +66,7 @@ impl ServerSettings {
         }
     }
 
-    /// What the copy is to its source. `beside_another` looks whether another server of its cluster runs on this machine.
+    /// The relation of the copy to its source. `beside_another` looks whether another server of its cluster runs on this machine.
     pub fn copy(&self, beside_another: impl FnOnce() -> bool) -> Copy {
         match self {
             Self::Recovery(settings) => settings.copy,
@@ -78,7 +76,7 @@ impl ServerSettings {
         }
     }
 
-    /// The version of the server that the backup is of, where it is known.
+    /// The version of the server that was backed up, where it is known.
     #[must_use]
     pub fn postgres_version(&self) -> Option<&str> {
         match self {
@@ -125,15 +123,13 @@ impl StandbySettings {
 pub struct RecoverySettings {
     /// The command that delivers one file of the archive.
     pub restore_command: String,
-    /// Where recovery ends.
     pub target: Target,
     /// Whether the target itself is still replayed.
     pub inclusive: bool,
-    /// The timeline to follow.
     pub timeline: TimelineId,
     /// What happens at the target.
     pub action: TargetAction,
-    /// What the copy is to its source: what of its settings it may keep.
+    /// The relation of the copy to its source, which decides what settings it may keep.
     pub copy: Copy,
     /// The server's version in the backup, such as `17.11`.
     pub postgres_version: String,
@@ -148,7 +144,6 @@ pub enum TargetAction {
     Pause,
     /// Open for writing, on a new timeline.
     Promote,
-    /// Shut down.
     Shutdown,
 }
 
@@ -165,7 +160,7 @@ impl TargetAction {
 }
 
 impl RecoverySettings {
-    /// Refuses what the server would refuse, or read differently.
+    /// Refuses settings that the server would refuse, or read differently.
     ///
     /// # Errors
     /// `Invalid`, naming the setting.
@@ -177,15 +172,15 @@ impl RecoverySettings {
             && (name.is_empty() || name.len() > NAME_LIMIT || name.contains('\0'))
         {
             return Err(Error::invalid(format!(
-                "{name:?} is no restore point's name; PostgreSQL's have 1 to {NAME_LIMIT} bytes"
+                "{name:?} is not the name of a restore point; such a name has 1 to {NAME_LIMIT} bytes"
             )));
         }
         Ok(())
     }
 }
 
-/// The new `postgresql.auto.conf`; `before` is the backup's, or empty. `overrides` are what the copy is told of its
-/// source's settings; those that recovery itself sets are left out.
+/// The new `postgresql.auto.conf`; `before` is the backup's, or empty. `overrides` replace settings of the source; those
+/// that recovery itself sets are left out.
 #[must_use]
 pub fn rewrite_auto_conf(
     before: &[u8],
@@ -216,7 +211,7 @@ fn is_replaced(name: &[u8], overrides: &Overrides) -> bool {
     is_recoverys(name) || overrides.settings.iter().any(overridden)
 }
 
-/// Whether recovery itself sets it, or switches it off.
+/// Whether recovery itself sets this setting, or switches it off.
 fn is_recoverys(name: &[u8]) -> bool {
     let name = name.to_ascii_lowercase();
     name.starts_with(b"recovery_target")
@@ -256,7 +251,7 @@ impl RecoverySettings {
     }
 }
 
-/// What switches off every setting of the source that is not chosen anew.
+/// The empty values that switch off every setting of the source that is not chosen anew.
 fn cleared_but(chosen: &[(&str, String)]) -> impl Iterator<Item = (&'static str, String)> {
     CLEARED
         .iter()
@@ -271,8 +266,8 @@ fn write_lines<'a>(lines: &mut String, settings: impl Iterator<Item = (&'a str, 
     }
 }
 
-/// A moment as every PostgreSQL reads it in its configuration, whatever its time zone: in UTC and said so with
-/// an offset. It does not know `Z` there, for it reads the names of time zones later
+/// A moment in UTC with an offset, which every PostgreSQL reads in its configuration whatever its time zone. It does not
+/// know `Z` there, because it reads the names of time zones later
 /// (`check_recovery_target_time`, `xlogrecovery.c`).
 fn time_text(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S%.6f+00").to_string()
@@ -393,7 +388,7 @@ mod tests {
 
     // Seen to fail: `cluster/settings.rs`: every line is kept
     #[test]
-    fn what_the_source_followed_is_gone() {
+    fn the_sources_recovery_settings_are_gone() {
         let before = b"primary_conninfo = 'host=primary password=secret'\n\
             Primary_Slot_Name='s'\n  recovery_target_timeline = 'latest'\n\
             recovery_end_command = 'rm'\narchive_cleanup_command = 'rm'\nshared_buffers = 1GB\narchive_mode = on";
@@ -413,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_rehearsal_must_not_follow_is_overridden_whatever_the_source_had() {
+    fn a_rehearsals_forbidden_settings_are_overridden_whatever_the_source_had() {
         let overrides = Overrides {
             settings: vec![
                 ("archive_mode", "off".to_owned()),
@@ -446,7 +441,7 @@ SHARED_preload_libraries = 'pg_cron'
     }
 
     #[test]
-    fn a_name_that_no_restore_point_has_is_refused() {
+    fn a_name_that_no_restore_point_can_have_is_refused() {
         for name in ["", &"x".repeat(64), "a\0b"] {
             assert!(settings(Target::Name(name.to_owned())).check().is_err());
         }

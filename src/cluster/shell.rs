@@ -1,4 +1,4 @@
-//! Words of the commands that are printed for people, or written for PostgreSQL to run.
+//! Quotes the words of commands that are printed for people, or written for PostgreSQL to run.
 
 /// A word as a shell reads it back.
 #[must_use]

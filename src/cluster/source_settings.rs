@@ -1,7 +1,7 @@
-//! What the source's configuration says in a copy, and what of it the copy is told not to follow.
+//! What the source's configuration means in a copy, and which of its settings are overridden there.
 //!
-//! The source's own files stay as they are, with one exception: a line of `data_directory` that names another place
-//! than the copy's would make every start of the copy one of its source's, and no later setting but one on the command
+//! The source's own files stay as they are, with one exception. A line of `data_directory` that names another directory
+//! than the copy's would start the source's data directory whenever the copy is started, and only a setting on the command
 //! line could win over it (`SelectConfigFiles` and `ProcessConfigFileInternal`, `guc.c`, PostgreSQL 14 to 18: it is read
 //! before `postgresql.auto.conf`). Such a line is commented out.
 
@@ -20,18 +20,17 @@ use crate::pg::guc_file::{quote, setting_name};
 /// The configuration file outside the data directory, where the source has its own there.
 #[derive(Debug, Clone, Copy)]
 pub struct Outside<'a> {
-    /// Its path.
     pub config_file: &'a Path,
     /// What it will hold, where it is not there yet.
     pub pending: Option<&'a [u8]>,
 }
 
-/// What a copy is told of its source's settings, and what somebody has to know of that.
+/// The settings of its source that a copy overrides, and what the administrator must know of that.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Judgement {
-    /// What is written, and what is not followed.
+    /// The settings that are written, and those that are not followed.
     pub overrides: Overrides,
-    /// What somebody has to know.
+    /// What the administrator must know.
     pub notes: Vec<String>,
 }
 
@@ -59,7 +58,7 @@ pub fn judge(
             .map(|value| String::from_utf8_lossy(value).into_owned())
     };
     let mut overrides = overrides(copy, major, value);
-    // Where its source was, the file is its own, and Debian's programs look for the server there.
+    // In its source's place the file is its own, and Debian's programs look for the server there.
     let is_at_home = value("data_directory").is_some_and(|place| Path::new(&place) == data)
         || OutsideConfiguration::of_debian(major, data).is_some();
     if is_at_home {
@@ -87,7 +86,7 @@ fn notes(copy: Copy, overrides: &Overrides) -> Vec<String> {
         ),
         Copy::Clone => notes.push(
             "this clone follows no subscription of its source and starts no jobs (the lines at the end of its \
-             postgresql.conf); drop what it shall not have before you change that (docs/settings-of-a-copy.md)"
+             postgresql.conf); drop what it must not have before you change that (docs/settings-of-a-copy.md)"
                 .to_owned(),
         ),
         Copy::Replacement if !overrides.said.is_empty() => notes.push(format!(
@@ -95,15 +94,15 @@ fn notes(copy: Copy, overrides: &Overrides) -> Vec<String> {
             said(&overrides.said)
         )),
         Copy::Standby { beside_another: true } => notes.push(
-            "another server of this cluster runs on this machine: the standby writes its PID file and its log nowhere \
-             but into its own data directory (docs/settings-of-a-copy.md)"
+            "another server of this cluster runs on this machine: the standby writes its PID file and its log \
+             into its own data directory only (docs/settings-of-a-copy.md)"
                 .to_owned(),
         ),
         Copy::Replacement | Copy::Standby { .. } | Copy::Drill => {}
     }
     if !overrides.left_out.is_empty() {
         notes.push(format!(
-            "left out of the libraries that it loads, for they may run jobs or reach other servers: {}. If replay or its \
+            "this copy does not load these libraries, because they may run jobs or reach other servers: {}. If replay or its \
              data need one, add it to shared_preload_libraries in postgresql.auto.conf",
             overrides.left_out.join(", ")
         ));
@@ -130,7 +129,7 @@ fn major_of(data: &Path) -> Option<Major> {
         .ok()
 }
 
-/// They came to 14 with 14.5; a server refuses a setting that it does not know.
+/// PostgreSQL 14 has them from 14.5 on; a server refuses a setting that it does not know.
 pub fn has_in_place_tablespaces(version: &str) -> bool {
     let minor = version
         .strip_prefix("14.")
@@ -138,7 +137,7 @@ pub fn has_in_place_tablespaces(version: &str) -> bool {
     minor.is_none_or(|minor| minor >= 5)
 }
 
-/// What the configuration says in the copy. Its own file counts where it has one.
+/// Reads the copy's configuration. Its own file counts where it has one.
 fn read(data: &Path, outside: Option<Outside<'_>>) -> ConfigurationFiles {
     let own = data.join("postgresql.conf");
     let path = match outside {
@@ -169,7 +168,8 @@ impl Files for Disk<'_> {
     }
 }
 
-/// Sees to it that the copy's own `postgresql.conf` names no other data directory; what somebody has to know.
+/// Makes sure that the copy's own `postgresql.conf` names no other data directory. Returns what the administrator must
+/// know.
 ///
 /// # Errors
 /// `Internal` where a file cannot be written.
@@ -218,7 +218,7 @@ fn comment_out(file: &Path, access: Access) -> Result<()> {
     for line in content.split_inclusive(|byte| *byte == b'\n') {
         let names = setting_name(line).is_some_and(|name| name.eq_ignore_ascii_case(b"data_directory"));
         if names {
-            after.extend_from_slice(b"# Commented out by walship, for it is another's: ");
+            after.extend_from_slice(b"# Commented out by walship, because it is another server's: ");
         }
         after.extend_from_slice(line);
     }
@@ -242,7 +242,7 @@ pub fn append(file: &Path, lines: &str, access: Access) -> Result<()> {
     write_file(file, &content, access)
 }
 
-/// The settings as lines of a configuration file, with what they are for.
+/// The settings as lines of a configuration file, with a comment that says what they are for.
 #[must_use]
 pub fn block(copy: Copy, overrides: &Overrides) -> String {
     if overrides.settings.is_empty() {

@@ -1,4 +1,4 @@
-//! Whether the backup fits: free space and free inodes of every file system it is restored into.
+//! Whether the backup fits: the free space and free inodes of every file system it is restored into.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +8,7 @@ use super::destination::nearest_existing;
 use crate::error::{Error, Result};
 use crate::text::ByteSize;
 
-/// What is going to be written below a directory.
+/// What will be written below a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
     /// The directory; it may not exist yet.
@@ -52,7 +52,7 @@ pub fn check(needs: &[Need]) -> Result<()> {
         .try_for_each(|(_, need)| compare(need, free(nearest_existing(&need.directory))?))
 }
 
-/// Refuses where so many bytes do not fit into the file systems of these directories, taken together.
+/// Refuses where `bytes` do not fit into the file systems of these directories, taken together.
 ///
 /// # Errors
 /// `Internal`, with what is needed and what is there.
@@ -108,7 +108,7 @@ fn compare(need: &Need, free: Free) -> Result<()> {
     let shown = need.directory.display();
     if need.bytes > free.bytes {
         return Err(Error::internal(format!(
-            "the file system of {shown} has {} free, and what is to be restored there takes {}; make room, or \
+            "the file system of {shown} has {} free, and the backup needs {} there; make room, or \
              choose another place (--pgdata, --tablespace-mapping)",
             ByteSize(free.bytes),
             ByteSize(need.bytes)

@@ -1,6 +1,6 @@
-//! A standby from the archive: the newest backup that leads to a timeline, restored as `restore` does
-//! it, with `standby.signal`. From the first start on WAL replay catches up from the archive, without
-//! load on any server, and then it streams, if it knows a primary.
+//! A standby from the archive: the newest backup that leads to a timeline, restored as `restore` does it, with
+//! `standby.signal`. From its first start on it catches up by replaying WAL from the archive, without load on any server.
+//! Then it streams, if it knows a primary.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -31,12 +31,11 @@ use crate::judge::recovery_plan::{Plan, Request, Target};
 use crate::pg::{Lsn, Major, TimelineId};
 use crate::progress::Progress;
 
-/// What to make.
 #[derive(Debug, Clone)]
 pub struct StandbyOptions {
     /// The data directory: empty or missing.
     pub pgdata: PathBuf,
-    /// Where tablespaces go that shall not be where they were.
+    /// Where tablespaces go that are not to be where they were.
     pub tablespace_mappings: Vec<TablespaceMapping>,
     /// Parts of the backup that are restored at the same time.
     pub concurrency: usize,
@@ -46,26 +45,22 @@ pub struct StandbyOptions {
     pub search_path: Option<OsString>,
 }
 
-/// What was made.
 #[derive(Debug, Clone, Serialize)]
 pub struct RestoredStandby {
-    /// The backup that was restored.
     pub backup: BackupId,
-    /// Why that one.
     pub reason: String,
     /// PostgreSQL's version in it, such as `17.11`.
     pub postgres_version: String,
-    /// Where.
     pub pgdata: PathBuf,
     /// The tablespaces outside the data directory.
     pub tablespaces: Vec<RestoredTablespace>,
     /// Bytes of the restored tar streams.
     pub size_bytes: u64,
-    /// How far the archived WAL led when it was looked at.
+    /// The end of the archived WAL when it was read.
     pub archived_until: Lsn,
     /// Configuration files outside the data directory.
     pub configuration: ConfigurationReport,
-    /// What somebody has to know or do.
+    /// What the administrator must know or do.
     pub notes: Vec<String>,
     /// The command that starts the server.
     pub start_command: String,
@@ -75,7 +70,7 @@ pub struct RestoredStandby {
 /// without one it is the archive's latest.
 ///
 /// # Errors
-/// As `plan`: where no backup leads to the timeline, or the archived WAL has a hole on the way.
+/// As `plan`: where no backup leads to the timeline, or the archived WAL has a gap on the way.
 pub async fn plan_standby(
     archive: &Archive,
     catalogue: &Catalogue,
@@ -166,7 +161,7 @@ pub async fn restore_standby(
     })
 }
 
-/// Refuses a data directory that something cannot be restored into, whatever the way.
+/// Refuses a data directory that neither a restore nor a copy can fill.
 ///
 /// # Errors
 /// `Conflict` where it is not empty; `Invalid` where it cannot be one.
@@ -183,7 +178,7 @@ pub fn check_empty(pgdata: &Path) -> Result<()> {
     })
 }
 
-/// Refuses where so many bytes do not fit into the file systems of these directories.
+/// Refuses where `bytes` do not fit into the file systems of these directories.
 ///
 /// # Errors
 /// `Internal`, with what is needed and what is there.
@@ -191,8 +186,8 @@ pub fn check_room(directories: &[&Path], bytes: u64) -> Result<()> {
     space::check_total(directories, bytes + bytes / 64)
 }
 
-/// Makes a standby of a complete copy of a running server; what somebody has to know. Its `standby.signal`, if there is
-/// one, stays while the settings are written.
+/// Makes a standby of a complete copy of a running server. A `standby.signal` that is there stays while the settings are
+/// written. Returns what the administrator must know.
 ///
 /// # Errors
 /// `Internal` where a file cannot be written.
@@ -222,8 +217,8 @@ pub fn make_standby(pgdata: &Path, settings: &StandbySettings) -> Result<Vec<Str
     Ok(notes)
 }
 
-/// The command that starts a copied standby: where its configuration lies outside it, the cluster's that Debian has
-/// for this data directory.
+/// The command that starts a copied standby. Where its configuration lies outside it, that is Debian's for the cluster
+/// with this data directory.
 #[must_use]
 pub fn standby_start_command(pgdata: &Path, major: Major, search_path: Option<&OsStr>) -> StartCommand {
     let outside = OutsideConfiguration::of_debian(major, pgdata);

@@ -8,7 +8,7 @@ use crate::format::backup::{BackupRecord, Configuration};
 use crate::pg::Major;
 use crate::pg::guc_file::value_of;
 
-/// What this system has to start a server with.
+/// What this system has for starting a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct System {
     /// The major version of the server.
@@ -26,7 +26,6 @@ pub struct System {
 /// A configuration file outside the data directory that is there now, or will be once it is put back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutsideConfiguration {
-    /// Its path.
     pub config_file: PathBuf,
     /// The data directory it is for.
     pub data_directory: PathBuf,
@@ -37,7 +36,7 @@ pub struct OutsideConfiguration {
 pub struct StartCommand {
     /// The command, for a shell.
     pub command: String,
-    /// What stands in its way.
+    /// What keeps it from starting.
     pub notes: Vec<String>,
 }
 
@@ -64,7 +63,7 @@ impl System {
 }
 
 impl OutsideConfiguration {
-    /// The source's, as a backup has it: there now, or `pending` because it could not be put back.
+    /// The source's configuration: there now, or `pending` because it could not be put back.
     #[must_use]
     pub fn of_backup(record: &BackupRecord, pending: Option<&[u8]>) -> Option<Self> {
         look_outside(record.configuration.as_ref()?, pending)
@@ -141,10 +140,10 @@ pub fn start_command(data: &Path, system: &System) -> StartCommand {
             word(&outside.config_file)
         );
         if outside.data_directory != data {
-            // The cluster whose configuration it is may be running, and its PID file is not ours.
+            // The cluster that the configuration is for may be running; its PID file must stay as it is.
             options.push_str(" -c external_pid_file=");
             notes.push(format!(
-                "the configuration, {}, is that of the cluster in {}; beside a live server choose another port: \
+                "the configuration, {}, is that of the cluster in {}; if that server runs, choose another port: \
                  add -c port=N to what -o has",
                 outside.config_file.display(),
                 outside.data_directory.display()
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_configuration_is_said() {
+    fn a_missing_configuration_is_named() {
         let bare = System {
             data_has_configuration: false,
             pg_ctl: None,

@@ -1,5 +1,5 @@
-//! The first reading of a backup's file index, before anything is written: it fits the backup's
-//! record, no path leaves its directory, and how much room the backup takes is known.
+//! The first reading of a backup's file index, before anything is written. It checks that the index fits the backup's
+//! record and that no path leaves its directory, and adds up how much room the backup takes.
 
 use std::ops::ControlFlow;
 
@@ -34,7 +34,7 @@ pub struct StreamNeed {
     pub files: u64,
 }
 
-/// Where the index was up to now.
+/// How far the index was read.
 struct Cursor<'a> {
     record: &'a BackupRecord,
     url: &'a str,
@@ -46,8 +46,8 @@ struct Cursor<'a> {
 /// Reads the index of a backup; `url` names it in messages.
 ///
 /// # Errors
-/// `Corrupt` where the index contradicts the record or itself, or lacks what every data directory
-/// has; and what the entries' source returns.
+/// `Corrupt` where the index contradicts the record or itself, or lacks a file that every data directory has; and what
+/// `entries` returns.
 pub fn survey(
     record: &BackupRecord,
     url: &str,

@@ -1,5 +1,4 @@
-//! `tablespace_map`: where PostgreSQL, when it starts on a restored backup, makes the links of
-//! `pg_tblspc` point to.
+//! `tablespace_map`: where the links in `pg_tblspc` lead that PostgreSQL makes when it starts on a restored backup.
 //!
 //! One line for each tablespace: its OID, a blank, its directory, in which newline, carriage return
 //! and backslash are escaped with a backslash (`do_pg_backup_start` and `read_tablespace_map`,

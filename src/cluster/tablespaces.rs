@@ -1,13 +1,13 @@
 //! Tablespaces that the WAL makes: their records hold absolute paths, and replay makes links to them and writes there
-//! (`create_tablespace_directories`, `tablespace.c`, PostgreSQL 14 to 18), whoever's files lie there.
+//! (`create_tablespace_directories`, `tablespace.c`, PostgreSQL 14 to 18), even if another server's files lie there.
 //!
 //! For a copy that may run beside its source the path is taken out of each such record before PostgreSQL sees it. An
 //! empty path means: within the data directory, in `pg_tblspc`; a link that is there already stays and is used. The
-//! record's length stays as it was, and its CRC is made anew. A record that two segments share is not rewritten: the
-//! answer is an error, and recovery stops before it.
+//! record keeps its length and gets a new CRC. A record that lies in two segments is not rewritten: walship answers with
+//! an error, and recovery stops before it.
 //!
-//! A standby, and a server that takes its source's place, get the WAL as it is, but not where a path holds files that
-//! are not their own.
+//! A standby, and a server that takes its source's place, get the WAL as it is, unless a path holds files that are not
+//! their own.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -74,7 +74,7 @@ fn see_to_segment(segment: SegmentName, delivered: &Path, data: &Path, what: New
     }
 }
 
-/// Where replay begins, at the latest when the server is started again: what comes before is not replayed any more.
+/// Where replay begins when the server is started again: earlier WAL is not replayed any more.
 fn replay_start(data: &Path) -> Result<Lsn> {
     let label = data.join("backup_label");
     match std::fs::read(&label) {
@@ -87,8 +87,8 @@ fn replay_start(data: &Path) -> Result<Lsn> {
     }
 }
 
-/// Refuses tablespaces that a replay will make where another's files are, before there is a data directory; says which
-/// directories have to be made. `major` is the server's version.
+/// Before there is a data directory: refuses tablespaces that replay would make where another server's files are, and says
+/// which directories have to be made. `major` is the server's version.
 ///
 /// # Errors
 /// `Conflict` where replay would write into what is not the server's own.
@@ -96,13 +96,13 @@ pub fn look_ahead(new: &[NewTablespace], major: Major) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     for made in new {
         match look_at(made, major)? {
-            Place::Free => {}
-            Place::Missing => notes.push(format!(
+            Target::Free => {}
+            Target::Missing => notes.push(format!(
                 "{}, and there is no such directory: {}, before the server starts",
                 what(made),
                 how_to_make(made)
             )),
-            Place::Taken(name) => return Err(taken(made, &name, "try again")),
+            Target::Taken(name) => return Err(taken(made, &name, "try again")),
         }
     }
     Ok(notes)
@@ -111,7 +111,7 @@ pub fn look_ahead(new: &[NewTablespace], major: Major) -> Result<Vec<String>> {
 /// Refuses tablespaces that a copy cannot be kept out of.
 ///
 /// # Errors
-/// `Conflict` where two segments share a record.
+/// `Conflict` where a record lies in two segments.
 pub fn refuse_shared(new: &[NewTablespace], size: SegmentSize) -> Result<()> {
     match new.iter().find(|made| made.is_shared(size)) {
         Some(made) => Err(shared(made.at)),
@@ -121,7 +121,7 @@ pub fn refuse_shared(new: &[NewTablespace], size: SegmentSize) -> Result<()> {
 
 fn shared(at: Lsn) -> Error {
     Error::conflict(format!(
-        "the record at {at} makes a tablespace, or may, and lies in two segments: a copy cannot be kept out of its \
+        "the record at {at} may make a tablespace, and lies in two segments: walship cannot keep a copy out of its \
          directory. Recover to a target before {at}, or from a backup that was taken after it"
     ))
 }
@@ -132,10 +132,10 @@ struct Found {
     segment_size: SegmentSize,
     page_bytes: u64,
     made: Vec<NewTablespace>,
-    /// Where a record begins that may be of this kind and lies in two segments; the segment's start for one that begins
-    /// in the segment before.
+    /// The start of a record that may make a tablespace and lies in two segments; the segment's start where it begins in
+    /// the segment before.
     shared: Option<Lsn>,
-    /// Whether the segment may begin with the end of one.
+    /// Whether the segment may begin with the end of such a record.
     may_begin_with_one: bool,
 }
 
@@ -194,7 +194,7 @@ impl Found {
     /// Leaves out the records that are not replayed.
     fn forget_before(&mut self, replay: Lsn) {
         self.made.retain(|made| made.at >= replay);
-        // One that begins in the segment before lies before every position in this one.
+        // A record that begins in the segment before lies before every position in this one.
         if replay > self.start {
             self.may_begin_with_one = false;
             self.shared = self.shared.filter(|at| *at >= replay);
@@ -211,8 +211,7 @@ impl Found {
     }
 }
 
-/// The tablespace whose record a segment shares with the one before. That one lies in `pg_wal` when the record is
-/// replayed (`KeepFileRestoredFromArchive`, `xlogarchive.c`); where it does not, replay begins after the record.
+/// The tablespace whose record begins in the segment before. That segment lies in `pg_wal` when the record is replayed (`KeepFileRestoredFromArchive`, `xlogarchive.c`); where it does not, replay begins after the record.
 fn made_across(
     segment: SegmentName,
     found: &Found,
@@ -259,49 +258,49 @@ fn open_restored(
     Ok(None)
 }
 
-/// What is where a tablespace goes.
-enum Place {
+/// The state of the directory that a tablespace goes to.
+enum Target {
     Free,
     Missing,
-    /// Another's files, below this name.
+    /// Another server's files, below this name.
     Taken(OsString),
 }
 
-fn look_at(made: &NewTablespace, major: Major) -> Result<Place> {
+fn look_at(made: &NewTablespace, major: Major) -> Result<Target> {
     let entries = match std::fs::read_dir(&made.path) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Place::Missing),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Target::Missing),
         Err(error) => return Err(Error::io(format!("read {}", made.path.display()), error)),
     };
     let mut names = entries.flatten().map(|entry| entry.file_name());
     // Each major version has a directory of its own there.
     let own = format!("PG_{major}_");
     let taken = names.find(|name| name.to_string_lossy().starts_with(&own));
-    Ok(taken.map_or(Place::Free, Place::Taken))
+    Ok(taken.map_or(Target::Free, Target::Taken))
 }
 
-/// Refuses a path that holds another's files. One that is missing ends the recovery where PostgreSQL comes to the record
-/// and needs it.
+/// Refuses a path that holds another server's files. If the path is missing, PostgreSQL itself ends the recovery at the
+/// record, where it needs it.
 fn check(made: &NewTablespace, major: Major, data: &Path) -> Result<()> {
     if has_link_to(&data.join("pg_tblspc"), &made.path)? {
         return Ok(());
     }
     match look_at(made, major)? {
-        Place::Free => Ok(()),
-        Place::Missing => {
+        Target::Free => Ok(()),
+        Target::Missing => {
             tracing::warn!(
-                "{}, and there is no such directory; where PostgreSQL ends for that reason, {}, and start it again",
+                "{}, and there is no such directory; if PostgreSQL ends because of that, {}, and start it again",
                 what(made),
                 how_to_make(made)
             );
             Ok(())
         }
-        Place::Taken(name) => Err(taken(made, &name, "start this server again")),
+        Target::Taken(name) => Err(taken(made, &name, "start this server again")),
     }
 }
 
-/// Whether a server has a tablespace there: this one, or one that came after it, for a server replays once more what it
-/// has replayed since its last restartpoint.
+/// Whether the server has a tablespace there: this one, or a later one, because a server that was restarted replays again
+/// from its last restartpoint on.
 fn has_link_to(pg_tblspc: &Path, path: &Path) -> Result<bool> {
     let entries = std::fs::read_dir(pg_tblspc)
         .map_err(|error| Error::io(format!("read {}", pg_tblspc.display()), error))?;
@@ -330,8 +329,8 @@ fn how_to_make(made: &NewTablespace) -> String {
 fn taken(made: &NewTablespace, name: &OsStr, again: &str) -> Error {
     Error::conflict(format!(
         "{}, and the files of another server are there already ({}): replay would write over them. If that server is gone, \
-         move {} away and {again}. If it lives: for a standby beside it take a base backup after {} and give \
-         --tablespace-mapping {}=DIRECTORY; for a rehearsal walship recover --archive-mode off, which keeps the tablespace \
+         move {} away and {again}. If it runs: for a standby beside it, take a base backup after {} and give \
+         --tablespace-mapping {}=DIRECTORY; for a rehearsal, use walship recover --archive-mode off, which keeps the tablespace \
          inside the copy",
         what(made),
         name.display(),
@@ -373,7 +372,7 @@ mod tests {
     use crate::pg::wal_writer::{SEGMENT, START, Spec, Writer, main_data};
 
     #[test]
-    fn a_directory_that_holds_another_servers_files_is_refused_and_a_missing_one_has_a_plan() {
+    fn another_servers_files_are_refused_and_a_missing_directory_is_named() {
         let top = tempfile::tempdir().unwrap();
         let data = top.path().join("data");
         std::fs::create_dir_all(data.join("pg_tblspc")).unwrap();
@@ -383,7 +382,7 @@ mod tests {
             oid: 16400,
             path: path.clone(),
         };
-        // PostgreSQL ends there, if it needs it.
+        // PostgreSQL ends there if it needs the directory.
         check(&made, Major::V17, &data).unwrap();
         assert!(
             look_ahead(std::slice::from_ref(&made), Major::V17).unwrap()[0].contains("mkdir -p -m 700 /")
@@ -410,7 +409,7 @@ mod tests {
         let path = top.path().join("fast");
         std::fs::create_dir_all(path.join("PG_17_202406281")).unwrap();
         std::fs::create_dir(&tablespaces).unwrap();
-        // 16400 was dropped, and the server goes back to where it was made.
+        // 16400 was dropped, and the server replays again from where it was made.
         std::os::unix::fs::symlink(&path, tablespaces.join("16500")).unwrap();
         let made = NewTablespace {
             at: Lsn(8),
@@ -423,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_not_replayed_any_more_is_in_nobodys_way() {
+    fn a_record_that_is_not_replayed_any_more_does_not_matter() {
         let top = tempfile::tempdir().unwrap();
         let path = top.path().join("fast");
         std::fs::create_dir_all(path.join("PG_17_202406281")).unwrap();
@@ -448,7 +447,7 @@ mod tests {
         let refused = seen(Lsn(START)).unwrap_err().to_string();
         assert!(refused.starts_with(&format!("restore {name}: ")), "{refused}");
         seen(after).unwrap();
-        // Another major version's files are no matter of this one.
+        // Another major version's files do not matter to this one.
         std::fs::rename(path.join("PG_17_202406281"), path.join("PG_16_202307071")).unwrap();
         seen(Lsn(START)).unwrap();
     }
@@ -488,7 +487,7 @@ mod tests {
             // Replay begins after it.
             std::fs::remove_file(&before).unwrap();
             look(NewTablespaces::Checked).unwrap();
-            // A standby does not stand still for good because its own tablespace was made over a segment's end.
+            // The record of its own tablespace lies in two segments, and does not stop a standby for good.
             std::fs::write(&before, first).unwrap();
             let link = top.path().join("pg_tblspc/16400");
             std::os::unix::fs::symlink(&path, &link).unwrap();

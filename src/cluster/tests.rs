@@ -243,7 +243,7 @@ async fn a_restored_directory_remembers_what_it_may_write_to_and_not_what_its_so
     let (first, source, own, other) = (archive(1), archive(2), archive(3), archive(4));
     let mark_of = |identity| ArchiveMark::of("u".to_owned(), identity);
     let copy_of = |identity| CloneMark::of("u".to_owned(), identity);
-    // What the source must not write to, and what it must not either.
+    // The archive that its source must not write to, and the one that it must not write to itself.
     let before = serde_json::to_string(&copy_of(&first)).unwrap();
     for (remembers, allowed) in [
         (Remembers::Own(mark_of(&source)), Some(&source)),
@@ -332,7 +332,7 @@ async fn damaged_configuration_files_are_named_and_nothing_is_restored() {
         hba_file: "/etc/pg_hba.conf".to_owned(),
         ident_file: "/etc/pg_ident.conf".to_owned(),
     });
-    // What it holds is no tar.
+    // Its content is not a tar.
     assert_eq!(case.fails().await.kind(), ErrorKind::Corrupt);
     std::fs::write(case.object("configuration.tar.zst"), "other").unwrap();
     let error = case.fails().await;
@@ -340,7 +340,7 @@ async fn damaged_configuration_files_are_named_and_nothing_is_restored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_its_end_has_no_pg_control() {
+async fn an_unfinished_restoration_has_no_pg_control() {
     let case = Case::new().await;
     let restoration = case.prepare().await.unwrap();
     assert!(!case.path("data").exists(), "written while preparing");
@@ -377,7 +377,7 @@ impl SmallDisk {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(at));
         }
-        println!("NOT TESTED: a full disk, for no file system can be mounted here");
+        println!("NOT TESTED: a full disk, because no file system can be mounted here");
         None
     }
 }
@@ -405,7 +405,7 @@ async fn a_disk_that_is_too_small_is_seen_before_anything_is_written() {
     assert_eq!(error.kind(), ErrorKind::Internal);
     let text = error.to_string();
     assert!(
-        text.contains("has 1.0 MiB free") && text.contains("takes 32."),
+        text.contains("has 1.0 MiB free") && text.contains("needs 32."),
         "{text}"
     );
     assert_eq!(disk.0.read_dir().unwrap().count(), 0);
@@ -446,7 +446,7 @@ async fn a_directory_that_is_not_empty_is_refused_at_once_and_untouched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_up_in_a_directory_meanwhile_is_untouched() {
+async fn a_file_that_appears_in_a_directory_meanwhile_is_untouched() {
     for name in ["data", "ts"] {
         let case = Case::new().await;
         let restoration = case.prepare().await.unwrap();

@@ -1,4 +1,4 @@
-//! A file that has no name until it is complete, so that a process that is killed leaves nothing behind.
+//! A file that gets its name only when it is complete, so that a killed process leaves nothing behind.
 
 use std::fs::{File, Permissions};
 use std::io::Result;
@@ -12,9 +12,9 @@ use tempfile::NamedTempFile;
 /// The file, while it is written; dropping it removes it.
 #[derive(Debug)]
 pub enum UnnamedFile {
-    /// Known to this process only (`O_TMPFILE`).
+    /// Without a name (`O_TMPFILE`).
     Open(File),
-    /// Where the file system cannot do that (NFS), with a name that begins with `.walship-`.
+    /// With a name that begins with `.walship-`, where the file system does not support that (NFS).
     Named(NamedTempFile),
 }
 
@@ -28,7 +28,7 @@ impl UnnamedFile {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         if let Ok(opened) = rustix::fs::open(directory, flags, Mode::from(mode)) {
             let file = File::from(opened);
-            // Without /proc it could never get a name.
+            // Without /proc the file could never get a name.
             if handle(&file).exists() {
                 file.set_permissions(permissions)?;
                 return Ok(Self::Open(file));

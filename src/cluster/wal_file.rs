@@ -1,4 +1,4 @@
-//! A file of `pg_wal`: opened, checked that it is what its name says, and of which cluster and archive it is.
+//! A file of `pg_wal`: opened, checked against its name, and matched with its cluster and archive.
 
 use std::fs::File;
 use std::io::Read;
@@ -103,10 +103,10 @@ impl WalFile {
     fn check_small_file(&self) -> Result<u64> {
         let directory = data_directory_of(&self.path);
         let cluster = self.cluster.ok_or_else(|| {
-            // Not just ".", which tells nobody where PostgreSQL or a person stood.
+            // Not just ".": the message must show the working directory.
             let directory = std::path::absolute(&directory).unwrap_or(directory);
             Error::invalid(format!(
-                "{} is no data directory (it has no global/pg_control), so whose {} is cannot be known; \
+                "{} is not a data directory (it has no global/pg_control), so nobody can know whose {} is; \
                  give the path as PostgreSQL does with %p",
                 directory.display(),
                 self.name
@@ -142,11 +142,11 @@ impl WalFile {
         Ok(())
     }
 
-    /// A server archives the history of its timeline before all WAL of it. Of a file that lies in no data directory nobody
-    /// can tell whose it is: where its timeline is not known it may be a rehearsal's.
+    /// A server archives the history of its timeline before any WAL of it. Nobody can tell whose a file is that lies outside
+    /// a data directory: if the archive does not know its timeline, it may be a rehearsal's.
     ///
     /// # Errors
-    /// `Conflict` for a segment of a timeline that the archive does not know; otherwise as the store.
+    /// `Conflict` for a segment of a timeline whose history the archive does not have; otherwise as the store.
     pub(crate) async fn refuse_unknown_timeline(&self, archive: &Archive) -> Result<()> {
         let (WalName::Segment(segment) | WalName::Partial(segment)) = self.name else {
             return Ok(());
@@ -159,14 +159,14 @@ impl WalFile {
             return Ok(());
         }
         Err(Error::conflict(format!(
-            "the archive knows no timeline {timeline}, and nobody could recover along it: if {} is of a server that was \
-             promoted, push its {} first; a rehearsal's WAL does not belong here",
+            "the archive has no history of timeline {timeline}, so nobody could recover along it: if {} is of a server that \
+             was promoted, push its {} first; a rehearsal's WAL does not belong here",
             self.path.display(),
             WalName::History(timeline)
         )))
     }
 
-    /// The archive that the file belongs to, which is at this place; begun where nothing speaks for an earlier one.
+    /// The archive at this place, to which the file belongs. It is created if nothing shows that there was one before.
     ///
     /// # Errors
     /// As [`WalFile::check_archive`] and [`Archive::open_or_create`].
@@ -195,7 +195,7 @@ impl WalFile {
         Ok(archive)
     }
 
-    /// A server that was promoted may never have archived itself; those before it have, as a rule.
+    /// A promoted server may never have archived itself, but the servers before it have, as a rule.
     fn past(&self, data_directory: &Path) -> Result<Past> {
         let done = has_archived(data_directory)?;
         Ok(Past {
@@ -205,10 +205,10 @@ impl WalFile {
         })
     }
 
-    /// Whether the file is the archive's cluster's, and that writes to no other archive.
+    /// Checks that the file belongs to the archive's cluster, and that its server writes to no other archive.
     ///
     /// # Errors
-    /// `Invalid` where it is another's; else as [`apart::check`] and [`remembered::check`].
+    /// `Invalid` where it belongs to another cluster; else as [`apart::check`] and [`remembered::check`].
     pub(crate) fn check_archive(&self, archive: &Archive) -> Result<()> {
         let (identity, url) = (archive.identity(), archive.url());
         let Some(cluster) = self.cluster else {
@@ -220,7 +220,7 @@ impl WalFile {
         remembered::check(&data_directory, identity, &url)
     }
 
-    /// For a segment: where its WAL ends, if that is within it, the records' checksums tell.
+    /// For a segment: the records' checksums tell whether its WAL ends within it, and where.
     pub(crate) fn index_builder(&self) -> Result<Option<IndexBuilder>> {
         let segment = match self.name {
             WalName::Segment(segment) | WalName::Partial(segment) => segment,
@@ -252,7 +252,7 @@ fn not_there(path: &Path, error: std::io::Error) -> Error {
         Ok(directory) if error.kind() == std::io::ErrorKind::NotFound => {
             let hint = if path.is_relative() {
                 format!(
-                    " in {}; a relative path counts from there, for PostgreSQL from the data directory",
+                    " in {}; a relative path begins there, and PostgreSQL's at its data directory",
                     directory.display()
                 )
             } else {
@@ -265,8 +265,8 @@ fn not_there(path: &Path, error: std::io::Error) -> Error {
 }
 
 impl WalFile {
-    /// In a `pg_wal`, PostgreSQL announces each segment that is whole: `.ready` until the archiver is done with it,
-    /// `.done` then. Elsewhere there is nothing to be announced, and the content tells: [`WalFile::refuse_incomplete`].
+    /// In a `pg_wal`, PostgreSQL announces each segment that is whole: with `.ready` until the archiver is done with it, then
+    /// with `.done`. Elsewhere nothing is announced, and only the content can tell: [`WalFile::refuse_incomplete`].
     ///
     /// # Errors
     /// `Invalid` for a segment that is not announced.
@@ -274,7 +274,7 @@ impl WalFile {
         let (WalName::Segment(segment), Some(status)) = (self.name, self.archive_status()?) else {
             return Ok(());
         };
-        // In this order: the one becomes the other.
+        // In this order, because `.ready` is renamed to `.done`.
         for extension in ["ready", "done"] {
             if exists(&status.join(format!("{segment}.{extension}")))? {
                 return Ok(());
@@ -284,7 +284,7 @@ impl WalFile {
         let remembered = remembered::read(&data_directory)?;
         if let (Some(mark), None) = (&remembered.clone, &remembered.archive) {
             return Err(Error::conflict(format!(
-                "{} is a copy, made from the archive {}, and its WAL belongs into no archive of its source; nothing was stored",
+                "{} is a copy made from the archive {}, and its WAL must not go into an archive of its source; nothing was stored",
                 data_directory.display(),
                 mark.source
             )));
@@ -295,11 +295,11 @@ impl WalFile {
         )))
     }
 
-    /// A whole segment's WAL goes on to its end. Where PostgreSQL says that it is whole, it is stored as it is, for the
-    /// archiver would stand still for ever, and that is said.
+    /// A whole segment's WAL goes on to its end. If PostgreSQL has announced the segment as whole, it is stored as it is, with
+    /// a warning, because otherwise the archiver would stop for ever.
     ///
     /// # Errors
-    /// `Invalid` where it does not, and it lies in no `pg_wal`.
+    /// `Invalid` where its WAL ends earlier and it does not lie in a `pg_wal`.
     pub(crate) fn refuse_incomplete(&self, trailer: &Trailer) -> Result<()> {
         let WalName::Segment(segment) = self.name else {
             return Ok(());
@@ -325,10 +325,10 @@ impl WalFile {
     fn unfinished(&self, why: &str) -> Error {
         let path = self.path.display();
         Error::invalid(format!(
-            "{path} is not known to be whole: {why}. Stored now it would be in the way of the whole one. Nothing was stored. \
-             A server that runs finishes and archives it: SELECT pg_switch_wal(); of a server that is gone for good, walship \
-             push --unfinished {path} stores what there is. A segment that is whole, and that nobody archives, can be copied out \
-             of pg_wal and pushed from there"
+            "{path} is not known to be whole: {why}. Nothing was stored, because it would be in the way of the whole segment. \
+             If its server runs, SELECT pg_switch_wal() makes it finish and archive the segment. If its server is gone for good, \
+             walship push --unfinished {path} stores what there is. If the segment is whole and nobody archives it, copy it out \
+             of pg_wal and push the copy"
         ))
     }
 }

@@ -52,7 +52,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// In --help, what every command takes comes after what is the command's own; before --help and --version.
+/// In --help, the global flags come after the command's own and before --help and --version.
 const LAST: usize = 900;
 
 /// Flags that every command takes.
@@ -99,7 +99,7 @@ pub enum Command {
     Expire(ExpireArgs),
     /// Keep a backup whatever the retention policy says
     Keep(KeepArgs),
-    /// Show the timelines in the archive, and say which of them nobody shall follow
+    /// Show the timelines in the archive, and say which of them nobody may follow
     Timeline(TimelineArgs),
     /// Prepare a server for archiving and replication
     Setup(SetupArgs),
@@ -169,7 +169,7 @@ pub fn main() -> ExitCode {
             return guess.failure(ErrorKind::Invalid, on_standby()).into();
         }
         Err(help_or_version) => {
-            // Nothing can be done where even the output is closed.
+            // Nothing can be done if even the output is closed.
             let _ = help_or_version.print();
             return ExitCode::SUCCESS;
         }
@@ -193,7 +193,7 @@ fn on_standby() -> bool {
 }
 
 fn settings(cli: &Cli) -> Result<Settings> {
-    // What prints a part of walship itself works whatever is configured.
+    // Completions and the manual page work with any configuration.
     if matches!(cli.command, Command::Completions { .. } | Command::Man) {
         return Settings::load(&Sources {
             config_flag: Some("/dev/null".into()),
@@ -234,7 +234,7 @@ fn environment() -> Result<BTreeMap<String, String>> {
     for (name, value) in std::env::vars_os() {
         match (name.into_string(), value.into_string()) {
             (Ok(name), Ok(value)) => drop(environment.insert(name, value)),
-            // To pass over a setting silently would mean to use another.
+            // Skipping a setting silently would mean using another.
             (Ok(name), Err(_)) if name.starts_with("WALSHIP_") => {
                 return Err(Error::invalid(format!(
                     "the environment variable {name} is not UTF-8"
@@ -246,7 +246,7 @@ fn environment() -> Result<BTreeMap<String, String>> {
     Ok(environment)
 }
 
-/// For a person all that clap has to say, for PostgreSQL's log one line of it.
+/// A person gets clap's whole message, PostgreSQL's log one line of it.
 fn print_usage_error(error: &clap::Error, caller: Caller) {
     let text = error.to_string();
     let first = text
@@ -263,8 +263,7 @@ fn print_usage_error(error: &clap::Error, caller: Caller) {
     });
 }
 
-/// A defect must not look like an answer: PostgreSQL takes a crash of `restore` for what it is only
-/// if the exit code says so.
+/// A defect must not look like an answer: PostgreSQL recognises a crash of `restore` only by the exit code.
 fn exit_on_panic(caller: Caller) {
     std::panic::set_hook(Box::new(move |panic| {
         say(&format!("walship: internal error, please report it: {panic}"));

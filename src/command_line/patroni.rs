@@ -1,14 +1,13 @@
 //! The arguments of a call by Patroni, as clap takes them.
 //!
-//! Patroni passes every key of the method's section as `--key=value`, with its own keys beside
-//! those that it knows itself, and booleans as `True`.
+//! Patroni passes every key of the method's section as `--key=value`, adds keys of its own, and writes booleans as `True`.
 
 use std::ffi::OsString;
 
 use clap::{ArgAction, Command};
 
-/// A flag that differs from a known one by so few letters is a slip of the pen and refused: a
-/// target that is passed over would recover to another moment.
+/// An unknown flag that differs from a known one by at most this many letters is a mistake and is refused: if a target were
+/// skipped, the recovery would go to another moment.
 const SLIP: usize = 2;
 
 /// Arguments of a call by Patroni as clap takes them: `_` for `-` in names of flags, `True` where
@@ -132,7 +131,7 @@ mod tests {
 
     // Seen to fail: `command_line/patroni.rs`: every unknown flag is skipped
     #[test]
-    fn a_mistyped_target_is_refused_and_never_passed_over() {
+    fn a_mistyped_target_is_refused_and_never_skipped() {
         let call = |flag: &str| {
             parse(&[
                 "walship",

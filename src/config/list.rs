@@ -1,4 +1,4 @@
-//! Every setting there is, declared once: its key, type, default and what it does. The sections' structs, [`SETTINGS`]
+//! Every setting, declared once: its key, type, default and what it does. The sections' structs, [`SETTINGS`]
 //! and the reading are made from that. To add a setting, add it here and to the table in `docs/configuration.md`.
 #![allow(clippy::doc_markdown, rustdoc::invalid_html_tags)] // what stands in a help is shown in docs as it is
 
@@ -56,7 +56,7 @@ macro_rules! settings {
             $($key:ident: $Type:ty $(as $reader:ident)? = $default:literal, $help:literal;)*
         }
     )*) => {
-        /// Every setting there is.
+        /// Every setting.
         pub const SETTINGS: &[Setting] = &[
             ARCHIVE,
             $($(Setting {
@@ -141,14 +141,14 @@ settings! {
         wal_timeout: Duration = "5m", "time to wait for the WAL that a base backup needs to arrive in the archive";
     }
 
-    /// What retention keeps; it may promise nothing.
+    /// What retention keeps; all of it may be unset.
     [retention] retention: RetentionSettings => RetentionPolicy {
         keep_window: Option<TimeDelta> as window = "",
             "every moment of this last time stays reachable, such as 14d; none means no such promise";
         keep_backups: Option<u32> as count = "",
-            "so many of the newest backups stay, with all WAL after them; none means the newest one";
+            "number of the newest backups that stay, with all WAL after them; none means one";
         keep_daily: Option<u32> as count = "",
-            "of the last so many days with a backup, the newest backup stays, restorable by itself";
+            "number of the latest days with a backup whose newest backup stays, restorable by itself";
         keep_weekly: Option<u32> as count = "", "the same for weeks";
         keep_monthly: Option<u32> as count = "", "the same for months";
         keep_yearly: Option<u32> as count = "", "the same for years";
@@ -176,7 +176,7 @@ settings! {
     /// Settings of `walship doctor`.
     [doctor] doctor: DoctorSettings {
         timeout: Duration = "8s",
-            "time after which doctor has its answer, whatever hangs; Nagios waits 10 s for a remote check";
+            "time after which doctor answers even if something hangs; Nagios waits 10 s for a remote check";
         max_backup_age: Duration = "26h",
             "age of the newest backup from which doctor warns; twice as much is a problem";
         max_archive_delay: Duration = "5m",
@@ -187,13 +187,13 @@ settings! {
         max_drill_age: Duration = "35d",
             "age of the last drill that passed from which doctor warns, once there was one";
         ignore: Vec<Check> = "",
-            "checks, separated by commas, whose warnings and problems count for nothing, such as settings.data_checksums";
+            "checks, separated by commas, whose warnings and problems do not count, such as settings.data_checksums";
     }
 
     /// Settings of `walship drill`.
     [drill] drill: DrillSettings {
         directory: PathBuf = "/var/tmp", "where walship drill restores to, in a directory of its own that it removes";
-        timeout: Duration = "12h", "time after which a drill is given up";
+        timeout: Duration = "12h", "time after which a drill is stopped";
         user: Option<String> = "", "superuser of the restored cluster that the checks run as; none means postgres";
         amcheck: bool = "true", "whether pg_amcheck runs where it is installed: true or false";
         shared_buffers: ByteSize = "128MiB", "shared_buffers of the drill's server; replay is faster with more";
@@ -211,7 +211,7 @@ settings! {
             "most bytes a second that verify reads from the store; none means no limit";
     }
 
-    /// Settings of `walship agent`, and of those who ask it.
+    /// Settings of `walship agent`, and of the commands that ask it.
     [agent] agent: AgentSettings {
         socket: Option<PathBuf> as absolute = "",
             "socket of the agent; none means a name of its own in /run/walship where that is this user's, else in /tmp/walship-<uid>";

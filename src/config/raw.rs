@@ -80,7 +80,7 @@ impl Raw {
         Ok(())
     }
 
-    /// The value, or the default, as `read` takes it.
+    /// The value, or the default, read by `read`.
     pub(super) fn read<T>(
         &self,
         key: &str,
@@ -91,7 +91,7 @@ impl Raw {
         read(text).map_err(|why| self.invalid(key, &why))
     }
 
-    /// What was not set in the file, as environment variables.
+    /// The settings that were not set in the file, as environment variables.
     pub(super) fn set_elsewhere(&self) -> Vec<(String, &str)> {
         let variable = |setting: &Setting| {
             let (value, origin) = self.values.get(setting.key)?;
@@ -118,7 +118,7 @@ impl Raw {
     }
 }
 
-/// What is wrong with a file that is not TOML, with the line.
+/// Why a file is not TOML, with the line.
 fn syntax_error(error: &toml::de::Error, text: &str) -> String {
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
         return error.message().to_owned();

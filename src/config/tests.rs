@@ -295,14 +295,14 @@ fn retention_takes_whole_numbers_and_a_window_of_an_hour_to_ten_years() {
     );
     assert_eq!(load("").unwrap(), RetentionPolicy::default());
     for (line, says) in [
-        ("keep_window = \"-3d\"", "no duration"),
-        ("keep_window = \"0d\"", "no duration"),
-        ("keep_window = \"14\"", "no duration"),
-        ("keep_window = \"9999999d\"", "no duration"),
+        ("keep_window = \"-3d\"", "not a duration"),
+        ("keep_window = \"0d\"", "not a duration"),
+        ("keep_window = \"14\"", "not a duration"),
+        ("keep_window = \"9999999d\"", "not a duration"),
         ("keep_window = \"59m\"", "shorter than an hour"),
-        ("keep_backups = -1", "no number to keep"),
-        ("keep_daily = \"many\"", "no number to keep"),
-        ("keep_yearly = 99999", "no number to keep"),
+        ("keep_backups = -1", "not a number to keep"),
+        ("keep_daily = \"many\"", "not a number to keep"),
+        ("keep_yearly = 99999", "not a number to keep"),
     ] {
         let error = load(&format!("[retention]\n{line}")).unwrap_err().to_string();
         assert!(error.contains(says) && error.contains("in /f"), "{line}: {error}");

@@ -12,7 +12,7 @@ use crate::text::{ByteSize, split_number};
 
 /// A type whose values are always written in the same way.
 pub(super) trait Value: Sized {
-    /// Reads a value, or says in a sentence for the user why it is none.
+    /// Reads a value, or says in a sentence for the user what is wrong with it.
     fn read(text: &str) -> Result<Self, String>;
 }
 
@@ -112,7 +112,7 @@ pub(super) fn part_size(text: &str) -> Result<ByteSize, String> {
     Ok(size)
 }
 
-/// Slower than this the store's own time limits end the reading.
+/// At a lower rate the store's own time limits would end the reading.
 pub(super) fn verify_rate(text: &str) -> Result<Option<ByteSize>, String> {
     let rate: Option<ByteSize> = Value::read(text)?;
     if rate.is_some_and(|rate| rate < ByteSize(64 << 10)) {
@@ -149,7 +149,7 @@ pub(super) fn count(text: &str) -> Result<Option<u32>, String> {
     let count = text.parse().ok().filter(|count| *count <= 10_000);
     count
         .map(Some)
-        .ok_or_else(|| format!("\"{text}\" is no number to keep; write a whole one from 0 to 10000"))
+        .ok_or_else(|| format!("\"{text}\" is not a number to keep; write a whole number from 0 to 10000"))
 }
 
 /// `auto` leaves it to the store.
@@ -164,12 +164,12 @@ pub(super) fn one_for_each_core(text: &str) -> Result<usize, String> {
     workers(1, text)
 }
 
-/// While one is waited for another is worked on.
+/// Two for each core: while one waits, the other works.
 pub(super) fn two_for_each_core(text: &str) -> Result<usize, String> {
     workers(2, text)
 }
 
-/// At least one; 0 means so many for each core.
+/// At least one; 0 means `for_each_core` for each core.
 fn workers(for_each_core: usize, text: &str) -> Result<usize, String> {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Ok(match usize::read(text)? {
@@ -178,7 +178,7 @@ fn workers(for_each_core: usize, text: &str) -> Result<usize, String> {
     })
 }
 
-/// Each takes memory, of which walship takes no more than 192 MiB on however many cores.
+/// Each takes memory, and walship takes at most 192 MiB on any number of cores.
 const AUTOMATIC_WORKERS: usize = 8;
 
 pub(super) fn automatic_workers(cores: usize) -> usize {
@@ -186,7 +186,7 @@ pub(super) fn automatic_workers(cores: usize) -> usize {
 }
 
 /// Reads a duration: a whole number and a unit, `ms`, `s`, `m`, `h` or `d`, such as `30s`. At most
-/// 3650 days; zero is refused, for nothing here may wait for no time or for ever.
+/// 3650 days; zero is refused, because no wait here may be empty or endless.
 ///
 /// # Errors
 /// A sentence for the user.
@@ -203,7 +203,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let milliseconds = number.and_then(|number| number.checked_mul(unit_ms)).unwrap_or(0);
     if milliseconds == 0 || milliseconds > 3650 * 86_400_000 {
         return Err(format!(
-            "\"{text}\" is no duration walship can use; write 500ms, 30s, 5m, 2h or 14d"
+            "\"{text}\" is not a duration that walship can use; write 500ms, 30s, 5m, 2h or 14d"
         ));
     }
     Ok(Duration::from_millis(milliseconds))

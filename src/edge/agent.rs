@@ -1,4 +1,4 @@
-//! The agent as the commands of PostgreSQL see it: where it is asked, and how one is started.
+//! The agent for the commands that PostgreSQL runs: its address, and how one is started.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 use crate::server::data_directory::postmaster_pid;
 use crate::store::Location;
 
-/// Whoever finds the log written to so short a time ago does not start a second agent.
+/// If the log was written to within this time, no second agent is started.
 const STARTING: Duration = Duration::from_secs(10);
 
-/// A log that has grown beyond it is begun anew.
+/// A log that has grown beyond this many bytes is begun anew.
 const LOG_LIMIT: u64 = 1 << 20;
 
-/// The agent's address for whoever works in this data directory with these settings.
+/// The address of the agent for this data directory and these settings.
 pub fn address_for(settings: &Settings, data_directory: &Path) -> Result<Address> {
     let location = settings.archive()?;
     let archive = Archive {
@@ -34,7 +34,7 @@ pub fn address_for(settings: &Settings, data_directory: &Path) -> Result<Address
     Address::new(&archive, data_directory, settings.agent.socket.as_deref())
 }
 
-/// Starts an agent. Whoever asks has done its own work: a failure is only said.
+/// Starts an agent. The caller has done its own work, so a failure is only a warning.
 pub fn start(settings: &Settings, data_directory: &Path) {
     let started = || {
         let data_directory = absolute(data_directory)?;
@@ -46,9 +46,8 @@ pub fn start(settings: &Settings, data_directory: &Path) {
     }
 }
 
-/// Starts an agent for this data directory, as `words` start this program with the same settings. It
-/// detaches itself, and writes a log beside its socket. Returns at once; where one was started in the last
-/// seconds, without doing anything.
+/// Starts an agent for this data directory; `words` start this program with the same settings. It detaches itself, and
+/// writes a log beside its socket. Returns at once. Does nothing if one was started in the last seconds.
 ///
 /// # Errors
 /// `Invalid` where the postmaster is process 1, which would have to reap it; `Denied` and `Internal`

@@ -1,18 +1,18 @@
-//! What each command's end means to whoever called it: `docs/exit-codes.md` is written from here.
+//! What each command's exit code means to its caller. `docs/exit-codes.md` follows this file.
 
 use std::ffi::OsString;
 
 use crate::error::ErrorKind;
 
-/// Who interprets the exit code.
+/// The program or person that interprets the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
-    /// PostgreSQL's archiver: 1 means "try again later"; above 125 it would restart itself for half a
-    /// minute, unseen by `pg_stat_archiver`.
+    /// PostgreSQL's archiver: 1 means "try again later"; above 125 the archiver would exit, and start again only after half a
+    /// minute, without a trace in `pg_stat_archiver`.
     ArchiveCommand,
     /// PostgreSQL's recovery: 1 to 125 mean "not in the archive", above 125 stops recovery safely.
     RestoreCommand,
-    /// Nagios, or what runs its plugins: 3 means that the check itself could not be made.
+    /// Nagios, or another program that runs its plugins: 3 means that the check itself could not run.
     Monitor,
     /// A person or a script.
     Shell,
@@ -22,16 +22,15 @@ pub enum Caller {
 pub const ABSENT: u8 = 1;
 /// `doctor`: it could not run at all; 0, 1 and 2 say what it found.
 const UNKNOWN: u8 = 3;
-/// `drill`: it was made, and what it showed speaks against the backup or the archive.
+/// `drill`: it ran, and its result speaks against the backup or the archive.
 pub const DRILL_FAILED: u8 = 9;
 /// `status`: something is wrong.
 pub const STATUS_WARNS: u8 = 10;
-/// `restore`: everything else that is no success.
+/// `restore`: every other failure.
 pub const RESTORE_FAILED: u8 = 200;
 
 impl Caller {
-    /// Guesses from arguments that may not parse. A wrong guess for `restore` does no harm; to miss
-    /// it could end a recovery.
+    /// Guesses from arguments that may not parse. A wrong guess of `restore` does no harm, but missing it could end a recovery.
     pub fn guess(arguments: &[OsString]) -> Self {
         let has = |word: &str| arguments.iter().skip(1).any(|argument| argument == word);
         if has("restore") {
@@ -45,8 +44,8 @@ impl Caller {
         }
     }
 
-    /// The exit code for a failure of this kind, in a working directory of a standby or not: a
-    /// standby outlives every failure, for it streams, or asks again in a few seconds.
+    /// The exit code for a failure of this kind. A standby (`on_standby`) survives every failure, because it streams, or asks
+    /// again in a few seconds.
     pub fn failure(self, kind: ErrorKind, on_standby: bool) -> u8 {
         match self {
             Self::ArchiveCommand => 1,

@@ -1,4 +1,4 @@
-//! What walship says on stderr: one line for people, or one JSON object, for each event.
+//! The log on stderr: for each event one line for people, or one JSON object.
 
 use std::fmt;
 
@@ -14,14 +14,14 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::LogFormat;
 
-/// Starts logging. Without it, as before the settings are read, events go nowhere.
+/// Starts logging. Before that, while the settings are read, events go nowhere.
 pub fn start(level: Level, format: LogFormat) {
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer = match format {
         LogFormat::Text => layer.event_format(Line).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
     };
-    // Only this crate speaks; what the libraries log is for their developers.
+    // Only walship's own events are shown; the libraries' are for their developers.
     let walship = Targets::new().with_target("walship", level);
     tracing_subscriber::registry()
         .with(layer.with_filter(walship))

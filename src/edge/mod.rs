@@ -1,5 +1,5 @@
-//! Where the program meets whoever runs it: flags that several commands share, the runtime, what is printed and logged,
-//! exit codes, and how another walship is started with the same settings.
+//! Where the program meets its caller: flags that several commands share, the runtime, printing and logging, exit codes, and
+//! how another walship is started with the same settings.
 
 pub mod agent;
 pub mod exit;
@@ -36,7 +36,7 @@ pub fn search_path(settings: &Settings) -> Result<Option<OsString>> {
         .map_err(|_| Error::invalid("postgres.bin_dir has a colon in it; give a directory without one"))
 }
 
-/// The path from the root on; nothing need be there.
+/// The path from the root on; it need not exist.
 pub fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::io(format!("find {}", path.display()), error))
 }
@@ -47,7 +47,7 @@ pub fn pgdata(flag: Option<PathBuf>) -> Option<PathBuf> {
     flag.or_else(|| variable().map(PathBuf::from))
 }
 
-/// From where on doctor and status warn.
+/// The limits beyond which doctor and status warn.
 pub fn limits(settings: &Settings) -> Limits {
     Limits {
         backup_age: settings.doctor.max_backup_age,

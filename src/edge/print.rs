@@ -22,14 +22,13 @@ pub fn write_out(bytes: &[u8]) -> Result<ExitCode> {
     let mut out = std::io::stdout();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        // Whoever read it has read enough: `walship list | head`.
+        // The reader has read enough: `walship list | head`.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) => Err(Error::io("write to the standard output", error)),
     }
 }
 
-/// One line for whoever must act on it. Settings that cannot be read are reported before logging
-/// starts, and then always as text.
+/// Reports an error as one line. Errors in the settings are reported before logging starts, and always as text.
 pub fn report(error: &Error) {
     if tracing::enabled!(tracing::Level::ERROR) {
         tracing::error!("{error}");
@@ -38,8 +37,8 @@ pub fn report(error: &Error) {
     }
 }
 
-/// Says it on stderr if that can be written. `eprintln!` would panic where it cannot, as on a full
-/// disk, and PostgreSQL's archiver does not survive the signal that a panic in a panic ends with.
+/// Writes a line to stderr if it can be written. Where it cannot, as on a full disk, `eprintln!` would panic. A panic in a
+/// panic ends with a signal, which PostgreSQL's archiver does not survive.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! How a command's work is run: on how many threads, within which time, until which signal.
+//! Runs a command's work: on how many threads, within which time, until which signal.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub async fn open_within(limit: Duration, settings: &Settings) -> Result<Store> 
     Store::open(&settings.archive()?, &options).await
 }
 
-/// The store gives up a little earlier than the command, because its message says more.
+/// The store's share of a command's time: the store gives up a little earlier, because its message says more.
 pub fn most_of(limit: Duration) -> Duration {
     limit.mul_f64(0.9)
 }
@@ -52,8 +52,8 @@ pub fn on_many_threads<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     finish(&mut Builder::new_multi_thread(), work)
 }
 
-/// Runs the work to its end. A call to the operating system that hangs, on a dead network file system,
-/// is not waited for beyond the work's own time limits.
+/// Runs the work to its end. A system call that hangs, as on a dead network file system, is not waited for beyond the work's
+/// own time limits.
 fn finish<T>(threads: &mut Builder, work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime: Runtime = threads
         .enable_all()

@@ -26,8 +26,8 @@ pub struct RequestArgs {
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 pub struct TargetArgs {
-    /// A moment, such as "2026-11-23 04:15:00+01" or 2026-11-23T03:15:00Z. PostgreSQL is given the position of the last
-    /// transaction that ended, or was prepared, until then, for by itself it goes on up to the next commit
+    /// A moment, such as "2026-11-23 04:15:00+01" or 2026-11-23T03:15:00Z. PostgreSQL gets the position of the last
+    /// transaction that ended, or was prepared, until then, because by itself it goes on up to the next commit
     #[arg(long, value_name = "TIME", value_parser = parse_timestamp)]
     pub target_time: Option<DateTime<Utc>>,
     /// A position in the WAL, such as 16/B374D848
@@ -90,14 +90,14 @@ impl TargetArgs {
     }
 }
 
-/// Of a 64-bit id, as `pg_current_xact_id()` gives it, the low half counts, as for
+/// The low half of a 64-bit id, such as `pg_current_xact_id()` returns. Only that counts for
 /// `recovery_target_xid` (`check_recovery_target_xid`, `xlogrecovery.c`).
 fn lower_half(id: u64) -> u32 {
     let low = id as u32;
     if u64::from(low) != id {
         tracing::warn!(
-            "the WAL has only the lower 32 bits of a transaction's number: of {id} that is {low}, which an earlier transaction may \
-             have had as well; see below when the one that was found ended"
+            "the WAL has only the lower 32 bits of a transaction's number: {low} for {id}, which an earlier transaction may have \
+             had as well; see below when the one that was found ended"
         );
     }
     low

@@ -8,7 +8,7 @@ use crate::store::Location;
 
 use super::absolute;
 
-/// What tells the AWS SDK where and as whom to work, and is no secret.
+/// Variables that tell the AWS SDK where and with which profile to work. None of them is a secret.
 const AWS_VARIABLES: [&str; 7] = [
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
@@ -20,8 +20,8 @@ const AWS_VARIABLES: [&str; 7] = [
 ];
 
 /// The words that start this program with the same settings, for the recovered server's
-/// `restore_command`. What was not read from the file travels as environment variables; none of them
-/// is a secret, and credentials stay where they are.
+/// `restore_command`. Settings from elsewhere than the file become environment variables. None of them
+/// is a secret; credentials are not passed on.
 pub fn this_walship(settings: &Settings) -> Result<Vec<String>> {
     let (file, mut variables) = settings.to_reproduce();
     let aws: Vec<_> = AWS_VARIABLES

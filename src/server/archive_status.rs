@@ -1,4 +1,4 @@
-//! What waits for PostgreSQL's archiver, in the order in which it asks.
+//! The files that wait for PostgreSQL's archiver, in the order in which it asks for them.
 
 use std::path::Path;
 
@@ -8,9 +8,9 @@ use crate::pg::WalName;
 /// A file's place in the archiver's order: timeline histories first, then by name
 /// (`ready_file_comparator`, `src/backend/postmaster/pgarch.c`, PostgreSQL 15 to 18; 14 chooses alike).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place(bool, String);
+pub(crate) struct ArchiverOrder(bool, String);
 
-impl From<WalName> for Place {
+impl From<WalName> for ArchiverOrder {
     fn from(name: WalName) -> Self {
         Self(!matches!(name, WalName::History(_)), name.to_string())
     }
@@ -31,11 +31,11 @@ pub(crate) fn waiting(data_directory: &Path) -> Result<Vec<WalName>> {
             names.push(name);
         }
     }
-    names.sort_by_cached_key(|name| Place::from(*name));
+    names.sort_by_cached_key(|name| ArchiverOrder::from(*name));
     Ok(names)
 }
 
-/// So many files must wait beside the one that is stored for an agent to be worth its start.
+/// An agent is worth its start if more files than this wait.
 const BACKLOG: usize = 3;
 
 /// Whether PostgreSQL's archiver is behind, so that an agent would help it.

@@ -10,12 +10,12 @@ use chrono::{DateTime, Utc};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{ClusterIdentity, ControlFile, TimelineId, WalName};
 
-/// A running server rewrites `global/pg_control` in place; a reader may meet it half-written
+/// A running server rewrites `global/pg_control` in place; a reader may find it half-written
 /// (PostgreSQL's own `get_controlfile` reads again as well).
 const TORN_READ_ATTEMPTS: u32 = 10;
 const TORN_READ_PAUSE: Duration = Duration::from_millis(5);
 
-/// Where the archiver keeps what it has to do and has done.
+/// Where the archiver notes the files that it has to archive and those that it has archived.
 const ARCHIVE_STATUS: &str = "pg_wal/archive_status";
 
 /// Whether, and as what, the server of a data directory is in recovery.
@@ -39,11 +39,11 @@ pub fn data_directory_of(wal_path: &Path) -> PathBuf {
     }
 }
 
-/// Reads `global/pg_control`; `None` where there is none, that is, where this is no data directory.
+/// Reads `global/pg_control`; `None` where there is none, so this is not a data directory.
 ///
 /// # Errors
-/// `Corrupt` where it is damaged, `Invalid` where a PostgreSQL wrote it that walship does not know,
-/// `Internal` where it cannot be read.
+/// `Corrupt` where it is damaged, `Invalid` where a PostgreSQL version wrote it that walship does not know, `Internal`
+/// where it cannot be read.
 pub fn read_control_file(data_directory: &Path) -> Result<Option<ControlFile>> {
     Ok(control_file(data_directory)?.map(|(_, control_file)| control_file))
 }
@@ -112,7 +112,6 @@ pub struct Postmaster {
     pub pid: i32,
     /// When it was started, in seconds since 1970.
     pub started_at: Option<i64>,
-    /// Its port.
     pub port: String,
     /// The directory of its first Unix socket.
     pub socket_directory: String,
@@ -147,7 +146,7 @@ pub fn ready_files(data_directory: &Path) -> Result<(u64, Option<DateTime<Utc>>)
     let (mut count, mut oldest) = (0, None::<DateTime<Utc>>);
     for entry in archive_status(data_directory, "ready").map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
-        // One that was archived meanwhile does not wait.
+        // A file that was archived meanwhile does not wait.
         if let Ok(modified) = entry.metadata().and_then(|found| found.modified()) {
             count += 1;
             let modified = DateTime::from(modified);
@@ -157,10 +156,7 @@ pub fn ready_files(data_directory: &Path) -> Result<(u64, Option<DateTime<Utc>>)
     Ok((count, oldest))
 }
 
-/// Whose data directory it is; `None` where it is no data directory.
-///
-/// # Errors
-/// As [`read_control_file`].
+/// Whose data directory it is; `None` where it is not a data directory.
 pub fn cluster_identity(data_directory: &Path) -> Result<Option<ClusterIdentity>> {
     Ok(
         read_control_file(data_directory)?.map(|control_file| ClusterIdentity {
@@ -174,7 +170,7 @@ pub fn cluster_identity(data_directory: &Path) -> Result<Option<ClusterIdentity>
 /// What the signal files of a data directory say.
 ///
 /// # Errors
-/// `Internal` where that cannot be found out: a disk that does not answer is no missing file.
+/// `Internal` where that cannot be found out: a disk that does not answer is not a missing file.
 pub fn recovery_signal(data_directory: &Path) -> Result<RecoverySignal> {
     let exists = |name: &str| {
         let path = data_directory.join(name);
@@ -207,8 +203,8 @@ pub fn is_starting(data_directory: &Path) -> Result<bool> {
     }
 }
 
-/// The timelines whose histories a `pg_wal` directory has. They say nothing of what its server follows: PostgreSQL
-/// keeps a copy of each history that it reads, of those too that it then does not follow.
+/// The timelines whose histories a `pg_wal` directory has. They do not tell which timeline its server
+/// follows: PostgreSQL keeps a copy of each history that it reads, even of those that it then does not follow.
 ///
 /// # Errors
 /// `Internal` where the directory cannot be read.
@@ -278,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_without_pg_control_is_no_data_directory() {
+    fn a_directory_without_pg_control_is_not_a_data_directory() {
         let directory = tempfile::tempdir().unwrap();
         assert!(read_control_file(directory.path()).unwrap().is_none());
     }

@@ -1,4 +1,4 @@
-//! One deadline for everything that a visit of the doctor takes, from the opening of the store on.
+//! One deadline for a whole run of doctor or status, from the opening of the store on.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::Result;
 use crate::judge::diagnosis::Known;
 
-/// When the visit must be over.
+/// When everything must be done.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     at: Instant,
@@ -15,7 +15,6 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// So long from now on.
     #[must_use]
     pub fn after(limit: Duration) -> Self {
         Self {
@@ -28,7 +27,7 @@ impl Deadline {
         self.at
     }
 
-    /// All of the time that there was.
+    /// The whole time, from the start.
     pub(crate) fn limit(self) -> Duration {
         self.limit
     }
@@ -41,7 +40,7 @@ impl Deadline {
         }
     }
 
-    /// Does it, or says what was not done in time.
+    /// Does the work, or says that `doing` was not done in time.
     pub(crate) async fn within<T>(self, doing: &str, work: impl Future<Output = Result<T>>) -> Known<T> {
         match timeout_at(self.at, work).await {
             Ok(result) => result.map_err(|error| error.to_string()),

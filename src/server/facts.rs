@@ -1,4 +1,4 @@
-//! What the server says of itself, question by question.
+//! What the server says of itself, query by query.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ const LSN: &str = "case when pg_is_in_recovery() then pg_last_wal_replay_lsn() e
 /// Asks everything.
 ///
 /// # Errors
-/// Only where the first question fails; every other failure is a part of the facts.
+/// Only where the first query fails; every other failure becomes a part of the facts.
 pub(crate) async fn gather(session: &mut Session) -> Known<ServerFacts> {
     let (in_recovery, clock_ahead) = recovery_and_clock(session).await?;
     Ok(ServerFacts {
@@ -70,9 +70,9 @@ async fn recovery_and_clock(session: &mut Session) -> Known<(bool, TimeDelta)> {
         .await?;
     let after = Utc::now();
     let theirs = row.parse(1).and_then(DateTime::from_timestamp_micros);
-    let theirs = theirs.ok_or_else(|| format!("{what}: the answer is no time"))?;
+    let theirs = theirs.ok_or_else(|| format!("{what}: the answer is not a time"))?;
     let between = before + (after - before) / 2;
-    // What the answer took may hide so much.
+    // The round trip may hide as much of a difference.
     let ahead = theirs - between;
     let doubt = (after - before) / 2;
     let certain = if ahead.abs() > doubt {
@@ -95,7 +95,7 @@ pub(crate) async fn cluster(session: &mut Session) -> Known<ClusterIdentity> {
     let identifier: Option<i64> = row.parse(0);
     let size = row.parse(1).and_then(|bytes: u32| SegmentSize::new(bytes).ok());
     let (Some(identifier), Some(segment_size)) = (identifier, size) else {
-        return Err(format!("{what}: the answer is none"));
+        return Err(format!("{what}: the answer cannot be understood"));
     };
     Ok(ClusterIdentity {
         // PostgreSQL shows its unsigned number as a signed one.
@@ -115,12 +115,13 @@ pub(crate) async fn timeline(session: &mut Session, in_recovery: bool) -> Known<
         "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint"
     };
     let row = session.row(what, sql).await?;
-    row.parse(0).ok_or_else(|| format!("{what}: the answer is none"))
+    row.parse(0)
+        .ok_or_else(|| format!("{what}: the answer cannot be understood"))
 }
 
-/// The newest timeline that the server knows of. A standby that has followed its primary to another timeline has its
-/// history in `pg_wal`, where a streaming one keeps it and one that lives from the archive too (`readTimeLineHistory`,
-/// `timeline.c`); its control file may not tell of it before the next restartpoint.
+/// The newest timeline that the server knows of. A standby that has followed its primary to another timeline has the
+/// history of that timeline in `pg_wal`, whether it streams or reads the archive (`readTimeLineHistory`, `timeline.c`). Its
+/// control file may not have the timeline before the next restartpoint.
 pub(crate) async fn newest_timeline(session: &mut Session, in_recovery: bool) -> Known<TimelineId> {
     let timeline = timeline(session, in_recovery).await?;
     let sql = "select max(('x' || left(name, 8))::bit(32)::bigint) from pg_ls_waldir() \
@@ -251,7 +252,7 @@ async fn replay_paused(session: &mut Session, in_recovery: bool) -> Known<bool> 
     Ok(row.is_true(0))
 }
 
-/// Statistics younger than an hour say little about an average day.
+/// None for statistics younger than an hour, which say little about an average day.
 async fn wal_rate(session: &mut Session) -> Known<Option<f64>> {
     let sql = "select wal_bytes / extract(epoch from now() - stats_reset) from pg_stat_wal \
                where stats_reset < now() - interval '1 hour'";

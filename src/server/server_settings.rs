@@ -1,5 +1,5 @@
-//! What a setting is for the server of a data directory, without asking the server: its command line, which it notes
-//! in `postmaster.opts`, wins over its files, and `postgresql.auto.conf` over the others.
+//! The value of a setting for the server of a data directory, without asking the server. Its command line, which it notes
+//! in `postmaster.opts`, wins over its files, and `postgresql.auto.conf` wins over the other files.
 //!
 //! Sources: `CreateOptsFile` and the options of `PostmasterMain` (`postmaster.c`), `SelectConfigFiles` and
 //! `ParseLongOption` (`guc.c`), the same in PostgreSQL 14 to 18. A file that was changed since the server started
@@ -22,7 +22,7 @@ pub enum Setting {
     Unknown,
 }
 
-/// The value that the server of a data directory has of a setting, whose name is given in lower case.
+/// The value of a setting for the server of a data directory. The name is in lower case.
 ///
 /// # Errors
 /// `Internal` where a file of its configuration cannot be read.
@@ -63,7 +63,7 @@ pub fn setting_of_server(data_directory: &Path, name: &str) -> Result<Setting> {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct CommandLine {
     settings: Vec<(String, Vec<u8>)>,
-    /// Of `-D`: where the configuration file is, as a rule the data directory itself.
+    /// The value of `-D`: where the configuration file is, as a rule the data directory itself.
     directory: Option<PathBuf>,
 }
 
@@ -118,7 +118,7 @@ impl CommandLine {
     }
 }
 
-/// What stands in quotes. A quote within an argument is not told from its end; the rest then sets nothing.
+/// The arguments in quotes. A quote within an argument looks like its end; the rest of the argument then sets nothing.
 fn quoted(line: &[u8]) -> Vec<Vec<u8>> {
     let mut rest = line;
     let mut found = Vec::new();
@@ -145,7 +145,7 @@ fn value_of_flag(attached: &[u8], arguments: &mut impl Iterator<Item = Vec<u8>>)
     }
 }
 
-/// The file system. What is there and cannot be read is an error, and not the same as what is missing.
+/// The file system. A file that is there and cannot be read is an error, unlike one that is missing.
 struct Disk(Option<Error>);
 
 impl Disk {

@@ -1,4 +1,4 @@
-//! A session on the server in which every question has a deadline.
+//! A session on the server in which every query has a deadline.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::judge::diagnosis::Known;
 use crate::pg::Major;
 use crate::server::{ConnInfo, Connection};
 
-/// Most of the time that one question may take, as a part of all.
+/// One query may take the whole time divided by this.
 const SHARE: u32 = 2;
 
 pub(crate) struct Session {
@@ -45,7 +45,7 @@ impl Session {
             data_directory: None,
             started_at: None,
         };
-        // One slow question must not use up the others' time; no schema but the system's must answer.
+        // One slow query must not use up the time of the others; only the system's schema is searched.
         let set = format!(
             "select set_config('statement_timeout', '{}ms', false), set_config('search_path', 'pg_catalog', false)",
             (limit / SHARE).as_millis()
@@ -107,7 +107,6 @@ impl Session {
     }
 }
 
-/// One row of an answer.
 #[derive(Debug)]
 pub(crate) struct Row(Vec<Option<String>>);
 
@@ -127,7 +126,7 @@ impl Row {
             .is_some_and(|value| value.as_deref() == Some("t"))
     }
 
-    /// A span in seconds; a negative one, where clocks were set, is none.
+    /// A span in seconds; none for a negative one, which appears where clocks were set.
     pub(crate) fn seconds(&self, column: usize) -> Option<Duration> {
         let seconds: f64 = self.parse(column)?;
         Some(Duration::try_from_secs_f64(seconds).unwrap_or_default())

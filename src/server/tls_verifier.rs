@@ -23,7 +23,7 @@ pub(super) struct Trust {
 /// Judges a server's certificate: not at all, by its chain, or by chain and name.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    /// What the chain must lead to; none to accept every certificate.
+    /// The roots that the chain must lead to; none to accept every certificate.
     pub(super) trust: Option<Trust>,
     /// The name the certificate must have; none to accept every name.
     pub(super) host: Option<String>,
@@ -43,8 +43,8 @@ impl Verifier {
         match verify_server_cert_signed_by_trust_anchor(parsed, &trust.roots, intermediates, now, algorithms)
         {
             // `openssl req -x509` makes a self-signed server certificate an authority as well, which
-            // webpki takes amiss after it has checked the dates. Trusting that very certificate is
-            // what whoever put it in the root file meant.
+            // webpki refuses after it has checked the dates. Trusting that very certificate is
+            // what the user meant by putting it into the root file.
             Err(Error::InvalidCertificate(CertificateError::Other(_)))
                 if trust.certificates.iter().any(|trusted| **trusted == **end_entity) =>
             {

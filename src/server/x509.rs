@@ -1,8 +1,7 @@
 //! The few fields of an X.509 certificate that rustls does not give out: what the channel binding
 //! of SCRAM hashes, the key, and the common name that libpq still accepts as a host name.
 //!
-//! The certificate is hostile until its chain is verified: a field that is not where RFC 5280 has it
-//! reads as absent.
+//! The certificate is hostile until its chain is verified: a field that is not where RFC 5280 has it counts as absent.
 
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
@@ -91,9 +90,8 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// The hash that the `tls-server-end-point` channel binding uses (RFC 5929, section 4.1): of the
-    /// whole certificate, with the signature's hash, SHA-256 instead of MD5 and SHA-1. None for
-    /// signatures that name no such hash.
+    /// The hash for the `tls-server-end-point` channel binding (RFC 5929, section 4.1): of the whole certificate, with the
+    /// signature's hash function, or SHA-256 instead of MD5 and SHA-1. None for signatures that name no such function.
     pub(super) fn end_point_hash(&self) -> Option<Vec<u8>> {
         let (last, family) = self.signature_algorithm.split_last()?;
         match (family, last) {

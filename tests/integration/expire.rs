@@ -423,12 +423,12 @@ fn a_policy_that_says_nothing_and_ids_that_do_not_exist_are_refused_in_one_line(
     let cases: [(&Walship, &[&str], i32, &str); 9] = [
         (&walship, &["expire"], 2, "no retention policy is set"),
         (&zero, &["expire"], 2, "would keep nothing"),
-        (&negative, &["expire"], 2, "no duration walship can use"),
+        (&negative, &["expire"], 2, "not a duration that walship can use"),
         (
             &absurd,
             &["expire", "--dry-run"],
             2,
-            "no duration walship can use",
+            "not a duration that walship can use",
         ),
         (&walship, &["keep", "20200101T000000Z"], 3, "is not in"),
         (

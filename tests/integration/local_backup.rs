@@ -406,7 +406,7 @@ fn a_tablespace_or_a_database_that_is_not_mounted_here_is_not_taken_for_dropped(
         let stderr = refused(&walship, &primary, &place);
         std::fs::rename(&away, path).unwrap();
         assert!(
-            stderr.contains("not to be seen here") && stderr.contains("--method stream"),
+            stderr.contains("which is not here") && stderr.contains("--method stream"),
             "{}: {stderr}",
             path.display()
         );

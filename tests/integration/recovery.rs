@@ -382,7 +382,7 @@ fn a_copy_of_a_living_source_does_not_archive_into_its_archive() {
     }
     assert_eq!(archiving(&idle), ["archive_mode = 'off'"]);
     let (kept, said) = recover("kept", "keep", &one_more_segment);
-    assert!(said.contains("stop that for good"), "{said}");
+    assert!(said.contains("stop it for good"), "{said}");
     assert_eq!(archiving(&kept), Vec::<String>::new());
     let (off, _) = recover("off", "off", &|| {});
     assert_eq!(archiving(&off), ["archive_mode = 'off'"]);

@@ -194,7 +194,7 @@ async fn a_backup_whose_wal_is_missing_or_empty_cannot_be_restored() {
     assert!(archive.load().await.unrestorable[0].backup.is_some());
 }
 
-/// What verify found is known to whoever reads the archive.
+/// The catalogue has what verify found.
 // Seen to fail: `archive/catalogue.rs`: `barrier_in` is not asked
 #[tokio::test]
 async fn a_backup_whose_own_wal_cannot_be_replayed_cannot_be_restored() {
@@ -340,7 +340,7 @@ async fn a_backup_that_is_deleted_meanwhile_is_left_out() {
 }
 
 #[tokio::test]
-async fn a_place_without_an_archive_is_no_empty_archive() {
+async fn a_place_without_an_archive_is_not_an_empty_archive() {
     let archive = Archive::new().await;
     std::fs::remove_file(archive.file("walship.json")).unwrap();
     let error = fixture::load(&archive.store).await.unwrap_err();
@@ -361,7 +361,7 @@ async fn more_backups_than_are_looked_at_in_parallel_are_all_found_in_order() {
 }
 
 #[tokio::test]
-async fn a_damaged_note_of_what_was_given_up_does_not_stand_in_the_way_of_a_recovery() {
+async fn a_damaged_record_of_released_wal_does_not_prevent_a_recovery() {
     let archive = Archive::new().await;
     archive.put("retention.json", b"{".to_vec()).await;
     let catalogue = archive.load().await;

@@ -13,11 +13,11 @@ use crate::judge::timeline_chain::Reach;
 use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalEvent, WalReader};
 use crate::text::time_text;
 
-/// So many indexes are read at a time.
+/// Indexes that are read at a time.
 const AT_A_TIME: u64 = 256;
 
 impl Finder<'_> {
-    /// Whether the WAL holds anything later than a moment. Looks only where it matters: at the end.
+    /// Whether the WAL holds anything later than a moment. Looks only at its end, where it matters.
     pub(crate) async fn anything_later(
         &self,
         time: DateTime<Utc>,
@@ -69,8 +69,8 @@ impl Finder<'_> {
         })
     }
 
-    /// Where a moment is over in the WAL from the backup's end to a last segment; `None` where an index on the way is
-    /// unknown. Commit times are not in the order of the WAL, so each index is looked at.
+    /// The position after the last record up to a moment, in the WAL from the backup's end to a last segment; `None` where an
+    /// index on the way is unknown. Commit times are not in the order of the WAL, so each index is looked at.
     async fn moment_end(
         &self,
         start: &Start<'_>,
@@ -113,7 +113,7 @@ impl Finder<'_> {
         Ok(Some(found))
     }
 
-    /// Reads the records that end in a segment, which may begin in the one before it.
+    /// Reads the records that end in a segment; they may begin in the segment before.
     async fn read_moment(
         &self,
         begin: SegmentName,
@@ -141,9 +141,9 @@ impl Finder<'_> {
         Ok(())
     }
 
-    /// The backup that would be used for a moment, if it cannot be: a transaction that ended later lies
-    /// within it, so that PostgreSQL would stop before the backup is consistent. A backup of a standby is
-    /// dated by the standby's clock.
+    /// The backup that would be used for a moment, if it cannot be used: a transaction that ended later lies within it, so
+    /// that PostgreSQL would stop before the backup is consistent. This happens because a backup of a standby is dated by the
+    /// standby's clock.
     pub(crate) async fn too_late(
         &self,
         time: DateTime<Utc>,
@@ -167,7 +167,7 @@ impl Finder<'_> {
         }))
     }
 
-    /// The end of a transaction within a backup that is too late.
+    /// An end of a transaction within a backup that is later than the target.
     async fn later_within(
         &self,
         start: &Start<'_>,
@@ -194,7 +194,7 @@ impl Finder<'_> {
             if within(&largest) {
                 return Ok(Some(largest));
             }
-            // What is later may lie before the backup, or after it: only reading the segment tells.
+            // The later transaction may lie before the backup, or after it: only reading the segment tells.
             let found = self
                 .ends_in(*segment)
                 .await?

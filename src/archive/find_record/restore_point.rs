@@ -1,4 +1,4 @@
-//! Restore points as the segments' indexes name them.
+//! Looks for restore points in the segments' indexes.
 
 use super::{Finder, FoundRecord};
 use crate::error::Result;
@@ -6,24 +6,24 @@ use crate::format::segment_index::{Crossing, RestorePoint, SegmentIndex};
 use crate::judge::timeline_chain::TimelineChain;
 use crate::pg::{Lsn, SegmentName, SegmentNumber};
 
-/// So many indexes are read at a time.
+/// Indexes that are read at a time.
 const AT_A_TIME: u64 = 256;
 
-/// What is known of the next segment.
-pub(crate) enum Known {
+/// What the index of the next segment tells of a restore point.
+pub(crate) enum NextSegment {
     /// The restore point is in it.
     Here(FoundRecord),
     /// It is not.
     NotHere,
-    /// The segment has to be read, as the one before it was.
+    /// The segment has to be read; the one before it was read as well.
     ReadOn,
-    /// It has to be read by a new reader, which begins with this segment: the same, or the one before
-    /// where a record goes on from there.
+    /// It has to be read by a new reader, which begins with this segment: the same one, or the one before where a record
+    /// continues from there.
     ReadFrom(SegmentNumber),
 }
 
 /// The indexes of the segments that are searched, one after the other.
-pub(crate) struct KnownPoints<'a> {
+pub(crate) struct IndexedPoints<'a> {
     finder: &'a Finder<'a>,
     chain: &'a TimelineChain<'a>,
     number: SegmentNumber,
@@ -35,7 +35,7 @@ pub(crate) struct KnownPoints<'a> {
     goes_on: bool,
 }
 
-impl<'a> KnownPoints<'a> {
+impl<'a> IndexedPoints<'a> {
     pub(crate) fn new(
         finder: &'a Finder<'a>,
         chain: &'a TimelineChain<'a>,
@@ -54,8 +54,8 @@ impl<'a> KnownPoints<'a> {
         })
     }
 
-    /// What is known of the next segment, for a restore point from a position on.
-    pub(crate) async fn next(&mut self, from: Lsn, name: &str) -> Result<Known> {
+    /// The next segment, for a restore point from a position on.
+    pub(crate) async fn next(&mut self, from: Lsn, name: &str) -> Result<NextSegment> {
         let number = self.number;
         self.number = number.next();
         if self.read.as_slice().is_empty() {
@@ -72,7 +72,7 @@ impl<'a> KnownPoints<'a> {
             points.find(|point| point.name == name && point.lsn >= from)
         });
         if let Some(point) = named {
-            return Ok(Known::Here(self.record(
+            return Ok(NextSegment::Here(self.record(
                 self.chain.segment(number)?,
                 number,
                 point,
@@ -82,10 +82,10 @@ impl<'a> KnownPoints<'a> {
             whole.is_some_and(|index| index.more_restore_points == 0 && index.valid_until.is_none());
         let goes_on = index.is_some_and(|index| index.unfinished.is_some());
         let known = match (all_named, self.before_was_read, self.goes_on) {
-            (true, _, _) => Known::NotHere,
-            (false, true, _) => Known::ReadOn,
-            (false, false, true) => Known::ReadFrom(SegmentNumber(number.0 - 1)),
-            (false, false, false) => Known::ReadFrom(number),
+            (true, _, _) => NextSegment::NotHere,
+            (false, true, _) => NextSegment::ReadOn,
+            (false, false, true) => NextSegment::ReadFrom(SegmentNumber(number.0 - 1)),
+            (false, false, false) => NextSegment::ReadFrom(number),
         };
         self.before_was_read = !all_named;
         self.goes_on = goes_on;
@@ -97,7 +97,7 @@ impl<'a> KnownPoints<'a> {
         FoundRecord {
             timeline: segment.timeline(),
             lsn: point.lsn,
-            // Where exactly it ends does not matter, for all of the segment is archived.
+            // Its exact end does not matter, because the whole segment is archived.
             end_lsn: self.finder.catalogue.wal.segment_size().start_of(number.next()),
             time: point.time,
         }

@@ -80,7 +80,7 @@ impl Archive {
     }
 
     /// A later segment is listed and the one between is not.
-    fn with_hole(mut self) -> Self {
+    fn with_gap(mut self) -> Self {
         let later: SegmentName = HOLE_AFTER.parse().unwrap();
         self.catalogue.wal.add(&Key::Segment(later).to_string(), 1);
         self
@@ -210,7 +210,7 @@ async fn a_record_that_is_not_there_is_refused_with_what_was_searched() {
 }
 
 #[tokio::test]
-async fn a_backup_that_was_named_is_not_searched_from_unless_there_is_a_hole() {
+async fn a_backup_that_was_named_is_not_searched_from_unless_there_is_a_gap() {
     let archive = Archive::new(&[(0x60_1000, 0x60_2600)]).await;
     let request = Request {
         backup: Some(archive.catalogue.backups[0].id.clone()),
@@ -218,20 +218,20 @@ async fn a_backup_that_was_named_is_not_searched_from_unless_there_is_a_hole() {
     };
     let plan = archive.plan(&request).await.unwrap();
     assert!(plan.notes[0].contains("not looked up"), "{:?}", plan.notes);
-    let archive = archive.with_hole();
+    let archive = archive.with_gap();
     archive
         .refused(&request, ErrorKind::Corrupt, "000000010000000000000007")
         .await;
-    let before_the_hole = Request {
+    let before_the_gap = Request {
         target: Target::Xid(748),
         ..request
     };
-    assert!(archive.plan(&before_the_hole).await.is_ok());
+    assert!(archive.plan(&before_the_gap).await.is_ok());
 }
 
 #[tokio::test]
-async fn a_hole_matters_only_to_what_is_not_found_before_it() {
-    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await.with_hole();
+async fn a_gap_matters_only_to_what_is_not_found_before_it() {
+    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await.with_gap();
     let mut request = Request::new(Target::Xid(999));
     archive
         .refused(&request, ErrorKind::Corrupt, "000000010000000000000007")
@@ -312,8 +312,8 @@ async fn a_backup_that_holds_a_later_transaction_is_not_used() {
 }
 
 #[tokio::test]
-async fn a_time_before_the_hole_is_told_from_one_behind_it() {
-    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await.with_hole();
+async fn a_time_before_the_gap_is_told_from_one_behind_it() {
+    let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await.with_gap();
     let mut request = Request::new(Target::Time(time("2026-11-23 14:05:05.8Z")));
     let plan = archive.plan(&request).await.unwrap();
     assert_eq!(plan.target, Target::Lsn(Lsn(0x60_56B8)));
@@ -336,7 +336,7 @@ async fn a_segment_that_arrives_damaged_is_read_again_and_nothing_of_it_counts_t
     ] {
         let request = Request::new(target);
         let sound = archive.plan(&request).await.unwrap();
-        // So late that the records before it were told already.
+        // So late that the records before it were passed on already.
         for byte in [size / 2].into_iter().chain(size - 500..size) {
             let faults = Faults::default();
             let now = time("2026-12-01 00:00:00Z");
@@ -368,7 +368,7 @@ async fn a_damaged_segment_ends_the_search_with_its_name() {
             .refused(&Request::new(Target::Xid(740)), ErrorKind::Corrupt, SEGMENT)
             .await;
     }
-    // Whether it matters to a recovery to a time, nobody knows.
+    // Nobody knows whether it matters to a recovery to a time.
     let request = Request::new(Target::Time(time("2026-11-23 14:05:05Z")));
     let plan = archive.plan(&request).await.unwrap();
     assert!(plan.notes[0].contains("not known yet"), "{:?}", plan.notes);
@@ -378,13 +378,13 @@ async fn a_damaged_segment_ends_the_search_with_its_name() {
 #[tokio::test]
 async fn where_an_index_names_all_restore_points_no_wal_is_read_for_one() {
     let archive = Archive::new(&[(0x60_0010, 0x60_0020)]).await;
-    // It says that there is none, and is believed.
+    // It says that there is none, and that counts.
     let archive = archive.with_index(SegmentIndex::default()).await;
     let request = Request::new(name("before the migration"));
     archive
         .refused(&request, ErrorKind::Invalid, "is not in the archived WAL")
         .await;
-    // One that leaves names out is not.
+    // An index that leaves names out does not count.
     let cut = SegmentIndex {
         more_restore_points: 1,
         ..SegmentIndex::default()

@@ -13,7 +13,7 @@ use crate::format::file_index::FileIndexReader;
 use crate::pg::{Manifest, ManifestFile};
 use crate::store::Body;
 
-/// What belongs together.
+/// The objects that must agree with each other.
 pub(crate) struct Checked {
     pub(crate) streams: Vec<TarStream>,
     /// `files.zst`.

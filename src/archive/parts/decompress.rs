@@ -1,5 +1,5 @@
-//! A stored part, in pieces: hashed as it comes, and its zstd frames decompressed in memory that does
-//! not depend on the part's size.
+//! Reads a stored part in pieces: hashes it as it comes, and decompresses its zstd frames in memory that does not depend on
+//! the part's size.
 
 use sha2::{Digest, Sha256};
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
@@ -36,10 +36,10 @@ impl Decompressor {
         })
     }
 
-    /// Takes the next stored bytes and passes what they hold on to `output`.
+    /// Takes the next stored bytes and passes their decompressed content on to `output`.
     ///
     /// # Errors
-    /// `Corrupt` for bytes that are no zstd; what `output` returns.
+    /// `Corrupt` for bytes that are not zstd; what `output` returns.
     pub fn feed(&mut self, stored: &[u8], mut output: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         if stored.is_empty() {
             return Ok(());
@@ -56,7 +56,7 @@ impl Decompressor {
             self.frame_ended = hint == 0;
             let filled = piece.pos() == piece.capacity();
             output(piece.as_slice())?;
-            // The input may be used up while the frame has more to give than one piece holds. At a
+            // The input may be used up while the frame has more content than one piece holds. At a
             // frame's end nothing is left, and asking again would begin another.
             if input.pos() == stored.len() && (self.frame_ended || !filled) {
                 return Ok(());
@@ -64,7 +64,7 @@ impl Decompressor {
         }
     }
 
-    /// Ends the object: it is the one that the backup's record describes.
+    /// Ends the object, and checks that it is the one that the backup's record describes.
     ///
     /// # Errors
     /// `Corrupt` where it is not.

@@ -1,9 +1,9 @@
-//! The backup's file index on this machine: fetched whole and verified before any of it is believed,
-//! then read as often as needed.
+//! The backup's file index on this machine: fetched whole and verified before any of it is used, then read as often as
+//! needed.
 //!
-//! Some 10 bytes for each file of the cluster, so it is held in memory up to a limit and in an unlinked
-//! temporary file beyond. Reading it from the store in step with the parts would keep one connection
-//! open and mostly idle for as long as the recovery takes, which servers do not allow.
+//! It has some 10 bytes for each file of the cluster. Up to a limit it is held in memory, and beyond that in an unlinked
+//! temporary file. Reading it from the store in step with the parts would keep one connection open and mostly idle for as
+//! long as the recovery takes, which servers do not allow.
 
 use std::io::Write;
 
@@ -78,16 +78,12 @@ pub struct Index(Spooled);
 
 impl Index {
     /// Fetches the index of a backup.
-    ///
-    /// # Errors
-    /// As [`Spooled::fetch`].
     pub async fn fetch(archive: &Archive, record: &BackupRecord) -> Result<Self> {
         Spooled::fetch(archive, &record.id, BackupObject::Files, record.files)
             .await
             .map(Self)
     }
 
-    /// Its URL, for messages.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.0.url
@@ -101,7 +97,7 @@ impl Index {
         FileIndexReader::new(self.0.reader(), self.url())
     }
 }
-/// Names a part that is not what it should be, and the way out.
+/// Names a damaged part, and says what to do.
 pub(crate) fn damaged(error: Error, url: &str) -> Error {
     if error.kind() != crate::ErrorKind::Corrupt {
         return error;

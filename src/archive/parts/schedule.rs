@@ -1,5 +1,5 @@
-//! Which files each part of a backup holds, worked out while the index passes by: memory holds the
-//! files of one part, never the whole index.
+//! Which files each part of a backup holds, worked out while the index is read: memory holds the files of one part, never
+//! the whole index.
 
 use crate::error::{Error, Result};
 use crate::format::backup::{BackupRecord, EntryKind, IndexEntry, StoredObject, TarStream};
@@ -11,7 +11,6 @@ pub struct PartJob {
     pub stream: usize,
     /// Its number in the stream, from 1.
     pub number: u32,
-    /// The object.
     pub object: StoredObject,
     /// Offset of its first byte in the tar stream.
     pub start: u64,
@@ -26,7 +25,6 @@ pub struct PartJob {
 pub struct PartFile {
     /// Path below the stream's directory.
     pub path: Box<str>,
-    /// Permission bits.
     pub mode: u32,
     /// Modification time, in seconds since 1970.
     pub mtime: i64,

@@ -21,7 +21,7 @@ pub(super) fn command(options: &BaseBackupOptions, server_major: Major) -> Resul
     })
 }
 
-/// Refuses what PostgreSQL would refuse, or what would spoil `backup_label`.
+/// Refuses options that PostgreSQL would refuse, and labels that would break `backup_label`.
 pub(super) fn check(options: &BaseBackupOptions) -> Result<()> {
     if options.label.len() > LABEL_BYTES {
         return Err(Error::invalid(format!(
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_postgresql_would_refuse_or_spoil_is_refused() {
+    fn options_that_postgresql_would_refuse_or_misread_are_refused() {
         for label in ["x".repeat(1025).as_str(), "a\nb", "a\rb", "a\0b"] {
             assert!(
                 command(&BaseBackupOptions::new(label), Major::V18).is_err(),

@@ -3,7 +3,7 @@
 //!
 //! What holds: `End` comes only after the server confirmed the whole backup, every archive and the
 //! manifest arrived, and no checksum failed. The backup carries no WAL, and the server does not wait
-//! for its archiver: whoever takes the backup sees to both.
+//! for its archiver: the caller must take care of both.
 
 mod command;
 mod local;

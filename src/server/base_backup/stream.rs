@@ -28,13 +28,13 @@ pub struct BaseBackupStream {
     with_manifest: bool,
     /// Which archives have begun; all of them are complete when what follows them begins.
     begun: Vec<bool>,
-    place: Place,
+    state: State,
     stop: Option<(Lsn, TimelineId)>,
 }
 
 /// Where in the answer the stream stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum State {
     /// Between two copies of the server.
     Between,
     /// In a copy of typed messages, before the first archive.
@@ -48,9 +48,9 @@ enum Place {
 }
 
 impl Connection {
-    /// Starts a base backup. Returns when the server's checkpoint is done and the first bytes are
-    /// about to flow, for which it has the idle timeout and twice the server's `checkpoint_timeout`:
-    /// a running checkpoint ends first. The connection serves nothing else afterwards.
+    /// Starts a base backup. Returns when the server's checkpoint is done and the first bytes are about to flow. The server
+    /// has the idle timeout plus twice its `checkpoint_timeout` for that, because a running checkpoint ends first. The connection
+    /// serves nothing else afterwards.
     ///
     /// # Errors
     /// `Invalid` for a label or rate that PostgreSQL would refuse; else what the server reports.
@@ -76,7 +76,7 @@ impl Connection {
             tablespaces,
             typed: self.server_major().has_new_base_backup(),
             with_manifest: options.manifest,
-            place: Place::Between,
+            state: State::Between,
             stop: None,
             connection: self,
         })
@@ -119,14 +119,14 @@ fn header(connection: &Connection, row: &DataRowBody) -> Result<TablespaceHeader
 }
 
 impl BaseBackupStream {
-    /// The next event; after `End` there is none, and asking again is an error. A call that is given
-    /// up half-way loses nothing.
+    /// The next event; after `End` there is none, and asking again is an error. A call that is cancelled half-way loses
+    /// nothing.
     ///
     /// # Errors
-    /// What the server reports, `Corrupt` for page checksum failures among it; `Unavailable` when the
+    /// What the server reports, with `Corrupt` for page checksum failures; `Unavailable` when the
     /// connection breaks or nothing arrives within the idle timeout.
     pub async fn next(&mut self) -> Result<Event> {
-        if self.place == Place::Over {
+        if self.state == State::Over {
             return Err(Error::internal(
                 "the base backup is over and was asked for more; this is a defect in walship",
             ));
@@ -137,7 +137,7 @@ impl BaseBackupStream {
                 Ok(None) => {}
                 Ok(Some(event)) => return Ok(event),
                 Err(error) => {
-                    self.place = Place::Over;
+                    self.state = State::Over;
                     return Err(error);
                 }
             }
@@ -150,10 +150,10 @@ impl BaseBackupStream {
             Message::CopyData(body) => self.data(body.into_bytes()).map(Some),
             Message::CopyOutResponse(_) => self.copy_begins(),
             Message::CopyDone => self.copy_ends().map(|()| None),
-            Message::RowDescription(_) | Message::CommandComplete(_) if self.place == Place::Copied => {
+            Message::RowDescription(_) | Message::CommandComplete(_) if self.state == State::Copied => {
                 Ok(None)
             }
-            Message::DataRow(row) if self.place == Place::Copied && self.stop.is_none() => {
+            Message::DataRow(row) if self.state == State::Copied && self.stop.is_none() => {
                 self.stop = Some(position(&self.connection, &row)?);
                 Ok(None)
             }
@@ -165,11 +165,11 @@ impl BaseBackupStream {
 
     /// A copy begins: in PostgreSQL 14 the next archive or the manifest, in the order announced.
     fn copy_begins(&mut self) -> Result<Option<Event>> {
-        if self.place != Place::Between {
+        if self.state != State::Between {
             return Err(self.out_of_place());
         }
         if self.typed {
-            self.place = Place::Opened;
+            self.state = State::Opened;
             return Ok(None);
         }
         match self.begun.iter().position(|begun| !begun) {
@@ -179,12 +179,12 @@ impl BaseBackupStream {
     }
 
     fn copy_ends(&mut self) -> Result<()> {
-        self.place = match self.place {
-            Place::Archive if !self.typed && (self.with_manifest || self.begun.contains(&false)) => {
-                Place::Between
+        self.state = match self.state {
+            State::Archive if !self.typed && (self.with_manifest || self.begun.contains(&false)) => {
+                State::Between
             }
-            Place::Archive if !self.with_manifest && !self.begun.contains(&false) => Place::Copied,
-            Place::Manifest => Place::Copied,
+            State::Archive if !self.with_manifest && !self.begun.contains(&false) => State::Copied,
+            State::Manifest => State::Copied,
             _ => return Err(self.out_of_place()),
         };
         Ok(())
@@ -193,7 +193,7 @@ impl BaseBackupStream {
     /// A message within the one copy of PostgreSQL 15 and later (`bbsink_copystream` in
     /// `basebackup_copy.c`).
     fn typed_message(&mut self, mut message: Bytes) -> Result<Option<Event>> {
-        if matches!(self.place, Place::Between | Place::Copied) {
+        if matches!(self.state, State::Between | State::Copied) {
             return Err(self.out_of_place());
         }
         let kind = message.try_get_u8().map_err(|_| self.out_of_place())?;
@@ -229,32 +229,32 @@ impl BaseBackupStream {
 
     fn archive_begins(&mut self, index: usize) -> Result<Event> {
         match self.begun.get_mut(index) {
-            Some(begun) if !*begun && self.place != Place::Manifest => *begun = true,
+            Some(begun) if !*begun && self.state != State::Manifest => *begun = true,
             _ => return Err(self.out_of_place()),
         }
-        self.place = Place::Archive;
+        self.state = State::Archive;
         Ok(Event::ArchiveStart(index))
     }
 
     fn manifest_begins(&mut self) -> Result<Event> {
-        if !self.with_manifest || self.begun.contains(&false) || self.place == Place::Manifest {
+        if !self.with_manifest || self.begun.contains(&false) || self.state == State::Manifest {
             return Err(self.out_of_place());
         }
-        self.place = Place::Manifest;
+        self.state = State::Manifest;
         Ok(Event::ManifestStart)
     }
 
     fn data(&self, bytes: Bytes) -> Result<Event> {
-        match self.place {
-            Place::Archive => Ok(Event::Data(bytes)),
-            Place::Manifest => Ok(Event::Manifest(bytes)),
+        match self.state {
+            State::Archive => Ok(Event::Data(bytes)),
+            State::Manifest => Ok(Event::Manifest(bytes)),
             _ => Err(self.out_of_place()),
         }
     }
 
     fn end(&mut self) -> Result<Event> {
         let (stop_lsn, stop_timeline) = self.stop.ok_or_else(|| self.out_of_place())?;
-        self.place = Place::Over;
+        self.state = State::Over;
         Ok(Event::End {
             stop_lsn,
             stop_timeline,

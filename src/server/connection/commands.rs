@@ -25,7 +25,6 @@ pub struct SystemIdentity {
 pub struct TimelineHistoryFile {
     /// The file's name, such as `00000002.history`.
     pub file_name: String,
-    /// The file's bytes.
     pub content: Bytes,
 }
 
@@ -46,7 +45,7 @@ impl Connection {
     /// The value of a server setting, as `SHOW` prints it.
     ///
     /// # Errors
-    /// As [`Connection::simple_query`]; `Invalid` for a name that is none.
+    /// As [`Connection::simple_query`]; `Invalid` for what cannot be a setting's name.
     pub async fn show(&mut self, name: &str) -> Result<String> {
         let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.');
         if name.is_empty() || !name.bytes().all(is_name) {
@@ -71,7 +70,7 @@ impl Connection {
         }
         let command = format!("TIMELINE_HISTORY {timeline}");
         let row = self.one_row(&command).await?;
-        // The content goes as it is, whatever the encoding of the names in it.
+        // The content is passed on as it is, whatever the encoding of the names in it.
         let content = row.get(1).cloned().flatten();
         Ok(TimelineHistoryFile {
             file_name: self.field(&row, 0, &command)?,

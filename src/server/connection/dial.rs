@@ -119,8 +119,8 @@ enum Encryption {
     Tls,
 }
 
-/// Tries the encryptions that `sslmode` allows, in its order. The next one only gets its chance
-/// where the handshake failed or `pg_hba.conf` refused, for it changes nothing about other failures.
+/// Tries the encryptions that `sslmode` allows, in its order. The next one is tried only where the handshake failed or
+/// `pg_hba.conf` refused, because it would not help with other failures.
 async fn log_in_at(info: &ConnInfo, host: &Host, address: Option<SocketAddr>) -> Result<Connection> {
     let mut first = None;
     for encryption in encryptions(info.tls.mode, address.is_some()) {
@@ -196,7 +196,7 @@ async fn encrypt(
         ))
     };
     socket.write_all(&SSL_REQUEST).await.map_err(broken)?;
-    // One byte and no more: what follows it in the clear must not pass for part of the handshake.
+    // Only one byte: unencrypted bytes after it must not be taken for part of the handshake.
     match socket.read_u8().await.map_err(broken)? {
         b'S' => {}
         b'N' if prefer => return Ok(Stream::Tcp(socket)),

@@ -1,8 +1,7 @@
 //! The startup message and the authentication that follows.
 //!
-//! A server that claims to be satisfied half-way through SCRAM has not proved that it knows the
-//! password, and is refused. Over TLS the exchange is bound to the server's certificate where both
-//! sides can, so that nobody between them can pass it on.
+//! A server that reports success half-way through SCRAM has not proved that it knows the password, and is refused. Over
+//! TLS the exchange is bound to the server's certificate where both sides can, so that nobody between them can relay it.
 
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::server::conninfo::{ChannelBindingMode, ConnInfo, Host, Password, Session, passfile};
 use crate::server::x509::Certificate;
 
-/// Why a login did not come about.
+/// Why a login failed.
 pub(super) struct Refusal {
     pub(super) error: Error,
     /// Another encryption may succeed: `pg_hba.conf` refused this one, or the handshake failed.
@@ -92,7 +91,7 @@ fn startup(info: &ConnInfo) -> Result<BytesMut> {
     ];
     match &info.session {
         Session::Replication => parameters.push(("replication", "true")),
-        // With no schema but the system's, no function or operator that a user made can stand in for PostgreSQL's.
+        // With the system's schema only, no function or operator that a user made can replace PostgreSQL's.
         Session::Database(name) => {
             parameters.push(("database", name.as_str()));
             if !info.own_search_path {
@@ -200,8 +199,8 @@ impl Exchange<'_> {
             ),
             None if offered(SCRAM_SHA_256) => {
                 self.check_binding_possible()?;
-                // "I could, but you do not offer it": the server refuses if it did offer it, for
-                // then somebody between took it out of the list.
+                // "I could, but you do not offer it": the server refuses if it did offer it, because
+                // then somebody between them removed it from the list.
                 let able =
                     self.wire.stream().is_tls() && self.info.channel_binding != ChannelBindingMode::Disable;
                 let binding = if able && !plus {
@@ -261,7 +260,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Before a password leaves this process in a form that is not bound to the connection.
+    /// Called before a password leaves this process in a form that is not bound to the connection.
     fn check_binding_possible(&self) -> Result<()> {
         if self.info.channel_binding == ChannelBindingMode::Require {
             return Err(self.unbound());

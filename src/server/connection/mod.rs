@@ -1,7 +1,7 @@
 //! A connection to a PostgreSQL server, for replication or for SQL: commands, and what the server answers.
 //!
-//! What holds: every wait for the server has a deadline; a connection on which a command was given
-//! up half-way refuses the next one, for the rest of the answer is still to come.
+//! What holds: every wait for the server has a deadline; a connection on which a command was abandoned half-way refuses
+//! the next one, because the rest of the answer is still to come.
 
 mod commands;
 mod dial;
@@ -34,11 +34,11 @@ use crate::pg::Major;
 pub use self::script::ScriptEvent;
 pub use self::slots::SlotState;
 
-/// How long the server may send nothing while it works on a command, unless the caller says.
+/// How long the server may send nothing while it works on a command, unless the caller sets it.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 /// The oldest major version walship speaks with.
 const OLDEST_MAJOR: Major = Major::V14;
-/// The most that the rows of one answer may come to.
+/// The limit for the rows of one answer.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 /// One row as it arrived.
@@ -57,13 +57,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to the first host that answers and logs in, for replication or to a database as
-    /// `info` was resolved. Connecting and
-    /// logging in together may take `connect_timeout` for each address.
+    /// Connects to the first host that answers and logs in, for replication or to a database as `info` was resolved.
+    /// Connecting and logging in together may take `connect_timeout` for each address.
     ///
     /// # Errors
     /// `Unavailable` when no host answers in time, `Denied` when it refuses, `Invalid` for a server
-    /// older than PostgreSQL 14, `Corrupt` for one that is no PostgreSQL.
+    /// older than PostgreSQL 14, `Corrupt` for one that is not PostgreSQL.
     pub async fn connect(info: &ConnInfo) -> Result<Self> {
         dial::connect(info).await
     }
@@ -158,8 +157,8 @@ impl Connection {
         self.sql(command, command).await
     }
 
-    /// As [`Connection::simple_query`], with a phrase that stands for the command in an error message: where the
-    /// text is long, or holds what no message may show.
+    /// As [`Connection::simple_query`], with a phrase that replaces the command in error messages, for commands that are
+    /// long or hold what no message may show.
     ///
     /// # Errors
     /// As [`Connection::simple_query`].
@@ -173,7 +172,7 @@ impl Connection {
             .collect()
     }
 
-    /// Says goodbye, so that the server does not take the end for a broken connection.
+    /// Says goodbye, so that the server does not log a broken connection.
     pub async fn close(mut self) {
         let mut message = BytesMut::new();
         frontend::terminate(&mut message);
@@ -181,7 +180,7 @@ impl Connection {
         let _ = self.wire.send(&message, Duration::from_secs(1)).await;
     }
 
-    /// Runs one command and returns its rows. `what` stands for it in messages.
+    /// Runs one command and returns its rows. `what` names it in messages.
     async fn query(&mut self, what: &str, command: &str) -> Result<Vec<Row>> {
         self.send_command(command).await?;
         let mut rows = Vec::new();
@@ -217,7 +216,7 @@ impl Connection {
     pub(super) async fn send_command(&mut self, command: &str) -> Result<()> {
         if !self.ready {
             return Err(Error::unavailable(format!(
-                "the connection to {} cannot be used after what went wrong on it; connect again",
+                "the connection to {} cannot be used after an error on it; connect again",
                 self.wire.peer()
             )));
         }
@@ -228,7 +227,7 @@ impl Connection {
         self.wire.send(&message, self.idle_timeout).await
     }
 
-    /// The next message that is not for the log. `limit` is for each wait for bytes.
+    /// The next message that is not a notice. `limit` is for each wait for bytes.
     pub(super) async fn receive(&mut self, limit: Duration) -> Result<Message> {
         loop {
             match self.wire.receive(limit).await? {
@@ -244,7 +243,6 @@ impl Connection {
         }
     }
 
-    /// The values of a row.
     pub(super) fn values(&self, row: &DataRowBody) -> Result<Row> {
         let bytes = row.buffer_bytes();
         let values = row.ranges().map(|range| {
@@ -270,7 +268,7 @@ impl Connection {
 /// The body of an error message.
 pub(super) type ErrorBody = postgres_protocol::message::backend::ErrorResponseBody;
 
-/// Neither the settings nor what is in flight: either may hold a secret.
+/// Shows neither the settings nor buffered bytes: both may hold a secret.
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")

@@ -1,4 +1,4 @@
-//! A script of several statements, as one message: the server tells them apart.
+//! A script of several statements, sent as one message: the server splits it.
 
 use bytes::Bytes;
 use fallible_iterator::FallibleIterator as _;
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// The OID of the type `boolean` (`pg_type.dat`).
 const BOOLEAN: u32 = 16;
 
-/// What a statement of a script answers, piece by piece.
+/// The answer to a statement of a script, piece by piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScriptEvent {
     /// Rows follow.
@@ -18,7 +18,6 @@ pub enum ScriptEvent {
         /// Whether the first column is of type `boolean`.
         first_is_boolean: bool,
     },
-    /// A row.
     Row {
         /// The first column as text; NULL is none.
         first: Option<Bytes>,
@@ -28,8 +27,8 @@ pub enum ScriptEvent {
 }
 
 impl Connection {
-    /// Runs all statements of a script; `each` hears of every answer. Unless the script says
-    /// otherwise, all of it is one transaction. `what` names the script in messages.
+    /// Runs all statements of a script and passes every answer to `each`. Unless the script says otherwise, all of it is one
+    /// transaction. `what` names the script in messages.
     ///
     /// # Errors
     /// As [`Connection::simple_query`], for the first statement that fails; `Invalid` for a `COPY` from or to

@@ -1,7 +1,7 @@
 //! What a server says in an `ErrorResponse` or `NoticeResponse`, and what to do about it.
 //!
-//! Decisions go by SQLSTATE and by the name of the server's function, which no `lc_messages`
-//! translates. The codes are in `src/backend/utils/errcodes.txt`, the same in PostgreSQL 14 to 18.
+//! Decisions depend on SQLSTATE and on the name of the server's function, which no `lc_messages` translates.
+//! The codes are in `src/backend/utils/errcodes.txt`, the same in PostgreSQL 14 to 18.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ pub(super) struct ServerError {
     routine: String,
 }
 
-/// Who was logging in, from where.
+/// Who was logging in, and from where.
 pub(super) struct Login<'a> {
     pub(super) peer: &'a str,
     pub(super) user: &'a str,
@@ -53,7 +53,6 @@ impl ServerError {
         error
     }
 
-    /// The SQLSTATE.
     pub(super) fn code(&self) -> &str {
         &self.code
     }
@@ -91,7 +90,7 @@ impl ServerError {
         let user = login.user;
         match self.code.as_str() {
             "28000" if self.is_refused_by_hba() => (ErrorKind::Denied, Some(self.hba_line(login))),
-            // Peer authentication, where only the system's user counts; root has rarely a role.
+            // Peer authentication, where only the system's user counts; root rarely has a role.
             "28000"
                 if login.address.is_none()
                     && (self.routine == "auth_failed"
@@ -169,14 +168,14 @@ impl ServerError {
     /// The error of a command that failed.
     pub(super) fn of_command(&self, peer: &str, session: &Session, command: &str) -> Error {
         let next = match self.code.as_str() {
-            // A setting that few may see: the server says who.
+            // Only few roles may see the setting, and the server names them.
             "42501" if self.message.contains("to examine") => "",
             "42501" if matches!(session, Session::Database(_)) => "; run it as a superuser",
             "42501" => "; the role needs REPLICATION: ALTER ROLE … REPLICATION as a superuser",
             "55000" if self.message.contains("WAL level") => {
                 "; set wal_level = replica on the server and restart it"
             }
-            "55000" if self.message.contains("promoted") => "; the backup is of no use: start a new one",
+            "55000" if self.message.contains("promoted") => "; the backup cannot be used: take a new one",
             "55000" => "; correct what it says and run it again",
             "XX001" => {
                 "; the cluster's files are damaged: look into the server's log for the pages, restore them from an older backup, and keep that backup"

@@ -1,5 +1,5 @@
-//! Physical replication slots, over the replication protocol: made, looked at and dropped without SQL, for which a
-//! replication role often has no line in `pg_hba.conf`.
+//! Physical replication slots: made, looked at and dropped over the replication protocol. For SQL a replication role often
+//! has no line in `pg_hba.conf`.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use crate::pg::{Major, SlotName};
 /// `CopyBothResponse`, which `postgres-protocol` does not know.
 const COPY_BOTH_RESPONSE: u8 = b'W';
 
-/// How long a slot may stay in use that is to be dropped.
+/// How long a slot that is to be dropped may still be in use.
 const DROP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a slot of a name is.
+/// The state of the slot of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SlotState {
     /// There is none.
     Missing,
     /// Nobody streams through it.
     Idle,
-    /// Somebody does; the server says who.
+    /// Somebody does; the text is the server's, which says who.
     Active(String),
-    /// No standby can stream through it; the server says why: it is a logical one, or has lost its WAL.
+    /// No standby can stream through it, because it is a logical one or has lost its WAL; the text is the server's.
     Unusable(String),
 }
 
@@ -39,7 +39,7 @@ impl Connection {
         self.query(&command, &command).await.map(drop)
     }
 
-    /// Drops a slot, once nobody streams through it any more: whoever did may still be on the way out.
+    /// Drops a slot, once nobody streams through it any more: the last client may still be disconnecting.
     ///
     /// # Errors
     /// As [`Connection::simple_query`].
@@ -49,8 +49,8 @@ impl Connection {
         self.query(&command, &command).await.map(drop)
     }
 
-    /// Whether a physical slot keeps WAL: not where it was never used, and not where it has lost its WAL. PostgreSQL 14
-    /// does not say, and then it counts as keeping.
+    /// Whether a physical slot keeps WAL. One that was never used, or has lost its WAL, does not. PostgreSQL 14 does not
+    /// tell, and the slot counts as keeping WAL.
     ///
     /// # Errors
     /// As [`Connection::simple_query`]; for a logical slot too.
@@ -65,12 +65,12 @@ impl Connection {
         Ok(row.into_iter().nth(1).flatten().is_some())
     }
 
-    /// Looks at a slot by beginning to stream through it; this connection ends with that. The slot is as it was then.
+    /// Looks at a slot by beginning to stream through it, which ends this connection. The slot stays as it was.
     ///
     /// # Errors
     /// As [`Connection::simple_query`].
     pub async fn slot_state(mut self, name: &SlotName) -> Result<SlotState> {
-        // A standby refuses to stream before it was asked this (14 to 18).
+        // A standby refuses to stream before this command (14 to 18).
         let lsn = self.identify_system().await?.flush_lsn;
         let command = format!("START_REPLICATION SLOT {name} PHYSICAL {lsn}");
         self.send_command(&command).await?;

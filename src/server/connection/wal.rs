@@ -1,4 +1,4 @@
-//! A little of the server's own WAL, as it sends it to a standby (`START_REPLICATION`, "Streaming Replication
+//! Reads a little of the server's own WAL, as it sends it to a standby (`START_REPLICATION`, "Streaming Replication
 //! Protocol" in PostgreSQL's manual, 14 to 18).
 
 use std::time::Duration;
@@ -13,13 +13,13 @@ use crate::pg::{Lsn, TimelineId, WAL_PIECE_BYTES, WalPiece};
 
 /// `CopyBothResponse`, which begins the stream.
 const COPY_BOTH: u8 = b'W';
-/// What precedes the WAL in a message of it: its position, the end of the server's, and the server's clock.
+/// The header of a message with WAL: its position, the end of the server's WAL, and the server's clock.
 const HEADER_BYTES: usize = 24;
 const GOODBYE: Duration = Duration::from_secs(1);
 
 impl Connection {
-    /// The WAL between two positions, which the server has written; no more than [`WAL_PIECE_BYTES`] of it. The connection
-    /// is over then. To the server this is a standby that follows for a moment and confirms nothing.
+    /// The WAL between two positions that the server has written; at most [`WAL_PIECE_BYTES`] of it. Ends the connection.
+    /// To the server this is a standby that follows for a moment and confirms nothing.
     ///
     /// # Errors
     /// What the server reports: it has removed that WAL, or has no room for another WAL sender. Else as the connection.
@@ -57,7 +57,7 @@ impl Connection {
 
     fn take_wal(&self, mut message: &[u8], piece: &mut WalPiece) -> Result<()> {
         if message.try_get_u8().ok() != Some(b'w') {
-            // A sign of life.
+            // A keepalive.
             return Ok(());
         }
         let (mut header, wal) = message
@@ -70,7 +70,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Says goodbye, and reads what is still on its way: else the server would log a broken connection.
+    /// Says goodbye, and reads what is still on its way, because otherwise the server would log a broken connection.
     async fn leave_stream(mut self) {
         let mut message = BytesMut::new();
         frontend::copy_done(&mut message);

@@ -1,7 +1,7 @@
 //! Messages on a stream: bytes in, PostgreSQL's protocol messages out, each read under a deadline.
 //!
 //! Reading is by blocks, and the payload of a message is a slice of its block: a base backup is not
-//! copied on its way. A read that is given up half-way loses nothing.
+//! copied on its way. A read that is cancelled half-way loses nothing.
 
 use std::io;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::error::{Error, Result};
 
-/// Room for reading is taken in blocks of this size, a little more than a socket's buffer holds.
+/// The read buffer grows in blocks of this size, a little more than a socket's buffer holds.
 const BLOCK_BYTES: usize = 256 * 1024;
-/// With less room than this a new block is taken, to which the start of a message is moved.
+/// With less room than this a new block is allocated, and the start of the message is moved there.
 const LEAST_ROOM_BYTES: usize = 64 * 1024;
-/// The longest message before the login, when nobody knows who sends it.
+/// The longest message before the login, while the sender is unknown.
 const LOGIN_MESSAGE_BYTES: usize = 64 * 1024;
 /// The longest message after it. A base backup's are 32 KiB.
 const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
@@ -54,7 +54,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         &self.peer
     }
 
-    /// Sends encoded messages.
     pub(super) async fn send(&mut self, bytes: &[u8], limit: Duration) -> Result<()> {
         let sending = async {
             self.stream.write_all(bytes).await?;
@@ -67,8 +66,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// The next message. `limit` is for each wait for bytes: a timer is made for a block, not for
-    /// a message.
+    /// The next message. `limit` is for each wait for bytes: each block has a timer, not each message.
     pub(super) async fn receive(&mut self, limit: Duration) -> Result<Message> {
         loop {
             if let Some(message) = self.buffered()? {
@@ -91,7 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// The tag of the next message, which stays to be received.
+    /// The tag of the next message, which is still to be received.
     pub(super) async fn next_tag(&mut self, limit: Duration) -> Result<u8> {
         loop {
             let header = Header::parse(&self.buffer).map_err(|error| self.garbled(&error.to_string()))?;
@@ -102,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Passes over the next message.
+    /// Skips the next message.
     pub(super) async fn pass(&mut self, limit: Duration) -> Result<()> {
         loop {
             let header = Header::parse(&self.buffer).map_err(|error| self.garbled(&error.to_string()))?;

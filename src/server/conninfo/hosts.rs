@@ -11,17 +11,15 @@ use crate::error::{Error, Result};
 /// Where packages let PostgreSQL put its socket: Debian's and Red Hat's, then upstream's.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
-/// One server to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::server) struct Host {
-    /// The name as given, which a certificate is checked against; none for an address or a socket.
+    /// The name as given, which the certificate must have; none for an address or a socket.
     pub(in crate::server) name: Option<String>,
     pub(in crate::server) endpoint: Endpoint,
     pub(in crate::server) port: u16,
     pub(in crate::server) password: Option<Password>,
 }
 
-/// What to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::server) enum Endpoint {
     /// The socket in this directory.
@@ -41,7 +39,7 @@ impl Host {
         }
     }
 
-    /// The name a line of the password file has for this server.
+    /// The name that a line of the password file has for this server.
     pub(in crate::server) fn passfile_name(&self) -> String {
         match &self.endpoint {
             Endpoint::Unix(directory) if is_default(directory) => "localhost".to_owned(),
@@ -72,7 +70,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// The servers the settings name, in order, without passwords.
+/// The servers that the settings name, in order, without passwords.
 pub(super) fn read(settings: &Settings) -> Result<Vec<Host>> {
     let names = list(settings, "host");
     let addresses = list(settings, "hostaddr");
@@ -157,8 +155,8 @@ fn parse_port(text: &str, settings: &Settings) -> Result<u16> {
     })
 }
 
-/// Gives each server the password for it: the one that was set, else the password file's. Returns the password
-/// file, where one gave a password.
+/// Gives each server its password: the one that was set, else the password file's. Returns the password file if one of the
+/// passwords came from it.
 pub(super) fn find_passwords(
     hosts: &mut [Host],
     database: &str,

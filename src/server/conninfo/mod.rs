@@ -29,7 +29,7 @@ pub(super) use self::hosts::{Endpoint, Host};
 pub(super) use self::settings::Origin;
 pub(super) use self::settings::Settings;
 
-/// How long connecting to one address may take, authentication included, unless `connect_timeout` says.
+/// How long connecting to one address may take, authentication included, unless `connect_timeout` is set.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything needed to reach a server, from every source libpq knows.
@@ -38,7 +38,7 @@ pub struct ConnInfo {
     pub(super) hosts: Vec<Host>,
     pub(super) user: String,
     pub(super) session: Session,
-    /// Whether names are looked for where the database and the role say, and not in the system's schema only.
+    /// Whether names are looked up in the search path of the database and the role, and not in the system's schema only.
     pub(super) own_search_path: bool,
     pub(super) application_name: String,
     pub(super) options: Option<String>,
@@ -49,7 +49,7 @@ pub struct ConnInfo {
     pub(super) tcp: TcpSettings,
     pub(super) password_source: PasswordSource,
     given_application_name: Option<String>,
-    /// What a standby of this server needs as well.
+    /// Settings that a standby of this server needs as well.
     passed_on: Vec<(&'static str, String)>,
 }
 
@@ -63,7 +63,7 @@ pub(super) enum Session {
 }
 
 impl Session {
-    /// The database that a line of the password file has for it.
+    /// The name of its database in a line of the password file.
     pub(super) fn passfile_database(&self) -> &str {
         match self {
             Self::Replication => "replication",
@@ -135,7 +135,7 @@ impl ConnInfo {
     }
 
     /// As [`ConnInfo::resolve`], for a session that runs SQL in a database: `dbname`, `PGDATABASE`, else, as in libpq,
-    /// the one that is called like the role.
+    /// the one with the role's name.
     ///
     /// # Errors
     /// As [`ConnInfo::resolve`].
@@ -185,8 +185,7 @@ impl ConnInfo {
         })
     }
 
-    /// The same for statements of a user: they are written for the `search_path` that the database and
-    /// the role have.
+    /// The same for a user's statements, which are written for the `search_path` of the database and the role.
     #[must_use]
     pub fn for_users_statements(mut self) -> Self {
         self.own_search_path = true;

@@ -2,15 +2,13 @@
 
 use super::Password;
 
-/// What a line of the file is matched with.
+/// The login that a line of the file is matched with.
 pub(super) struct Login<'a> {
     /// Host name, address or socket directory; `localhost` for the default socket directory.
     pub(super) host: &'a str,
-    /// Port.
     pub(super) port: u16,
     /// Database; `replication` for physical replication.
     pub(super) database: &'a str,
-    /// Role.
     pub(super) user: &'a str,
 }
 
@@ -95,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn wildcards_match_everything_and_no_line_is_no_password() {
+    fn wildcards_match_everything_and_no_line_means_no_password() {
         assert_eq!(password("*:*:*:*:p").as_deref(), Some("p"));
         for text in ["", "*", "*:*:*:*", "*:*:*:*:", "*:*:*:other:p"] {
             assert_eq!(password(text), None, "{text:?}");
@@ -103,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_that_is_escaped_is_no_wildcard() {
+    fn a_star_that_is_escaped_is_not_a_wildcard() {
         assert_eq!(password("\\*:*:*:*:p"), None);
     }
 

@@ -14,8 +14,8 @@ const SYSTEM_DIRECTORIES: [&str; 3] = [
     "/usr/local/pgsql/etc",
 ];
 
-/// Fills what is unset from the service that was named, if one was. Returns its name where libpq finds it without
-/// being told the file.
+/// Fills unset settings from the service that was named, if one was. Returns its name where libpq finds it without being
+/// told the file.
 pub(super) fn apply(
     settings: &mut Settings,
     environment: &impl Fn(&str) -> Option<String>,
@@ -70,7 +70,7 @@ fn candidates(settings: &Settings, environment: &impl Fn(&str) -> Option<String>
     user.into_iter().chain(system).collect()
 }
 
-/// The settings of one section, the first of its name; of two lines for a keyword the first counts.
+/// The settings of the first section of this name; of two lines for a keyword the first counts.
 fn find<'a>(text: &'a str, service: &str, path: &Path) -> Result<Option<Vec<(&'a str, &'a str)>>> {
     let mut found: Option<Vec<(&str, &str)>> = None;
     for (number, line) in text.lines().enumerate() {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_setting_is_refused_without_repeating_it() {
+    fn a_line_that_is_not_a_setting_is_refused_without_repeating_it() {
         for line in ["S3CRET", "service=S3CRET"] {
             let text = format!("[prod]\n{line}\n");
             let error = find(&text, "prod", Path::new("f")).unwrap_err().to_string();

@@ -110,7 +110,6 @@ const KEYWORDS: &[Keyword] = &[
 pub(in crate::server) enum Origin {
     /// The text the user gave.
     Given,
-    /// An environment variable.
     Environment(&'static str),
     /// A service, in the file at this path.
     Service(String),
@@ -126,7 +125,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The settings collected so far. It prints nothing: passwords are among them.
+/// The settings collected so far. Prints nothing, because passwords are among them.
 #[derive(Default)]
 pub(in crate::server) struct Settings(BTreeMap<&'static str, (String, Origin)>);
 
@@ -145,7 +144,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Fills what is unset from the environment.
+    /// Fills unset settings from the environment.
     pub(in crate::server) fn set_from_environment(&mut self, environment: impl Fn(&str) -> Option<String>) {
         for keyword in KEYWORDS {
             let Some(variable) = keyword.environment else {
@@ -171,8 +170,8 @@ impl Settings {
         self.0.get(name).map(|(value, _)| value.as_str())
     }
 
-    /// Reads a keyword's value, or complains about it without repeating it: a connection string that
-    /// was quoted wrongly may have part of a password there.
+    /// Reads a keyword's value. The error does not repeat it, because a wrongly quoted connection string may have part of a
+    /// password there.
     pub(in crate::server) fn parse<T>(
         &self,
         name: &str,
@@ -195,7 +194,7 @@ impl Settings {
         self.0.get(name).map_or(&Origin::Given, |(_, origin)| origin)
     }
 
-    /// Refuses every setting that asks for something walship does not do.
+    /// Refuses every setting that asks for something that walship does not do.
     pub(in crate::server) fn check_support(&self) -> Result<()> {
         for keyword in KEYWORDS {
             if let (Only(values), Some(value)) = (&keyword.support, self.get(keyword.name))
@@ -215,7 +214,7 @@ impl Settings {
     }
 
     fn unknown(&self, name: &str, origin: &Origin) -> Error {
-        // What follows a password with an unquoted space may be the rest of the password.
+        // After a password with an unquoted space this may be the rest of the password.
         let shown = if self.0.contains_key("password") {
             "a keyword".to_owned()
         } else {

@@ -1,7 +1,7 @@
-//! `primary_conninfo`: how a standby reaches, by itself, the server that these settings reach.
+//! `primary_conninfo`: how a standby by itself reaches the server that these settings reach.
 //!
-//! No password is ever part of it. A standby has what walship's environment has not: the password must come
-//! from a file that libpq finds again.
+//! No password is ever part of it. A standby does not have walship's environment, so the password must come from
+//! a file that libpq finds there as well.
 
 use std::path::PathBuf;
 
@@ -34,12 +34,12 @@ pub(in crate::server) enum PasswordSource {
     File(PathBuf),
     /// A service of this name, in a file that libpq finds without being told.
     Service(String),
-    /// Somewhere that a standby cannot look: the connection string, the environment, another service file.
+    /// A place where a standby cannot look: the connection string, the environment, another service file.
     Elsewhere,
 }
 
 impl ConnInfo {
-    /// The name that was given to this connection, for a standby to have as well.
+    /// The name that was given to this connection, which a standby gets as well.
     #[must_use]
     pub fn given_application_name(&self) -> Option<&str> {
         self.given_application_name.as_deref()
@@ -49,8 +49,8 @@ impl ConnInfo {
     /// `pg_stat_replication`.
     ///
     /// # Errors
-    /// `Invalid` where the server asked for a password (`used_password`) that the standby would not find again,
-    /// with the line that lets it.
+    /// `Invalid` where the server asked for a password (`used_password`) that the standby would not find again. The message
+    /// has the line for its password file.
     pub fn standby_conninfo(&self, application_name: &str, used_password: bool) -> Result<String> {
         let mut pairs = self.servers();
         pairs.push(("user", self.user.clone()));

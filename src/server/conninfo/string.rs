@@ -1,7 +1,7 @@
 //! Connection strings: `keyword = value` pairs as libpq's `conninfo_parse` reads them
 //! (`fe-connect.c`, PostgreSQL 14 to 18), or a URI.
 //!
-//! No message repeats a word of the string: with a quote forgotten it may be part of a password.
+//! No message repeats a word of the string: if a quote was forgotten, it may be part of a password.
 
 use super::settings::{Origin, Settings};
 use super::uri;
@@ -50,7 +50,7 @@ fn parse_pair<'a>(text: &'a str, settings: &mut Settings) -> Result<&'a str> {
     Ok(rest)
 }
 
-/// Reads up to a terminator that no backslash precedes; a backslash at the very end stands for nothing.
+/// Reads up to a terminator that no backslash precedes; a backslash at the very end is dropped.
 fn unescape(text: &str, is_end: impl Fn(char) -> bool) -> Result<(String, &str)> {
     let mut value = String::new();
     let mut characters = text.char_indices();

@@ -98,7 +98,7 @@ fn parse_query(query: &str, settings: &mut Settings) -> Result<()> {
     Ok(())
 }
 
-/// Sets a part of a URI that is there; an absent one leaves the default.
+/// Sets a part of a URI if it is there; an absent one leaves the default.
 fn set_decoded(settings: &mut Settings, name: &str, encoded: &str) -> Result<()> {
     if encoded.is_empty() {
         return Ok(());

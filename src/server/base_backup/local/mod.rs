@@ -1,9 +1,9 @@
 //! A base backup that is read from the data directory on this machine, between `pg_backup_start` and `pg_backup_stop`.
 //!
-//! What holds: the directory is that of the server which was asked, for what a session of that server exports stands in
-//! it; every tablespace and every database is there; page checksums are verified as the server would; the backup is over
-//! when the session is, and nothing stays behind on the server. A thread reads, and no more than a few pieces wait for
-//! whoever takes them.
+//! What holds: the directory is that of the server which was asked, because it holds the snapshot file that a session of
+//! that server exports; every tablespace and every database is there; page checksums are verified as the server would; the
+//! backup ends with the session, and leaves nothing behind on the server. A thread reads, and at most [`WAITING`] pieces
+//! wait to be taken.
 
 mod names;
 mod page;
@@ -31,8 +31,8 @@ use crate::server::{ConnInfo, Connection};
 const USE_STREAM: &str = "or take the backup over the replication protocol (--method stream)";
 /// Pieces that wait to be taken.
 const WAITING: usize = 4;
-/// How often the session is asked whether it lives: no longer than proxies keep one that says nothing.
-const PULSE: Duration = Duration::from_secs(30);
+/// How often the session is asked whether it lives: often enough that no proxy closes it as idle.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The tablespace whose databases are in `base` (`pg_tablespace.dat`).
 const PG_DEFAULT: &str = "1663";
 
@@ -55,7 +55,7 @@ pub struct LocalBackup {
 #[derive(Debug)]
 enum Step {
     Event(Event),
-    /// Everything but what only the end of the backup tells was read.
+    /// Everything was read, but for the files that only the end of the backup provides.
     Stop(oneshot::Sender<Stopped>),
 }
 
@@ -67,7 +67,7 @@ struct Stopped {
     tablespace_map: String,
 }
 
-/// Where the reading thread sends to. Fails when nobody takes anything any more.
+/// Where the reading thread sends to. Sending fails when the receiver is gone.
 struct Outlet(mpsc::Sender<Result<Step>>);
 
 impl Outlet {
@@ -77,7 +77,7 @@ impl Outlet {
             .map_err(|_| given_up())
     }
 
-    /// Has the backup ended on the server.
+    /// Asks the other side to end the backup on the server.
     fn stop(&self) -> Result<Stopped> {
         let (answer, stopped) = oneshot::channel();
         self.0
@@ -88,7 +88,7 @@ impl Outlet {
 }
 
 fn given_up() -> Error {
-    Error::unavailable("the backup was given up")
+    Error::unavailable("the backup was abandoned")
 }
 
 /// What the server says of itself.
@@ -103,7 +103,7 @@ impl LocalBackup {
     ///
     /// # Errors
     /// `Invalid` where the data directory cannot be read here or is not that server's, for a standby, and for a label that
-    /// PostgreSQL would refuse; else as the connection, and what the server reports.
+    /// PostgreSQL would refuse; else as the connection, and errors that the server reports.
     pub async fn start(info: &ConnInfo, options: &BaseBackupOptions, system_identifier: u64) -> Result<Self> {
         check(options)?;
         let mut connection = Connection::connect(info).await?;
@@ -132,7 +132,7 @@ impl LocalBackup {
         );
         tokio::task::spawn_blocking(move || {
             if let Err(error) = sender.send() {
-                // Whoever took the pieces may have gone.
+                // The receiver may be gone.
                 let _ = outlet.blocking_send(Err(error));
             }
         });
@@ -153,18 +153,18 @@ impl LocalBackup {
     /// server reports at the end, and `Unavailable` where the session broke: the backup failed then.
     pub async fn next(&mut self) -> Result<Event> {
         loop {
-            if self.alive.elapsed() > PULSE {
+            if self.alive.elapsed() > KEEPALIVE {
                 one_row(&mut self.connection, "keep the session", "select 1").await?;
                 self.alive = Instant::now();
             }
-            let Ok(step) = timeout(PULSE, self.steps.recv()).await else {
+            let Ok(step) = timeout(KEEPALIVE, self.steps.recv()).await else {
                 continue;
             };
             match step {
                 Some(Ok(Step::Event(event))) => return Ok(event),
                 Some(Ok(Step::Stop(answer))) => {
                     let stopped = self.stop().await?;
-                    // Where the thread has gone, the channel says so next.
+                    // If the thread has ended, the channel says so next.
                     let _ = answer.send(stopped);
                 }
                 Some(Err(error)) => return Err(error),
@@ -192,7 +192,7 @@ impl LocalBackup {
         Ok(stopped)
     }
 
-    /// The server lists the tablespaces at the very start, this command a moment later.
+    /// The server lists the tablespaces at the very start, and walship a moment later.
     fn check_tablespaces(&self, map: &str) -> Result<()> {
         let listed: BTreeSet<u32> = map
             .lines()
@@ -215,7 +215,7 @@ async fn one_row(connection: &mut Connection, what: &str, query: &str) -> Result
         .ok_or_else(|| Error::corrupt(format!("{what}: the server answered nothing")))
 }
 
-/// Prepares the session, which has to last as long as the backup. Names of files come as they are in the file system.
+/// Prepares the session, which must last as long as the backup. File names arrive as they are in the file system.
 async fn facts(connection: &mut Connection) -> Result<Facts> {
     let query = "select pg_catalog.current_setting('data_directory'), pg_catalog.current_setting('checkpoint_timeout'), \
          pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('block_size'), \
@@ -223,14 +223,14 @@ async fn facts(connection: &mut Connection) -> Result<Facts> {
          pg_catalog.set_config('client_encoding', 'SQL_ASCII', false), \
          pg_catalog.set_config('default_transaction_deferrable', 'off', false)";
     let row = one_row(connection, "ask for the data directory", query).await?;
-    // Those that this version has.
+    // Only the timeouts that this version has.
     let timeouts = "select set_config(name, '0', false) from pg_settings where name in ('statement_timeout', \
          'transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')";
     connection.sql("let the session last", timeouts).await?;
     let text = |column: usize| row.get(column).and_then(Option::as_deref).unwrap_or_default();
     if text(2) == "t" {
         return Err(Error::invalid(format!(
-            "the server is a standby, and only a primary's data directory is read; back up the primary, {USE_STREAM}"
+            "the server is a standby, and walship reads only a primary's data directory; back up the primary, {USE_STREAM}"
         )));
     }
     if (text(3), text(4)) != ("8192", "1GB") {
@@ -260,7 +260,7 @@ fn read_here(data_directory: &Path, system_identifier: u64) -> Result<ControlFil
     };
     match control {
         None => Err(Error::invalid(format!(
-            "the server's data directory {shown} is not on this machine; run this command on the server's own, {USE_STREAM}"
+            "the server's data directory {shown} is not on this machine; run this command on the server's own machine, {USE_STREAM}"
         ))),
         Some(control) if control.system_identifier != system_identifier => Err(Error::invalid(format!(
             "{shown} on this machine belongs to the cluster with system identifier {}, the server's to {system_identifier}; \
@@ -288,8 +288,8 @@ async fn start(connection: &mut Connection, options: &BaseBackupOptions, facts: 
     row.into_iter().flatten().next().unwrap_or_default().parse()
 }
 
-/// Proves that the directory is the server's, and no copy of it, nor a clone's under the same path: the file of a
-/// snapshot that the session exports stands there, and only as long as its transaction lasts (`ExportSnapshot`,
+/// Proves that the directory is the server's, and neither a copy of it nor a clone's under the same path: it holds the
+/// file of a snapshot that the session exports, and only as long as the transaction lasts (`ExportSnapshot`,
 /// `snapmgr.c`, PostgreSQL 14 to 18).
 async fn same_server(connection: &mut Connection, data_directory: &Path) -> Result<()> {
     let begin = "begin isolation level read committed";
@@ -309,11 +309,11 @@ async fn same_server(connection: &mut Connection, data_directory: &Path) -> Resu
     )))
 }
 
-/// Proves that every tablespace and every database of the server's is to be seen from here. Where a file system is not
-/// mounted here, as in a container, it would look as if they had been dropped.
+/// Proves that every tablespace and every database of the server is visible here. If a file system is not mounted here, as
+/// in a container, its databases would look dropped.
 async fn all_is_here(connection: &mut Connection, data_directory: &Path, version: &str) -> Result<()> {
     tablespaces(data_directory, version)?;
-    // Of a database that is half dropped no file need be there (DATCONNLIMIT_INVALID_DB, pg_database.h).
+    // A half-dropped database may have no files (DATCONNLIMIT_INVALID_DB, pg_database.h).
     let query = "select oid, dattablespace from pg_database where datconnlimit <> -2";
     for row in connection.sql("ask for the databases", query).await? {
         let mut row = row.into_iter().map(Option::unwrap_or_default);
@@ -329,8 +329,8 @@ async fn all_is_here(connection: &mut Connection, data_directory: &Path, version
             .find(|path| path.is_symlink())
         {
             return Err(Error::invalid(format!(
-                "{} is a link, and no base backup follows it, the server's neither; put a directory there, which may be \
-                 one that something is mounted on",
+                "{} is a link, which no base backup follows, not even the server's; put a directory there, which may be \
+                 a mount point",
                 link.display()
             )));
         }
@@ -353,8 +353,8 @@ fn version_directory_of(data_directory: &Path, tablespace: &str, version: &str) 
 
 fn not_seen(path: &Path) -> Error {
     Error::invalid(format!(
-        "the server has {}, which is not to be seen here: it was dropped just now, or a file system of the server's is not \
-         mounted where this command runs; run this command where the server's own mounts are, {USE_STREAM}",
+        "the server has {}, which is not here: it was dropped just now, or a file system of the server is not mounted where \
+         this command runs; run this command where the server's file systems are mounted, {USE_STREAM}",
         path.display()
     ))
 }
@@ -372,7 +372,7 @@ fn tablespaces(data_directory: &Path, version: &str) -> Result<Vec<TablespaceHea
         };
         if !entry.file_type().map_err(failed)?.is_symlink() {
             return Err(Error::invalid(format!(
-                "{} is a tablespace in place, which walship does not read itself; take the backup over the replication \
+                "{} is an in-place tablespace, which walship does not read itself; take the backup over the replication \
                  protocol (--method stream)",
                 entry.path().display()
             )));

@@ -14,9 +14,9 @@ const LEFT_OUT: [&str; 7] = [
     "postmaster.pid",
     "postmaster.opts",
 ];
-/// What begins so is left out as well: `PG_TEMP_FILE_PREFIX`, and `RELCACHE_INIT_FILENAME` of `excludeFiles`.
+/// Files whose names begin so are left out as well: `PG_TEMP_FILE_PREFIX`, and `RELCACHE_INIT_FILENAME` of `excludeFiles`.
 const LEFT_OUT_PREFIXES: [&str; 2] = ["pgsql_tmp", "pg_internal.init"];
-/// Directories that are kept without what is in them (`excludeDirContents`).
+/// Directories that are kept without their content (`excludeDirContents`).
 const EMPTIED: [&str; 7] = [
     "pg_stat_tmp",
     "pg_replslot",
@@ -57,9 +57,8 @@ pub(super) fn is_temporary_relation(name: &str) -> bool {
 /// `16384.1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Relation<'a> {
-    /// Its number.
     pub(super) number: &'a str,
-    /// Whether the file is what an unlogged relation begins with after a crash.
+    /// Whether the file is the init fork, from which an unlogged relation begins after a crash.
     pub(super) is_init_fork: bool,
     /// Which of the files of 1 GiB.
     pub(super) segment: u32,

@@ -1,5 +1,5 @@
-//! The checksum of a data page (`src/include/storage/checksum_impl.h`, the same in PostgreSQL 14 to 18), and which
-//! pages it tells of (`sendFile` in `basebackup.c`).
+//! The checksum of a data page (`src/include/storage/checksum_impl.h`, the same in PostgreSQL 14 to 18), and for which
+//! pages it counts (`sendFile` in `basebackup.c`).
 
 use crate::pg::Lsn;
 use crate::pg::fields::{u16_at, u32_at};
@@ -9,7 +9,7 @@ pub(super) const PAGE_BYTES: usize = 8192;
 /// Where `pd_checksum` and `pd_upper` are in a page (`PageHeaderData`, `src/include/storage/bufpage.h`).
 const CHECKSUM_AT: usize = 8;
 const UPPER_AT: usize = 14;
-/// The page is summed in so many columns at a time.
+/// The page is summed in this many columns.
 const COLUMNS: usize = 32;
 const ROW_BYTES: usize = 4 * COLUMNS;
 const PRIME: u32 = 16_777_619;
@@ -50,7 +50,7 @@ const START: [u32; COLUMNS] = [
 ];
 
 /// Whether a page of [`PAGE_BYTES`] is damaged: its checksum is wrong, it is not a new page, and nothing was written to
-/// it since the backup began. Replay repairs what was written since, which may be here by half.
+/// it since the backup began. Replay repairs a page that was written since, which may be half-written here.
 pub(super) fn is_damaged(page: &[u8], block: u32, backup_start: Lsn) -> bool {
     let is_new = u16_at(page, UPPER_AT).unwrap_or_default() == 0;
     !is_new && lsn(page) < backup_start && u16_at(page, CHECKSUM_AT) != Some(checksum(page, block))
@@ -62,7 +62,7 @@ fn lsn(page: &[u8]) -> Lsn {
     Lsn(half(0) << 32 | half(4))
 }
 
-/// `pg_checksum_page`: of the page without its checksum, and of its place.
+/// `pg_checksum_page`: of the page without its checksum, and of its block number.
 fn checksum(page: &[u8], block: u32) -> u16 {
     let mut sums = START;
     let (first, rest) = page.split_at(ROW_BYTES.min(page.len()));

@@ -1,6 +1,6 @@
 //! The thread that reads a data directory and its tablespaces, in the order and by the rules of `basebackup.c`
-//! (PostgreSQL 14 to 18), with two differences: what the cluster remembers of its archive is left out, and `backup_label` and `tablespace_map` stand at the end, before
-//! `global/pg_control`, for the server tells them last.
+//! (PostgreSQL 14 to 18), with two differences: the files that remember the archive are left out, and `backup_label` and
+//! `tablespace_map` come at the end, before `global/pg_control`, because the server provides them last.
 
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind as IoKind, Read};
@@ -22,13 +22,13 @@ use crate::server::base_backup::local::{names, page};
 use crate::server::data_directory::control_file;
 
 const CONTROL_FILE: &str = "global/pg_control";
-/// Read at once: whole pages.
+/// Bytes that are read at once: whole pages.
 const READ_BYTES: u64 = 256 << 10;
 /// Pages in a relation's file of 1 GiB (`RELSEG_SIZE`).
 const SEGMENT_PAGES: u32 = 1 << 17;
-/// So much of the manifest is gathered before it is sent.
+/// Bytes of the manifest that are gathered before they are sent.
 const MANIFEST_BYTES: usize = 64 << 10;
-/// So many damaged pages are named.
+/// At most this many damaged pages are named.
 const NAMED_PAGES: u64 = 5;
 /// The permissions of a cluster whose group may read (`PG_DIR_MODE_GROUP`, `src/include/common/file_perm.h`).
 const GROUP_READS: u32 = 0o050;
@@ -66,7 +66,6 @@ impl Sender {
         }
     }
 
-    /// Sends the whole backup.
     pub(super) fn send(mut self) -> Result<()> {
         let mut stopped = None;
         for (index, tablespace) in self.tablespaces.clone().into_iter().enumerate() {
@@ -94,8 +93,7 @@ impl Sender {
         })
     }
 
-    /// `sendTablespace`: the directory of this version alone. It is read through its link, as the server does: where
-    /// that leads is for this process to see, or not.
+    /// `sendTablespace`: the directory of this version alone. It is read through its link, as the server does.
     fn tablespace(&mut self, oid: u32) -> Result<()> {
         let name = self.control.tablespace_directory();
         let link = self.data_directory.join("pg_tblspc").join(oid.to_string());
@@ -123,13 +121,13 @@ impl Sender {
         if self.damaged_pages > 0 {
             return Err(Error::corrupt(format!(
                 "{} pages of the data directory do not match their checksums; the warnings name the first ones. The disk \
-                 damaged them: restore them from an older backup, or rebuild what is an index",
+                 damaged them: restore them from an older backup, or rebuild the index that they belong to",
                 self.damaged_pages
             )));
         }
         let (control_bytes, _) = control.ok_or_else(|| {
             Error::invalid(format!(
-                "{CONTROL_FILE} has gone; is the data directory still there?"
+                "{CONTROL_FILE} is gone; is the data directory still there?"
             ))
         })?;
         let stopped = self.tar.outlet().stop()?;
@@ -246,13 +244,13 @@ impl Sender {
         if kind.is_file() {
             return self.file(path, member, relation);
         }
-        // What of these the server reads is stored with its configuration, which says what could not be.
+        // Files behind links that the server reads are stored with its configuration, which reports those that could not be.
         let is_configuration = in_data_directory
             && kind.is_symlink()
             && path.extension().is_some_and(|extension| extension == "conf");
         if !is_configuration {
             tracing::warn!(
-                "{} is neither a file nor a directory, and no backup holds it",
+                "{} is neither a file nor a directory, and no backup has it",
                 path.display()
             );
         }
@@ -278,7 +276,7 @@ impl Sender {
         locations.any(|location| Path::new(location) == path)
     }
 
-    /// `sendFile`: as many bytes as the file has now; zeros where it is cut short meanwhile.
+    /// `sendFile`: as many bytes as the file has now, filled up with zeros where it is truncated meanwhile.
     fn file(&mut self, path: &Path, member: &str, relation: Option<Relation<'_>>) -> Result<()> {
         let file = match File::open(path) {
             // It was dropped meanwhile.
@@ -363,9 +361,8 @@ struct Pages<'a> {
 }
 
 impl Pages<'_> {
-    /// How many pages are damaged, of those in `piece` from `begin` on, which the file has at `at`; `None` where the file
-    /// does not end with a whole page. A page that is being written is read again, once; where it has gone, `piece` ends
-    /// before it.
+    /// How many pages in `piece` from `begin` on are damaged; the file has them at `at`. `None` where the file does not end
+    /// with a whole page. A page that is being written is read again, once; where it is gone by then, `piece` ends before it.
     fn check(&self, piece: &mut Vec<u8>, begin: usize, at: u64) -> Result<Option<u64>> {
         let mut damaged = 0;
         let mut end = piece.len();
@@ -402,7 +399,7 @@ impl Pages<'_> {
             return Ok(Some(damaged));
         }
         tracing::warn!(
-            "{} does not end with a whole page, which is not verified",
+            "{} does not end with a whole page, so the last one is not verified",
             self.path.display()
         );
         Ok((damaged > 0).then_some(damaged))
@@ -416,7 +413,7 @@ mod tests {
     use super::super::Step;
     use super::*;
 
-    /// What becomes of one file: the tar, and its line in the manifest.
+    /// The tar that one file becomes, and its line in the manifest.
     fn sent(path: &str) -> (Vec<u8>, String) {
         let control =
             ControlFile::parse(include_bytes!("../../../../tests/fixtures/pg_control/18.bin")).unwrap();
@@ -431,7 +428,7 @@ mod tests {
         (tar, sender.manifest.take())
     }
 
-    /// Files of the kernel are shorter, or longer, than they say.
+    /// The kernel's own files are shorter, or longer, than their metadata says.
     // Seen to fail: `local/sender.rs`: no zeros are added
     #[test]
     fn a_file_becomes_as_long_as_it_was_when_it_was_opened() {

@@ -1,5 +1,5 @@
-//! Tar on its way out: headers as PostgreSQL writes them (`tarCreateHeader`, `src/port/tar.c`), gathered into pieces
-//! that are sent no faster than they may be.
+//! Writing tar: headers as PostgreSQL writes them (`tarCreateHeader`, `src/port/tar.c`), gathered into pieces that are
+//! sent at most at the rate that is allowed.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +14,7 @@ const BLOCK_BYTES: usize = 512;
 /// A piece is sent before it would grow beyond this.
 const PIECE_BYTES: usize = 512 << 10;
 
-/// What is in a header besides name and size.
+/// The fields of a header besides name and size.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Attributes {
     pub(super) mode: u32,
@@ -54,7 +54,7 @@ impl TarOut {
         }
     }
 
-    /// The piece that is being filled, with room for so many bytes more.
+    /// The piece that is being filled, with `room` for more bytes.
     pub(super) fn piece(&mut self, room: usize) -> Result<&mut Vec<u8>> {
         if self.piece.len() + room > PIECE_BYTES {
             self.flush()?;
@@ -94,7 +94,7 @@ impl TarOut {
         Ok(())
     }
 
-    /// Fills up the block in which a content of this size ends.
+    /// Fills up the last block of a file of this size.
     pub(super) fn end_file(&mut self, size: u64) -> Result<()> {
         let padding = (size.next_multiple_of(BLOCK_BYTES as u64) - size) as usize;
         let piece = self.piece(padding)?;
@@ -123,7 +123,7 @@ impl TarOut {
         }
         let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
         if let Some(rate) = self.rate {
-            // Time in which nothing could be sent is no credit, as in basebackup_throttle.c.
+            // Time without sending earns no credit, as in basebackup_throttle.c.
             let now = Instant::now();
             let due = self.next.max(now);
             std::thread::sleep(due - now);
