@@ -392,7 +392,7 @@ fn a_standby_goes_on_beside_a_retired_timeline_and_its_promotion_takes_another_n
         write(&scene.production, 1);
         standby.wait_until("select count(*) from t", "9", PATIENCE);
         assert!(
-            standby.log().contains("withheld, for it was retired"),
+            standby.log().contains("withheld because it was retired"),
             "{}",
             standby.log()
         );

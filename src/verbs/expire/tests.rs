@@ -550,7 +550,7 @@ async fn the_wal_that_a_backup_needs_which_began_meanwhile_stays() {
     }
 }
 
-// Seen to fail: `expire/backups.rs`: `spare_unfinished` is not called; no look after `pending.json` went
+// Seen to fail: `expire/backups.rs`: `keep_wal_of_unfinished` is not called; no look after `pending.json` went
 #[tokio::test]
 async fn a_backup_that_is_being_finished_is_left_alone() {
     let archive = ten_days().await;
@@ -580,7 +580,7 @@ async fn a_backup_that_is_being_finished_is_left_alone() {
     let before = archive.keys().await;
     let (report, ()) = tokio::join!(archive.expire(&slow), finishing);
     let report = report.unwrap();
-    assert!(report.to_string().contains("new sign of backup"), "{report}");
+    assert!(report.to_string().contains("worked on backup"), "{report}");
     let needed = needed_wal(&record(0).wal_ranges, SIZE);
     for number in needed[0].first.0..needed[0].end.0 {
         let key = Key::Segment(segment(1, number)).to_string();
