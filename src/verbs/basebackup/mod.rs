@@ -73,6 +73,7 @@ pub struct BasebackupOptions {
 /// A complete backup.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BasebackupReport {
+    /// The backup.
     pub id: BackupId,
     /// The label the user gave.
     pub label: String,

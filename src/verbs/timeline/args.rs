@@ -29,7 +29,7 @@ pub enum TimelineCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Mark a timeline that nobody shall follow, such as a forgotten rehearsal's; nothing of it is deleted
+    /// Mark a timeline that nobody is to follow, such as a forgotten rehearsal's; nothing of it is deleted
     Retire(RetireArgs),
     /// Take the mark away again
     #[command(visible_alias = "unretire")]
