@@ -142,9 +142,6 @@ pub enum ListPart {
 }
 
 /// Reads what the archive holds, and what the next expiry with this policy would do. `now` is this machine's time.
-///
-/// # Errors
-/// As [`catalogue::load`].
 pub async fn run(
     part: Option<ListPart>,
     store: &Store,

@@ -67,8 +67,6 @@ pub struct TimelineEntry {
     pub unreadable: Option<String>,
 }
 
-/// # Errors
-/// As [`catalogue::load`].
 pub async fn list(store: &Store) -> Result<TimelinesReport> {
     let archive = Archive::open(store).await?;
     let catalogue = catalogue::load(&archive).await?;

@@ -18,9 +18,6 @@ const ATTEMPTS: u32 = 10;
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// Takes the id of a new backup.
-///
-/// # Errors
-/// As [`Archive::create`].
 pub(super) async fn claim(archive: &Archive) -> Result<BackupId> {
     for _ in 0..ATTEMPTS {
         let started = started_now();

@@ -252,9 +252,6 @@ fn warn_left_out(error: &Error) {
 }
 
 /// Stores the files with the backup; `None` where there are none, or where they cannot be read, after a warning.
-///
-/// # Errors
-/// As [`Archive::create`].
 pub(super) async fn store(places: Places, archive: &Archive, id: &BackupId) -> Result<Option<Configuration>> {
     let packed = places.read().and_then(|(members, failed)| {
         if !failed.is_empty() {

@@ -40,9 +40,6 @@ pub(super) async fn of_server(
 }
 
 /// Stores the record's history if the archive has none. Returns whether the archive has one then.
-///
-/// # Errors
-/// As [`of_server`].
 pub(super) async fn store(record: &BackupRecord, archive: &Archive) -> Result<bool> {
     let (timeline, system_identifier) = (record.stop_timeline, record.system_identifier);
     let Some(content) = &record.timeline_history else {

@@ -18,9 +18,6 @@ pub(super) fn stored(body: &Body) -> StoredObject {
 }
 
 /// Creates an object of a backup, or finds it as an earlier attempt left it.
-///
-/// # Errors
-/// As [`Archive::create`].
 pub(super) async fn create(
     archive: &Archive,
     id: &BackupId,

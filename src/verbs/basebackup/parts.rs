@@ -88,10 +88,10 @@ pub(super) struct PartWriter {
     /// Frames that are being compressed, in order.
     compressing: VecDeque<JoinHandle<Result<Frame>>>,
     /// Frames to be used again: their buffers and compression contexts are already in memory.
-    spare: Vec<Frame>,
+    free_frames: Vec<Frame>,
     part: PartBody,
     /// The buffer of a part that has arrived, to be used again: its pages are in memory already.
-    spare_part: Option<BytesMut>,
+    free_buffer: Option<BytesMut>,
     /// The finished parts of the present stream.
     parts: Vec<StoredObject>,
     uploads: JoinSet<Result<Option<BytesMut>>>,
@@ -123,9 +123,9 @@ impl PartWriter {
             filling: None,
             part_left: settings.part_bytes,
             compressing: VecDeque::new(),
-            spare: Vec::new(),
+            free_frames: Vec::new(),
             part: PartBody::default(),
-            spare_part: None,
+            free_buffer: None,
             parts: Vec::new(),
             uploads: JoinSet::new(),
             permits: Arc::new(Semaphore::new(permits(settings.upload_bytes))),
@@ -205,7 +205,9 @@ impl PartWriter {
     }
 
     fn empty_frame(&mut self) -> Result<Frame> {
-        self.spare.pop().map_or_else(|| Frame::new(&self.settings), Ok)
+        self.free_frames
+            .pop()
+            .map_or_else(|| Frame::new(&self.settings), Ok)
     }
 
     async fn compress(&mut self, frame: Frame) -> Result<()> {
@@ -228,7 +230,7 @@ impl PartWriter {
         frame.tar.clear();
         frame.compressed.clear();
         let ends_part = frame.ends_part;
-        self.spare.push(frame);
+        self.free_frames.push(frame);
         if ends_part {
             self.upload().await?;
         }
@@ -259,9 +261,9 @@ impl PartWriter {
             created.map(|()| buffer)
         });
         while let Some(uploaded) = self.uploads.try_join_next() {
-            self.spare_part = flatten(uploaded)?.or(self.spare_part.take());
+            self.free_buffer = flatten(uploaded)?.or(self.free_buffer.take());
         }
-        self.part.bytes = self.spare_part.take().unwrap_or_default();
+        self.part.bytes = self.free_buffer.take().unwrap_or_default();
         self.part.bytes.clear();
         Ok(())
     }

@@ -150,9 +150,6 @@ impl Server {
     }
 
     /// Ends the server, if it still runs, and everything that it has started, at once.
-    ///
-    /// # Errors
-    /// As [`processes::end_all_in`].
     pub async fn end(mut self) -> Result<()> {
         self.signal(Signal::QUIT);
         let child = &mut self.child;

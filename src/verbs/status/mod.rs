@@ -156,9 +156,6 @@ pub enum Expiry {
 }
 
 /// Looks at the archive, and at the backlog of a server if one is given.
-///
-/// # Errors
-/// As [`catalogue::load`].
 pub async fn run(
     options: &StatusOptions,
     connection: Option<&ConnInfo>,

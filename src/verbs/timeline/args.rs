@@ -23,7 +23,7 @@ pub struct TimelineArgs {
 /// What can be done with timelines.
 #[derive(Debug, Subcommand)]
 pub enum TimelineCommand {
-    /// Show the timelines in the archive, where they parted, how far each goes, and which one a recovery follows
+    /// Show the timelines in the archive, where they branched off, how far each goes, and which one a recovery follows
     List {
         /// Print the result as JSON
         #[arg(long)]
