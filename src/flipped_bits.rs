@@ -234,7 +234,7 @@ impl Archive {
             recheck: Duration::from_hours(24 * 365),
             concurrency: 2,
             max_rate: None,
-            settle: Duration::ZERO,
+            second_look_after: Duration::ZERO,
         };
         let keys = fixture::keys(&self.store).await;
         let ledger = keys.into_iter().filter(|key| key.starts_with("ledger/"));

@@ -255,6 +255,10 @@ fn print_usage_error(error: &clap::Error, caller: Caller) {
         .unwrap_or_default()
         .trim_start_matches("error: ");
     say(&match caller {
+        // What the value's own parser says is all there is to say.
+        Caller::Shell | Caller::Monitor if error.kind() == clap::error::ErrorKind::ValueValidation => {
+            format!("walship: {first}")
+        }
         Caller::Shell | Caller::Monitor => text.trim_end().to_owned(),
         Caller::ArchiveCommand => format!("walship: {first}; write archive_command = 'walship push %p'"),
         Caller::RestoreCommand => {

@@ -1,7 +1,7 @@
 //! `walship keep`: marks a backup, so that retention keeps it, or takes the mark away.
 //!
-//! The mark is written first and the backup looked for afterwards, as retention deletes `backup.json`
-//! first and looks for the mark afterwards: whichever comes second sees the other.
+//! The mark is written first, and then the backup is looked for. Retention deletes `backup.json` first, and then looks for
+//! the mark. So whichever comes second sees what the other did.
 
 mod args;
 
@@ -20,7 +20,7 @@ use crate::format::keys::BackupId;
 use crate::store::Store;
 use crate::text::time_text;
 
-/// What shall become of the mark.
+/// What to do with the mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
     /// The backup is kept until this moment, or for ever.
@@ -32,11 +32,9 @@ pub enum Mark {
 /// What the mark says now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeepReport {
-    /// The backup.
     pub id: BackupId,
-    /// Whether it is marked.
     pub kept: bool,
-    /// Until when; for ever where absent.
+    /// For ever where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<DateTime<Utc>>,
 }
@@ -51,14 +49,14 @@ pub async fn run(id: &BackupId, mark: Mark, store: &Store, now: DateTime<Utc>) -
         && until <= now
     {
         return Err(Error::invalid(format!(
-            "{} is over, now it is {}; give a moment to come, or --forever",
+            "{} is over, because it is {} now; give a later moment, or --forever",
             time_text(until),
             time_text(now)
         )));
     }
     let archive = Archive::open(store).await?;
     let key = Keep::key(id);
-    // What is left of a backup that has lost its record can be released as well.
+    // A mark can be taken away even if the backup has lost its record.
     if mark != Mark::Release || archive.head(&key).await?.is_none() {
         require_backup(id, &archive).await?;
     }
@@ -75,7 +73,7 @@ pub async fn run(id: &BackupId, mark: Mark, store: &Store, now: DateTime<Utc>) -
     };
     archive.replace(id, &Keep::new(id, until, now)).await?;
     if let Err(error) = require_backup(id, &archive).await {
-        // Retention was faster. A mark without a backup means nothing; what stays is swept.
+        // Retention was faster. A mark without a backup means nothing, and retention deletes it if it stays.
         if error.kind() == ErrorKind::NotFound {
             let _ = archive.delete(&[key]).await;
         }

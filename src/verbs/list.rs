@@ -31,8 +31,7 @@ use crate::judge::window::Window;
 use crate::pg::{Lsn, SegmentName, SegmentSize, TimelineHistory, TimelineId};
 use crate::store::Store;
 
-/// So many segments are read whole to learn when transactions ended in them, where an older walship
-/// stored them.
+/// At most this many segments that an older walship stored are read whole for the times of their transactions.
 const WHOLE_READS: u64 = 8;
 
 /// What an archive holds, for people and for programs. A part that was not asked for is absent.
@@ -41,28 +40,28 @@ pub struct ListReport {
     /// The backups that can be restored, oldest first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backups: Option<Vec<ListedBackup>>,
-    /// The backups with a record that cannot be restored as they are, and why.
+    /// The backups that have a record but cannot be restored as they are, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unrestorable: Option<Vec<ListedUnrestorable>>,
     /// Backups that run, wait for their WAL, or were left behind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unfinished: Option<Vec<ListedUnfinished>>,
-    /// The WAL, a timeline each.
+    /// The WAL of each timeline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wal: Option<Vec<ListedTimeline>>,
-    /// The stretches of time to which the cluster can be recovered.
+    /// The spans of time to which the cluster can be recovered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<Vec<Window>>,
-    /// Timelines that have begun and of which the archive has no segment yet.
+    /// Timelines that have begun but have no segment in the archive yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub timelines_without_wal: Vec<TimelineId>,
-    /// Timelines between which only a person can choose; a recovery needs `--target-timeline` meanwhile.
+    /// Timelines between which only a person can choose. Until then a recovery needs `--target-timeline`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ambiguous: Option<Ambiguity>,
-    /// Timelines that nobody follows.
+    /// Timelines that are not followed unasked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub retired: Vec<Retired>,
-    /// What a person should know beside: objects that are no use.
+    /// Objects that are of no use, and whatever else a person should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     #[serde(skip)]
@@ -92,23 +91,19 @@ pub struct ListedBackup {
     pub stored_bytes: u64,
     /// When drills proved it, or failed to.
     pub proven: Proven,
-    /// What retention makes of it.
     pub retention: ListedRetention,
 }
 
 /// A backup that cannot be restored as it is.
 #[derive(Debug, Clone, Serialize)]
 pub struct ListedUnrestorable {
-    /// Its id.
     pub id: BackupId,
-    /// Why.
     pub reason: String,
 }
 
 /// A backup without a record.
 #[derive(Debug, Clone, Serialize)]
 pub struct ListedUnfinished {
-    /// Its id.
     pub id: BackupId,
     /// How far it came.
     pub state: UnfinishedState,
@@ -119,22 +114,21 @@ pub struct ListedUnfinished {
 /// The WAL of one timeline.
 #[derive(Debug, Clone, Serialize)]
 pub struct ListedTimeline {
-    /// The timeline.
     pub timeline: TimelineId,
-    /// The first segment held.
+    /// The first segment in the archive.
     pub first: SegmentName,
-    /// The last segment held.
+    /// The last segment in the archive.
     pub last: SegmentName,
-    /// How many are held.
+    /// How many segments are in the archive.
     pub segments: u64,
     /// What is missing between the first and the last.
     pub gaps: Vec<SegmentRange>,
-    /// What is not there because retention has given it up.
+    /// What is not there because retention has released it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub given_up: Vec<SegmentRange>,
-    /// How many `.partial` files a promotion left.
+    /// How many `.partial` files promotions have left.
     pub partials: u64,
-    /// Where it branched off another timeline; null where it did not, or its history is not readable.
+    /// Where it branched off another timeline; null where it did not, or where its history is not readable.
     pub branched_from: Option<Branch>,
 }
 
@@ -147,11 +141,7 @@ pub enum ListPart {
     Wal,
 }
 
-/// Reads what the archive holds, and what the next expiry by this policy would do with it. `now` is this
-/// machine's time.
-///
-/// # Errors
-/// As [`catalogue::load`].
+/// Reads what the archive holds, and what the next expiry with this policy would do. `now` is this machine's time.
 pub async fn run(
     part: Option<ListPart>,
     store: &Store,

@@ -43,8 +43,8 @@ pub async fn run(
     Box::pin(pushed).await.context(|| format!("push {name}"))
 }
 
-/// As [`run`], for a process that stores many: it may know the archive, and gets it back, to be confirmed
-/// before the file is called stored; and nothing is stored before `turn` has come, if there is one.
+/// As [`run`], for a process that stores many files. It may pass the archive that it knows, and gets the archive back:
+/// it must confirm it before it calls the file stored. If there is a `turn`, nothing is stored before it has come.
 ///
 /// # Errors
 /// As [`run`]; what `turn` fails with.
@@ -79,7 +79,7 @@ async fn push(
     source.refuse_incomplete(&trailer)?;
     source.refuse_unknown_timeline(&archive).await?;
     let key = key_of(name, &trailer)?;
-    // What is looked at in the archive first must be as the files before this one leave it.
+    // Where the archive is looked at first, the files before this one must be stored already.
     let looks_first = matches!(name, WalName::History(_)) || !archive.identity().conditional_writes;
     if looks_first && let Some(turn) = turn.take() {
         turn.await?;
@@ -93,7 +93,7 @@ async fn push(
     Ok((created, archive))
 }
 
-/// Stores a file that is known to be what it is opened as; under which key.
+/// Stores a file that is known to be what it is opened as, and returns its key.
 async fn push_source(
     source: &Arc<WalFile>,
     compressor: &Arc<Compressor>,

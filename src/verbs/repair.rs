@@ -1,11 +1,13 @@
 //! `walship repair`: replaces a damaged WAL object by a good local copy of the same file.
 //!
-//! What holds: an object that is good is never replaced, unless it is an earlier state of the same segment, which was
-//! stored before it was whole; neither is one that may be the only trace of a
-//! different history; what replaces it is whole, and passes what `walship verify` checks; the damaged bytes
-//! are kept under `damaged/` before anything is replaced; and only the very object that was looked at is
-//! replaced. A crash at any point leaves either the damaged object or the
-//! good one, and repairing again is safe.
+//! What holds:
+//! - A good object is never replaced, unless it is an earlier state of the same segment that was stored before the
+//!   segment was whole.
+//! - An object that may be the only trace of a different history is never replaced.
+//! - The replacement is whole, and passes what `walship verify` checks.
+//! - Before an object is replaced, the damaged bytes are kept under `damaged/`.
+//! - Only the very object that was looked at is replaced.
+//! - A crash at any point leaves either the damaged object or the good one, and repairing again is safe.
 
 mod args;
 
@@ -30,20 +32,20 @@ use crate::format::keys::Key;
 use crate::pg::{Lsn, SegmentName, SegmentSize, WalCheck, WalName, WalReader};
 use crate::store::{Body, BodyWriter, Store, Version};
 
-/// An object that is not sound is fetched so often, at most.
+/// An object that is not sound is fetched at most this often.
 const LOOKS: u32 = 3;
 
-/// A trailer is in these last bytes of an object, if it is there at all.
+/// If an object has a trailer, it is in these last bytes.
 const TRAILER_WITHIN: usize = 1 << 20;
 
 /// What to repair, and with what.
 #[derive(Debug, Clone)]
 pub struct RepairOptions {
-    /// The file.
+    /// The file of `pg_wal`.
     pub name: WalName,
-    /// A good copy of it.
+    /// A good copy of the file.
     pub from: PathBuf,
-    /// zstd level.
+    /// Of zstd.
     pub compression_level: i32,
     /// Bytes of an object kept in memory; more goes to an unlinked temporary file.
     pub memory_bytes: usize,
@@ -52,22 +54,22 @@ pub struct RepairOptions {
 /// What a repair did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RepairReport {
-    /// The file.
+    /// The file of `pg_wal`.
     pub name: String,
-    /// The object.
+    /// Its object.
     pub key: String,
-    /// Whether it was replaced; if not, it was good already, with the content of the local copy.
+    /// If it was not replaced, it was good already and has the content of the local copy.
     pub replaced: bool,
     /// What was wrong with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
-    /// Whether that was an earlier state of the same segment, stored before it was whole.
+    /// The object was an earlier state of the same segment, stored before the segment was whole.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub was_unfinished: bool,
     /// Where the damaged bytes are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept_as: Option<String>,
-    /// SHA-256 of the file.
+    /// Of the file.
     pub sha256: Sha256Sum,
     /// What else is worth knowing.
     pub notes: Vec<String>,
@@ -76,9 +78,9 @@ pub struct RepairReport {
 /// Repairs one object.
 ///
 /// # Errors
-/// As push for a local copy that does not belong; `Invalid` for a segment that is not complete. `NotFound` where there is no such object, `Conflict`
-/// where the object is good and other than the local copy, where what is left of it tells of another content, or
-/// where somebody else writes to it at the same time. Otherwise as the store.
+/// As push for a local copy that does not belong; `Invalid` for a segment that is not complete. `NotFound` where there is
+/// no such object. `Conflict` where the object is good and differs from the local copy, where what is left of it shows
+/// another content, or where somebody else writes it at the same time. Otherwise as the store.
 pub async fn run(options: &RepairOptions, store: &Store) -> Result<RepairReport> {
     let name = options.name;
     repair(options, store).await.context(|| format!("repair {name}"))
@@ -101,7 +103,7 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
     }
     context.check_body(&key, &body).context(|| {
         format!(
-            "{} does not pass, and nothing was changed",
+            "{} does not pass what verify checks, and nothing was changed",
             options.from.display()
         )
     })?;
@@ -133,7 +135,7 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
     let kept_as = keep(&archive, &key, &stored.body).await?;
     if !store.probe_conditional_replaces().await? {
         report.notes.push(format!(
-            "{} ignores If-Match: had somebody else replaced the object at the same moment, it would not have been noticed",
+            "{} ignores If-Match: if somebody else replaced the object at the same moment, walship did not notice it",
             store.location()
         ));
     }
@@ -144,13 +146,13 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
     Ok(report)
 }
 
-/// A segment whose WAL ends early is still being written, or is a standby's that has not received the rest:
-/// stored, it would end every recovery there. Only where a timeline branched off can it be whole.
+/// Refuses a segment whose WAL ends early: it is still being written, or a standby has not received the rest. Stored, it
+/// would end every recovery there. Only where a timeline forked off can such a segment be whole.
 async fn refuse_incomplete(segment: SegmentName, good: &Trailer, context: &mut WalContext) -> Result<()> {
     let Some(index) = &good.index else {
         return Err(Error::invalid(
-            "whether the local copy is complete cannot be told, for its records cannot be read; nothing was changed. \
-             Give another copy with --from",
+            "it cannot be known whether the local copy is complete, because its records cannot be read; nothing was \
+             changed. Give another copy with --from",
         ));
     };
     let Some(end) = index.valid_until else {
@@ -163,19 +165,19 @@ async fn refuse_incomplete(segment: SegmentName, good: &Trailer, context: &mut W
     }
     Err(Error::invalid(format!(
         "the local copy is not complete: its WAL ends at LSN {end}, within the segment. It is still being written, or \
-         is of a server that has not received the rest. Nothing was changed; give a complete copy with --from (pg_wal \
-         of the server that wrote it)"
+         its server has not received the rest. Nothing was changed; give a complete copy with --from (from pg_wal of the \
+         server that wrote it)"
     )))
 }
 
-/// The local copy replaces WAL that is sound as far as it goes: every record of it must be.
+/// Refuses a local copy with a damaged record, because it replaces WAL that is sound as far as it goes.
 fn refuse_damaged_copy(key: &Key, local: &Path) -> Result<()> {
     let mut content = Content::beside(key, local)?;
     let copied = File::open(local).and_then(|mut file| std::io::copy(&mut file, &mut content));
     copied.map_err(|error| Error::io(format!("read {}", local.display()), error))?;
     match content.valid() {
         Some((_, end)) => Err(Error::invalid(format!(
-            "the local copy's WAL ends at LSN {end}, for the record there does not match its checksum: {} is damaged. \
+            "the local copy's WAL ends at LSN {end}, because the record there does not match its checksum: {} is damaged. \
              Nothing was changed; give another copy with --from",
             local.display()
         ))),
@@ -187,18 +189,18 @@ fn refuse_damaged_copy(key: &Key, local: &Path) -> Result<()> {
 struct Stored {
     body: Body,
     version: Version,
-    /// SHA-256 of what it decompresses to, where that comes to an end.
+    /// SHA-256 of the content; `None` where it cannot be read to its end.
     content: Option<Sha256Sum>,
-    /// The first byte of the content, as far as it can be read, that is other than the local copy's.
+    /// The first byte of the readable content that differs from the local copy.
     differs_at: Option<u64>,
-    /// Of a segment: where it begins, and where its valid records end if that is within it.
+    /// For a segment whose valid records end within it: where it begins, and where they end.
     valid: Option<(Lsn, Lsn)>,
     trailer: Option<Trailer>,
 }
 
 impl Stored {
-    /// An object that does not match its trailer is fetched again until two fetches in a row agree: it may have been
-    /// changed on its way.
+    /// Fetches an object. If it does not match its trailer, it may have been changed on its way, so it is fetched again
+    /// until two fetches in a row agree.
     async fn fetch(archive: &Archive, key: &Key, memory_bytes: usize, local: &Path) -> Result<Self> {
         let mut before = None;
         for _ in 0..LOOKS {
@@ -209,7 +211,7 @@ impl Stored {
             before = Some(stored.body.sha256);
         }
         Err(Error::unavailable(format!(
-            "{} arrives with other bytes each time: it is changed on its way. Nothing was changed; try again",
+            "{} arrives with different bytes each time, so something changes it on its way. Nothing was repaired; try again",
             archive.url_of(key)
         )))
     }
@@ -233,7 +235,7 @@ impl Stored {
             spool
                 .write_all(&piece)
                 .map_err(|error| Error::io("write a temporary file (TMPDIR)", error))?;
-            // Its damage is told by the look; what counts here is whether the content is whole.
+            // `WalContext::look` tells the damage; what counts here is whether the content is whole.
             if let Some(readable) = &mut decoder
                 && readable.write(&piece, &mut content).is_err()
             {
@@ -254,18 +256,18 @@ impl Stored {
         })
     }
 
-    /// Where the WAL of the object ends, if all of it is the local copy's beginning, which is whole: PostgreSQL only adds
-    /// to a segment, so it was stored while the segment was still being written, and what replaces it holds all of it.
-    /// The object must be what was stored once: of a damaged one its trailer tells, or nothing does.
+    /// Where the object's WAL ends, if the local copy, which is whole, begins with all of it. PostgreSQL only adds to a
+    /// segment, so the object was stored while the segment was still being written, and the local copy contains it. This
+    /// is for objects that are not damaged.
     fn earlier_state(&self) -> Option<Lsn> {
         let (start, end) = self.valid.filter(|_| self.is_sound())?;
         let same_until = start.0.checked_add(self.differs_at?)?;
         (end > start && same_until >= end.0).then_some(end)
     }
 
-    /// A damaged object whose trailer tells of another content than the local copy's is the trace of
-    /// another history. Unless its content is whole and equal: then the trailer is what is damaged. Where
-    /// there is no trailer, the content tells as far as it can be read.
+    /// Refuses a damaged object that is the trace of another history: its trailer names a content that differs from the
+    /// local copy. If the content is whole and equal, only the trailer is damaged. If there is no trailer, the content is
+    /// compared as far as it can be read.
     fn refuse_other_history(&self, good: &Trailer, url: &str) -> Result<()> {
         let Some(trailer) = &self.trailer else {
             return self.refuse_other_beginning(url);
@@ -276,9 +278,9 @@ impl Stored {
             return Ok(());
         }
         Err(Error::conflict(format!(
-            "the damaged object's trailer says that its content had SHA-256 {}, and the local copy has {}: it is a \
-             different history of the same name, and putting it there would fork the archive. Nothing was changed. \
-             Look for a copy with that SHA-256 (pg_wal of every server that was primary)",
+            "the damaged object's trailer says that its content had SHA-256 {}, but the local copy has {}: the copy is of a \
+             different history with the same name, and to store it would fork the archive. Nothing was changed. \
+             Look for a copy with the first SHA-256 (in pg_wal of every server that was primary)",
             trailer.sha256, good.sha256
         )))
     }
@@ -288,9 +290,9 @@ impl Stored {
             return Ok(());
         };
         Err(Error::conflict(format!(
-            "what can still be read of the damaged object is other than the local copy from byte {at} on: it may be a \
-             different history of the same name, and replacing it would fork the archive. Nothing was changed. Look for \
-             another copy (pg_wal of every server that was primary); if this one is known to be right, move {url} \
+            "the damaged object, as far as it can be read, differs from the local copy from byte {at} on: it may be of a \
+             different history with the same name, and to replace it would fork the archive. Nothing was changed. Look for \
+             another copy (in pg_wal of every server that was primary); if you know that this one is right, move {url} \
              elsewhere and store the copy with walship push"
         )))
     }
@@ -299,8 +301,8 @@ impl Stored {
 fn is_good(archive: &Archive, key: &Key, content: Option<Sha256Sum>, good: &Trailer) -> Error {
     let stored = content.map_or_else(|| "another one".to_owned(), |sum| sum.to_string());
     Error::conflict(format!(
-        "{} is good, and its content is other than the local copy's: SHA-256 {stored}, the local copy {}. A good object \
-         is never replaced: find out which server's history is the right one",
+        "{} is good, and its content differs from the local copy: it has SHA-256 {stored}, the local copy has {}. A good \
+         object is never replaced; find out which server's history is the right one",
         archive.url_of(key),
         good.sha256
     ))
@@ -308,7 +310,7 @@ fn is_good(archive: &Archive, key: &Key, content: Option<Sha256Sum>, good: &Trai
 
 fn vanished(archive: &Archive, key: &Key) -> Error {
     Error::not_found(format!(
-        "there is no object {}; a file that is missing is stored with walship push",
+        "there is no object {}; store a missing file with walship push",
         archive.url_of(key)
     ))
 }
@@ -321,16 +323,15 @@ async fn keep(archive: &Archive, key: &Key, body: &Body) -> Result<String> {
     };
     let created = archive.create(&kept, body, Same::Bytes, None).await;
     match created {
-        Err(error) if error.kind() == ErrorKind::Conflict => {
-            Err(error.context("keep the damaged bytes (move what is there elsewhere, and repair again)"))
-        }
+        Err(error) if error.kind() == ErrorKind::Conflict => Err(error
+            .context("keep the damaged bytes (move the object that is there elsewhere, and repair again)")),
         created => created
             .context(|| "keep the damaged bytes")
             .map(|_| kept.to_string()),
     }
 }
 
-/// Replaces the object that was looked at, and looks at what is there then.
+/// Replaces the object that was looked at, and checks the result.
 async fn replace(
     archive: &Archive,
     key: &Key,
@@ -341,13 +342,13 @@ async fn replace(
 ) -> Result<()> {
     match archive.replace_if(key, body, Some(version)).await {
         Ok(()) => {}
-        // By this very put, if its first answer got lost.
+        // It was this put, if its first answer got lost.
         Err(error)
             if error.kind() == ErrorKind::Conflict
                 && Stored::fetch(archive, key, 0, local).await?.body.sha256 == body.sha256 => {}
         Err(error) if error.kind() == ErrorKind::Conflict => {
             return Err(error.context(
-                "somebody else changed the object at the same time; see who writes to the archive, and repair again",
+                "somebody else changed the object at the same time; find out who writes to the archive, and repair again",
             ));
         }
         Err(error) => return Err(error),
@@ -355,7 +356,7 @@ async fn replace(
     match context.look(key).await? {
         Found::Good => Ok(()),
         Found::Gone | Found::Bad(_) => Err(Error::corrupt(format!(
-            "{} was replaced and is not good; the store damages what it is given, see its own health",
+            "{} was replaced and is still not good, so the store damages what it is given; check the store itself",
             archive.url_of(key)
         ))),
     }

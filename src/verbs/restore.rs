@@ -37,42 +37,39 @@ use crate::store::Store;
 /// Pause before the next try, and between looks for a segment that should be on its way.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// So many files are looked at by their names before one is called absent: itself, and those that come next.
+/// Before a file is called absent, this many are looked at by their names: the file itself, and those that come next.
 const LOOKS_BY_NAME: u64 = 4;
 
 /// What to deliver, and where.
 #[derive(Debug, Clone)]
 pub struct RestoreOptions {
-    /// The file's name.
     pub name: String,
-    /// Where to put it.
     pub destination: PathBuf,
     /// What the server that asks is doing, by [`asker`].
     pub signal: RecoverySignal,
-    /// Time in which a transfer that broke is tried again, and a segment is awaited that is missing while
-    /// a later one is there.
+    /// How long a broken transfer is tried again, and a missing segment is awaited while a later one is there.
     pub retry_timeout: Duration,
-    /// The first segment of a hole at which recovery may end, as somebody decided with `walship recover
-    /// --end-at-gap`: it counts as absent although later ones are there.
+    /// The first segment of a gap at which recovery may end: `walship recover --end-at-gap` wrote it. It counts as
+    /// absent although later ones are there.
     pub accepted_gap: Option<SegmentName>,
 }
 
-/// How it ended, where it ended well.
+/// What came of it; failures are errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RestoreReport {
     /// The file is at its destination, verified.
     Delivered,
     /// It is proven that the archive has no such file; the reason is for people.
     Absent(String),
-    /// The archive has the segment, and it is not for this server, which follows another timeline: absent for
-    /// PostgreSQL, and a warning for people.
+    /// The archive has the file, but this server follows another timeline: PostgreSQL is told that it is absent, and
+    /// people get a warning.
     Withheld(String),
 }
 
-/// Who asks for a file, by where it shall be put: PostgreSQL's recovery has its files put under names of its own, in
-/// its `pg_wal` (`RestoreArchivedFile`, `xlogarchive.c`, 14 to 18). Everybody else reads: `pg_rewind
-/// --restore-target-wal`, which names the file itself, in a data directory that may have a signal file and whose
-/// server does not run (`fe_utils/archive.c`); Patroni; a person.
+/// Who asks for a file, by the destination's name. PostgreSQL's recovery asks for files under names of its own, in
+/// its `pg_wal` (`RestoreArchivedFile`, `xlogarchive.c`, 14 to 18). Everybody else only reads: Patroni, a person, or
+/// `pg_rewind --restore-target-wal`, which uses the file's own name (`fe_utils/archive.c`); its server does not run,
+/// and the data directory may have a signal file.
 ///
 /// # Errors
 /// `Internal` where it cannot be found out whether there is a signal file.
@@ -85,17 +82,16 @@ pub fn asker(destination: &Path) -> Result<RecoverySignal> {
     }
 }
 
-/// Why the answer is "not in the archive" to what PostgreSQL asks when a recovery has ended already; no store
-/// need be asked for that.
+/// Why a request is answered "not in the archive" without asking a store; `None` where the store must be asked.
 ///
-/// It reads the history of the timeline that it leaves once more (`writeTimeLineHistory`, `timeline.c`, 14 to
-/// 18). The signal file is gone then and the new timeline's history not yet written: to fail ends the server,
-/// and its next start opens it for writing on the *old* timeline, beside whoever else writes there. Timeline
-/// 1 has no history. Of a later one, which the server has followed, `pg_wal` has a copy, and PostgreSQL takes
-/// that where it is told that the archive has none.
+/// When a recovery has ended, PostgreSQL reads the history of the timeline that it leaves once more
+/// (`writeTimeLineHistory`, `timeline.c`, 14 to 18). The signal file is gone by then, and the new timeline's history is
+/// not yet written. A failure would end the server, and its next start would open it for writing on the *old*
+/// timeline, beside whoever else writes there. Timeline 1 has no history. Of a later timeline, which the server has
+/// followed, `pg_wal` has a copy: PostgreSQL takes that when it is told that the archive has none.
 ///
 /// # Errors
-/// `Invalid` for a name that is none.
+/// `Invalid` for a name that PostgreSQL does not use.
 pub fn without_asking(options: &RestoreOptions) -> Result<Option<String>> {
     let name: WalName = options.name.parse()?;
     let WalName::History(timeline) = name else {
@@ -104,7 +100,7 @@ pub fn without_asking(options: &RestoreOptions) -> Result<Option<String>> {
     if timeline == TimelineId::FIRST {
         return Ok(Some("timeline 1 has no history file".to_owned()));
     }
-    // Where PostgreSQL has histories put. A person who asks for one names another file.
+    // PostgreSQL asks for histories under this name. A person who asks for one names another file.
     let postgresql_asks = options.destination.file_name() == Some("RECOVERYHISTORY".as_ref());
     let has_ended = options.signal == RecoverySignal::None && postgresql_asks;
     let copy = data_directory_of(&options.destination)
@@ -117,8 +113,8 @@ pub fn without_asking(options: &RestoreOptions) -> Result<Option<String>> {
 /// Delivers one file.
 ///
 /// # Errors
-/// Any failure that leaves it open whether the archive has the file, or that shows the archive to
-/// be damaged or another cluster's. Nothing stands at the destination then.
+/// Any failure after which it is not known whether the archive has the file, or which shows that the archive is
+/// damaged or another cluster's. Nothing is at the destination then.
 pub async fn run(options: &RestoreOptions, store: &Store) -> Result<RestoreReport> {
     let folder = folder_of(&options.destination);
     match obtain(options, store, folder, None).await? {
@@ -130,12 +126,9 @@ pub async fn run(options: &RestoreOptions, store: &Store) -> Result<RestoreRepor
     }
 }
 
-/// Obtains one file, proven to be what was asked for, in `folder`, which is on the destination's file
-/// system. What was fetched before is taken for it, and checked against the archive that comes with
-/// it; else both are asked for.
-///
-/// # Errors
-/// As [`run`].
+/// Obtains one file, proven to be what was asked for, in `folder`, which must be on the destination's file system.
+/// With `ahead`, the file that was fetched before is checked against its archive; without it, the store is asked for
+/// both.
 pub async fn obtain(
     options: &RestoreOptions,
     store: &Store,
@@ -178,7 +171,7 @@ pub enum Obtained {
 pub struct VerifiedFile(UnnamedFile);
 
 impl VerifiedFile {
-    /// Gives it its name, in the folder where it was made, where there is none of that name yet.
+    /// Gives it its name, in the folder where it was made. No file of that name may be there yet.
     ///
     /// # Errors
     /// `Internal` where that is not possible.
@@ -193,7 +186,6 @@ struct Request<'a> {
     name: WalName,
     options: &'a RestoreOptions,
     store: &'a Store,
-    /// Where files are made.
     folder: &'a Path,
     started: Instant,
 }
@@ -204,7 +196,7 @@ impl Request<'_> {
             self.check(&archive)?;
             return self.verify(file, &archive).await;
         }
-        // Whose archive this is must be known before anything is believed of it, absence above all.
+        // Nothing is believed of the archive, least of all absence, before it is known whose it is.
         let (archive, fetched) = tokio::join!(Archive::open(self.store), self.fetch());
         let archive = archive?;
         self.check(&archive)?;
@@ -214,7 +206,7 @@ impl Request<'_> {
             Err(error) => Err(error),
         };
         match verified {
-            // The hole at which this recovery may end is damage: that was known when it was planned.
+            // Recovery may end at this segment because it is damaged, which was known when the recovery was planned.
             Err(error)
                 if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) && self.may_end_here() =>
             {
@@ -224,7 +216,7 @@ impl Request<'_> {
         }
     }
 
-    /// That the archive is that of the data directory that asks.
+    /// Checks that the archive belongs to the data directory that asks.
     fn check(&self, archive: &Archive) -> Result<()> {
         match cluster_identity(&data_directory_of(&self.options.destination))? {
             Some(cluster) => archive.check(cluster),
@@ -255,7 +247,7 @@ impl Request<'_> {
         let WalName::Partial(segment) = self.name else {
             return Key::of_wal(self.name);
         };
-        // Its key carries a hash: two promotions may each have left one.
+        // Its key has a hash, because two promotions may each have left one.
         let mut found = Vec::new();
         let mut listing = self.store.list(&segment_siblings_prefix(segment), None);
         while let Some(page) = listing.next().await? {
@@ -332,8 +324,8 @@ impl Request<'_> {
             Answer::Withhold => Ok(Some(format!("{beyond}; recovery ends here"))),
             Answer::Refuse if accepted => Ok(Some(format!("{beyond}; recovery may end here"))),
             Answer::Refuse => Err(Error::unavailable(format!(
-                "{beyond}, and its own {child} is not in the archive (yet); recover to timeline {timeline} \
-                 (recovery_target_timeline = '{timeline}') if that is what you want, or archive {child}"
+                "{beyond}, and {child}, which comes next, is not in the archive (yet); archive {child}, or recover to \
+                 timeline {timeline} (recovery_target_timeline = '{timeline}') if that is what you want"
             ))),
         }
     }
@@ -363,7 +355,7 @@ impl Request<'_> {
         retired::hides(&mark, &history, follower.as_ref(), starting, is_kept, archive).await
     }
 
-    /// The server that asks, where it recovers and it can be known which timeline it follows.
+    /// The server that asks; `None` where it does not recover, or where it cannot be known which timeline it follows.
     async fn follower(&self, directory: &Path, archive: &Archive) -> Result<Option<Follower>> {
         let recovering = match self.options.signal {
             RecoverySignal::Standby => Recovering::Standby,
@@ -373,18 +365,18 @@ impl Request<'_> {
         followed::follower(recovering, directory, self.name.timeline(), archive).await
     }
 
-    /// Whether this is the hole at which recovery may end.
+    /// Whether this is the gap at which recovery may end.
     fn may_end_here(&self) -> bool {
         self.options.accepted_gap.map(WalName::Segment) == Some(self.name)
     }
 
-    /// The key is missing. Says so only where that cannot be a hole in the archive.
+    /// The key is missing. Calls the file absent only where that cannot be a gap in the archive.
     async fn absent(&self, archive: &Archive) -> Result<Obtained> {
         let absent = format!("{} is not in the archive {}", self.name, archive.url());
         let directory = data_directory_of(&self.options.destination);
         if cluster_identity(&directory)?.is_none() {
             return Err(Error::invalid(format!(
-                "{absent}; and whether it should be there cannot be said, for {} is no data directory of its cluster",
+                "{absent}; whether it should be there cannot be known, because {} is not a data directory of its cluster",
                 directory.display()
             )));
         }
@@ -400,7 +392,7 @@ impl Request<'_> {
             return Ok(Obtained::Absent(absent));
         }
         loop {
-            let mut witness = self.witness_of_a_hole(&directory, archive).await?;
+            let mut witness = self.witness_of_a_gap(&directory, archive).await?;
             if witness.is_none() {
                 witness = self.witness_by_name(archive).await?;
             }
@@ -411,11 +403,11 @@ impl Request<'_> {
             };
             if !self.has_time() {
                 let way_out = match self.name {
-                    WalName::Segment(_) => "`walship recover --end-at-gap` recovers up to the hole",
+                    WalName::Segment(_) => "`walship recover --end-at-gap` recovers up to the gap",
                     _ => "`walship recover --target-timeline` recovers to a timeline whose history is there",
                 };
                 return Err(Error::corrupt(format!(
-                    "{} is missing in the archive {}, and {witness}: the archive has a hole \
+                    "{} is missing in the archive {}, and {witness}: the archive has a gap \
                      (waited {} s for it to be filled). If it cannot be filled, {way_out}",
                     self.name,
                     archive.url(),
@@ -430,9 +422,9 @@ impl Request<'_> {
         }
     }
 
-    /// Whether this is a history that the server asks for only to keep it: it recovers to a timeline by its number, whose
-    /// own history is there and names all that come before it. Of the numbers between, PostgreSQL takes what it gets
-    /// (`restoreTimeLineHistoryFiles`, `timeline.c`, 14 to 18).
+    /// Whether the server asks for this history only to keep a copy. It recovers to a timeline by its number, and that
+    /// timeline's own history is there and names all that come before it. PostgreSQL asks for the numbers between
+    /// as well, and goes on without those that are missing (`restoreTimeLineHistoryFiles`, `timeline.c`, 14 to 18).
     async fn is_on_the_way_to_a_known_timeline(&self, directory: &Path, archive: &Archive) -> Result<bool> {
         let WalName::History(asked) = self.name else {
             return Ok(false);
@@ -446,7 +438,7 @@ impl Request<'_> {
         })
     }
 
-    /// A witness that no listing has to show: the file itself, or one that comes next, looked at by its name.
+    /// A witness that is found without a listing: the file itself, or one that comes next, looked at by its name.
     async fn witness_by_name(&self, archive: &Archive) -> Result<Option<String>> {
         for key in self.next_of_its_kind(archive.identity())? {
             if archive.head(&key).await?.is_some() {
@@ -475,9 +467,9 @@ impl Request<'_> {
         })
     }
 
-    /// What could not be so if this file had never been: a later segment of its timeline, a timeline
-    /// history that goes on after it, or, for a history, WAL or a history of its timeline or a later one.
-    async fn witness_of_a_hole(&self, directory: &Path, archive: &Archive) -> Result<Option<String>> {
+    /// What proves that this file must have existed. For a segment: a later one of its timeline, or a timeline that left
+    /// its timeline only later. For a history: WAL of its timeline, or WAL or a history of a later one.
+    async fn witness_of_a_gap(&self, directory: &Path, archive: &Archive) -> Result<Option<String>> {
         let timeline = self.name.timeline();
         match self.name {
             WalName::Segment(segment) => {
@@ -556,7 +548,6 @@ async fn fetch(store: &Store, key: Key, limit: u64, folder: &Path) -> Result<Opt
     }
 }
 
-/// Where a file is decoded into.
 struct Output(UnnamedFile);
 
 impl Write for Output {
@@ -612,8 +603,7 @@ fn folder_of(destination: &Path) -> &Path {
     }
 }
 
-/// A file on the destination's file system. It carries PostgreSQL's own permissions: 0600, or 0640
-/// where the folder allows group access.
+/// Creates a file with PostgreSQL's own permissions: 0600, or 0640 where the folder allows group access.
 fn file_in(folder: &Path) -> Result<UnnamedFile> {
     let create = || -> std::io::Result<UnnamedFile> {
         let group_access = std::fs::metadata(folder)?.permissions().mode() & 0o050 == 0o050;

@@ -1,6 +1,6 @@
-//! `walship timeline`: what the archive's timelines are to each other, and the marks of those that nobody shall follow.
+//! `walship timeline`: how the archive's timelines branched off each other, and marks for those that nobody is to follow.
 //!
-//! A mark hides a timeline from whoever follows timelines; it deletes nothing, and can be taken away again.
+//! A mark hides a timeline from servers that would follow it. It deletes nothing, and can be taken away again.
 
 mod args;
 
@@ -24,41 +24,39 @@ use crate::pg::{SegmentNumber, TimelineHistory, TimelineId, WalName};
 use crate::store::Store;
 use crate::text::{time_text, write_table};
 
-/// So many segments that an older walship stored may be read whole, for their times.
+/// At most this many segments that an older walship stored are read whole for their times.
 const WHOLE_READS: u64 = 8;
-/// So many segments are looked at, from the end of each timeline on, for its newest commit.
+/// The newest commit is looked for in at most this many segments at the end of each timeline.
 const LOOK_BACK: u64 = 64;
 
 /// The timelines of an archive.
 #[derive(Debug, Clone, Serialize)]
 pub struct TimelinesReport {
-    /// The one that a recovery follows which names none; none where only a person can choose.
+    /// The timeline that a recovery follows if it names none; null where only a person can choose.
     pub followed: Option<TimelineId>,
-    /// Those between which only a person can choose.
+    /// The timelines between which only a person can choose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ambiguous: Option<Ambiguity>,
-    /// Why no recovery that names none goes on.
+    /// Why a recovery that names no timeline is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
-    /// Each, oldest first.
-    pub timelines: Vec<ListedLine>,
+    /// Oldest first.
+    pub timelines: Vec<TimelineEntry>,
     /// Backups that cannot be restored, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
-/// What is known of a timeline.
 #[derive(Debug, Clone, Serialize)]
-pub struct ListedLine {
-    /// The timeline.
+pub struct TimelineEntry {
     pub timeline: TimelineId,
-    /// Where it left another one; none where it did not, or its history cannot be read.
+    /// Where it left another timeline; null where it did not, or where its history cannot be read.
     pub branched_from: Option<Branch>,
-    /// Its segments, the first and the last, and how many are there; none where there is none.
+    /// Its first and its last segment, and how many are in the archive; null where there is none.
     pub wal: Option<SegmentRange>,
-    /// When the newest of them was stored, by the store's clock.
+    /// When the newest segment was stored, by the store's clock.
     pub newest_stored: Option<DateTime<Utc>>,
-    /// When its last transaction ended; none where that is not known, or there was none.
+    /// When its last transaction ended; null where that is not known, or where there was none.
     pub newest_commit: Option<DateTime<Utc>>,
     /// The backups that ended on it, oldest first.
     pub backups: Vec<BackupId>,
@@ -69,17 +67,13 @@ pub struct ListedLine {
     pub unreadable: Option<String>,
 }
 
-/// Shows the timelines.
-///
-/// # Errors
-/// As [`catalogue::load`].
 pub async fn list(store: &Store) -> Result<TimelinesReport> {
     let archive = Archive::open(store).await?;
     let catalogue = catalogue::load(&archive).await?;
     let times = TimeIndex::new(&archive, WHOLE_READS);
     let mut timelines = Vec::new();
     for timeline in catalogue.timelines() {
-        timelines.push(line(&catalogue, &times, timeline).await?);
+        timelines.push(entry(&catalogue, &times, timeline).await?);
     }
     let (followed, ambiguous, refused) = match recovery_plan::followed(&catalogue) {
         Ok(Ok(followed)) => (Some(followed), None, None),
@@ -97,7 +91,7 @@ pub async fn list(store: &Store) -> Result<TimelinesReport> {
     })
 }
 
-async fn line(catalogue: &Catalogue, times: &TimeIndex, timeline: TimelineId) -> Result<ListedLine> {
+async fn entry(catalogue: &Catalogue, times: &TimeIndex, timeline: TimelineId) -> Result<TimelineEntry> {
     let (wal, size) = (&catalogue.wal, catalogue.wal.segment_size());
     let span = wal.span(timeline);
     let branched_from = branch(&catalogue.histories, wal, timeline);
@@ -115,14 +109,14 @@ async fn line(catalogue: &Catalogue, times: &TimeIndex, timeline: TimelineId) ->
         }
         None => None,
     };
-    // What its first segment shares with its parent is not its own.
+    // Transactions before the fork are in its first segment too, but they are its parent's.
     let begin = branched_from.as_ref().map(|branch| branch.lsn);
     let newest_commit = newest_commit.filter(|end| begin.is_none_or(|begin| end.lsn >= begin));
     let backups = catalogue
         .backups
         .iter()
         .filter(|backup| backup.stop_timeline == timeline);
-    Ok(ListedLine {
+    Ok(TimelineEntry {
         timeline,
         branched_from,
         wal: span,
@@ -134,10 +128,8 @@ async fn line(catalogue: &Catalogue, times: &TimeIndex, timeline: TimelineId) ->
     })
 }
 
-/// What became of a mark.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RetireReport {
-    /// The timeline.
     pub timeline: TimelineId,
     /// The mark that it has now.
     pub retired: Option<Retired>,
@@ -146,7 +138,7 @@ pub struct RetireReport {
 /// Marks a timeline. `now` is this machine's time.
 ///
 /// # Errors
-/// `NotFound` for a timeline that the archive does not know; `Invalid` for a reason that is none; otherwise as the store.
+/// `NotFound` for a timeline that the archive does not know; `Invalid` for an unusable reason; otherwise as the store.
 pub async fn retire(
     timeline: TimelineId,
     reason: &str,
@@ -159,7 +151,7 @@ pub async fn retire(
     if !known.contains(&timeline) {
         let known: Vec<_> = known.iter().map(TimelineId::to_string).collect();
         return Err(Error::not_found(format!(
-            "timeline {timeline} is not in {}; it has {}",
+            "timeline {timeline} is not in {}; the timelines there are: {}",
             archive.url(),
             if known.is_empty() {
                 "none yet".to_owned()
@@ -216,7 +208,7 @@ impl fmt::Display for RetireReport {
                 f,
                 "Timeline {timeline} is retired: no recovery and no standby follows it unasked. Nothing of it was deleted; \
                  walship timeline reinstate {timeline} takes the mark away. Stop the server that writes on it, if it still \
-                 runs. A standby that has {file} in pg_wal, or is on timeline {timeline}: see docs/replicas.md."
+                 runs. For a standby that has {file} in pg_wal, or is on timeline {timeline}, see docs/replicas.md."
             ),
             None => write!(f, "Timeline {timeline} is not retired any more."),
         }
@@ -238,14 +230,14 @@ impl fmt::Display for TimelinesReport {
             "BACKUPS",
             "STATE",
         ];
-        let rows = self.timelines.iter().map(|line| self.row(line));
+        let rows = self.timelines.iter().map(|entry| self.row(entry));
         write_table(&headings, rows.collect(), f)?;
-        for line in &self.timelines {
-            if let Some(mark) = &line.retired {
-                writeln!(f, "timeline {} was {mark}", line.timeline)?;
+        for entry in &self.timelines {
+            if let Some(mark) = &entry.retired {
+                writeln!(f, "timeline {} was {mark}", entry.timeline)?;
             }
-            if let Some(why) = &line.unreadable {
-                writeln!(f, "timeline {} CANNOT BE JUDGED: {why}", line.timeline)?;
+            if let Some(why) = &entry.unreadable {
+                writeln!(f, "timeline {} CANNOT BE JUDGED: {why}", entry.timeline)?;
             }
         }
         for note in &self.notes {
@@ -255,8 +247,8 @@ impl fmt::Display for TimelinesReport {
             (Some(followed), ..) => writeln!(f, "a recovery follows timeline {followed}"),
             (None, Some(ambiguity), _) => writeln!(
                 f,
-                "AMBIGUOUS: {ambiguity}. A recovery needs --target-timeline until the copy's is retired (walship timeline \
-                 retire)"
+                "AMBIGUOUS: {ambiguity}. A recovery needs --target-timeline until the copy's timeline is retired (walship \
+                 timeline retire)"
             ),
             (None, None, Some(why)) => writeln!(f, "NO TIMELINE IS FOLLOWED: {why}"),
             (None, None, None) => Ok(()),
@@ -265,29 +257,29 @@ impl fmt::Display for TimelinesReport {
 }
 
 impl TimelinesReport {
-    fn row(&self, line: &ListedLine) -> Vec<String> {
+    fn row(&self, entry: &TimelineEntry) -> Vec<String> {
         let none = || "-".to_owned();
         let contends = |ambiguity: &Ambiguity| {
             let mut contenders = ambiguity.contenders.iter();
-            contenders.any(|contender| contender.timeline == line.timeline)
+            contenders.any(|contender| contender.timeline == entry.timeline)
         };
-        let state = match &line.retired {
+        let state = match &entry.retired {
             Some(_) => "retired",
-            None if line.unreadable.is_some() => "unreadable",
-            None if self.followed == Some(line.timeline) => "followed",
+            None if entry.unreadable.is_some() => "unreadable",
+            None if self.followed == Some(entry.timeline) => "followed",
             None if self.ambiguous.as_ref().is_some_and(contends) => "AMBIGUOUS",
-            None if line.wal.is_none() => "no WAL",
+            None if entry.wal.is_none() => "no WAL",
             None => "left",
         };
-        let branch = line.branched_from.as_ref();
+        let branch = entry.branched_from.as_ref();
         vec![
-            line.timeline.to_string(),
+            entry.timeline.to_string(),
             branch.map_or_else(none, |branch| branch.timeline.to_string()),
             branch.map_or_else(none, |branch| branch.lsn.to_string()),
-            line.wal.map_or_else(none, |span| span.last.to_string()),
-            line.wal.map_or_else(none, |span| span.segments.to_string()),
-            line.newest_commit.map_or_else(none, time_text),
-            line.backups.len().to_string(),
+            entry.wal.map_or_else(none, |span| span.last.to_string()),
+            entry.wal.map_or_else(none, |span| span.segments.to_string()),
+            entry.newest_commit.map_or_else(none, time_text),
+            entry.backups.len().to_string(),
             state.to_owned(),
         ]
     }

@@ -453,7 +453,7 @@ fn a_seeding_that_is_told_to_end_leaves_no_file_no_slot_and_no_program() {
             });
             signal(seeding.pid(), told);
             let output = seeding.wait(PATIENCE).exited(1);
-            assert!(output.stderr.contains("is given up"), "{}", output.stderr);
+            assert!(output.stderr.contains("was interrupted"), "{}", output.stderr);
             assert!(!data.exists(), "{told:?}");
             assert_eq!(slots(&primary), "", "{told:?}");
             primary.wait_until("select count(*) from pg_stat_replication", "0", PATIENCE);

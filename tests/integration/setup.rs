@@ -338,7 +338,7 @@ fn lines_that_the_server_does_not_understand_are_taken_back() {
         .succeeded()
         .stdout;
     assert!(text.contains("does not understand the lines: line"), "{text}");
-    assert!(text.contains("so the file is as it was"), "{text}");
+    assert!(text.contains("; the file is as it was"), "{text}");
     assert!(text.contains("--   host replication \"/[\""), "{text}");
     assert_eq!(file(&cluster, "pg_hba.conf"), before);
     let errors = "select count(*) from pg_hba_file_rules where error is not null";
@@ -357,7 +357,7 @@ fn only_a_superuser_sets_up_and_only_a_primary_is_set_up() {
         cluster.sql("create role plain login");
         let plain = cluster.conninfo().replace("user=postgres", "user=plain");
         let output = walship.run(&["setup", "primary", "-d", &plain]).exited(6);
-        assert!(output.stderr.contains("no superuser"), "{}", output.stderr);
+        assert!(output.stderr.contains("not a superuser"), "{}", output.stderr);
         cluster.stop(Stop::Fast);
         cluster.append("standby.signal", "");
         cluster.start();

@@ -393,7 +393,7 @@ fn a_standby_goes_on_beside_a_retired_timeline_and_its_promotion_takes_another_n
         write(&scene.production, 1);
         standby.wait_until("select count(*) from t", "9", PATIENCE);
         assert!(
-            standby.log().contains("withheld, for it was retired"),
+            standby.log().contains("withheld because it was retired"),
             "{}",
             standby.log()
         );
@@ -451,7 +451,10 @@ fn two_promotions_within_one_segment_leave_nothing_lost_and_a_history_between_th
         let id = begun.split("backup ").nth(1).unwrap().split(' ').next().unwrap();
         let finish = ["basebackup", "--finish", id, "--wal-timeout", "1s"];
         let unfinished = walship.run(&finish).exited(8).stderr;
-        assert!(unfinished.contains("left its timeline within it"), "{unfinished}");
+        assert!(
+            unfinished.contains("forked off within that segment"),
+            "{unfinished}"
+        );
         // Timeline 2 never had a segment of its own.
         walship.run(&["verify"]).succeeded();
         let history = place.path().unwrap().join("wal/00000002.history.zst");

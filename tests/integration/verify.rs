@@ -45,7 +45,7 @@ fn defaults() -> VerifyOptions {
         recheck: Duration::from_hours(24 * 30),
         concurrency: 2,
         max_rate: None,
-        settle: Duration::ZERO,
+        second_look_after: Duration::ZERO,
     }
 }
 
@@ -415,7 +415,7 @@ fn meanwhile(case: &Case, held: &str, happens: impl FnOnce() + Send + 'static) -
     });
     let report = verify_store(&store, Utc::now(), |options| {
         options.full = true;
-        options.settle = Duration::from_millis(300);
+        options.second_look_after = Duration::from_millis(300);
         options.concurrency = 1;
     });
     assert_eq!(faults.left(), 0, "{held} was never read");

@@ -1,10 +1,10 @@
 //! Which archive the server belongs to, and so whether a backup of it may be stored in the given one.
 //!
-//! A backup joins the archive that is there, or begins one: only where it was told to, or where nothing speaks for an
-//! earlier one. On the server's own machine its data directory tells, and remembers afterwards. A server on another
-//! machine is asked over SQL; where it does not let itself be asked, an archive is begun only by who was told to. What
-//! such a backup cannot see the server's own pushes do: they go to no other archive than the remembered one, so that
-//! the backup waits for its WAL in vain, and is never listed.
+//! A backup joins the archive that is there. It begins one only if it was told to, or if nothing speaks for an earlier
+//! one. On the server's own machine its data directory tells which archive it has had, and remembers the new one
+//! afterwards. A server on another machine is asked over SQL; if it cannot be asked, an archive is begun only on
+//! demand. If such a backup goes to the wrong archive, it is never listed: the server's own pushes go only to the
+//! remembered archive, so the backup's WAL never arrives.
 
 use std::path::{Path, PathBuf};
 
@@ -25,8 +25,8 @@ use crate::store::Store;
 /// The archive that the backup goes to.
 ///
 /// # Errors
-/// `Conflict` where the server writes to another, or must not write to this one; `Invalid` where there is none and it was
-/// not told to begin one, and for another cluster's; otherwise as the store.
+/// `Conflict` where the server writes to another archive, or must not write to this one; `Invalid` for another cluster's
+/// archive, and where there is none and the backup may not begin one; otherwise as the store.
 pub(super) async fn archive(
     options: &BasebackupOptions,
     server: &Server,
@@ -68,7 +68,7 @@ pub(super) async fn archive(
     Ok(archive)
 }
 
-/// Begins an archive where there is none, or goes on with one that was begun and holds nothing yet.
+/// Begins an archive where there is none, or goes on with one that was begun and is still empty.
 async fn begin(
     past: &Past,
     here: Option<&Path>,
@@ -79,18 +79,18 @@ async fn begin(
     let remembered = past.remembered.as_ref().ok();
     if here.is_none() && remembered.is_some_and(|remembered| remembered.archive.is_some()) {
         return Err(Error::conflict(format!(
-            "the server's data directory remembers another archive (its {ARCHIVE_FILE}), which can only be changed there: \
-             run walship basebackup --new-archive on the server's own machine, or remove that file first"
+            "the server's data directory remembers another archive (in its {ARCHIVE_FILE}), and only a walship on its own \
+             machine can change that: run walship basebackup --new-archive there, or remove that file first"
         )));
     }
-    // Before it is begun a directory archive is not even a directory.
+    // Before an archive in a directory is begun, there is not even the directory.
     store.create_root().await?;
     for prefix in [WAL_PREFIX, BACKUPS_PREFIX] {
         let page = store.list(prefix, None).next().await?;
         if let Some(object) = page.and_then(|page| page.into_iter().next()) {
             return Err(Error::conflict(format!(
-                "{} is no place for a new archive, for it holds {}; leave --new-archive out to use the archive that is \
-                 there, or give a URL that nothing was stored at",
+                "{} cannot become a new archive, because it has {}; leave --new-archive out to use the archive that is \
+                 there, or give a URL at which nothing is stored",
                 store.location(),
                 object.key
             )));
@@ -108,8 +108,8 @@ async fn begin(
     Ok(archive)
 }
 
-/// A server that does not archive, and whose timeline nobody has archived, is a copy that was opened: its backup would
-/// wait for WAL that never comes.
+/// Refuses a server that does not archive and whose timeline nobody has archived. It is a copy that was promoted, and its
+/// backup would wait for WAL that never comes.
 async fn known_timeline(server: &Server, archive: &Archive) -> Result<()> {
     let timeline = server.timeline;
     if server.archives || timeline == TimelineId::FIRST {
@@ -127,19 +127,19 @@ async fn known_timeline(server: &Server, archive: &Archive) -> Result<()> {
         return Ok(());
     }
     Err(Error::conflict(format!(
-        "the server is on timeline {timeline}, of which the archive {} has nothing, and its archive_mode is off: it is a copy \
-         of the cluster that archives there, and no backup of it can be completed. Nothing was stored. Connect to the \
-         primary (see the port); if this server takes its place for good, set archive_mode = on first",
+        "the server is on timeline {timeline}, the archive {} has nothing of that timeline, and the server's archive_mode is \
+         off: it is a copy of the cluster that archives there, and no backup of it can be completed. Nothing was stored. \
+         Connect to the primary (check the port); if this server takes its place for good, set archive_mode = on first",
         archive.url()
     )))
 }
 
-/// The server's data directory, where it is on this machine.
+/// The server's data directory; `None` where it is not on this machine.
 fn data_directory_here(server: &Server) -> Option<PathBuf> {
     let directory = server.data_directory.as_deref()?;
     let control = read_control_file(directory).ok()??;
     let is_its = control.system_identifier == server.cluster.system_identifier
-        // Not a standby's, or a copy's, of the same path in a container.
+        // A standby or a copy in a container may have the same path.
         && postmaster(directory)?.port == server.port;
     is_its.then(|| directory.to_owned())
 }
@@ -157,10 +157,11 @@ fn past_here(server: &Server, directory: &Path) -> Result<Past> {
 fn as_a_standby(server: &Server) -> Option<String> {
     server
         .is_standby
-        .then(|| "it is a standby, whose primary has, as a rule".to_owned())
+        .then(|| "it is a standby, and as a rule its primary has archived".to_owned())
 }
 
-/// Only who may read files of the server learns all of it. Statistics are lost in a crash, so that none prove nothing.
+/// Only a role that may read the server's files learns everything. Without statistics nothing is known, because a crash
+/// loses them.
 async fn past_elsewhere(server: &Server, session: Option<&ConnInfo>) -> Result<Past> {
     let asked = match session {
         Some(info) => ask(info, server.cluster.system_identifier).await,
@@ -190,9 +191,9 @@ async fn past_elsewhere(server: &Server, session: Option<&ConnInfo>) -> Result<P
 
 /// What a server says in SQL.
 struct Asked {
-    /// The contents of what its data directory remembers.
+    /// The contents of [`ARCHIVE_FILE`] and [`CLONE_FILE`].
     files: [Option<Vec<u8>>; 2],
-    /// What it has archived.
+    /// What it has archived, in words.
     archived: Option<String>,
 }
 
@@ -211,7 +212,7 @@ async fn ask(info: &ConnInfo, system_identifier: u64) -> Result<Asked> {
     let mut next = || row.next().flatten();
     let files = [next(), next()].map(|file| file.map(String::into_bytes));
     let archived = next().map(|name| format!("pg_stat_archiver says that {name} was archived"));
-    // Two servers may stand behind one name.
+    // One name may lead to two servers.
     let found = next().and_then(|found| found.parse::<i64>().ok());
     if found.map(i64::cast_unsigned) != Some(system_identifier) {
         return Err(Error::invalid("another server answered"));

@@ -40,7 +40,7 @@ pub struct BasebackupArgs {
     /// Time to wait for the WAL the backup needs [default: 5m]
     #[arg(long, value_name = "DURATION", conflicts_with = "seed_replica")]
     pub wal_timeout: Option<String>,
-    /// Begin a new archive, though this cluster has had one before; it remembers the new one from then on
+    /// Begin a new archive although this cluster has had one before; it remembers the new one from then on
     #[arg(long, conflicts_with_all = ["finish", "seed_replica"])]
     pub new_archive: bool,
     /// Complete a backup whose WAL had not arrived in time
@@ -113,7 +113,7 @@ impl BasebackupArgs {
         })
     }
 
-    /// For questions in SQL: to the database that was named, else to the one that every cluster has.
+    /// For questions in SQL: to the database that was named, or to `postgres`, which every cluster has.
     fn session(&self) -> Option<Box<ConnInfo>> {
         let environment = |name: &str| match name {
             "PGDATABASE" => variable(name).or_else(|| Some("postgres".to_owned())),

@@ -13,14 +13,11 @@ use crate::format::FORMAT_VERSION;
 use crate::format::backup::{BackupAlive, BackupStarted, WalFrom};
 use crate::format::keys::{BackupId, BackupObject};
 
-/// Each attempt waits for the next second, so that this many backups would have to start together.
+/// Each attempt waits for the next second. So all fail only if this many other backups begin, one in each second.
 const ATTEMPTS: u32 = 10;
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// Takes the id of a new backup.
-///
-/// # Errors
-/// As [`Archive::create`].
 pub(super) async fn claim(archive: &Archive) -> Result<BackupId> {
     for _ in 0..ATTEMPTS {
         let started = started_now();
@@ -31,7 +28,7 @@ pub(super) async fn claim(archive: &Archive) -> Result<BackupId> {
         tokio::time::sleep((next_second - Utc::now()).to_std().unwrap_or_default()).await;
     }
     Err(Error::conflict(format!(
-        "no free id for a backup in {}: {ATTEMPTS} others started in as many seconds; run it again",
+        "no free id for a backup in {}: in each of {ATTEMPTS} seconds another backup began; run it again",
         archive.url()
     )))
 }
@@ -49,7 +46,7 @@ fn started_now() -> BackupStarted {
     }
 }
 
-/// Whether the id is this backup's now.
+/// Creates `started.json`; false where another backup has the id.
 async fn create(archive: &Archive, started: &BackupStarted) -> Result<bool> {
     match objects::create(archive, &started.id, BackupObject::Started, &body(started)?).await {
         Ok(()) => Ok(true),
@@ -60,12 +57,11 @@ async fn create(archive: &Archive, started: &BackupStarted) -> Result<bool> {
 
 /// Replaces `alive.json` every half minute until it is stopped or dropped.
 pub(super) struct Heartbeat {
-    pulse: Arc<Pulse>,
+    writer: Arc<AliveWriter>,
     task: JoinHandle<()>,
 }
 
-/// What each beat writes.
-struct Pulse {
+struct AliveWriter {
     archive: Archive,
     id: BackupId,
     wal_from: Mutex<Option<WalFrom>>,
@@ -77,32 +73,36 @@ impl Heartbeat {
     /// # Errors
     /// As [`Archive::replace`], for the first one only; a later one that fails is logged.
     pub(super) async fn start(archive: &Archive, id: &BackupId, wal_from: Option<WalFrom>) -> Result<Self> {
-        let pulse = Arc::new(Pulse {
+        let writer = Arc::new(AliveWriter {
             archive: archive.clone(),
             id: id.clone(),
             wal_from: Mutex::new(wal_from),
         });
-        pulse.beat().await?;
-        let beating = Arc::clone(&pulse);
+        writer.write().await?;
+        let background = Arc::clone(&writer);
         let task = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(HEARTBEAT).await;
-                beating.beat_or_warn().await;
+                background.write_or_warn().await;
             }
         });
-        Ok(Self { pulse, task })
+        Ok(Self { writer, task })
     }
 
-    /// Says at once that no WAL before this is needed, so that retention can delete what is older.
+    /// Writes at once that no WAL before this is needed, so that retention can delete older WAL.
     pub(super) async fn tell(&self, wal_from: WalFrom) {
-        *self.pulse.wal_from.lock().unwrap_or_else(PoisonError::into_inner) = Some(wal_from);
-        self.pulse.beat_or_warn().await;
+        *self
+            .writer
+            .wal_from
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(wal_from);
+        self.writer.write_or_warn().await;
     }
 
-    /// Ends it; when this returns no more is written.
+    /// Ends it. After this returns nothing more is written.
     pub(super) async fn stop(mut self) {
         self.task.abort();
-        // The only outcome is that it was cancelled.
+        // It can only have been cancelled.
         let _ = (&mut self.task).await;
     }
 }
@@ -113,8 +113,8 @@ impl Drop for Heartbeat {
     }
 }
 
-impl Pulse {
-    async fn beat(&self) -> Result<()> {
+impl AliveWriter {
+    async fn write(&self) -> Result<()> {
         let wal_from = *self.wal_from.lock().unwrap_or_else(PoisonError::into_inner);
         let alive = BackupAlive {
             format_version: FORMAT_VERSION,
@@ -124,8 +124,8 @@ impl Pulse {
         self.archive.replace(&self.id, &alive).await
     }
 
-    async fn beat_or_warn(&self) {
-        if let Err(error) = self.beat().await {
+    async fn write_or_warn(&self) {
+        if let Err(error) = self.write().await {
             tracing::warn!("{error}; the backup goes on");
         }
     }

@@ -1,12 +1,12 @@
-//! The database server's clock, as far as a backup lets it be seen.
+//! The database server's clock, as far as a backup shows it.
 //!
-//! Replication connections have no `now()`. What the server dates while it sends is `backup_label`: its
-//! `mtime` is the second in which it was written, a moment before it arrived.
+//! Replication connections have no `now()`. But the server gives `backup_label` an `mtime` while it sends: the second
+//! in which it wrote the file, a moment before it arrives here.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Clocks that differ by no more agree: the `mtime` is cut to a second, and the bytes take a moment. By so much a
-/// backup may be dated too early.
+/// Clocks that differ by at most this much count as equal, because the `mtime` has whole seconds and the bytes take a
+/// moment. A backup may be dated too early by this much.
 const TOLERANCE: TimeDelta = TimeDelta::seconds(2);
 
 /// How far the server's clock is from this machine's.
@@ -20,10 +20,10 @@ impl ServerClock {
     /// Learns the difference from a file written at `mtime`, in seconds of the server's clock, that
     /// arrived at `received` by this machine's.
     ///
-    /// What comes before it in the stream may have kept it waiting for as long as an upload takes. Then
-    /// `at_once` is false, and that the server's clock seems to be behind says nothing.
+    /// If other bytes came before it in the stream, it may have waited for as long as an upload takes. Then `at_once` is
+    /// false, and a server's clock that seems to be behind is no proof that it is.
     pub(super) fn observe(mtime: i64, received: DateTime<Utc>, at_once: bool) -> Self {
-        // Rather a second late than early: before the end of a backup nothing can be recovered.
+        // Rather a second late than early, because no moment before the end of a backup can be recovered.
         let written = DateTime::from_timestamp(mtime, 0).map(|second| second + TimeDelta::seconds(1));
         let ahead = written.map_or_else(TimeDelta::zero, |written| written - received);
         let may_be_late = !at_once && ahead < TimeDelta::zero();
@@ -41,7 +41,6 @@ impl ServerClock {
         local + self.ahead
     }
 
-    /// Says so where the clocks differ.
     pub(super) fn warn_if_off(self) {
         if self.ahead != TimeDelta::zero() {
             tracing::warn!(
@@ -101,7 +100,7 @@ mod tests {
         // The clocks agree; an upload stalled for a minute before the file was read.
         let clock = ServerClock::observe(1000, at(1_060_000), false);
         assert_eq!(clock.time_of(at(1_070_000)), at(1_070_000));
-        // That it seems to be ahead cannot come of waiting.
+        // Waiting cannot make it seem ahead.
         let clock = ServerClock::observe(1060, at(1_000_000), false);
         assert!(clock.time_of(at(1_010_000)) >= at(1_070_000));
     }

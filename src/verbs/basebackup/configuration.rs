@@ -1,9 +1,9 @@
-//! Configuration files that a base backup lacks, and without which a recovered cluster does not start: those outside the
-//! data directory, where Debian keeps them, all that they include, and links in the data directory, which PostgreSQL
-//! leaves out.
+//! Configuration files that a base backup lacks, although a recovered cluster does not start without them: files outside
+//! the data directory, where Debian keeps them, all files that they include, and links in the data directory, which
+//! PostgreSQL leaves out.
 //!
-//! They can only be read where the server runs on this machine. Where that fails the backup is
-//! taken all the same, with a warning: the data is what matters.
+//! They can only be read on the server's own machine. If they cannot be read, the backup is taken all the same, with a
+//! warning, because the data matters most.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -20,9 +20,9 @@ use crate::server::Connection;
 use crate::server::data_directory::read_control_file;
 use crate::store::BodyWriter;
 
-/// A larger file is no configuration.
+/// A larger file cannot be configuration.
 const FILE_LIMIT_BYTES: u64 = 1 << 20;
-/// More files are not one cluster's configuration.
+/// More files cannot be one cluster's configuration.
 const FILES_LIMIT: usize = 256;
 const LEVEL: i32 = 3;
 const MEMORY_BYTES: usize = 1 << 20;
@@ -58,7 +58,7 @@ async fn locate(connection: &mut Connection, system_identifier: u64) -> Result<O
         hba_file: show(connection, "hba_file").await?,
         ident_file: show(connection, "ident_file").await?,
     };
-    // Of another machine's server only what the data directory holds comes along, and that may be all.
+    // For a server on another machine only what is in the data directory is backed up, and that may be all.
     let local = read_control_file(&places.data_directory);
     if let Ok(Some(control)) = &local
         && control.system_identifier == system_identifier
@@ -81,7 +81,7 @@ async fn show(connection: &mut Connection, setting: &str) -> Result<PathBuf> {
     let shown = connection.show(setting).await;
     shown
         .map(PathBuf::from)
-        .context(|| "where they are may be asked by members of pg_read_all_settings only")
+        .context(|| "only members of pg_read_all_settings may ask where they are")
 }
 
 impl Places {
@@ -89,8 +89,8 @@ impl Places {
         [&self.config_file, &self.hba_file, &self.ident_file].into_iter()
     }
 
-    /// Whether the backup of the data directory has what stands at this path: it is no link, and no part of the
-    /// way to it from the data directory is one.
+    /// Whether the backup of the data directory has the file at this path: neither it nor a directory on the path from
+    /// the data directory to it is a link.
     fn in_backup(&self, path: &Path) -> bool {
         let (Ok(data), Ok(real)) = (self.data_directory.canonicalize(), path.canonicalize()) else {
             return false;
@@ -101,7 +101,7 @@ impl Places {
         }
     }
 
-    /// All that is to be stored, and what cannot be, each with the reason.
+    /// The files to store, and those that cannot be read, each with the reason.
     fn read(&self) -> Result<(BTreeMap<PathBuf, Member>, Vec<String>)> {
         let mut disk = Disk::default();
         let mut followed = ConfigurationFiles::default();
@@ -125,12 +125,12 @@ impl Places {
         members.retain(|path, _| !self.in_backup(path));
         if members.len() > FILES_LIMIT {
             return Err(Error::invalid(format!(
-                "{} and what it includes are {} files, more than a cluster's configuration has",
+                "{} and the files that it includes are {} files, more than a cluster's configuration has",
                 self.config_file.display(),
                 members.len()
             )));
         }
-        // A file that the server does without may be missing.
+        // A file that the server does not need may be missing.
         let failed = failed
             .into_iter()
             .filter(|(path, _)| followed.missing.contains(path) || path.exists());
@@ -230,15 +230,15 @@ fn read_file(path: &Path) -> std::result::Result<Member, String> {
         file.take(FILE_LIMIT_BYTES + 1).read_to_end(&mut content)?;
         Ok(Member { metadata, content })
     };
-    // Opening a pipe would wait for somebody who writes to it.
+    // Opening a pipe would wait until somebody writes to it.
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        return Err("it is no regular file".to_owned());
+        return Err("it is not a regular file".to_owned());
     }
     let member = read().map_err(|error| error.to_string())?;
     if member.content.len() as u64 > FILE_LIMIT_BYTES {
         let limit = FILE_LIMIT_BYTES >> 10;
         return Err(format!(
-            "it has more than {limit} KiB, too many for a configuration file"
+            "it has more than {limit} KiB, which is too large for a configuration file"
         ));
     }
     Ok(member)
@@ -246,21 +246,18 @@ fn read_file(path: &Path) -> std::result::Result<Member, String> {
 
 fn warn_left_out(error: &Error) {
     tracing::warn!(
-        "the backup goes without configuration files outside the data directory, if there are any: {error}; \
+        "the backup does not contain configuration files outside the data directory, if there are any: {error}; \
          keep a copy of them elsewhere"
     );
 }
 
-/// Stores the files with the backup; `None` where there are none, or, after a warning, where they cannot be read.
-///
-/// # Errors
-/// As [`Archive::create`].
+/// Stores the files with the backup; `None` where there are none, or where they cannot be read, after a warning.
 pub(super) async fn store(places: Places, archive: &Archive, id: &BackupId) -> Result<Option<Configuration>> {
     let packed = places.read().and_then(|(members, failed)| {
         if !failed.is_empty() {
             tracing::warn!(
-                "the backup goes without configuration that the server needs and that cannot be read: {}; keep a copy \
-                 elsewhere, or let the user who takes the backup read it",
+                "the backup does not contain these configuration files, which the server needs but walship cannot read: {}; \
+                 keep a copy elsewhere, or let the user who takes the backup read them",
                 failed.join(", ")
             );
         }
@@ -368,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_includes_are_stored_and_what_the_data_directory_holds_is_not() {
+    fn links_and_includes_are_stored_and_files_in_the_data_directory_are_not() {
         let top = tempfile::tempdir().unwrap();
         let (data, etc) = (top.path().join("data"), top.path().join("etc"));
         fs::create_dir_all(data.join("own.d")).unwrap();

@@ -1,4 +1,4 @@
-//! From PostgreSQL's files, as they come, to the parts, the index and the manifest of a backup.
+//! Copies PostgreSQL's files, as they come, into the parts, the index and the manifest of a backup.
 
 use std::io::Write;
 
@@ -26,14 +26,14 @@ use crate::store::BodyWriter;
 const MEMORY_BYTES: usize = 4 << 20;
 /// As for the index: the manifest is the same kind of text.
 const MANIFEST_LEVEL: i32 = 3;
-/// The file that says where recovery starts. PostgreSQL makes it when it begins to send the data
-/// directory, so its time tells the server's clock.
+/// Says where recovery starts. PostgreSQL writes it when it begins to send the data directory, so its time tells the
+/// server's clock.
 const BACKUP_LABEL: &str = "backup_label";
-/// Repeats the last checkpoint; the last member of all.
+/// Repeats the last checkpoint. It is the last member of all.
 const CONTROL_FILE: &str = "global/pg_control";
 const WANTED: &[&str] = &[BACKUP_LABEL, CONTROL_FILE];
 
-/// What a whole copy is.
+/// A complete copy.
 pub(super) struct Copied {
     pub(super) streams: Vec<TarStream>,
     pub(super) files: StoredObject,
@@ -47,7 +47,7 @@ pub(super) struct Copied {
     /// When PostgreSQL ended the backup, by this machine's clock.
     pub(super) ended_at: DateTime<Utc>,
     pub(super) clock: ServerClock,
-    /// The server's own WAL, at the start and at the end, where it gave it.
+    /// The server's own WAL, at the start and at the end; `None` where the server did not give it.
     pub(super) wal: [Option<WalPiece>; 2],
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn copy(
     }
 }
 
-/// The end as the server tells it.
+/// The backup's end as the server tells it.
 struct End {
     stop_lsn: Lsn,
     stop_timeline: TimelineId,
@@ -167,13 +167,12 @@ impl<'a> Copy<'a> {
     }
 
     async fn data(&mut self, tar: &[u8], parts: &mut PartWriter) -> Result<()> {
-        let scanner = self
-            .scanner
-            .as_mut()
-            .ok_or_else(|| Error::corrupt("PostgreSQL sends data before it says of what"))?;
+        let scanner = self.scanner.as_mut().ok_or_else(|| {
+            Error::corrupt("PostgreSQL sends data before it says which tablespace it is of")
+        })?;
         for entry in scanner.feed(tar)? {
             if entry.path == BACKUP_LABEL {
-                // The server's first member, unless tablespaces come before the data directory.
+                // It comes first, unless tablespaces come before the data directory.
                 let at_once = self.label_comes_first && self.streams.len() == 1;
                 self.clock = ServerClock::observe(entry.mtime, Utc::now(), at_once);
             }
@@ -211,7 +210,7 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Stores what goes with the parts, once it is proven to fit.
+    /// Checks that the index and the manifest fit the parts, and stores them.
     async fn store(self, end: End, archive: &Archive, id: &BackupId) -> Result<Copied> {
         if self.streams.len() != self.tablespaces.len() {
             return Err(Error::corrupt(format!(
@@ -255,8 +254,8 @@ impl<'a> Copy<'a> {
     }
 }
 
-/// What the backup's `pg_control` says. PostgreSQL may have been writing it when it was read: then no server would start
-/// on it.
+/// What the backup's `pg_control` says. It may be torn, if PostgreSQL was writing it when it was read, and then no server
+/// would start on it.
 fn control(bytes: Option<&[u8]>) -> Result<(ControlFile, CheckpointCopy)> {
     let bytes =
         bytes.ok_or_else(|| Error::corrupt("PostgreSQL sent no global/pg_control; take the backup again"))?;

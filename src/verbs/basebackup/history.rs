@@ -1,8 +1,8 @@
-//! The history of the server's timeline, without which PostgreSQL does not recover to that timeline.
+//! The history of the server's timeline. PostgreSQL needs it to recover to that timeline.
 //!
 //! PostgreSQL archives a history once, when it makes the timeline. An archive that was begun later lacks it, so a backup
-//! brings it along. It is stored last, once a segment of that timeline is in the archive: a history alone makes every
-//! standby and recovery follow a timeline of which there may never be any WAL.
+//! brings it along. It is stored last, when a segment of that timeline is in the archive: a history alone would make every
+//! standby and recovery follow a timeline that may never get any WAL.
 
 use crate::archive::{Archive, Same, stored_wal};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -15,8 +15,8 @@ use crate::store::Body;
 
 const LEVEL: i32 = 3;
 
-/// The history of the server's timeline, which does not contradict the archive's; `None` for timeline 1, and where the
-/// server has none or one with text that is not UTF-8.
+/// The history of the server's timeline, checked against the archive's; `None` for timeline 1, and where the server has
+/// none or one that is not UTF-8.
 ///
 /// # Errors
 /// `Conflict` where the archive holds another history of this timeline, or of its parent.
@@ -30,7 +30,7 @@ pub(super) async fn of_server(
     }
     let content = match connection.timeline_history(timeline).await {
         Ok(file) => file.content,
-        // A standby may not have it; whether the archive has is asked at the end.
+        // A standby may not have it. Whether the archive has it is asked at the end.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
@@ -39,10 +39,7 @@ pub(super) async fn of_server(
     Ok(String::from_utf8(content.into()).ok())
 }
 
-/// Stores the history that the record holds, if there is none in the archive; whether there is one then.
-///
-/// # Errors
-/// As [`of_server`].
+/// Stores the record's history if the archive has none. Returns whether the archive has one then.
 pub(super) async fn store(record: &BackupRecord, archive: &Archive) -> Result<bool> {
     let (timeline, system_identifier) = (record.stop_timeline, record.system_identifier);
     let Some(content) = &record.timeline_history else {
@@ -76,9 +73,9 @@ fn agree(ours: &TimelineHistory, stored: &TimelineHistory, archive: &Archive) ->
         return Ok(());
     }
     Err(Error::conflict(format!(
-        "the server's history of timeline {} is not the one at {}; another server of this cluster made a timeline of \
-         the same number and archived here. Find out which server's history is the right one, and give the other an \
-         archive of its own",
+        "the server's history of timeline {} differs from {}; another server of this cluster made a timeline of the same \
+         number and archived here. Find out which server's history is the right one, and give the other server an archive \
+         of its own",
         ours.timeline(),
         archive.url_of(&Key::History(ours.timeline()))
     )))

@@ -2,9 +2,9 @@
 //!
 //! The order of writing is the promise: `started.json`; parts, configuration, index and manifest;
 //! `pending.json`, when everything is there and checked; `backup.json`, when the WAL is there too. A
-//! backup exists when `backup.json` exists, so one that is killed at any point leaves nothing that
-//! lists as a backup. From `pending.json` on, [`finish`] can complete it; before, it is swept away:
-//! by this command where it fails, by retention where it is killed.
+//! backup exists when `backup.json` exists, so a kill at any point leaves nothing that is listed as a backup. Once there
+//! is `pending.json`, [`finish`] can complete it. Before that it is deleted: by this command if it fails, by retention if
+//! it is killed.
 
 mod allegiance;
 mod args;
@@ -43,8 +43,8 @@ use crate::progress::Progress;
 use crate::server::{BaseBackupOptions, ConnInfo, LocalBackup};
 use crate::store::Store;
 
-/// What `--max-rate` may be, in KiB a second: what PostgreSQL accepts (`MAX_RATE_LOWER` and
-/// `MAX_RATE_UPPER` in `src/include/backup/basebackup.h`).
+/// The rates that PostgreSQL accepts, in KiB a second (`MAX_RATE_LOWER` and `MAX_RATE_UPPER` in
+/// `src/include/backup/basebackup.h`).
 pub const MAX_RATE_KIB: std::ops::RangeInclusive<u32> = 32..=1 << 20;
 /// Deleting what a failed backup wrote may take this long.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -60,9 +60,9 @@ pub struct BasebackupOptions {
     pub fast_checkpoint: bool,
     /// The most that is read, in KiB a second, within [`MAX_RATE_KIB`].
     pub max_rate_kib: Option<u32>,
-    /// For questions in SQL to a server on another machine; `None` where none are asked.
+    /// For questions in SQL to a server on another machine; `None` where it is not asked.
     pub session: Option<Box<ConnInfo>>,
-    /// Begin an archive, whatever speaks for an earlier one.
+    /// Begin an archive even if the cluster has had one.
     pub new_archive: bool,
     /// How long to wait for the WAL the backup needs.
     pub wal_timeout: Duration,
@@ -73,7 +73,7 @@ pub struct BasebackupOptions {
 /// A complete backup.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BasebackupReport {
-    /// Its id.
+    /// The backup.
     pub id: BackupId,
     /// The label the user gave.
     pub label: String,
@@ -81,7 +81,7 @@ pub struct BasebackupReport {
     pub start_lsn: Lsn,
     /// Where it becomes consistent.
     pub stop_lsn: Lsn,
-    /// The timeline of that position.
+    /// The timeline of `stop_lsn`.
     pub timeline: TimelineId,
     /// Bytes of tar.
     pub size_bytes: u64,
@@ -91,14 +91,14 @@ pub struct BasebackupReport {
     pub started_at: DateTime<Utc>,
     /// When PostgreSQL ended the backup, by the server's clock.
     pub finished_at: DateTime<Utc>,
-    /// How long this command took, with waiting for the WAL.
+    /// How long this command took, including the wait for the WAL.
     pub duration_seconds: f64,
 }
 
 /// Takes a base backup.
 ///
 /// # Errors
-/// `Invalid` for options or a server that will not do, or another cluster's archive. `Unfinished`
+/// `Invalid` for options or a server that cannot be used, or another cluster's archive. `Unfinished`
 /// where everything is stored but the WAL did not arrive in time: [`finish`] completes the backup.
 /// Otherwise as the connection and the store; nothing is listed then.
 pub async fn run(
@@ -119,8 +119,8 @@ pub async fn run(
     let id = claim::claim(&archive).await?;
     let heartbeat = match Heartbeat::start(&archive, &id, server.wal_from).await {
         Ok(heartbeat) => heartbeat,
-        // What stayed would hold the WAL back for a day, as a backup that may still run.
-        Err(error) => return Err(given_up(&archive, &id, error).await),
+        // If `started.json` stayed, the backup might still run, and retention would keep its WAL for a day.
+        Err(error) => return Err(discarded(&archive, &id, error).await),
     };
     let taken = take(options, connection, server, &archive, &id, &heartbeat, progress).await;
     match taken {
@@ -128,12 +128,12 @@ pub async fn run(
             let written = complete(&record, &archive, options.wal_timeout, progress).await;
             heartbeat.stop().await;
             written?;
-            tidy(&archive, &id).await;
+            delete_temporary(&archive, &id).await;
             Ok(report(record, begun))
         }
         Err(error) => {
             heartbeat.stop().await;
-            Err(given_up(&archive, &id, error).await)
+            Err(discarded(&archive, &id, error).await)
         }
     }
 }
@@ -157,7 +157,7 @@ pub async fn finish(
     };
     if let Some(wrong) = catalogue::misplaced(&record, archive.identity()) {
         return Err(Error::corrupt(format!(
-            "backup {id} is not of this archive: {wrong}"
+            "backup {id} does not belong to this archive: {wrong}"
         )));
     }
     if !done {
@@ -170,7 +170,7 @@ pub async fn finish(
         heartbeat.stop().await;
         written?;
     }
-    tidy(&archive, id).await;
+    delete_temporary(&archive, id).await;
     Ok(report(record, begun))
 }
 
@@ -183,13 +183,13 @@ fn check(options: &BasebackupOptions) -> Result<()> {
     }
     match options.max_rate_kib {
         Some(rate) if !MAX_RATE_KIB.contains(&rate) => Err(Error::invalid(format!(
-            "a rate of {rate} KiB a second is out of PostgreSQL's range; give 32KiB to 1GiB a second"
+            "PostgreSQL does not accept a rate of {rate} KiB a second; give 32KiB to 1GiB a second"
         ))),
         _ => Ok(()),
     }
 }
 
-/// Copies everything but the WAL, up to `pending.json`; the record of it.
+/// Copies everything but the WAL, up to `pending.json`, and returns the record.
 async fn take(
     options: &BasebackupOptions,
     connection: &ConnInfo,
@@ -224,7 +224,7 @@ async fn take(
         .filter_map(|tablespace| tablespace.size_kib);
     progress.expect(sizes_kib.sum::<u64>() << 10);
     progress.phase("copy the cluster");
-    // At the same time: what the server sent first must be read at once, for it tells the server's clock.
+    // At the same time, because what the server sends first must be read at once: it tells the server's clock.
     let ((), at_start, copied) = tokio::join!(
         heartbeat.tell(wal_from),
         witness::newest(connection, wal_from),
@@ -248,7 +248,7 @@ async fn take(
     Ok(record)
 }
 
-/// From a copy to a backup that is listed. Where it fails, [`finish`] can go on from what is there.
+/// Makes a listed backup of the copy. If it fails, [`finish`] can go on from what is there.
 async fn complete(
     record: &BackupRecord,
     archive: &Archive,
@@ -261,7 +261,7 @@ async fn complete(
         objects::check_listed(archive, record).await?;
         wal_wait::wait(record, wal_timeout, archive, progress).await?;
         refuse_other_history(record, archive).await?;
-        // That took a while, in which retention may have taken the backup for a dead one.
+        // That took a while, and retention may have taken the backup for dead meanwhile and deleted it.
         objects::check_listed(archive, record).await?;
         objects::create(archive, id, BackupObject::Record, &body(record)?).await
     };
@@ -275,13 +275,13 @@ async fn complete(
     }
     archive.confirm().await.context(|| {
         format!(
-            "whether backup {id} is listed in the archive that it began in is not known; when that is there again, run \
-             walship basebackup --finish {id}"
+            "it is not known whether backup {id} is listed in the archive in which it began; when that archive is there \
+             again, run walship basebackup --finish {id}"
         )
     })
 }
 
-/// The WAL that arrived must be this backup's own, not only have its names.
+/// Checks that the WAL that arrived is this backup's own, and does not only have the same names.
 ///
 /// # Errors
 /// `Conflict` where it is not; `Corrupt` where it is damaged; otherwise as the store.
@@ -293,29 +293,29 @@ async fn refuse_other_history(record: &BackupRecord, archive: &Archive) -> Resul
     let contradiction = lineage::contradiction(record, known, archive).await;
     let contradiction = contradiction.context(|| {
         format!(
-            "whether the archived WAL is backup {id}'s own cannot be told; when the WAL is mended (walship verify, walship \
-             repair), run walship basebackup --finish {id}"
+            "it cannot be known whether the archived WAL is backup {id}'s own; repair the WAL (walship verify, walship \
+             repair), then run walship basebackup --finish {id}"
         )
     })?;
     contradiction.map_or(Ok(()), |what| {
         Err(
             witness::other_history(archive, &format!("of backup {id}, {what}")).context(format!(
-                "backup {id} is not listed, for it could not be recovered"
+                "backup {id} is not listed, because it could not be recovered"
             )),
         )
     })
 }
 
-/// Deletes what served only while the backup was taken. What stays is no harm.
-async fn tidy(archive: &Archive, id: &BackupId) {
+/// Deletes objects that are needed only while the backup is taken. They do no harm if they stay.
+async fn delete_temporary(archive: &Archive, id: &BackupId) {
     let keys = [BackupObject::Pending, BackupObject::Alive].map(|object| id.key(object));
     if let Err(error) = archive.delete(&keys).await {
         tracing::debug!("{error}; pending.json or alive.json of backup {id} stay");
     }
 }
 
-/// Discards what there is of a backup that failed.
-async fn given_up(archive: &Archive, id: &BackupId, error: Error) -> Error {
+/// Deletes what a failed backup has stored, and returns the error to report.
+async fn discarded(archive: &Archive, id: &BackupId, error: Error) -> Error {
     discard(archive, id).await;
     error.context(format!("backup {id} failed and nothing is listed"))
 }
@@ -332,8 +332,8 @@ async fn pending(archive: &Archive, id: &BackupId) -> Result<BackupRecord> {
     let pending: Option<PendingRecord> = archive.find(id).await?;
     pending.map(|pending| pending.0).ok_or_else(|| {
         Error::not_found(format!(
-            "there is no unfinished backup {id} in {}: pending.json is missing. It was never begun there, was \
-             interrupted before all was stored, or was swept away; take a new one",
+            "there is no unfinished backup {id} in {}: pending.json is missing. The backup was never begun there, was \
+             interrupted before everything was stored, or was deleted; take a new one",
             archive.url()
         ))
     })
@@ -362,7 +362,7 @@ mod tests {
 
     const ID: &str = "20261123T145450Z";
 
-    /// An archive in which everything of a backup is but `backup.json`.
+    /// An archive that has everything of a backup except `backup.json`.
     async fn unfinished(top: &std::path::Path, change: impl FnOnce(&mut BackupRecord)) -> Store {
         let store = fixture::format_1(top).await;
         let id: BackupId = ID.parse().unwrap();
@@ -381,7 +381,7 @@ mod tests {
 
     // Seen to fail: `verbs/basebackup/mod.rs`: `complete` does not look at the archive again
     #[tokio::test]
-    async fn a_backup_is_not_called_done_where_the_archive_went_meanwhile() {
+    async fn a_backup_is_not_called_done_if_the_archive_went_away_meanwhile() {
         let top = tempfile::tempdir().unwrap();
         let store = unfinished(top.path(), |_| {}).await;
         let faults = Faults::default();

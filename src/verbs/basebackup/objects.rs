@@ -1,4 +1,4 @@
-//! Writing a backup's objects, and looking at what is there.
+//! Writes a backup's objects, and checks those that are there.
 
 use std::collections::HashMap;
 
@@ -18,9 +18,6 @@ pub(super) fn stored(body: &Body) -> StoredObject {
 }
 
 /// Creates an object of a backup, or finds it as an earlier attempt left it.
-///
-/// # Errors
-/// As [`Archive::create`].
 pub(super) async fn create(
     archive: &Archive,
     id: &BackupId,
@@ -52,16 +49,16 @@ pub(super) async fn check_listed(archive: &Archive, record: &BackupRecord) -> Re
             None => "is missing".to_owned(),
         };
         return Err(Error::corrupt(format!(
-            "{} {what} although it was written; something else deletes or writes in the archive (a lifecycle \
-             rule?). The backup is not listed, take another",
+            "{} {what} although walship wrote it; something else deletes or writes in the archive (perhaps a lifecycle \
+             rule). The backup is not listed; take another",
             archive.store().url_of(&key)
         )));
     }
     Ok(())
 }
 
-/// Deletes what a failed backup wrote, in the reverse order of its writing: `started.json` last, so
-/// that what cannot be deleted is known for what it is. Best effort.
+/// Deletes what a failed backup wrote, as far as possible. `started.json` goes last, so that it can be seen what the rest
+/// is if that cannot be deleted.
 pub(super) async fn discard(archive: &Archive, id: &BackupId) -> Result<()> {
     let store = archive.store();
     let mut keys = Vec::new();

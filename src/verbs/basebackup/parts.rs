@@ -1,9 +1,9 @@
 //! The pipeline from tar bytes to parts in the store.
 //!
-//! Tar is cut into frames, which worker threads compress; the frames are put together in order into
-//! parts, and each part is one put. One task moves all of it, so the server is read no faster than
-//! the slowest step, and memory is bounded: one frame for each worker and one being filled, one part
-//! being put together, and [`PartSettings::upload_bytes`] of parts on their way.
+//! Tar is cut into frames, worker threads compress them, the frames are put together in order into parts, and each part
+//! is one put. One task moves all of it, so the server is read only as fast as the slowest step allows. Memory is
+//! bounded: a frame for each worker and one that is being filled, one part that is being put together, and
+//! [`PartSettings::upload_bytes`] of parts on their way.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const PERMIT_BYTES: usize = 1 << 10;
 /// How tar becomes parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartSettings {
-    /// zstd level.
+    /// Of zstd.
     pub compression_level: i32,
     /// Threads that compress.
     pub workers: usize,
@@ -43,14 +43,14 @@ pub struct PartSettings {
 /// Large enough that a frame of its own costs next to nothing in size (0.4 % at level 1), small enough
 /// that one for each of many threads fits into memory.
 const FRAME_BYTES: usize = 1 << 20;
-/// What zstd itself needs to compress a frame at a low level, about.
+/// About what zstd itself needs to compress a frame at a low level.
 const COMPRESSOR_BYTES: u64 = 2 << 20;
-/// What a backup's parts and frames may take in memory, where the part size allows it.
+/// What a backup's parts and frames may take in memory, if the part size allows it.
 const MEMORY_BYTES: u64 = 160 << 20;
 
 impl PartSettings {
     /// Settings for a part size and a number of threads. Up to twice the part size is on its way to
-    /// the store, less where many threads need the memory.
+    /// the store, or less if many threads need the memory.
     #[must_use]
     pub fn new(compression_level: i32, workers: usize, part_bytes: u64) -> Self {
         let mut settings = Self {
@@ -65,8 +65,7 @@ impl PartSettings {
         settings
     }
 
-    /// Peak memory of parts and frames in bytes, at worst: where nothing compresses and the store
-    /// is slow.
+    /// Peak memory of parts and frames in bytes in the worst case: nothing compresses, and the store is slow.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         let frame = 2 * self.frame_bytes as u64 + COMPRESSOR_BYTES;
@@ -82,17 +81,17 @@ pub(super) struct PartWriter {
     id: BackupId,
     settings: PartSettings,
     stream: Stream,
-    /// The frame that is being filled, if a byte of it is there.
+    /// The frame that is being filled; `None` while it has no byte.
     filling: Option<Frame>,
     /// Bytes of tar until the present part is full.
     part_left: u64,
     /// Frames that are being compressed, in order.
     compressing: VecDeque<JoinHandle<Result<Frame>>>,
     /// Frames to be used again: their buffers and compression contexts are already in memory.
-    spare: Vec<Frame>,
+    free_frames: Vec<Frame>,
     part: PartBody,
-    /// The buffer of a part that has arrived, for the next one: pages that are in memory already.
-    spare_part: Option<BytesMut>,
+    /// The buffer of a part that has arrived, to be used again: its pages are in memory already.
+    free_buffer: Option<BytesMut>,
     /// The finished parts of the present stream.
     parts: Vec<StoredObject>,
     uploads: JoinSet<Result<Option<BytesMut>>>,
@@ -115,7 +114,6 @@ struct PartBody {
 }
 
 impl PartWriter {
-    /// A writer of the backup's parts. Nothing is written yet.
     pub(super) fn new(archive: Archive, id: BackupId, settings: PartSettings) -> Self {
         Self {
             archive,
@@ -125,9 +123,9 @@ impl PartWriter {
             filling: None,
             part_left: settings.part_bytes,
             compressing: VecDeque::new(),
-            spare: Vec::new(),
+            free_frames: Vec::new(),
             part: PartBody::default(),
-            spare_part: None,
+            free_buffer: None,
             parts: Vec::new(),
             uploads: JoinSet::new(),
             permits: Arc::new(Semaphore::new(permits(settings.upload_bytes))),
@@ -139,7 +137,7 @@ impl PartWriter {
         self.settings.part_bytes
     }
 
-    /// Begins a stream; the one before has ended.
+    /// Begins a stream. The one before must have ended.
     pub(super) fn begin(&mut self, stream: Stream) {
         self.stream = stream;
         self.part_left = self.settings.part_bytes;
@@ -148,7 +146,7 @@ impl PartWriter {
     /// Adds bytes of tar to the stream.
     ///
     /// # Errors
-    /// Of compression, or of an upload that began earlier.
+    /// Compression or an earlier upload failed.
     pub(super) async fn write(&mut self, mut tar: &[u8]) -> Result<()> {
         while !tar.is_empty() {
             let mut frame = match self.filling.take() {
@@ -174,10 +172,7 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Ends the stream: its parts, all on their way.
-    ///
-    /// # Errors
-    /// As [`PartWriter::write`].
+    /// Ends the stream and returns its parts, which are all on their way.
     pub(super) async fn end(&mut self) -> Result<Vec<StoredObject>> {
         if let Some(frame) = self.filling.take() {
             self.compress(frame).await?;
@@ -191,11 +186,10 @@ impl PartWriter {
         Ok(std::mem::take(&mut self.parts))
     }
 
-    /// Waits until every part is in the store, or cannot be: as after [`PartWriter::abandon`], no
-    /// upload is under way when this returns.
+    /// Waits until each upload has succeeded or failed. When this returns, no upload is under way.
     ///
     /// # Errors
-    /// Of an upload, the first one.
+    /// The first error of an upload.
     pub(super) async fn finish(mut self) -> Result<()> {
         let mut outcome = Ok(());
         while let Some(uploaded) = self.uploads.join_next().await {
@@ -204,14 +198,16 @@ impl PartWriter {
         outcome
     }
 
-    /// Stops: when this returns no upload is under way, so that none appears after a clean-up. Each
-    /// ends within the store's own limits.
+    /// Stops. When this returns, no upload is under way, so no part appears after a clean-up. Each upload ends within the
+    /// store's own limits.
     pub(super) async fn abandon(mut self) {
         while self.uploads.join_next().await.is_some() {}
     }
 
     fn empty_frame(&mut self) -> Result<Frame> {
-        self.spare.pop().map_or_else(|| Frame::new(&self.settings), Ok)
+        self.free_frames
+            .pop()
+            .map_or_else(|| Frame::new(&self.settings), Ok)
     }
 
     async fn compress(&mut self, frame: Frame) -> Result<()> {
@@ -234,7 +230,7 @@ impl PartWriter {
         frame.tar.clear();
         frame.compressed.clear();
         let ends_part = frame.ends_part;
-        self.spare.push(frame);
+        self.free_frames.push(frame);
         if ends_part {
             self.upload().await?;
         }
@@ -265,9 +261,9 @@ impl PartWriter {
             created.map(|()| buffer)
         });
         while let Some(uploaded) = self.uploads.try_join_next() {
-            self.spare_part = flatten(uploaded)?.or(self.spare_part.take());
+            self.free_buffer = flatten(uploaded)?.or(self.free_buffer.take());
         }
-        self.part.bytes = self.spare_part.take().unwrap_or_default();
+        self.part.bytes = self.free_buffer.take().unwrap_or_default();
         self.part.bytes.clear();
         Ok(())
     }

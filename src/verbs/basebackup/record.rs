@@ -1,4 +1,4 @@
-//! From what is known of a backup to its record.
+//! Makes a backup's record from what is known of the backup.
 
 use chrono::{DateTime, Utc};
 
@@ -32,8 +32,8 @@ pub(super) fn record(basics: Basics, start: WalFrom, copied: Copied) -> Result<B
     let labelled = (copied.label.start_timeline(), copied.label.start);
     if labelled != (start.timeline, start.lsn) {
         return Err(Error::corrupt(format!(
-            "backup_label begins at {} on timeline {}, the backup at {} on timeline {}: it is another backup's; take the \
-             backup again",
+            "backup_label begins at {} on timeline {}, but the backup at {} on timeline {}: the label is another backup's; \
+             take the backup again",
             labelled.1, labelled.0, start.lsn, start.timeline
         )));
     }
@@ -85,7 +85,7 @@ pub(super) fn record(basics: Basics, start: WalFrom, copied: Copied) -> Result<B
         manifest: copied.manifest_object,
         configuration: basics.configuration,
         lineage: Some(lineage),
-        // A standby may have followed its primary to another timeline meanwhile, whose history it archives.
+        // A standby may have followed its primary to another timeline meanwhile. It archives that timeline's history.
         timeline_history: basics
             .history
             .1

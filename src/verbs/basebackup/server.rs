@@ -1,4 +1,4 @@
-//! The server that a backup is taken from: is it one that walship supports, and this archive's?
+//! The server that a backup is taken from, and whether walship supports it.
 
 use std::path::PathBuf;
 
@@ -21,16 +21,16 @@ pub(super) struct Server {
     pub(super) version: String,
     /// Where its configuration is, if it can be read here.
     pub(super) configuration: Option<Places>,
-    /// A backup from here on needs no WAL before this: a primary makes a checkpoint for it. What a
-    /// standby's needs is known only when it begins.
+    /// A backup that begins now needs no WAL before this, because a primary makes a checkpoint for it. What a standby's
+    /// backup needs is known only when it begins.
     pub(super) wal_from: Option<WalFrom>,
     /// How far its WAL is written; on a standby, received or replayed.
     pub(super) flush_lsn: Lsn,
     pub(super) is_standby: bool,
-    /// Where it says that its data is, if it tells this role.
+    /// As the server says; `None` where this role may not see it.
     pub(super) data_directory: Option<PathBuf>,
     pub(super) port: String,
-    /// Whether it archives; a standby's WAL is archived by its primary.
+    /// Whether its WAL is archived: a standby's is, by its primary.
     pub(super) archives: bool,
 }
 
@@ -38,7 +38,7 @@ impl Server {
     /// Connects and checks that a backup can be taken.
     ///
     /// # Errors
-    /// As [`Connection::connect`]; `Invalid` for a version or a `wal_level` that will not do.
+    /// As [`Connection::connect`]; `Invalid` for a version or a `wal_level` that cannot be used.
     pub(super) async fn connect(info: &ConnInfo) -> Result<Self> {
         let mut connection = Connection::connect(info).await?;
         let major = connection.server_major().supported();
@@ -48,11 +48,10 @@ impl Server {
         let wal_level = connection.show("wal_level").await?;
         if !matches!(wal_level.as_str(), "replica" | "logical") {
             return Err(Error::invalid(format!(
-                "the server's wal_level is {wal_level}, which does not let a backup be recovered; \
-                 set wal_level = replica and restart it"
+                "the server's wal_level is {wal_level}, and with that a backup cannot be recovered; \
+                 set wal_level = replica and restart the server"
             )));
         }
-        // A standby's WAL is archived by its primary.
         let is_standby = connection.parameter("in_hot_standby") == Some("on");
         let archives = is_standby || connection.show("archive_mode").await? != "off";
         let version = connection.parameter("server_version").unwrap_or_default();
@@ -83,7 +82,7 @@ impl Server {
         })
     }
 
-    /// For once it is known that the backup will be taken.
+    /// Called when it is known that the backup will be taken.
     pub(super) fn warn_if_not_archiving(&self) {
         if !self.archives {
             tracing::warn!(
@@ -101,7 +100,7 @@ fn parse_segment_size(shown: &str) -> Result<SegmentSize> {
         .find_map(|(unit, bytes)| shown.strip_suffix(unit)?.parse::<u32>().ok()?.checked_mul(*bytes));
     let bytes = bytes.ok_or_else(|| {
         Error::invalid(format!(
-            "the server says that its wal_segment_size is {shown:?}, which is no size walship knows"
+            "the server says that its wal_segment_size is {shown:?}, and walship does not know that size"
         ))
     })?;
     SegmentSize::new(bytes)

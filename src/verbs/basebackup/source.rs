@@ -9,7 +9,7 @@ use crate::server::{BaseBackupStream, ConnInfo, Event, LocalBackup, TablespaceHe
 pub enum Method {
     /// Over the replication protocol: the server reads them, and verifies its checksums.
     Stream,
-    /// From the data directory on this machine; the settings are for an SQL session with the server.
+    /// From the data directory on this machine. The [`ConnInfo`] is for an SQL session with the server.
     Local(Box<ConnInfo>),
 }
 
@@ -21,7 +21,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// The next event, as [`BaseBackupStream::next`].
+    /// As [`BaseBackupStream::next`].
     pub(super) async fn next(&mut self) -> Result<Event> {
         match self {
             Self::Stream(stream) => stream.next().await,

@@ -1,8 +1,7 @@
-//! Waiting until the WAL that a backup needs is in the archive.
+//! Waits until the WAL that a backup needs is in the archive.
 //!
-//! PostgreSQL's archiver sends segments in their order, so the archive is asked for what comes from
-//! the first missing one on: one listing for each look, and one more for each folder that turns out
-//! to be complete.
+//! PostgreSQL's archiver stores segments in their order, so each look lists the archive from the first missing segment
+//! on. That takes one listing, and one more for each folder that is complete.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -37,7 +36,7 @@ pub(super) async fn wait(
     let deadline = Instant::now() + timeout;
     let mut pause = FIRST_PAUSE;
     loop {
-        // An outage is waited out like the WAL: what was copied is safe.
+        // An outage is waited for like the WAL, because what was copied is safe.
         let looked = match look(&mut needed, archive.store()).await {
             Ok(()) => bring_history(&mut needed, record, archive).await,
             error => error,
@@ -65,8 +64,8 @@ pub(super) async fn wait(
     }
 }
 
-/// The timeline that left a segment's within it, so that nobody may complete the segment any more; none where there is
-/// none, or it is not known.
+/// The timeline that forked off within the segment, so that perhaps nobody completes the segment any more; `None` where
+/// there is none, or where it is not known.
 async fn left_within(missing: WalName, archive: &Archive) -> Option<TimelineId> {
     let WalName::Segment(segment) = missing else {
         return None;
@@ -99,29 +98,30 @@ fn out_of_time(
     let id = &record.id;
     if let (Some(timeline), None) = (left, &outage) {
         return Error::unfinished(format!(
-            "backup {id} is stored but not listed, for {missing} did not arrive in the archive within {} s. Timeline {timeline} \
-             left its timeline within it: where the old primary is gone nobody archives it any more, so take another backup, \
-             and retention removes this one. Where it lives, run walship basebackup --finish {id} when it is archived",
+            "backup {id} is stored but not listed, because {missing} did not arrive in the archive within {} s. Timeline \
+             {timeline} forked off within that segment. If the old primary is gone, nobody archives the segment any more: take \
+             another backup, and retention removes this one. If the old primary still runs, run walship basebackup --finish \
+             {id} when the segment is archived",
             timeout.as_secs()
         ));
     }
     let reason = match (outage, record.source) {
         (Some(error), _) => format!("The archive could not be asked at the end: {error}"),
         (None, BackupSource::Primary) => {
-            "Look at pg_stat_archiver and the server's log to see why it is not archived".to_owned()
+            "Look at pg_stat_archiver and the server's log to see why the file is not archived".to_owned()
         }
-        (None, BackupSource::Standby) => "The standby's primary archives it when it is full: \
+        (None, BackupSource::Standby) => "The standby's primary archives the segment when it is full: \
              run SELECT pg_switch_wal() there, and look at its pg_stat_archiver"
             .to_owned(),
     };
     Error::unfinished(format!(
-        "backup {id} is stored but not listed, for {missing} did not arrive in the archive within {} s. \
+        "backup {id} is stored but not listed, because {missing} did not arrive in the archive within {} s. \
          {reason}; then run walship basebackup --finish {id}",
         timeout.as_secs()
     ))
 }
 
-/// Takes what has arrived off the list.
+/// Removes from `needed` what has arrived.
 async fn look(needed: &mut Needed, store: &Store) -> Result<()> {
     while let Some(first) = needed.first_missing()? {
         let key = Key::Segment(first).to_string();
@@ -132,12 +132,12 @@ async fn look(needed: &mut Needed, store: &Store) -> Result<()> {
         let mut listing = store.list(&format!("{folder}/"), before);
         while let Some(page) = listing.next().await? {
             arrived.extend(page.iter().filter_map(|object| match object.key.parse() {
-                // An empty object is no WAL file, whatever its name.
+                // An empty object is not a WAL file, whatever its name.
                 Ok(Key::Segment(name)) if object.size > 0 => Some(name),
                 _ => None,
             }));
         }
-        // Unless the folder is complete, nothing later is worth a look.
+        // If something of this folder is missing, later folders need not be listed yet.
         if needed
             .remove(&arrived)?
             .is_some_and(|missing| in_same_folder(missing, first))
@@ -152,8 +152,8 @@ async fn look(needed: &mut Needed, store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// A history that nobody has archived is stored when all segments are there, so that it never tells of a timeline without
-/// WAL.
+/// Stores the history that nobody has archived. It does so when all segments are there, so that the archive never has a
+/// history of a timeline without WAL.
 async fn bring_history(needed: &mut Needed, record: &BackupRecord, archive: &Archive) -> Result<()> {
     if needed.first_missing()?.is_none() && !needed.history_arrived {
         needed.history_arrived = history::store(record, archive).await?;
@@ -165,12 +165,12 @@ fn in_same_folder(one: SegmentName, other: SegmentName) -> bool {
     (one.timeline(), one.log()) == (other.timeline(), other.log())
 }
 
-/// The segments that are still missing, in order, and then the history of the timeline on which the
-/// backup ends: PostgreSQL does not recover to a timeline, other than the first, without it.
+/// The segments that are still missing, in order, and then the history of the timeline on which the backup ends.
+/// Without its history PostgreSQL does not recover to a timeline, except the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Needed {
     size: SegmentSize,
-    /// What is missing on each timeline that is not complete; the next one to look at comes last.
+    /// What is missing on each timeline. The next one to look at comes last.
     ranges: Vec<NeededWal>,
     stop_timeline: TimelineId,
     history_arrived: bool,
@@ -196,7 +196,7 @@ impl Needed {
             .transpose()
     }
 
-    /// Takes segments off the front as long as they are in `arrived`; the first that is not.
+    /// Removes segments from the front as long as they are in `arrived`. Returns the first that is not.
     fn remove(&mut self, arrived: &HashSet<SegmentName>) -> Result<Option<SegmentName>> {
         while let Some(missing) = self.first_missing()? {
             if !arrived.contains(&missing) {
@@ -259,7 +259,7 @@ mod tests {
 
     // Seen to fail: `basebackup/wal_wait.rs`: the object's size is ignored
     #[tokio::test]
-    async fn an_empty_object_is_no_segment_that_arrived() {
+    async fn an_empty_object_does_not_count_as_a_segment() {
         let directory = tempfile::tempdir().unwrap();
         let location = format!("file://{}", directory.path().display());
         let location = location.parse().unwrap();

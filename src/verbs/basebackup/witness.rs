@@ -1,9 +1,9 @@
-//! What the server itself says of its WAL, against which the archived WAL is compared: two histories of one cluster
-//! have the same names, positions and often the same lengths.
+//! Compares the archived WAL with the server's own. Names, positions and even lengths are often the same in two
+//! histories of one cluster.
 //!
-//! It is asked over a connection of its own, for a moment and a few kilobytes. A server that will not give its WAL (no
-//! room for another WAL sender, WAL that is removed already) keeps no backup from being taken: then what the records
-//! say has to do.
+//! The server is asked over another connection, for a moment and a few kilobytes. If it does not give its WAL (there is
+//! no free WAL sender, or the WAL is removed already), the backup is taken all the same, and only what the records say
+//! is compared.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::server::{ConnInfo, Connection};
 use super::server::Server;
 
 const PATIENCE: Duration = Duration::from_secs(15);
-/// So many segments before the server's own position are looked at for the newest one in the archive.
+/// The newest segment in the archive is looked for from this many segments before the server's own position on.
 const LOOK_BACK: u64 = 64;
 
-/// The server's newest WAL, from a backup's start on at the earliest.
+/// The server's newest WAL, but none before the backup's start.
 pub(super) async fn newest(info: &ConnInfo, start: WalFrom) -> Option<WalPiece> {
     ask(async {
         let mut connection = Connection::connect(info).await?;
@@ -33,7 +33,7 @@ pub(super) async fn newest(info: &ConnInfo, start: WalFrom) -> Option<WalPiece> 
     .await
 }
 
-/// The server's WAL before a position, from a backup's start on at the earliest.
+/// The server's WAL before `end`, but none before the backup's start.
 pub(super) async fn before(info: &ConnInfo, timeline: TimelineId, start: Lsn, end: Lsn) -> Option<WalPiece> {
     ask(async {
         let connection = Connection::connect(info).await?;
@@ -55,7 +55,7 @@ async fn last_before(
     connection.read_wal(timeline, from, end).await.map(Some)
 }
 
-/// What came of asking; nothing where that failed.
+/// Asks within [`PATIENCE`]; `None` where that failed.
 async fn ask(asking: impl Future<Output = Result<Option<WalPiece>>>) -> Option<WalPiece> {
     match tokio::time::timeout(PATIENCE, asking).await {
         Ok(Ok(piece)) => piece,
@@ -72,8 +72,8 @@ async fn ask(asking: impl Future<Output = Result<Option<WalPiece>>>) -> Option<W
     }
 }
 
-/// Refuses a server of which the archive holds another history: it has more WAL of the server's timeline than the
-/// server has written, or other WAL.
+/// Refuses a server if the archive has another history of its timeline: more WAL than the server has written, or other
+/// WAL.
 ///
 /// # Errors
 /// `Conflict` in these cases; otherwise as the store and the connection.
@@ -91,7 +91,7 @@ pub(super) async fn refuse_other_history(
         size,
     )
     .await?;
-    // Asked after the listing: what is archived meanwhile was written before.
+    // Asked after the listing, so that the server has written everything that was listed.
     let system = server.connection.identify_system().await?;
     if system.timeline != timeline {
         return Ok(());
@@ -104,7 +104,7 @@ pub(super) async fn refuse_other_history(
         return Err(other_history(
             archive,
             &format!(
-                "the archive has timeline {timeline} up to LSN {}, and the server has written up to {} only",
+                "the archive has timeline {timeline} up to LSN {}, but the server has written only up to {}",
                 size.start_of(newest.next()),
                 system.flush_lsn
             ),
@@ -125,22 +125,21 @@ pub(super) async fn refuse_other_history(
     if theirs.get(..ours.bytes.len()) == Some(&ours.bytes) {
         return Ok(());
     }
-    let what = format!("segment {segment} in the archive is other than the server's own");
+    let what = format!("segment {segment} in the archive differs from the server's own");
     Err(other_history(archive, &what))
 }
 
-/// What to do where an archive holds another history than the server's.
 pub(super) fn other_history(archive: &Archive, what: &str) -> Error {
     Error::conflict(format!(
-        "the WAL in {} is not this server's: {what}. Another server of this cluster has archived there, a clone or this \
-         one before it was set back to an earlier state. Find out which history is the right one: give this server an \
-         archive of its own (another URL, for its archive_command too), or stop it and recover the archived history with \
-         walship recover",
+        "the WAL in {} is not this server's: {what}. Another server of this cluster has archived there: a clone, or this \
+         server before it was set back to an earlier state. Find out which history is the right one. Then give this server \
+         an archive of its own (another URL, for its archive_command too), or stop it and recover the archived history \
+         with walship recover",
         archive.url()
     ))
 }
 
-/// The archived segments of a timeline after one.
+/// The archived segments of a timeline after `first`.
 async fn archived_after(
     archive: &Archive,
     timeline: TimelineId,
@@ -162,7 +161,7 @@ async fn archived_after(
     Ok(archived)
 }
 
-/// The content of an archived segment; `None` where it is damaged, which is another matter, or gone.
+/// The first bytes of an archived segment; `None` where it is gone, or damaged, which others report.
 async fn beginning(archive: &Archive, segment: SegmentName, size: SegmentSize) -> Result<Option<Vec<u8>>> {
     let key = Key::Segment(segment);
     match stored_wal::read(archive.store(), &key, size.bytes(), || Ok(First::default())).await {
@@ -172,7 +171,6 @@ async fn beginning(archive: &Archive, segment: SegmentName, size: SegmentSize) -
     }
 }
 
-/// Keeps the first bytes of a segment.
 #[derive(Default)]
 struct First(Vec<u8>);
 
@@ -196,7 +194,7 @@ mod tests {
     use crate::store::{FaultKind, Faults, Operation};
 
     #[tokio::test]
-    async fn a_bit_that_flips_on_its_way_keeps_no_history_from_being_compared() {
+    async fn histories_are_compared_even_if_a_bit_flips_on_the_way() {
         let top = tempfile::tempdir().unwrap();
         let store = fixture::format_1(top.path()).await;
         let segment: SegmentName = "000000010000000000000005".parse().unwrap();

@@ -1,4 +1,4 @@
-//! What the store and the archive say; every question at the same time as the others.
+//! What the store and the archive say. All questions are asked at the same time.
 
 use tokio::time::timeout_at;
 
@@ -10,18 +10,17 @@ use crate::judge::diagnosis::facts::ArchiveFacts;
 use crate::server::deadline::Deadline;
 use crate::store::Store;
 
-/// What the archive holds, and what no recovery crosses in it, as far as there is time to look for that.
+/// What the archive holds, and the barriers in it, as far as there is time to look for them.
 async fn load(store: &Store, deadline: Deadline) -> Result<Catalogue> {
     let archive = Archive::open(store).await?;
     let mut catalogue = catalogue::load(&archive).await?;
     let look = wal_changes::note_barriers(&archive, &mut catalogue, wal_changes::LOOKED_AT);
     if !matches!(timeout_at(deadline.earlier().at(), look).await, Ok(Ok(()))) {
-        tracing::warn!("whether wal_level was minimal in between could not be seen in time");
+        tracing::warn!("there was not enough time to see whether wal_level was minimal in between");
     }
     Ok(catalogue)
 }
 
-/// Asks the store everything, until the deadline.
 pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> ArchiveFacts {
     let (archive, catalogue, verification, drills, probe, (manners, delete)) = tokio::join!(
         deadline.within("read walship.json", Archive::find_at(store)),
@@ -36,7 +35,7 @@ pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> 
         async {
             let manners = timeout_at(deadline.at(), store.manners()).await.ok();
             let versioning = manners.as_ref().map(|manners| manners.versioning.as_ref().ok());
-            // Where versions are kept, or may be, a deletion leaves a delete marker.
+            // If versions are kept, or may be kept, a deletion leaves a delete marker.
             let leaves_nothing = matches!(versioning, Some(Some(None | Some(false))));
             let delete = if expires && leaves_nothing {
                 deadline

@@ -1,4 +1,4 @@
-//! `--before-promote`: where the standby is, and what the archive has beyond that.
+//! `--before-promote`: how far the standby is, and what the archive has beyond that.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -17,10 +17,10 @@ use crate::server::session::Session;
 use crate::server::{ConnInfo, Connection, facts};
 use crate::store::Store;
 
-/// Between two looks, while the standby replays.
+/// Between two looks while the standby replays.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Gathers what the decision needs; waits for the replay to catch up while there is time.
+/// Gathers what the decision needs. As long as there is time, it waits for the replay to catch up.
 pub(super) async fn gather(
     deadline: Deadline,
     connection: &ConnInfo,
@@ -73,7 +73,7 @@ async fn look(
                 .within("compare the archive with the standby", comparing)
                 .await
         }
-        // Without a standby there is nothing to compare, and no promotion either.
+        // A server that is not a standby is not promoted, so there is nothing to compare.
         _ => Ok(Unreplayed::Nothing),
     };
     PromotionFacts { standby, unreplayed }
@@ -87,7 +87,7 @@ async fn position(
     let sql = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()";
     let row = session.row("ask how far the standby is", sql).await?;
     let in_recovery = row.is_true(0);
-    // A promotion replays all that was received before it ends recovery.
+    // Before a promotion ends recovery, it replays all that was received.
     let (replayed, received): (Option<Lsn>, Option<Lsn>) = (row.parse(1), row.parse(2));
     let timeline = match replayed_timeline(replication, deadline).await {
         Some(timeline) => timeline,
@@ -101,8 +101,8 @@ async fn position(
     })
 }
 
-/// The replayed timeline at this moment, which only a replication connection tells; where that is
-/// refused, the newest that the control file and `pg_wal` know of must do.
+/// The timeline that is being replayed, which only a replication connection tells. Where that is refused, the caller
+/// takes the newest timeline that the control file and `pg_wal` know.
 async fn replayed_timeline(replication: Option<&ConnInfo>, deadline: Deadline) -> Option<TimelineId> {
     let asking = async {
         let mut connection = Connection::connect(replication?).await.ok()?;
@@ -113,7 +113,6 @@ async fn replayed_timeline(replication: Option<&ConnInfo>, deadline: Deadline) -
     timeout_at(deadline.at(), asking).await.ok().flatten()
 }
 
-/// What the archive has beyond the standby's position.
 async fn beyond(store: &Store, standby: &StandbyPosition) -> Result<Unreplayed> {
     let archive = Archive::open(store).await?;
     archive.check(standby.cluster)?;
@@ -128,7 +127,7 @@ async fn beyond(store: &Store, standby: &StandbyPosition) -> Result<Unreplayed> 
     }
 }
 
-/// The standby's timeline in the archive from the standby's segment on.
+/// What the archive has of the standby's timeline, from the standby's segment on.
 async fn wal_from(archive: &Archive, standby: &StandbyPosition) -> Result<WalInventory> {
     let size = archive.identity().segment_bytes;
     let mut wal = WalInventory::new(size);
@@ -146,8 +145,8 @@ async fn wal_from(archive: &Archive, standby: &StandbyPosition) -> Result<WalInv
     Ok(wal)
 }
 
-/// The histories of later timelines. PostgreSQL numbers a new one after the newest that the archive
-/// has, so that the first one missing ends the search.
+/// The histories of later timelines. PostgreSQL gives a new timeline the number after the newest in the archive, so
+/// the search ends at the first that is missing.
 async fn children(archive: &Archive, timeline: TimelineId) -> Result<BTreeMap<TimelineId, TimelineHistory>> {
     let mut histories = BTreeMap::new();
     let mut next = timeline;
@@ -160,7 +159,7 @@ async fn children(archive: &Archive, timeline: TimelineId) -> Result<BTreeMap<Ti
     }
 }
 
-/// Whether a whole record of the segment ends after a position.
+/// Whether a complete record of the segment ends after a position.
 async fn has_more(archive: &Archive, segment: SegmentName, after: Lsn) -> Result<bool> {
     let identity = archive.identity();
     let start = segment.start(identity.segment_bytes)?;

@@ -1,5 +1,5 @@
-//! What can be seen on this machine: the data directory, where it is here, the program that archives,
-//! and files that others can read or change.
+//! What can be seen on this machine: the data directory if it is here, the program that archives, and files that others
+//! can read or change.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -20,18 +20,18 @@ use crate::server::{os_user, user_name};
 pub struct HostOptions {
     /// The configuration file that was read.
     pub config_file: Option<PathBuf>,
-    /// The archive's directory, where it is one.
+    /// `None` where the archive is not in a directory.
     pub archive_directory: Option<PathBuf>,
-    /// The file of AWS credentials, whether it is there or not.
+    /// The file of AWS credentials; it need not exist.
     pub aws_credentials: Option<PathBuf>,
 }
 
 const ELSEWHERE: &str = "the data directory is not on this machine, or not readable; give --pgdata";
 
-/// Seconds between the two times that a postmaster notes of its start.
+/// A postmaster notes the time of its start twice, at most this many seconds apart.
 const START_TOLERANCE: u64 = 3;
 
-/// Looks at this machine, until the deadline: a file system can hang.
+/// Looks at this machine. It has a deadline because a file system can hang.
 pub(super) async fn gather(
     pgdata: Option<&Path>,
     server: Option<(Local, &ServerFacts)>,
@@ -91,8 +91,8 @@ fn look(data: Option<&Path>, command: Option<&ArchiveCommand>, options: &HostOpt
     facts
 }
 
-/// The server's data directory, if it is on this machine. A standby elsewhere may have the same path
-/// and system identifier, but was not started in the same moment.
+/// The server's data directory, if it is on this machine. A standby elsewhere may have the same path and system
+/// identifier, but it was not started at the same moment.
 fn local_data_directory(local: &Local) -> Option<PathBuf> {
     let data = PathBuf::from(local.data_directory.as_ref()?);
     // The postmaster takes the time twice: for its file, and a moment later for SQL.
@@ -123,8 +123,8 @@ fn program(program: &str) -> Known<ProgramState> {
     }
 }
 
-/// The archive that walship would find as the server's child: by the command's own words, the
-/// postmaster's environment, and the configuration file that those name.
+/// The archive that walship would use as the server's child, by the command's own flags and variables, the postmaster's
+/// environment, and the configuration file that those name.
 fn command_archive(command: &ArchiveCommand, data: &Path) -> Known<String> {
     let postmaster = postmaster(data).ok_or("the server does not run here")?;
     let path = format!("/proc/{}/environ", postmaster.pid);
@@ -145,7 +145,7 @@ fn command_archive(command: &ArchiveCommand, data: &Path) -> Known<String> {
         .map_err(|error: Error| error.to_string())
 }
 
-/// walship's own settings, of which none is a secret; the rest of the environment is not looked at.
+/// walship's own settings. None of them is a secret; the rest of the environment is not looked at.
 fn walship_variables(environ: &[u8]) -> BTreeMap<String, String> {
     let variables = environ.split(|byte| *byte == 0);
     variables
@@ -182,8 +182,8 @@ fn others_may(path: &Path, bit: u32) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & bit != 0)
 }
 
-/// Debian starts a server with the environment of `/etc/postgresql/VERSION/CLUSTER/environment`; where
-/// that holds keys, it must be private. The data directory is `/var/lib/postgresql/VERSION/CLUSTER`.
+/// Debian starts the server of `/var/lib/postgresql/VERSION/CLUSTER` with the environment of
+/// `/etc/postgresql/VERSION/CLUSTER/environment`. If that file has keys, it must be private.
 fn debian_environment(data: &Path) -> Option<PathBuf> {
     let below = data.strip_prefix("/var/lib/postgresql").ok()?;
     let path = Path::new("/etc/postgresql").join(below).join("environment");

@@ -1,5 +1,5 @@
-//! `walship doctor`: asks the server, the store and this machine at the same time, each question with a
-//! deadline, and has the answers judged by `archive::diagnosis`.
+//! `walship doctor`: asks the server, the store and this machine at the same time. Each question has a deadline, and
+//! `judge::diagnosis` judges the answers.
 
 mod archive;
 mod args;
@@ -30,19 +30,18 @@ pub use report::DoctorReport;
 /// What to look at and how.
 #[derive(Debug)]
 pub struct DoctorOptions {
-    /// The server's data directory on this machine, where the server does not tell, or is down.
+    /// The server's data directory on this machine, for when the server does not tell it or is down.
     pub pgdata: Option<PathBuf>,
     /// Where warnings begin.
     pub limits: Limits,
     /// Whether this host deletes from the archive.
     pub expires: bool,
-    /// Checks whose warnings and problems count for nothing.
+    /// Warnings and problems of these checks are shown but do not count.
     pub ignore: Vec<Check>,
-    /// What is looked at on this machine.
     pub host: HostOptions,
 }
 
-/// Makes the diagnosis, until the deadline; `store` opens the store. What cannot be found out is a finding, not an
+/// Makes the diagnosis before the deadline; `store` opens the store. What cannot be found out is a finding, not an
 /// error.
 pub async fn run(
     options: DoctorOptions,
@@ -97,7 +96,7 @@ pub async fn run(
     DoctorReport::new(judge(&facts), &options.ignore, facts.now)
 }
 
-/// What takes both the server and the archive. The archive was listed a moment ago, and may have gone on.
+/// Gathers what needs both the server and the archive. The archive was listed a moment ago and may have got more since.
 async fn compare(
     archive: &mut ArchiveFacts,
     store: &Store,
@@ -120,7 +119,7 @@ async fn compare(
 
 async fn has(archive: &ArchiveFacts, store: &Store, name: &str) -> Result<(WalName, bool)> {
     let name: WalName = name.parse()?;
-    // Where the archive could not be listed, nothing else can be asked of it.
+    // If the archive could not be listed, it cannot be asked anything else.
     let catalogue = archive.catalogue.as_ref();
     let catalogue = catalogue.map_err(|why| Error::unavailable(why.clone()))?;
     if let WalName::Segment(segment) = name {
@@ -140,8 +139,8 @@ async fn has(archive: &ArchiveFacts, store: &Store, name: &str) -> Result<(WalNa
     Ok((name, found))
 }
 
-/// Says whether the standby may be promoted, until the deadline: not while the archive cannot be
-/// asked or has WAL that the standby has not replayed. It waits for the replay as long as there is time.
+/// Says before the deadline whether the standby may be promoted. It may not while the archive cannot be asked, or has
+/// WAL that the standby has not replayed. As long as there is time, this waits for the replay.
 pub async fn before_promote(
     deadline: Deadline,
     connection: &ConnInfo,

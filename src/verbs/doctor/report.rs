@@ -8,14 +8,13 @@ use serde::Serialize;
 use crate::judge::diagnosis::{Check, Finding, Level};
 use crate::text::{counted, time_text};
 
-/// What the doctor found.
 #[derive(Debug, Clone, Serialize)]
 pub struct DoctorReport {
     /// The most serious level found.
     pub status: Level,
-    /// In one line.
+    /// One line.
     pub summary: String,
-    /// When, by this machine's clock.
+    /// By this machine's clock.
     pub checked_at: DateTime<Utc>,
     /// Everything that was looked at, the most serious first.
     pub findings: Vec<Finding>,
@@ -45,8 +44,8 @@ impl DoctorReport {
         }
     }
 
-    /// For Nagios: 0 is well, 1 a warning, 2 a problem. What could not be looked at counts as a warning:
-    /// no silence is taken for health.
+    /// For Nagios: 0 is well, 1 a warning, 2 a problem. What could not be looked at counts as a warning, because
+    /// silence is not health.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self.status {
@@ -56,7 +55,7 @@ impl DoctorReport {
         }
     }
 
-    /// As [`DoctorReport::exit_code`], where anything but 0 refuses.
+    /// 0 if the standby may be promoted, 2 if not: anything but 0 in [`DoctorReport::exit_code`] refuses.
     #[must_use]
     pub fn promote_exit_code(&self) -> u8 {
         if self.exit_code() == 0 { 0 } else { 2 }
@@ -121,7 +120,7 @@ impl fmt::Display for DoctorReport {
     }
 }
 
-/// Names and messages of others must not make lines of their own.
+/// Names and messages from elsewhere must not break the line.
 fn one_line(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(clean).collect()

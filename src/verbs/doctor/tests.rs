@@ -59,7 +59,7 @@ fn the_first_line_is_the_summary_and_the_worst_comes_first() {
 }
 
 #[test]
-fn what_is_ignored_counts_for_nothing_and_is_still_shown() {
+fn ignored_findings_do_not_count_and_are_still_shown() {
     let report = report(&[(Check::Checksums, Level::Warning)], &[Check::Checksums]);
     assert_eq!(report.exit_code(), 0);
     assert!(

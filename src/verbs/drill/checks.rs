@@ -1,4 +1,4 @@
-//! What is looked at in the restored data: the user's statements, `pg_amcheck`, `pg_checksums`.
+//! Checks of the restored data: the user's statements, `pg_amcheck`, `pg_checksums`.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,19 +12,17 @@ use crate::error::{Error, Result};
 use crate::format::proof::{Check, CheckKind, Outcome};
 use crate::server::{ConnInfo, Connection};
 
-/// So many lines of what a program found are told.
+/// At most this many lines of a program's output are reported.
 const TOLD_LINES: usize = 5;
-/// Its exit code where the data are damaged; 1 is for everything else that went wrong (`pg_amcheck.c`).
+/// The exit code of `pg_amcheck` for damaged data; 1 is for everything else that went wrong (`pg_amcheck.c`).
 const AMCHECK_FOUND: i32 = 2;
-/// No statement of a check waits longer for a lock: a prepared transaction may hold it for ever.
+/// No statement of a check waits longer for a lock, because a prepared transaction may hold the lock for ever.
 const SESSION: &str = "-c lock_timeout=60s -c session_replication_role=replica";
 
 /// The user's own statements.
 #[derive(Debug, Clone)]
 pub struct SqlFile {
-    /// Where they come from.
     pub path: PathBuf,
-    /// The statements.
     pub text: String,
     /// The database they run in.
     pub database: String,
@@ -33,7 +31,6 @@ pub struct SqlFile {
 /// How the drill's server is reached.
 #[derive(Debug, Clone, Copy)]
 pub struct Access<'a> {
-    /// Folder of its socket.
     pub socket_directory: &'a Path,
     /// A superuser.
     pub user: &'a str,
@@ -43,9 +40,6 @@ pub struct Access<'a> {
 
 impl Access<'_> {
     /// Opens a session for walship's own questions.
-    ///
-    /// # Errors
-    /// As [`Connection::connect`].
     pub async fn connect(&self, database: &str) -> Result<Connection> {
         self.session(self.info(database)?).await
     }
@@ -133,7 +127,7 @@ pub async fn amcheck(access: Access<'_>, programs: &Programs, directory: &Path, 
     match run(command, directory, "amcheck.log").await {
         Ok((Some(0), _)) => done(Outcome::Passed, "tables and indexes of every database".to_owned()),
         Ok((Some(AMCHECK_FOUND), said)) => done(Outcome::Failed, format!("it found damage: {said}")),
-        Ok((_, said)) => done(Outcome::Failed, format!("it could not do its work: {said}")),
+        Ok((_, said)) => done(Outcome::Failed, format!("it could not check: {said}")),
         Err(error) => done(Outcome::Failed, error.to_string()),
     }
 }
@@ -167,7 +161,7 @@ pub async fn checksums(programs: &Programs, data: &Path, directory: &Path, enabl
     }
 }
 
-/// Runs a program to its end, or until it is dropped; its exit code, and what it said in one line.
+/// Runs a program to its end, or until it is dropped. Returns its exit code, and its output in one line.
 async fn run(
     mut command: tokio::process::Command,
     directory: &Path,
@@ -178,7 +172,7 @@ async fn run(
     let (stdout, stderr) = output.map_err(|error| Error::io(format!("write {}", path.display()), error))?;
     let status = command
         .env("LC_ALL", "C")
-        // By which it is known, should this process be killed.
+        // If this process is killed, the next drill knows the program by its working directory.
         .current_dir(directory)
         .stdin(Stdio::null())
         .stdout(stdout)
@@ -213,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn much_output_is_told_by_its_beginning_and_its_length() {
+    fn long_output_is_reported_by_its_beginning_and_its_length() {
         assert_eq!(first_lines("a\n\n  b\n"), "a; b");
         let text = (1..=8).map(|n| format!("{n}\n")).collect::<String>();
         assert_eq!(first_lines(&text), "1; 2; 3; 4; 5 … and 3 more lines");

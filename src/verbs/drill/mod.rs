@@ -1,12 +1,12 @@
 //! `walship drill`: restores a backup into a scratch directory, replays the archived WAL with a real
-//! server, looks at the data, and notes in the archive what came of it.
+//! server, checks the data, and notes the result in the archive.
 //!
-//! Two things can go wrong, and they are told apart. What speaks against the backup or the archive
-//! makes the drill fail: that is a result, it is recorded. What keeps the drill from being made (no
-//! room, no programs, an outage) is an error, and nothing is recorded.
+//! Two things can go wrong. If something speaks against the backup or the archive, the drill fails: that is a result, and
+//! it is recorded. If something prevents the drill (no room, no programs, an outage), that is an error, and nothing is
+//! recorded.
 //!
-//! The archive is only read, but for `proof.json`. Whatever ends the drill, its server is ended and its
-//! directory removed; what a killed one leaves, the next one removes (`scratch`).
+//! The archive is only read, except for `proof.json`. Whatever ends the drill, its server is ended and its directory is
+//! removed. If a drill is killed, the next one removes what it left (`scratch`).
 
 mod args;
 mod checks;
@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use self::programs::Programs;
-use self::replay::Bench;
+use self::replay::Workspace;
 use self::scratch::{Note, Scratch};
 use crate::archive::drills::record;
 use crate::archive::stored_wal::{self, LARGEST_SEGMENT};
@@ -65,15 +65,14 @@ pub struct DrillOptions {
     pub user: Option<String>,
     /// The user's own statements.
     pub sql: Option<SqlFile>,
-    /// Whether `pg_amcheck` runs where it is installed.
+    /// Run `pg_amcheck`, if it is installed.
     pub amcheck: bool,
-    /// Whether the scratch directory stays.
+    /// Leave the scratch directory.
     pub keep: bool,
     /// How long the whole drill may take.
     pub timeout: Duration,
-    /// Parts that are restored, and jobs that check, at the same time.
+    /// How many parts are restored, and how many jobs check, at the same time.
     pub concurrency: usize,
-    /// `shared_buffers` of the server.
     pub shared_buffers: ByteSize,
     /// `shared_preload_libraries` of the server.
     pub preload_libraries: String,
@@ -81,7 +80,7 @@ pub struct DrillOptions {
     pub walship: Vec<String>,
 }
 
-/// Removes what killed drills left in `directory`, and what was kept there.
+/// Removes what killed drills and `--keep` left in `directory`.
 ///
 /// # Errors
 /// `Internal` where something cannot be read or removed.
@@ -91,12 +90,12 @@ pub async fn clean(directory: &Path) -> Result<CleanReport> {
     })
 }
 
-/// Makes a drill. `interrupted` resolves, with a name for it, when the user wants it to end.
+/// Makes a drill. `interrupted` resolves with a signal's name when the user wants it to end.
 ///
 /// # Errors
-/// What keeps the drill from being made: `NotFound` for programs, `Internal` for a scratch directory that
-/// is too small and for an interruption, `Unavailable` for outages and for one that takes longer than the
-/// timeout; as `recover` for a target that cannot be reached, unless that speaks against the archive.
+/// What prevents the drill: `NotFound` for programs, `Internal` for a scratch directory that is too small and for an
+/// interruption, `Unavailable` for outages and for a drill that takes longer than the timeout; as `recover` for a target
+/// that cannot be reached, unless that speaks against the archive.
 pub async fn run(
     options: &DrillOptions,
     store: &Store,
@@ -113,14 +112,14 @@ pub async fn run(
         archive: None,
         backup: None,
         last_segment: None,
-        bench: None,
+        workspace: None,
         notes: Vec::new(),
     };
     let outcome = tokio::select! {
         biased;
-        signal = interrupted => Err(Error::internal(format!("{signal}: the drill is given up"))),
+        signal = interrupted => Err(Error::internal(format!("{signal}: the drill was interrupted"))),
         () = tokio::time::sleep(options.timeout) => Err(Error::unavailable(format!(
-            "the drill was not done within {} s; drill.timeout allows no more",
+            "the drill was not done within {} s, which is all that drill.timeout allows; raise it, or free this machine",
             options.timeout.as_secs()
         ))),
         outcome = drill.make(now) => outcome,
@@ -128,7 +127,6 @@ pub async fn run(
     drill.finish(outcome).await
 }
 
-/// This machine's name.
 fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
@@ -143,17 +141,17 @@ struct Drill<'a> {
     record: DrillRecord,
     /// Once it was opened.
     archive: Option<Archive>,
-    /// The backup that is proven, or speaks against itself.
+    /// The backup that the result is about.
     backup: Option<BackupId>,
-    /// Where replay must come to, if that is the end of the archived WAL.
+    /// Replay must reach this segment, if the target is the end of the archived WAL.
     last_segment: Option<SegmentName>,
-    /// What must be ended and removed, whatever happens.
-    bench: Option<Bench>,
+    /// Must be ended and removed, whatever happens.
+    workspace: Option<Workspace>,
     notes: Vec<String>,
 }
 
 impl Drill<'_> {
-    /// Everything up to the last check. What speaks against the archive is in the record then.
+    /// Does everything up to the last check. If something speaks against the archive, it is in the record afterwards.
     async fn make(&mut self, now: DateTime<Utc>) -> Result<()> {
         let removed = scratch::clean(&self.options.directory, &self.record.host, false).await?;
         self.notes.extend(
@@ -183,7 +181,7 @@ impl Drill<'_> {
         Ok(())
     }
 
-    /// What is damaged or missing in the archive speaks against the backup a recovery would have used.
+    /// Records damaged and missing objects against the backup that a recovery would have used.
     fn blame(&mut self, error: Error, catalogue: &Catalogue, now: DateTime<Utc>) -> Result<()> {
         if error.kind() != ErrorKind::Corrupt {
             return Err(error);
@@ -209,7 +207,7 @@ impl Drill<'_> {
         Ok(())
     }
 
-    /// Restores into a new scratch directory; whether that went well.
+    /// Restores into a new scratch directory; false where the backup's objects are damaged or missing.
     async fn restore(
         &mut self,
         plan: Plan,
@@ -231,10 +229,10 @@ impl Drill<'_> {
         let options = self.recover_options(&scratch, &record);
         self.record.timeline = Some(plan.timeline);
         self.last_segment = (plan.target == Target::Latest).then_some(plan.last_segment);
-        let bench = self
-            .bench
-            .insert(Bench::new(scratch, programs, &plan, record.segment_bytes));
-        let expected = record.size_bytes + bench.wal_bytes();
+        let workspace = self
+            .workspace
+            .insert(Workspace::new(scratch, programs, &plan, record.segment_bytes));
+        let expected = record.size_bytes + workspace.wal_bytes();
         let begun = Instant::now();
         match cluster::restore(&options, plan, catalogue, archive, self.progress).await {
             Ok(report) => {
@@ -242,7 +240,7 @@ impl Drill<'_> {
                 self.progress.expect(expected);
                 Ok(true)
             }
-            // Of the backup's objects; the store itself answers.
+            // The store answers, so this is about the backup's objects.
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
                 self.record.failure = Some(error.to_string());
                 Ok(false)
@@ -251,7 +249,7 @@ impl Drill<'_> {
         }
     }
 
-    /// A copy with nothing of the source's configuration, and nothing outside the scratch directory.
+    /// The copy gets nothing of the source's configuration, and nothing outside the scratch directory.
     fn recover_options(&self, scratch: &Scratch, record: &BackupRecord) -> RecoverOptions {
         let streams = record.streams.iter();
         let locations = streams.filter_map(|stream| stream.tablespace.as_ref());
@@ -260,7 +258,7 @@ impl Drill<'_> {
             request: self.options.request.clone(),
             action: Some(TargetAction::Promote),
             tablespace_mappings: locations
-                // One inside the data directory moves with it.
+                // A tablespace inside the data directory moves with it.
                 .filter(|tablespace| Path::new(&tablespace.location).is_absolute())
                 .map(|tablespace| TablespaceMapping {
                     old: PathBuf::from(&tablespace.location),
@@ -276,26 +274,26 @@ impl Drill<'_> {
     }
 
     async fn replay_and_check(&mut self, archive: &Archive) -> Result<()> {
-        let Some(bench) = &mut self.bench else {
+        let Some(workspace) = &mut self.workspace else {
             return Err(Error::internal("a restored backup has a directory"));
         };
-        self.record.postgres_version = Some(bench.postgres_version().to_owned());
+        self.record.postgres_version = Some(workspace.postgres_version().to_owned());
         self.progress.phase("replay the WAL");
-        let replayed = bench.replay(self.options, self.progress).await?;
+        let replayed = workspace.replay(self.options, self.progress).await?;
         let replayed = match replayed {
             Ok(stage) => stage,
             Err(failure) => {
-                let refused = bench.refused();
+                let refused = workspace.refused();
                 self.blame_what_was_refused(refused, &failure).await?;
                 self.record.failure = Some(failure);
                 return Ok(());
             }
         };
-        let reached = bench.reached(self.options).await?;
+        let reached = workspace.reached(self.options).await?;
         self.record.reached_lsn = Some(reached.lsn);
         self.record.newest_commit = reached.newest_commit;
         self.record.replay = Some(Stage {
-            bytes: bench.bytes_to(reached.lsn),
+            bytes: workspace.bytes_to(reached.lsn),
             ms: replayed.as_millis() as u64,
         });
         if let Some(last) = self.last_segment
@@ -304,7 +302,7 @@ impl Drill<'_> {
             self.record.failure = Some(failure);
             return Ok(());
         }
-        self.record.failure = bench
+        self.record.failure = workspace
             .check(
                 self.options,
                 &reached.user,
@@ -315,10 +313,10 @@ impl Drill<'_> {
         Ok(())
     }
 
-    /// An outage is no proof of anything: what the server was refused is read once more, and speaks against the archive
-    /// only if that fails again.
+    /// Reads the file that the server did not get once more. Only if that fails again does it speak against the archive,
+    /// because an outage proves nothing.
     async fn blame_what_was_refused(&self, refused: Option<WalName>, failure: &str) -> Result<()> {
-        let proves_nothing = || "the drill proves nothing, for the archive cannot be read any more";
+        let proves_nothing = || "the drill proves nothing, because the archive cannot be read any more";
         // A directory is looked for by its path again: it may have been moved away.
         let store = self.store.afresh();
         let archive = Archive::open(&store).await.context(proves_nothing)?;
@@ -332,7 +330,8 @@ impl Drill<'_> {
         match read {
             Ok(trailer) if trailer.check(name, archive.identity().system_identifier).is_ok() => {
                 Err(Error::unavailable(format!(
-                    "the drill proves nothing, for {name} was kept from it, and can be read now; run it again ({failure})"
+                    "the drill proves nothing, because {name} could not be read then, but can be read now; run it again \
+                     ({failure})"
                 )))
             }
             Err(error) if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
@@ -342,17 +341,17 @@ impl Drill<'_> {
         }
     }
 
-    /// Ends and removes what there is, and records the result if there is one.
+    /// Ends the server, removes the directory, and records the result if there is one.
     async fn finish(mut self, outcome: Result<()>) -> Result<DrillReport> {
         self.record.finished_at = self.record.started_at + self.began.elapsed();
         let mut kept = None;
         let mut cleaned = Ok(());
-        if let Some(bench) = self.bench.take() {
+        if let Some(workspace) = self.workspace.take() {
             if self.options.keep && outcome.is_ok() {
-                kept = Some(bench.keep(self.options).await?);
+                kept = Some(workspace.keep(self.options).await?);
             } else {
                 self.progress.phase("remove the scratch directory");
-                cleaned = bench.remove().await;
+                cleaned = workspace.remove().await;
             }
         }
         let outcome = match (outcome, cleaned) {
@@ -365,7 +364,7 @@ impl Drill<'_> {
         };
         outcome?;
         let (Some(archive), Some(backup)) = (self.archive, self.backup) else {
-            return Err(Error::internal("a drill that was made is of a backup"));
+            return Err(Error::internal("the drill has a result but no backup"));
         };
         let recorded = record(&archive, &backup, self.record.clone()).await;
         Ok(DrillReport::new(backup, self.record, kept, self.notes, recorded))

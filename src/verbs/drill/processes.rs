@@ -1,6 +1,5 @@
-//! Ending processes that work in a directory, and no others: one is known by its working directory,
-//! and a handle on the process, taken before that is looked at, keeps a later process of the same
-//! number from being hit.
+//! Ends processes that work in a directory, and no others. A process is known by its working directory. A handle on the
+//! process is taken before its directory is looked at, so that a later process of the same number is not hit.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -10,9 +9,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::error::{Error, Result};
 
-/// A server that is told to leave at once does so within this, or is killed.
+/// A server that does not end within this time after SIGQUIT is killed.
 const QUIT_LIMIT: Duration = Duration::from_secs(20);
-/// What was killed is gone within this.
+/// A killed process should be gone within this time.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -22,15 +21,15 @@ struct Worker {
     handle: OwnedFd,
 }
 
-/// Ends every process whose working directory lies in `directory`: `first`, a server's postmaster, by
-/// SIGQUIT, upon which it ends its own children; who is left after a while, by SIGKILL.
+/// Ends every process whose working directory is in `directory`. `first`, a server's postmaster, gets SIGQUIT and ends its
+/// own children; processes that are left after a while get SIGKILL.
 ///
 /// # Errors
-/// `Internal` where one outlives that, or where processes cannot be looked at.
+/// `Internal` where a process outlives that, or where processes cannot be looked at.
 pub async fn end_all_in(directory: &Path, first: Option<i32>) -> Result<()> {
     if let Some(postmaster) = first.and_then(|pid| worker(pid, directory)) {
         let _ = pidfd_send_signal(&postmaster.handle, Signal::QUIT);
-        // It leaves when its children have.
+        // It ends after its children.
         let left = || {
             Ok(worker(postmaster.pid.as_raw_nonzero().get(), directory)
                 .into_iter()
@@ -56,7 +55,7 @@ pub async fn end_all_in(directory: &Path, first: Option<i32>) -> Result<()> {
     )))
 }
 
-/// Waits until no process is left, but not longer than `limit`; gives those that are.
+/// Waits at most `limit` until no process is left. Returns those that are.
 async fn gone(mut left: impl FnMut() -> Result<Vec<Worker>>, limit: Duration) -> Result<Vec<Worker>> {
     let begun = Instant::now();
     loop {
@@ -76,12 +75,12 @@ fn workers_in(directory: &Path) -> Result<Vec<Worker>> {
     Ok(pids.filter_map(|pid| worker(pid, directory)).collect())
 }
 
-/// The process with this number, if it works in the directory. One of another user's cannot be looked
-/// at, and is none of ours.
+/// The process with this number, if it works in the directory. Another user's process cannot be looked at, and is not
+/// ours.
 fn worker(pid: i32, directory: &Path) -> Option<Worker> {
     let id = Pid::from_raw(pid)?;
     let handle = pidfd_open(id, PidfdFlags::empty()).ok()?;
-    // A directory that was removed meanwhile is told by " (deleted)" behind its name.
+    // If the directory was removed meanwhile, " (deleted)" follows its name.
     let working = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
     working
         .starts_with(directory)
@@ -102,13 +101,13 @@ mod tests {
             .unwrap()
     }
 
-    /// Waits in another thread, for a zombie still has a number.
+    /// Waits in another thread, because a zombie still has a number.
     fn reaped(mut child: Child) -> std::thread::JoinHandle<bool> {
         std::thread::spawn(move || child.wait().unwrap().success())
     }
 
     #[tokio::test]
-    async fn only_what_works_in_the_directory_is_ended() {
+    async fn only_processes_that_work_in_the_directory_are_ended() {
         let top = tempfile::tempdir().unwrap();
         let top = top.path().canonicalize().unwrap();
         let (ours, beside) = (top.join("a"), top.join("ab"));

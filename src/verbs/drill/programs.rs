@@ -1,4 +1,4 @@
-//! The programs a drill runs, of the backup's major version.
+//! PostgreSQL's programs that a drill runs, of the backup's major version.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ impl Programs {
     /// Looks in `search_path` (`PATH`) and where packages put them.
     ///
     /// # Errors
-    /// `NotFound`, which names every place that was looked at, and what was there instead.
+    /// `NotFound`, which names every directory that was looked at and the versions that were found.
     pub fn find(major: Major, search_path: Option<&OsStr>) -> Result<Self> {
         let search = programs::find("postgres", major, search_path);
         let found = search.found.as_ref();
@@ -48,20 +48,19 @@ impl Programs {
             })
             .collect();
         Err(Error::not_found(format!(
-            "the backup is of PostgreSQL {major}, and no server of that version is on this machine; looked in {}; \
+            "the backup is of PostgreSQL {major}, but no server of that version is on this machine; looked in {}; \
              install PostgreSQL {major}, or set postgres.bin_dir to the directory of its programs",
             looked_in.join(", ")
         )))
     }
 
-    /// The server.
     #[must_use]
     pub fn postgres(&self) -> &Path {
         &self.postgres
     }
 
-    /// A program that may be left out of an installation: beside the server, or where a link in `PATH`
-    /// leads to.
+    /// A program that an installation may lack. It is looked for beside the server, and beside the file to which the
+    /// server's link in `PATH` leads.
     #[must_use]
     pub fn optional(&self, name: &str) -> Option<PathBuf> {
         let resolved = self.postgres.canonicalize().ok();
@@ -105,9 +104,9 @@ mod tests {
         }
     }
 
-    // Seen to fail: `drill/programs.rs`: where programs were looked for is not said
+    // Seen to fail: `drill/programs.rs`: the message does not name the directories
     #[test]
-    fn where_it_was_looked_is_said_with_what_was_there() {
+    fn the_message_names_the_directories_and_the_versions_in_them() {
         let top = tempfile::tempdir().unwrap();
         let old = folder(top.path(), "old", "postgres (PostgreSQL) 98.6");
         let error = Programs::find("99".parse().unwrap(), Some(old.as_os_str()))

@@ -1,15 +1,12 @@
-//! Whether replay came to the end of the archived WAL. Without a target PostgreSQL takes the first record
-//! that it cannot read for the end, and opens as if all were well.
+//! Whether replay reached the end of the archived WAL. Without a target PostgreSQL takes the first record that it cannot
+//! read for the end, and opens as if everything were well.
 
 use crate::archive::Archive;
 use crate::archive::time_index::TimeIndex;
 use crate::error::Result;
 use crate::pg::{Lsn, SegmentName, SegmentNumber};
 
-/// What speaks against an archive whose replay ended at `reached`, where it holds WAL up to `last`.
-///
-/// # Errors
-/// As the store.
+/// What speaks against the archive, if its WAL leads to `last` but replay ended at `reached`.
 pub async fn ended_early(archive: &Archive, last: SegmentName, reached: Lsn) -> Result<Option<String>> {
     let size = archive.identity().segment_bytes;
     let index = TimeIndex::new(archive, u64::MAX);
@@ -18,7 +15,7 @@ pub async fn ended_early(archive: &Archive, last: SegmentName, reached: Lsn) -> 
         if reached > segment.start(size)? {
             return Ok(None);
         }
-        // No record ends in a segment that one fills from end to end.
+        // If one record fills the whole segment, no record ends in it.
         let tail = index.of(segment).await?.and_then(|index| index.continued);
         let before = segment.number(size)?.0.checked_sub(1);
         match (tail, before) {
@@ -29,7 +26,7 @@ pub async fn ended_early(archive: &Archive, last: SegmentName, reached: Lsn) -> 
         }
     }
     Ok(Some(format!(
-        "replay ended at LSN {reached}, though the archived WAL leads to {last}: PostgreSQL found no valid record there and \
-         took that for the end. See what walship verify --full says, and the segment that holds {reached}"
+        "replay ended at LSN {reached}, although the archived WAL leads to {last}: PostgreSQL found no valid record there \
+         and took that for the end. Run walship verify --full, and look at the segment of {reached}"
     )))
 }

@@ -1,4 +1,4 @@
-//! The scratch directory with its server: replay, what was reached, the checks, the end.
+//! The scratch directory and its server: the replay, how far it came, the checks, and the end.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,15 +21,15 @@ use crate::progress::Progress;
 use crate::server::data_directory::read_control_file;
 use crate::verbs::drill::checks;
 
-/// The usual superuser, and databases that nearly every cluster has.
+/// The usual superuser, and databases that almost every cluster has.
 const USER: &str = "postgres";
 const DATABASES: [&str; 2] = ["postgres", "template1"];
-/// Settings that the data demand more of become known during replay, a few times at most.
+/// If the data need larger settings, that becomes known only during replay, and the server is started again.
 const STARTS: u32 = 5;
 
-/// What a drill works with.
+/// A drill's scratch directory, with the server in it.
 #[derive(Debug)]
-pub struct Bench {
+pub struct Workspace {
     scratch: Scratch,
     programs: Programs,
     server: Option<Server>,
@@ -44,12 +44,11 @@ pub struct Reached {
     pub lsn: Lsn,
     /// When the last replayed transaction ended.
     pub newest_commit: Option<DateTime<Utc>>,
-    /// The superuser that this is known from.
+    /// The superuser that was asked as.
     pub user: String,
 }
 
-impl Bench {
-    /// A directory in which nothing runs.
+impl Workspace {
     #[must_use]
     pub fn new(scratch: Scratch, programs: Programs, plan: &Plan, segment: SegmentSize) -> Self {
         Self {
@@ -62,29 +61,28 @@ impl Bench {
         }
     }
 
-    /// The server's version.
     #[must_use]
     pub fn postgres_version(&self) -> &str {
         &self.programs.version
     }
 
-    /// How much WAL there is to be replayed, at most.
+    /// At most this much WAL is to be replayed.
     #[must_use]
     pub fn wal_bytes(&self) -> u64 {
         self.bytes_to(self.end_lsn)
     }
 
-    /// How much WAL leads from the backup's start to a position.
+    /// How much WAL there is from the backup's start to a position.
     #[must_use]
     pub fn bytes_to(&self, lsn: Lsn) -> u64 {
         lsn.0.saturating_sub(self.start_lsn.0)
     }
 
-    /// Starts the server and waits until it has replayed and is open; how long that took, or what
-    /// speaks against the archive.
+    /// Starts the server and waits until it has replayed and is open. Returns how long that took, or what speaks against
+    /// the archive.
     ///
     /// # Errors
-    /// What keeps the server from its work.
+    /// What prevents the server from running, other than the archive.
     pub async fn replay(
         &mut self,
         options: &DrillOptions,
@@ -126,7 +124,7 @@ impl Bench {
             .ok_or_else(|| Error::internal(format!("{} has no global/pg_control", data.display())))
     }
 
-    /// The WAL file that walship refused to the server last.
+    /// The last WAL file that walship could not deliver to the server.
     pub fn refused(&self) -> Option<WalName> {
         refused_in(&log_end(&self.log()))
     }
@@ -187,11 +185,11 @@ impl Bench {
                 .unwrap_or_default()
             else {
                 return Err(Error::internal(
-                    "the drill's server does not tell where replay ended",
+                    "the drill's server does not say where replay ended",
                 ));
             };
             if superuser != "t" {
-                return Err(no_superuser(user, "it is none"));
+                return Err(no_superuser(user, "it is not one"));
             }
             let newest_commit = newest_commit.map(|text| text.parse());
             return Ok(Reached {
@@ -206,10 +204,10 @@ impl Bench {
         Err(no_superuser(user, &why))
     }
 
-    /// Looks at the data, and shuts the server down for it; what speaks against them.
+    /// Checks the data, and shuts the server down for the last check. Returns what speaks against the data.
     ///
     /// # Errors
-    /// What keeps the server from shutting down.
+    /// The server does not shut down.
     pub async fn check(
         &mut self,
         options: &DrillOptions,
@@ -243,22 +241,16 @@ impl Bench {
     }
 
     /// Ends the server and removes the directory.
-    ///
-    /// # Errors
-    /// As [`Server::end`] and [`Scratch::remove`].
     pub async fn remove(self) -> Result<()> {
         let ended = match self.server {
             Some(server) => server.end().await,
             None => Ok(()),
         };
-        // It looks for what still runs once more.
+        // This looks once more for processes that still run.
         self.scratch.remove().await.or(ended)
     }
 
-    /// Ends the server and leaves the directory to whoever wants to look.
-    ///
-    /// # Errors
-    /// As [`Server::end`] and [`Scratch::keep`].
+    /// Ends the server and leaves the directory for `--keep`.
     pub async fn keep(self, options: &DrillOptions) -> Result<Kept> {
         if let Some(server) = self.server {
             server.end().await?;
@@ -275,15 +267,15 @@ impl Bench {
     }
 }
 
-/// One row: whether the user is a superuser, where replay ended, when the last transaction did.
+/// One row: whether the user is a superuser, where replay ended, and when the last transaction ended.
 const QUESTION: &str = "SELECT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user), \
      pg_catalog.pg_last_wal_replay_lsn(), \
      pg_catalog.to_char(pg_catalog.pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
 
 fn no_superuser(user: &str, why: &str) -> Error {
     Error::invalid(format!(
-        "the drill works as a superuser of the restored cluster, and {user} cannot be used: {why}; set drill.user to \
-         the name of one"
+        "the drill needs a superuser of the restored cluster, and {user} cannot be used: {why}; set drill.user to the \
+         name of one"
     ))
 }
 
@@ -301,20 +293,20 @@ fn failures(checks: &[Check]) -> Option<String> {
     (!failed.is_empty()).then(|| failed.join("; "))
 }
 
-/// What ended the server and says nothing about the archive.
+/// Why the server ended, if the cause says nothing about the archive.
 fn outside_cause(log: &str) -> Option<&'static str> {
-    // As PostgreSQL and as walship restore have it.
+    // PostgreSQL and walship restore begin this with different letters.
     if log.to_lowercase().contains("no space left on") {
         return Some("the scratch directory ran full; set drill.directory to a larger place");
     }
     if log.contains("terminated by signal 9") {
-        return Some("the drill's server was killed, perhaps for want of memory");
+        return Some("the drill's server was killed, perhaps because memory ran out");
     }
-    // The first thing that every start of a cluster says (`StartupXLOG`).
+    // Every start of a cluster logs this first (`StartupXLOG`).
     (!log.contains("database system was ")).then_some("the drill's server did not start")
 }
 
-/// The file that `walship restore` says last that it could not deliver.
+/// The last file that `walship restore` could not deliver, by the log.
 fn refused_in(log: &str) -> Option<WalName> {
     let named = log
         .lines()
@@ -334,7 +326,7 @@ mod tests {
     use crate::format::proof::CheckKind;
 
     #[test]
-    fn what_this_machine_lacks_is_told_from_what_the_archive_lacks() {
+    fn causes_on_this_machine_are_not_blamed_on_the_archive() {
         let begun = "LOG:  database system was interrupted; last known up at 2026-11-25\n";
         assert_eq!(
             outside_cause(&format!("{begun}FATAL:  could not restore file")),

@@ -13,26 +13,23 @@ use crate::format::keys::BackupId;
 use crate::format::proof::{DrillRecord, Outcome, Stage};
 use crate::text::{ByteSize, time_text};
 
-/// What `walship drill` did.
 #[derive(Debug, Clone, Serialize)]
 pub struct DrillReport {
-    /// The backup.
     pub backup: BackupId,
-    /// Whether everything that was tried went well.
+    /// Everything that was tried went well.
     pub passed: bool,
-    /// What the archive keeps of it: docs/format.md.
+    /// What the archive keeps: docs/format.md.
     #[serde(flatten)]
     pub record: DrillRecord,
     /// From nothing to an open server, in milliseconds: the recovery time objective that was met.
     pub recovery_ms: Option<u64>,
-    /// The age of the newest replayed transaction when the drill began, in milliseconds: what would
-    /// have been lost with the primary at that moment, at most.
+    /// The age of the newest replayed transaction when the drill began, in milliseconds. If the primary had been lost at
+    /// that moment, at most this much would have been lost.
     pub data_loss_ms: Option<u64>,
-    /// Why the archive does not have it; none where it has.
+    /// Why the result is not in the archive; `None` where it is.
     pub not_recorded: Option<String>,
-    /// What was left for whoever wants to look.
+    /// What `--keep` left.
     pub kept: Option<Kept>,
-    /// What somebody should know.
     pub notes: Vec<String>,
     #[serde(skip)]
     not_recorded_kind: Option<ErrorKind>,
@@ -41,16 +38,14 @@ pub struct DrillReport {
 /// A scratch directory that was kept.
 #[derive(Debug, Clone, Serialize)]
 pub struct Kept {
-    /// The directory.
     pub directory: PathBuf,
-    /// The command that starts its server.
+    /// The command that starts the server.
     pub start: String,
-    /// The command that connects to it.
+    /// The command that connects to the server.
     pub connect: String,
 }
 
 impl Kept {
-    /// What to say of a directory.
     #[must_use]
     pub fn new(
         directory: PathBuf,
@@ -146,14 +141,14 @@ impl fmt::Display for DrillReport {
         if let (Some(newest), Some(ms)) = (record.newest_commit, self.data_loss_ms) {
             writeln!(
                 f,
-                "Data loss (RPO): {} at most; the newest commit is of {}",
+                "Data loss (RPO): at most {}; the newest commit is of {}",
                 duration_text(ms),
                 time_text(newest)
             )?;
         } else if let Some(newest) = record.newest_commit {
             writeln!(
                 f,
-                "Data loss (RPO): told only by a drill without a target; the newest commit replayed is of {}",
+                "Data loss (RPO): only a drill without a target tells it; the newest commit replayed is of {}",
                 time_text(newest)
             )?;
         } else if record.replay.is_some() {
@@ -188,7 +183,7 @@ fn stage_text(stage: Stage) -> String {
 /// What `walship drill --clean` did.
 #[derive(Debug, Clone, Serialize)]
 pub struct CleanReport {
-    /// The scratch directories that are gone.
+    /// Scratch directories.
     pub removed: Vec<PathBuf>,
 }
 

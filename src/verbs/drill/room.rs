@@ -8,17 +8,17 @@ use crate::format::backup::BackupRecord;
 use crate::judge::recovery_plan::Plan;
 use crate::text::ByteSize;
 
-/// WAL that was replayed is removed at the next restartpoint, which `max_wal_size` (1 GiB) brings about.
+/// Replayed WAL is removed at the next restartpoint, which comes after `max_wal_size` (1 GiB).
 const WAL_KEPT: u64 = 1 << 30;
 /// The part of the backup's size that is kept free beside it, for the file system's own records.
 const RESERVED_SHARE: u64 = 32;
 /// The WAL that the open server writes itself.
 const OWN_SEGMENTS: u64 = 4;
 
-/// Refuses where the backup and the WAL to be replayed do not fit.
+/// Checks that the backup and the WAL to be replayed fit.
 ///
 /// # Errors
-/// `Internal`, with what is needed and what is there.
+/// `Internal`, with the needed and the free space.
 pub fn check(directory: &Path, record: &BackupRecord, plan: &Plan) -> Result<()> {
     compare(directory, need(record, plan), free_bytes(directory)?)
 }
@@ -37,8 +37,8 @@ fn compare(directory: &Path, need: u64, free: u64) -> Result<()> {
         return Ok(());
     }
     Err(Error::internal(format!(
-        "the file system of {} has {} free, and a drill of this backup takes {}; make room, or set drill.directory to \
-         another place",
+        "the file system of {} has {} free, but a drill of this backup takes {}; make room, or set drill.directory to \
+         another directory",
         directory.display(),
         ByteSize(free),
         ByteSize(need)

@@ -1,9 +1,9 @@
-//! The directory that a drill works in, and what killed drills left of theirs.
+//! The directory that a drill works in, and the directories that killed drills left.
 //!
-//! A scratch directory is a folder of [`PREFIX`] and six random characters in `drill.directory`. While its
-//! drill lives, it holds the lock on the file `lock` in it; the kernel lets go of that lock however
-//! the drill ends. So a folder whose lock can be had is what a dead drill left, and a note in it tells
-//! whose it was. Nothing is removed without both.
+//! A scratch directory is a folder in `drill.directory`; its name is [`PREFIX`] and six random characters. While a drill
+//! lives, it holds the lock on the file `lock` in its folder, and the kernel releases that lock however the drill ends. So
+//! if the lock is free, a dead drill left the folder. A note in the folder tells whose it was. Nothing is removed without
+//! both.
 
 use std::fs::{File, Permissions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -25,22 +25,20 @@ const LOCK: &str = "lock";
 const NOTE: &str = "drill.json";
 /// Bytes of a Unix socket's path, without the closing zero (`sun_path`).
 const SOCKET_PATH_LIMIT: usize = 107;
-/// Threads that were at work when a drill was given up may write for a moment yet.
+/// When a drill is interrupted, its threads may still write for a moment.
 const REMOVE_TRIES: u32 = 50;
 const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Whose scratch directory it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
-    /// The machine; another's may share the file system.
+    /// The machine: other machines may share the file system.
     pub host: String,
     /// The archive's URL.
     pub archive: String,
-    /// The backup.
     pub backup: BackupId,
-    /// When the drill began.
     pub started_at: DateTime<Utc>,
-    /// Whether it is to stay (`--keep`).
+    /// Left by `--keep`: only `--clean` removes it.
     pub kept: bool,
 }
 
@@ -56,20 +54,20 @@ impl Scratch {
     /// Makes a scratch directory below `base`, closed to others.
     ///
     /// # Errors
-    /// `Invalid` where `base` is no directory or its path too long for a socket in it; `Internal` where nothing
+    /// `Invalid` where `base` is not a directory or its path is too long for a socket in it; `Internal` where nothing
     /// can be made in it.
     pub fn create(base: &Path, note: Note) -> Result<Self> {
         let base = resolve(base)?;
         let length = base.as_os_str().len() + format!("/{PREFIX}XXXXXX/socket/.s.PGSQL.{PORT}").len();
         if length > SOCKET_PATH_LIMIT {
             return Err(Error::invalid(format!(
-                "the path {} is too long for a Unix socket below it, by {} bytes; set drill.directory to a shorter one",
+                "the path {} is too long by {} bytes for a Unix socket below it; set drill.directory to a shorter path",
                 base.display(),
                 length - SOCKET_PATH_LIMIT
             )));
         }
         loop {
-            // Another drill that cleans up may take a folder without a lock for a dead one's.
+            // A drill that cleans up may take the new folder, which has no lock yet, for a dead drill's and remove it.
             if let Some(lock) = make_locked(&base)? {
                 let (directory, lock) = lock;
                 let scratch = Self {
@@ -86,7 +84,6 @@ impl Scratch {
         }
     }
 
-    /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.directory
@@ -98,22 +95,17 @@ impl Scratch {
         data_in(&self.directory)
     }
 
-    /// The folder of the socket.
     #[must_use]
     pub fn socket_directory(&self) -> PathBuf {
         self.directory.join("socket")
     }
 
-    /// The folder of tablespaces.
     #[must_use]
     pub fn tablespaces(&self) -> PathBuf {
         self.directory.join("tablespaces")
     }
 
-    /// Writes a file in the directory; gives its path.
-    ///
-    /// # Errors
-    /// `Internal`, as the operating system says.
+    /// Writes a file in the directory, and returns its path.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<PathBuf> {
         let path = self.directory.join(name);
         std::fs::write(&path, content)
@@ -121,22 +113,16 @@ impl Scratch {
         Ok(path)
     }
 
-    /// Leaves the directory for whoever wants to look.
-    ///
-    /// # Errors
-    /// As [`Scratch::write`].
+    /// Leaves the directory for `--keep`.
     pub fn keep(mut self) -> Result<PathBuf> {
         self.note.kept = true;
         self.write_note()?;
         Ok(self.directory)
     }
 
-    /// Ends what still works in the directory, and removes it with all it holds.
-    ///
-    /// # Errors
-    /// `Internal` where that cannot be done.
+    /// Ends the processes that still work in the directory, and removes it.
     pub async fn remove(self) -> Result<()> {
-        empty_out(&self.directory).await
+        end_and_remove(&self.directory).await
     }
 
     fn write_note(&self) -> Result<()> {
@@ -151,7 +137,7 @@ fn resolve(base: &Path) -> Result<PathBuf> {
     match base.canonicalize() {
         Ok(resolved) if resolved.is_dir() => Ok(resolved),
         Ok(_) => Err(Error::invalid(format!(
-            "{shown}, the drill.directory, is no directory"
+            "{shown}, the drill.directory, is not a directory"
         ))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::invalid(format!(
             "{shown}, the drill.directory, does not exist; make it, or set drill.directory to another"
@@ -171,7 +157,7 @@ fn make_folder(folder: &Path) -> Result<()> {
         .map_err(|error| Error::io(format!("make {}", folder.display()), error))
 }
 
-/// A new directory and its lock; none where somebody took it away at once.
+/// A new directory and its lock; `None` where somebody removed it at once.
 fn make_locked(base: &Path) -> Result<Option<(PathBuf, File)>> {
     let making = |error| {
         Error::io(
@@ -193,7 +179,7 @@ fn make_locked(base: &Path) -> Result<Option<(PathBuf, File)>> {
     }
 }
 
-/// Takes the lock of a directory; none where a living drill has it.
+/// Takes the lock of a directory; `None` where a living drill has it.
 fn lock(directory: &Path) -> std::io::Result<Option<File>> {
     let file = File::options()
         .read(true)
@@ -209,8 +195,8 @@ fn lock(directory: &Path) -> std::io::Result<Option<File>> {
     }
 }
 
-/// Removes what dead drills of this user left in `base`, and with `kept` what was kept as well. Gives
-/// what was removed.
+/// Removes the directories that dead drills of this user left in `base`, and with `kept` those of `--keep` as well.
+/// Returns those that were removed.
 ///
 /// # Errors
 /// `Internal` where a directory cannot be read or removed.
@@ -228,43 +214,43 @@ pub async fn clean(base: &Path, host: &str, kept: bool) -> Result<Vec<PathBuf>> 
         let Ok(Some(_lock)) = lock(&directory) else {
             continue;
         };
-        match whose(&directory) {
-            Whose::Nobodys => {}
-            Whose::Drills(note) if note.host == host && (kept || !note.kept) => {}
-            Whose::Drills(_) => continue,
-            Whose::Unknown => {
+        match owner(&directory) {
+            Owner::Nobody => {}
+            Owner::Drill(note) if note.host == host && (kept || !note.kept) => {}
+            Owner::Drill(_) => continue,
+            Owner::Unknown => {
                 tracing::warn!(
-                    "{} looks like what a walship drill left, but has no {NOTE} that can be read; it is left alone",
+                    "{} looks as if a walship drill has left it, but it has no readable {NOTE}; it is left alone",
                     directory.display()
                 );
                 continue;
             }
         }
-        empty_out(&directory).await?;
+        end_and_remove(&directory).await?;
         removed.push(directory);
     }
     Ok(removed)
 }
 
-/// A directory, no link, of this user.
+/// Whether it is a directory of this user, and not a link.
 fn is_ours(directory: &Path) -> bool {
     directory
         .symlink_metadata()
         .is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw())
 }
 
-enum Whose {
-    /// It was killed before it wrote its note, or while it removed the last of it.
-    Nobodys,
-    Drills(Note),
+enum Owner {
+    /// The drill was killed before it wrote its note, or after it had removed it.
+    Nobody,
+    Drill(Note),
     Unknown,
 }
 
-fn whose(directory: &Path) -> Whose {
+fn owner(directory: &Path) -> Owner {
     match std::fs::read(directory.join(NOTE)) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_or(Whose::Unknown, Whose::Drills),
-        Err(_) if only_lock(directory) => Whose::Nobodys,
-        Err(_) => Whose::Unknown,
+        Ok(bytes) => serde_json::from_slice(&bytes).map_or(Owner::Unknown, Owner::Drill),
+        Err(_) if only_lock(directory) => Owner::Nobody,
+        Err(_) => Owner::Unknown,
     }
 }
 
@@ -274,9 +260,9 @@ fn only_lock(directory: &Path) -> bool {
         .is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name() == LOCK))
 }
 
-/// Ends what works in a directory and removes it, the note and the lock last: killed in between, it is
-/// recognised again.
-async fn empty_out(directory: &Path) -> Result<()> {
+/// Ends the processes that work in a directory and removes it. The note and the lock go last, so that the directory is
+/// recognised again if this is killed in between.
+async fn end_and_remove(directory: &Path) -> Result<()> {
     processes::end_all_in(directory, postmaster(&data_in(directory))).await?;
     let mut tries = 1;
     loop {
@@ -288,7 +274,7 @@ async fn empty_out(directory: &Path) -> Result<()> {
             Err(error) => {
                 return Err(Error::io(
                     format!(
-                        "remove {}, which the drill needs no more (walship drill --clean tries again)",
+                        "remove {}, which the drill does not need any more (walship drill --clean tries again)",
                         directory.display()
                     ),
                     error,
@@ -356,7 +342,7 @@ mod tests {
 
     // Seen to fail: `drill/scratch.rs`: `kept` does not count
     #[tokio::test]
-    async fn what_is_to_stay_stays_until_it_is_asked_for() {
+    async fn a_kept_directory_stays_until_clean_is_asked_for() {
         let base = tempfile::tempdir().unwrap();
         let path = Scratch::create(base.path(), note("here"))
             .unwrap()
@@ -369,7 +355,7 @@ mod tests {
 
     // Seen to fail: `drill/scratch.rs`: no note is needed
     #[tokio::test]
-    async fn what_is_not_a_dead_drills_is_left_alone() {
+    async fn directories_that_are_not_a_dead_drills_are_left_alone() {
         let base = tempfile::tempdir().unwrap();
         let make = |name: &str| {
             let folder = base.path().join(format!("{PREFIX}{name}"));

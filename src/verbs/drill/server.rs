@@ -1,4 +1,4 @@
-//! The drill's server: a child of this process, on a private socket, its log in a file that is read here.
+//! The drill's server. It is a child of this process and has a private socket; its log is a file that is read here.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -13,15 +13,14 @@ use super::processes;
 use super::scratch::postmaster;
 use crate::error::{Error, Result};
 
-/// A shutdown writes what `shared_buffers` holds; one that takes longer has gone wrong.
+/// A shutdown writes the content of `shared_buffers`. If it takes longer than this, something is wrong.
 const STOP_LIMIT: Duration = Duration::from_mins(10);
 const POLL: Duration = Duration::from_millis(20);
-/// A log is looked at from its end, so far back.
+/// Only these last bytes of a log are looked at.
 const LOG_TAIL: u64 = 256 << 10;
-/// So many lines of the log are told.
+/// At most this many lines of the log are reported.
 const TOLD_LINES: usize = 6;
 
-/// A started server.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -63,7 +62,7 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(output.try_clone().map_err(starting)?)
             .stderr(output)
-            // What a terminal sends to walship is not meant for the server.
+            // A terminal's signals are meant for walship, not for the server.
             .process_group(0)
             .spawn()
             .map_err(starting)?;
@@ -75,8 +74,8 @@ impl Server {
         })
     }
 
-    /// Waits until the server has left recovery and is open for writing, or has ended. `restored` hears how many
-    /// segments it has fetched from the archive.
+    /// Waits until the server has left recovery and is open for writing, or has ended. `restored` gets the number of
+    /// segments that the server has newly fetched from the archive.
     ///
     /// # Errors
     /// `Internal` where the child or its log cannot be looked at.
@@ -101,8 +100,8 @@ impl Server {
         }
     }
 
-    /// The eighth line of `postmaster.pid`, which is what `pg_ctl` waits for (`AddToDataDirLockFile`). With `hot_standby`
-    /// off it says `ready` only when recovery is over.
+    /// Looks at the eighth line of `postmaster.pid`, as `pg_ctl` does (`AddToDataDirLockFile`). With `hot_standby` off it
+    /// says `ready` only when recovery is over.
     fn is_open(&self) -> bool {
         let file = std::fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
         let pid = u32::try_from(postmaster(&self.data).unwrap_or(0)).ok();
@@ -122,10 +121,10 @@ impl Server {
             .count() as u64)
     }
 
-    /// Shuts the server down in an orderly way, as `pg_checksums` wants it.
+    /// Shuts the server down cleanly, because `pg_checksums` needs that.
     ///
     /// # Errors
-    /// `Internal` where it does not end in time, or ended otherwise.
+    /// `Internal` where it does not end in time, or does not end cleanly.
     pub async fn stop(&mut self) -> Result<()> {
         self.signal(Signal::INT);
         let begun = Instant::now();
@@ -134,7 +133,7 @@ impl Server {
                 Ok(Some(status)) if status.success() => return Ok(()),
                 Ok(Some(status)) => {
                     return Err(Error::internal(format!(
-                        "the drill's server ended with {status} when it was shut down: {}",
+                        "the drill's server ended with {status} while it was shut down: {}",
                         log_text(&self.log)
                     )));
                 }
@@ -150,10 +149,7 @@ impl Server {
         }
     }
 
-    /// Ends the server and everything it has started, at once; one that has ended is no error.
-    ///
-    /// # Errors
-    /// As [`processes::end_all_in`].
+    /// Ends the server, if it still runs, and everything that it has started, at once.
     pub async fn end(mut self) -> Result<()> {
         self.signal(Signal::QUIT);
         let child = &mut self.child;
@@ -170,7 +166,7 @@ impl Server {
     }
 
     fn signal(&mut self, signal: Signal) {
-        // Not after it was waited for: the number may be another's.
+        // After it was waited for, its number may be another process's.
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
         }
@@ -180,7 +176,7 @@ impl Server {
     }
 }
 
-/// Takes the variables of libpq out of a child's environment: it shall go where it is told.
+/// Removes libpq's variables from a child's environment, so that it connects only where its arguments say.
 pub fn clear_libpq(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PG") {
@@ -207,13 +203,13 @@ pub fn log_end(log: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What a log says of why the server ended, in one line.
+/// Why the server ended, by its log, in one line.
 #[must_use]
 pub fn log_text(log: &Path) -> String {
     reason_in(&log_end(log))
 }
 
-/// The lines that tell why: errors, what walship's restore says, and the lines that belong to them.
+/// The lines that tell why: errors, messages of walship's restore, and the lines that belong to them.
 fn reason_in(log: &str) -> String {
     let lines: Vec<&str> = log
         .lines()
@@ -228,12 +224,12 @@ fn reason_in(log: &str) -> String {
     told.join("; ")
 }
 
-/// What is left of a line that tells why, without time and process.
+/// A line that tells why, without time and process; `None` for other lines.
 fn message(line: &str) -> Option<&str> {
     if line.starts_with("walship: ") {
         return Some(line);
     }
-    // What is wrong with a configuration file is for the log only.
+    // Errors in a configuration file have only the level LOG.
     let of_settings = ["LOG:  invalid ", "LOG:  unrecognized ", "LOG:  parameter "];
     let levels = ["PANIC:  ", "FATAL:  ", "ERROR:  ", "DETAIL:  ", "HINT:  "];
     levels
@@ -247,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_is_told_by_what_went_wrong() {
+    fn the_reason_of_a_log_is_what_went_wrong() {
         let log = "\
 2026-11-25 19:00:00.000 UTC [12] LOG:  starting PostgreSQL 17.11
 2026-11-25 19:00:00.100 UTC [15] FATAL:  the database system is starting up

@@ -1,9 +1,8 @@
-//! The configuration of a drill's server: all its own, so that nothing of the source's can reach out.
-//! Of the source it has only what the data demand.
+//! The configuration of a drill's server. All of it is the drill's own, so that the server reaches nothing that the
+//! source's settings name. From the source it has only what the data require.
 //!
-//! What runs, listens, archives or sends in the source is off here. `postgresql.auto.conf` holds the
-//! settings of recovery and nothing else (`SourceConfiguration::LeftOut`), so that no line of this file
-//! is overridden.
+//! Everything that runs, listens, archives or sends in the source is off here. `postgresql.auto.conf` has only the
+//! settings of recovery (`SourceConfiguration::LeftOut`), so it overrides no line of this file.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -13,12 +12,12 @@ use crate::pg::guc_file::quote;
 use crate::pg::{ControlFile, Major};
 use crate::text::ByteSize;
 
-/// The number in the name of the socket; nothing listens on a port.
+/// Only part of the socket's name: nothing listens on a port.
 pub const PORT: u16 = 5432;
 /// Enough for the checks.
 const MAX_CONNECTIONS: u32 = 40;
-/// Replay fails where it finds more replication origins than this (`replorigin_advance`, `origin.c`), and
-/// `pg_control` does not tell how many there are. One takes less than a kilobyte.
+/// Replay fails if it finds more replication origins than this (`replorigin_advance`, `origin.c`), and `pg_control` does
+/// not tell how many there are. An origin takes less than a kilobyte.
 const MAX_ORIGINS: u32 = 2000;
 /// Checks lock many relations at once.
 const MIN_LOCKS: u32 = 256;
@@ -28,15 +27,11 @@ const MIN_LOCKS: u32 = 256;
 pub struct ServerSettings<'a> {
     /// PostgreSQL's major version.
     pub major: Major,
-    /// Folder of the socket.
     pub socket_directory: &'a Path,
-    /// `pg_hba.conf`.
     pub hba_file: &'a Path,
-    /// `pg_ident.conf`.
     pub ident_file: &'a Path,
     /// The restored cluster's `pg_control`.
     pub control: &'a ControlFile,
-    /// `shared_buffers`.
     pub shared_buffers: ByteSize,
     /// `shared_preload_libraries`.
     pub preload_libraries: &'a str,
@@ -44,7 +39,7 @@ pub struct ServerSettings<'a> {
     pub version: &'a str,
 }
 
-/// Everybody who can reach the socket is its owner: the folder is closed to all others.
+/// Only the socket's owner can reach it, because its folder is closed to all others.
 pub const HBA: &str = "local all all trust\n";
 
 /// `postgresql.conf`.
@@ -54,14 +49,14 @@ pub fn postgresql_conf(server: &ServerSettings<'_>) -> String {
     let shared_buffers = (server.shared_buffers.0 >> 10).max(128);
     let locks = server.control.max_locks_per_transaction.max(MIN_LOCKS);
     let mut settings: Vec<(&str, String)> = vec![
-        // Reachable for its owner only.
+        // Only its owner can reach it.
         ("unix_socket_directories", path(server.socket_directory)),
         ("port", PORT.to_string()),
         ("hba_file", path(server.hba_file)),
         ("ident_file", path(server.ident_file)),
         ("max_connections", MAX_CONNECTIONS.to_string()),
         ("shared_buffers", format!("{shared_buffers}kB")),
-        // What the data demand.
+        // What the data require.
         (
             "max_prepared_transactions",
             server.control.max_prepared_transactions.to_string(),
@@ -71,14 +66,14 @@ pub fn postgresql_conf(server: &ServerSettings<'_>) -> String {
         ("shared_preload_libraries", server.preload_libraries.to_owned()),
     ];
     if has_in_place_tablespaces(server.version) {
-        // Those that were made after the backup lie within the data directory.
+        // Tablespaces that the WAL creates are put into the data directory.
         settings.push(("allow_in_place_tablespaces", "on".to_owned()));
     }
     if server.major >= Major::V18 {
         settings.push(("max_active_replication_origins", MAX_ORIGINS.to_string()));
     }
     if server.major >= Major::V17 {
-        // Those of the type "login" would run in every session.
+        // Triggers of the event "login" would run in every session.
         settings.push(("event_triggers", "off".to_owned()));
     }
     if server.major >= Major::V15 {
@@ -100,7 +95,7 @@ const FIXED: [(&str, &str); 22] = [
     ("external_pid_file", ""),
     ("cluster_name", "walship drill"),
     ("huge_pages", "off"),
-    // Whatever the source's connections and workers are, replay needs none of them then.
+    // With it on, replay would require the source's numbers of connections and workers.
     ("hot_standby", "off"),
     ("wal_level", "replica"),
     ("archive_mode", "off"),
@@ -109,7 +104,7 @@ const FIXED: [(&str, &str); 22] = [
     ("synchronous_standby_names", ""),
     // Subscriptions.
     ("max_logical_replication_workers", "0"),
-    // The schedulers of extensions are background workers; none starts, whatever is preloaded.
+    // Schedulers of extensions are background workers, and none starts, whatever is preloaded.
     ("max_worker_processes", "0"),
     ("session_preload_libraries", ""),
     ("local_preload_libraries", ""),
@@ -196,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn prepared_transactions_and_locks_have_the_room_they_had() {
+    fn prepared_transactions_and_locks_have_as_much_room_as_in_the_source() {
         let conf = conf(Major::V14, &control(70, 1000));
         assert!(conf.contains("max_prepared_transactions = '70'"), "{conf}");
         assert!(conf.contains("max_locks_per_transaction = '1000'"), "{conf}");

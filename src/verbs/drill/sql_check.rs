@@ -1,12 +1,11 @@
-//! The user's own statements: what counts as a failed check.
+//! The user's own statements, and which of their answers fail the check.
 //!
-//! A statement fails the check when it fails itself, when it returns no row, and when the first column
-//! of a row is false or NULL. A statement that returns no rows by its nature (`SET`, `CREATE`, `DO`)
-//! fails only by an error.
+//! A statement fails the check if it ends with an error, if it returns no row, or if the first column of a row is false
+//! or NULL. A statement that never returns rows (`SET`, `CREATE`, `DO`) fails it only by an error.
 
 use crate::server::ScriptEvent;
 
-/// What the statements of a script have answered so far.
+/// The result of a script's statements so far.
 #[derive(Debug, Default)]
 pub struct SqlCheck {
     /// Statements that are done.
@@ -19,12 +18,11 @@ pub struct SqlCheck {
 struct Rows {
     first_is_boolean: bool,
     count: u64,
-    /// The first row that fails, and what it has.
+    /// The first row that fails, and its first column.
     bad: Option<(u64, &'static str)>,
 }
 
 impl SqlCheck {
-    /// Takes note of an answer.
     pub fn saw(&mut self, event: ScriptEvent) {
         match event {
             ScriptEvent::Columns { first_is_boolean } => {
@@ -62,16 +60,16 @@ impl SqlCheck {
             .push(format!("statement {} ({tag}) {wrong}", self.done));
     }
 
-    /// Which statement is at work, from 1.
+    /// The number of the running statement, from 1.
     #[must_use]
     pub fn statement(&self) -> u64 {
         self.done + 1
     }
 
-    /// How many statements there were, or what failed.
+    /// Says how many statements there were.
     ///
     /// # Errors
-    /// What failed, in words.
+    /// Says what failed.
     pub fn finish(self) -> Result<String, String> {
         match (self.failures.is_empty(), self.done) {
             (false, _) => Err(self.failures.join("; ")),
@@ -140,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn every_failing_statement_is_told_and_one_without_rows_passes() {
+    fn every_failing_statement_is_named_and_one_without_rows_passes() {
         let mut check = SqlCheck::default();
         check.saw(ScriptEvent::Done("SET".to_owned()));
         select(&mut check, true, &[Some("f")]);

@@ -12,7 +12,7 @@ use crate::edge::runtime::{on_one_thread, open};
 use crate::edge::watched;
 use crate::error::{ErrorKind, Result};
 
-/// Arguments of `walship expire`. What is kept is said in the configuration, section retention.
+/// Arguments of `walship expire`. The configuration, section retention, says what is kept.
 #[derive(Debug, Args)]
 pub struct ExpireArgs {
     /// Only show what would be kept and deleted, and why

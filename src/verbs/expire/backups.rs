@@ -1,4 +1,4 @@
-//! Deleting backups: the record first, so that a backup whose objects go is not listed any more.
+//! Deletes backups. The record goes first, so that a backup is not listed any more when its other objects go.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use crate::pg::SegmentNumber;
 use crate::progress::Progress;
 use crate::store::Body;
 
-/// How often a record is put back that must stay, and how long between.
+/// How often walship tries to put back a record that must stay.
 const PUT_BACK_ATTEMPTS: u32 = 5;
 const PUT_BACK_PAUSE: Duration = Duration::from_secs(3);
 
-/// Deletes the backups that the plan says shall go. What those need that the store holds on to is
-/// taken out of `deletable`.
+/// Deletes the backups that are to go by the plan. If the store refuses to delete one, the WAL that it needs is taken
+/// out of `deletable`.
 ///
 /// # Errors
 /// `Conflict` where a backup was marked to be kept meanwhile; otherwise as the store.
@@ -54,9 +54,9 @@ pub(super) async fn delete(
         };
         match (gone, unfinished) {
             (true, _) => deletion.report.deleted.backups += 1,
-            (false, None) => spare(&id, deletable, catalogue),
+            (false, None) => keep_wal_of_listed(&id, deletable, catalogue),
             (false, Some(_)) => {
-                let note = spare_unfinished(&id, deletable, catalogue, archive).await?;
+                let note = keep_wal_of_unfinished(&id, deletable, catalogue, archive).await?;
                 deletion.report.notes.extend(note);
             }
         }
@@ -65,7 +65,7 @@ pub(super) async fn delete(
 }
 
 /// A backup that is still listed must stay restorable.
-fn spare(id: &BackupId, deletable: &mut TimelineRanges, catalogue: &Catalogue) {
+fn keep_wal_of_listed(id: &BackupId, deletable: &mut TimelineRanges, catalogue: &Catalogue) {
     let Some(backup) = catalogue.readable().find(|backup| backup.id == *id) else {
         return;
     };
@@ -75,8 +75,8 @@ fn spare(id: &BackupId, deletable: &mut TimelineRanges, catalogue: &Catalogue) {
     }
 }
 
-/// Somebody may be finishing it, or has; or the store holds on to it.
-async fn spare_unfinished(
+/// Somebody may have finished it or be about to; or the store refuses to delete it.
+async fn keep_wal_of_unfinished(
     id: &BackupId,
     deletable: &mut TimelineRanges,
     catalogue: &Catalogue,
@@ -86,7 +86,7 @@ async fn spare_unfinished(
     deletable.remove_from(first.unwrap_or(SegmentNumber(0)));
     Ok(first
         .is_none()
-        .then(|| format!("backup {id} may need any WAL; it goes at a run that knows what becomes of it")))
+        .then(|| format!("backup {id} may need any WAL; a later run deletes WAL, when it is known what became of the backup")))
 }
 
 struct Deletion<'a> {
@@ -97,10 +97,10 @@ struct Deletion<'a> {
 }
 
 impl Deletion<'_> {
-    /// Deletes a backup that has a record; false where the store holds on to that.
+    /// Deletes a backup that has a record; false where the store refuses to delete the record.
     async fn listed(&mut self, id: &BackupId) -> Result<bool> {
         self.refuse_marked(id).await?;
-        // What may have to be put back is what was written. Where there is none, another expiry was faster.
+        // The record may have to be put back as it was written. If there is none, another expiry was faster.
         let record = self.archive.find_whole::<BackupRecord>(id).await;
         let record = record.context(|| format!("delete backup {id}"))?;
         if let Some(record) = record {
@@ -109,7 +109,7 @@ impl Deletion<'_> {
             if !self.delete(&[(key.clone(), record.info.size)]).await? {
                 return Ok(false);
             }
-            // A mark, or an outage in which nobody knows whether there is one.
+            // There is a mark, or an outage, and then nobody knows whether there is one.
             if let Err(error) = self.refuse_marked(id).await {
                 self.put_back(&key, &Body::from_bytes(record.bytes)).await?;
                 return Err(error);
@@ -119,21 +119,21 @@ impl Deletion<'_> {
         Ok(true)
     }
 
-    /// Lets the ledger forget a backup, before its record goes: a backup that the ledger knows and that has no
-    /// record has lost it. If that cannot be done, a later run may say so of what a kill leaves.
+    /// Removes a backup from the ledger before its record goes. A backup that is in the ledger without a record counts
+    /// as one that has lost it: a later run may say so if this removal fails and a kill then leaves the other objects.
     async fn forget(&self, id: &BackupId) -> Result<()> {
         let key = Key::Ledger(LedgerObject::Backup(id.clone())).to_string();
         self.archive.store().delete_what_goes(&[key]).await.map(drop)
     }
 
-    /// Puts a record back that must stay. While it is away only this process has it.
+    /// Puts back a record that must stay. Until then only this process has it.
     async fn put_back(&self, key: &Key, record: &Body) -> Result<()> {
         let mut attempt = 1;
         loop {
             match self.archive.create(key, record, Same::Bytes, None).await {
                 Ok(_) => return Ok(()),
                 Err(error) if error.is_retryable() && attempt < PUT_BACK_ATTEMPTS => {
-                    tracing::warn!(%error, attempt, "a record that must stay could not be put back yet");
+                    tracing::warn!(%error, attempt, "a backup's record must stay, and could not be put back yet");
                     tokio::time::sleep(PUT_BACK_PAUSE).await;
                     attempt += 1;
                 }
@@ -144,14 +144,14 @@ impl Deletion<'_> {
         }
     }
 
-    /// Whoever marks a backup looks afterwards whether it is still there, and whoever deletes it
-    /// whether it was marked.
+    /// Refuses to go on if the backup was marked meanwhile. Whoever marks a backup looks afterwards whether it is still
+    /// there, and whoever deletes it looks whether it was marked.
     async fn refuse_marked(&self, id: &BackupId) -> Result<()> {
         let keep: Option<Keep> = self.archive.find(id).await?;
         match keep.filter(|keep| keep.holds_at(self.now)) {
             None => Ok(()),
             Some(keep) => Err(Error::conflict(format!(
-                "backup {id} was marked to be kept {keep} while it was about to be deleted, and is kept; run walship \
+                "backup {id} was marked to be kept {keep} while walship was about to delete it; it is kept. Run walship \
                  expire again for the rest"
             ))),
         }
@@ -167,7 +167,7 @@ impl Deletion<'_> {
         if !self.delete(&pending).await? {
             return Ok(false);
         }
-        // Who began to finish it before that has a heartbeat by now.
+        // If somebody began to finish it before that, there is a heartbeat by now.
         if self.has_new_sign(entry).await? {
             return Ok(false);
         }
@@ -175,7 +175,7 @@ impl Deletion<'_> {
         let record = id.key(BackupObject::Record);
         if self.archive.head(&record).await?.is_some() {
             self.report.notes.push(format!(
-                "backup {id} was finished in the very moment in which it was swept away; it is deleted, take another"
+                "backup {id} was finished while its objects were being deleted; it is deleted too, so take another"
             ));
             self.delete(&[(record, 0)]).await?;
         }
@@ -194,7 +194,7 @@ impl Deletion<'_> {
         }
         if is_new {
             self.report.notes.push(format!(
-                "there is a new sign of backup {}; it is left alone",
+                "somebody has worked on backup {} meanwhile; it is left alone",
                 entry.id
             ));
         }
@@ -215,7 +215,7 @@ impl Deletion<'_> {
         Ok(())
     }
 
-    /// Deletes objects, each with its size; whether all of them went.
+    /// Deletes objects, each given with its size. Returns whether all of them were deleted.
     async fn delete(&mut self, objects: &[(Key, u64)]) -> Result<bool> {
         let (all, bytes) = self.report.delete(objects, self.archive.store()).await?;
         self.progress.advance(bytes);

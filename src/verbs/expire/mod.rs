@@ -1,20 +1,20 @@
 //! `walship expire`: deletes what the retention policy does not keep.
 //!
 //! # Order
-//! The reverse of writing: what the ledger tells of a backup, its `backup.json`, then its other objects; when all backups are
-//! done, what WAL is given up is noted in `retention.json`, and then WAL goes. So at any moment
-//! everything that is listed can be restored, and what a kill leaves behind the next run deletes.
+//! The reverse of writing. First each backup goes: its entry in the ledger, its `backup.json`, its other objects. Then the
+//! WAL that is released is noted in `retention.json`, and then that WAL goes. So everything that is listed can be
+//! restored at any moment, and the next run deletes what a kill leaves behind.
 //!
 //! # What can race
-//! - *A base backup that begins.* Before each batch of WAL it is looked for; no WAL goes that it may
-//!   need, and none at all while it does not know yet.
-//! - *`basebackup --finish`.* It takes up its heartbeat first and looks at its objects again before it
-//!   writes `backup.json`; here its heartbeat is looked for after `pending.json` is gone.
-//! - *`walship keep`.* It writes the mark and then looks whether the backup is still there; here the
-//!   mark is looked for after `backup.json` is gone, which is put back if there is one.
+//! - *A base backup that begins.* Before each batch of WAL, expire looks for new ones. It deletes no WAL that one may
+//!   need, and none at all while that one does not know yet what it needs.
+//! - *`basebackup --finish`.* It first begins its heartbeat, and looks at its objects again before it writes
+//!   `backup.json`. Expire deletes `pending.json` and then looks for the heartbeat.
+//! - *`walship keep`.* It writes the mark and then looks whether the backup is still there. Expire deletes
+//!   `backup.json` and then looks for the mark; if there is one, it puts `backup.json` back.
 //! - *Another expiry.* Both delete what their plans say. Each adds to the version of `retention.json` that it
 //!   read, or reads it again, so that neither takes back what the other noted.
-//! - *A push.* What is stored after the plan was made is never deleted by it.
+//! - *A push.* Expire never deletes what was stored after its plan was made.
 
 mod args;
 mod backups;
@@ -36,15 +36,14 @@ use crate::judge::retention::{self, RetentionPolicy};
 use crate::progress::Progress;
 use crate::store::Store;
 
-/// This machine's clock may differ from the store's by so much without a word.
+/// A larger difference between this machine's clock and the store's is reported.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
-/// So often `retention.json` is read and written anew where others write it at the same time.
+/// If others write `retention.json` at the same time, it is read and written anew at most this often.
 const NOTE_ATTEMPTS: usize = 10;
 
 /// What `walship expire` is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpireOptions {
-    /// What is kept.
     pub policy: RetentionPolicy,
     /// Only say what would be deleted.
     pub dry_run: bool,
@@ -69,14 +68,14 @@ pub async fn run(
     let catalogue = catalogue::load(&archive).await?;
     if let Some(why) = &catalogue.damage.unknown {
         return Err(Error::corrupt(format!(
-            "{why}. Nothing was deleted: which backups verify found damaged is not known, and the good ones might be those \
-             that go; run walship verify (without --since), which looks again and writes it anew"
+            "{why}. Nothing was deleted, because it is not known which backups are damaged, and the good ones might be \
+             deleted; run walship verify (without --since), which looks again and writes the object anew"
         )));
     }
     let known = catalogue::released(&archive).await;
     known.context(|| {
-        "nothing was deleted, for what retention has given up so far cannot be read (deleted by hand, it is written anew, \
-         and what is missing looks lost until then)"
+        "nothing was deleted, because the note of the WAL that was released so far cannot be read (if you delete it, the \
+         next run writes it anew; until then released WAL looks lost)"
     })?;
     let needs = unfinished::needs(&archive, &catalogue, now).await?;
     let plan = retention::plan(&catalogue, &needs, &options.policy, now)?;
@@ -90,7 +89,7 @@ pub async fn run(
     Ok(report)
 }
 
-/// The earlier of two clocks: at an earlier moment every rule keeps more.
+/// The earlier of two clocks, because at an earlier moment every rule keeps more.
 async fn earlier_clock(store: &Store, now: DateTime<Utc>, notes: &mut Vec<String>) -> Result<DateTime<Utc>> {
     let of_store = store.clock().await?;
     let ahead = now - of_store;
@@ -108,8 +107,8 @@ async fn earlier_clock(store: &Store, now: DateTime<Utc>, notes: &mut Vec<String
     Ok(now.min(of_store))
 }
 
-/// Notes which WAL is given up, before any of it is deleted. Another expiry, with another plan perhaps,
-/// may add to it at the same time: what it noted stays.
+/// Notes which WAL is released, before any of it is deleted. Another expiry, perhaps with another plan, may add to the
+/// note at the same time: what that one noted stays.
 async fn note_released(archive: &Archive, deletable: &TimelineRanges, now: DateTime<Utc>) -> Result<()> {
     let size = archive.identity().segment_bytes;
     let key = Retention::key(&size);
@@ -129,7 +128,7 @@ async fn note_released(archive: &Archive, deletable: &TimelineRanges, now: DateT
             released,
         };
         match archive.replace_if(&key, &body(&after)?, version).await {
-            // Somebody else wrote it, or this very put, if its first answer got lost: look again.
+            // Somebody else wrote it, or this put did and its first answer got lost: look again.
             Err(error) if error.kind() == ErrorKind::Conflict => {}
             // A server that does not know `If-Match` may say so.
             Err(error) if error.kind() == ErrorKind::Invalid => return archive.replace(&size, &after).await,
@@ -137,7 +136,7 @@ async fn note_released(archive: &Archive, deletable: &TimelineRanges, now: DateT
         }
     }
     Err(Error::conflict(format!(
-        "{} was changed by somebody else {NOTE_ATTEMPTS} times while it was to be written; no WAL was deleted. Let the \
+        "somebody else changed {} {NOTE_ATTEMPTS} times while walship was about to write it; no WAL was deleted. Let the \
          other expiries end, and run walship expire again",
         archive.url_of(&key)
     )))

@@ -11,32 +11,28 @@ use crate::judge::retention::{Action, BackupFate, RetentionPlan, WalFate};
 use crate::store::Store;
 use crate::text::{ByteSize, counted, write_table};
 
-/// So many of the objects that could not be deleted are named.
+/// At most this many of the objects that could not be deleted are named.
 const NAMED: usize = 20;
 
-/// What was planned and done.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExpireReport {
-    /// Whether nothing was deleted: `deleted` says what would be.
+    /// Nothing was deleted: `deleted` says what would be.
     pub dry_run: bool,
-    /// The plan.
     #[serde(flatten)]
     pub plan: RetentionPlan,
     /// What was deleted. A dry run counts WAL only.
     pub deleted: Deleted,
-    /// How many objects the store did not let go.
+    /// How many objects the store refused to delete.
     pub left_objects: u64,
-    /// The first of them.
+    /// The first [`NAMED`] of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub left: Vec<Left>,
-    /// What a person should know beside.
+    pub left: Vec<LeftObject>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     #[serde(skip)]
     url: String,
 }
 
-/// How much was deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Deleted {
     /// Backups, finished or not.
@@ -47,12 +43,10 @@ pub struct Deleted {
     pub stored_bytes: u64,
 }
 
-/// An object that the store did not let go.
+/// An object that the store refused to delete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Left {
-    /// Its key.
+pub struct LeftObject {
     pub key: String,
-    /// Why.
     pub why: String,
 }
 
@@ -82,10 +76,7 @@ impl ExpireReport {
         self.left_objects > 0
     }
 
-    /// Deletes objects, each with its size. Whether all of them went, and the bytes of those that did.
-    ///
-    /// # Errors
-    /// As the store.
+    /// Deletes objects, each given with its size. Returns whether all were deleted, and the bytes of those that were.
     pub(super) async fn delete(&mut self, objects: &[(Key, u64)], store: &Store) -> Result<(bool, u64)> {
         let keys: Vec<String> = objects.iter().map(|(key, _)| key.to_string()).collect();
         let refused = store.delete_what_goes(&keys).await?;
@@ -97,10 +88,11 @@ impl ExpireReport {
         self.deleted.count(&gone);
         self.left_objects += refused.len() as u64;
         let room = NAMED.saturating_sub(self.left.len());
-        self.left.extend(refused.into_iter().take(room).map(|left| Left {
-            key: left.key,
-            why: left.error.to_string(),
-        }));
+        self.left
+            .extend(refused.into_iter().take(room).map(|left| LeftObject {
+                key: left.key,
+                why: left.error.to_string(),
+            }));
         Ok((all, self.deleted.stored_bytes - before))
     }
 

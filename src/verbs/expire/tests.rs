@@ -1,5 +1,5 @@
-//! What an expiry does to a directory store, whatever goes wrong. A day has four segments; the files'
-//! times are set, so the store's clock is the test's.
+//! What an expiry does to a directory store, whatever goes wrong. A day has four segments. The tests set the files' times,
+//! so the store's clock is theirs.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ struct Archive {
 }
 
 impl Archive {
-    /// So many days, each with a backup in its first segment.
+    /// An archive of this many days, each with a backup in its first segment.
     async fn of_days(days: u64) -> Self {
         let top = fixture::scratch();
         let store = fixture::store(top.path()).await;
@@ -67,7 +67,7 @@ impl Archive {
         archive
     }
 
-    /// The same archive in a place of its own.
+    /// A copy of the archive in another directory.
     async fn copy(&self) -> Self {
         let top = fixture::scratch();
         let store = fixture::store(top.path()).await;
@@ -286,7 +286,7 @@ async fn whatever_call_fails_everything_listed_can_be_restored_and_the_next_run_
                 faults.add(operation, "", kind);
                 let result = archive.expire(&archive.store.with_faults(faults.clone())).await;
                 let when = format!("{operation:?} {calls} {kind:?}");
-                // What proves to be missing hides that it failed.
+                // If looking shows that the object is missing, the failure of its deletion is not seen.
                 assert!(result.is_ok() || faults.left() == 0, "{when}: {result:?}");
                 archive.is_sound(&when).await;
                 archive.expire(&archive.store).await.unwrap();
@@ -326,15 +326,15 @@ async fn the_record_goes_first_and_wal_last() {
     let keys = archive.keys().await;
     assert!(
         keys.contains("retention.json"),
-        "what is given up is noted before"
+        "released WAL is noted before it is deleted"
     );
     assert!(keys.contains(&Key::Segment(segment(1, 0)).to_string()));
     assert!(!keys.iter().any(|key| key.starts_with(&backup_prefix(&id(7)))));
 }
 
-// Seen to fail: `expire/backups.rs`: the WAL of a backup whose record is locked is not spared
+// Seen to fail: `expire/backups.rs`: the WAL of a backup whose record is locked is not kept
 #[tokio::test]
-async fn what_the_store_does_not_let_go_is_reported_and_what_is_listed_stays_restorable() {
+async fn objects_that_the_store_refuses_to_delete_are_reported_and_listed_backups_stay_restorable() {
     let archive = ten_days().await;
     let faults = Faults::default();
     let locked = format!("{}backup.json", backup_prefix(&id(1)));
@@ -358,14 +358,14 @@ async fn what_the_store_does_not_let_go_is_reported_and_what_is_listed_stays_res
     archive.is_sound("with locked objects").await;
     let catalogue = fixture::load(&archive.store).await.unwrap();
     assert!(catalogue.backups.iter().any(|backup| backup.id == id(1)));
-    // As soon as the store lets go, the next run finishes.
+    // As soon as the store allows it, the next run finishes.
     archive.expire(&archive.store).await.unwrap();
     assert_eq!(archive.keys().await, expected());
 }
 
 // Seen to fail: `expire/backups.rs`: no mark is looked for after the record went
 #[tokio::test]
-async fn a_mark_that_is_set_in_the_very_moment_counts() {
+async fn a_mark_that_is_set_during_the_deletion_counts() {
     let archive = ten_days().await;
     let faults = Faults::default();
     let record = format!("{}backup.json", backup_prefix(&id(4)));
@@ -392,7 +392,7 @@ async fn a_mark_that_is_set_in_the_very_moment_counts() {
 
 // Seen to fail: `expire/backups.rs`: one attempt
 #[tokio::test]
-async fn a_record_that_must_be_put_back_is_put_back_although_the_store_fails_once() {
+async fn a_record_is_put_back_although_the_store_fails_once() {
     let archive = ten_days().await;
     let faults = Faults::default();
     let record = format!("{}backup.json", backup_prefix(&id(4)));
@@ -411,13 +411,12 @@ async fn a_record_that_must_be_put_back_is_put_back_although_the_store_fails_onc
     archive.is_sound("after the conflict").await;
 }
 
-/// The record of a backup is gone.
 async fn lose_record(archive: &Archive, number: u64) {
     let record = id(number).key(BackupObject::Record).to_string();
     archive.store.delete(&[record]).await.unwrap();
 }
 
-/// What a verification leaves that found the backup good.
+/// Writes what a verification leaves when it has found the backup good.
 async fn note_as_good(archive: &Archive, number: u64) -> String {
     let object = LedgerObject::Backup(id(number));
     let key = Key::Ledger(object.clone()).to_string();
@@ -429,7 +428,7 @@ async fn note_as_good(archive: &Archive, number: u64) -> String {
 
 // Seen to fail: `retention/choose.rs`: a lost record is ignored
 #[tokio::test]
-async fn what_is_left_of_a_backup_that_lost_its_record_stays_where_it_was_marked_or_found_good() {
+async fn the_rest_of_a_backup_that_lost_its_record_stays_if_it_was_marked_or_found_good() {
     let archive = ten_days().await;
     keep::run(&id(1), Mark::Set(None), &archive.store, now())
         .await
@@ -452,7 +451,7 @@ async fn what_is_left_of_a_backup_that_lost_its_record_stays_where_it_was_marked
     for number in 0..10 * SEGMENTS_A_DAY {
         assert!(keys.contains(&Key::Segment(segment(1, number)).to_string()));
     }
-    // Whoever gives the backup up takes the mark away.
+    // A person who does not want the backup any more takes the mark away.
     keep::run(&id(1), Mark::Release, &archive.store, now())
         .await
         .unwrap();
@@ -462,7 +461,7 @@ async fn what_is_left_of_a_backup_that_lost_its_record_stays_where_it_was_marked
 
 // Seen to fail: `expire/backups.rs`: the ledger forgets nothing
 #[tokio::test]
-async fn a_backup_that_an_expiry_began_to_delete_is_none_that_lost_its_record() {
+async fn a_backup_that_an_expiry_began_to_delete_has_not_lost_its_record() {
     let archive = ten_days().await;
     let ledger = note_as_good(&archive, 0).await;
     let faults = Faults::default();
@@ -478,7 +477,7 @@ async fn a_backup_that_an_expiry_began_to_delete_is_none_that_lost_its_record() 
 
 // Seen to fail: `verbs/keep.rs`: the backup is not looked for after the mark
 #[tokio::test]
-async fn who_marks_a_backup_that_is_being_deleted_is_told_so() {
+async fn a_mark_on_a_backup_that_is_being_deleted_is_refused() {
     let archive = ten_days().await;
     let faults = Faults::default();
     faults.add(
@@ -497,8 +496,8 @@ async fn who_marks_a_backup_that_is_being_deleted_is_told_so() {
     assert_eq!(archive.keys().await, expected());
 }
 
-/// A backup begins while the expiry writes down what it gives up.
-async fn with_a_newcomer(archive: &Archive, id: BackupId, alive: Option<BackupAlive>) -> ExpireReport {
+/// A backup begins while the expiry notes which WAL it releases.
+async fn with_a_new_backup(archive: &Archive, id: BackupId, alive: Option<BackupAlive>) -> ExpireReport {
     let faults = Faults::default();
     let pause = FaultKind::Delay(Duration::from_millis(500));
     faults.add(Operation::Put, "retention.json", pause);
@@ -520,9 +519,9 @@ async fn with_a_newcomer(archive: &Archive, id: BackupId, alive: Option<BackupAl
 #[tokio::test]
 async fn no_wal_goes_while_a_backup_that_began_meanwhile_may_need_any() {
     // The clock of its machine may be behind those of the others.
-    for newcomer in [id(20), BackupId::at(day(9) - TimeDelta::hours(7))] {
+    for new_backup in [id(20), BackupId::at(day(9) - TimeDelta::hours(7))] {
         let archive = ten_days().await;
-        let report = with_a_newcomer(&archive, newcomer, None).await;
+        let report = with_a_new_backup(&archive, new_backup, None).await;
         assert!(report.to_string().contains("began meanwhile"), "{report}");
         for number in 0..40 {
             let key = Key::Segment(segment(1, number)).to_string();
@@ -532,7 +531,7 @@ async fn no_wal_goes_while_a_backup_that_began_meanwhile_may_need_any() {
 }
 
 #[tokio::test]
-async fn the_wal_that_a_backup_needs_which_began_meanwhile_stays() {
+async fn the_wal_of_a_backup_that_began_meanwhile_stays() {
     let archive = ten_days().await;
     let alive = BackupAlive {
         format_version: FORMAT_VERSION,
@@ -542,7 +541,7 @@ async fn the_wal_that_a_backup_needs_which_began_meanwhile_stays() {
             lsn: Lsn(20 * SIZE.bytes() + 1),
         }),
     };
-    with_a_newcomer(&archive, id(20), Some(alive)).await;
+    with_a_new_backup(&archive, id(20), Some(alive)).await;
     let keys = archive.keys().await;
     for number in 0..40 {
         let key = Key::Segment(segment(1, number)).to_string();
@@ -550,7 +549,7 @@ async fn the_wal_that_a_backup_needs_which_began_meanwhile_stays() {
     }
 }
 
-// Seen to fail: `expire/backups.rs`: `spare_unfinished` is not called; no look after `pending.json` went
+// Seen to fail: `expire/backups.rs`: `keep_wal_of_unfinished` is not called; no look after `pending.json` went
 #[tokio::test]
 async fn a_backup_that_is_being_finished_is_left_alone() {
     let archive = ten_days().await;
@@ -580,7 +579,7 @@ async fn a_backup_that_is_being_finished_is_left_alone() {
     let before = archive.keys().await;
     let (report, ()) = tokio::join!(archive.expire(&slow), finishing);
     let report = report.unwrap();
-    assert!(report.to_string().contains("new sign of backup"), "{report}");
+    assert!(report.to_string().contains("worked on backup"), "{report}");
     let needed = needed_wal(&record(0).wal_ranges, SIZE);
     for number in needed[0].first.0..needed[0].end.0 {
         let key = Key::Segment(segment(1, number)).to_string();
@@ -603,7 +602,7 @@ async fn two_expiries_at_once_do_what_one_does() {
 
 // Seen to fail: `expire/mod.rs`: `released` is replaced whatever its version
 #[tokio::test]
-async fn of_two_expiries_with_other_plans_neither_takes_back_what_the_other_gave_up() {
+async fn of_two_expiries_with_different_plans_neither_takes_back_what_the_other_released() {
     let archive = ten_days().await;
     let faults = Faults::default();
     let pause = FaultKind::Delay(Duration::from_millis(1500));
@@ -624,17 +623,17 @@ async fn of_two_expiries_with_other_plans_neither_takes_back_what_the_other_gave
     assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
     let catalogue = fixture::load(&archive.store).await.unwrap();
     for number in 0..36 {
-        let given_up = catalogue
+        let is_released = catalogue
             .released
             .contains(TimelineId::FIRST, SegmentNumber(number));
-        // The mark's own, on day 3, is kept by both.
-        assert_eq!(given_up, number != 12, "segment {number}");
+        // Both keep the segment of the marked backup, on day 3.
+        assert_eq!(is_released, number != 12, "segment {number}");
     }
 }
 
 // Seen to fail: `expire/wal.rs`: times are not compared; `expire/backups.rs`: all objects below a backup go
 #[tokio::test]
-async fn what_walship_did_not_write_and_histories_stay_and_companions_go_with_their_segment() {
+async fn foreign_objects_and_histories_stay_and_companions_go_with_their_segment() {
     let archive = ten_days().await;
     let foreign = [
         "wal/notes.txt".to_owned(),
@@ -657,7 +656,7 @@ async fn what_walship_did_not_write_and_histories_stay_and_companions_go_with_th
     for key in companions("02").iter().chain(&companions("21")) {
         archive.put(key, vec![1], day(0)).await;
     }
-    // What was stored after the plan was made is not the plan's to delete.
+    // The plan does not delete what was stored after it was made.
     let fresh = Key::Segment(segment(1, 1)).to_string();
     archive.put(&fresh, vec![1], day(11)).await;
     archive.expire(&archive.store).await.unwrap();
@@ -735,7 +734,7 @@ async fn a_mark_is_set_listed_and_taken_away() {
 
 // Seen to fail: `format/keep.rs`: the backup that a mark names is not compared
 #[tokio::test]
-async fn records_of_two_backups_that_change_places_are_not_believed() {
+async fn records_of_two_backups_that_were_exchanged_are_not_believed() {
     for object in [BackupObject::Record, BackupObject::Keep] {
         let archive = ten_days().await;
         let until = Keep::new(&id(4), Some(day(5)), day(4));
@@ -754,7 +753,7 @@ async fn records_of_two_backups_that_change_places_are_not_believed() {
     }
 }
 
-// Seen to fail: `verbs/expire/mod.rs`: goes on where the record of what verify found is unusable
+// Seen to fail: `verbs/expire/mod.rs`: goes on although the record of damaged backups is unusable
 #[tokio::test]
 async fn nothing_is_deleted_while_it_is_not_known_which_backups_are_damaged() {
     let archive = ten_days().await;
@@ -765,20 +764,20 @@ async fn nothing_is_deleted_while_it_is_not_known_which_backups_are_damaged() {
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(error.to_string().contains(&key), "{error}");
     assert_eq!(archive.keys().await, before);
-    // One that this role may not read is there all the same.
+    // It counts even if this role may not read it.
     let faults = Faults::default();
     faults.add(Operation::Get, &key, FaultKind::Before(ErrorKind::Denied));
     let denied = archive.store.with_faults(faults);
     assert!(archive.expire(&denied).await.is_err());
     assert_eq!(archive.keys().await, before);
-    // A verification that passes over what is old does not make it look known.
+    // A verification that leaves out older objects does not make them known.
     let since = verify::VerifyOptions {
         full: false,
         since: Some(day(9)),
         recheck: Duration::from_hours(24),
         concurrency: 2,
         max_rate: None,
-        settle: Duration::ZERO,
+        second_look_after: Duration::ZERO,
     };
     let progress = Arc::new(Progress::default());
     verify::run(&since, &archive.store, now(), &progress)

@@ -1,4 +1,4 @@
-//! Which WAL the backups need that are not finished: from `pending.json`, or from the heartbeat.
+//! Which WAL the unfinished backups need, by their `pending.json` or their heartbeat.
 
 use chrono::{DateTime, Utc};
 
@@ -10,10 +10,6 @@ use crate::judge::catalogue::{Catalogue, UnfinishedState, needed_wal};
 use crate::judge::retention::{UnfinishedWal, UnfinishedWals};
 use crate::pg::{SegmentNumber, SegmentSize};
 
-/// Asks for each unfinished backup.
-///
-/// # Errors
-/// As the store.
 pub(super) async fn needs(
     archive: &Archive,
     catalogue: &Catalogue,
@@ -23,7 +19,7 @@ pub(super) async fn needs(
     for entry in &catalogue.unfinished {
         let wal = match entry.state {
             UnfinishedState::WaitingForWal => pending(archive, &entry.id).await?,
-            // A lost record told it.
+            // Only the record, which is lost, told it.
             _ if entry.lost_record(now).is_some() => UnfinishedWal::Unknown,
             UnfinishedState::Started => running(archive, &entry.id).await?,
             UnfinishedState::Remains => continue,
@@ -36,7 +32,7 @@ pub(super) async fn needs(
 async fn pending(archive: &Archive, id: &BackupId) -> Result<UnfinishedWal> {
     match archive.find(id).await {
         Ok(Some(PendingRecord(record))) => Ok(UnfinishedWal::Ranges(record.wal_ranges)),
-        // It was finished or given up in this very moment.
+        // It was just finished or given up.
         Ok(None) => Ok(UnfinishedWal::Unknown),
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
             Ok(UnfinishedWal::Unreadable(error.to_string()))
@@ -45,10 +41,7 @@ async fn pending(archive: &Archive, id: &BackupId) -> Result<UnfinishedWal> {
     }
 }
 
-/// What a running backup says that it needs.
-///
-/// # Errors
-/// As the store.
+/// Which WAL a running backup needs, by its heartbeat.
 pub(super) async fn running(archive: &Archive, id: &BackupId) -> Result<UnfinishedWal> {
     match archive.find(id).await {
         Ok(Some(BackupAlive {
@@ -65,11 +58,7 @@ pub(super) async fn running(archive: &Archive, id: &BackupId) -> Result<Unfinish
     }
 }
 
-/// The first segment that a backup needs which goes on or began meanwhile, on whatever timeline; `None` where
-/// nobody knows.
-///
-/// # Errors
-/// As the store.
+/// The first segment, on any timeline, that a running or just finished backup needs; `None` where nobody knows.
 pub(super) async fn needed_from(
     archive: &Archive,
     id: &BackupId,

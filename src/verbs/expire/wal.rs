@@ -1,4 +1,4 @@
-//! Deleting WAL: listed a page at a time, so that memory does not grow with it.
+//! Deletes WAL. It is listed a page at a time, so that memory does not grow with its amount.
 
 use std::collections::BTreeSet;
 
@@ -15,14 +15,10 @@ use crate::pg::{SegmentNumber, SegmentSize};
 use crate::progress::Progress;
 use crate::store::{ObjectInfo, Store};
 
-/// As many objects as one request deletes.
+/// One request deletes at most this many objects.
 const BATCH: usize = 1000;
 
-/// Deletes the segments that may go, and the `.partial` and `.backup` files beside them; in a dry run
-/// it counts them.
-///
-/// # Errors
-/// As the store.
+/// Deletes the segments that may go, and the `.partial` and `.backup` files beside them. A dry run only counts them.
 pub(super) async fn delete(
     report: &mut ExpireReport,
     deletable: TimelineRanges,
@@ -37,7 +33,7 @@ pub(super) async fn delete(
         archive,
         progress,
         size: catalogue.wal.segment_size(),
-        newcomers: Newcomers::new(catalogue),
+        new_backups: NewBackups::new(catalogue),
         deletable,
         batch: Vec::with_capacity(BATCH),
         report,
@@ -62,17 +58,17 @@ struct Deletion<'a> {
     archive: &'a Archive,
     progress: &'a Progress,
     size: SegmentSize,
-    newcomers: Newcomers,
+    new_backups: NewBackups,
     deletable: TimelineRanges,
     batch: Vec<(Key, u64)>,
     report: &'a mut ExpireReport,
 }
 
 impl Deletion<'_> {
-    /// The object and its size, where it may go.
+    /// The object's key and size; `None` where it must stay.
     fn may_go(&self, object: &ObjectInfo) -> Option<(Key, u64)> {
         let key = object.key.parse().ok()?;
-        // The plan knows nothing of what was stored after it.
+        // What was stored after the plan was made is not part of it.
         let may_go = object.modified <= self.report.plan.now && self.is_deletable(&key);
         may_go.then_some((key, object.size))
     }
@@ -93,7 +89,7 @@ impl Deletion<'_> {
             self.report.deleted.count(&objects);
             return Ok(());
         }
-        self.look_for_newcomers().await?;
+        self.look_for_new_backups().await?;
         objects.retain(|(key, _)| self.is_deletable(key));
         let (_, bytes) = self.report.delete(&objects, self.archive.store()).await?;
         self.progress.advance(bytes);
@@ -103,12 +99,12 @@ impl Deletion<'_> {
     }
 
     /// A backup that began since the archive was read may need WAL that was not needed then.
-    async fn look_for_newcomers(&mut self) -> Result<()> {
-        for id in self.newcomers.look(self.archive.store()).await? {
+    async fn look_for_new_backups(&mut self) -> Result<()> {
+        for id in self.new_backups.look(self.archive.store()).await? {
             let needed = needed_from(self.archive, &id, self.size).await?;
             if needed.is_none() {
                 self.report.notes.push(format!(
-                    "backup {id} began meanwhile and may need any WAL; the rest goes at the next run"
+                    "backup {id} began meanwhile and may need any WAL; the next run deletes the rest"
                 ));
             }
             self.deletable.remove_from(needed.unwrap_or(SegmentNumber(0)));
@@ -117,15 +113,15 @@ impl Deletion<'_> {
     }
 }
 
-/// How much the clock of a machine that begins a backup may be behind those before it.
+/// A backup's machine may have a clock that is at most this much behind those of earlier backups' machines.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::days(1);
 
 /// Backups that the plan did not know.
-struct Newcomers {
+struct NewBackups {
     known: BTreeSet<BackupId>,
 }
 
-impl Newcomers {
+impl NewBackups {
     fn new(catalogue: &Catalogue) -> Self {
         let backups = catalogue.backups.iter().map(|backup| &backup.id);
         let unrestorable = catalogue.unrestorable.iter().map(|entry| &entry.id);
@@ -135,7 +131,7 @@ impl Newcomers {
         }
     }
 
-    /// Those that came since the last look. Their ids are in the order of their machines' clocks.
+    /// The backups that began since the last look. Their ids are in the order of their machines' clocks.
     async fn look(&mut self, store: &Store) -> Result<Vec<BackupId>> {
         let newest = self.known.last().map(BackupId::moment);
         let after = newest.map(|newest| backup_prefix(&BackupId::at(newest - CLOCK_TOLERANCE)));

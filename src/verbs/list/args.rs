@@ -18,7 +18,7 @@ pub struct ListArgs {
     /// Only this part
     #[arg(value_enum)]
     pub part: Option<ListPart>,
-    /// With wal: the segments that hold this moment, such as "2026-11-23 04:15:00+01" or 2026-11-23T03:15:00Z
+    /// With wal: show the segments that hold this moment, such as "2026-11-23 04:15:00+01" or 2026-11-23T03:15:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_timestamp)]
     pub at: Option<DateTime<Utc>>,
     /// Print the result as JSON

@@ -1,9 +1,8 @@
 //! `walship list wal --at TIME`: the segments that hold a moment.
 //!
-//! Commit times are nearly in the order of the WAL, but not quite. So the WAL is halved until few
-//! segments are left, and those are looked at with their neighbours on both sides. What is said of the
-//! segments that were looked at is true; one further away is missed only where the server's clock was
-//! set back by more than the neighbours span.
+//! Commit times are almost in the order of the WAL, but not quite. So the WAL is halved until few segments are left, and
+//! those are looked at with their neighbours on both sides. The answer is true for the segments that were looked at. A
+//! segment further away is missed only if the server's clock was set back by more than the time of the neighbours.
 
 use std::fmt;
 use std::ops::Range;
@@ -20,53 +19,46 @@ use crate::pg::{Major, SegmentName, SegmentNumber, TimelineId};
 use crate::store::Store;
 use crate::text::{time_text, write_table};
 
-/// So many segments are read whole, where an older walship stored them.
+/// At most this many segments that an older walship stored are read whole.
 const WHOLE_READS: u64 = 128;
-/// So many segments are looked at on each side of those that are left.
+/// This many segments are looked at on each side of those that are left.
 const NEIGHBOURS: usize = 32;
-/// How many are looked at first, where a segment without the end of a transaction is met.
+/// This many segments are looked at first for the last end of a transaction.
 const FIRST_LOOK: usize = 4;
 
 /// The segments that hold a moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct ListedMoment {
-    /// The moment.
     pub time: DateTime<Utc>,
-    /// Each timeline of which there is WAL.
+    /// Each timeline that has WAL.
     pub timelines: Vec<MomentOnTimeline>,
 }
 
 /// The segments of one timeline that hold a moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MomentOnTimeline {
-    /// The timeline.
     pub timeline: TimelineId,
-    /// Segments in which a transaction ended at the moment or before, and one at it or later.
+    /// Segments in which a transaction ended at the moment or before, and another at it or later.
     pub segments: Vec<ListedSegment>,
     /// The last segment in which a transaction ended at the moment or before.
     pub before: Option<SegmentName>,
-    /// The first segment in which one ended later: a recovery to the moment stops in it.
+    /// The first segment in which a transaction ended later: a recovery to the moment stops in it.
     pub after: Option<SegmentName>,
-    /// How many of the segments looked at could not tell.
+    /// How many of the segments that were looked at could not tell.
     pub unknown: usize,
 }
 
 /// When transactions ended in a segment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ListedSegment {
-    /// The segment.
     pub segment: SegmentName,
-    /// The earliest time.
     pub smallest: DateTime<Utc>,
-    /// The latest time.
     pub largest: DateTime<Utc>,
-    /// How many transactions committed.
     pub commits: u64,
-    /// How many were rolled back.
     pub aborts: u64,
 }
 
-/// Looks a moment up in all WAL that the archive holds.
+/// Looks a moment up in all the WAL of the archive.
 ///
 /// # Errors
 /// As [`catalogue::wal`] and [`TimeIndex::of`].
@@ -91,7 +83,7 @@ pub async fn at(time: DateTime<Utc>, store: &Store) -> Result<ListedMoment> {
 struct Held<'a> {
     wal: &'a WalInventory,
     timeline: TimelineId,
-    /// The first segment of each unbroken run, and how many they are.
+    /// The first segment of each run without gaps, and how many segments the run has.
     runs: Vec<(SegmentNumber, usize)>,
     count: usize,
 }
@@ -125,8 +117,8 @@ impl<'a> Held<'a> {
     }
 }
 
-/// The indexes of the segments around the first one with the end of a transaction later than the
-/// moment, and the place of the first of them.
+/// Finds the first segment in which a transaction ended later than the moment. Returns the indexes of the segments around
+/// it, and the place of the first of those.
 async fn around(
     time: DateTime<Utc>,
     count: usize,
@@ -239,16 +231,16 @@ impl fmt::Display for ListedMoment {
                 (_, Some(before), None) => {
                     writeln!(
                         f,
-                        "timeline {timeline}: nothing later than {time} is archived; the last segment before it is {before}"
+                        "timeline {timeline}: the archive has nothing later than {time}; the last segment before it is {before}"
                     )?;
                 }
                 (_, None, Some(after)) => {
                     writeln!(
                         f,
-                        "timeline {timeline}: nothing as early as {time} is archived; the first segment after it is {after}"
+                        "timeline {timeline}: the archive has nothing as early as {time}; the first segment after it is {after}"
                     )?;
                 }
-                (_, None, None) => writeln!(f, "timeline {timeline}: its WAL tells of no transaction")?,
+                (_, None, None) => writeln!(f, "timeline {timeline}: no transaction ended in its WAL")?,
                 (false, Some(_), Some(after)) => {
                     writeln!(f, "timeline {timeline}: a recovery to {time} stops in {after}")?;
                 }
@@ -361,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_the_archive_are_told() {
+    fn moments_before_and_after_the_archive_are_told() {
         let segments: Vec<_> = (0..100).map(|number| segment(&[number * 10])).collect();
         assert_eq!(find(&segments, -1).0.after, Some(name(0)));
         assert_eq!(find(&segments, -1).0.before, None);

@@ -1,5 +1,4 @@
-//! What retention makes of what is listed: marks, backups that stand alone, and what the next expiry
-//! would do by this machine's policy.
+//! Retention in the list: marks, backups that stand alone, and what the next expiry would do by this machine's policy.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -12,10 +11,10 @@ use crate::judge::catalogue::{Backup, Catalogue};
 use crate::judge::retention::{Action, Reason, RetentionPlan, RetentionPolicy};
 use crate::pg::{SegmentNumber, TimelineId};
 
-/// What retention makes of a backup.
+/// A backup's mark, and what the next expiry would do with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ListedRetention {
-    /// The WAL after it was given up: only its own end can be recovered.
+    /// The WAL after it was released: only its own end can be recovered.
     pub stand_alone: bool,
     /// The mark of `walship keep`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -23,7 +22,6 @@ pub struct ListedRetention {
     /// What the next `walship expire` does with it, by the policy that is configured here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<Action>,
-    /// Why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<Reason>,
 }
@@ -79,7 +77,7 @@ impl std::fmt::Display for ListedRetention {
     }
 }
 
-/// The gaps of a timeline: what was lost, and what was given up.
+/// The gaps of a timeline: first those that were lost, then those that were released.
 pub(super) fn gaps(
     wal: &WalInventory,
     timeline: TimelineId,
@@ -91,11 +89,11 @@ pub(super) fn gaps(
         gaps.insert_range(first, last);
     }
     gaps.subtract(&held);
-    let given_up = released
+    let released = released
         .of(timeline)
         .map(|ranges| gaps.intersection(ranges))
         .unwrap_or_default();
-    gaps.subtract(&given_up);
+    gaps.subtract(&released);
     let named = |ranges: &RangeSet| {
         let ranges = ranges.iter().filter_map(|(first, last)| {
             let (first, last) = (SegmentNumber(first), SegmentNumber(last));
@@ -103,5 +101,5 @@ pub(super) fn gaps(
         });
         ranges.collect()
     };
-    (named(&gaps), named(&given_up))
+    (named(&gaps), named(&released))
 }

@@ -8,7 +8,7 @@ use crate::format::{Stored, codec, record};
 use crate::pg::{ClusterIdentity, Major, SegmentSize};
 use crate::store::{Body, PutMode};
 
-/// An archive with these segments, and the fixture's backup where it is wanted.
+/// An archive with these segments, and with the fixture's backup if it is wanted.
 async fn archive(top: &std::path::Path, segments: &[&str], with_backup: bool) -> Store {
     let store = fixture::store(top).await;
     let mut record = fixture::record(&[]);
@@ -23,7 +23,7 @@ async fn archive(top: &std::path::Path, segments: &[&str], with_backup: bool) ->
         put(&store, &Key::Segment(name.parse().unwrap()).to_string(), vec![1]).await;
     }
     if with_backup {
-        // One part of a gibibyte, all of it a hole.
+        // One part of a gibibyte: a sparse file.
         let stream = &mut record.streams[0];
         (stream.tar_bytes, stream.part_bytes) = (3 << 30, 3 << 30);
         stream.parts = vec![crate::format::backup::StoredObject {
@@ -212,13 +212,13 @@ async fn a_list_shows_when_a_backup_was_last_proven() {
         "2026-11-25T04:15:00Z"
     );
     assert!(text.contains("FAILED 2026-11-25 04:15:00Z"), "{text}");
-    // It decides nothing, so a damaged one hides no backup.
+    // Nothing depends on it, so a backup with a damaged one is listed all the same.
     let (_, text) = replace(b"{".to_vec()).await;
     assert!(text.contains("1.0 GiB  never\n"), "{text}");
 }
 
 #[tokio::test]
-async fn a_backup_that_cannot_be_restored_is_told_apart() {
+async fn a_backup_that_cannot_be_restored_is_listed_apart() {
     let top = tempfile::tempdir().unwrap();
     let store = archive(top.path(), &SEGMENTS[1..], true).await;
     put(&store, "backups/20261124T000000Z/pending.json", vec![1]).await;
@@ -254,7 +254,7 @@ async fn an_empty_archive_says_so_in_words() {
     );
 }
 
-/// What is seen for a minute after every recovery and failover.
+/// This is so for a minute after every recovery and failover.
 // Seen to fail: `list/text.rs`: no segment is `not_yet` there
 #[tokio::test]
 async fn the_first_segment_of_a_new_timeline_is_not_called_missing() {
@@ -305,7 +305,7 @@ async fn timelines_without_wal_and_useless_objects_are_mentioned() {
 }
 
 #[tokio::test]
-async fn what_retention_gave_up_and_would_delete_is_shown() {
+async fn released_wal_and_what_an_expiry_would_delete_are_shown() {
     let top = tempfile::tempdir().unwrap();
     let store = archive(top.path(), &SEGMENTS, true).await;
     let mut released = crate::format::released::TimelineRanges::default();
@@ -331,7 +331,7 @@ async fn what_retention_gave_up_and_would_delete_is_shown() {
     assert_eq!(json["wal"][0]["given_up"][0]["segments"], 2);
     assert!(text.contains("stands alone, kept for ever"), "{text}");
     assert!(
-        text.contains("retention has given up 000000010000000000000003"),
+        text.contains("retention has released 000000010000000000000003"),
         "{text}"
     );
     assert!(!text.contains("LACKS") && !text.contains("MISSING"), "{text}");

@@ -10,7 +10,7 @@ use crate::format::proof::Proven;
 use crate::format::wal_inventory::SegmentRange;
 use crate::judge::catalogue::UnfinishedState;
 use crate::judge::window::{LatestIs, Window};
-use crate::text::{ByteSize, time_text, write_table};
+use crate::text::{ByteSize, counted, time_text, write_table};
 
 impl fmt::Display for ListReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,7 +39,7 @@ impl fmt::Display for ListReport {
         if let Some(ambiguity) = &self.ambiguous {
             writeln!(
                 f,
-                "AMBIGUOUS: {ambiguity}. A recovery needs --target-timeline until the copy's is retired (walship timeline retire N --reason \"…\")"
+                "AMBIGUOUS: {ambiguity}. A recovery needs --target-timeline until the copy's timeline is retired (walship timeline retire N --reason \"…\")"
             )?;
         }
         for note in &self.notes {
@@ -123,9 +123,9 @@ impl ListReport {
             for gap in &timeline.gaps {
                 writeln!(f, "timeline {} LACKS {gap}", timeline.timeline)?;
             }
-            for stretch in &timeline.given_up {
+            for range in &timeline.given_up {
                 let timeline = timeline.timeline;
-                writeln!(f, "timeline {timeline}: retention has given up {stretch}")?;
+                writeln!(f, "timeline {timeline}: retention has released {range}")?;
             }
         }
         for timeline in wal {
@@ -139,7 +139,7 @@ impl ListReport {
 }
 
 impl ListReport {
-    /// To the microsecond, for these are times to recover to.
+    /// To the microsecond, because these are times to recover to.
     fn write_window(&self, window: &[Window], f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = window.iter().map(|window| {
             let what = match window.latest_is {
@@ -160,14 +160,14 @@ impl ListReport {
         write_table(&headings, rows.collect(), f)?;
         for window in window {
             let (timeline, end) = (window.timeline, window.end_lsn);
-            // A timeline's first segment is archived when it is full: that it is not there yet was said.
+            // A timeline's first segment is archived when it is full; a line above says that it is not there yet.
             let not_yet = |missing: &SegmentRange| {
                 missing.first.timeline() == timeline && self.timelines_without_wal.contains(&timeline)
             };
             if let Some(why) = &window.barrier_is {
                 writeln!(
                     f,
-                    "timeline {timeline}: {why}; what follows can be recovered from a backup after it only"
+                    "timeline {timeline}: {why}; what follows can be recovered only from a backup after it"
                 )?;
             }
             if let Some(missing) = window.missing.filter(|missing| !not_yet(missing)) {
@@ -196,8 +196,10 @@ fn write_branch(timeline: &ListedTimeline, f: &mut fmt::Formatter<'_>) -> fmt::R
         None => writeln!(f),
         Some(range) => writeln!(
             f,
-            "; timeline {parent} went on beyond it, a branch of its own from {} to {} ({} held)",
-            range.first, range.last, range.segments
+            "; timeline {parent} went on beyond it as another branch, from {} to {} ({} in the archive)",
+            range.first,
+            range.last,
+            counted(range.segments, "segment")
         ),
     }
 }
@@ -207,7 +209,7 @@ impl ListedUnfinished {
         let id = &self.id;
         match self.state {
             UnfinishedState::WaitingForWal => format!(
-                "stored, but the WAL it needs had not arrived; `walship basebackup --finish {id}` completes it"
+                "stored, but the WAL that it needs had not arrived; `walship basebackup --finish {id}` completes it"
             ),
             UnfinishedState::Started => {
                 format!(
@@ -215,17 +217,17 @@ impl ListedUnfinished {
                     time(self.last_sign)
                 )
             }
-            UnfinishedState::Remains => "only remains of it are left".to_owned(),
+            UnfinishedState::Remains => "only some of its objects are left".to_owned(),
         }
     }
 }
 
-/// To the second: enough to choose a backup by. JSON has it all.
+/// To the second, which is enough to choose a backup. JSON has more digits.
 fn time(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
-/// A failure after the last success is what counts.
+/// A failure counts only if it came after the last success.
 fn proven(proven: &Proven) -> String {
     match (proven.last_success, proven.last_failure) {
         (success, Some(failure)) if success < Some(failure) => format!("FAILED {}", time(failure)),

@@ -52,7 +52,7 @@ pub struct PatroniBootstrapArgs {
         conflicts_with = "replace_source"
     )]
     pub source_archive: Option<String>,
-    /// Recover the cluster of the archive in the settings, which is gone, and archive on there
+    /// Recover the cluster of the archive in the settings, which is gone, and go on archiving there
     #[arg(long)]
     pub replace_source: bool,
     /// What to recover to.
@@ -164,7 +164,7 @@ impl PatroniBootstrapArgs {
         write_out(format!("walship: {report}\n").as_bytes())
     }
 
-    /// `source` are the settings that find the archive to recover from.
+    /// `source` has the settings of the archive to recover from.
     fn options(self, source: &Settings) -> Result<RecoverOptions> {
         Ok(RecoverOptions {
             pgdata: absolute(&self.patroni.datadir)?,
@@ -183,7 +183,7 @@ impl PatroniBootstrapArgs {
 impl PatroniArgs {
     fn warn_of_unknown(&self) {
         for flag in &self.unknown {
-            tracing::warn!("--{flag} is not known to walship and passed over");
+            tracing::warn!("walship does not know --{flag} and ignores it");
         }
     }
 }

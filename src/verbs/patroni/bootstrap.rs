@@ -1,8 +1,8 @@
 //! The data directory of a new Patroni cluster, from an archive.
 //!
-//! Either the new cluster is a *clone*, with an archive of its own, which must be empty and is begun
-//! here; or it takes the place of the archive's cluster, which is gone. A clone carries the mark that
-//! keeps it from its source's archive, and none of what `ALTER SYSTEM` set in its source.
+//! Either the new cluster is a *clone*: it has its own archive, which must be empty and is begun here. Or it takes the
+//! place of the archive's cluster, which is gone. A clone has a mark that keeps it from its source's archive, and nothing
+//! that `ALTER SYSTEM` set in its source.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +26,6 @@ pub enum Relation {
     Successor,
 }
 
-/// What was made.
 #[derive(Debug)]
 pub struct BootstrapReport {
     recovered: RecoverReport,
@@ -53,8 +52,8 @@ impl fmt::Display for BootstrapReport {
     }
 }
 
-/// Restores. What the options say of the target's action, archiving and configuration is not looked at:
-/// Patroni waits for the new cluster to open for writing.
+/// Restores. The options' action, archive mode and configuration are not used, because Patroni waits for the new cluster
+/// to open for writing.
 ///
 /// # Errors
 /// `Conflict` where the new cluster would write into its source's archive, or into one that is in use;
@@ -84,8 +83,8 @@ pub async fn run(
     let recovered = cluster::run(&options, source, now, progress).await?;
     if let (Relation::Successor, Some(why)) = (relation, &recovered.archiving_off) {
         return Err(Error::conflict(format!(
-            "the new cluster cannot take the place of the one that archives into {}: {why}. Make a clone with an \
-             archive of its own (source-archive), or stop the old cluster first",
+            "the new cluster cannot take the place of the cluster that archives into {}: {why}. Make a clone with its \
+             own archive (source-archive), or stop the old cluster first",
             recovered.archive
         )));
     }
@@ -95,14 +94,14 @@ pub async fn run(
     })
 }
 
-/// Begins the clone's own archive, before anything is restored: whatever is wrong with it is found now.
+/// Begins the clone's own archive before anything is restored, so that whatever is wrong with it is found now.
 async fn begin_archive(own: &Store, source: &Archive, now: DateTime<Utc>) -> Result<Archive> {
     let url = own.location();
     let begun = Archive::open_or_create(own, source.identity().cluster(), now).await?;
     if begun.identity().created_at == source.identity().created_at {
         return Err(Error::conflict(format!(
-            "{url}, where the new cluster would archive, is the archive of its source ({}): a clone must not write \
-             there. Give it an archive of its own (archive in the configuration file, or WALSHIP_ARCHIVE)",
+            "{url}, where the new cluster would archive, is the archive of its source ({}), and a clone must not write \
+             there. Give the new cluster its own archive (archive in the configuration file, or WALSHIP_ARCHIVE)",
             source.url()
         )));
     }
@@ -111,8 +110,8 @@ async fn begin_archive(own: &Store, source: &Archive, now: DateTime<Utc>) -> Res
         let page = own.list(prefix, None).next().await?;
         if let Some(object) = page.and_then(|page| page.into_iter().next()) {
             return Err(Error::conflict(format!(
-                "{url}, where the new cluster would archive, is in use (it holds {}): its WAL would contradict what \
-                 is there. Give the new cluster an archive URL that nothing was stored at",
+                "{url}, where the new cluster would archive, is in use (it has {}), and the new cluster's WAL would \
+                 contradict the WAL there. Give the new cluster an archive URL at which nothing is stored",
                 object.key
             )));
         }

@@ -1,4 +1,4 @@
-//! A replica from the archive, or none: Patroni has other ways of making one.
+//! A replica from the archive, if that is better: Patroni has other methods as well.
 
 use std::sync::Arc;
 
@@ -14,18 +14,16 @@ use crate::progress::Progress;
 use crate::server::ConnInfo;
 use crate::store::Store;
 
-/// What came of it.
 #[derive(Debug)]
 pub enum ArchiveSeed {
-    /// A standby was restored; why from the archive, in one sentence.
+    /// A standby was restored. The text says in one sentence why from the archive.
     Restored(Box<RestoredStandby>, String),
-    /// Nothing was written, for a copy of the primary is better; why, in one sentence.
+    /// Nothing was written, because a copy of the primary is better. The text says why in one sentence.
     NotBetter(String),
 }
 
-/// Restores the newest backup that leads to the timeline of the server at `info`, unless `SeedSource::Auto`
-/// would copy that server. Without a server, the archive is all there is, and its latest timeline is
-/// followed.
+/// Restores the newest backup that leads to the timeline of the server at `info`, unless `SeedSource::Auto` would copy
+/// that server. Without a server there is only the archive, and its latest timeline is followed.
 pub async fn from_archive(
     options: &StandbyOptions,
     limits: WalLimits,

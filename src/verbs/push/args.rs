@@ -23,8 +23,8 @@ use crate::server::data_directory::data_directory_of;
 pub struct PushArgs {
     /// The file, as PostgreSQL gives it with %p: relative to the data directory
     pub path: PathBuf,
-    /// Store the last segment of a server that is gone for good, though it is not whole: beside the whole ones, under a
-    /// name of its own
+    /// Store the last segment of a server that is gone for good although it is not whole, beside the whole ones and
+    /// under a name of its own
     #[arg(long)]
     pub unfinished: bool,
 }
@@ -55,7 +55,7 @@ impl PushArgs {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// What an agent says of the file; `None` where there is none to be relied on.
+    /// The agent's answer; `None` where no agent can be relied on.
     fn ask_agent(&self, settings: &Settings) -> Option<Result<()>> {
         if self.unfinished {
             return None;

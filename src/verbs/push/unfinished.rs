@@ -1,6 +1,5 @@
-//! Whether a segment is whole. PostgreSQL gives its archiver whole segments only; people give what lies in `pg_wal`, the
-//! segment that is still being written too. Stored under its name, that one would be in the way of the whole one for
-//! good.
+//! Whether a segment is whole. PostgreSQL gives its archiver only whole segments; people push whatever is in `pg_wal`,
+//! even the segment that is still being written. Stored under its name, it would keep the whole one out for good.
 
 use std::fmt;
 use std::path::Path;
@@ -20,11 +19,9 @@ use crate::store::Store;
 /// What became of the last segment of a server that is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnfinishedReport {
-    /// The object.
     pub key: String,
     /// Where its WAL ends; `None` where the segment turned out to be whole, and is stored as such.
     pub end: Option<Lsn>,
-    /// Whether it was created, or there already.
     pub report: Created,
 }
 
@@ -38,16 +35,17 @@ impl fmt::Display for UnfinishedReport {
             None => writeln!(f, "{} {stored}: the segment is whole", self.key),
             Some(end) => writeln!(
                 f,
-                "{} {stored}: its WAL ends at LSN {end}. No recovery reads it by itself: put it into pg_wal of what walship \
-                 recover has made, before the server starts (docs/proof.md, \"The last segment of a server that is gone\")",
+                "{} {stored}: its WAL ends at LSN {end}. No recovery reads it by itself: put it into pg_wal of the directory \
+                 that walship recover has made, before the server starts (docs/proof.md, \"The last segment of a server \
+                 that is gone\")",
                 self.key
             ),
         }
     }
 }
 
-/// Stores a segment of a server that is gone for good, as what it is: beside the whole segments, under a name of its own
-/// that no whole one ever has, or as a whole one if its WAL goes on to its end.
+/// Stores a segment of a server that is gone for good. If its WAL goes on to its end, it is stored as a whole one; if
+/// not, beside the whole segments, under a name that no whole one ever has.
 ///
 /// # Errors
 /// `Invalid` for anything but a segment, for one of a server that runs, and for one without WAL; otherwise as
@@ -60,7 +58,7 @@ pub async fn run_unfinished(
 ) -> Result<UnfinishedReport> {
     let WalName::Segment(segment) = wal_name(path)? else {
         return Err(Error::invalid(format!(
-            "{} is no WAL segment; only a segment can be unfinished, so push it without --unfinished",
+            "{} is not a WAL segment, and only a segment can be unfinished; push it without --unfinished",
             path.display()
         )));
     };
@@ -100,7 +98,7 @@ async fn store_unfinished(
     Ok(UnfinishedReport { key, end, report })
 }
 
-/// A server that runs goes on writing.
+/// Refuses a server that still runs, because it goes on writing.
 fn refuse_running(data_directory: &Path) -> Result<()> {
     let Some(pid) = postmaster_pid(data_directory).and_then(|pid| rustix::process::Pid::from_raw(pid.abs()))
     else {
@@ -111,8 +109,8 @@ fn refuse_running(data_directory: &Path) -> Result<()> {
         _ => Err(Error::new(
             ErrorKind::Invalid,
             format!(
-                "a server runs in {} (process {} of postmaster.pid), and finishes its segments itself: SELECT \
-                 pg_switch_wal(), and let its archiver store it. Nothing was stored",
+                "a server runs in {} (process {} of postmaster.pid) and finishes its segments itself. Nothing was stored. \
+                 Run SELECT pg_switch_wal(), and its archiver stores this segment",
                 data_directory.display(),
                 pid.as_raw_nonzero()
             ),
@@ -130,7 +128,7 @@ mod tests {
 
     // Seen to fail: `verbs/push.rs`: `push_source` does not look at the archive again
     #[tokio::test]
-    async fn what_is_stored_of_a_dead_server_is_not_told_where_the_archive_went_meanwhile() {
+    async fn an_unfinished_segment_is_not_called_stored_if_the_archive_went_away_meanwhile() {
         let top = tempfile::tempdir().unwrap();
         let store = fixture::format_1(top.path()).await;
         let name = "000000010000000000000005";

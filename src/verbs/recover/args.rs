@@ -35,8 +35,8 @@ pub struct RecoverArgs {
     /// Put a tablespace elsewhere; may be given for each
     #[arg(long, value_name = "OLD=NEW")]
     pub tablespace_mapping: Vec<TablespaceMapping>,
-    /// Whether the recovered server archives: on (or keep), as configured, where it takes its source's place; off in a copy;
-    /// auto: off unless the source is surely gone, which cannot be seen
+    /// Whether the recovered server archives. on (or keep): as configured, for a server that takes its source's place;
+    /// off: for a copy; auto: off, because nobody can see whether the source is gone for good
     #[arg(long, value_enum, default_value_t = ArchiveMode::Auto)]
     pub archive_mode: ArchiveMode,
     /// Accept that recovery ends where WAL is missing in the archive

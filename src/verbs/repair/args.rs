@@ -53,7 +53,7 @@ impl RepairArgs {
         let name = self.name;
         let pgdata = pgdata(self.pgdata).ok_or_else(|| {
             Error::invalid(format!(
-                "where the good copy of {name} is was not said; give --from FILE, or --pgdata DIR to take it from its pg_wal"
+                "it is not known where the good copy of {name} is; give --from FILE, or --pgdata DIR to take it from pg_wal"
             ))
         })?;
         Ok(pgdata.join("pg_wal").join(name.to_string()))

@@ -24,10 +24,10 @@ pub struct RestoreArgs {
     pub name: String,
     /// Where to put it, as PostgreSQL gives it with %p
     pub destination: PathBuf,
-    /// The first segment of a hole at which recovery may end; recover --end-at-gap writes it
+    /// The first segment of a gap at which recovery may end; recover --end-at-gap writes it
     #[arg(long, value_name = "SEGMENT")]
     pub accept_gap: Option<SegmentName>,
-    /// Where tablespaces lie that the WAL makes: within the data directory (inside), or where it says, if nothing is in the way (checked); recover and basebackup --seed-replica write it
+    /// Where tablespaces go that the WAL creates: into the data directory (inside), or where the WAL says, if nothing is in the way (checked); recover and basebackup --seed-replica write it
     #[arg(long, value_enum, value_name = "WHERE")]
     pub new_tablespaces: Option<NewTablespaces>,
 }
@@ -63,7 +63,7 @@ impl RestoreArgs {
                 if let Some(what) = self.new_tablespaces.filter(|_| signal != RecoverySignal::None) {
                     let data = data_directory_of(&options.destination);
                     match see_to(&options.name, &options.destination, &data, what) {
-                        // A standby must not live on: it would stream the same.
+                        // The standby must end: otherwise it would get the same WAL by streaming.
                         Err(error) if error.kind() == ErrorKind::Conflict => {
                             tracing::error!("{error}");
                             return Ok(exit::RESTORE_FAILED.into());
@@ -80,7 +80,7 @@ impl RestoreArgs {
                 tracing::info!("{reason}");
                 Ok(exit::ABSENT.into())
             }
-            // PostgreSQL is told the same, but nobody would look for the reason.
+            // PostgreSQL is told the same, but people would not look for the reason.
             RestoreReport::Withheld(reason) => {
                 tracing::warn!("{reason}");
                 Ok(exit::ABSENT.into())
@@ -89,7 +89,7 @@ impl RestoreArgs {
     }
 }
 
-/// What an agent says of the file, and has ready; `None` where there is none to be relied on.
+/// The agent's answer; `None` where no agent can be relied on.
 fn ask_agent(
     options: &RestoreOptions,
     limit: Duration,
@@ -104,7 +104,7 @@ fn ask_agent(
         retry_millis: options.retry_timeout.as_millis() as u64,
     };
     match walship_client::ask(&address, ask, limit)? {
-        // Whoever asks gives the name, so that an agent that wakes up late changes nothing.
+        // This process gives the file its name, not the agent: an agent that wakes up late changes nothing.
         Ok(Answer::Ready(file)) => match file.deliver(&options.destination) {
             Ok(()) => Some(Ok(RestoreReport::Delivered)),
             Err(error) => {

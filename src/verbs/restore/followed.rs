@@ -1,9 +1,10 @@
 //! What the server of a data directory follows, as far as the directory and the archive tell: the facts for the rule
-//! of `archive::forks`.
+//! of `judge::forks`.
 //!
-//! Its settings are those that it was started with, where its files have not changed since. A standby may look for
-//! new timelines at any moment, so the archive is asked at each segment, and after the segment was fetched: one that an
-//! old primary stored after the new timeline's history is then never taken for the common past.
+//! Its settings are read from its files: they are those that it was started with, unless the files have changed since.
+//! A standby may look for new timelines at any moment. So the archive is asked at each segment, after the segment was
+//! fetched: a segment that an old primary stored after the new timeline's history is then never taken for the common
+//! past.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -68,7 +69,7 @@ pub(super) async fn follower(
             Recovering::Standby => search.max(segment),
             Recovering::ToTarget => search,
         };
-        // What comes last and is retired is hidden from it, or ignored by it.
+        // Retired timelines at the end are hidden from the server, or it ignores them.
         let chain = retired::without_the_last(histories.chain(from, recovering).await?, archive).await?;
         follower.histories.extend(chain);
     }
@@ -87,7 +88,7 @@ fn replayed(control: &ControlFile) -> Vec<Position> {
     std::iter::once(checkpoint).chain(minimum).collect()
 }
 
-/// Where the server looks for histories: it asks the archive and then takes what `pg_wal` has.
+/// Where the server looks for histories: in the archive, then in `pg_wal`.
 struct Histories<'a> {
     pg_wal: PathBuf,
     kept: BTreeSet<TimelineId>,

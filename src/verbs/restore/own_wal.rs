@@ -1,8 +1,8 @@
-//! What a server has replayed or will replay whatever it is told: the WAL in its `pg_wal`.
+//! The WAL in a server's `pg_wal`: it has replayed it, or will replay it whatever it is told.
 //!
-//! PostgreSQL keeps restored and streamed segments there until a restartpoint is behind them, and takes a segment from
+//! PostgreSQL keeps restored and streamed segments there until a restartpoint has passed them, and takes a segment from
 //! there where the archive has none (`XLogFileReadAnyTLI`, `KeepFileRestoredFromArchive`, 14 to 18). `pg_control` tells
-//! what lies before the last restartpoint. So the two say all that a running standby has replayed.
+//! what came before the last restartpoint. Together they tell all that a running standby has replayed.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -11,7 +11,6 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, SegmentName, SegmentSize, TimelineId, WalCheck, WalReader};
 
-/// How much is read at once.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// Whether `pg_wal` has a complete record of this timeline that begins at the position or after it.

@@ -1,9 +1,10 @@
-//! Timelines that somebody retired, for the server that would follow one.
+//! Timelines that somebody retired are hidden from a server that would follow them.
 //!
 //! PostgreSQL learns which timelines there are by asking for their histories one after the other, up to the first that
-//! is missing (`findNewestTimeLine`, `timeline.c`, 14 to 18): to follow the latest one, and at the end of each recovery
-//! to take the next number. A history that is absent is not followed, and its number is free for a new timeline, whose
-//! WAL could never be archived. So it is absent only for a server that would follow it.
+//! is missing (`findNewestTimeLine`, `timeline.c`, 14 to 18). It does so to follow the latest one, and at the end of each
+//! recovery to take the next number. If a history is absent, PostgreSQL does not follow that timeline, but it also takes
+//! its number for a new one, whose WAL could never be archived. So a retired timeline's history is absent only for a
+//! server that would follow it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,9 +15,8 @@ use crate::format::retired::{Retired, is_hidden};
 use crate::judge::forks::{Follower, Recovering, TargetTimeline};
 use crate::pg::{TimelineHistory, TimelineId, WalName};
 
-/// Why a stored history is absent for the server that asks; `None` where it gets it. `follower` is what is known of the
-/// server, `is_starting` whether it has not opened for reading yet, `is_kept` whether its `pg_wal` has a
-/// copy.
+/// Why a stored history is absent for the server that asks; `None` where the server gets it. `is_starting`: the server
+/// has not opened for reading yet. `is_kept`: its `pg_wal` has a copy.
 ///
 /// # Errors
 /// As the store; `Corrupt` for a mark that is damaged.
@@ -32,8 +32,8 @@ pub(super) async fn hides(
     if !is_hidden(history, follower, is_starting) {
         return Ok(None);
     }
-    if lives_later(timeline, archive).await? {
-        // A server that looks for the latest timeline comes to that one only by way of this one.
+    if has_later_timeline(timeline, archive).await? {
+        // A server that looks for the latest timeline finds the later one only if it finds this one first.
         return Ok(None);
     }
     let way_out = if is_kept {
@@ -47,7 +47,7 @@ pub(super) async fn hides(
     Ok(Some(withheld(timeline, mark) + &way_out))
 }
 
-/// Why a segment of a retired timeline is not for a standby that would go over to it.
+/// Why a segment of a retired timeline is not for a standby that would switch to that timeline.
 ///
 /// # Errors
 /// `Invalid` for a recovery, which would end there; as the store; `Corrupt` for a mark that is damaged.
@@ -66,14 +66,13 @@ pub(super) async fn refuses(
     match follower.recovering {
         Recovering::Standby => Ok(Some(withheld(timeline, &mark))),
         Recovering::ToTarget => Err(Error::invalid(format!(
-            "timeline {timeline} was {mark}; name the timeline to recover along (recovery_target_timeline), and take \
-             {timeline}'s history out of pg_wal"
+            "timeline {timeline} was {mark}; set recovery_target_timeline to the timeline to recover along, and remove \
+             {timeline}'s history from pg_wal"
         ))),
     }
 }
 
-/// The last of these timelines that is not retired, and all before it: what a server finds that is told of no retired
-/// ones.
+/// These timelines without the retired ones at the end: what a server finds from which retired ones are hidden.
 ///
 /// # Errors
 /// As the store; `Corrupt` for a mark that is damaged.
@@ -92,13 +91,13 @@ pub(super) async fn without_the_last<T>(
 
 fn withheld(timeline: TimelineId, mark: &Retired) -> String {
     format!(
-        "timeline {timeline} is in the archive and withheld, for it was {mark} (walship timeline reinstate {timeline} takes \
-         that back)"
+        "timeline {timeline} is in the archive and withheld because it was {mark} (walship timeline reinstate {timeline} \
+         takes that back)"
     )
 }
 
 /// Whether the archive has the history of a later timeline that is not retired.
-async fn lives_later(timeline: TimelineId, archive: &Archive) -> Result<bool> {
+async fn has_later_timeline(timeline: TimelineId, archive: &Archive) -> Result<bool> {
     let mut listing = archive.store().list(WAL_PREFIX, Some(&after_timeline(timeline)));
     let mut later = BTreeSet::new();
     while let Some(page) = listing.next().await? {

@@ -16,7 +16,7 @@ use crate::edge::{absolute, this_walship, variable};
 use crate::error::{Error, Result};
 use crate::server::ConnInfo;
 
-/// The role's password, where it shall not be in a file.
+/// The role's password, for those who do not want it in a file.
 const PASSWORD_VARIABLE: &str = "WALSHIP_REPLICATION_PASSWORD";
 
 /// Arguments of `walship setup`.
@@ -40,7 +40,7 @@ pub struct SetupPrimaryArgs {
     /// The server, as a superuser: a libpq connection string or URI; PGHOST, PGUSER and the rest count as well
     #[arg(short, long = "dbname", value_name = "CONNINFO")]
     pub dbname: Option<String>,
-    /// Do it; at the end switch WAL and see the segment arrive in the archive
+    /// Do it; at the end switch WAL and wait until the segment is in the archive
     #[arg(long)]
     pub apply: bool,
     /// The role that replicas log in as

@@ -1,5 +1,5 @@
-//! Editing `pg_hba.conf`: one rename, with the old file kept beside it, and back again where the server does not
-//! understand the new one.
+//! Editing `pg_hba.conf`: by one rename. The old file is kept beside it, and put back if the server does not understand
+//! the new one.
 
 use std::fs::{File, Permissions};
 use std::io::Write;
@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use crate::error::{Error, Result};
 use crate::pg::hba::with_lines_first;
 
-/// A file that was changed, and what it was.
+/// A file that was changed.
 #[derive(Debug)]
 pub(super) struct Edited {
     path: PathBuf,
@@ -26,7 +26,7 @@ pub(super) struct Edited {
 pub(super) fn edit(path: &Path, lines: &[String], now: DateTime<Utc>) -> Result<Edited> {
     let doing = || format!("change {}", path.display());
     let io = |error| Error::io(doing(), error);
-    // What a link points to is changed, not the link.
+    // If it is a link, the file that it points to is changed.
     let path = path.canonicalize().map_err(io)?;
     let before = std::fs::read_to_string(&path).map_err(io)?;
     let metadata = path.metadata().map_err(io)?;
@@ -59,7 +59,7 @@ impl Edited {
     }
 }
 
-/// Writes a file under a temporary name, and gives it its own once it is durable.
+/// Writes a file under a temporary name, and gives it its own name once it is durable.
 ///
 /// # Errors
 /// `Internal`, naming the file.

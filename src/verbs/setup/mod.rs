@@ -1,8 +1,8 @@
 //! `walship setup primary`: what a server lacks for archiving and replication, shown or done.
 //!
-//! Conflicts are found before anything is changed. What is done is done in an order that leaves a working server at
-//! any point: the password is saved before the role has it, `pg_hba.conf` is replaced by one rename, settings go
-//! through ALTER SYSTEM. A second run finds what is left, and nothing to do in the end.
+//! Conflicts are found before anything is changed. The steps come in an order that leaves a working server at any
+//! point: the password is saved before the role has it, `pg_hba.conf` is replaced by one rename, settings go through
+//! ALTER SYSTEM. A second run does what the first has left, and finds nothing to do if that was everything.
 
 mod args;
 mod hba_file;
@@ -44,17 +44,16 @@ pub struct SetupOptions {
     pub password: Option<Secret>,
     /// The password file that gets the role's password.
     pub passfile: Option<PathBuf>,
-    /// `archive_command`.
     pub archive_command: String,
     /// How long a segment may take from the switch to the archive.
     pub round_trip_timeout: Duration,
 }
 
-/// Looks, and does where it shall.
+/// Finds what the server lacks, and with `apply` does it.
 ///
 /// # Errors
-/// As the server and the store say; `Conflict` where something else has walship's place, `Invalid` for a server on
-/// another machine (with `apply` only).
+/// As the server and the store say; `Conflict` where something else has walship's place; with `apply`, `Invalid` for a
+/// server on another machine.
 pub async fn run(
     options: &SetupOptions,
     info: &ConnInfo,
@@ -107,11 +106,12 @@ pub async fn run(
     Ok(report)
 }
 
-/// A network as `pg_hba.conf` and PostgreSQL's `cidr` have it, with its bits: without them one would be a host's.
+/// Checks a network, as `pg_hba.conf` and PostgreSQL's `cidr` have it. It needs its bits: without them `cidr` takes it for
+/// one host.
 fn check_network(text: &str) -> Result<()> {
     let wrong = || {
         Error::invalid(format!(
-            "\"{}\" is no network of replicas; write an address and the bits of it that count, such as 10.0.0.5/32 or \
+            "\"{}\" is not a network; write an address and how many of its bits count, such as 10.0.0.5/32 or \
              10.0.0.0/24",
             text.escape_debug()
         ))
@@ -126,13 +126,13 @@ fn check_network(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The server's cluster, where its files are on this machine, and readable.
+/// The server's cluster; `None` where its files are not on this machine or cannot be read.
 fn cluster_here(primary: &Primary) -> Option<ClusterIdentity> {
     let found = cluster_identity(Path::new(&primary.data_directory)).ok()?;
     found.filter(|cluster| cluster.system_identifier == primary.system_identifier)
 }
 
-/// Refuses the archive of another cluster. One that is not there yet, or cannot be read now, is met again when a
+/// Refuses the archive of another cluster. An archive that is not there yet, or cannot be read now, is checked when a
 /// segment has arrived in it.
 async fn refuse_foreign(store: &Store, cluster: ClusterIdentity, data_directory: &Path) -> Result<()> {
     let url = store.location().to_string();
@@ -153,7 +153,7 @@ fn refuse_forgotten(data_directory: &Path, url: &str) -> Result<()> {
     match remembered::read(data_directory)?.archive {
         None => Ok(()),
         Some(mark) => Err(Error::conflict(format!(
-            "there is no archive at {url}, and this cluster writes to the one that was begun at {}, {}; mount it, or correct \
+            "there is no archive at {url}, but this cluster writes to the one that was begun at {}, {}; mount it, or correct \
              the URL. To begin a new one, run walship basebackup --new-archive first",
             mark.created_at, mark.archive
         ))),
@@ -224,7 +224,7 @@ async fn apply(
 /// When the server last read its files.
 const LOADED: &str = "SELECT pg_conf_load_time()";
 
-/// Has the server read its files, and waits until it has.
+/// Tells the server to read its files, and waits until it has.
 async fn reload(primary: &mut Primary, before: &str) -> Result<()> {
     primary.text("reload", "SELECT pg_reload_conf()").await?;
     for _ in 0..100 {
@@ -234,8 +234,8 @@ async fn reload(primary: &mut Primary, before: &str) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Err(Error::unavailable(
-        "the server did not read its files again within 10 s; run SELECT pg_reload_conf(), look into its log, and run \
-         this again",
+        "the server did not read its files again within 10 s; run SELECT pg_reload_conf(), read its log, and run this \
+         again",
     ))
 }
 
@@ -245,7 +245,9 @@ fn save_password(options: &SetupOptions, primary: &Primary, report: &mut SetupRe
         None => Secret::make_up()?,
     };
     let path = options.passfile.as_deref().ok_or_else(|| {
-        Error::invalid("there is no place for the role's password: HOME is not set; give --passfile FILE")
+        Error::invalid(
+            "there is no file for the role's password, because HOME is not set; give --passfile FILE",
+        )
     })?;
     secret
         .save(path, &primary.port, &options.role)
@@ -254,7 +256,7 @@ fn save_password(options: &SetupOptions, primary: &Primary, report: &mut SetupRe
     Ok(secret)
 }
 
-/// Edits the file; an error where that is for a person to do. The file is as it was then.
+/// Edits the file. After an error a person must do it; the file is then as it was.
 async fn edit_hba(
     options: &SetupOptions,
     primary: &mut Primary,
@@ -273,13 +275,13 @@ async fn edit_hba(
             edited.undo()?;
             Err(Error::new(
                 error.kind(),
-                format!("{error}; so the file is as it was"),
+                format!("{error}; the file is as it was"),
             ))
         }
     }
 }
 
-/// Whether the file, which the server has not read yet, says what it should.
+/// Checks that the file, which the server has not loaded yet, says what it should.
 async fn check_hba(options: &SetupOptions, primary: &mut Primary) -> Result<()> {
     if let Some(error) = primary.hba_error().await? {
         return Err(Error::internal(format!(
@@ -289,8 +291,7 @@ async fn check_hba(options: &SetupOptions, primary: &mut Primary) -> Result<()> 
     for address in &options.addresses {
         if primary.access(&options.role, address).await?.is_lacking() {
             return Err(Error::internal(format!(
-                "the lines are not what counts for {} at {address}, perhaps for a comment above them that ends with a \
-                 backslash",
+                "other lines than these decide for {} at {address}; perhaps a comment above them ends with a backslash",
                 options.role
             )));
         }

@@ -27,7 +27,7 @@ impl Secret {
         let first = text.lines().next().unwrap_or_default();
         if first.is_empty() {
             return Err(Error::invalid(format!(
-                "{origin} holds no password; put it on its first line"
+                "{origin} has no password; put it on its first line"
             )));
         }
         Ok(Self(first.to_owned()))
@@ -45,13 +45,13 @@ impl Secret {
         Ok(Self(hex(&bytes)))
     }
 
-    /// What a server stores of it.
+    /// What a server stores instead of the password.
     pub(super) fn verifier(&self) -> String {
         scram_sha_256(self.0.as_bytes())
     }
 
-    /// Puts a line for it into a password file, before all others, and makes the file this user's alone. A symbolic
-    /// link stays one.
+    /// Puts a line for it into a password file, before all others, and lets only this user read the file. A symbolic link
+    /// stays one.
     ///
     /// # Errors
     /// `Internal` where the file cannot be read or written.

@@ -1,7 +1,7 @@
 //! What a primary lacks for archiving and replication, and why: values in, decisions out.
 //!
-//! What the administrator has stays wherever it will do: higher limits, another level, another walship command.
-//! Where walship and something else want the same place, that is a conflict for a person to decide.
+//! What the administrator has set stays if it is enough: higher limits, another level, another walship command.
+//! Where walship and something else want the same setting, that is a conflict, and a person decides it.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +12,15 @@ use crate::pg::Major;
 use crate::pg::hba::password_rule;
 use crate::pg::sql::{quote_identifier, quote_literal};
 
-/// Fewer do not do for one replica that streams, one that is seeded (two connections), and a base backup.
+/// A replica that streams, another that is seeded (two connections), and a base backup need this many.
 const LEAST_SENDERS: u32 = 5;
-/// PostgreSQL's own default, where there are too few.
-const SENDERS: u32 = 10;
-/// One replica, one that takes its place, and one to spare.
+/// Set where there are too few senders or slots: PostgreSQL's own default.
+const DEFAULT_LIMIT: u32 = 10;
+/// A replica, another that takes its place, and one to spare.
 const LEAST_SLOTS: u32 = 3;
-/// `max_slot_wal_keep_size` in units of `max_wal_size`: room for a restart, not for a night.
+/// `max_slot_wal_keep_size` in units of `max_wal_size`: enough for a replica's restart, not for a night.
 const SLOT_CHECKPOINTS: u64 = 4;
-/// Commands that are set to throw WAL away.
+/// Commands that throw WAL away.
 const DISCARDING: [&str; 8] = [
     "",
     "(disabled)",
@@ -52,22 +52,19 @@ pub const NAMES: [&str; 13] = [
 /// One setting of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Setting {
-    /// The value that it has, or will have once the server was restarted.
+    /// The value that it has, or will have after a restart.
     pub value: String,
-    /// It comes from the command line, which nothing in a file outranks.
+    /// It comes from the command line, which outranks every file.
     pub on_command_line: bool,
 }
 
 /// The role that replicas log in as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// There is none of this name.
     Missing,
-    /// It is there.
     Present {
         /// It may log in for replication.
         replicates: bool,
-        /// How its password is stored.
         password: StoredPassword,
     },
 }
@@ -75,11 +72,10 @@ pub enum Role {
 /// How a role's password is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoredPassword {
-    /// For SCRAM-SHA-256.
     Scram,
-    /// Otherwise: MD5.
+    /// As MD5.
     Weak,
-    /// It has none.
+    /// The role has no password.
     None,
 }
 
@@ -88,9 +84,8 @@ pub enum StoredPassword {
 pub struct Rule {
     /// `host`, `hostssl` and so on.
     pub kind: String,
-    /// Its method.
     pub method: String,
-    /// It names the role, rather than all of them.
+    /// It names the role, rather than all roles.
     pub names_role: bool,
 }
 
@@ -99,15 +94,15 @@ pub struct Rule {
 pub struct Access {
     /// The replica's network, such as `10.0.0.5/32`.
     pub address: String,
-    /// The line that decides; none where no line fits.
+    /// The line that decides; `None` where no line fits.
     pub rule: Option<Rule>,
-    /// Whoever comes without TLS is not let in, and that stays so.
+    /// Connections without TLS are refused, and stay so.
     pub tls_only: bool,
 }
 
 impl Access {
-    /// From the first line that fits a connection with TLS, and that for one without. Where the latter is refused on
-    /// purpose, the former decides; else the one that asks for less.
+    /// Takes the first line that fits a connection with TLS, and the first that fits one without. If connections without
+    /// TLS are refused on purpose, the line for those with TLS decides; if not, the weaker of the two.
     #[must_use]
     pub fn of(address: &str, tls: Option<Rule>, plain: Option<Rule>) -> Self {
         let tls_only = match &plain {
@@ -126,7 +121,7 @@ impl Access {
         }
     }
 
-    /// Whether the replica is not let in, or without a proof that nobody can steal.
+    /// Whether the replica is refused, or let in without a proof that nobody can steal.
     #[must_use]
     pub fn is_lacking(&self) -> bool {
         self.rule.as_ref().is_none_or(Rule::is_weak)
@@ -145,17 +140,15 @@ impl Rule {
 /// What is known of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerState {
-    /// Its major version.
     pub major: Major,
     /// Its settings, of [`NAMES`].
     pub settings: BTreeMap<String, Setting>,
-    /// The role.
     pub role: Role,
-    /// What the replicas' addresses meet with.
+    /// What `pg_hba.conf` says to each of the replicas' addresses.
     pub access: Vec<Access>,
     /// The path of `pg_hba.conf`.
     pub hba_file: String,
-    /// Its first line that cannot be read, if there is one.
+    /// The first line of `pg_hba.conf` that cannot be read, if there is one.
     pub hba_error: Option<String>,
 }
 
@@ -164,9 +157,7 @@ pub struct ServerState {
 pub struct Wanted {
     /// The role that replicas log in as.
     pub role: String,
-    /// Whether a password for it was given.
     pub password_given: bool,
-    /// `archive_command`.
     pub archive_command: String,
 }
 
@@ -175,9 +166,8 @@ pub struct Wanted {
 pub struct Item {
     /// The setting, or `role`, or `pg_hba.conf`.
     pub name: String,
-    /// What was found, and why it will not do.
+    /// What was found, and why it is not enough.
     pub why: String,
-    /// What helps.
     pub fix: Fix,
     /// It takes effect with the next restart.
     pub needs_restart: bool,
@@ -212,7 +202,7 @@ impl ServerState {
         self.settings.get(name).map_or("", |setting| &setting.value)
     }
 
-    /// A setting that takes another value.
+    /// The item for a setting that needs another value.
     fn set(&self, name: &str, value: &str, needs_restart: bool, why: String) -> Item {
         let fixed = self
             .settings
@@ -223,7 +213,7 @@ impl ServerState {
             why,
             fix: if fixed {
                 Fix::ByHand(format!(
-                    "it is set on the server's command line (by Patroni or a service, say), which outranks ALTER \
+                    "it is set on the server's command line (by Patroni or a service, for example), which outranks ALTER \
                      SYSTEM: set {name} = {value} there"
                 ))
             } else {
@@ -247,27 +237,26 @@ fn settings(state: &ServerState, wanted: &Wanted) -> Vec<Item> {
         let found = state.value(name);
         if found.parse::<u32>().is_ok_and(|found| found < least) {
             let why = format!(
-                "{name} is {found}; replicas, the seeding of another and a base backup take {least} at least"
+                "{name} is {found}; a replica, the seeding of another and a base backup need at least {least}"
             );
-            items.push(state.set(name, &SENDERS.to_string(), true, why));
+            items.push(state.set(name, &DEFAULT_LIMIT.to_string(), true, why));
         }
     }
     if state.value("max_slot_wal_keep_size") == "-1" {
         let megabytes = state.value("max_wal_size").parse().unwrap_or(1024_u64);
         let value = format!("{}MB", megabytes.saturating_mul(SLOT_CHECKPOINTS));
-        let why = "max_slot_wal_keep_size is -1: the slot of a replica that stays away would fill the disk. Beyond \
-                   this limit the replica goes on from the archive, so wal_keep_size is not needed"
+        let why = "max_slot_wal_keep_size is -1: the slot of a replica that stays away would fill the disk. With a limit, \
+                   such a replica goes on from the archive, so wal_keep_size is not needed"
             .to_owned();
         items.push(state.set("max_slot_wal_keep_size", &value, false, why));
     }
     items.extend(archiving(state, wanted));
     if state.major.has_wal_summaries() && is_off(state.value("summarize_wal")) {
-        let why = "summarize_wal is off; with the summaries incremental backups are possible".to_owned();
+        let why = "summarize_wal is off; incremental backups need the summaries".to_owned();
         items.push(state.set("summarize_wal", "on", false, why));
     }
     if state.value("password_encryption") == "md5" {
-        let why =
-            "password_encryption is md5, and what is stored so can be used by whoever sees it".to_owned();
+        let why = "password_encryption is md5, and whoever sees a stored MD5 can log in with it".to_owned();
         items.push(state.set("password_encryption", "scram-sha-256", false, why));
     }
     items
@@ -295,7 +284,7 @@ fn archiving(state: &ServerState, wanted: &Wanted) -> Vec<Item> {
         items.push(conflict(
             "archive_library",
             format!("archive_library is {library}, and PostgreSQL uses either a library or a command"),
-            format!("if walship shall archive instead: ALTER SYSTEM RESET archive_library; {set}"),
+            format!("if walship is to archive instead: ALTER SYSTEM RESET archive_library; {set}"),
         ));
     } else if DISCARDING.contains(&command) {
         let why = match command {
@@ -315,9 +304,9 @@ fn archiving(state: &ServerState, wanted: &Wanted) -> Vec<Item> {
             )),
             None => items.push(conflict(
                 name,
-                format!("{found}, another tool's"),
+                format!("{found}, which is another tool's"),
                 format!(
-                    "if walship shall archive instead: {set}. For both, put \"{} && \" before the other one",
+                    "if walship is to archive instead: {set}. If both are to archive, put \"{} && \" before the other command",
                     wanted.archive_command
                 ),
             )),
@@ -365,8 +354,7 @@ fn role(state: &ServerState, wanted: &Wanted) -> Option<Item> {
         } => (
             format!("the password of the role {name} is stored as MD5"),
             Fix::ByHand(format!(
-                "give it anew, where password_encryption is scram-sha-256: \\password {name} in psql, or \
-                 --password-file"
+                "set it again while password_encryption is scram-sha-256: \\password {name} in psql, or --password-file"
             )),
         ),
         Role::Present {
@@ -405,7 +393,7 @@ fn hba(state: &ServerState, wanted: &Wanted) -> Option<Item> {
     if let Some(error) = &state.hba_error {
         return Some(item(
             format!("{} cannot be read as a whole: {error}", state.hba_file),
-            Fix::ByHand("correct it, and run this again".to_owned()),
+            Fix::ByHand("correct that line, and run this again".to_owned()),
         ));
     }
     let lacking: Vec<_> = state.access.iter().filter(|access| access.is_lacking()).collect();
@@ -419,14 +407,14 @@ fn hba(state: &ServerState, wanted: &Wanted) -> Option<Item> {
                 "{} rejects {} at {}",
                 state.hba_file, wanted.role, rejected.address
             ),
-            Fix::ByHand("remove that line if replicas shall log in from there".to_owned()),
+            Fix::ByHand("remove that line if replicas are to log in from there".to_owned()),
         ));
     }
     let first = lacking.first()?;
     let found = match first.rule.as_ref().map(|rule| rule.method.as_str()) {
         None => "has no line for".to_owned(),
         Some("reject") => "rejects".to_owned(),
-        Some(method) => format!("lets in by {method}"),
+        Some(method) => format!("asks only for {method} from"),
     };
     Some(item(
         format!(
@@ -456,7 +444,7 @@ fn listening(state: &ServerState) -> Option<Item> {
             elsewhere.address
         ),
         fix: Fix::ByHand(
-            "set it to the address of this server that they reach, for example: ALTER SYSTEM SET listen_addresses = \
+            "add the address at which they reach this server, for example: ALTER SYSTEM SET listen_addresses = \
              'localhost, 10.0.0.1'"
                 .to_owned(),
         ),
@@ -558,7 +546,7 @@ mod tests {
 
     // Seen to fail: `setup/plan.rs`: every limit but its own is set; every level but `replica` is set
     #[test]
-    fn a_server_that_has_all_of_it_lacks_nothing() {
+    fn a_server_that_has_everything_lacks_nothing() {
         fixed_by(&[], &[]);
         fixed_by(&[("wal_level", "logical"), ("archive_mode", "always")], &[]);
         fixed_by(
@@ -570,7 +558,7 @@ mod tests {
 
     // Seen to fail: `setup/plan.rs`: `password_encryption = md5` is accepted
     #[test]
-    fn what_is_too_little_is_raised_and_what_is_more_stays() {
+    fn a_value_that_is_too_low_is_raised_and_a_higher_one_stays() {
         fixed_by(
             &[("wal_level", "minimal"), ("max_wal_senders", "0")],
             &[
@@ -642,7 +630,7 @@ mod tests {
 
     // Seen to fail: `setup/plan.rs`: the command line is not looked at
     #[test]
-    fn what_stands_on_the_command_line_is_left_to_whoever_put_it_there() {
+    fn a_setting_of_the_command_line_is_left_to_a_person() {
         let mut state = state(&[("archive_mode", "off")]);
         state.settings.get_mut("archive_mode").unwrap().on_command_line = true;
         let found = fixes(&state);
@@ -654,7 +642,7 @@ mod tests {
 
     // Seen to fail: `setup/plan.rs`: the role's password is always set
     #[test]
-    fn a_role_is_made_or_mended_and_its_password_changed_only_where_one_was_given() {
+    fn a_role_is_created_or_corrected_and_its_password_changed_only_if_one_was_given() {
         let with = |role| {
             let state = ServerState { role, ..state(&[]) };
             (fixes(&state), needs_password(&state, &wanted()))
@@ -675,7 +663,7 @@ mod tests {
 
     // Seen to fail: `setup/plan.rs`: a line with md5 is accepted
     #[test]
-    fn only_replicas_that_are_not_asked_for_a_password_get_a_line_and_never_all_the_world() {
+    fn only_replicas_that_are_not_asked_for_a_password_get_a_line() {
         let mut state = state(&[("listen_addresses", "*")]);
         state.access = vec![
             access("127.0.0.1/32", Some("trust")),
@@ -721,7 +709,7 @@ mod tests {
             (some("hostssl", "trust"), None, Some(&tls)),
             (None, None, Some(&plain)),
             (some("host", "reject"), some("host", "reject"), Some(&plain)),
-            // Whoever leaves TLS out must not get in without a password.
+            // A connection without TLS needs a password as well.
             (
                 some("hostssl", "scram-sha-256"),
                 some("host", "trust"),

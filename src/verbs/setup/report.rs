@@ -14,15 +14,11 @@ use crate::pg::Major;
 pub struct SetupReport {
     /// The server: role and hosts.
     pub server: String,
-    /// Its major version.
     pub postgres_major: Major,
     /// The path of its `pg_hba.conf`.
     pub hba_file: String,
-    /// What it lacked.
     pub missing: Vec<Item>,
-    /// What was done.
     pub applied: Vec<Item>,
-    /// What is left for a person.
     pub by_hand: Vec<Item>,
     /// Settings that take effect with the next restart.
     pub pending_restart: Vec<String>,
@@ -30,9 +26,8 @@ pub struct SetupReport {
     pub passfile: Option<PathBuf>,
     /// The `pg_hba.conf` that was replaced.
     pub hba_kept: Option<PathBuf>,
-    /// A segment that went into the archive.
     pub round_trip: Option<RoundTrip>,
-    /// Its files are not on this machine.
+    /// The server's files are not on this machine.
     #[serde(skip)]
     pub remote: bool,
 }
@@ -54,7 +49,6 @@ impl SetupReport {
         }
     }
 
-    /// What was done, or what is to be done about something.
     fn write_item(&self, item: &Item, done: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let restart = if item.needs_restart {
             " (needs a restart)"
@@ -90,8 +84,8 @@ impl SetupReport {
         }
         writeln!(
             f,
-            "-- A restart is needed for: {}. Then run walship setup primary --apply again: it sends a segment into the \
-             archive and sees it arrive",
+            "-- A restart is needed for: {}. Then run walship setup primary --apply again: it sends a segment \
+             into the archive and waits until it is there",
             self.pending_restart.join(", ")
         )
     }

@@ -13,20 +13,18 @@ use crate::pg::sql::quote_literal;
 use crate::pg::{ClusterIdentity, WalName};
 use crate::store::Store;
 
-/// Between two looks into the archive.
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// A segment that arrived.
 #[derive(Debug, Clone, Serialize)]
 pub struct RoundTrip {
-    /// Its name.
     pub segment: String,
-    /// Seconds from the switch until it was there.
+    /// From the switch until it was in the archive.
     pub seconds: f64,
 }
 
-/// Ends the current segment, and waits until the archive has it and this server's archiver has stored it: in the
-/// archive alone it might be another server's.
+/// Ends the current segment, and waits until the archive has it and this server's archiver has stored it. The archive
+/// alone is no proof: the segment might be another server's.
 ///
 /// # Errors
 /// `Unavailable` where it does not arrive in time, with what the archiver says; `Invalid` for another cluster's
@@ -37,7 +35,7 @@ pub(super) async fn run(
     store: &Store,
     limit: Duration,
 ) -> Result<RoundTrip> {
-    // Something must be in the segment, or there is nothing to end.
+    // PostgreSQL switches only if something is in the segment.
     let segment = primary
         .text(
             "write a restore point",
@@ -65,7 +63,7 @@ pub(super) async fn run(
                 Ok(_) => archiver(primary).await?,
             };
             return Err(Error::unavailable(format!(
-                "all is set, but {segment} did not arrive in the archive {} within {} s: {why}",
+                "everything is set, but {segment} did not arrive in the archive {} within {} s: {why}",
                 store.location(),
                 limit.as_secs()
             )));
@@ -74,8 +72,7 @@ pub(super) async fn run(
     }
 }
 
-/// Whether the archiver says that it is as far as this segment. What it stores on one timeline it stores in the order
-/// of the names.
+/// Whether the archiver has come as far as this segment. On one timeline it stores segments in the order of their names.
 async fn is_archived(primary: &mut Primary, segment: &str) -> Result<bool> {
     let sql = format!(
         "SELECT last_archived_wal COLLATE \"C\" >= {} FROM pg_stat_archiver",
@@ -84,7 +81,7 @@ async fn is_archived(primary: &mut Primary, segment: &str) -> Result<bool> {
     Ok(primary.text("ask the archiver", &sql).await? == "t")
 }
 
-/// What the archiver has to say.
+/// Why the archiver has not stored the segment, as far as the server tells.
 async fn archiver(primary: &mut Primary) -> Result<String> {
     let failed = primary
         .text(
@@ -94,8 +91,8 @@ async fn archiver(primary: &mut Primary) -> Result<String> {
         )
         .await?;
     Ok(if failed.is_empty() {
-        "PostgreSQL counts no failure. Look into its log (a command that is not found ends the archiver, uncounted), and \
-         whether archive_command archives into this archive"
+        "PostgreSQL counts no failure. Read its log (if the command is not found, the archiver ends without counting it), \
+         and check that archive_command uses this archive"
             .to_owned()
     } else {
         format!(

@@ -1,4 +1,4 @@
-//! Asking a server for what [`super::plan()`] decides on.
+//! Asks a server for the facts that [`super::plan()`] decides on.
 
 use std::collections::BTreeMap;
 
@@ -18,22 +18,21 @@ pub(super) struct Primary {
 }
 
 impl Primary {
-    /// Connects.
-    ///
     /// # Errors
-    /// As [`Connection::connect`]; `Invalid` for a standby and an unknown version, `Denied` for no superuser.
+    /// As [`Connection::connect`]; `Invalid` for a standby and an unknown version, `Denied` for a role that is not a
+    /// superuser.
     pub(super) async fn connect(info: &ConnInfo) -> Result<Self> {
         let mut connection = Connection::connect(info).await?;
         let major = connection.server_major().supported()?;
         if connection.parameter("is_superuser") != Some("on") {
             return Err(Error::denied(format!(
-                "{info} is no superuser, and only one sees and sets all of this; log in as one, for example -d \
-                 'user=postgres dbname=postgres'"
+                "{info} is not a superuser, and only a superuser can see and change these settings; log in as one, for \
+                 example -d 'user=postgres dbname=postgres'"
             )));
         }
         if connection.parameter("in_hot_standby") == Some("on") {
             return Err(Error::invalid(format!(
-                "{info} is a standby; run this on its primary, whose settings and role it follows"
+                "{info} is a standby, and gets its roles from its primary; run this on the primary"
             )));
         }
         let row = connection
@@ -57,10 +56,6 @@ impl Primary {
         })
     }
 
-    /// Reads everything.
-    ///
-    /// # Errors
-    /// As [`Connection::sql`].
     pub(super) async fn state(&mut self, role: &str, addresses: &[String]) -> Result<ServerState> {
         let mut access = Vec::new();
         for address in addresses {
@@ -92,8 +87,8 @@ impl Primary {
         Ok(rows.into_iter().flatten().flatten().next().unwrap_or_default())
     }
 
-    /// What the files say counts, where it waits for a restart only, too. (Where archiving is off, the server
-    /// itself does not show the command.) `max_wal_size` is calculated with: the server says it in MB, a file in any unit.
+    /// What the files say counts, even if it waits for a restart. (With archiving off, the server itself does not show
+    /// the command.) Not so for `max_wal_size`, which is calculated with: the server gives it in MB, a file in any unit.
     async fn settings(&mut self) -> Result<BTreeMap<String, Setting>> {
         let names = list(&NAMES);
         let sql = format!(
@@ -144,9 +139,9 @@ impl Primary {
         Ok(Access::of(network, tls, plain))
     }
 
-    /// The first line of `pg_hba.conf` that fits some connection from this network, with TLS or without: lines of
-    /// `kind`, and those that fit both. A line for a host's name is not looked up; one for another network within this
-    /// one counts, for it decides for a part of it.
+    /// The first line of `pg_hba.conf` that fits some connection from this network: a line of `kind`, or one that fits
+    /// both kinds. Hosts' names are not looked up. A line for a network within this one counts, because it decides for a
+    /// part of it.
     async fn rule(&mut self, role: &str, network: &str, kind: &str) -> Result<Option<Rule>> {
         let order = if self.major >= Major::V16 {
             "rule_number"

@@ -21,7 +21,7 @@ pub struct StatusArgs {
     /// Ask this server for the WAL that waits for its archiver: a libpq connection string or URI
     #[arg(short, long = "dbname", value_name = "CONNINFO")]
     pub dbname: Option<String>,
-    /// Or look for that WAL in this data directory [env: PGDATA]
+    /// Look for that WAL in this data directory instead [env: PGDATA]
     #[arg(long, value_name = "DIR", conflicts_with = "dbname")]
     pub pgdata: Option<PathBuf>,
     /// Print the result as JSON

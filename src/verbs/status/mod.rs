@@ -1,5 +1,5 @@
-//! `walship status`: the one screen to look at. What there is, from when to when it can be recovered,
-//! when it was last verified and proven, and what is wrong.
+//! `walship status`: the one screen to look at. It shows what there is, from when to when the cluster can be recovered,
+//! when the archive was last verified and proven, and what is wrong.
 
 mod args;
 #[cfg(test)]
@@ -30,13 +30,13 @@ use crate::pg::{Major, SegmentName, TimelineId};
 use crate::server::{ConnInfo, data_directory, facts};
 use crate::store::Store;
 
-/// So many segments that an older walship stored may be read whole, for their times.
+/// At most this many segments that an older walship stored are read whole for their times.
 const WHOLE_READS: u64 = 8;
 
 /// What to look at.
 #[derive(Debug, Clone)]
 pub struct StatusOptions {
-    /// The retention policy, for what the next expiry would delete.
+    /// For what the next expiry would delete.
     pub policy: RetentionPolicy,
     /// Where warnings begin.
     pub limits: Limits,
@@ -46,60 +46,53 @@ pub struct StatusOptions {
     pub timeout: Duration,
 }
 
-/// The one screen.
 #[derive(Debug, Clone, Serialize)]
 pub struct StatusReport {
     /// The archive's URL.
     pub archive: String,
-    /// The cluster's system identifier.
     pub system_identifier: String,
-    /// Its major version.
     pub postgres_major: Major,
-    /// The stretches of time to which it can be recovered.
+    /// The spans of time to which the cluster can be recovered.
     pub window: Vec<Window>,
-    /// The newest WAL; none where there is none.
+    /// Null where there is no WAL.
     pub last_wal: Option<LastWal>,
-    /// What waits for the archiver; absent where nobody was asked.
+    /// WAL that waits for the archiver; absent where nobody was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backlog: Option<Backlog>,
-    /// The backups.
     pub backups: Backups,
-    /// How the last verification ended; none where there was none.
+    /// Null where there was none.
     pub verification: Option<Verification>,
-    /// The last drill; none where there was none.
+    /// Null where there was none.
     pub drill: Option<Drill>,
-    /// What the next expiry would delete.
     pub expiry: Expiry,
     /// What is wrong, and what to do about it.
     pub warnings: Vec<Finding>,
-    /// The moment of all this.
+    /// The moment that all this is about.
     pub now: DateTime<Utc>,
 }
 
 /// The newest WAL in the archive.
 #[derive(Debug, Clone, Serialize)]
 pub struct LastWal {
-    /// Its timeline.
     pub timeline: TimelineId,
     /// The segment with the highest number.
     pub segment: SegmentName,
-    /// When the store got the newest one of the timeline, by its clock.
+    /// When the store got the timeline's newest segment, by its clock.
     pub stored_at: Option<DateTime<Utc>>,
 }
 
 /// Finished WAL that is not archived yet.
 #[derive(Debug, Clone, Serialize)]
 pub struct Backlog {
-    /// Files; none where that could not be found out.
+    /// Null where it could not be found out.
     pub files: Option<u64>,
-    /// How long the oldest has waited, in seconds.
+    /// How long the oldest file has waited.
     pub oldest_seconds: Option<u64>,
     /// Why it could not be found out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown: Option<String>,
 }
 
-/// The backups there are.
 #[derive(Debug, Clone, Serialize)]
 pub struct Backups {
     /// Those that can be restored.
@@ -114,14 +107,10 @@ pub struct Backups {
     pub unfinished: Vec<BackupId>,
 }
 
-/// The newest backup.
 #[derive(Debug, Clone, Serialize)]
 pub struct NewestBackup {
-    /// Its id.
     pub id: BackupId,
-    /// When it ended.
     pub finished_at: DateTime<Utc>,
-    /// Its bytes in the store.
     pub stored_bytes: u64,
     /// When drills proved it, or failed to.
     pub proven: Proven,
@@ -130,22 +119,18 @@ pub struct NewestBackup {
 /// How the last verification ended.
 #[derive(Debug, Clone, Serialize)]
 pub struct Verification {
-    /// When.
     pub finished_at: DateTime<Utc>,
     /// How many things were wrong.
     pub findings: u64,
-    /// When one last found nothing wrong.
+    /// When a verification last found nothing wrong.
     pub last_clean_at: Option<DateTime<Utc>>,
 }
 
 /// The last drill of any backup.
 #[derive(Debug, Clone, Serialize)]
 pub struct Drill {
-    /// The backup.
     pub backup: BackupId,
-    /// When it began.
     pub started_at: DateTime<Utc>,
-    /// Whether it passed.
     pub passed: bool,
     /// From nothing to an open server, in milliseconds.
     pub recovery_ms: Option<u64>,
@@ -157,28 +142,20 @@ pub struct Drill {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum Expiry {
-    /// No policy is set.
     NoPolicy,
-    /// This.
     Deletes {
         /// Backups, finished or not.
         backups: Vec<BackupId>,
         /// Their bytes in the store, as far as known.
         backup_bytes: u64,
-        /// WAL segments.
         wal_segments: u64,
     },
-    /// It would refuse.
     Refuses {
-        /// Why.
         why: String,
     },
 }
 
-/// Looks at the archive, and at the backlog of a server where it is known.
-///
-/// # Errors
-/// As [`catalogue::load`].
+/// Looks at the archive, and at the backlog of a server if one is given.
 pub async fn run(
     options: &StatusOptions,
     connection: Option<&ConnInfo>,
@@ -222,7 +199,7 @@ pub async fn run(
     })
 }
 
-/// Whoever can be asked: the server, or its directory.
+/// Asks the server, or looks into its data directory.
 async fn backlog(
     options: &StatusOptions,
     connection: Option<&ConnInfo>,
@@ -336,7 +313,7 @@ fn expiry(catalogue: &Catalogue, policy: &RetentionPolicy, now: DateTime<Utc>) -
     }
 }
 
-/// As `walship doctor` judges the archive, and the backlog; only what is wrong.
+/// What is wrong with the archive and the backlog, judged as `walship doctor` does.
 fn warnings(
     store: &Store,
     catalogue: Catalogue,

@@ -75,7 +75,7 @@ fn report() -> StatusReport {
 }
 
 #[test]
-fn a_healthy_archive_is_told_on_one_screen() {
+fn a_healthy_archive_fits_on_one_screen() {
     let expected = "\
 Archive       s3://backups/main
 Cluster       PostgreSQL 17, system identifier 7642135790246813579
@@ -93,7 +93,7 @@ Warnings      none
 }
 
 #[test]
-fn much_that_is_wrong_stays_on_the_screen_and_the_worst_is_told() {
+fn many_warnings_fit_on_the_screen_and_the_worst_comes_first() {
     let mut report = report();
     let words = "word ".repeat(40);
     for level in [

@@ -14,7 +14,7 @@ use crate::text::{ByteSize, counted, span};
 /// Where the second column begins.
 const COLUMN: usize = 14;
 const WIDTH: usize = 80;
-/// So many of a kind are shown; a screen is small, and `walship list` and `walship doctor` show them all.
+/// At most this many of a kind are shown, because a screen is small. `walship list` and `walship doctor` show them all.
 const SHOWN: usize = 3;
 
 impl fmt::Display for StatusReport {
@@ -47,7 +47,7 @@ impl fmt::Display for StatusReport {
 
 impl StatusReport {
     fn ago(&self, moment: DateTime<Utc>) -> String {
-        // Two machines' clocks.
+        // The moment may seem to come, because two machines' clocks differ.
         format!(
             "{} ago",
             span((self.now - moment).to_std().unwrap_or(Duration::ZERO))
@@ -172,7 +172,7 @@ fn backlog_text(backlog: &Backlog) -> String {
 
 fn expiry_text(expiry: &Expiry) -> String {
     match expiry {
-        Expiry::NoPolicy => "no retention policy is set here, so all is kept".to_owned(),
+        Expiry::NoPolicy => "no retention policy is set here, so everything is kept".to_owned(),
         Expiry::Refuses { why } => format!("refuses: {why}"),
         Expiry::Deletes {
             backups,
@@ -191,12 +191,12 @@ fn expiry_text(expiry: &Expiry) -> String {
     }
 }
 
-/// To the second; JSON has it all.
+/// To the second. JSON has more digits.
 fn time(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
-/// A label and what belongs to it, in as many lines as it takes.
+/// Writes a label and its text, in as many lines as it takes.
 fn line(f: &mut fmt::Formatter<'_>, label: &str, text: &str) -> fmt::Result {
     let mut label = label;
     let mut row = String::new();

@@ -23,13 +23,13 @@ pub struct TimelineArgs {
 /// What can be done with timelines.
 #[derive(Debug, Subcommand)]
 pub enum TimelineCommand {
-    /// Show the timelines in the archive, where they parted, how far each goes, and which one a recovery follows
+    /// Show the timelines in the archive, where they branched off, how far each goes, and which one a recovery follows
     List {
         /// Print the result as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Mark a timeline that nobody shall follow, such as a forgotten rehearsal's; nothing of it is deleted
+    /// Mark a timeline that nobody is to follow, such as a forgotten rehearsal's; nothing of it is deleted
     Retire(RetireArgs),
     /// Take the mark away again
     #[command(visible_alias = "unretire")]

@@ -14,8 +14,8 @@ use crate::edge::watched;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::parse_timestamp;
 
-/// What seems wrong is looked at again after this time: a push that runs ahead of another ends in it.
-const SETTLE: Duration = Duration::from_secs(5);
+/// After this time, objects that seem wrong are looked at again. A push that runs ahead of another ends within it.
+const SECOND_LOOK_AFTER: Duration = Duration::from_secs(5);
 
 /// Arguments of `walship verify`.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub struct VerifyArgs {
     /// Read only what was written since: a moment, or how long ago, such as 7d
     #[arg(long, value_name = "WHEN", conflicts_with = "full")]
     pub since: Option<String>,
-    /// Read everything, whatever earlier runs found good
+    /// Read everything, even what earlier runs found good
     #[arg(long)]
     pub full: bool,
     /// Most bytes a second to read from the store, such as 50MiB
@@ -49,7 +49,7 @@ impl VerifyArgs {
             recheck: settings.verify.recheck,
             concurrency: settings.verify.concurrency,
             max_rate: settings.verify.max_rate.map(|rate| rate.0),
-            settle: SETTLE,
+            second_look_after: SECOND_LOOK_AFTER,
         };
         let report = on_many_threads(watched(async |progress| {
             let store = open(settings).await?;
@@ -69,7 +69,7 @@ fn since(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
         let ago = TimeDelta::from_std(ago).ok();
         return ago
             .and_then(|ago| now.checked_sub_signed(ago))
-            .ok_or_else(|| Error::invalid(format!("--since {text} lies too far back; leave it out")));
+            .ok_or_else(|| Error::invalid(format!("--since {text} is too long ago; leave it out")));
     }
     parse_timestamp(text).map_err(|error| error.context("--since takes a time such as 7d, or a moment"))
 }

@@ -1,8 +1,8 @@
-//! The base backups, one after another: every object against `backup.json`, and once for each record the
-//! files in them against PostgreSQL's manifest.
+//! The base backups, one after another. Every object is checked against `backup.json`; the files in them are checked
+//! against PostgreSQL's manifest once for each record.
 //!
-//! A backup that `expire` deletes meanwhile loses its record first: what is missing counts only if the
-//! record is still there at the second look.
+//! If `expire` deletes a backup meanwhile, the record goes first. So a missing object counts only if the record is still
+//! there at the second look.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,8 +37,9 @@ pub(super) struct BackupPass<'a> {
     pub(super) progress: &'a Arc<Progress>,
 }
 
-/// A record is written once: another one with a hash that fits is no damage on the way, and yet not the backup's.
-const CHANGED: &str = "it is another one than an earlier run found good, though a record is written once; \
+/// A record is written once. If another one has a hash that fits, it was not damaged by accident, but it is not the
+/// backup's.
+const CHANGED: &str = "it is not the record that an earlier run found good, although a record is written only once; \
                        if you changed it on purpose, run verify --full";
 
 type Objects = BTreeMap<String, ObjectInfo>;
@@ -96,7 +97,7 @@ impl BackupPass<'_> {
         let mut before = self.ledger.read(LedgerObject::Backup(id.clone())).await?;
         let is_another = before.compared.is_some_and(|compared| compared != sum);
         if before.compared != Some(sum) {
-            // What was good was good by another record.
+            // Objects were good by another record.
             before.entries.clear();
         }
         let mut after = Shard::new(before.object.clone(), before.system_identifier);
@@ -127,11 +128,11 @@ impl BackupPass<'_> {
         if let Some(reason) = reason {
             self.tally.bad_backups.insert(id.clone(), reason);
         }
-        // The ledger goes on telling of the record that was good.
+        // The ledger keeps what it has about the record that was good.
         if after == before || is_another {
             return Ok(());
         }
-        // Retention lets the ledger forget a backup before it deletes it: that must not be undone.
+        // Retention removes a backup from the ledger before it deletes the backup; that must not be undone.
         if self.archive.head(&id.key(BackupObject::Record)).await?.is_none() {
             self.tally.vanished = true;
             return Ok(());
@@ -189,7 +190,7 @@ impl BackupPass<'_> {
                     after.entries.insert(key, entry);
                 }
                 Some(Verdict::PassOver) => self.tally.unread += 1,
-                // One that was not listed is looked for, too.
+                // Objects that were not listed are looked for as well.
                 Some(Verdict::Read) | None => due.push((object, expected)),
             }
         }
@@ -213,7 +214,7 @@ impl BackupPass<'_> {
                     }
                 }
                 Found::Bad(what) => findings.push(Finding::damaged(&key, what).seen(objects.get(&key))),
-                Found::Gone => findings.push(Finding::missing(key, "its record says it is there")),
+                Found::Gone => findings.push(Finding::missing(key, "the backup's record names it")),
             }
         }
         if let Some(what) = contradiction {
@@ -231,19 +232,19 @@ impl BackupPass<'_> {
 /// What is wrong where the record of a backup is lost.
 pub(super) fn lost_record(id: &BackupId, why: &str) -> String {
     format!(
-        "{why}, but its record is not there, and without it the backup cannot be restored: bring backup.json back from \
+        "{why}, but its record is missing, and without it the backup cannot be restored: bring backup.json back from \
          a copy of the archive, or delete what is left in backups/{id}/ by hand"
     )
 }
 
-/// In short, why a backup with these findings cannot be restored.
+/// Why a backup with these findings cannot be restored, in short.
 fn reason(findings: &[Finding]) -> Option<String> {
     let first = findings.first()?;
     let name = first.key.splitn(3, '/').nth(2).unwrap_or(&first.key);
     Some(match findings.len() - 1 {
         0 => format!("{name} is {}", first.kind),
         others => format!(
-            "{name} is {}, and {others} more of its objects are not sound",
+            "{name} is {}, and {others} more of its objects are damaged or missing",
             first.kind
         ),
     })
@@ -258,7 +259,7 @@ async fn list(store: &Store, id: &BackupId) -> Result<Objects> {
     Ok(objects)
 }
 
-/// Reads objects, some at a time.
+/// Reads objects, `concurrency` at a time.
 async fn read(
     contents: &Contents,
     due: Vec<(BackupObject, StoredObject)>,

@@ -1,9 +1,8 @@
-//! The content of a base backup: every part decompressed, every file in it compared with PostgreSQL's
+//! The content of a base backup: every part is decompressed, and every file in it is compared with PostgreSQL's
 //! manifest.
 //!
-//! Parts are read several at a time, and their files' checksums put together in the order of the stream,
-//! which is the manifest's too. Memory holds the names of the files of the parts in flight, never a part
-//! and never the manifest.
+//! Several parts are read at a time. Their files' checksums are put together in the order of the stream, which is also
+//! the manifest's order. Memory holds the names of the files of the parts in flight, but never a part or the manifest.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use crate::progress::Progress;
 
 /// Files whose checksums wait to be compared.
 const WAITING: usize = 1024;
-/// So many files that differ are named.
+/// At most this many files that differ are named.
 const NAMED: usize = 5;
 
 /// A backup whose content is to be checked.
@@ -40,20 +39,19 @@ pub(super) struct Contents {
     pub(super) progress: Arc<Progress>,
 }
 
-/// What the objects of a backup are.
 #[derive(Debug, Default)]
 pub(super) struct Judgement {
     /// Each object that was read.
     pub(super) objects: Vec<(BackupObject, Found)>,
-    /// What is wrong although each object is what its record says.
+    /// What is wrong although each object is as the record says.
     pub(super) contradiction: Option<String>,
 }
 
-/// What came of a file.
+/// A file's checksum; `None` where it is not known.
 type Computed = Option<Vec<u8>>;
 
 impl Contents {
-    /// Reads everything of the backup but its configuration files.
+    /// Reads everything of the backup except its configuration files.
     pub(super) async fn check(&self) -> Result<Judgement> {
         let mut judgement = Judgement::default();
         let index = spooled(Index::fetch(&self.archive, &self.record).await)?;
@@ -87,7 +85,7 @@ impl Contents {
         Ok(judgement)
     }
 
-    /// The parts, where nothing tells which files they hold.
+    /// Checks the parts when it is not known which files they have.
     async fn parts_alone(&self, judgement: &mut Judgement) -> Result<()> {
         let parts = self
             .record
@@ -116,7 +114,7 @@ impl Contents {
         twice(|| found(self.stream(&key, expected, |_| Ok(())))).await
     }
 
-    /// Streams what an object decompresses to into `each`.
+    /// Decompresses an object and passes its content to `each`.
     async fn stream(
         &self,
         key: &Key,
@@ -134,7 +132,7 @@ impl Contents {
         Ok(decompressor.finish(expected))
     }
 
-    /// The parts with the files in them.
+    /// Checks the parts and the files in them.
     async fn with_files(
         &self,
         described: Described,
@@ -166,7 +164,7 @@ impl Contents {
         files: &mut FilesInOrder,
         judgement: &mut Judgement,
     ) -> Result<()> {
-        // Only CRC-32C can be put together from pieces; the others need each part's predecessor.
+        // Only CRC-32C can be put together from pieces; the other algorithms need the part before.
         let at_once = match algorithm {
             None | Some(ChecksumAlgorithm::Crc32c) => self.concurrency.max(1),
             Some(_) => 1,
@@ -206,7 +204,7 @@ impl Contents {
         let look = || self.hash_part(&key, &job, algorithm, carried.clone());
         let (mut found, mut hashes) = look().await?;
         if matches!(found, Found::Bad(_)) {
-            // What was changed on the way is right at the second look.
+            // If it was changed on the way, the second look shows it right.
             (found, hashes) = look().await?;
         }
         Ok(CheckedPart {
@@ -217,7 +215,7 @@ impl Contents {
         })
     }
 
-    /// Checks a part and sums up what it holds of each file; `carried` is the sum of its first file so far.
+    /// Checks a part and sums up the bytes that it has of each file. `carried` is the sum of its first file so far.
     async fn hash_part(
         &self,
         key: &Key,
@@ -252,7 +250,7 @@ impl Contents {
     }
 }
 
-/// An object that describes others, or what is wrong with it.
+/// An object that describes other objects, or what is wrong with it.
 fn spooled<T>(fetched: Result<T>) -> Result<Result<T, Found>> {
     match fetched {
         Ok(object) => Ok(Ok(object)),
@@ -262,7 +260,7 @@ fn spooled<T>(fetched: Result<T>) -> Result<Result<T, Found>> {
     }
 }
 
-/// The oldest of the jobs that run.
+/// Waits for the oldest of the running jobs.
 async fn next<T: Send + 'static>(running: &mut VecDeque<JoinHandle<Result<T>>>) -> Result<Option<T>> {
     let Some(oldest) = running.pop_front() else {
         return Ok(None);
@@ -273,7 +271,7 @@ async fn next<T: Send + 'static>(running: &mut VecDeque<JoinHandle<Result<T>>>) 
         .map(Some)
 }
 
-/// A part that was read, and the checksums of what it holds of each file.
+/// A part that was read, and the checksums of the bytes that it has of each file.
 #[derive(Debug)]
 struct CheckedPart {
     object: BackupObject,
@@ -289,10 +287,10 @@ struct Piece {
     bytes: u64,
 }
 
-/// Puts the pieces of files together and hands the checksums on, in order.
+/// Puts the pieces of files together and passes the checksums on, in order.
 struct FilesInOrder {
     sender: Sender<Computed>,
-    /// Of the file that goes on in the next part.
+    /// The sum of the file that goes on in the next part.
     current: Option<Sum>,
 }
 
@@ -332,7 +330,7 @@ impl FilesInOrder {
                     .map(|(before, hash)| join(&before, hash, piece.bytes)),
             };
             if file.end() <= part.job.end {
-                // Whoever compares may have seen enough.
+                // The receiver may have ended already.
                 let _ = self.sender.send(hash.map(FileHash::finish)).await;
             } else {
                 self.current = Some(hash.map_or(Sum::Unknown, |hash| Sum::Of(Box::new(hash))));
@@ -341,7 +339,7 @@ impl FilesInOrder {
     }
 }
 
-/// The checksum of two stretches of a file. Where it is not CRC-32C the second one began with the first.
+/// The checksum of two pieces of a file. If it is not CRC-32C, the second hash already contains the first piece.
 fn join(before: &FileHash, hash: FileHash, bytes: u64) -> FileHash {
     match (before, hash) {
         (FileHash::Crc32c(before), FileHash::Crc32c(crc)) => {
@@ -369,7 +367,7 @@ impl Described {
             .unwrap_or_else(|error| Err(Error::defect("verify a backup", error)))
     }
 
-    /// Checks that record, index and manifest tell the same, and says how files were summed up.
+    /// Checks that record, index and manifest agree, and returns the algorithm of the files' checksums.
     fn algorithm(&self) -> Result<Option<ChecksumAlgorithm>> {
         survey(&self.record, self.index.url(), self.index.entries()?)?;
         let mut algorithm = None;
@@ -389,7 +387,7 @@ impl Described {
             .map(|range| (range.timeline, range.start_lsn, range.end_lsn));
         if !ranges.eq(recorded) {
             return Err(Error::corrupt(
-                "backup.json names other WAL than PostgreSQL's manifest does",
+                "backup.json and PostgreSQL's manifest name different WAL",
             ));
         }
         Ok(algorithm)
@@ -406,7 +404,7 @@ impl Described {
         )
     }
 
-    /// Compares the files with the manifest as their checksums come; what is wrong, if anything.
+    /// Compares the files' checksums with the manifest as they come. Returns what is wrong, if anything.
     fn compare(&self, mut computed: Receiver<Computed>) -> Result<Option<String>> {
         let mut wrong = Vec::new();
         let mut count = 0_u64;
@@ -415,7 +413,7 @@ impl Described {
                 let empty = listed.checksum.as_ref().map(|sum| FileHash::new(sum.algorithm));
                 empty.map(FileHash::finish)
             } else {
-                // Where the reading ended early its error says more.
+                // If the reading ended early, its own error says more.
                 computed.blocking_recv().flatten()
             };
             if let (Some(expected), Some(found)) = (&listed.checksum, found)

@@ -1,5 +1,5 @@
-//! Whether the archived WAL of each backup is its own. What was compared stands in the backup's part of the ledger: the
-//! WAL objects beside the backup's own, and counts while the store shows the same.
+//! Whether the archived WAL of each backup is its own. The backup's part of the ledger has the WAL objects that were
+//! compared, beside the backup's own objects. The result counts as long as the store shows the same objects.
 
 use super::backups::BackupPass;
 use super::scope::Verdict;
@@ -13,7 +13,7 @@ use crate::format::ledger::Shard;
 use crate::store::look_again;
 
 impl BackupPass<'_> {
-    /// What of a backup's WAL is not its own. WAL that is missing or damaged is found elsewhere.
+    /// Which of a backup's WAL is not its own. WAL that is missing or damaged is found elsewhere.
     pub(super) async fn verify_lineage(
         &self,
         record: &BackupRecord,
@@ -51,7 +51,7 @@ impl BackupPass<'_> {
     }
 }
 
-/// Compares a backup's archived WAL with what its server said of it.
+/// Compares a backup's archived WAL with what its server said about it.
 pub(super) async fn other_history(record: &BackupRecord, archive: &Archive) -> Result<Option<Finding>> {
     let Some(lineage) = &record.lineage else {
         return Ok(None);
@@ -77,7 +77,7 @@ pub(super) async fn other_history(record: &BackupRecord, archive: &Archive) -> R
 /// Why such a backup cannot be restored.
 pub(super) fn reason(finding: &Finding) -> String {
     format!(
-        "the archived WAL is another history's, not its own: {}",
+        "the archived WAL is not its own but another history's: {}",
         finding.what
     )
 }

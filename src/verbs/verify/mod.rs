@@ -1,10 +1,10 @@
-//! `walship verify`: reads what is stored and checks it, and says what it is worth.
+//! `walship verify`: reads and checks what is stored, and says what it is worth.
 //!
-//! Backups and WAL are listed first. Then every object that the ledger does not know, that changed since
-//! or whose turn has come is read. What seems wrong is looked at once more after a pause, against a fresh
-//! listing: what `expire` deleted, `push` was about to store or `repair` replaced meanwhile is not wrong.
+//! Backups and WAL are listed first. Then an object is read if the ledger does not know it, if it has changed, or if it is
+//! due again. After a pause, objects that seem wrong are looked at again with a fresh listing, because `expire` may have
+//! deleted them, `push` may have been about to store them, and `repair` may have replaced them.
 //!
-//! Runs that are killed leave a ledger that is true as far as it goes. Nothing but the ledger is written.
+//! A run that is killed leaves a ledger that is true as far as it goes. Only the ledger is written.
 
 mod args;
 mod backups;
@@ -53,7 +53,7 @@ pub use self::tally::{Finding, FindingKind};
 /// What `walship verify` is asked to do.
 #[derive(Debug, Clone)]
 pub struct VerifyOptions {
-    /// Read everything, whatever the ledger knows.
+    /// Read everything, even what is good by the ledger.
     pub full: bool,
     /// Read only what was written at this moment or later.
     pub since: Option<DateTime<Utc>>,
@@ -63,8 +63,8 @@ pub struct VerifyOptions {
     pub concurrency: usize,
     /// Most bytes to read from the store in a second.
     pub max_rate: Option<u64>,
-    /// Pause before what seems wrong is looked at once more.
-    pub settle: Duration,
+    /// Pause before objects that seem wrong are looked at again.
+    pub second_look_after: Duration,
 }
 
 impl VerifyOptions {
@@ -77,7 +77,7 @@ impl VerifyOptions {
     }
 }
 
-/// Where a small object is, and whether it can be read.
+/// A small object's key, and whether the object can be read.
 async fn look_at<T: Stored>(archive: &Archive, of: &T::Of) -> (Key, Result<()>) {
     (T::key(of), archive.find::<T>(of).await.map(drop))
 }
@@ -85,7 +85,7 @@ async fn look_at<T: Stored>(archive: &Archive, of: &T::Of) -> (Key, Result<()>) 
 /// Verifies an archive.
 ///
 /// # Errors
-/// As the store, and [`catalogue::load`]. What is damaged or missing is no error but in the report.
+/// As the store, and [`catalogue::load`]. Damaged and missing objects are in the report; they are not errors.
 pub async fn run(
     options: &VerifyOptions,
     store: &Store,
@@ -101,7 +101,7 @@ pub async fn run(
     let report = run.report(assessment, &meter, finished_at);
     run.note_the_end(&report).await?;
     Ok(VerifyReport {
-        // What could not be noted is worth a note.
+        // Writing the ledger may have added notes.
         notes: report.notes.iter().chain(&run.ledger.notes).cloned().collect(),
         ..report
     })
@@ -116,7 +116,7 @@ struct Run<'a> {
     catalogue: Catalogue,
     context: Arc<WalContext>,
     summary: Option<LedgerSummary>,
-    /// What it tells of what this run passes over must not be lost.
+    /// Then a run with `--since` must not replace it, because what it says about older objects would be lost.
     unreadable_summary: bool,
     ledger: Ledger,
     tally: Tally,
@@ -193,8 +193,8 @@ impl<'a> Run<'a> {
         .await
     }
 
-    /// The records that are no part of a backup or of the WAL: what retention gave up, marks, drills. Each was read again
-    /// already where it seemed damaged.
+    /// Reads the records that are not part of a backup or of the WAL: released WAL, marks, drills. A record that seemed
+    /// damaged was read twice already.
     async fn read_records(&mut self) -> Result<()> {
         let (archive, retired) = (&self.archive, &self.catalogue.retired);
         let system_identifier = archive.identity().system_identifier;
@@ -216,7 +216,7 @@ impl<'a> Run<'a> {
                     self.tally
                         .find(Finding::damaged(key.to_string(), error.to_string()));
                 }
-                // Who may only read some of it verifies that.
+                // A user who may read only some objects verifies those.
                 Err(error) if error.kind() == ErrorKind::Denied => {
                     self.notes.push(format!("{key} was not looked at: {error}"));
                 }
@@ -230,7 +230,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// What the archive is worth; where something seems wrong, judged by a second look.
+    /// Judges what the archive is worth. If something seems wrong, a second look decides.
     async fn assess(&mut self) -> Result<Assessment> {
         self.miss_histories();
         let first = self.judge()?;
@@ -238,7 +238,7 @@ impl<'a> Run<'a> {
             return Ok(first);
         }
         self.progress.phase("look again at what seems wrong");
-        tokio::time::sleep(self.options.settle).await;
+        tokio::time::sleep(self.options.second_look_after).await;
         let barriers = self.catalogue.wal.barriers().clone();
         self.archive.confirm().await?;
         self.catalogue = catalogue::load_as_listed(&self.archive).await?;
@@ -304,11 +304,11 @@ impl<'a> Run<'a> {
                 }
                 (_, Some(name)) if finding.kind == FindingKind::Damaged => {
                     if let Found::Bad(what) = self.context.look(&key).await? {
-                        // What is known of it was noted at the first look.
+                        // Whether it existed was noted at the first look.
                         self.tally.bad_wal(&key, name, what, false, finding.seen.clone());
                     }
                 }
-                // Whether it is still missing shows the fresh listing.
+                // The fresh listing has it.
                 (Key::History(timeline), _) if self.catalogue.histories.contains_key(timeline) => {}
                 _ => self.tally.find(finding),
             }
@@ -332,13 +332,13 @@ impl<'a> Run<'a> {
                 ..again
             });
         } else if self.tally.bad_backups.get(id) == Some(&lineage::reason(finding)) {
-            // Its other objects would have findings, and reasons, of their own.
+            // This was the only reason: other objects would have their own findings.
             self.tally.bad_backups.remove(id);
         }
         Ok(())
     }
 
-    /// A timeline that has WAL and no history cannot be recovered along.
+    /// Finds histories that are missing: no recovery goes along a timeline that has WAL but no history.
     fn miss_histories(&mut self) {
         let catalogue = &self.catalogue;
         for timeline in catalogue.wal.timelines() {
@@ -348,7 +348,7 @@ impl<'a> Run<'a> {
             let is_found = self.tally.findings.iter().any(|finding| finding.key == key);
             if !is_known && !is_found && catalogue.wal.newest(timeline).is_some() {
                 let what = format!(
-                    "timeline {timeline} has WAL, and without its history nobody can recover along it"
+                    "timeline {timeline} has WAL, but without its history no recovery can go along it"
                 );
                 self.tally
                     .find(Finding::missing(key, what).named(WalName::History(timeline)));
@@ -356,7 +356,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What is lost and not because of a damaged object is missing.
+    /// Finds segments that are missing: they are lost, but not because an object is damaged.
     fn miss_segments(&mut self, assessment: &Assessment) {
         for lost in &assessment.lost {
             let SegmentRange { first, segments, .. } = lost.segments;
@@ -379,14 +379,14 @@ impl<'a> Run<'a> {
         self.notes.extend(assessment.notes.iter().cloned());
         if assessment.backups.is_empty() {
             self.notes.push(
-                "there is no backup, and without one nothing can be recovered; take one with walship basebackup"
+                "there is no backup, and without a backup nothing can be recovered; take one with walship basebackup"
                     .to_owned(),
             );
         }
         let unfinished = self.catalogue.unfinished.iter();
         for entry in unfinished.filter(|entry| entry.lost_record(self.now).is_none()) {
             self.notes.push(format!(
-                "backup {} is not finished, and was not verified",
+                "backup {} is not finished, so it was not verified",
                 entry.id
             ));
         }
@@ -452,7 +452,8 @@ impl<'a> Run<'a> {
         self.ledger.write_summary(&summary).await
     }
 
-    /// What a damaged segment tells is asked again, once it is repaired.
+    /// The barriers that are known, without those that a damaged segment tells of: that segment is asked again when it is
+    /// repaired.
     fn barriers_of_sound_wal(&self) -> Result<Barriers> {
         let size = self.catalogue.identity.segment_bytes;
         let mut barriers = self.catalogue.wal.barriers().clone();

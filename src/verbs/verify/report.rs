@@ -10,46 +10,40 @@ use crate::format::ledger::LedgerScope;
 use crate::judge::assessment::{BackupWorth, End, Lost};
 use crate::text::{ByteSize, time_text};
 
-/// So many findings are shown to people.
+/// At most this many findings are shown to people.
 const SHOWN: usize = 20;
 
 /// What `walship verify` found.
 #[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)] // where the name says everything
 pub struct VerifyReport {
     /// The archive.
     pub url: String,
-    /// Whether nothing is wrong.
+    /// Nothing is wrong.
     pub is_clean: bool,
-    /// When the run began.
     pub started_at: DateTime<Utc>,
-    /// When it ended.
     pub finished_at: DateTime<Utc>,
-    /// How much it looked at.
     pub scope: LedgerScope,
     /// The moment that was given with `--since`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<DateTime<Utc>>,
     /// Objects of the archive.
     pub objects: u64,
-    /// Objects that were read.
     pub read_objects: u64,
-    /// Bytes that were read.
     pub read_bytes: u64,
     /// Requests to the store.
     pub requests: u64,
-    /// Objects that nobody has read yet.
+    /// Objects that no run has read yet.
     pub unread_objects: u64,
     /// Every object was read at this moment or later; absent where some never were.
     pub all_read_since: Option<DateTime<Utc>>,
-    /// What is wrong.
     pub findings: Vec<Finding>,
-    /// How many more things are wrong than `findings` has.
+    /// How many findings there are beyond those in `findings`.
     pub more_findings: u64,
     /// What each backup is worth.
     pub backups: Vec<BackupWorth>,
-    /// What lies out of reach.
+    /// What is out of reach.
     pub lost: Vec<Lost>,
-    /// What else is worth knowing.
     pub notes: Vec<String>,
 }
 
@@ -150,7 +144,7 @@ fn write_backup(backup: &BackupWorth, f: &mut fmt::Formatter<'_>) -> fmt::Result
         .map(|leads| {
             let end = match leads.end {
                 End::EndOfWal => "the end of its WAL",
-                End::Released => "its own end, for retention gave up what follows",
+                End::Released => "its own end, because retention released what follows",
                 End::Lost => "where WAL is damaged or missing",
             };
             format!("to LSN {} on timeline {}, {end}", leads.end_lsn, leads.timeline)

@@ -7,7 +7,6 @@ use chrono::{DateTime, Utc};
 use crate::format::ledger::{Entry, is_due};
 use crate::store::ObjectInfo;
 
-/// Which objects a run reads.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scope {
     /// The moment of this run.
@@ -18,12 +17,11 @@ pub(super) struct Scope {
     pub(super) recheck: Duration,
 }
 
-/// What is to be done with an object.
+/// What to do with an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It is known to be good.
     Known(Entry),
-    /// It must be read.
     Read,
     /// It was never read, and is too old for this run.
     PassOver,

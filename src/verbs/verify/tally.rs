@@ -11,17 +11,15 @@ use crate::format::wal_inventory::WalInventory;
 use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalName};
 use crate::store::ObjectInfo;
 
-/// So many findings are kept one by one; beyond that they are counted.
+/// At most this many findings are kept one by one; the others are only counted.
 pub(super) const KEPT: usize = 10_000;
 
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The object.
     pub key: String,
-    /// What sort of thing it is.
     pub kind: FindingKind,
-    /// The file of `pg_wal` that it should be, where it is one.
+    /// The file of `pg_wal` that the object should be, where it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// What is wrong, for people.
@@ -56,7 +54,7 @@ impl Finding {
         }
     }
 
-    /// Of the very object that the store showed, if it showed one.
+    /// Notes which object it is about, if the store showed one.
     pub(super) fn seen(self, info: Option<&ObjectInfo>) -> Self {
         let seen = info.map(|info| Seen {
             size: info.size,
@@ -73,7 +71,7 @@ impl Finding {
         }
     }
 
-    /// Its key is a position, for no object is wrong.
+    /// A finding whose key is a position, because no object is wrong.
     pub(super) fn uncrossable(timeline: TimelineId, lsn: Lsn, what: impl Into<String>) -> Self {
         Self {
             kind: FindingKind::Uncrossable,
@@ -94,19 +92,19 @@ impl Finding {
 pub(super) struct Tally {
     pub(super) objects: u64,
     pub(super) read_objects: u64,
-    /// Objects that nobody has read yet, because they are older than this run looks at.
+    /// Objects that no run has read yet: they are older than `--since`.
     pub(super) unread: u64,
-    /// When the object was read that was read longest ago.
+    /// When the object was read whose last reading is longest ago.
     pub(super) oldest_read: Option<DateTime<Utc>>,
     pub(super) findings: Vec<Finding>,
     pub(super) more_findings: u64,
     /// Segments that cannot be used.
     pub(super) bad_segments: WalInventory,
-    /// The last segment of each timeline of which earlier runs or damaged objects tell.
+    /// The last segment of each timeline that earlier runs or damaged objects tell of.
     pub(super) known: BTreeMap<TimelineId, SegmentNumber>,
     /// What is wrong with backups.
     pub(super) bad_backups: BTreeMap<BackupId, String>,
-    /// Whether something vanished after it was listed.
+    /// Something vanished after it was listed.
     pub(super) vanished: bool,
 }
 
@@ -140,7 +138,7 @@ impl Tally {
         }
     }
 
-    /// A WAL object that is not what it should be; `existed` if more than its key tells of the file.
+    /// A WAL object that is not what it should be. `existed`: not only its key tells that there was such a file.
     pub(super) fn bad_wal(
         &mut self,
         key: &Key,
@@ -174,7 +172,7 @@ impl Tally {
     }
 }
 
-/// What the ledger says of an object that was just read.
+/// The ledger's entry for an object that was just read.
 pub(super) fn entry_of(info: &ObjectInfo, verified_at: DateTime<Utc>) -> Entry {
     Entry {
         size: info.size,

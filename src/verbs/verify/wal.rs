@@ -1,8 +1,8 @@
-//! The WAL: listed folder by folder, each folder compared with what the ledger knows of it, and what is
-//! new, changed or due read.
+//! The WAL. It is listed folder by folder, each folder is compared with its part of the ledger, and objects that are new,
+//! changed or due are read.
 //!
-//! Memory holds one folder: at most 4096 segments and what lies beside them. A server that lists a folder
-//! in two pieces costs a second reading next time, and nothing else.
+//! Memory holds one folder: at most 4096 segments and the objects beside them. If a server lists a folder in two pieces,
+//! the next run reads some of it again, and nothing worse happens.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ impl WalPass<'_> {
         let mut listing = self.context.archive.store().list(WAL_PREFIX, None);
         while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
             for info in page {
-                // What is no key is foreign, and left alone.
+                // An object without a key of walship's is foreign, and left alone.
                 let Ok(key) = info.key.parse::<Key>() else {
                     continue;
                 };
@@ -87,7 +87,7 @@ impl WalPass<'_> {
         self.look_at_what_is_gone(&visited).await
     }
 
-    /// Verifies the objects of one part of the ledger, and notes what is known of them then.
+    /// Verifies the objects of one part of the ledger, and writes that part anew.
     async fn verify(&mut self, group: Group) -> Result<()> {
         let before = self.ledger.read(group.object.clone()).await?;
         let mut after = Shard::new(group.object, before.system_identifier);
@@ -120,7 +120,7 @@ impl WalPass<'_> {
         Ok(())
     }
 
-    /// Reads objects, each with whether an earlier run found it good.
+    /// Reads objects. The flag of each says whether an earlier run found it good.
     async fn read(&mut self, due: Vec<(Key, ObjectInfo, bool)>, after: &mut Shard) -> Result<()> {
         let mut running = JoinSet::new();
         let mut due = due.into_iter();
@@ -158,8 +158,8 @@ impl WalPass<'_> {
         }
     }
 
-    /// Whether an object that was verified once and is not listed any more should still be there. Retention
-    /// deletes neither histories nor the newest WAL of a timeline that a backup is on.
+    /// Whether an object that is not listed any more, but was verified once, should still be there. Retention deletes
+    /// neither histories nor the newest WAL of a timeline that a backup is on.
     fn is_missed(&mut self, key: &str) -> bool {
         match key.parse() {
             Ok(Key::Segment(segment)) => {
@@ -179,7 +179,7 @@ impl WalPass<'_> {
                 self.tally.find(
                     Finding::missing(
                         key,
-                        "it was there at an earlier run, and nothing of walship deletes it",
+                        "an earlier run has seen it, and walship never deletes a history",
                     )
                     .named(WalName::History(timeline)),
                 );
@@ -196,8 +196,8 @@ impl WalPass<'_> {
         })
     }
 
-    /// Folders of which the ledger tells and the listing does not: what is missed in them is remembered,
-    /// the rest forgotten.
+    /// Looks at folders that are in the ledger and not in the listing. A folder that should still have objects stays in
+    /// the ledger; the others are removed from it.
     async fn look_at_what_is_gone(&mut self, visited: &BTreeSet<LedgerObject>) -> Result<()> {
         let unseen: Vec<_> = self
             .ledger

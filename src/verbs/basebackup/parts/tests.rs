@@ -81,7 +81,7 @@ async fn the_parts_of_a_stream_are_the_stream_whatever_its_length_and_pieces() {
 }
 
 #[tokio::test]
-async fn the_record_of_a_part_is_what_the_store_holds_and_its_frames_can_be_checked() {
+async fn a_parts_record_matches_the_stored_object_and_its_frames_have_checksums() {
     let root = tempfile::tempdir().unwrap();
     let store = store_in(&root).await;
     let mut writer = PartWriter::new(fixture::archive(&store), id(), SETTINGS);
@@ -152,7 +152,7 @@ async fn after_a_failed_upload_no_other_is_under_way() {
     let _ = writer.write(&noise(8192)).await;
     let _ = writer.end().await;
     let _ = writer.finish().await;
-    // It was waited for, not cut off in its middle.
+    // It was waited for, not cut off.
     assert!(store.head(&key(1)).await.unwrap().is_some());
 }
 

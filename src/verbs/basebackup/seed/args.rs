@@ -25,7 +25,7 @@ pub struct SeedArgs {
     /// The replica's data directory: empty or missing
     #[arg(long, value_name = "DIR", requires = "seed_replica")]
     pub pgdata: Option<PathBuf>,
-    /// Where the data comes from: the archive where there is little WAL since its newest backup, else the primary (auto)
+    /// Where the data comes from. auto: the archive if there is little WAL since its newest backup, or else the primary
     #[arg(long, value_enum, default_value_t = SeedSource::Auto, requires = "seed_replica")]
     pub from: SeedSource,
     /// The replica's slot on the primary, made if it is not there or keeps no WAL [default: walship_ and this machine's name]

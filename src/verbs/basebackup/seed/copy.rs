@@ -1,8 +1,8 @@
-//! A copy of the primary by PostgreSQL's own `pg_basebackup`, watched: its progress is passed on, what is too large
-//! for the disk is stopped before it is written, and a program that says nothing for long is ended.
+//! A copy of the primary by PostgreSQL's own `pg_basebackup`, which is watched: its progress is passed on, a copy that is
+//! too large for the disk is stopped before it is written, and a program that is silent for too long is ended.
 //!
-//! It is told to write `standby.signal` itself (`-R`), so that what a kill leaves behind at any moment starts as a
-//! standby or not at all.
+//! The program is told to write `standby.signal` itself (`-R`). So whatever a kill leaves behind starts as a standby or
+//! not at all.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
@@ -25,21 +25,21 @@ use crate::pg::Major;
 use crate::progress::Progress;
 use crate::verbs::basebackup::seed::interrupt;
 
-/// A checkpoint that is spread over time may take so long; then something is wrong.
+/// A checkpoint that is spread over time may take this long. After more, something is wrong.
 const SILENCE: Duration = Duration::from_mins(90);
-/// Between two looks whether the copy shall end.
+/// Between two looks whether the user wants the copy to end.
 const LOOK: Duration = Duration::from_millis(100);
-/// Time for a program that shall end to write the label of its copy.
-const PROOF: Duration = Duration::from_secs(5);
-/// So many lines that are no progress are kept for an error message.
+/// Time for a program to write the label of its copy before it is ended.
+const LABEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The last lines that are not progress are kept for an error message.
 const LINES_KEPT: usize = 5;
 
-/// A copy of which nothing is made yet.
+/// A copy of which nothing is written yet.
 #[derive(Debug)]
 pub(super) struct Copy {
     program: PathBuf,
     arguments: Vec<String>,
-    /// What tells the copy from everybody else's.
+    /// Proves that the copy is this seeding's.
     label: String,
     pgdata: PathBuf,
     /// The data directory existed, and was empty.
@@ -58,11 +58,11 @@ pub(super) struct Copied {
 }
 
 impl Copy {
-    /// Looks for the program, and for what it needs.
+    /// Looks for the program and for what it needs.
     ///
     /// # Errors
-    /// `NotFound` where there is none of the primary's major version; `Conflict` where a tablespace's new place
-    /// holds something: the program does not look at a place that no tablespace goes to.
+    /// `NotFound` where there is no program of the primary's major version; `Conflict` where a tablespace's new
+    /// directory is not empty. The program itself checks only directories that a tablespace goes to.
     pub(super) fn prepare(options: &SeedOptions, primary: &Primary, conninfo: &str) -> Result<Self> {
         options.tablespace_mappings.iter().try_for_each(check_empty)?;
         let search = programs::find("pg_basebackup", primary.major, options.search_path.as_deref());
@@ -82,10 +82,10 @@ impl Copy {
         })
     }
 
-    /// Copies, and tells the copy whom to follow.
+    /// Copies, and writes the settings by which the copy follows its primary.
     ///
     /// # Errors
-    /// What the program says, or the disk, or that it was given up; and what is left behind, where it could not be
+    /// What the program or the disk says, or that the copy was interrupted; and what is left behind, if it could not be
     /// removed.
     pub(super) async fn run(
         self,
@@ -126,7 +126,7 @@ impl Copy {
     fn copy(&self, progress: &Progress, given_up: &OnceLock<&'static str>) -> Result<u64> {
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
-            // What a terminal sends reaches walship alone, which then ends the program and removes the copy.
+            // A terminal's signals reach only walship, which then ends the program and removes the copy.
             .process_group(0)
             .env("LC_ALL", "C")
             .stdin(Stdio::null())
@@ -137,7 +137,7 @@ impl Copy {
         let lines = lines_of(&mut child);
         let outcome = self.watch(&lines, progress, given_up);
         if outcome.is_err() {
-            self.await_proof(&mut child);
+            self.await_label(&mut child);
             end(&mut child);
         }
         let status = child
@@ -156,7 +156,7 @@ impl Copy {
         )))
     }
 
-    /// Reads what the program says until it says no more.
+    /// Reads what the program says until it ends.
     fn watch(
         &self,
         lines: &Receiver<String>,
@@ -188,8 +188,8 @@ impl Copy {
                 Err(RecvTimeoutError::Disconnected) => return Ok(watched),
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(Error::unavailable(format!(
-                        "pg_basebackup said nothing for {} minutes and was ended; look at the primary and the network, \
-                         and try again",
+                        "pg_basebackup said nothing for {} minutes, and walship ended it; check the primary and the \
+                         network, and try again",
                         SILENCE.as_secs() / 60
                     )));
                 }
@@ -197,21 +197,21 @@ impl Copy {
         }
     }
 
-    /// The program knows the sizes before it writes anything. It does not say which tablespace has how much.
+    /// Checks the space before the program writes anything. The program tells only the size of all tablespaces together.
     fn check_space(&self, at: &ProgressLine) -> Result<()> {
         let mut directories = vec![self.pgdata.as_path()];
         directories.extend(self.mappings.iter().map(|mapping| mapping.new.as_path()));
-        // Where other tablespaces go, on file systems of their own perhaps, is not known here.
+        // It is not known here where other tablespaces go; that may be on other file systems.
         if at.tablespaces > directories.len() as u64 {
             return Ok(());
         }
         cluster::check_room(&directories, at.total_bytes)
     }
 
-    /// Lets the program write its label, without which nothing proves that what it made is this seeding's. It makes
-    /// `pg_wal` before it (`StartLogStreamer`, `pg_basebackup.c`, 14 to 18).
-    fn await_proof(&self, child: &mut Child) {
-        let deadline = Instant::now() + PROOF;
+    /// Waits until the program has written its label, which alone proves that the copy is this seeding's. The program
+    /// makes `pg_wal` before that (`StartLogStreamer`, `pg_basebackup.c`, 14 to 18).
+    fn await_label(&self, child: &mut Child) {
+        let deadline = Instant::now() + LABEL_TIMEOUT;
         let has_begun = || std::fs::read_dir(&self.pgdata).is_ok_and(|mut entries| entries.next().is_some());
         while has_begun()
             && !remains::is_ours(&self.pgdata, &self.label)
@@ -222,13 +222,13 @@ impl Copy {
         }
     }
 
-    /// Removes what a program that was ended had made. What cannot be removed is said afterwards.
+    /// Removes what the ended program had made. [`Copy::with_remains`] names what could not be removed.
     fn remove_copy(&self) {
         remains::remove(&self.pgdata, &self.label, self.major, self.was_there);
     }
 
-    /// Says what is left behind, if anything is. A program that fails by itself leaves the tablespaces, each of
-    /// which is a directory named after the version.
+    /// Adds to the error what is left behind, if anything is. A program that fails by itself leaves the tablespaces:
+    /// each has a directory that is named after the version.
     fn with_remains(&self, error: Error) -> Error {
         let version = format!("PG_{}_", self.major);
         let is_tablespace = |directory: &Path| {
@@ -242,7 +242,8 @@ impl Copy {
             return Error::new(
                 error.kind(),
                 format!(
-                    "{error}. {} holds what nothing proves to be of this seeding, and is left alone: look whose it is",
+                    "{error}. {} is not empty, and nothing proves that its files are this seeding's, so walship leaves \
+                     them alone: find out whose they are",
                     self.pgdata.display()
                 ),
             );
@@ -346,17 +347,17 @@ fn no_program(major: Major, others: &[(PathBuf, Option<Major>)]) -> Error {
         })
         .collect();
     let found = if found.is_empty() {
-        "none of another version either".to_owned()
+        "nor one of another version".to_owned()
     } else {
         found.join(", ")
     };
     Error::not_found(format!(
-        "the primary runs PostgreSQL {major}, and no pg_basebackup of that version is found ({found}); install \
-         PostgreSQL {major} here, set postgres.bin_dir to where its programs are, or seed with --from archive"
+        "the primary runs PostgreSQL {major}, but no pg_basebackup of that version is found here ({found}); install \
+         PostgreSQL {major}, set postgres.bin_dir to the directory of its programs, or seed with --from archive"
     ))
 }
 
-/// Lines end with a carriage return where the program redraws its progress.
+/// What the program says, by line. Where it redraws its progress, a line ends with a carriage return.
 fn lines_of(child: &mut Child) -> Receiver<String> {
     let (to, lines) = channel();
     if let Some(stderr) = child.stderr.take() {
@@ -377,7 +378,7 @@ fn lines_of(child: &mut Child) -> Receiver<String> {
     lines
 }
 
-/// Ends the program, and the process it has for the WAL, which would go on without it and hold the slot.
+/// Ends the program, and its child for the WAL, which would go on without it and hold the slot.
 fn end(child: &mut Child) {
     let parent = child.id().to_string();
     let is_its = |stat: &str| {
@@ -395,15 +396,15 @@ fn end(child: &mut Child) {
     }
 }
 
-/// Refuses a place for a tablespace that holds something, whether a tablespace goes there or not.
+/// Refuses a tablespace's directory that is not empty, whether a tablespace goes there or not.
 fn check_empty(mapping: &TablespaceMapping) -> Result<()> {
     let new = mapping.new.as_path();
     if !holds_something(new) {
         return Ok(());
     }
     Err(Error::conflict(format!(
-        "the tablespace's directory {} is not empty, and nothing is copied into a directory that is not; give \
-         another one with --tablespace-mapping {}=NEW, or move what is there away",
+        "the tablespace's directory {} is not empty; give another one with --tablespace-mapping {}=NEW, or move the files \
+         in it away",
         new.display(),
         mapping.old.display()
     )))
@@ -435,10 +436,10 @@ mod tests {
         }
     }
 
-    /// What the copy made, and, where no tablespace of the primary went, somebody else's file.
+    /// One mapped directory has a tablespace of the copy, another somebody else's file.
     // Seen to fail: `seed/copy.rs`: everything in a mapped directory is removed
     #[test]
-    fn seeding_removes_what_it_made_and_never_what_else_is_in_a_mapped_directory() {
+    fn seeding_removes_only_what_it_made_in_mapped_directories() {
         let top = tempfile::tempdir().unwrap();
         let [data, made, others] = ["data", "made", "others"].map(|name| top.path().join(name));
         for directory in [&data.join("pg_tblspc"), &made.join("PG_17_202406281"), &others] {
@@ -463,9 +464,9 @@ mod tests {
     }
 
     /// As `pg_basebackup` does, but slowly.
-    // Seen to fail: `seed/copy.rs`: `await_proof` is not called
+    // Seen to fail: `seed/copy.rs`: `await_label` is not called
     #[test]
-    fn a_copy_that_was_given_up_before_it_had_its_label_is_removed() {
+    fn a_copy_that_was_interrupted_before_it_had_its_label_is_removed() {
         let top = tempfile::tempdir().unwrap();
         let data = top.path().join("data");
         let script = format!(
@@ -492,7 +493,7 @@ mod tests {
 
     // Seen to fail: `seed/copy.rs`: the directory is not looked at
     #[test]
-    fn a_mapped_directory_that_holds_something_is_refused() {
+    fn a_mapped_directory_that_is_not_empty_is_refused() {
         let top = tempfile::tempdir().unwrap();
         for good in [top.path().join("missing"), top.path().to_owned()] {
             check_empty(&mapping(&good)).unwrap();

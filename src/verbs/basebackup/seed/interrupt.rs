@@ -1,34 +1,34 @@
-//! The wish of the user, or of the system, that the seeding ends. It is heard once, and remembered.
+//! A signal by which the user or the system ends the seeding. It is received once, and remembered.
 
 use std::pin::Pin;
 
 use crate::error::Error;
 
-/// Resolves, with a name for it, when the seeding shall end.
+/// Resolves with the signal's name when the seeding must end.
 pub(super) struct Interrupt<'a> {
-    coming: Pin<Box<dyn Future<Output = &'static str> + 'a>>,
-    heard: Option<&'static str>,
+    signal: Pin<Box<dyn Future<Output = &'static str> + 'a>>,
+    received: Option<&'static str>,
 }
 
 impl<'a> Interrupt<'a> {
-    pub(super) fn new(coming: impl Future<Output = &'static str> + 'a) -> Self {
+    pub(super) fn new(signal: impl Future<Output = &'static str> + 'a) -> Self {
         Self {
-            coming: Box::pin(coming),
-            heard: None,
+            signal: Box::pin(signal),
+            received: None,
         }
     }
 
     /// Waits for it. May be dropped and called again.
     pub(super) async fn wait(&mut self) -> &'static str {
-        if let Some(heard) = self.heard {
-            return heard;
+        if let Some(received) = self.received {
+            return received;
         }
-        let heard = self.coming.as_mut().await;
-        self.heard = Some(heard);
-        heard
+        let received = self.signal.as_mut().await;
+        self.received = Some(received);
+        received
     }
 }
 
 pub(super) fn given_up(signal: &str) -> Error {
-    Error::internal(format!("{signal}: the seeding is given up"))
+    Error::internal(format!("{signal}: the seeding was interrupted"))
 }

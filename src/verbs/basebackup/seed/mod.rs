@@ -1,9 +1,9 @@
 //! `walship basebackup --seed-replica`: a ready standby in one command, copied from its primary by PostgreSQL's
 //! `pg_basebackup`, or restored from the archive.
 //!
-//! What can be refused is refused before a byte is written. A failure removes what was made, the slot too, or the
-//! message says what is left and where. Until everything is there, no server starts on the data directory as
-//! anything but a standby.
+//! What can be refused is refused before a byte is written. A failure removes everything that was made, the slot too, or
+//! the message says what is left and where. Until everything is there, a server starts on the data directory only as a
+//! standby.
 
 mod args;
 mod copy;
@@ -45,13 +45,12 @@ pub use self::report::SeedReport;
 pub struct SeedOptions {
     /// The data directory to make: empty or missing.
     pub pgdata: PathBuf,
-    /// Where the data comes from.
     pub from: SeedSource,
-    /// The slot that the replica streams through; none for one without a slot.
+    /// The slot that the replica streams through; `None` for a replica without one.
     pub slot: Option<SlotName>,
     /// The replica's name in `pg_stat_replication`, unless the connection's settings give one.
     pub name: String,
-    /// Where tablespaces go that shall not be where they were.
+    /// For tablespaces that go to another directory than on the primary.
     pub tablespace_mappings: Vec<TablespaceMapping>,
     /// Whether the checkpoint before a copy is made at once.
     pub fast_checkpoint: bool,
@@ -61,20 +60,21 @@ pub struct SeedOptions {
     pub concurrency: usize,
     /// With more WAL than this since the newest backup, `SeedSource::Auto` copies from the primary.
     pub archive_wal: WalLimits,
-    /// Start it, and give it so long until it streams.
+    /// Start it, and wait at most this long until it streams.
     pub start: Option<Duration>,
-    /// This program, and the global flags that it needs to find the archive: the beginning of the replica's
-    /// `restore_command`. No secret may be among them.
+    /// This program and the global flags that it needs to find the archive. The replica's `restore_command` begins with
+    /// them, so no secret may be among them.
     pub walship: Vec<String>,
     /// `PATH`, in which PostgreSQL's programs are looked for.
     pub search_path: Option<OsString>,
 }
 
-/// Seeds, and starts where that is asked for. `interrupted` resolves, with a name for it, when the user wants it to end.
+/// Seeds a replica, and starts it if the options say so. `interrupted` resolves with a signal's name when the user wants
+/// it to end.
 ///
 /// # Errors
-/// `Conflict` for a directory that is not empty, a slot that is another replica's, and a primary that is not the archive's latest;
-/// `Invalid`, `NotFound` for programs, backups and settings that will not do; as the server, the store and the
+/// `Conflict` for a directory that is not empty, another replica's slot, and a primary that is not the archive's latest;
+/// `Invalid`, `NotFound` for programs, backups and settings that cannot be used; as the server, the store and the
 /// operating system say.
 pub async fn run(
     options: &SeedOptions,
@@ -90,7 +90,7 @@ pub async fn run(
         signal = interrupt.wait() => return Err(given_up(signal)),
         prepared = prepare(options, info, store, now, progress) => prepared?,
     };
-    // To the end: a slot that is half made would stay.
+    // This is not interrupted, because a slot that is half made would stay.
     let slot = match &options.slot {
         Some(name) => Some(Slot::take(name, info).await?),
         None => None,
@@ -126,8 +126,7 @@ pub async fn run(
         let started = tokio::select! {
             biased;
             signal = interrupt.wait() => Err(Error::internal(format!(
-                "{signal}: the replica in {} is complete, and may have been started; whether it streams was not \
-                 waited for",
+                "{signal}: the replica in {} is complete and may have been started; walship did not wait until it streams",
                 report.pgdata.display()
             ))),
             started = start::run(&replica, limit, progress) => started,
@@ -137,13 +136,13 @@ pub async fn run(
     Ok(report)
 }
 
-/// What either way of seeding made.
 enum Seeded {
     Copied(Copied),
     Restored(Box<RestoredStandby>),
 }
 
-/// The copy remembers the archive that its primary does; where that has not archived yet, the one in the settings.
+/// Notes in the copy which archive it belongs to: the one that its primary remembers or, if the primary has not archived
+/// yet, the one in the settings.
 fn remember(mut copied: Copied, pgdata: &Path, source: &Source) -> Copied {
     if let Source::Primary {
         archive: Some(archive),
@@ -161,7 +160,7 @@ struct Prepared {
     primary: Primary,
     conninfo: String,
     source: Source,
-    /// From the primary.
+    /// `None` where the replica is restored from the archive.
     copy: Option<Copy>,
 }
 

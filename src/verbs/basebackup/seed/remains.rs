@@ -1,10 +1,10 @@
-//! What a copy that did not come to its end leaves behind, and whose it is.
+//! What an unfinished copy leaves behind, and whose it is.
 //!
-//! `pg_basebackup` begins only in a directory that is empty, but it looks long before it writes, and meanwhile another
-//! process may have filled the directory. So only a copy that proves itself is removed: the first file that the program
-//! writes is `backup_label` (`SendBaseBackup`, `basebackup.c`, 14 to 18), and its label is this seeding's alone. A server
-//! renames that file when it starts. The data directory is held by a descriptor meanwhile, no link is followed into
-//! another directory, and of a tablespace only the version's directory goes, which the program makes itself.
+//! `pg_basebackup` begins only in an empty directory. But it looks long before it writes, and another process may fill
+//! the directory meanwhile. So a copy is removed only with a proof: the first file that the program writes is
+//! `backup_label` (`SendBaseBackup`, `basebackup.c`, 14 to 18), and no other copy has this seeding's label. (A server
+//! renames that file when it starts.) Meanwhile a descriptor holds the data directory, and no link is followed into
+//! another directory. Of a tablespace only the version's directory goes, which the program itself makes.
 
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -24,7 +24,7 @@ pub(super) fn new_label() -> String {
     )
 }
 
-/// Whether a data directory is the unfinished copy with this label, on which no server was started.
+/// Whether a data directory is the unfinished copy with this label, and no server was started on it.
 pub(super) fn is_ours(data: &Path, label: &str) -> bool {
     let whole = format!("LABEL: {label}");
     let label_file = std::fs::read_to_string(data.join("backup_label"));
@@ -32,8 +32,8 @@ pub(super) fn is_ours(data: &Path, label: &str) -> bool {
     labelled && data.join("postmaster.pid").symlink_metadata().is_err()
 }
 
-/// Removes an unfinished copy, if it proves to be this seeding's, with the tablespaces that it wrote. What cannot be
-/// removed stays. A directory that is empty goes as well, unless it was there before.
+/// Removes an unfinished copy and the tablespaces that it wrote, if it proves to be this seeding's. What cannot be
+/// removed stays. An empty directory goes as well, unless it was there before.
 pub(super) fn remove(data: &Path, label: &str, major: Major, was_there: bool) {
     let directory = File::options()
         .read(true)
@@ -47,7 +47,7 @@ pub(super) fn remove(data: &Path, label: &str, major: Major, was_there: bool) {
         for tablespace in tablespaces(&held, major) {
             let _ = std::fs::remove_dir_all(tablespace);
         }
-        // The label goes last: until then a directory that is left behind says whose it is.
+        // The label goes last, so that a directory that is left behind says whose it is.
         let mut names: Vec<_> = entries(&held).collect();
         names.sort_by_key(|path| path.ends_with("backup_label"));
         for path in names {
@@ -60,7 +60,7 @@ pub(super) fn remove(data: &Path, label: &str, major: Major, was_there: bool) {
         }
     }
     if !was_there {
-        // Only one that is empty goes.
+        // This removes it only if it is empty.
         let _ = std::fs::remove_dir(data);
     }
 }
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_proves_to_be_this_seedings_goes_with_its_tablespaces_and_nothing_else() {
+    fn this_seedings_copy_goes_with_its_tablespaces_and_nothing_else() {
         let (top, label) = (tempfile::tempdir().unwrap(), new_label());
         let data = copy(top.path(), &label);
         remove(&data, &label, Major::V17, false);

@@ -24,7 +24,7 @@ pub struct SeedReport {
     pub source: &'static str,
     /// Why that one.
     pub reason: String,
-    /// The backup that was restored, from the archive.
+    /// The backup that was restored; `None` where the primary was copied.
     pub backup: Option<BackupId>,
     /// Bytes that were restored or copied.
     pub size_bytes: u64,
@@ -32,17 +32,13 @@ pub struct SeedReport {
     pub primary: String,
     /// The timeline of that server.
     pub timeline: TimelineId,
-    /// `primary_conninfo`.
     pub primary_conninfo: Option<String>,
-    /// Its slot there.
     pub slot: Option<String>,
-    /// `restore_command`.
     pub restore_command: String,
     /// What somebody has to know or do.
     pub notes: Vec<String>,
-    /// The command that starts the server.
     pub start_command: String,
-    /// How far it came, where it was to be started.
+    /// How far it came; `None` where it was not to be started.
     pub started: Option<Started>,
 }
 
@@ -103,7 +99,7 @@ fn slot_notes(primary: &Primary, slot: Option<&Slot>) -> Vec<String> {
     };
     if slot.was_there {
         notes.push(format!(
-            "the slot {} was there, kept no WAL, and was made anew",
+            "the slot {} was there and kept no WAL; walship created it anew",
             slot.name
         ));
     }
@@ -118,7 +114,7 @@ fn slot_notes(primary: &Primary, slot: Option<&Slot>) -> Vec<String> {
 }
 
 impl fmt::Display for SeedReport {
-    /// For a person who will start the server next.
+    /// For the person who will start the server.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = ByteSize(self.size_bytes);
         let pgdata = self.pgdata.display();
@@ -134,7 +130,7 @@ impl fmt::Display for SeedReport {
         }
         writeln!(
             f,
-            "  and, where the primary has not kept the WAL it needs, the archive: {}",
+            "  and, if the primary has not kept the WAL that it needs, the archive: {}",
             self.restore_command
         )?;
         for note in &self.notes {

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::pg::SlotName;
 use crate::server::{ConnInfo, Connection, SlotState};
 
-/// The replica's slot, which is there and free.
+/// The replica's slot, after it was created.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) name: SlotName,
@@ -13,11 +13,11 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Makes the slot. One of this name that keeps no WAL is made anew: it is new, or has lost what it kept. One that
-    /// does may be that of another replica, which is down.
+    /// Creates the slot. A slot of this name that keeps no WAL is created anew, because it is new or has lost its WAL. One
+    /// that keeps WAL may be that of another replica, which is down.
     ///
     /// # Errors
-    /// `Conflict` for one that is in use, keeps WAL, or is a logical one; as the server says.
+    /// `Conflict` for a slot that is in use, keeps WAL, or is logical; as the server says.
     pub(super) async fn take(name: &SlotName, info: &ConnInfo) -> Result<Self> {
         let state = look(name, info).await?;
         let mut connection = Connection::connect(info).await?;
@@ -35,15 +35,15 @@ impl Slot {
             }
             SlotState::Idle => {
                 return Err(Error::conflict(format!(
-                    "the slot {name} is there, and keeps WAL for a replica that does not stream now; give this one a \
-                     slot of its own with --slot, or, if no other replica needs it, drop it first: SELECT \
+                    "the slot {name} exists, and keeps WAL for a replica that does not stream now; give this replica \
+                     another slot with --slot, or, if no other replica needs that slot, drop it first: SELECT \
                      pg_drop_replication_slot('{name}')"
                 )));
             }
             SlotState::Active(said) => {
                 return Err(Error::conflict(format!(
-                    "the slot {name} is in use by another replica ({said}); give this one a slot of its own with \
-                     --slot, or stop the other one"
+                    "another replica uses the slot {name} ({said}); give this replica another slot with --slot, or stop \
+                     the other replica"
                 )));
             }
             SlotState::Unusable(said) => {
@@ -61,8 +61,7 @@ impl Slot {
         })
     }
 
-    /// Drops the slot again, which keeps WAL now, and says in the error that ended the seeding where that did not
-    /// work.
+    /// Drops the slot again, because it keeps WAL now. If that fails, the error that ended the seeding says so.
     pub(super) async fn release(&self, info: &ConnInfo, reason: Error) -> Error {
         let dropped = async {
             let mut connection = Connection::connect(info).await?;
@@ -73,7 +72,7 @@ impl Slot {
             Err(error) => Error::new(
                 reason.kind(),
                 format!(
-                    "{reason}. The slot made for it is still there and keeps WAL ({error}); drop it: SELECT \
+                    "{reason}. The replica's slot is still there and keeps WAL ({error}); drop it: SELECT \
                      pg_drop_replication_slot('{}')",
                     self.name
                 ),
@@ -82,7 +81,7 @@ impl Slot {
     }
 }
 
-/// What the slot is; on a connection of its own.
+/// The slot's state, asked over another connection.
 pub(super) async fn look(name: &SlotName, info: &ConnInfo) -> Result<SlotState> {
     let connection = Connection::connect(info).await?;
     connection.slot_state(name).await

@@ -1,7 +1,7 @@
-//! Starting the replica, and waiting until it streams.
+//! Starts the replica, and waits until it streams.
 //!
-//! It streams when it says so itself (`pg_stat_wal_receiver`, over its Unix socket as the user who runs it), or,
-//! where nobody is let in, when its slot on the primary is in use.
+//! It streams when it says so itself (`pg_stat_wal_receiver`, over its Unix socket as the user who runs it). If it lets
+//! nobody in, it streams when its slot on the primary is in use.
 
 use std::fmt;
 use std::path::Path;
@@ -21,12 +21,11 @@ use crate::server::{ConnInfo, Connection, SlotState};
 
 /// Between two looks at the replica.
 const PAUSE: Duration = Duration::from_millis(300);
-/// To look at the slot means to take it for a moment, which may be in the replica's way.
+/// Longer, because a look at the slot takes it for a moment, and that may be in the replica's way.
 const SLOT_PAUSE: Duration = Duration::from_secs(3);
-/// How much of the server's last words is shown.
-const LAST_WORDS: usize = 400;
+/// At most this many characters of the server's last message are shown.
+const LAST_MESSAGE: usize = 400;
 
-/// What is to be started.
 pub(super) struct Replica<'a> {
     pub(super) pgdata: &'a Path,
     pub(super) start_command: &'a str,
@@ -39,9 +38,9 @@ pub(super) struct Replica<'a> {
 pub struct Started {
     /// It streams from the primary.
     pub streaming: bool,
-    /// What it has received, where it says so.
+    /// What it has received, if it says so.
     pub received_lsn: Option<String>,
-    /// Seconds from the start until then.
+    /// From the start until then.
     pub seconds: f64,
 }
 
@@ -53,8 +52,8 @@ impl fmt::Display for Started {
             (true, None) => write!(f, "It runs and streams, after {seconds:.1} s"),
             (false, _) => write!(
                 f,
-                "It runs. Whether it streams could not be seen, for nobody is let in over its socket and it has no \
-                 slot: SELECT status FROM pg_stat_wal_receiver on it says so"
+                "It runs. It is not known whether it streams, because it lets nobody in over its socket and has no slot; \
+                 ask it: SELECT status FROM pg_stat_wal_receiver"
             ),
         }
     }
@@ -63,7 +62,7 @@ impl fmt::Display for Started {
 /// Starts the server and waits until it streams.
 ///
 /// # Errors
-/// `Internal` where it does not start, with its last words; `Unavailable` where it runs and does not stream in
+/// `Internal` where it does not start, with its last message; `Unavailable` where it runs and does not stream in
 /// time.
 pub(super) async fn run(replica: &Replica<'_>, limit: Duration, progress: &Progress) -> Result<Started> {
     let begun = Instant::now();
@@ -96,8 +95,8 @@ pub(super) async fn run(replica: &Replica<'_>, limit: Duration, progress: &Progr
         }
         if begun.elapsed() > limit {
             return Err(Error::unavailable(format!(
-                "the replica in {} runs, and did not stream within {} s: it may still replay WAL from the archive. It \
-                 goes on by itself; look into its log, and ask it: SELECT status FROM pg_stat_wal_receiver",
+                "the replica in {} runs, but did not stream within {} s: it may still replay WAL from the archive. It \
+                 goes on by itself; read its log, and ask it: SELECT status FROM pg_stat_wal_receiver",
                 replica.pgdata.display(),
                 limit.as_secs()
             )));
@@ -110,7 +109,7 @@ async fn is_active(slot: &SlotName, primary: &ConnInfo) -> bool {
     matches!(look(slot, primary).await, Ok(SlotState::Active(_)))
 }
 
-/// Runs the start command. It may give up waiting on a server that is still on its way.
+/// Runs the start command. The command may give up waiting although the server is still starting.
 async fn launch(replica: &Replica<'_>, limit: Duration) -> Result<()> {
     let output = Arc::new(tempfile::NamedTempFile::new().map_err(|error| Error::io("make a file", error))?);
     let clone = || {
@@ -138,7 +137,7 @@ async fn launch(replica: &Replica<'_>, limit: Duration) -> Result<()> {
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(Error::unavailable(format!(
-                    "{} did not end within {} s; look into the log of the server in {}",
+                    "{} did not end within {} s; read the log of the server in {}",
                     replica.start_command,
                     limit.as_secs(),
                     replica.pgdata.display()
@@ -165,10 +164,10 @@ fn ended(pgdata: &Path, said: &str) -> Error {
     let last = fatal
         .or_else(|| said.lines().rev().find(|line| !line.trim().is_empty()))
         .unwrap_or("it said nothing");
-    let last: String = last.chars().take(LAST_WORDS).collect();
+    let last: String = last.chars().take(LAST_MESSAGE).collect();
     Error::internal(format!(
         "the replica in {} does not run: {last}; its log is {} or where its configuration says. The directory is \
-         complete: mend the cause and start it, or remove it and drop its slot",
+         complete: correct the cause and start the replica, or remove the directory and drop its slot",
         pgdata.display(),
         log.display()
     ))
@@ -179,9 +178,9 @@ enum Receiver {
     Streaming(Option<String>),
     /// There is none, or it does not stream yet.
     Not,
-    /// The server does not answer: not yet, or not at all without a hot standby.
+    /// The server does not answer: not yet, or never, because hot_standby is off.
     Silent,
-    /// Nobody is let in, or the role may not see it.
+    /// The server lets nobody in, or the role may not see it.
     Hidden,
 }
 
@@ -192,7 +191,6 @@ fn running(pgdata: &Path) -> Option<Server> {
     Some(Server(server))
 }
 
-/// A running server.
 struct Server(Postmaster);
 
 impl Server {
@@ -214,7 +212,7 @@ impl Server {
             "host='{quoted}' port={} dbname=postgres connect_timeout=2",
             self.0.port
         );
-        // Its own socket, whatever PGHOST and the rest say of the primary.
+        // This is the replica's own socket. PGHOST and the rest are about the primary.
         let info = ConnInfo::resolve_database(Some(&conninfo), |_| None)?;
         let mut connection = Connection::connect(&info).await?;
         let rows = connection
