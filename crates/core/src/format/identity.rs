@@ -13,7 +13,6 @@ pub const IDENTITY_LIMIT: u64 = 64 << 10;
 /// The content of `walship.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The archive's format.
     pub(crate) format_version: u32,
     /// The cluster's system identifier, in decimal: a string, for JSON readers that round numbers.
     #[serde(with = "decimal")]

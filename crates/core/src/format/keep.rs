@@ -13,11 +13,9 @@ pub const KEEP_LIMIT: u64 = 64 << 10;
 /// The content of `keep.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
-    /// The archive's format version.
     format_version: u32,
     /// The walship version that wrote it.
     walship: String,
-    /// The backup that it marks.
     backup: BackupId,
     /// When it was written, by the writer's clock.
     kept_at: DateTime<Utc>,
