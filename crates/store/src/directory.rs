@@ -56,7 +56,6 @@ pub(super) const TEMPORARY: &str = ".walship-";
 /// How much is read, hashed or written at once.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// A store in a directory.
 #[derive(Debug, Clone)]
 pub(super) struct Directory {
     root: Root,

@@ -14,7 +14,6 @@ use crate::pg::{Lsn, TimelineId};
 #[serde(into = "Vec<Looked>", from = "Vec<Looked>")]
 pub struct Barriers(BTreeMap<TimelineId, Looked>);
 
-/// One timeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Looked {
     timeline: TimelineId,
@@ -92,7 +91,6 @@ impl Barriers {
     }
 
     /// The first position from `begin` on and before `end`.
-    #[must_use]
     pub(crate) fn first(&self, timeline: TimelineId, begin: Lsn, end: Lsn) -> Option<Barrier> {
         let looked = self.0.get(&timeline)?;
         let within = |all: &BTreeSet<Lsn>| all.range(begin..end.max(begin)).next().copied();

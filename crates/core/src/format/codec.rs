@@ -228,7 +228,6 @@ pub struct WalDecoder {
 }
 
 enum State {
-    /// Inside the zstd frame.
     Frame,
     /// Collecting the skippable frame: magic, length, JSON.
     Trailer(Vec<u8>),

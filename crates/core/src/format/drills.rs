@@ -15,10 +15,8 @@ use crate::judge::catalogue::{Backup, Catalogue};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drills {
     format_version: u32,
-    /// The archive's cluster.
     #[serde(with = "decimal")]
     system_identifier: u64,
-    /// The last one that passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_success: Option<ArchiveDrill>,
     /// The last one that failed.

@@ -11,7 +11,6 @@ use crate::pg::{ClusterIdentity, Major, SegmentSize};
 /// The content of `walship.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The archive's format.
     pub(crate) format_version: u32,
     /// The cluster's system identifier, in decimal: a string, for JSON readers that round numbers.
     #[serde(with = "decimal")]

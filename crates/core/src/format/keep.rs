@@ -10,11 +10,9 @@ use crate::error::{Error, Result};
 /// The content of `keep.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
-    /// The archive's format version.
     format_version: u32,
     /// The walship version that wrote it.
     walship: String,
-    /// The backup that it marks.
     backup: BackupId,
     /// When it was written, by the writer's clock.
     kept_at: DateTime<Utc>,

@@ -86,9 +86,7 @@ pub enum LedgerObject {
 /// The folder of one log number of a timeline: `wal/00000001/0000000100000003/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WalFolder {
-    /// The timeline.
     pub(crate) timeline: TimelineId,
-    /// The log number.
     pub(crate) log: u32,
 }
 

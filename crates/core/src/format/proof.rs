@@ -20,12 +20,10 @@ const TEXT_LIMIT: usize = 2000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     format_version: u32,
-    /// The backup.
     backup: BackupId,
     /// The last drill that passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_success: Option<DrillRecord>,
-    /// The last one that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_failure: Option<DrillRecord>,
 }

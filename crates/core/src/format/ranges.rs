@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 pub struct RangeSet(BTreeMap<u64, u64>);
 
 impl RangeSet {
-    /// Adds one number.
     pub(crate) fn insert(&mut self, number: u64) {
         let before = self
             .0
@@ -64,7 +63,6 @@ impl RangeSet {
         }
     }
 
-    /// Adds all numbers of another set.
     pub(crate) fn add(&mut self, other: &Self) {
         for (first, last) in other.iter() {
             self.insert_range(first, last);
@@ -93,8 +91,6 @@ impl RangeSet {
         self.0.iter().map(|(first, last)| (*first, *last))
     }
 
-    /// Whether it holds nothing.
-    #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -111,27 +107,21 @@ impl RangeSet {
         self.0.last_key_value().map(|(_, last)| *last)
     }
 
-    /// How many numbers.
-    #[must_use]
     pub(crate) fn count(&self) -> u64 {
         self.iter().map(|(first, last)| last - first + 1).sum()
     }
 
-    /// Whether it holds a number.
-    #[must_use]
     pub(crate) fn contains(&self, number: u64) -> bool {
         self.end_of_run(number).is_some()
     }
 
     /// The end of the run that a number lies in.
-    #[must_use]
     pub(crate) fn end_of_run(&self, number: u64) -> Option<u64> {
         let (_, last) = self.0.range(..=number).next_back()?;
         (*last >= number).then_some(*last)
     }
 
     /// The first number held that is this one or a larger one.
-    #[must_use]
     pub(crate) fn first_from(&self, number: u64) -> Option<u64> {
         match self.end_of_run(number) {
             Some(_) => Some(number),

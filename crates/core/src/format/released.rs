@@ -44,7 +44,6 @@ impl TimelineRanges {
         }
     }
 
-    /// Takes out all segments of another set.
     pub(crate) fn subtract(&mut self, other: &Self) {
         for (timeline, ranges) in &other.0 {
             if let Some(mine) = self.0.get_mut(timeline) {

@@ -127,7 +127,6 @@ pub fn how_to_take_the_place(place: &str) -> String {
 }
 
 /// The two ways on for a copy that is to archive.
-#[must_use]
 pub(crate) fn how_a_copy_may_archive(place: &str) -> String {
     format!(
         "give it an archive of its own; or, {}",
@@ -174,7 +173,6 @@ impl Remembered {
     }
 
     /// Whether the cluster was copied from the archive with this identity, and must not write to it.
-    #[must_use]
     pub(crate) fn is_copy_of(&self, identity: &Identity) -> bool {
         self.clone.as_ref().is_some_and(|mark| mark.names(identity))
     }

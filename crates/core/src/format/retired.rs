@@ -18,7 +18,6 @@ const REASON_LIMIT: usize = 1000;
 /// The content of the mark.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retired {
-    /// The archive's format version.
     format_version: u32,
     /// The walship version that wrote it.
     walship: String,

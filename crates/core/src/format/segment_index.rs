@@ -217,7 +217,6 @@ impl SegmentIndex {
 
 impl Ends {
     /// These, and others that come later in the WAL.
-    #[must_use]
     pub(crate) fn then(&self, later: &Self) -> Self {
         Self {
             count: self.count + later.count,
@@ -237,7 +236,6 @@ impl Ends {
     }
 
     /// These, and others of the same stretch of WAL.
-    #[must_use]
     fn and(&self, other: &Self) -> Self {
         let (earlier, later) = if self.first.lsn <= other.first.lsn {
             (self, other)

@@ -294,7 +294,6 @@ impl TarScanner {
     }
 }
 
-/// `length`, at most `limit`.
 fn bounded(length: usize, limit: u64) -> usize {
     usize::try_from(limit).map_or(length, |limit| limit.min(length))
 }

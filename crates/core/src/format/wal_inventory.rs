@@ -181,7 +181,6 @@ impl WalInventory {
     }
 
     /// When a timeline's history was stored, by the store's clock; `None` where there is none, or nobody noted it.
-    #[must_use]
     pub(crate) fn history_stored(&self, timeline: TimelineId) -> Option<DateTime<Utc>> {
         self.timelines.get(&timeline)?.history_stored
     }
@@ -287,7 +286,6 @@ impl WalInventory {
     }
 
     /// The last segment of the unbroken run that begins with this one; `None` where it is missing.
-    #[must_use]
     pub(crate) fn contiguous_from(
         &self,
         timeline: TimelineId,
@@ -297,7 +295,6 @@ impl WalInventory {
     }
 
     /// The first segment held of a timeline at or after this one.
-    #[must_use]
     pub(crate) fn first_from(&self, timeline: TimelineId, segment: SegmentNumber) -> Option<SegmentNumber> {
         self.ranges_of(timeline)?.first_from(segment.0).map(SegmentNumber)
     }

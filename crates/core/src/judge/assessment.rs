@@ -93,7 +93,6 @@ pub struct Lost {
     pub segments: SegmentRange,
     /// Where they begin.
     pub from_lsn: Lsn,
-    /// Where they end.
     until_lsn: Lsn,
     /// How it is known that they existed.
     pub evidence: String,

@@ -96,13 +96,11 @@ pub struct Backup {
 impl Backup {
     /// Every transaction that had ended by then is in the backup. What ends while a backup is taken may or may not be,
     /// and a standby's holds what the standby had replayed, whatever its clock says.
-    #[must_use]
     pub(crate) fn settled_at(&self) -> Option<DateTime<Utc>> {
         (self.source == BackupSource::Primary).then(|| self.started_at - CLOCKS_AGREE)
     }
 
     /// When it was taken: its record was not stored before that, whatever the server's clock said.
-    #[must_use]
     pub(crate) fn taken_at(&self) -> DateTime<Utc> {
         self.stored_at
             .map_or(self.finished_at, |stored| stored.min(self.finished_at))
@@ -110,7 +108,6 @@ impl Backup {
 
     /// When it had ended by all means. A standby dates its backups by its own clock, the WAL is dated by its
     /// primary's; the record was stored after the end.
-    #[must_use]
     pub(crate) fn ended_by(&self) -> DateTime<Utc> {
         match (self.source, self.stored_at) {
             (BackupSource::Standby, Some(stored)) => stored.max(self.finished_at),

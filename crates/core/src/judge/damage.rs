@@ -63,7 +63,6 @@ impl Damage {
     }
 
     /// The last damaged segment of a timeline: it was there, so the timeline went that far.
-    #[must_use]
     pub(crate) fn last(&self, timeline: TimelineId, size: SegmentSize) -> Option<SegmentNumber> {
         let segments = self.wal.keys().filter(|segment| segment.timeline() == timeline);
         segments.filter_map(|segment| segment.number(size).ok()).max()

@@ -41,7 +41,6 @@ pub struct Reach {
 /// WAL that is missing although it is known to have existed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hole {
-    /// The missing segments.
     pub(crate) missing: SegmentRange,
     /// How that is known: "000000010000000000000009 follows".
     pub(crate) evidence: String,
@@ -53,7 +52,6 @@ pub struct Hole {
 
 impl Hole {
     /// What is missing, or damaged; `None` at a barrier.
-    #[must_use]
     pub(crate) fn lacks(&self) -> Option<SegmentRange> {
         Some(self.missing).filter(|_| self.barrier.is_none())
     }
@@ -108,13 +106,11 @@ impl<'a> TimelineChain<'a> {
     }
 
     /// Whether a timeline is this chain's own, or one that it descends from.
-    #[must_use]
     pub(crate) fn descends_from(&self, timeline: TimelineId) -> bool {
         timeline == self.timeline() || self.history.end_of(timeline).is_some()
     }
 
     /// Whether a position that was reached on a timeline is part of this chain's past.
-    #[must_use]
     pub(crate) fn passes(&self, timeline: TimelineId, lsn: Lsn) -> bool {
         timeline == self.timeline() || self.history.end_of(timeline).is_some_and(|end| lsn <= end)
     }
@@ -145,14 +141,12 @@ impl<'a> TimelineChain<'a> {
     }
 
     /// The timeline of the chain from which another one of it branched off.
-    #[must_use]
     pub(crate) fn parent_of(&self, timeline: TimelineId) -> Option<TimelineId> {
         let ancestors = self.history.ancestors().iter().map(|ancestor| ancestor.timeline);
         ancestors.take_while(|ancestor| *ancestor < timeline).last()
     }
 
     /// Where the chain leaves a timeline, if it does.
-    #[must_use]
     pub(crate) fn leaves(&self, timeline: TimelineId) -> Option<Lsn> {
         self.history.end_of(timeline)
     }

@@ -23,7 +23,6 @@ pub enum BackupSource {
 pub(crate) struct IncrementalFrom {
     /// The start position of the backup before.
     start: Lsn,
-    /// The timeline it started on.
     timeline: TimelineId,
 }
 
@@ -32,7 +31,6 @@ pub(crate) struct IncrementalFrom {
 pub struct BackupLabel {
     /// Where replay starts: the redo position of the backup's checkpoint.
     pub start: Lsn,
-    /// The segment that holds it.
     start_segment: SegmentName,
     /// The position of the checkpoint's record.
     pub checkpoint: Lsn,
@@ -114,7 +112,6 @@ impl BackupLabel {
 /// The content of a `.backup` history file: the label, and where the backup ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupHistory {
-    /// What `backup_label` says.
     label: BackupLabel,
     /// The end of the WAL that the backup needs.
     stop: Lsn,

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 const KEY_WORDS: [&str; 5] = ["all", "replication", "sameuser", "samerole", "samegroup"];
 
 /// A database or role as the file takes it.
-#[must_use]
 fn quote_name(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name

@@ -146,7 +146,6 @@ impl SegmentSize {
 
     /// How many segments share one "log" number, the middle eight digits of a segment's name
     /// (`XLogSegmentsPerXLogId`).
-    #[must_use]
     pub(crate) fn segments_per_log(self) -> u64 {
         (1 << 32) / self.bytes()
     }

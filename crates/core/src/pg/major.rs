@@ -82,7 +82,6 @@ impl Major {
     }
 
     /// The version whose WAL pages start with this number, if walship knows it.
-    #[must_use]
     pub(crate) fn of_wal_magic(magic: u16) -> Option<Self> {
         let mut known = Self::ALL.into_iter();
         known.find(|major| major.wal_magic() == Some(magic))
@@ -90,7 +89,6 @@ impl Major {
 
     /// The version whose system catalogues have this number (`CATALOG_VERSION_NO`, `src/include/catalog/catversion.h`),
     /// which does not change after a major version's first release. Beta releases and forks have numbers of their own.
-    #[must_use]
     pub(crate) fn of_catalog_version(catalog_version: u32) -> Option<Self> {
         match catalog_version {
             202_107_181 => Some(Self::V14),

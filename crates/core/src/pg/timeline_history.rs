@@ -91,7 +91,6 @@ impl TimelineHistory {
     }
 
     /// The history of a timeline that this one descends from: what came before it here.
-    #[must_use]
     pub(crate) fn of_ancestor(&self, timeline: TimelineId) -> Option<Self> {
         let index = self
             .ancestors

@@ -40,7 +40,6 @@ impl WalGeometry {
     }
 
     /// Where a record of `XLOG_BACKUP_END` begins that ends at this position.
-    #[must_use]
     pub(crate) fn start_of_backup_end(self, end: Lsn) -> Option<Lsn> {
         let length = BACKUP_END_BYTES.next_multiple_of(RECORD_ALIGNMENT);
         let last = end.0.checked_sub(1)?;
@@ -75,7 +74,6 @@ impl CheckpointCopy {
     const NEXT_XID: usize = 24;
 
     /// From bytes that are exactly one.
-    #[must_use]
     pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
@@ -87,26 +85,22 @@ impl CheckpointCopy {
     }
 
     /// Where replay from it starts.
-    #[must_use]
     pub(crate) fn redo(&self) -> Lsn {
         Lsn(u64_at(&self.0, 0).unwrap_or(0))
     }
 
     /// The timeline it was made on.
-    #[must_use]
     pub(crate) fn timeline(&self) -> u32 {
         u32_at(&self.0, 8).unwrap_or(0)
     }
 
     /// When it was begun, in seconds since 1970, by the server's clock.
-    #[must_use]
     pub(crate) fn time(&self) -> i64 {
         u64_at(&self.0, 64).unwrap_or(0).cast_signed()
     }
 
     /// Whether this, a record's, is what a `pg_control` repeats. A standby writes the `nextXid` of later checkpoints
     /// into its copy (`xlog_redo`).
-    #[must_use]
     pub(crate) fn is_repeated_by(&self, control: &Self) -> bool {
         let next = |copy: &Self| u64_at(&copy.0, Self::NEXT_XID);
         let same = |range: std::ops::Range<usize>| self.0.get(range.clone()) == control.0.get(range);
@@ -130,7 +124,6 @@ impl WalPiece {
     }
 
     /// The checkpoint whose record begins here; `None` where no such record does.
-    #[must_use]
     pub(crate) fn checkpoint_at(&self, lsn: Lsn, geometry: WalGeometry) -> Option<CheckpointCopy> {
         let (info, data) = self.xlog_record_at(lsn, geometry)?;
         // Shutdown and online.
@@ -140,7 +133,6 @@ impl WalPiece {
     }
 
     /// The start position of the backup that ended with the record which begins here; `None` where no such record does.
-    #[must_use]
     pub(crate) fn backup_end_at(&self, lsn: Lsn, geometry: WalGeometry) -> Option<Lsn> {
         let (info, data) = self.xlog_record_at(lsn, geometry)?;
         (info == 0x50 && data.len() == 8)

@@ -203,7 +203,6 @@ impl Root {
         self.sync("")
     }
 
-    /// Fsyncs a directory of the archive.
     pub(super) fn sync(&self, folder: &str) -> Result<()> {
         self.sync_opened(folder, self.open_directory(folder)?)
     }

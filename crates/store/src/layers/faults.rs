@@ -58,11 +58,9 @@ pub enum FaultKind {
 /// A fault that strikes once.
 #[derive(Debug, Clone)]
 pub(crate) struct Fault {
-    /// The call it strikes.
     operation: Operation,
     /// What the key must contain; the empty text fits every key.
     key: String,
-    /// What goes wrong.
     kind: FaultKind,
 }
 
@@ -98,7 +96,6 @@ impl Faults {
     }
 }
 
-/// The wrapper.
 #[derive(Debug, Clone)]
 pub(crate) struct Faulty {
     pub(crate) inner: Arc<dyn Backend>,

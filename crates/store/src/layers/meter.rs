@@ -84,7 +84,6 @@ impl Pace {
     }
 }
 
-/// The wrapper.
 #[derive(Debug, Clone)]
 pub(crate) struct Metered {
     pub(crate) inner: Arc<dyn Backend>,

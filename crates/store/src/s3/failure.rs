@@ -29,7 +29,6 @@ pub(super) enum Failure {
     NoAnswer(String),
     /// The time for the call, with all its retries, is over.
     Deadline,
-    /// No credentials are configured.
     NoCredentials,
     /// Credentials could not be fetched.
     BrokenCredentials(String),

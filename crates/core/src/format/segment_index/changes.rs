@@ -20,7 +20,6 @@ pub struct Change {
     pub change: WalChange,
 }
 
-/// Changes, as they come.
 #[derive(Debug, Default)]
 pub(super) struct ChangesTally {
     pub(super) kept: Vec<Change>,

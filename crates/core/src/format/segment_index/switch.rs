@@ -15,7 +15,6 @@ const SWITCH: [u8; 4] = [0x40, 0, 0, 0];
 impl SegmentIndex {
     /// The same, without an end of the WAL that is none: after a switch that began in the segment before. An older
     /// walship took it for one, and said so in trailers that stay.
-    #[must_use]
     pub(crate) fn settled(self) -> Self {
         if self.is_filled_by_a_switch() {
             return Self {

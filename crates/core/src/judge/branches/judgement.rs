@@ -65,14 +65,12 @@ pub struct Contender {
     last_segment: Option<SegmentName>,
     /// The newest backup that only this line has.
     newest_backup: Option<BackupId>,
-    /// When that ended.
     backup_finished_at: Option<DateTime<Utc>>,
 }
 
 /// A timeline that has begun, and of which nothing but the history is in the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Begun {
-    /// The timeline.
     pub(crate) timeline: TimelineId,
     /// Where it left the others.
     parted: Parting,
@@ -87,9 +85,7 @@ pub(crate) struct Tail {
     pub(crate) timeline: TimelineId,
     /// The timeline that goes on without it.
     pub(crate) left_by: TimelineId,
-    /// Where.
     lsn: Lsn,
-    /// When the last transaction of it ended.
     newest_commit: DateTime<Utc>,
 }
 

@@ -54,15 +54,12 @@ pub(crate) const LIBRARIES: [Library; 25] = [
 /// A list of libraries, divided.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filtered {
-    /// What is loaded.
     pub(crate) kept: Vec<String>,
-    /// What is not.
     pub(crate) left_out: Vec<String>,
 }
 
 /// Divides a list of libraries as `load_libraries` splits it (`SplitDirectoriesString`, PostgreSQL 14 to 18): commas
 /// part them, double quotes hold blanks and commas.
-#[must_use]
 pub(crate) fn filter(list: &str) -> Filtered {
     let mut filtered = Filtered::default();
     for name in split(list) {

@@ -57,7 +57,6 @@ enum Act {
 /// One judgement, of one setting or of several that are alike.
 #[derive(Debug, Clone, Copy)]
 struct Row {
-    /// The settings.
     names: &'static [&'static str],
     /// The first of the supported major versions that has them.
     since: Major,
@@ -65,27 +64,21 @@ struct Row {
     until: Major,
     /// What they name, or make the server do.
     reaches: &'static str,
-    /// For a rehearsal.
     rehearsal: Act,
-    /// For a replacement.
     replacement: Act,
-    /// For a standby.
     standby: Act,
     /// The value that a drill's server has; none for PostgreSQL's default.
     drill: Option<&'static str>,
-    /// Why.
     why: &'static str,
 }
 
 impl Row {
     /// Whether servers of this version have the settings.
-    #[must_use]
     fn is_of(&self, major: Major) -> bool {
         (self.since..=self.until).contains(&major)
     }
 
     /// What becomes of the settings in a copy.
-    #[must_use]
     fn act(&self, copy: Copy) -> Act {
         match copy {
             // It archives into an archive of its own, as Patroni configures it.

@@ -67,7 +67,6 @@ pub struct ServerFacts {
 
 impl ServerFacts {
     /// `PostgreSQL 17, primary, timeline 1`.
-    #[must_use]
     pub(crate) fn description(&self) -> String {
         let role = if self.in_recovery { "standby" } else { "primary" };
         let timeline = self
@@ -82,7 +81,6 @@ impl ServerFacts {
     }
 
     /// Whether its archiver archives: a standby's only with `archive_mode = always`.
-    #[must_use]
     pub(crate) fn archives(&self) -> Option<bool> {
         let settings = self.settings.as_ref().ok()?;
         Some(match settings.get("archive_mode")? {
@@ -109,8 +107,6 @@ impl ServerSettings {
         self.values.get(name).map(String::as_str)
     }
 
-    /// A number.
-    #[must_use]
     pub(crate) fn number(&self, name: &str) -> Option<i64> {
         self.get(name)?.parse().ok()
     }

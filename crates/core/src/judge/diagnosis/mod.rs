@@ -65,7 +65,6 @@ pub struct Finding {
     pub fix: Option<String>,
 }
 
-/// The findings of one run.
 #[derive(Debug, Default)]
 struct Findings(Vec<Finding>);
 

@@ -7,7 +7,6 @@ fn tli(number: u32) -> TimelineId {
     TimelineId::new(number).unwrap()
 }
 
-/// The size of a segment.
 fn size() -> u64 {
     SegmentSize::DEFAULT.bytes()
 }

@@ -37,7 +37,6 @@ pub(super) fn settle(catalogue: &Catalogue, request: &Request) -> (Request, Opti
 }
 
 /// Whether what recovery lacks was given up on purpose.
-#[must_use]
 pub(crate) fn is_given_up(
     catalogue: &Catalogue,
     chain: &TimelineChain<'_>,

@@ -57,7 +57,6 @@ impl Limit {
     }
 }
 
-/// The backup with an id.
 pub(super) fn named<'a>(catalogue: &'a Catalogue, id: &BackupId) -> Result<&'a Backup> {
     if let Some(backup) = catalogue.backups.iter().find(|backup| backup.id == *id) {
         return Ok(backup);
@@ -104,7 +103,6 @@ fn still_unfinished(backup: &Unfinished) -> Error {
     })
 }
 
-/// There is nothing to start from.
 pub(super) fn no_backup(catalogue: &Catalogue) -> Error {
     if let Some(damaged) = catalogue.unrestorable.last() {
         return Error::corrupt(format!(

@@ -9,7 +9,6 @@ use crate::judge::recovery_plan::last_moment;
 use crate::judge::timeline_chain::{Hole, Reach, TimelineChain};
 use crate::pg::{Lsn, SegmentName, SegmentNumber, TimelineId};
 
-/// Where the recovery ends.
 pub(super) struct End {
     pub(super) target: Target,
     pub(super) last_segment: SegmentName,
@@ -116,7 +115,6 @@ pub(crate) fn reach(catalogue: &Catalogue, chain: &TimelineChain<'_>, backup: &B
 
 /// The last segment of a timeline of which something else in the archive tells: a backup's record,
 /// or a timeline that branched off later. An archive that lost the end of its WAL is recognised so.
-#[must_use]
 pub(crate) fn known_until(catalogue: &Catalogue, timeline: TimelineId) -> Option<SegmentNumber> {
     let size = catalogue.wal.segment_size();
     // A backup that went through a promotion needs the segment of the fork on the new timeline only.

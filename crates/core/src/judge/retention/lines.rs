@@ -68,13 +68,11 @@ impl<'a> Lines<'a> {
         living
     }
 
-    /// The way to a timeline.
     pub(super) fn chain(&self, timeline: TimelineId) -> Option<TimelineChain<'_>> {
         let history = self.histories.get(&timeline)?;
         Some(TimelineChain::new(history, self.catalogue.wal.segment_size()))
     }
 
-    /// All ways.
     pub(super) fn chains(&self) -> impl Iterator<Item = TimelineChain<'_>> {
         self.timelines().filter_map(|timeline| self.chain(timeline))
     }

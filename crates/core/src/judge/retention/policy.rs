@@ -42,7 +42,6 @@ impl RetentionPolicy {
 
     /// How many of the newest backups stay. The newest one always does: without it the WAL that
     /// still arrives would be worth nothing.
-    #[must_use]
     pub(super) fn newest(&self) -> usize {
         self.backups.unwrap_or(0).max(1) as usize
     }

@@ -33,7 +33,6 @@ impl ChecksumAlgorithm {
     }
 
     /// A checksum's length in bytes.
-    #[must_use]
     pub(crate) fn length_bytes(self) -> usize {
         match self {
             Self::Crc32c => 4,

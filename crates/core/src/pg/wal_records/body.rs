@@ -132,7 +132,6 @@ impl Body {
         self.beginning.get(..self.begun).unwrap_or_default()
     }
 
-    /// Takes the next bytes of the body.
     pub(super) fn take(&mut self, mut bytes: &[u8]) {
         self.keep_beginning(bytes);
         while !bytes.is_empty() && self.field != Field::Rest {

@@ -203,7 +203,6 @@ impl ChangeBody {
         })
     }
 
-    /// Takes the next bytes of the body.
     pub(super) fn take(&mut self, bytes: &[u8]) {
         let room = LIMIT_BYTES.saturating_sub(self.bytes.len()).min(bytes.len());
         self.bytes

@@ -64,7 +64,6 @@ impl RecordTail {
 /// where it tells nothing, or the two are not parts of one record: a crash may have cut the first
 /// one off. The id of a prepared transaction is not looked for and is 0; a change whose record is longer
 /// than the two parts tell is [`super::WalChange::Unread`].
-#[must_use]
 pub(crate) fn join(head: &RecordHead, tail: &RecordTail, end: Lsn, major: Major) -> Option<WalEvent> {
     if head.remaining != tail.remaining || head.start >= end {
         return None;

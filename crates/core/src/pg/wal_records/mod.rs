@@ -140,26 +140,22 @@ impl WalReader {
     }
 
     /// The header of the first segment, when it was read.
-    #[must_use]
     pub(crate) fn first_page(&self) -> Option<&LongPageHeader> {
         self.pages.first()
     }
 
     /// The first record that begins here whose header is complete: its position, and the position that it names as that
     /// of the record before it (`xl_prev`).
-    #[must_use]
     pub(crate) fn first_record(&self) -> Option<(Lsn, Lsn)> {
         self.first
     }
 
     /// The position of the last complete record that begins here.
-    #[must_use]
     pub(crate) fn last_record(&self) -> Option<Lsn> {
         self.previous
     }
 
     /// The position of the record that the bytes fed so far leave unfinished.
-    #[must_use]
     pub(crate) fn open_record(&self) -> Option<Lsn> {
         match &self.state {
             State::Header(header) => Some(header.start()),

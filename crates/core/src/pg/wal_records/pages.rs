@@ -10,7 +10,6 @@ use crate::pg::{LongPageHeader, Lsn};
 
 /// What comes next in the WAL.
 pub(super) enum Piece<'a> {
-    /// A page begins.
     PageStart(PageStart),
     /// Bytes of one page, after its header.
     Body {

@@ -49,7 +49,6 @@ pub(super) fn main_data_of(body: &[u8]) -> Option<(usize, usize)> {
 /// The fixed part of a record, with which it starts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecordHeader {
-    /// The size of the whole record.
     pub(super) total_bytes: u32,
     pub(super) transaction: TransactionId,
     /// The position of the record before.
@@ -98,7 +97,6 @@ impl RecordHeader {
     }
 }
 
-/// A header of which some bytes are still to come.
 #[derive(Clone)]
 pub(super) struct PartialHeader {
     start: Lsn,
@@ -225,7 +223,6 @@ impl Telling {
         Body::of(record, major).map(Self::Time).or_else(change)
     }
 
-    /// Takes the next bytes of the body.
     pub(super) fn take(&mut self, bytes: &[u8]) {
         match self {
             Self::Time(body) => body.take(bytes),

@@ -80,7 +80,6 @@ impl Writer {
         }
     }
 
-    #[must_use]
     pub(crate) fn position(&self) -> u64 {
         START + self.bytes.len() as u64
     }
