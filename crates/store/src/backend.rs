@@ -1,4 +1,4 @@
-//! What every kind of store answers. Whoever adds one (another cloud, a mirror) implements these three traits, opens it in
+//! What every kind of store answers. Whoever adds one (another cloud, a mirror) implements these four traits, opens it in
 //! [`crate::Store::open`], and runs the contract suite (`tests/integration/store_contract.rs`).
 
 use std::fmt::Debug;
@@ -22,8 +22,8 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// The same store, what it has found of its place forgotten.
     fn afresh(&self) -> Arc<dyn Backend>;
 
-    /// Makes the place itself, where that can be.
-    async fn create_root(&self) -> Result<()>;
+    /// Where it keeps its objects; a layer has its store's.
+    fn place(&self) -> &dyn Place;
 
     async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()>;
 
@@ -51,15 +51,22 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// A listing; nothing is asked yet.
     fn list(&self, prefix: &str, start_after: Option<&str>) -> Box<dyn Pages>;
 
+    /// Deletes at most [`super::DELETE_BATCH`] objects; those that the store does not let go.
+    async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>>;
+}
+
+/// A bucket, or a directory. No layer comes between these calls and it.
+#[async_trait]
+pub(crate) trait Place: Send + Sync {
+    /// Makes it, where that can be.
+    async fn create(&self) -> Result<()>;
+
     async fn manners(&self) -> Manners;
 
     /// Whether deletions are allowed, without deleting anything.
     async fn probe_delete(&self, missing_key: &str) -> Result<()>;
 
-    /// Deletes at most [`super::DELETE_BATCH`] objects; those that the store does not let go.
-    async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>>;
-
-    /// What the store's clock says.
+    /// What its clock says.
     async fn clock(&self) -> Result<DateTime<Utc>>;
 }
 

@@ -43,7 +43,7 @@ use self::deletion::{delete, probe_delete};
 use self::publication::{Temporary, Unpublished};
 use self::root::{Looked, Root};
 use self::walk::Walk;
-use crate::backend::{Backend, Incoming, Pages, Turn};
+use crate::backend::{Backend, Incoming, Pages, Place, Turn};
 use crate::manners::Manners;
 use crate::object::Version;
 use crate::options::StoreOptions;
@@ -121,9 +121,8 @@ impl Backend for Directory {
         })
     }
 
-    async fn create_root(&self) -> Result<()> {
-        let root = self.root.clone();
-        blocking(self.operation_timeout, move || root.create()).await
+    fn place(&self) -> &dyn Place {
+        self
     }
 
     async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
@@ -178,6 +177,19 @@ impl Backend for Directory {
         })
     }
 
+    async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
+        let (root, keys) = (self.root.clone(), keys.to_owned());
+        blocking(self.operation_timeout, move || delete(&root, &keys)).await
+    }
+}
+
+#[async_trait]
+impl Place for Directory {
+    async fn create(&self) -> Result<()> {
+        let root = self.root.clone();
+        blocking(self.operation_timeout, move || root.create()).await
+    }
+
     async fn manners(&self) -> Manners {
         Manners {
             versioning: Ok(None),
@@ -190,11 +202,6 @@ impl Backend for Directory {
     async fn probe_delete(&self, _: &str) -> Result<()> {
         let root = self.root.clone();
         blocking(self.operation_timeout, move || probe_delete(&root)).await
-    }
-
-    async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
-        let (root, keys) = (self.root.clone(), keys.to_owned());
-        blocking(self.operation_timeout, move || delete(&root, &keys)).await
     }
 
     async fn clock(&self) -> Result<DateTime<Utc>> {

@@ -161,7 +161,7 @@ impl Store {
     /// # Errors
     /// `Invalid` if the parent directory does not exist; `Denied` without permission.
     pub async fn create_root(&self) -> Result<()> {
-        let created = self.inner.backend.create_root().await;
+        let created = self.inner.backend.place().create().await;
         created.context(|| format!("prepare {}", self.inner.location))
     }
 
@@ -311,7 +311,7 @@ impl Store {
     /// # Errors
     /// As [`Listing::next`]; in a directory as [`Store::put`], for only a new file tells.
     pub async fn clock(&self) -> Result<DateTime<Utc>> {
-        let asked = patiently(self.inner.patience, || self.inner.backend.clock()).await;
+        let asked = patiently(self.inner.patience, || self.inner.backend.place().clock()).await;
         asked.context(|| format!("ask for the time at {}", self.inner.location))
     }
 
@@ -354,7 +354,7 @@ impl Store {
 
     /// What the store says of itself; each of its answers may be denied.
     pub async fn manners(&self) -> Manners {
-        self.inner.backend.manners().await
+        self.inner.backend.place().manners().await
     }
 
     /// Whether deletions are allowed, found out by deleting a key that is never there. In a bucket that
@@ -363,7 +363,7 @@ impl Store {
     /// # Errors
     /// As [`Store::delete`].
     pub async fn probe_delete(&self) -> Result<()> {
-        let allowed = self.inner.backend.probe_delete(NEVER_WRITTEN_KEY).await;
+        let allowed = self.inner.backend.place().probe_delete(NEVER_WRITTEN_KEY).await;
         allowed.context(|| format!("see whether deleting is allowed in {}", self.inner.location))
     }
 }

@@ -34,7 +34,7 @@ use aws_sdk_s3::primitives::{ByteStream, DateTime as AwsDateTime, Length};
 use aws_sdk_s3::types::{Delete, ObjectIdentifier, ServerSideEncryption, StorageClass};
 use aws_smithy_types::base64;
 use bytes::{Buf, Bytes};
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -43,8 +43,7 @@ use self::connect::connect;
 use self::failure::{Answer, Asked, Failure};
 use self::held_back::held_back;
 use self::listing::Wholeness;
-use crate::backend::{Backend, Incoming, Pages, Turn};
-use crate::manners::Manners;
+use crate::backend::{Backend, Incoming, Pages, Place, Turn};
 use crate::object::Version;
 use crate::options::StoreOptions;
 use crate::{Body, BodyContent, ObjectInfo, PutMode, Refused, replaced};
@@ -187,21 +186,24 @@ impl S3 {
         }
     }
 
-    /// Describes the whole object, tells how many bytes come, and begins to read them.
+    /// Describes the whole object, tells how many bytes come, and begins to read them. A server that knows no ranges
+    /// sends all of it.
     async fn get_range(
         &self,
+        call: &Call,
         key: &str,
         range: Option<String>,
-    ) -> Result<(ObjectInfo, u64, Box<dyn Incoming>)> {
-        let call = self.call("s3:GetObject");
+        expected: Option<String>,
+    ) -> Result<(ObjectInfo, u64, S3Body)> {
         let request = self
             .client
             .get_object()
             .bucket(&self.settings.bucket)
             .key(self.full_key(key))
-            .set_range(range);
+            .set_range(range)
+            .set_if_match(expected);
         let request = request.customize().interceptor(call.attempts.clone());
-        let answer = self.run(&call, request.send()).await?;
+        let answer = self.run(call, request.send()).await?;
         let mut info = object_info(
             key.to_owned(),
             answer.content_length,
@@ -218,7 +220,7 @@ impl S3 {
             patience: StoreOptions::with_body(self.settings.options.operation_timeout, sent),
             passed_over: 0,
         };
-        Ok((info, sent, Box::new(body)))
+        Ok((info, sent, body))
     }
 
     /// A page. Nothing in a listing tells whether a bit of it flipped on its way; where TLS does not see to that either,
@@ -348,9 +350,8 @@ impl Backend for S3 {
         Arc::new(self.clone())
     }
 
-    /// Buckets are never created.
-    async fn create_root(&self) -> Result<()> {
-        Ok(())
+    fn place(&self) -> &dyn Place {
+        self
     }
 
     async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
@@ -379,8 +380,9 @@ impl Backend for S3 {
     }
 
     async fn get(&self, key: &str) -> Result<(ObjectInfo, Box<dyn Incoming>)> {
-        let (info, _, body) = self.get_range(key, None).await?;
-        Ok((info, body))
+        let call = self.call("s3:GetObject");
+        let (info, _, body) = self.get_range(&call, key, None, None).await?;
+        Ok((info, Box::new(body)))
     }
 
     /// The rest of an object that was opened before, with so much patience for it.
@@ -396,53 +398,35 @@ impl Backend for S3 {
             .then(|| object.version.as_str().to_owned());
         let mut call = self.call("s3:GetObject");
         call.limit = call.limit.min(patience);
-        let request = self
-            .client
-            .get_object()
-            .bucket(&self.settings.bucket)
-            .key(self.full_key(&object.key))
-            .set_range((from > 0).then(|| format!("bytes={from}-")))
-            .set_if_match(known);
-        let request = request.customize().interceptor(call.attempts.clone());
-        let answer = match self.run(&call, request.send()).await {
+        let range = (from > 0).then(|| format!("bytes={from}-"));
+        let (now, sent, mut body) = match self.get_range(&call, &object.key, range, known).await {
             Err(error) if error.kind() == ErrorKind::Conflict => return Err(replaced()),
             answer => answer?,
         };
-        let mut body = S3Body {
-            stream: answer.body,
-            idle_limit: self.settings.options.request_timeout,
-            patience,
-            passed_over: 0,
-        };
-        let whole = answer.content_range.as_deref().and_then(size_in_range);
-        if whole.is_none() {
-            // A server that knows no ranges sends all of it.
+        if now != *object {
+            return Err(replaced());
+        }
+        body.patience = patience;
+        if sent == now.size {
             body.passed_over = from;
         }
-        let length = answer
-            .content_length
-            .and_then(|length| u64::try_from(length).ok());
-        let now = object_info(
-            object.key.clone(),
-            answer.content_length,
-            answer.last_modified.as_ref(),
-            answer.e_tag,
-        )?;
-        let is_same = now.version == object.version && now.modified == object.modified;
-        if is_same && whole.or(length) == Some(object.size) {
-            return Ok(Box::new(body));
-        }
-        Err(replaced())
+        Ok(Box::new(body))
     }
 
     /// An object's last bytes, and how many they are.
     async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, Box<dyn Incoming>)> {
-        match self.get_range(key, Some(format!("bytes=-{length}"))).await {
-            Err(error) if error.is_retryable() => Err(error),
+        let call = self.call("s3:GetObject");
+        let last = Some(format!("bytes=-{length}"));
+        let (info, sent, body) = match self.get_range(&call, key, last, None).await {
+            Err(error) if error.is_retryable() => return Err(error),
             // An empty object has no last bytes, and S3 says so with an error.
-            Err(_) => self.get_range(key, None).await,
-            answer => answer,
-        }
+            Err(_) => {
+                self.get_range(&self.call("s3:GetObject"), key, None, None)
+                    .await?
+            }
+            answer => answer?,
+        };
+        Ok((info, sent, Box::new(body)))
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
@@ -481,18 +465,6 @@ impl Backend for S3 {
                 token: None,
             }),
         })
-    }
-
-    async fn manners(&self) -> Manners {
-        self.ask_manners().await
-    }
-
-    async fn probe_delete(&self, missing_key: &str) -> Result<()> {
-        let refused = self.delete(&[missing_key.to_owned()]).await?;
-        refused
-            .into_iter()
-            .next()
-            .map_or(Ok(()), |refused| Err(refused.error))
     }
 
     async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
@@ -544,25 +516,6 @@ impl Backend for S3 {
             refused.push(Refused { key, error });
         }
         Ok(refused)
-    }
-
-    /// Every answer is dated; the smallest listing is the one to ask for.
-    async fn clock(&self) -> Result<DateTime<Utc>> {
-        let call = self.call("s3:ListBucket");
-        let request = self
-            .client
-            .list_objects_v2()
-            .bucket(&self.settings.bucket)
-            .prefix(&self.settings.prefix)
-            .max_keys(1);
-        let request = request.customize().interceptor(call.attempts.clone());
-        self.run(&call, request.send()).await?;
-        let clock = call.attempts.clock();
-        clock.map(|clock| clock.told).ok_or_else(|| {
-            Error::invalid(
-                "the server's answer has no Date, so its clock is not known; check the endpoint, it may not be S3",
-            )
-        })
     }
 }
 

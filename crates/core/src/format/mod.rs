@@ -23,7 +23,7 @@ use serde::Serialize;
 
 pub use self::record::Stored;
 use crate::error::{Error, Result};
-use crate::text::hex;
+use crate::text::{from_hex, hex};
 
 /// The version of the archive's format that this walship writes, and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -64,17 +64,11 @@ impl TryFrom<String> for Sha256Sum {
     type Error = Error;
 
     fn try_from(text: String) -> Result<Self> {
-        let bad = || Error::corrupt(format!("{text:?} is not a SHA-256 in hexadecimal"));
-        let mut sum = [0; 32];
-        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if text.len() != 64 || !text.bytes().all(is_digit) {
-            return Err(bad());
-        }
-        for (byte, digits) in sum.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| bad())?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| bad())?;
-        }
-        Ok(Self(sum))
+        let is_lower_case = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+        let bytes = from_hex(&text).filter(|_| is_lower_case);
+        bytes
+            .and_then(|bytes| bytes.try_into().ok().map(Self))
+            .ok_or_else(|| Error::corrupt(format!("{text:?} is not a SHA-256 in hexadecimal")))
     }
 }
 

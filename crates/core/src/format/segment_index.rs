@@ -142,17 +142,8 @@ impl TryFrom<String> for HexBytes {
     type Error = Error;
 
     fn try_from(text: String) -> Result<Self> {
-        let bad = || Error::corrupt("bytes are not written in hexadecimal");
-        let digits = text.as_bytes().chunks(2);
-        let byte = |pair: &[u8]| {
-            let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
-            u8::from_str_radix(pair, 16).ok()
-        };
-        digits
-            .map(byte)
-            .collect::<Option<Vec<_>>>()
-            .map(Self)
-            .ok_or_else(bad)
+        let bytes = crate::text::from_hex(&text).map(Self);
+        bytes.ok_or_else(|| Error::corrupt("bytes are not written in hexadecimal"))
     }
 }
 

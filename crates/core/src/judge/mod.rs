@@ -8,6 +8,8 @@ pub mod copy_settings;
 pub mod damage;
 pub mod demands;
 pub mod diagnosis;
+#[cfg(test)]
+mod fixture;
 pub mod forks;
 pub mod lineage;
 pub mod recovery_plan;

@@ -218,11 +218,7 @@ impl Start<'_> {
 pub fn start<'a>(catalogue: &'a Catalogue, request: &Request, now: DateTime<Utc>) -> Result<Start<'a>> {
     let (request, alone) = &alone::settle(catalogue, request);
     refuse_future(request, now)?;
-    let named = request
-        .backup
-        .as_ref()
-        .map(|id| base::named(catalogue, id))
-        .transpose()?;
+    let named = base::named(catalogue, request)?;
     if named.is_none() && catalogue.backups.is_empty() {
         return Err(base::no_backup(catalogue));
     }

@@ -278,12 +278,7 @@ mod tests {
 
     use super::*;
     use crate::format::keys::Key;
-
-    const SIZE: SegmentSize = SegmentSize::DEFAULT;
-
-    fn tli(number: u32) -> TimelineId {
-        TimelineId::new(number).unwrap()
-    }
+    use crate::judge::fixture::{SIZE, at, segment, tli};
 
     fn history(timeline: u32, ancestors: &[(u32, u64)]) -> TimelineHistory {
         let lines: Vec<_> = ancestors
@@ -300,14 +295,9 @@ mod tests {
     fn wal(segments: &[(u32, u64)]) -> WalInventory {
         let mut wal = WalInventory::new(SIZE);
         for (timeline, number) in segments {
-            let name = SegmentName::new(tli(*timeline), SegmentNumber(*number), SIZE).unwrap();
-            wal.add(&Key::Segment(name).to_string(), 1);
+            wal.add(&Key::Segment(segment(*timeline, *number)).to_string(), 1);
         }
         wal
-    }
-
-    fn at(segment: u64, offset: u64) -> Lsn {
-        Lsn(segment * SIZE.bytes() + offset)
     }
 
     fn reach(history: &TimelineHistory, segments: &[(u32, u64)], start: u64) -> Reach {

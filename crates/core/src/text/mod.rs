@@ -23,6 +23,19 @@ pub fn hex(bytes: &[u8]) -> String {
         })
 }
 
+/// The bytes that an even number of hexadecimal digits stands for.
+pub(crate) fn from_hex(hex: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    pairs
+        .iter()
+        .map(|[high, low]| Some((digit(*high)? << 4) | digit(*low)?))
+        .collect()
+}
+
 /// A moment for people, in a form that PostgreSQL and `--target-time` take back.
 #[must_use]
 pub fn time_text(moment: chrono::DateTime<chrono::Utc>) -> String {

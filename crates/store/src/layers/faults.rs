@@ -8,10 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 
-use crate::backend::{Backend, Incoming, Pages};
-use crate::manners::Manners;
+use crate::backend::{Backend, Incoming, Pages, Place};
 use crate::object::{ObjectInfo, Refused};
 use crate::{Body, BodyContent, PutMode};
 use walship_core::{Error, ErrorKind, Result};
@@ -123,8 +121,8 @@ impl Backend for Faulty {
         })
     }
 
-    async fn create_root(&self) -> Result<()> {
-        self.inner.create_root().await
+    fn place(&self) -> &dyn Place {
+        self.inner.place()
     }
 
     async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
@@ -174,18 +172,6 @@ impl Backend for Faulty {
             inner: self.inner.list(prefix, start_after),
             faults: self.faults.clone(),
         })
-    }
-
-    async fn manners(&self) -> Manners {
-        self.inner.manners().await
-    }
-
-    async fn probe_delete(&self, missing_key: &str) -> Result<()> {
-        self.inner.probe_delete(missing_key).await
-    }
-
-    async fn clock(&self) -> Result<DateTime<Utc>> {
-        self.inner.clock().await
     }
 
     async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {

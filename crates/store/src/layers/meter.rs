@@ -7,10 +7,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 
-use crate::backend::{Backend, Incoming, Pages};
-use crate::manners::Manners;
+use crate::backend::{Backend, Incoming, Pages, Place};
 use crate::object::{ObjectInfo, Refused};
 use crate::{Body, PutMode};
 use walship_core::Result;
@@ -90,6 +88,13 @@ pub(crate) struct Metered {
     pub(crate) meter: Meter,
 }
 
+impl Metered {
+    fn metered(&self, inner: Box<dyn Incoming>) -> Box<dyn Incoming> {
+        let meter = self.meter.clone();
+        Box::new(MeteredBody { inner, meter })
+    }
+}
+
 #[async_trait]
 impl Backend for Metered {
     fn afresh(&self) -> Arc<dyn Backend> {
@@ -99,8 +104,8 @@ impl Backend for Metered {
         })
     }
 
-    async fn create_root(&self) -> Result<()> {
-        self.inner.create_root().await
+    fn place(&self) -> &dyn Place {
+        self.inner.place()
     }
 
     async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
@@ -110,9 +115,8 @@ impl Backend for Metered {
 
     async fn get(&self, key: &str) -> Result<(ObjectInfo, Box<dyn Incoming>)> {
         self.meter.ask();
-        let (info, inner) = self.inner.get(key).await?;
-        let meter = self.meter.clone();
-        Ok((info, Box::new(MeteredBody { inner, meter })))
+        let (info, body) = self.inner.get(key).await?;
+        Ok((info, self.metered(body)))
     }
 
     async fn get_rest(
@@ -122,16 +126,14 @@ impl Backend for Metered {
         patience: Duration,
     ) -> Result<Box<dyn Incoming>> {
         self.meter.ask();
-        let inner = self.inner.get_rest(object, from, patience).await?;
-        let meter = self.meter.clone();
-        Ok(Box::new(MeteredBody { inner, meter }))
+        let rest = self.inner.get_rest(object, from, patience).await?;
+        Ok(self.metered(rest))
     }
 
     async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, Box<dyn Incoming>)> {
         self.meter.ask();
-        let (info, sent, inner) = self.inner.get_tail(key, length).await?;
-        let meter = self.meter.clone();
-        Ok((info, sent, Box::new(MeteredBody { inner, meter })))
+        let (info, sent, body) = self.inner.get_tail(key, length).await?;
+        Ok((info, sent, self.metered(body)))
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
@@ -144,18 +146,6 @@ impl Backend for Metered {
             inner: self.inner.list(prefix, start_after),
             meter: self.meter.clone(),
         })
-    }
-
-    async fn manners(&self) -> Manners {
-        self.inner.manners().await
-    }
-
-    async fn probe_delete(&self, missing_key: &str) -> Result<()> {
-        self.inner.probe_delete(missing_key).await
-    }
-
-    async fn clock(&self) -> Result<DateTime<Utc>> {
-        self.inner.clock().await
     }
 
     async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {

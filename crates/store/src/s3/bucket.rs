@@ -1,19 +1,28 @@
-//! What a bucket says of itself: versioning, object lock, and the time. Each may be asked only with a
-//! permission of its own, which walship does not need otherwise.
+//! What a bucket says of itself. Versioning and object lock may be asked only with permissions of their own, which
+//! walship does not need otherwise.
 
 use std::time::Instant;
 
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
 use super::failure::Failure;
 use super::{ProvideErrorMetadata, S3, SdkError, StdError, within_limit};
+use crate::backend::{Backend, Place};
 use crate::manners::Manners;
-use walship_core::Result;
+use walship_core::{Error, Result};
 
 /// The bucket was made without object lock.
 const NO_LOCK: &str = "ObjectLockConfigurationNotFoundError";
 
-impl S3 {
-    /// What the bucket says of itself.
-    pub(crate) async fn ask_manners(&self) -> Manners {
+#[async_trait]
+impl Place for S3 {
+    /// Buckets are never created.
+    async fn create(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn manners(&self) -> Manners {
         let versioning = self.call("s3:GetBucketVersioning");
         let request = self
             .client
@@ -55,6 +64,35 @@ impl S3 {
         }
     }
 
+    async fn probe_delete(&self, missing_key: &str) -> Result<()> {
+        let refused = self.delete(&[missing_key.to_owned()]).await?;
+        refused
+            .into_iter()
+            .next()
+            .map_or(Ok(()), |refused| Err(refused.error))
+    }
+
+    /// Every answer is dated; the smallest listing is the one to ask for.
+    async fn clock(&self) -> Result<DateTime<Utc>> {
+        let call = self.call("s3:ListBucket");
+        let request = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.settings.bucket)
+            .prefix(&self.settings.prefix)
+            .max_keys(1);
+        let request = request.customize().interceptor(call.attempts.clone());
+        self.run(&call, request.send()).await?;
+        let clock = call.attempts.clock();
+        clock.map(|clock| clock.told).ok_or_else(|| {
+            Error::invalid(
+                "the server's answer has no Date, so its clock is not known; check the endpoint, it may not be S3",
+            )
+        })
+    }
+}
+
+impl S3 {
     /// Sends a request; an answer with the code `none` is no failure.
     async fn ask<T, E>(
         &self,

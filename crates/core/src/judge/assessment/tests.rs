@@ -3,10 +3,9 @@
 use super::*;
 use crate::format::backup::WalRange;
 use crate::format::keys::Key;
-use crate::judge::recovery_plan::tests::{archive, at, id, tli, with_history};
-use crate::pg::{SegmentName, SegmentSize};
-
-const SIZE: SegmentSize = SegmentSize::DEFAULT;
+use crate::judge::fixture::{SIZE, at, tli};
+use crate::judge::recovery_plan::tests::{archive, id, with_history};
+use crate::pg::SegmentName;
 
 #[derive(Default)]
 struct Known {

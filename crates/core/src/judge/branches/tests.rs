@@ -8,10 +8,9 @@ use crate::format::keys::Key;
 use crate::format::retired::Retired;
 use crate::format::segment_index::EndOfTransaction;
 use crate::judge::catalogue::Catalogue;
-use crate::judge::recovery_plan::tests::{archive, at, id, time, tli, with_history};
-use crate::pg::{SegmentName, SegmentNumber, SegmentSize};
-
-const SIZE: SegmentSize = SegmentSize::DEFAULT;
+use crate::judge::fixture::{SIZE, at, tli};
+use crate::judge::recovery_plan::tests::{archive, id, time, with_history};
+use crate::pg::{SegmentName, SegmentNumber};
 
 /// Timeline 2 left timeline 1 in segment 5, and of both there is WAL as given. The newest ends of transactions are at
 /// the given segment and offset; those of timelines without one are not known.

@@ -13,8 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use self::world::{Archive, Choices, SEGMENT, World, tli};
+use self::world::{Archive, Choices, SEGMENT, World};
 use super::{Answer, Follower, Position, Recovering, TargetTimeline, Visible};
+use crate::judge::fixture::tli;
 use crate::pg::Lsn;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

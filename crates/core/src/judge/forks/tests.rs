@@ -1,11 +1,8 @@
 //! The cases of the table in `docs/exit-codes.md`, one by one.
 
 use super::*;
+use crate::judge::fixture::tli;
 use crate::pg::SegmentSize;
-
-fn tli(number: u32) -> TimelineId {
-    TimelineId::new(number).unwrap()
-}
 
 fn size() -> u64 {
     SegmentSize::DEFAULT.bytes()

@@ -4,7 +4,6 @@ use chrono::{DateTime, Utc};
 
 use super::{Request, Search, Target};
 use crate::error::{Error, Result};
-use crate::format::keys::BackupId;
 use crate::judge::catalogue::{Backup, Catalogue, Unfinished, UnfinishedState};
 use crate::judge::timeline_chain::TimelineChain;
 use crate::pg::Lsn;
@@ -57,9 +56,13 @@ impl Limit {
     }
 }
 
-pub(super) fn named<'a>(catalogue: &'a Catalogue, id: &BackupId) -> Result<&'a Backup> {
+/// The backup that was asked for by its id, if one was.
+pub(super) fn named<'a>(catalogue: &'a Catalogue, request: &Request) -> Result<Option<&'a Backup>> {
+    let Some(id) = &request.backup else {
+        return Ok(None);
+    };
     if let Some(backup) = catalogue.backups.iter().find(|backup| backup.id == *id) {
-        return Ok(backup);
+        return Ok(Some(backup));
     }
     if let Some(damaged) = catalogue.unrestorable.iter().find(|entry| entry.id == *id) {
         return Err(Error::corrupt(format!(

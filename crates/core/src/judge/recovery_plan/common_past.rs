@@ -1,11 +1,11 @@
 //! What several lines of an archive have in common, where nobody can choose between them: a target that lies in it is
 //! the same whichever of them is followed.
 
-use super::timeline::chain_of;
+use super::timeline::{chain_of, judge_from};
 use super::{FoundRecord, Request, Target, base};
 use crate::error::Result;
 use crate::format::wal_inventory::SegmentRange;
-use crate::judge::branches::{Ambiguity, judge};
+use crate::judge::branches::Ambiguity;
 use crate::judge::catalogue::Catalogue;
 use crate::pg::TimelineId;
 
@@ -39,15 +39,8 @@ pub fn common_past(catalogue: &Catalogue, request: &Request) -> Result<Option<Co
     if request.timeline.is_some() || !is_looked_up {
         return Ok(None);
     }
-    let named = request
-        .backup
-        .as_ref()
-        .map(|id| base::named(catalogue, id))
-        .transpose()?;
-    let fits = judge(catalogue, |chain| {
-        named.is_none_or(|backup| chain.can_start_from(backup))
-    });
-    let Err(ambiguity) = fits.followed else {
+    let named = base::named(catalogue, request)?;
+    let Err(ambiguity) = judge_from(catalogue, named).followed else {
         return Ok(None);
     };
     let (Some(timeline), Some(oldest)) = (ambiguity.parted.timeline, ambiguity.contenders.first()) else {

@@ -5,25 +5,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::format::backup::{BackupKind, BackupSource, WalRange};
-use crate::format::identity::Identity;
+use crate::format::backup::BackupSource;
 use crate::format::keys::Key;
 use crate::format::retired::Retired;
 use crate::format::segment_index::EndOfTransaction;
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::catalogue::{Unfinished, UnfinishedState, Unrestorable};
-use crate::pg::{ClusterIdentity, Major, SegmentNumber, SegmentSize, TimelineHistory};
-
-const SIZE: SegmentSize = SegmentSize::DEFAULT;
-
-pub(crate) fn tli(number: u32) -> TimelineId {
-    TimelineId::new(number).unwrap()
-}
-
-/// A position: a segment and an offset in it.
-pub(crate) fn at(segment: u64, offset: u64) -> Lsn {
-    Lsn(segment * SIZE.bytes() + offset)
-}
+use crate::judge::fixture::{self, SIZE, at, segment, tli};
+use crate::pg::TimelineHistory;
 
 /// One minute passes with each segment.
 pub(crate) fn time(segment: u64, seconds: i64) -> DateTime<Utc> {
@@ -36,32 +25,8 @@ pub(crate) fn id(segment: u64) -> BackupId {
     BackupId::at(time(segment, 0))
 }
 
-/// A backup that starts at offset 40 of a segment and ends at offset 400, ten seconds later.
 fn backup(timeline: u32, segment: u64) -> Backup {
-    let (start_lsn, stop_lsn) = (at(segment, 40), at(segment, 400));
-    Backup {
-        id: id(segment),
-        label: "test".to_owned(),
-        kind: BackupKind::Full,
-        source: BackupSource::Primary,
-        postgres_version: "17.11".to_owned(),
-        started_at: time(segment, 0),
-        finished_at: time(segment, 10),
-        start_lsn,
-        stop_lsn,
-        start_timeline: tli(timeline),
-        stop_timeline: tli(timeline),
-        wal_ranges: vec![WalRange {
-            timeline: tli(timeline),
-            start_lsn,
-            end_lsn: stop_lsn,
-        }],
-        size_bytes: 0,
-        stored_bytes: 0,
-        proof: None,
-        keep: None,
-        stored_at: None,
-    }
+    fixture::backup(timeline, segment, time(segment, 0))
 }
 
 /// Backups and segments, each by timeline and segment number.
@@ -69,34 +34,19 @@ pub(crate) fn archive(
     backups: &[(u32, u64)],
     segments: &[(u32, std::ops::RangeInclusive<u64>)],
 ) -> Catalogue {
-    let cluster = ClusterIdentity {
-        system_identifier: 1,
-        postgres_major: Major::V17,
-        segment_size: SIZE,
-    };
     let mut wal = WalInventory::new(SIZE);
     for (timeline, numbers) in segments {
         for number in numbers.clone() {
-            let name = SegmentName::new(tli(*timeline), SegmentNumber(number), SIZE).unwrap();
-            wal.add(&Key::Segment(name).to_string(), 1);
+            wal.add(&Key::Segment(segment(*timeline, number)).to_string(), 1);
         }
     }
     Catalogue {
-        identity: Identity::new(cluster, true, time(0, 0)),
         backups: backups
             .iter()
             .map(|(timeline, segment)| backup(*timeline, *segment))
             .collect(),
-        unrestorable: Vec::new(),
-        unfinished: Vec::new(),
         wal,
-        histories: [(tli(1), TimelineHistory::root(tli(1)))].into(),
-        unreadable_histories: std::collections::BTreeMap::new(),
-        retired: std::collections::BTreeMap::new(),
-        newest_ends: std::collections::BTreeMap::new(),
-        unreadable_keeps: std::collections::BTreeMap::new(),
-        released: crate::format::released::TimelineRanges::default(),
-        damage: crate::judge::damage::Damage::default(),
+        ..fixture::empty_archive(time(0, 0))
     }
 }
 

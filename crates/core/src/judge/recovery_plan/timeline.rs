@@ -35,6 +35,13 @@ pub(super) fn follow<'a>(
     }
 }
 
+/// Judges between the timelines that descend from what a named backup holds.
+pub(super) fn judge_from(catalogue: &Catalogue, named: Option<&Backup>) -> Judgement {
+    judge(catalogue, |chain| {
+        named.is_none_or(|backup| chain.can_start_from(backup))
+    })
+}
+
 /// The timeline that lives, of those that descend from what a named backup holds.
 fn latest<'a>(
     catalogue: &'a Catalogue,
@@ -42,9 +49,7 @@ fn latest<'a>(
     named: Option<&Backup>,
     notes: &mut Vec<String>,
 ) -> Result<TimelineChain<'a>> {
-    let judgement = judge(catalogue, |chain| {
-        named.is_none_or(|backup| chain.can_start_from(backup))
-    });
+    let judgement = judge_from(catalogue, named);
     can_be_followed(catalogue, oldest_of(&judgement))?;
     let followed = match &judgement.followed {
         Ok(followed) => *followed,

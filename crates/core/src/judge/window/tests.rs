@@ -3,7 +3,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::format::backup::BackupSource;
-use crate::judge::recovery_plan::tests::{archive, at, id, time, tli, with_history};
+use crate::judge::fixture::{at, tli};
+use crate::judge::recovery_plan::tests::{archive, id, time, with_history};
 use crate::pg::{WalEvent, WalEventKind};
 
 fn windows(catalogue: &Catalogue) -> Vec<(u32, BackupId, BackupId, Lsn)> {

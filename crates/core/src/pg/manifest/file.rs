@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::pg::RelativePath;
+use crate::text::from_hex;
 
 /// How a file's checksum was computed (`pg_checksum_type`, `src/include/common/checksum_helper.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,17 +122,4 @@ fn unusable(path: &RelativePath) -> Error {
     Error::corrupt(format!(
         "backup_manifest has no usable checksum for {path}; do not use the backup"
     ))
-}
-
-/// The bytes that an even number of hexadecimal digits stands for.
-pub(super) fn from_hex(hex: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() {
-        return None;
-    }
-    pairs
-        .iter()
-        .map(|[high, low]| Some((digit(*high)? << 4) | digit(*low)?))
-        .collect()
 }

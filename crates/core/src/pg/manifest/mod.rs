@@ -18,13 +18,14 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 pub use checksum::FileHash;
+use file::FileLine;
 pub use file::{ChecksumAlgorithm, FileChecksum, ManifestFile};
-use file::{FileLine, from_hex};
 use source::Source;
 pub use writer::{ManifestWriter, NewFile};
 
 use super::{Lsn, TimelineId};
 use crate::error::{Error, Result};
+use crate::text::from_hex;
 
 /// No line of a manifest is longer, in bytes: PostgreSQL writes one file a line, and its paths are
 /// below 1024 bytes (`MAXPGPATH`).

@@ -16,36 +16,13 @@ use crate::format::keys::Key;
 use crate::format::remembered::{ArchiveMark, CloneMark, Remembered};
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::catalogue::{Backup, Catalogue, Unfinished, UnfinishedState, Unrestorable};
-use crate::pg::{
-    ClusterIdentity, Lsn, Major, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, TimelineId,
-    WalName,
-};
+use crate::judge::fixture::{SIZE, at, cluster, empty_archive, segment, tli};
+use crate::pg::{Lsn, Major, TimelineHistory, WalName};
 
-const SIZE: SegmentSize = SegmentSize::DEFAULT;
 const HOUR: Duration = Duration::from_hours(1);
 
 fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(1_790_000_000, 0).unwrap()
-}
-
-fn tli(number: u32) -> TimelineId {
-    TimelineId::new(number).unwrap()
-}
-
-fn at(segment: u64, offset: u64) -> Lsn {
-    Lsn(segment * SIZE.bytes() + offset)
-}
-
-fn segment(timeline: u32, number: u64) -> SegmentName {
-    SegmentName::new(tli(timeline), SegmentNumber(number), SIZE).unwrap()
-}
-
-fn cluster() -> ClusterIdentity {
-    ClusterIdentity {
-        system_identifier: 1,
-        postgres_major: Major::V17,
-        segment_size: SIZE,
-    }
 }
 
 /// A backup that begins in segment 2, an hour old, and WAL from there to segment 8.
@@ -64,18 +41,9 @@ fn catalogue() -> Catalogue {
         wal.add(&Key::Segment(segment(1, number)).to_string(), 1);
     }
     Catalogue {
-        identity: Identity::new(cluster(), true, now()),
         backups: vec![Backup::from(&record)],
-        unrestorable: Vec::new(),
-        unfinished: Vec::new(),
         wal,
-        histories: [(tli(1), TimelineHistory::root(tli(1)))].into(),
-        unreadable_histories: std::collections::BTreeMap::new(),
-        retired: std::collections::BTreeMap::new(),
-        newest_ends: std::collections::BTreeMap::new(),
-        unreadable_keeps: std::collections::BTreeMap::new(),
-        released: crate::format::released::TimelineRanges::default(),
-        damage: crate::judge::damage::Damage::default(),
+        ..empty_archive(now())
     }
 }
 

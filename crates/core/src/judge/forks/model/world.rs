@@ -2,14 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::pg::{Lsn, TimelineHistory, TimelineId};
+use crate::judge::fixture::tli;
+use crate::pg::{Lsn, TimelineHistory};
 
 /// The size of a segment. A record has the size 1, or 2 where it crosses the end of a segment.
 pub(super) const SEGMENT: u64 = 4;
-
-pub(super) fn tli(number: u32) -> TimelineId {
-    TimelineId::new(number).unwrap()
-}
 
 /// Decisions, taken from random bytes.
 pub(super) struct Choices<'a>(

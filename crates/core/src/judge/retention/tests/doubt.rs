@@ -2,11 +2,12 @@
 
 use chrono::TimeDelta;
 
-use super::scene::{Scene, id, tli};
+use super::scene::{Scene, id};
 use super::*;
 use crate::error::ErrorKind;
 use crate::format::backup::BackupSource;
 use crate::judge::catalogue::{UnfinishedState, Unrestorable};
+use crate::judge::fixture::tli;
 use crate::pg::TimelineHistory;
 
 fn archive() -> Scene {

@@ -10,11 +10,12 @@ use chrono::TimeDelta;
 use proptest::prelude::*;
 
 use super::super::periods;
-use super::scene::{SIZE, Scene, at, backup, hour, segment, tli};
+use super::scene::{Scene, backup, hour};
 use super::*;
 use crate::format::keep::Keep;
 use crate::format::keys::Key;
 use crate::judge::catalogue::{Backup, UnfinishedState, missing_wal};
+use crate::judge::fixture::{SIZE, at, segment, tli};
 use crate::judge::recovery_plan::{self, Request, Target};
 use crate::judge::timeline_chain::TimelineChain;
 use crate::pg::{SegmentNumber, TimelineHistory};

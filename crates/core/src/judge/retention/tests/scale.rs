@@ -3,9 +3,10 @@
 
 use chrono::TimeDelta;
 
-use super::scene::{Scene, segment};
+use super::scene::Scene;
 use super::*;
 use crate::format::keys::Key;
+use crate::judge::fixture::{SIZE, segment};
 use crate::pg::SegmentNumber;
 
 const SEGMENTS: u64 = 1_000_000;
@@ -40,7 +41,7 @@ fn a_million_segments_are_listed_planned_and_looked_through_in_bounded_memory() 
     for number in 0..SEGMENTS {
         let key: Key = Key::Segment(segment(1, number)).to_string().parse().unwrap();
         let name = key.segment().unwrap();
-        let number = name.number(super::scene::SIZE).unwrap();
+        let number = name.number(SIZE).unwrap();
         deletable += u64::from(plan.deletable_wal.contains(name.timeline(), number));
     }
     let grown = resident_kib().saturating_sub(before);

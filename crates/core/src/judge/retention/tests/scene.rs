@@ -1,27 +1,13 @@
 //! Small archives for the tests of retention: one segment is written each hour, and stored when it is full.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::super::*;
-use crate::format::backup::{BackupKind, BackupSource};
-use crate::format::identity::Identity;
 use crate::format::keep::Keep;
 use crate::format::keys::Key;
-use crate::format::wal_inventory::WalInventory;
 use crate::judge::catalogue::{Backup, Unfinished, UnfinishedState, Unrestorable};
-use crate::pg::{ClusterIdentity, Major, SegmentName, SegmentNumber, SegmentSize, TimelineHistory};
-
-pub(crate) const SIZE: SegmentSize = SegmentSize::DEFAULT;
-
-pub(crate) fn tli(number: u32) -> TimelineId {
-    TimelineId::new(number).unwrap()
-}
-
-/// A position: a segment and an offset in it.
-pub(crate) fn at(segment: u64, offset: u64) -> Lsn {
-    Lsn(segment * SIZE.bytes() + offset)
-}
+use crate::judge::fixture::{self, SIZE, at, segment, tli};
+use crate::pg::{SegmentName, TimelineHistory};
 
 /// Midnight of a Tuesday, and so many hours later.
 pub(crate) fn hour(hours: u64) -> DateTime<Utc> {
@@ -32,10 +18,6 @@ pub(crate) fn id(hours: u64) -> BackupId {
     BackupId::at(hour(hours))
 }
 
-pub(crate) fn segment(timeline: u32, number: u64) -> SegmentName {
-    SegmentName::new(tli(timeline), SegmentNumber(number), SIZE).unwrap()
-}
-
 /// An archive in the making.
 pub(crate) struct Scene {
     pub(crate) catalogue: Catalogue,
@@ -44,27 +26,8 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        let cluster = ClusterIdentity {
-            system_identifier: 1,
-            postgres_major: Major::V17,
-            segment_size: SIZE,
-        };
-        let catalogue = Catalogue {
-            identity: Identity::new(cluster, true, hour(0)),
-            backups: Vec::new(),
-            unrestorable: Vec::new(),
-            unfinished: Vec::new(),
-            wal: WalInventory::new(SIZE),
-            histories: [(tli(1), TimelineHistory::root(tli(1)))].into(),
-            unreadable_histories: BTreeMap::new(),
-            retired: BTreeMap::new(),
-            newest_ends: BTreeMap::new(),
-            unreadable_keeps: BTreeMap::new(),
-            released: TimelineRanges::default(),
-            damage: crate::judge::damage::Damage::default(),
-        };
         Self {
-            catalogue,
+            catalogue: fixture::empty_archive(hour(0)),
             unfinished: UnfinishedWals::new(),
         }
     }
@@ -160,30 +123,7 @@ impl Scene {
 }
 
 pub(crate) fn backup(timeline: u32, hours: u64) -> Backup {
-    let (start_lsn, stop_lsn) = (at(hours, 40), at(hours, 400));
-    Backup {
-        id: id(hours),
-        label: String::new(),
-        kind: BackupKind::Full,
-        source: BackupSource::Primary,
-        postgres_version: "17.11".to_owned(),
-        started_at: hour(hours),
-        finished_at: hour(hours) + TimeDelta::seconds(10),
-        start_lsn,
-        stop_lsn,
-        start_timeline: tli(timeline),
-        stop_timeline: tli(timeline),
-        wal_ranges: vec![WalRange {
-            timeline: tli(timeline),
-            start_lsn,
-            end_lsn: stop_lsn,
-        }],
-        size_bytes: 0,
-        stored_bytes: 0,
-        keep: None,
-        proof: None,
-        stored_at: None,
-    }
+    fixture::backup(timeline, hours, hour(hours))
 }
 
 /// A plan as it is stored beside the tests: segments by number, which are hours here.

@@ -3,9 +3,10 @@
 
 use chrono::TimeDelta;
 
-use super::scene::{Scene, at, show, tli};
+use super::scene::{Scene, show};
 use super::*;
 use crate::judge::catalogue::UnfinishedState;
+use crate::judge::fixture::{at, tli};
 
 const NOTHING: RetentionPolicy = RetentionPolicy {
     window: None,
