@@ -63,9 +63,11 @@ check_seams() {
         seam 'only src/archive/writing.rs puts objects into a store, and identity.rs the first' || status=1
     with '\baws_sdk_s3\b' '^crates/store/src/s3[./]' |
         seam 'only the S3 store names aws_sdk_s3' || status=1
-    with '"(walship\.(json|probe)|(retention|backup|pending|alive|started|keep|proof)\.json)"|"(wal|backups|ledger|damaged)/' \
+    with '"(walship\.(json|probe)|(retention|backup|pending|alive|started|keep|proof|drills|summary)\.json|[a-z]*\.zst)"|"(wal|backups|ledger|damaged)/' \
         '^crates/core/src/format/keys\.rs:' |
         seam 'only format/keys.rs spells keys' || status=1
+    with '^crates/core/src/.*(\bstd::(fs|env|process|thread)\b|\b(SystemTime|Instant|Utc)::now\b)' '^crates/core/src/judge/copy_settings/page\.rs:' |
+        seam 'the core has no I/O, no environment and no clock' || status=1
     with '^src/verbs/.*\bcrate::\{[^;]*\bverbs\b' | seam 'a verb uses nouns, never another verb' || status=1
     with '^src/archive/.*\bcrate::(\{[^;]*\b)?(verbs|agent|cluster)\b' |
         seam 'the archive knows no cluster, no verb and no agent' || status=1

@@ -1,5 +1,5 @@
-//! A data directory on this machine: what it remembers, and how one is made from an archive, filled, configured and
-//! started.
+//! A data directory on this machine: which archive it remembers, how a file of its `pg_wal` gets into the archive, and how a
+//! new one is made from an archive or a primary, filled, configured and started.
 
 mod alive;
 pub mod apart;
@@ -40,8 +40,7 @@ pub use self::configuration::ConfigurationReport;
 pub use self::layout::TablespaceMapping;
 pub(crate) use self::made::remove;
 pub(crate) use self::recovery::restore;
-pub use self::recovery::run;
-pub use self::recovery::{RecoverOptions, SourceConfiguration, refuse_root, refuse_root_for};
+pub use self::recovery::{RecoverOptions, SourceConfiguration, recover, refuse_root, refuse_root_for};
 pub use self::report::RecoverReport;
 pub use self::restore_command::{restore_command, server_command};
 pub use self::settings::{StandbySettings, TargetAction};

@@ -93,7 +93,7 @@ pub fn refuse_root_for(command: &str) -> Result<()> {
 /// # Errors
 /// Before anything is written `Invalid`, `NotFound` and `Corrupt` where the target cannot be recovered; then as
 /// [`restore`].
-pub async fn run(
+pub async fn recover(
     options: &RecoverOptions,
     store: &Store,
     now: DateTime<Utc>,

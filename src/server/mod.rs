@@ -1,4 +1,5 @@
-//! One PostgreSQL server: how it is reached, what it is asked, and its data directory.
+//! One PostgreSQL server: how it is reached, what it is asked, its data directory, and base
+//! backups of it.
 
 pub mod archive_status;
 mod base_backup;

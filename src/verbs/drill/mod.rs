@@ -5,7 +5,7 @@
 //! it is recorded. If something prevents the drill (no room, no programs, an outage), that is an error, and nothing is
 //! recorded.
 //!
-//! The archive is only read, except for `proof.json`. Whatever ends the drill, its server is ended and its directory is
+//! Nothing is written into the archive but `proof.json` and `ledger/drills.json`. Whatever ends the drill, its server is ended and its directory is
 //! removed. If a drill is killed, the next one removes what it left (`scratch`).
 
 mod args;

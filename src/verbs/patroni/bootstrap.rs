@@ -57,7 +57,7 @@ impl fmt::Display for BootstrapReport {
 ///
 /// # Errors
 /// `Conflict` where the new cluster would write into its source's archive, or into one that is in use;
-/// otherwise as [`cluster::run`].
+/// otherwise as [`cluster::recover`].
 pub async fn run(
     options: RecoverOptions,
     source: &Store,
@@ -80,7 +80,7 @@ pub async fn run(
         configuration,
         ..options
     };
-    let recovered = cluster::run(&options, source, now, progress).await?;
+    let recovered = cluster::recover(&options, source, now, progress).await?;
     if let (Relation::Successor, Some(why)) = (relation, &recovered.archiving_off) {
         return Err(Error::conflict(format!(
             "the new cluster cannot take the place of the cluster that archives into {}: {why}. Make a clone with its \

@@ -54,7 +54,7 @@ impl RecoverArgs {
         let options = self.options(settings)?;
         let mut report = on_many_threads(watched(async |progress| {
             let store = open(settings).await?;
-            cluster::run(&options, &store, Utc::now(), progress).await
+            cluster::recover(&options, &store, Utc::now(), progress).await
         }))?;
         if variable("AWS_ACCESS_KEY_ID").is_some() && matches!(settings.archive()?, Location::S3 { .. }) {
             report.notes.push(
