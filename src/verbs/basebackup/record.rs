@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::backup::{BackupKind, BackupRecord, BackupSource, Configuration, WalFrom, WalRange};
 use crate::format::keys::BackupId;
+use crate::format::lineage::{Lineage, WalSum};
 use crate::format::segment_index::HexBytes;
-use crate::judge::lineage::{Lineage, WalSum};
 use crate::pg::{self, ClusterIdentity, TimelineId, WalPiece};
 
 /// What is known before the copy.

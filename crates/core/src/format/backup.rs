@@ -14,9 +14,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{BackupId, BackupObject, Key, Stream};
+use super::lineage::Lineage;
 use super::{Sha256Sum, Stored, record};
 use crate::error::{Error, Result};
-use crate::judge::lineage::Lineage;
 use crate::pg::{Lsn, Major, SegmentSize, TimelineId};
 
 /// More bytes of tar no backup has, in all its streams: sums of sizes never overflow.

@@ -6,10 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::decimal;
 use super::keys::{BackupId, Key, LedgerObject};
-use super::proof::{DrillRecord, Proof};
+use super::proof::DrillRecord;
 use super::{FORMAT_VERSION, Stored, record};
 use crate::error::{Error, Result};
-use crate::judge::catalogue::{Backup, Catalogue};
 
 /// The last drills of an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,23 +61,6 @@ impl Drills {
             *half = Some(ArchiveDrill { backup, drill });
         }
         self
-    }
-
-    /// What is known with the proofs of the backups that are there: of an archive whose `drills.json` got lost.
-    #[must_use]
-    pub fn and_of(self, catalogue: &Catalogue) -> Self {
-        let proofs = |backup: &'_ Backup| -> Option<(BackupId, Proof)> {
-            Some((backup.id.clone(), backup.proof.clone()?))
-        };
-        catalogue
-            .readable()
-            .filter_map(proofs)
-            .fold(self, |drills, (id, proof)| {
-                let both = [proof.last_success, proof.last_failure];
-                both.into_iter()
-                    .flatten()
-                    .fold(drills, |drills, drill| drills.with(&id, &drill))
-            })
     }
 
     /// The drill that began last.

@@ -12,7 +12,6 @@ use super::keys::Key;
 use super::ranges::RangeSet;
 use super::{FORMAT_VERSION, Stored, record};
 use crate::error::{Error, Result};
-use crate::judge::catalogue::{Backup, Catalogue, needed_wal};
 use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineId};
 
 /// Segments of any timelines.
@@ -152,18 +151,6 @@ impl Stored for Retention {
             released_wal,
         })
     }
-}
-
-/// Whether retention has given up the WAL that follows a backup's own, and it has not come back (a
-/// standby may have archived it again): the backup stands alone then, and can be recovered to its own end
-/// and nowhere else.
-#[must_use]
-pub fn stands_alone(backup: &Backup, catalogue: &Catalogue) -> bool {
-    let own = needed_wal(&backup.wal_ranges, catalogue.wal.segment_size());
-    own.last().is_some_and(|last| {
-        catalogue.released.contains(last.timeline, last.end)
-            && !catalogue.wal.contains(last.timeline, last.end)
-    })
 }
 
 #[cfg(test)]
