@@ -185,7 +185,7 @@ impl WalFile {
         apart::check(store.location(), &data_directory)?;
         let archive = match known {
             Some(archive) => archive,
-            None => match self.past(&data_directory)?.speaks_for_an_archive() {
+            None => match self.past(&data_directory)?.sign_of_an_archive() {
                 Some(why) => Archive::open_of(store, cluster, &why).await?,
                 None => Archive::open_or_create(store, cluster, now).await?,
             },

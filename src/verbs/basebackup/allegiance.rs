@@ -49,7 +49,7 @@ pub(super) async fn archive(
         }
         return Ok(archive);
     }
-    let archive = match past.speaks_for_an_archive() {
+    let archive = match past.sign_of_an_archive() {
         None => Archive::open_or_create(store, server.cluster, now).await?,
         Some(why) => Archive::open_of(store, server.cluster, &why).await?,
     };

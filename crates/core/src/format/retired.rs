@@ -1,7 +1,7 @@
-//! `wal/<TLI>.retired.json`: a timeline that nobody shall follow, such as a forgotten rehearsal's.
+//! `wal/<TLI>.retired.json`: the mark of a timeline that no server is to follow, such as a forgotten rehearsal's.
 //!
-//! The mark says nothing of the timelines that descend from it: each is retired by a mark of its own. What the archive
-//! holds of a retired timeline stays until the retention policy gives it up like any branch that nothing was written to.
+//! The mark says nothing of the timelines that descend from it: each is retired by a mark of its own. The WAL of a retired
+//! timeline stays until the retention policy releases it, like that of any branch that nothing was written to.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,7 @@ impl Retired {
         let reason = reason.trim();
         if reason.is_empty() || reason.len() > REASON_LIMIT || reason.chars().any(char::is_control) {
             return Err(Error::invalid(format!(
-                "give a reason of one line, at most {REASON_LIMIT} bytes: it is shown wherever the timeline is left out"
+                "give a reason of one line and at most {REASON_LIMIT} bytes: it is shown wherever the timeline is left out"
             )));
         }
         Ok(Self {
