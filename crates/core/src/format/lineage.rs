@@ -10,9 +10,9 @@ use crate::pg::{Lsn, WalPiece};
 /// What a backup's server said of its own WAL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lineage {
-    /// Where the checkpoint's record lies from which the backup recovers (`CHECKPOINT LOCATION` in `backup_label`).
+    /// The position of the checkpoint that the backup recovers from (`CHECKPOINT LOCATION` in `backup_label`).
     pub checkpoint_lsn: Lsn,
-    /// Where the last checkpoint's record lies, by the backup's `pg_control`.
+    /// The position of the last checkpoint, by the backup's `pg_control`.
     pub control_lsn: Lsn,
     /// The content of that record, by the backup's `pg_control`.
     pub control_checkpoint: HexBytes,
@@ -21,7 +21,7 @@ pub struct Lineage {
     pub wal: Vec<WalSum>,
 }
 
-/// The sum of consecutive bytes of the WAL.
+/// The hash of consecutive bytes of the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalSum {
     /// The position of the first one.
@@ -33,7 +33,7 @@ pub struct WalSum {
 }
 
 impl WalSum {
-    /// Of a piece of WAL.
+    /// The hash of a piece of WAL.
     #[must_use]
     pub fn of(piece: &WalPiece) -> Self {
         Self {

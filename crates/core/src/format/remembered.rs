@@ -202,7 +202,7 @@ impl Remembered {
 
 /// What is known of a server whose URL leads to no archive.
 #[derive(Debug, Clone)]
-pub struct Past {
+pub struct ServerPast {
     /// What its data directory remembers, or why that is not known.
     pub remembered: Result<Remembered, String>,
     /// What it has archived, in words, if there is a sign of that.
@@ -211,7 +211,7 @@ pub struct Past {
     pub timeline: TimelineId,
 }
 
-impl Past {
+impl ServerPast {
     /// Why this cluster probably has an archive elsewhere. `None` where there is no sign of one: then one may be begun.
     #[must_use]
     pub fn sign_of_an_archive(&self) -> Option<String> {
@@ -311,26 +311,26 @@ mod tests {
 
     #[test]
     fn an_archive_is_begun_only_where_there_is_no_sign_of_an_earlier_one() {
-        let fresh = Past {
+        let fresh = ServerPast {
             remembered: Ok(Remembered::default()),
             archived: None,
             timeline: TimelineId::FIRST,
         };
         assert_eq!(fresh.sign_of_an_archive(), None);
         let past = [
-            Past {
+            ServerPast {
                 remembered: Ok(remembered(Some(1), None)),
                 ..fresh.clone()
             },
-            Past {
+            ServerPast {
                 remembered: Err("permission denied".to_owned()),
                 ..fresh.clone()
             },
-            Past {
+            ServerPast {
                 archived: Some("a .done file".to_owned()),
                 ..fresh.clone()
             },
-            Past {
+            ServerPast {
                 timeline: TimelineId::new(2).unwrap(),
                 ..fresh.clone()
             },
@@ -339,7 +339,7 @@ mod tests {
             assert!(past.sign_of_an_archive().is_some(), "{past:?}");
         }
         // A clone begins one of its own.
-        let clone = Past {
+        let clone = ServerPast {
             remembered: Ok(remembered(None, Some(clone_of(1)))),
             ..fresh
         };

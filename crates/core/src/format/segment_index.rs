@@ -24,7 +24,7 @@ use crate::pg::{
 
 pub use self::changes::Change;
 use self::changes::ChangesTally;
-pub use self::links::{Following, Links};
+pub use self::links::{LinkChecker, Links};
 pub use self::moment::{MomentEnd, MomentIn};
 
 /// At most this many restore points are named.
@@ -330,12 +330,12 @@ impl EndsTally {
     }
 
     /// `None` where no transaction ended.
-    fn finish(&self) -> Result<Option<Ends>, OffCalendar> {
+    fn finish(&self) -> Result<Option<Ends>, TimeOutOfRange> {
         if self.count == 0 {
             return Ok(None);
         }
         let end = |(time, lsn)| {
-            let time = moment(time).ok_or(OffCalendar)?;
+            let time = moment(time).ok_or(TimeOutOfRange)?;
             Ok(EndOfTransaction { time, lsn })
         };
         Ok(Some(Ends {
@@ -349,7 +349,7 @@ impl EndsTally {
 }
 
 /// A moment that is not in the years 0 to 9999.
-struct OffCalendar;
+struct TimeOutOfRange;
 
 /// A moment between the years 0 and 9999: what JSON's form of a time can hold.
 fn moment(time: WalTime) -> Option<DateTime<Utc>> {

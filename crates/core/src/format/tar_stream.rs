@@ -25,12 +25,12 @@ pub struct TarScanner {
     position: u64,
     state: State,
     wanted: &'static [&'static str],
-    captured: Vec<Captured>,
+    captured: Vec<CapturedMember>,
 }
 
 /// The content of a member that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Captured {
+pub struct CapturedMember {
     /// The member's path.
     pub path: String,
     /// Its content.
@@ -45,7 +45,7 @@ pub struct TarEnd {
     /// Whether it has the zero blocks that end a tar archive. If not, [`TAR_END`] must be added.
     pub terminated: bool,
     /// The members that were asked for and found, in their order.
-    pub captured: Vec<Captured>,
+    pub captured: Vec<CapturedMember>,
 }
 
 #[derive(Debug)]
@@ -206,7 +206,7 @@ impl TarScanner {
             if entry.size > CAPTURE_LIMIT_BYTES {
                 return Err(self.corrupt(&format!("its {} has {} bytes", entry.path, entry.size)));
             }
-            self.captured.push(Captured {
+            self.captured.push(CapturedMember {
                 path: entry.path.clone(),
                 content: Vec::new(),
             });

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use crate::backend::{Backend, Incoming, Pages};
-use crate::manners::Manners;
 use crate::object::{ObjectInfo, Refused};
+use crate::properties::StoreProperties;
 use crate::{Body, PutMode};
 use walship_core::Result;
 
@@ -26,7 +26,7 @@ struct Counters {
     pace: Option<Pace>,
 }
 
-/// When the next byte may be asked for: moved on by every piece by the time that it may take.
+/// When the next byte may be asked for. Each piece moves this on by the time that the rate allows for it.
 #[derive(Debug)]
 struct Pace {
     bytes_per_second: u64,
@@ -34,8 +34,7 @@ struct Pace {
 }
 
 impl Meter {
-    /// A meter that lets at most so many bytes of objects through in a second, on average; `None` for
-    /// any number.
+    /// A meter that lets at most this many bytes of objects through in a second, on average; `None` sets no limit.
     #[must_use]
     pub fn new(bytes_per_second: Option<u64>) -> Self {
         Self(Arc::new(Counters {
@@ -47,7 +46,7 @@ impl Meter {
         }))
     }
 
-    /// How many requests were made. What the store asks again by itself is not counted.
+    /// How many requests were made. The store's own repetitions are not counted.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.0.requests.load(Ordering::Relaxed)
@@ -72,13 +71,13 @@ impl Meter {
 }
 
 impl Pace {
-    /// How long whoever read so many bytes waits before reading on.
+    /// How long a reader waits after it read this many bytes.
     fn pause(&self, bytes: u64) -> Duration {
         let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second);
         let takes = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
         let now = Instant::now();
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        // Time in which nothing was read is not made up for.
+        // Time in which nothing was read is not saved up.
         *next = (*next).max(now) + takes;
         next.saturating_duration_since(now)
     }
@@ -92,9 +91,9 @@ pub(crate) struct Metered {
 
 #[async_trait]
 impl Backend for Metered {
-    fn afresh(&self) -> Arc<dyn Backend> {
+    fn reopened(&self) -> Arc<dyn Backend> {
         Arc::new(Self {
-            inner: self.inner.afresh(),
+            inner: self.inner.reopened(),
             meter: self.meter.clone(),
         })
     }
@@ -119,10 +118,10 @@ impl Backend for Metered {
         &self,
         object: &ObjectInfo,
         from: u64,
-        patience: Duration,
+        retry_time: Duration,
     ) -> Result<Box<dyn Incoming>> {
         self.meter.ask();
-        let inner = self.inner.get_rest(object, from, patience).await?;
+        let inner = self.inner.get_rest(object, from, retry_time).await?;
         let meter = self.meter.clone();
         Ok(Box::new(MeteredBody { inner, meter }))
     }
@@ -146,8 +145,8 @@ impl Backend for Metered {
         })
     }
 
-    async fn manners(&self) -> Manners {
-        self.inner.manners().await
+    async fn properties(&self) -> StoreProperties {
+        self.inner.properties().await
     }
 
     async fn probe_delete(&self, missing_key: &str) -> Result<()> {
@@ -164,7 +163,7 @@ impl Backend for Metered {
     }
 }
 
-/// A body whose bytes are counted and paid for in time.
+/// A body whose bytes are counted and held to the rate.
 #[derive(Debug)]
 pub(crate) struct MeteredBody {
     inner: Box<dyn Incoming>,

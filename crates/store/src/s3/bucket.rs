@@ -1,19 +1,19 @@
-//! What a bucket says of itself: versioning, object lock, and the time. Each may be asked only with a
-//! permission of its own, which walship does not need otherwise.
+//! The properties of a bucket: versioning, object lock, and the time. The first two take permissions that walship does not
+//! need otherwise.
 
 use std::time::Instant;
 
 use super::failure::Failure;
 use super::{ProvideErrorMetadata, S3, SdkError, StdError, within_limit};
-use crate::manners::Manners;
+use crate::properties::StoreProperties;
 use walship_core::Result;
 
 /// The bucket was made without object lock.
 const NO_LOCK: &str = "ObjectLockConfigurationNotFoundError";
 
 impl S3 {
-    /// What the bucket says of itself.
-    pub(crate) async fn ask_manners(&self) -> Manners {
+    /// The bucket's properties.
+    pub(crate) async fn ask_properties(&self) -> StoreProperties {
         let versioning = self.call("s3:GetBucketVersioning");
         let request = self
             .client
@@ -32,7 +32,7 @@ impl S3 {
             self.ask(&versioning, None, request.send()),
             self.ask(&lock, Some(NO_LOCK), lock_request.send())
         );
-        Manners {
+        StoreProperties {
             versioning: versions.map(|answer| {
                 let status = answer.and_then(|answer| answer.status);
                 Some(status.is_some_and(|status| status.as_str() == "Enabled"))
@@ -55,7 +55,7 @@ impl S3 {
         }
     }
 
-    /// Sends a request; an answer with the code `none` is no failure.
+    /// Sends a request; an answer with the code `none` does not count as a failure.
     async fn ask<T, E>(
         &self,
         call: &super::Call,

@@ -45,7 +45,7 @@ impl Links {
 
 /// Checks that the records go on over consecutive segments. It takes their indexes in their order.
 #[derive(Debug, Clone, Default)]
-pub struct Following {
+pub struct LinkChecker {
     /// The last records so far: the first record of the next segment must name one of them. `None` where they are not
     /// known.
     before: Option<Links>,
@@ -53,7 +53,7 @@ pub struct Following {
     ended: Option<Lsn>,
 }
 
-impl Following {
+impl LinkChecker {
     /// If the records of this segment do not follow those of the segments before: where a replay from there ends. `None`
     /// also where that is not known.
     pub fn next(&mut self, index: Option<&SegmentIndex>) -> Option<Lsn> {
