@@ -68,6 +68,9 @@ check_seams() {
         seam 'only format/keys.rs spells keys' || status=1
     with '^crates/core/src/.*(\bstd::(fs|env|process|thread)\b|\b(SystemTime|Instant|Utc)::now\b)' '^crates/core/src/judge/copy_settings/page\.rs:' |
         seam 'the core has no I/O, no environment and no clock' || status=1
+    with '^crates/core/src/(format|pg|text)/.*\bcrate::(\{[^;]*\b)?judge\b' |
+        seam 'format, pg and text know no judgement' || status=1
+    with '^crates/core/src/(pg|text)/.*\bcrate::(\{[^;]*\b)?format\b' | seam 'pg and text know no format' || status=1
     with '^src/verbs/.*\bcrate::\{[^;]*\bverbs\b' | seam 'a verb uses nouns, never another verb' || status=1
     with '^src/archive/.*\bcrate::(\{[^;]*\b)?(verbs|agent|cluster)\b' |
         seam 'the archive knows no cluster, no verb and no agent' || status=1

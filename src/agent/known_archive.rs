@@ -43,7 +43,7 @@ impl KnownArchive {
     pub(super) fn look(&self) -> (Store, Option<Archive>) {
         match self.lock().as_ref().filter(|found| found.is_believed()) {
             Some(found) => (found.archive.store().clone(), Some(found.archive.clone())),
-            None => (self.store.afresh(), None),
+            None => (self.store.reopened(), None),
         }
     }
 

@@ -29,7 +29,7 @@ use crate::judge::catalogue::{Backup, Catalogue};
 use crate::judge::recovery_plan::{self, CommonPast, FoundRecord, Plan, Request, Search, Start, Target};
 use crate::pg::{Lsn, SegmentName, SegmentNumber, WalCheck, WalEvent, WalEventKind, WalReader, WalTime};
 use crate::progress::Progress;
-use crate::store::look_again;
+use crate::store::read_again_if_damaged;
 
 /// At most this many segments that an older walship stored are read whole for the times in them.
 const WHOLE_READS: u64 = 16;
@@ -313,7 +313,7 @@ impl Finder<'_> {
         self.progress.phase(format!("look up the target in {segment}"));
         let key = Key::Segment(segment);
         let identity = &self.catalogue.identity;
-        let read = look_again(async || {
+        let read = read_again_if_damaged(async || {
             let mut feed = Feed {
                 reader: reader.clone(),
                 told: told.clone(),

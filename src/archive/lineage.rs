@@ -7,7 +7,8 @@ use super::{Archive, stored_wal};
 use crate::error::{Context, Error, Result};
 use crate::format::backup::BackupRecord;
 use crate::format::keys::Key;
-use crate::judge::lineage::{Lineage, Wanted, joined, judge, wanted};
+use crate::format::lineage::Lineage;
+use crate::judge::lineage::{Wanted, joined, judge, wanted};
 use crate::pg::{LongPageHeader, Lsn, SegmentName, WalGeometry, WalPiece};
 
 /// The segments that [`contradiction`] reads, in their order.

@@ -1,6 +1,6 @@
 //! Reads a small object whole, and accepts it only if it is what was written.
 //!
-//! An object that is not is read again ([`look_again`]): a bit that was flipped on the way is right the second time, and an
+//! An object that is not is read again ([`read_again_if_damaged`]): a bit that was flipped on the way is right the second time, and an
 //! object that stays wrong is damaged where it lies.
 
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Archive;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Stored;
-use crate::store::{ObjectInfo, Store, look_again};
+use crate::store::{ObjectInfo, Store, read_again_if_damaged};
 
 /// A small object that was read.
 pub(crate) struct Read<T> {
@@ -33,7 +33,7 @@ pub(super) async fn read<T: Stored>(store: &Store, of: &T::Of) -> Result<Option<
         let stored = T::parse(&bytes, &url, of)?;
         Ok::<_, Error>(Read { stored, bytes, info })
     };
-    match look_again(look).await {
+    match read_again_if_damaged(look).await {
         Ok(read) => Ok(Some(read)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

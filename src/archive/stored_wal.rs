@@ -7,7 +7,7 @@ use crate::error::{ErrorKind, Result};
 use crate::format::codec::{Trailer, WalDecoder};
 use crate::format::keys::Key;
 use crate::pg::{TimelineHistory, TimelineId, WalName};
-use crate::store::{Store, look_again};
+use crate::store::{Store, read_again_if_damaged};
 
 /// The largest WAL segment PostgreSQL knows, in bytes.
 pub const LARGEST_SEGMENT: u64 = 1 << 30;
@@ -38,7 +38,7 @@ pub async fn read<W: Write>(
     limit: u64,
     make: impl Fn() -> Result<W>,
 ) -> Result<(W, Trailer)> {
-    look_again(async || {
+    read_again_if_damaged(async || {
         let mut output = make()?;
         let trailer = decode(store, key, limit, &mut output).await?;
         Ok((output, trailer))
@@ -64,7 +64,7 @@ pub async fn read_history(archive: &Archive, timeline: TimelineId) -> Result<Opt
         trailer.check(WalName::History(timeline), archive.identity().system_identifier)?;
         TimelineHistory::parse(timeline, &content)
     };
-    match look_again(look).await {
+    match read_again_if_damaged(look).await {
         Ok(history) => Ok(Some(history)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.context(format!("read {}", archive.url_of(&key)))),

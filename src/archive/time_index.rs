@@ -16,7 +16,7 @@ use crate::judge::recovery_plan;
 use crate::judge::timeline_chain::TimelineChain;
 use crate::judge::window::{Last, LastEnds, Stretch, Window, last_ends, stretches};
 use crate::pg::{Lsn, Major, SegmentName, SegmentNumber, SegmentSize, TimelineId, WalCheck};
-use crate::store::look_again;
+use crate::store::read_again_if_damaged;
 
 /// A trailer is rarely longer.
 const USUAL_TRAILER_BYTES: usize = 4 << 10;
@@ -218,7 +218,7 @@ impl TimeIndex {
 /// # Errors
 /// `NotFound` where the key is proven missing, `Corrupt` where there is no trailer; otherwise as the store.
 pub async fn read_trailer(archive: &Archive, key: &Key) -> Result<Trailer> {
-    look_again(async || look_at_trailer(archive, key).await).await
+    read_again_if_damaged(async || look_at_trailer(archive, key).await).await
 }
 
 async fn look_at_trailer(archive: &Archive, key: &Key) -> Result<Trailer> {

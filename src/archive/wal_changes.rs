@@ -8,7 +8,7 @@ use super::{Archive, stored_wal};
 use crate::error::{Context, ErrorKind, Result};
 use crate::format::barriers::Barrier;
 use crate::format::keys::Key;
-use crate::format::segment_index::{Change, Crossing, Following, SegmentIndex};
+use crate::format::segment_index::{Change, Crossing, LinkChecker, SegmentIndex};
 use crate::judge::catalogue::Catalogue;
 use crate::judge::demands::Demands;
 use crate::judge::timeline_chain::TimelineChain;
@@ -16,7 +16,7 @@ use crate::pg::{
     Lsn, NewTablespace, SegmentName, SegmentNumber, TimelineHistory, WalChange, WalCheck, WalEvent,
     WalEventKind, WalLevel, WalReader,
 };
-use crate::store::look_again;
+use crate::store::read_again_if_damaged;
 
 /// Indexes that are read at a time.
 const AT_A_TIME: u64 = 256;
@@ -128,7 +128,7 @@ impl TimeIndex {
         let size = self.archive().identity().segment_bytes;
         let mut told = WalChanges::default();
         let mut crossing = Crossing::new(self.major()?);
-        let mut following = Following::default();
+        let mut following = LinkChecker::default();
         let mut next = size.segment_of(from);
         let mut before: Option<SegmentName> = None;
         while size.start_of(next) < until {
@@ -184,7 +184,7 @@ impl TimeIndex {
         before: Option<SegmentName>,
         segment: SegmentName,
     ) -> Result<Option<Vec<Change>>> {
-        match look_again(async || self.try_to_read_changes(before, segment).await).await {
+        match read_again_if_damaged(async || self.try_to_read_changes(before, segment).await).await {
             Ok(changes) => Ok(Some(changes)),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
                 tracing::warn!("what {segment} changes is unknown: {error}");

@@ -12,7 +12,7 @@ use crate::format::codec::Trailer;
 use crate::format::keys::Key;
 use crate::format::{Sha256Sum, Stored};
 use crate::pg::WalName;
-use crate::store::{Body, PutMode, Turn, Version, look_again};
+use crate::store::{Body, PutMode, Turn, Version, read_again_if_damaged};
 
 /// What counts as the same object, where one is created under a name that is taken already.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +70,7 @@ impl Archive {
     }
 
     async fn compare_bytes(&self, key: &Key, body: &Body) -> Result<Created> {
-        let looked = look_again(async || {
+        let looked = read_again_if_damaged(async || {
             if self.hash(key).await? == (body.length(), body.sha256) {
                 return Ok(Created::Before);
             }

@@ -28,7 +28,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::backup::BackupRecord;
 use crate::format::keys::{BackupObject, Key};
 use crate::progress::Progress;
-use crate::store::look_again;
+use crate::store::read_again_if_damaged;
 
 /// Bytes of tar after which what was written is synced. Otherwise Linux would keep up to a tenth of the memory unwritten
 /// until the end. Each sync costs a commit of the file system's journal.
@@ -161,7 +161,7 @@ impl Workers<'_> {
         let key = record.id.key(BackupObject::Part(stream, job.number));
         let counted = AtomicU64::new(0);
         // Of the thousands of parts of a large backup one may arrive damaged. Writing a part twice gives the same files.
-        let fetched = look_again(async || self.fetch(&key, job, &counted).await);
+        let fetched = read_again_if_damaged(async || self.fetch(&key, job, &counted).await);
         self.handle.block_on(fetched)?;
         self.files.finish_part(job)
     }

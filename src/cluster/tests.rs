@@ -471,7 +471,7 @@ async fn a_part_that_breaks_off_is_fetched_again_and_counted_once() {
     let mut case = Case::new().await;
     let faults = Faults::default();
     let patience = std::time::Duration::from_mins(1);
-    case.store = case.store.with_faults(faults.clone()).with_patience(patience);
+    case.store = case.store.with_faults(faults.clone()).with_retry_time(patience);
     let restoration = case.prepare().await.unwrap();
     for kind in [FaultKind::Short, FaultKind::Short, FaultKind::Corrupt] {
         faults.add(Operation::Get, "base/000004.tar.zst", kind);

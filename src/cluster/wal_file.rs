@@ -12,7 +12,7 @@ use crate::archive::{Archive, stored_wal};
 use crate::error::{Error, Result};
 use crate::format::codec::Trailer;
 use crate::format::keys::Key;
-use crate::format::remembered::Past;
+use crate::format::remembered::ServerPast;
 use crate::format::segment_index::IndexBuilder;
 use crate::pg::{
     BackupHistory, ClusterIdentity, LongPageHeader, SegmentSize, TimelineHistory, TimelineId, WalCheck,
@@ -185,7 +185,7 @@ impl WalFile {
         apart::check(store.location(), &data_directory)?;
         let archive = match known {
             Some(archive) => archive,
-            None => match self.past(&data_directory)?.speaks_for_an_archive() {
+            None => match self.past(&data_directory)?.sign_of_an_archive() {
                 Some(why) => Archive::open_of(store, cluster, &why).await?,
                 None => Archive::open_or_create(store, cluster, now).await?,
             },
@@ -196,9 +196,9 @@ impl WalFile {
     }
 
     /// A promoted server may never have archived itself, but the servers before it have, as a rule.
-    fn past(&self, data_directory: &Path) -> Result<Past> {
+    fn past(&self, data_directory: &Path) -> Result<ServerPast> {
         let done = has_archived(data_directory)?;
-        Ok(Past {
+        Ok(ServerPast {
             remembered: Ok(remembered::read(data_directory)?),
             archived: done.then(|| "pg_wal/archive_status has a .done file".to_owned()),
             timeline: self.name.timeline(),

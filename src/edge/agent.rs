@@ -25,7 +25,7 @@ pub fn address_for(settings: &Settings, data_directory: &Path) -> Result<Address
     let location = settings.archive()?;
     let archive = Archive {
         url: &location.to_string(),
-        way: &settings.store.s3.way(),
+        route: &settings.store.s3.route(),
         directory: match &location {
             Location::Directory(root) => Some(root),
             Location::S3 { .. } => None,

@@ -98,7 +98,7 @@ fn a_store_says_nothing_of_a_directory_that_its_path_no_longer_leads_to() {
                 fs::create_dir(root).unwrap();
             } else {
                 // Who looks anew finds what is there now.
-                assert!(store.afresh().list("", None).next().await.unwrap().is_none());
+                assert!(store.reopened().list("", None).next().await.unwrap().is_none());
             }
             mount(root, &elsewhere);
             assert_eq!(store.read("wal/a", 1).await.unwrap(), "x");

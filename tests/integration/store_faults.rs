@@ -205,7 +205,7 @@ async fn a_put_whose_answer_got_lost_is_told_as_a_conflict(proxy: Proxy, store: 
     assert_eq!(store.read("a", 1 << 20).await.unwrap(), "new");
 }
 
-// Seen to fail: `crates/store/src/reading.rs`: `Patience::wait` never waits
+// Seen to fail: `crates/store/src/reading.rs`: `RetryTime::wait` never waits
 async fn a_body_that_breaks_off_is_read_on_from_there(proxy: Proxy, store: Store) {
     let (large, small) = (noise(3 << 20), noise(300));
     for (key, bytes) in [("large", &large), ("small", &small)] {

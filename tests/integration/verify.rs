@@ -381,7 +381,7 @@ fn an_outage_is_no_damage() {
         &format!("{}.zst", original.segment),
         FaultKind::Short,
     );
-    let patient = store.with_faults(faults).with_patience(Duration::from_secs(30));
+    let patient = store.with_faults(faults).with_retry_time(Duration::from_secs(30));
     let report = verify_store(&patient, Utc::now(), |options| {
         options.full = true;
     })

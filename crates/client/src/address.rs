@@ -17,9 +17,9 @@ const SYSTEM_DIRECTORY: &str = "/run/walship";
 pub struct Address {
     /// The socket.
     pub socket: PathBuf,
-    /// Who the agent is in words: a hash of version, data directory, archive and the way to it.
+    /// Which agent it is: a hash of version, data directory, archive and the settings that lead to it.
     pub name: String,
-    /// The data directory, and the archive's where it is in one.
+    /// The data directory, and the archive's directory if it is in one.
     directories: Vec<PathBuf>,
 }
 
@@ -28,15 +28,15 @@ pub struct Address {
 pub struct Archive<'a> {
     /// Its URL.
     pub url: &'a str,
-    /// What else decides where the URL leads, in any form; empty where nothing does.
-    pub way: &'a str,
-    /// Its directory, where it is in one.
+    /// The settings that also decide where the URL leads, in any form; empty where none does.
+    pub route: &'a str,
+    /// Its directory, if it is in one.
     pub directory: Option<&'a Path>,
 }
 
 impl Address {
-    /// The address for this data directory and archive: `socket` where one is set, else a name in
-    /// `/run/walship` where that belongs to this user, else in `/tmp/walship-<uid>`.
+    /// The address for this data directory and archive: `socket` if it is set; else a name in `/run/walship` if that belongs
+    /// to this user; else a name in `/tmp/walship-<uid>`.
     ///
     /// # Errors
     /// `Internal` where the data directory cannot be found.
@@ -48,7 +48,7 @@ impl Address {
             env!("CARGO_PKG_VERSION"),
             &data_directory.to_string_lossy(),
             archive.url,
-            archive.way,
+            archive.route,
         ] {
             hash.update(part);
             hash.update([0]);
@@ -67,8 +67,8 @@ impl Address {
         })
     }
 
-    /// What the two ends must agree on: the name, and that each path leads to the same directory for both,
-    /// which it need not in two containers. `None` while one of them is missing.
+    /// What client and agent must agree on: the name, and the directories that the paths lead to, which may differ between
+    /// two containers. `None` while one of the directories is missing.
     #[must_use]
     pub fn fingerprint(&self) -> Option<String> {
         let mut parts = vec![self.name.clone()];
@@ -88,10 +88,10 @@ fn runtime_directory() -> PathBuf {
     PathBuf::from(format!("/tmp/walship-{}", rustix::process::geteuid().as_raw()))
 }
 
-/// Makes the directory of a socket if it is missing; nobody else may write there.
+/// Makes the directory of a socket if it is missing. No other user may write there.
 ///
 /// # Errors
-/// `Denied` where others can; `Internal` where it cannot be made.
+/// `Denied` where another user can; `Internal` where it cannot be made.
 pub fn make_folder(socket: &Path) -> Result<()> {
     let folder = socket.parent().unwrap_or(Path::new("/"));
     match DirBuilder::new().mode(0o700).create(folder) {
@@ -109,7 +109,7 @@ pub fn make_folder(socket: &Path) -> Result<()> {
     )))
 }
 
-/// Whether a directory is this user's, and nobody else can make files in it.
+/// Whether a directory is this user's, and no other user can make files in it.
 #[must_use]
 pub fn is_ours(directory: &Path) -> bool {
     std::fs::symlink_metadata(directory).is_ok_and(|metadata| {
@@ -126,7 +126,7 @@ mod tests {
     fn address(archive: &str, directory: &Path) -> Address {
         let archive = Archive {
             url: archive,
-            way: "",
+            route: "",
             directory: archive.strip_prefix("file://").map(Path::new),
         };
         Address::new(&archive, directory, None).unwrap()

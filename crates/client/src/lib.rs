@@ -1,7 +1,7 @@
-//! Asks walship's agent, as `push` and `restore` do first: a socket and nothing else. No runtime, no TLS.
+//! Asks walship's agent, as `push` and `restore` do first, over a Unix socket. No runtime, no TLS.
 //!
-//! Whatever is wrong with the agent (there is none, it hangs, it is another user's, it speaks
-//! another version) ends in `None` within [`protocol::SILENCE`], and the caller does the work.
+//! If anything is wrong with the agent (it does not run, it hangs, it is another user's, it has another version), the
+//! answer is `None` within [`protocol::SILENCE`], and the caller does the work itself.
 
 mod address;
 pub mod protocol;
@@ -30,11 +30,11 @@ pub enum Answer {
     Absent(String),
     /// The archive has the segment, and it is not for this server.
     Withheld(String),
-    /// It lives.
+    /// The agent is alive.
     Alive,
 }
 
-/// A file in the agent's spool. The agent keeps it for as long as the conversation goes on.
+/// A file in the agent's spool. The agent keeps it while the connection is open.
 #[derive(Debug)]
 pub struct ReadyFile {
     file: TempPath,
@@ -42,10 +42,10 @@ pub struct ReadyFile {
 }
 
 impl ReadyFile {
-    /// Gives it its name, where there is none of that name yet.
+    /// Gives the file its name, unless a file of that name exists.
     ///
     /// # Errors
-    /// As the operating system says: the agent may have ended, and removed it.
+    /// The operating system's: the agent may have ended and removed the file.
     pub fn deliver(self, destination: &Path) -> std::io::Result<()> {
         self.file
             .persist_noclobber(destination)
@@ -53,11 +53,11 @@ impl ReadyFile {
     }
 }
 
-/// Asks the agent, and waits for its answer for at most `limit`; `None` where there is no agent to be
-/// relied on, so that the caller does the work itself.
+/// Asks the agent, and waits for its answer for at most `limit`. `None` where no agent can be relied on: the caller does
+/// the work itself then.
 ///
 /// # Errors
-/// What the agent's work failed with, where the caller's own would end in the same way.
+/// The failure of the agent's work, if the caller's own work would end in the same way.
 #[must_use]
 pub fn ask(address: &Address, ask: Ask, limit: Duration) -> Option<Result<Answer>> {
     let request = Request {
@@ -74,7 +74,7 @@ pub fn ask(address: &Address, ask: Ask, limit: Duration) -> Option<Result<Answer
         Reply::Absent { reason } => Some(Ok(Answer::Absent(reason))),
         Reply::Withheld { reason } => Some(Ok(Answer::Withheld(reason))),
         Reply::Alive => Some(Ok(Answer::Alive)),
-        // What this process's own environment may know better: credentials, files, settings.
+        // This process's own environment may do better: other credentials, files, settings.
         Reply::Failed {
             kind: ErrorKind::Denied | ErrorKind::Invalid | ErrorKind::Internal | ErrorKind::NotFound,
             ..
@@ -85,7 +85,7 @@ pub fn ask(address: &Address, ask: Ask, limit: Duration) -> Option<Result<Answer
     }
 }
 
-/// Sends the request and reads lines until one is an answer; what the conversation was on comes with it.
+/// Sends the request and reads lines until one is an answer. Returns the answer and its connection.
 fn converse(address: &Address, request: &Request, limit: Duration) -> Option<(Reply, UnixStream)> {
     let deadline = Instant::now() + limit;
     let mut stream = connect(address)?;
@@ -94,7 +94,7 @@ fn converse(address: &Address, request: &Request, limit: Duration) -> Option<(Re
     let mut reader = BufReader::new(stream);
     loop {
         let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-            // It lives, and has tried as long as this process may.
+            // The agent is alive, and has tried for as long as this process may.
             let reply = Reply::Failed {
                 kind: ErrorKind::Unavailable,
                 message: format!("the agent was not done within {} s", limit.as_secs_f64()),

@@ -1,5 +1,5 @@
-//! What client and agent say to each other: one JSON object on each line, a request and then any
-//! number of signs of life before one answer. Knows no sockets.
+//! The protocol between client and agent: one JSON object on each line. The client sends a request; the agent sends any
+//! number of signs of life and then one answer. Knows no sockets.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +14,7 @@ use walship_core::{Error, ErrorKind, Result};
 /// How often the agent gives a sign of life while it works.
 pub const SIGN_OF_LIFE: Duration = Duration::from_millis(300);
 
-/// After so long without one the client does the work itself.
+/// After this time without a sign of life the client does the work itself.
 pub const SILENCE: Duration = Duration::from_secs(2);
 
 /// The longest line.
@@ -55,7 +55,7 @@ pub enum Ask {
     Ping,
 }
 
-/// What tells a file from another one under the same name, and from itself after a change.
+/// Tells a file from another one of the same name, and from itself after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileIdentity {
     device: u64,
@@ -81,7 +81,7 @@ impl From<&Metadata> for FileIdentity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// It is at work.
+    /// A sign of life: the agent is at work.
     Working,
     /// It is of another version, data directory or archive.
     Foreign,

@@ -1,4 +1,4 @@
-//! The one error type, and the one place where its kinds become exit codes.
+//! The error type, and the only place where its kinds become exit codes.
 //!
 //! A kind exists only where a caller acts differently. Every message says what
 //! happened, to what, and what to do next; context is added as a present-tense
@@ -200,7 +200,7 @@ mod tests {
     ];
 
     #[test]
-    fn each_kind_has_an_exit_code_of_its_own_and_one_of_them_passes() {
+    fn each_kind_has_its_own_exit_code_and_only_one_kind_is_retryable() {
         assert_eq!(KINDS.map(ErrorKind::exit_code), [3, 4, 5, 6, 7, 2, 8, 1]);
         for kind in KINDS {
             let error = Error::new(kind, "x");

@@ -1,5 +1,5 @@
-//! What every kind of store answers. Whoever adds one (another cloud, a mirror) implements these four traits, opens it in
-//! [`crate::Store::open`], and runs the contract suite (`tests/integration/store_contract.rs`).
+//! What every kind of store implements. To add one (another cloud, a mirror): implement these four traits, open it in
+//! [`crate::Store::open`], and run the contract suite (`tests/integration/store_contract.rs`) on it.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use walship_core::Result;
 
-use crate::manners::Manners;
 use crate::object::{Body, ObjectInfo, PutMode, Refused};
+use crate::properties::StoreProperties;
 
 /// What has to happen before an object is stored.
 pub type Turn<'a> = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
@@ -19,8 +19,8 @@ pub type Turn<'a> = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send + '
 /// A kind of store, or a layer over one. Keys are checked already; errors do not name the key yet.
 #[async_trait]
 pub(crate) trait Backend: Debug + Send + Sync {
-    /// The same store, what it has found of its place forgotten.
-    fn afresh(&self) -> Arc<dyn Backend>;
+    /// The same store, which looks up its place again.
+    fn reopened(&self) -> Arc<dyn Backend>;
 
     /// Where it keeps its objects; a layer has its store's.
     fn place(&self) -> &dyn Place;
@@ -35,15 +35,19 @@ pub(crate) trait Backend: Debug + Send + Sync {
 
     async fn get(&self, key: &str) -> Result<(ObjectInfo, Box<dyn Incoming>)>;
 
-    /// The bytes of an object that was opened before, from here on, with so much patience for them.
+    /// The bytes from `from` on of an object that was opened before; `retry_time` limits the waiting for them.
     ///
     /// # Errors
-    /// `Conflict` where it is another object by now.
-    async fn get_rest(&self, object: &ObjectInfo, from: u64, patience: Duration)
-    -> Result<Box<dyn Incoming>>;
+    /// `Conflict` if the object was replaced meanwhile.
+    async fn get_rest(
+        &self,
+        object: &ObjectInfo,
+        from: u64,
+        retry_time: Duration,
+    ) -> Result<Box<dyn Incoming>>;
 
-    /// The whole object's description, how many bytes come, and those bytes: the object's last ones, at
-    /// most `length`, unless the server sends more.
+    /// The whole object's description, how many bytes come, and those bytes: the object's last ones. At most `length`,
+    /// unless the server sends more.
     async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, Box<dyn Incoming>)>;
 
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>>;
@@ -51,7 +55,7 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// A listing; nothing is asked yet.
     fn list(&self, prefix: &str, start_after: Option<&str>) -> Box<dyn Pages>;
 
-    /// Deletes at most [`super::DELETE_BATCH`] objects; those that the store does not let go.
+    /// Deletes at most [`super::DELETE_BATCH`] objects; returns those that the store refuses to delete.
     async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>>;
 }
 
@@ -61,28 +65,28 @@ pub(crate) trait Place: Send + Sync {
     /// Makes it, where that can be.
     async fn create(&self) -> Result<()>;
 
-    async fn manners(&self) -> Manners;
+    async fn properties(&self) -> StoreProperties;
 
     /// Whether deletions are allowed, without deleting anything.
     async fn probe_delete(&self, missing_key: &str) -> Result<()>;
 
-    /// What its clock says.
+    /// The time by its clock.
     async fn clock(&self) -> Result<DateTime<Utc>>;
 }
 
-/// The bytes of an object on their way here.
+/// The bytes of an object that is being read.
 #[async_trait]
 pub(crate) trait Incoming: Debug + Send {
     /// The next piece; `None` after the last.
     async fn next(&mut self) -> Result<Option<Bytes>>;
 }
 
-/// A listing on its way here.
+/// A listing in progress.
 #[async_trait]
 pub(crate) trait Pages: Debug + Send {
     /// The next page, which may be empty. One that failed may be asked for again.
     async fn next(&mut self) -> Result<Vec<ObjectInfo>>;
 
-    /// Whether there is none any more.
+    /// Whether the last page was given.
     fn is_finished(&self) -> bool;
 }

@@ -4,17 +4,17 @@
 //!   and published under its name in one step: `renameat2(RENAME_NOREPLACE)` (or `link(2)`) for a
 //!   create, `rename(2)` for a replace; a replace of one version swaps the two files and looks at what
 //!   came out (`directory/replacement.rs`). Every directory from there up to the archive's is fsynced
-//!   before the put returns, and before it reports a conflict: the caller may take an equal object
-//!   for stored, and whoever published it may have died before its own fsync.
+//!   before the put returns, and before it reports a conflict: the caller may take an equal object for stored, and the
+//!   process that published it may have died before its own fsync.
 //! - **A crash** leaves at most a file `.walship-…`, which no listing shows and a later deletion in
 //!   the same directory removes once it is a day old.
 //! - **The archive's directory is never created by a put**, so that an archive on a file system
 //!   that is not mounted fails instead of starting anew below the mount point.
 //! - **One directory, from the first look to the last.** It is found once by its path and held
 //!   (`directory/root.rs`); nothing is acknowledged, and nothing called missing, unless the path still leads there.
-//!   What is written lies on its file system, for the mount point of another one below it could be empty.
+//!   Everything is written to its file system: the mount point of another one below it could be empty.
 //! - **Symbolic links are followed**; one that leads nowhere is an error and not a missing object,
-//!   for what it stood for may be on a disk that is not mounted.
+//!   because its target may be on a disk that is not mounted.
 //! - **A hanging file system** (NFS) ends in an error at the deadline. The thread stays behind, so a
 //!   runtime that should end must not wait for it (`Runtime::shutdown_background`).
 //!
@@ -44,9 +44,9 @@ use self::publication::{Temporary, Unpublished};
 use self::root::{Looked, Root};
 use self::walk::Walk;
 use crate::backend::{Backend, Incoming, Pages, Place, Turn};
-use crate::manners::Manners;
 use crate::object::Version;
 use crate::options::StoreOptions;
+use crate::properties::StoreProperties;
 use crate::{Body, BodyContent, ObjectInfo, PutMode, Refused, replaced};
 use walship_core::{Error, ErrorKind, Result};
 
@@ -89,7 +89,7 @@ impl Directory {
         blocking(limit, move || Unpublished::write(root, key, &body)).await
     }
 
-    /// An object from so many bytes before its end on.
+    /// Opens an object at this many bytes before its end.
     async fn open(&self, key: &str, length: u64) -> Result<(ObjectInfo, FileBody)> {
         let (root, key, idle_limit) = (self.root.clone(), key.to_owned(), self.request_timeout);
         blocking(self.operation_timeout, move || {
@@ -114,9 +114,9 @@ impl Directory {
 
 #[async_trait]
 impl Backend for Directory {
-    fn afresh(&self) -> Arc<dyn Backend> {
+    fn reopened(&self) -> Arc<dyn Backend> {
         Arc::new(Self {
-            root: self.root.afresh(),
+            root: self.root.reopened(),
             ..*self
         })
     }
@@ -190,8 +190,8 @@ impl Place for Directory {
         blocking(self.operation_timeout, move || root.create()).await
     }
 
-    async fn manners(&self) -> Manners {
-        Manners {
+    async fn properties(&self) -> StoreProperties {
+        StoreProperties {
             versioning: Ok(None),
             object_lock: Ok(None),
             clock: None,
@@ -249,7 +249,7 @@ where
     }
 }
 
-/// The file system's time: that of a file which is there for this moment only.
+/// The file system's time, taken from a file that is made for this and removed.
 fn clock(root: &Root) -> Result<DateTime<Utc>> {
     let here = root.open_directory("")?;
     let file = here.and_then(Temporary::create);
@@ -260,7 +260,7 @@ fn clock(root: &Root) -> Result<DateTime<Utc>> {
     modified(&written)
 }
 
-/// Opens without waiting, for a FIFO's reader would wait for its writer.
+/// Opens without waiting, because a FIFO's reader would wait for its writer.
 fn open_object(root: &Root, key: &str) -> Result<(File, ObjectInfo)> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file =
@@ -270,8 +270,8 @@ fn open_object(root: &Root, key: &str) -> Result<(File, ObjectInfo)> {
     Ok((file.into(), info))
 }
 
-/// The names in a directory of the archive, in the order in which the file system has them. It owes every name that
-/// is there from the beginning of the reading to its end, once; of what comes and goes meanwhile it owes nothing.
+/// The names in a directory of the archive, in the file system's order. A name that exists during the whole reading is
+/// given once; one that comes or goes meanwhile may be given or not.
 fn entries(root: &Root, folder: &str) -> Result<Looked<Vec<(String, FileType)>>> {
     let directory = match root.open_directory(folder)? {
         Ok(directory) => directory,
@@ -316,11 +316,10 @@ fn modified(there: &Stat) -> Result<DateTime<Utc>> {
     let nanoseconds = u32::try_from(there.st_mtime_nsec).ok();
     nanoseconds
         .and_then(|nanoseconds| DateTime::from_timestamp(there.st_mtime, nanoseconds))
-        .ok_or_else(|| Error::invalid("a file's time is none; set it with touch"))
+        .ok_or_else(|| Error::invalid("a file's time is out of range; set it with touch"))
 }
 
-/// A write gives the key another file, and so another inode; an inode may be used again, but then at
-/// another time.
+/// A write gives the key another file, so another inode. An inode may be used again, but then the time differs.
 fn version_of(there: &Stat) -> Version {
     Version(format!(
         "{:x}-{:x}.{:x}-{:x}",
@@ -342,7 +341,7 @@ fn is_a_directory(shown: &str) -> Error {
     ))
 }
 
-/// A file operation in the archive that failed, with the kind that fits a store.
+/// The error of a file operation in the archive, with the kind that fits a store.
 fn failed(doing: impl Into<String>, error: std::io::Error) -> Error {
     let doing = doing.into();
     match error.kind() {

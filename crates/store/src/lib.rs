@@ -11,14 +11,14 @@
 //!   [`Store::probe_conditional_writes`] says so.
 //! - A put that failed with `Unavailable` is *ambiguous*: the object may be there, now or a moment
 //!   later. A create that was sent twice because its first answer got lost is reported as
-//!   `Conflict`, so a caller that gets `Conflict` compares what is there with what it wanted.
+//!   `Conflict`, so a caller that gets `Conflict` compares the object with what it wanted to store.
 //! - `NotFound` means that the server answered and said that this key does not exist. A bucket or
 //!   directory that does not exist, an answer that is not S3's, and a server that cannot be
 //!   reached are errors of other kinds.
 //! - Every call ends within the limits of [`StoreOptions`].
-//! - A store in a directory works in the one that its path led to at the first call, and fails (`Invalid`) where the
-//!   path leads elsewhere: no put is acknowledged, nothing is missing, no listing ends. What an S3 server has behind a
-//!   bucket's name may change without a sign: whoever relies on it looks at `walship.json` again.
+//! - A directory store works in the directory that its path led to at the first call. If the path leads elsewhere later,
+//!   calls fail (`Invalid`): no put is acknowledged, nothing is called missing, no listing ends. What an S3 server has
+//!   behind a bucket's name may change without a sign, so a caller that relies on it reads `walship.json` again.
 
 mod backend;
 mod body_writer;
@@ -26,9 +26,9 @@ mod directory;
 mod key;
 mod layers;
 mod location;
-mod manners;
 mod object;
 mod options;
+mod properties;
 mod reading;
 mod s3;
 
@@ -47,11 +47,11 @@ use self::directory::Directory;
 pub use self::layers::faults::{FaultKind, Faults, Operation};
 pub use self::layers::meter::Meter;
 pub use self::location::Location;
-pub use self::manners::{Manners, StoreClock};
 pub use self::object::{Body, BodyContent, BodyReader, ObjectInfo, PutMode, Refused, Version};
 pub use self::options::{Environment, S3Options, StoreOptions};
-pub use self::reading::{Object, look_again};
-use self::reading::{Patience, patiently};
+pub use self::properties::{StoreClock, StoreProperties};
+pub use self::reading::{Object, read_again_if_damaged};
+use self::reading::{RetryTime, with_retries};
 use self::s3::S3;
 use walship_core::error::Context;
 use walship_core::format::keys::NEVER_WRITTEN_KEY;
@@ -75,8 +75,8 @@ pub struct Store {
 struct Inner {
     location: Location,
     backend: Arc<dyn Backend>,
-    /// For so long a read that fails in passing is repeated.
-    patience: Duration,
+    /// How long a read with a passing failure is repeated.
+    retry_time: Duration,
 }
 
 impl Store {
@@ -94,23 +94,22 @@ impl Store {
             inner: Arc::new(Inner {
                 location: location.clone(),
                 backend,
-                patience: options.operation_timeout,
+                retry_time: options.operation_timeout,
             }),
         })
     }
 
-    fn over(&self, backend: Arc<dyn Backend>, patience: Duration) -> Self {
+    fn over(&self, backend: Arc<dyn Backend>, retry_time: Duration) -> Self {
         Self {
             inner: Arc::new(Inner {
                 location: self.inner.location.clone(),
                 backend,
-                patience,
+                retry_time,
             }),
         }
     }
 
-    /// The same store, failing as scripted; each fault is what is left of a read after all its repetitions, unless
-    /// [`Store::with_patience`] says otherwise.
+    /// The same store, failing as scripted. Reads are not repeated, unless [`Store::with_retry_time`] says so.
     #[must_use]
     #[cfg(feature = "faults")]
     pub fn with_faults(&self, faults: Faults) -> Self {
@@ -118,11 +117,10 @@ impl Store {
         self.over(Arc::new(layers::faults::Faulty { inner, faults }), Duration::ZERO)
     }
 
-    /// The same store, which repeats a read that fails in passing for so long: as a rule that is the time for one
-    /// call.
+    /// The same store, which repeats a read with a passing failure for this long instead of the time for one call.
     #[must_use]
-    pub fn with_patience(&self, patience: Duration) -> Self {
-        self.over(Arc::clone(&self.inner.backend), patience)
+    pub fn with_retry_time(&self, retry_time: Duration) -> Self {
+        self.over(Arc::clone(&self.inner.backend), retry_time)
     }
 
     /// The same store, its requests counted and its reading held to the meter's rate.
@@ -131,15 +129,15 @@ impl Store {
         let inner = Arc::clone(&self.inner.backend);
         self.over(
             Arc::new(layers::meter::Metered { inner, meter }),
-            self.inner.patience,
+            self.inner.retry_time,
         )
     }
 
-    /// The same store for a process that lives long: its directory is found anew by its path, and held from the first
-    /// call on, as this one holds its own. On S3 the same store.
+    /// The same store for a process that runs long. A directory is looked up by its path again at the first call, and
+    /// held from then on. On S3 nothing changes.
     #[must_use]
-    pub fn afresh(&self) -> Self {
-        self.over(self.inner.backend.afresh(), self.inner.patience)
+    pub fn reopened(&self) -> Self {
+        self.over(self.inner.backend.reopened(), self.inner.retry_time)
     }
 
     /// The archive's URL.
@@ -154,9 +152,9 @@ impl Store {
         format!("{}/{key}", self.inner.location)
     }
 
-    /// Makes the archive's directory if only the last part of its path is missing; for whoever
-    /// creates an archive. Nothing else creates it: an archive on a file system that is not mounted
-    /// must not come to life on the disk below. Buckets are never created, so on S3 this does nothing.
+    /// Makes the archive's directory if only the last part of its path is missing. Only the creation of an archive calls
+    /// this: if the archive's file system is not mounted, nothing must be written to the disk below. Buckets are never
+    /// created, so on S3 this does nothing.
     ///
     /// # Errors
     /// `Invalid` if the parent directory does not exist; `Denied` without permission.
@@ -168,22 +166,21 @@ impl Store {
     /// Stores an object.
     ///
     /// # Errors
-    /// `Conflict` if `mode` is [`PutMode::Create`] and the key exists, or may have been created by
-    /// an earlier attempt of this same call: compare. The same if `mode` is [`PutMode::ReplaceIf`] and
-    /// the object is another version, or gone. `Corrupt` if the bytes that arrived do not
-    /// have the body's SHA-256 (nothing is stored). `Unavailable` if the deadline passes; the
-    /// object may be there nevertheless.
+    /// `Conflict` if `mode` is [`PutMode::Create`] and the key exists; an earlier attempt of this same call may have
+    /// created it, so compare. `Conflict` too if `mode` is [`PutMode::ReplaceIf`] and the object is another version, or
+    /// gone. `Corrupt` if the bytes that arrived do not have the body's SHA-256 (nothing is stored). `Unavailable` if the
+    /// deadline passes; the object may be stored nevertheless.
     pub async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
         key::check(key)?;
         let stored = self.inner.backend.put(key, body, mode).await;
         stored.context(|| format!("store {}", self.url_of(key)))
     }
 
-    /// Creates an object, but not before `turn` has come; what can be done before is done meanwhile: in a
-    /// directory everything but giving the file its name, on S3 sending all but the last byte.
+    /// Creates an object, but not before `turn` ends. As much as possible is done meanwhile: in a directory everything but
+    /// giving the file its name, on S3 sending all but the last byte.
     ///
     /// # Errors
-    /// As [`Store::put`] for [`PutMode::Create`]. What `turn` fails with; nothing is stored then.
+    /// As [`Store::put`] for [`PutMode::Create`]; the error of `turn`, and then nothing is stored.
     pub async fn create_in_turn(&self, key: &str, body: &Body, turn: Turn<'_>) -> Result<()> {
         key::check(key)?;
         let stored = self.inner.backend.create_in_turn(key, body, turn).await;
@@ -199,11 +196,11 @@ impl Store {
         key::check(key)?;
         let url = self.url_of(key);
         let Inner {
-            backend, patience, ..
+            backend, retry_time, ..
         } = &*self.inner;
-        let opened = patiently(*patience, || backend.get(key)).await;
+        let opened = with_retries(*retry_time, || backend.get(key)).await;
         let opened = opened.context(|| format!("read {url}"))?;
-        Ok(Object::new(opened, backend, url, *patience))
+        Ok(Object::new(opened, backend, url, *retry_time))
     }
 
     /// Reads a small object whole.
@@ -212,17 +209,17 @@ impl Store {
     /// As [`Store::get`] and [`Object::chunk`]; `Corrupt` if it is larger than `limit` bytes.
     pub async fn read(&self, key: &str, limit: u64) -> Result<Bytes> {
         let read = async || self.get(key).await?.read_to_end(limit).await;
-        // One that is replaced while it is read is read from its start.
-        patiently(self.inner.patience, read).await
+        // If it is replaced while it is read, it is read again from its start.
+        with_retries(self.inner.retry_time, read).await
     }
 
-    /// Reads the last bytes of an object, at most so many, and tells what it is as a whole.
+    /// Reads the last bytes of an object, at most `length`, and describes the whole object.
     ///
     /// # Errors
     /// As [`Store::get`] and [`Object::chunk`].
     pub async fn read_tail(&self, key: &str, length: usize) -> Result<(ObjectInfo, Bytes)> {
         key::check(key)?;
-        let read = patiently(self.inner.patience, async || {
+        let read = with_retries(self.inner.retry_time, async || {
             self.read_tail_once(key, length).await
         })
         .await;
@@ -232,7 +229,7 @@ impl Store {
     async fn read_tail_once(&self, key: &str, length: usize) -> Result<(ObjectInfo, Bytes)> {
         let (info, sent, mut body) = self.inner.backend.get_tail(key, length as u64).await?;
         let mut received = 0;
-        // A server that knows no ranges sends all of it.
+        // A server that does not know ranges sends the whole object.
         let mut last = BytesMut::new();
         while let Some(piece) = body.next().await? {
             received += piece.len() as u64;
@@ -255,7 +252,7 @@ impl Store {
     /// As [`Store::get`], without `NotFound`.
     pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
         key::check(key)?;
-        let looked = patiently(self.inner.patience, || self.inner.backend.head(key)).await;
+        let looked = with_retries(self.inner.retry_time, || self.inner.backend.head(key)).await;
         looked.context(|| format!("look at {}", self.url_of(key)))
     }
 
@@ -277,13 +274,12 @@ impl Store {
         }
     }
 
-    /// Deletes objects, durably. Keys that do not exist count as deleted. The time limit of one
-    /// call holds for each 1000 keys.
+    /// Deletes objects, durably. Keys that do not exist count as deleted. Each 1000 keys have the time limit of one call.
     ///
     /// # Errors
     /// The first failure; which of the other keys are gone is then not known.
     pub async fn delete(&self, keys: &[String]) -> Result<()> {
-        match self.delete_what_goes(keys).await?.into_iter().next() {
+        match self.delete_where_allowed(keys).await?.into_iter().next() {
             None => Ok(()),
             Some(refused) => Err(refused
                 .error
@@ -291,12 +287,12 @@ impl Store {
         }
     }
 
-    /// As [`Store::delete`], for a store that may hold on to some objects (a lock, a missing
-    /// permission): the others are deleted, and those are returned.
+    /// As [`Store::delete`], but if the store refuses to delete some objects (a lock, a missing permission), the others are
+    /// deleted and those are returned.
     ///
     /// # Errors
     /// A failure of a whole call; which of its 1000 keys are gone is then not known.
-    pub async fn delete_what_goes(&self, keys: &[String]) -> Result<Vec<Refused>> {
+    pub async fn delete_where_allowed(&self, keys: &[String]) -> Result<Vec<Refused>> {
         keys.iter().try_for_each(|key| key::check(key))?;
         let mut refused = Vec::new();
         for batch in keys.chunks(DELETE_BATCH) {
@@ -306,12 +302,12 @@ impl Store {
         Ok(refused)
     }
 
-    /// What the store's clock says: the one that dates [`ObjectInfo::modified`], to the second.
+    /// The time by the clock that dates [`ObjectInfo::modified`], to the second.
     ///
     /// # Errors
-    /// As [`Listing::next`]; in a directory as [`Store::put`], for only a new file tells.
+    /// As [`Listing::next`]; in a directory as [`Store::put`], because a new file is made to learn it.
     pub async fn clock(&self) -> Result<DateTime<Utc>> {
-        let asked = patiently(self.inner.patience, || self.inner.backend.place().clock()).await;
+        let asked = with_retries(self.inner.retry_time, || self.inner.backend.place().clock()).await;
         asked.context(|| format!("ask for the time at {}", self.inner.location))
     }
 
@@ -321,7 +317,7 @@ impl Store {
     /// As [`Store::put`], without `Conflict`.
     pub async fn probe_conditional_writes(&self) -> Result<bool> {
         let body = Body::from_bytes(PROBE_TEXT);
-        // The first refusal is proof enough: the object is there from an earlier probe.
+        // One refusal is proof enough: the object exists from an earlier probe.
         for _ in 0..2 {
             match self.put(PROBE_KEY, &body, PutMode::Create).await {
                 Ok(()) => {}
@@ -332,7 +328,7 @@ impl Store {
         Ok(false)
     }
 
-    /// Whether the store refuses to replace an object that is another version than the put says.
+    /// Whether the store refuses to replace an object whose version is not the one that the put names.
     ///
     /// # Errors
     /// As [`Store::put`], without `Conflict`.
@@ -352,13 +348,13 @@ impl Store {
         }
     }
 
-    /// What the store says of itself; each of its answers may be denied.
-    pub async fn manners(&self) -> Manners {
-        self.inner.backend.place().manners().await
+    /// The store's properties, as it tells them; each of them may be denied.
+    pub async fn properties(&self) -> StoreProperties {
+        self.inner.backend.place().properties().await
     }
 
-    /// Whether deletions are allowed, found out by deleting a key that is never there. In a bucket that
-    /// keeps versions even that leaves a delete marker: ask [`Store::manners`] first.
+    /// Whether deletions are allowed, found out by deleting a key that never exists. In a bucket that keeps versions even
+    /// that leaves a delete marker, so ask [`Store::properties`] first.
     ///
     /// # Errors
     /// As [`Store::delete`].
@@ -368,7 +364,7 @@ impl Store {
     }
 }
 
-/// An object is another one than it was when its reading began.
+/// The object was replaced since its reading began.
 fn replaced() -> Error {
     Error::conflict("it was replaced while it was read; try again")
 }
@@ -386,17 +382,17 @@ enum State {
     Next(Box<dyn Pages>),
     Finished,
     Refused(Error),
-    /// An error must never be followed by what looks like the end.
+    /// After an error, nothing may look like the end of the listing.
     Failed,
 }
 
 impl Listing {
     /// The next page, never an empty one, or `None` after the last. Keys are relative to the
-    /// archive's URL and passed on as they are, whoever wrote them.
+    /// archive's URL. Foreign keys are passed on as they are.
     ///
     /// # Errors
-    /// `Invalid` if the bucket or the directory does not exist; otherwise as [`Store::get`]. Once
-    /// it failed, a listing does not go on.
+    /// `Invalid` if the bucket or the directory does not exist; otherwise as [`Store::get`]. A
+    /// listing that failed does not go on.
     pub async fn next(&mut self) -> Result<Option<Vec<ObjectInfo>>> {
         loop {
             let mut pages = match std::mem::replace(&mut self.state, State::Failed) {
@@ -413,12 +409,12 @@ impl Listing {
                     )));
                 }
             };
-            let mut patience = Patience::new(self.store.inner.patience);
+            let mut retry_time = RetryTime::new(self.store.inner.retry_time);
             let page = loop {
                 let begun = Instant::now();
                 match pages.next().await {
-                    Err(error) => patience
-                        .outlast(begun, error)
+                    Err(error) => retry_time
+                        .pause_or_fail(begun, error)
                         .await
                         .context(|| format!("list {}", self.url))?,
                     Ok(page) => break page,

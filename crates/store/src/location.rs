@@ -64,7 +64,7 @@ fn parse_s3(rest: &str) -> Result<Location> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     if !bucket.bytes().all(allowed) {
         return Err(Error::invalid(format!(
-            "\"{}\" is no bucket's name; a bucket has letters, digits, \".\", \"-\" and \"_\", and the server's \
+            "\"{}\" is not a bucket's name; a bucket has letters, digits, \".\", \"-\" and \"_\", and the server's \
              address is set as the endpoint, not in the URL",
             bucket.escape_debug()
         )));
@@ -82,7 +82,7 @@ fn parse_s3(rest: &str) -> Result<Location> {
 fn parse_directory(rest: &str) -> Result<Location> {
     if rest == "/" {
         return Err(Error::invalid(
-            "the root directory is no place for an archive; write file:///absolute/path",
+            "the root directory cannot be an archive; write file:///absolute/path",
         ));
     }
     let Some(path) = rest.strip_prefix('/') else {
@@ -94,7 +94,7 @@ fn parse_directory(rest: &str) -> Result<Location> {
     Ok(Location::Directory(PathBuf::from(rest)))
 }
 
-/// Refuses what an S3 server, a file system and a reader of a log could understand differently.
+/// Refuses paths that an S3 server, a file system and a reader of a log could understand differently.
 fn check_path(path: &str) -> Result<()> {
     let refuse = |why: &str| Err(Error::invalid(format!("the archive's URL {why}; {FORMS}")));
     if path.contains(['?', '#']) {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_archive_is_refused_with_a_reason() {
+    fn what_is_not_an_archives_url_is_refused_with_a_reason() {
         for (url, reason) in [
             ("", "scheme"),
             ("/srv/archive", "scheme"),
@@ -191,7 +191,7 @@ mod tests {
             ("S3://bucket", "cannot begin"),
             ("s3://", "names no bucket"),
             ("s3:///prefix", "names no bucket"),
-            ("s3://host:9000/bucket", "is no bucket's name"),
+            ("s3://host:9000/bucket", "is not a bucket's name"),
             ("s3://b/a//c", "empty part"),
             ("s3://b/a//", "empty part"),
             ("s3://b/../c", "\"..\""),

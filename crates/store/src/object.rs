@@ -17,7 +17,7 @@ use walship_core::Error;
 pub struct Version(pub(super) String);
 
 impl Version {
-    /// As the store writes it; empty where it tells no versions apart.
+    /// As the store writes it; empty where the store does not tell versions apart.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -29,7 +29,7 @@ impl Version {
     }
 }
 
-/// An object that the store did not delete, and will not a moment later either.
+/// An object that the store did not delete; trying again does not help.
 #[derive(Debug)]
 pub struct Refused {
     /// Its key.
@@ -46,7 +46,7 @@ pub enum PutMode {
     /// Anything: the object is replaced. Only for the objects `docs/format.md` names as mutable.
     Replace,
     /// This version of the object: it is replaced, or the put fails with `Conflict` and changes
-    /// nothing. Where it is known to hold: [`super::Store::probe_conditional_replaces`].
+    /// nothing. [`super::Store::probe_conditional_replaces`] tells whether the store holds to it.
     ReplaceIf(Version),
 }
 
@@ -75,8 +75,8 @@ pub enum BodyContent {
 }
 
 impl Body {
-    /// Bytes in memory, with their SHA-256 taken here. For small objects and tests: a body that was
-    /// hashed while it was made is built from its fields.
+    /// Bytes in memory, with their SHA-256 taken here. For small objects and tests: a body whose hash is known already
+    /// is built from its fields.
     #[must_use]
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
@@ -96,7 +96,7 @@ impl Body {
         }
     }
 
-    /// The memory that the bytes are in, where nobody else holds them.
+    /// The memory that the bytes are in; `None` where they are in a file, or somebody else holds them.
     #[must_use]
     pub fn into_buffer(self) -> Option<BytesMut> {
         match self.content {
@@ -105,7 +105,7 @@ impl Body {
         }
     }
 
-    /// Reads the bytes, from the first; any number of times, and at the same time.
+    /// Reads the bytes from the first. There may be any number of readers at the same time.
     #[must_use]
     pub fn reader(&self) -> BodyReader<'_> {
         BodyReader {

@@ -9,8 +9,8 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     /// Time for one call of the store with all its retries. Default 60 s. A put's body adds a
-    /// second for each MiB, so that a slow link is no outage; a get's body has its own clock, which
-    /// counts only the time spent waiting for bytes and allows the same.
+    /// second for each MiB, so that a slow link is not taken for an outage. A get's body has the same limit of its own,
+    /// which counts only the time spent waiting for bytes.
     pub operation_timeout: Duration,
     /// Time to open a connection. Default 5 s.
     pub connect_timeout: Duration,
@@ -33,8 +33,7 @@ impl Default for StoreOptions {
 }
 
 impl StoreOptions {
-    /// A limit and the time a body of that length may need on the slowest link that walship
-    /// accepts, 1 MiB/s.
+    /// A limit, plus the time that a body of this length needs on the slowest link that walship accepts, 1 MiB/s.
     pub(super) fn with_body(limit: Duration, length: u64) -> Duration {
         limit + Duration::from_secs(length >> 20)
     }
@@ -70,10 +69,10 @@ impl S3Options {
         endpoint.or_else(|| self.environment.get("AWS_ENDPOINT_URL"))
     }
 
-    /// What decides where a bucket's name leads: two processes in which it is the same, on the same
-    /// machine, mean the same bucket.
+    /// The settings that decide where a bucket's name leads: where two processes on one machine have the same, they mean the
+    /// same bucket.
     #[must_use]
-    pub fn way(&self) -> String {
+    pub fn route(&self) -> String {
         let profile = ["AWS_PROFILE", "AWS_CONFIG_FILE"].map(|name| self.environment.get(name));
         format!("{:?} {profile:?}", self.endpoint_set())
     }

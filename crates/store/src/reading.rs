@@ -1,10 +1,11 @@
-//! Reading again: the one place where a read that failed is repeated, whatever is read and however large it is.
+//! Reading again: every read that failed is repeated here, whatever its size.
 //!
-//! - **What passes** (an outage, a connection that breaks, a body that ends early) is tried again until the store's time
-//!   for one call is over. The S3 client has used that time up where there was no answer at all; a body that broke off
-//!   goes on where it ended ([`Object::chunk`]).
-//! - **What is damaged** is read again twice: a bit may have flipped on its way here, and no store checks that over
-//!   plain HTTP. What stays damaged is. Only whoever knows what the bytes should be can tell: [`look_again`].
+//! - **A passing failure** (an outage, a connection that breaks, a body that ends early) is tried again until the store's
+//!   time for one call is over. Where there was no answer at all, the S3 client has used up that time already. A body that
+//!   broke off goes on where it ended ([`Object::chunk`]).
+//! - **Damaged bytes** are read again twice: a bit may have flipped on its way here, and over plain HTTP no store checks
+//!   that. If the bytes are still damaged then, so is the object. Only a caller that knows what the bytes should be can
+//!   tell, so it calls [`read_again_if_damaged`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +22,17 @@ use walship_core::{Error, ErrorKind, Result};
 /// The pause before the first repetition, doubled by each one, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// How often something is read before it is called damaged.
+/// How often bytes are read before they are called damaged.
 const LOOKS: u32 = 3;
 
-/// Time for repetitions that is left.
+/// How much time is left for repetitions.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub(crate) struct RetryTime {
     left: Duration,
     pause: Duration,
 }
 
-impl Patience {
+impl RetryTime {
     pub(crate) fn new(left: Duration) -> Self {
         Self {
             left,
@@ -43,11 +44,11 @@ impl Patience {
         self.left = self.left.saturating_sub(since.elapsed());
     }
 
-    /// Waits after a try that began then and failed, where there is time for another.
+    /// Waits after an attempt that began at `begun` and failed, if there is time for another one.
     ///
     /// # Errors
-    /// The try's, where there is not.
-    pub(crate) async fn outlast(&mut self, begun: Instant, error: Error) -> Result<()> {
+    /// The attempt's, if there is none.
+    pub(crate) async fn pause_or_fail(&mut self, begun: Instant, error: Error) -> Result<()> {
         self.spend(begun);
         if self.wait(&error).await {
             Ok(())
@@ -56,7 +57,7 @@ impl Patience {
         }
     }
 
-    /// Waits before the next try, where there is time for one.
+    /// Waits before the next attempt, if there is time for one.
     async fn wait(&mut self, error: &Error) -> bool {
         if !error.is_retryable() || self.left <= self.pause {
             return false;
@@ -69,26 +70,26 @@ impl Patience {
     }
 }
 
-/// Repeats a read that fails in passing, for this long.
-pub(super) async fn patiently<T, F>(limit: Duration, mut read: impl FnMut() -> F) -> Result<T>
+/// Repeats a read for this long while its failures are passing ones.
+pub(super) async fn with_retries<T, F>(limit: Duration, mut read: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
-    let mut patience = Patience::new(limit);
+    let mut retry_time = RetryTime::new(limit);
     loop {
         let begun = Instant::now();
         match Box::pin(read()).await {
-            Err(error) => patience.outlast(begun, error).await?,
+            Err(error) => retry_time.pause_or_fail(begun, error).await?,
             read => return read,
         }
     }
 }
 
-/// Reads something, and what is found damaged (`Corrupt`) again: it may have been damaged on its way.
+/// Reads something, and reads it again if it is damaged (`Corrupt`): it may have been damaged on its way.
 ///
 /// # Errors
-/// Those of the last look.
-pub async fn look_again<T, F>(mut look: impl FnMut() -> F) -> Result<T>
+/// The last read's.
+pub async fn read_again_if_damaged<T, F>(mut look: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
@@ -96,7 +97,7 @@ where
     loop {
         match Box::pin(look()).await {
             Err(error) if error.kind() == ErrorKind::Corrupt && looks < LOOKS => {
-                tracing::info!("{error}; it is read again, for it may have been damaged on its way");
+                tracing::info!("{error}; it is read again, because it may have been damaged on its way");
                 looks += 1;
             }
             looked => return looked,
@@ -114,11 +115,11 @@ pub struct Object {
     body: Option<Box<dyn Incoming>>,
     url: String,
     received: u64,
-    patience: Patience,
+    retry_time: RetryTime,
 }
 
 impl Object {
-    /// An object whose reading has begun; `limit` is the time for one call of its store.
+    /// `limit` is the time for one call of the object's store.
     pub(super) fn new(
         (info, body): (ObjectInfo, Box<dyn Incoming>),
         backend: &Arc<dyn Backend>,
@@ -136,7 +137,7 @@ impl Object {
             body: Some(body),
             url,
             received: 0,
-            patience: Patience::new(limit),
+            retry_time: RetryTime::new(limit),
         }
     }
 
@@ -144,18 +145,18 @@ impl Object {
     /// coming, or end too early, the rest is asked for again; only the time spent waiting for them is limited.
     ///
     /// # Errors
-    /// `Unavailable` when that time is over, or where the object was replaced meanwhile. What was delivered before is
-    /// then a part of the object.
+    /// `Unavailable` when that time is over, or if the object was replaced meanwhile. The pieces before are then only a
+    /// part of the object.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         loop {
             let begun = Instant::now();
             let piece = self.piece().await;
-            self.patience.spend(begun);
+            self.retry_time.spend(begun);
             match piece {
                 Err(error) if error.kind() == ErrorKind::Conflict => {
                     return Err(Error::unavailable(format!("read {}: {error}", self.url)));
                 }
-                Err(error) if self.patience.wait(&error).await => self.body = None,
+                Err(error) if self.retry_time.wait(&error).await => self.body = None,
                 piece => return piece.context(|| format!("read {}", self.url)),
             }
         }
@@ -167,7 +168,7 @@ impl Object {
         } else {
             let rest = self
                 .backend
-                .get_rest(&self.info, self.received, self.patience.left);
+                .get_rest(&self.info, self.received, self.retry_time.left);
             self.body.insert(rest.await?)
         };
         let piece = body.next().await?;

@@ -2,11 +2,11 @@
 //!
 //! - **One put, one request**: a known length, the SHA-256 in a header that the server checks,
 //!   and `If-None-Match: *` for a create. No multipart upload, no trailer, no second checksum.
-//! - **One retry loop**, the SDK's, without its budget: the call's deadline bounds it. It takes in
-//!   409, so that a create that met another one looks again, and every other passing failure.
+//! - **One retry loop**, the SDK's, without its budget: the call's deadline bounds it. It repeats every
+//!   passing failure, 409 too, so that a create that met another one looks again.
 //! - **Nothing waits for ever**: connecting, each attempt, the whole call, each piece of a body that
 //!   is read and all of them together have a limit. The SDK's own watch over stalled streams is
-//!   off, for it counts bytes handed to the socket.
+//!   off, because it counts bytes handed to the socket.
 //! - **Checksums of reads are not checked here**: what walship reads carries its own hash.
 
 mod attempts;
@@ -40,9 +40,9 @@ use tokio::time::timeout;
 
 use self::attempts::{Attempts, KnownHash, RetryPassing, chain};
 use self::connect::connect;
-use self::failure::{Answer, Asked, Failure};
+use self::failure::{Answer, Failure, RequestContext};
 use self::held_back::held_back;
-use self::listing::Wholeness;
+use self::listing::ListingCheck;
 use crate::backend::{Backend, Incoming, Pages, Place, Turn};
 use crate::object::Version;
 use crate::options::StoreOptions;
@@ -50,14 +50,14 @@ use crate::{Body, BodyContent, ObjectInfo, PutMode, Refused, replaced};
 use walship_core::text::hex;
 use walship_core::{Error, ErrorKind, Result};
 
-/// More than any time limit leaves room for; the limit ends the attempts. Not the largest number there
-/// is: the SDK sums its backoff over all of them at the start of each call.
+/// More than fit into any time limit, so that the limit ends the attempts. Not the largest number: the SDK sums its
+/// backoff over all of them at the start of each call.
 const MAX_ATTEMPTS: u32 = 1000;
 
 /// The first pause of the retry loop (times a random number), and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
-/// So many objects may share the line, each waiting for the one before it.
+/// At most this many objects share the link, each waiting for the one before it.
 const IN_TURN: u64 = 8;
 
 /// A store in a bucket. Clones share connections.
@@ -130,7 +130,7 @@ impl S3 {
         })
     }
 
-    /// `bytes_before`: so many may have to pass through the line before the object is stored.
+    /// `bytes_before`: how many bytes may have to be sent before the object is stored.
     async fn put_stream(
         &self,
         key: &str,
@@ -179,7 +179,7 @@ impl S3 {
                 if is_conditional && matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) =>
             {
                 Err(Error::conflict(
-                    "it is not the object any more that was to be replaced",
+                    "it is no longer the object that was to be replaced",
                 ))
             }
             Err(error) => Err(error),
@@ -217,14 +217,14 @@ impl S3 {
         let body = S3Body {
             stream: answer.body,
             idle_limit: self.settings.options.request_timeout,
-            patience: StoreOptions::with_body(self.settings.options.operation_timeout, sent),
+            time_left: StoreOptions::with_body(self.settings.options.operation_timeout, sent),
             passed_over: 0,
         };
         Ok((info, sent, body))
     }
 
-    /// A page. Nothing in a listing tells whether a bit of it flipped on its way; where TLS does not see to that either,
-    /// two looks must agree.
+    /// A page. Nothing in a listing tells whether a bit of it flipped on its way. Without TLS, which would tell, the page
+    /// is read twice and both must agree.
     async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
         let endpoint = self.settings.endpoint.as_deref();
         if endpoint.is_none_or(|endpoint| endpoint.starts_with("https://")) {
@@ -249,16 +249,16 @@ impl S3 {
             .prefix(self.full_key(&cursor.prefix))
             .set_start_after(cursor.start_after.as_deref().map(|key| self.full_key(key)))
             .set_continuation_token(cursor.token.clone());
-        let wholeness = Wholeness::default();
+        let listing_check = ListingCheck::default();
         let request = request.customize().interceptor(call.attempts.clone());
-        let request = request.interceptor(wholeness.clone());
+        let request = request.interceptor(listing_check.clone());
         let answer = self.run(&call, request.send()).await;
         let not_whole = |why: &str| {
             Error::unavailable(format!(
                 "the answer to a listing did not come whole: {why}; try again"
             ))
         };
-        let keys = wholeness.keys().transpose().map_err(|why| not_whole(&why))?;
+        let keys = listing_check.keys().transpose().map_err(|why| not_whole(&why))?;
         let answer = match answer {
             Err(error) if keys.is_some() && error.kind() == ErrorKind::Invalid => {
                 return Err(not_whole("something in it cannot be read"));
@@ -280,7 +280,7 @@ impl S3 {
                 .strip_prefix(&self.settings.prefix)
                 .filter(|_| is_asked)
                 .ok_or_else(|| not_whole("a key in it was not asked for"))?;
-            // An empty one is the mark that consoles put where they show a folder.
+            // An empty key is the mark that consoles make for a folder.
             if !key.is_empty() {
                 let info = object_info(
                     key.to_owned(),
@@ -300,7 +300,7 @@ impl S3 {
             (Some(true) | None, Some(token)) if cursor.token.as_ref() == Some(&token) => {
                 return Err(Error::invalid("the server's listing goes in a circle"));
             }
-            // Some say only where it goes on.
+            // Some servers say only where it goes on.
             (Some(true) | None, Some(token)) => Some(Cursor {
                 token: Some(token),
                 ..cursor
@@ -333,7 +333,7 @@ impl S3 {
     }
 
     fn explain(&self, failure: Failure, call: &Call, elapsed: Duration) -> Error {
-        failure.into_error(&Asked {
+        failure.into_error(&RequestContext {
             bucket: &self.settings.bucket,
             endpoint: self.settings.endpoint.as_deref(),
             permission: call.permission,
@@ -346,7 +346,7 @@ impl S3 {
 
 #[async_trait]
 impl Backend for S3 {
-    fn afresh(&self) -> Arc<dyn Backend> {
+    fn reopened(&self) -> Arc<dyn Backend> {
         Arc::new(self.clone())
     }
 
@@ -374,7 +374,7 @@ impl Backend for S3 {
             gate.send_replace(true);
             Ok(())
         };
-        // Without its turn the request is dropped, unfinished.
+        // If the turn fails, the request is dropped unfinished.
         let ((), stored) = tokio::try_join!(turn, stored)?;
         stored
     }
@@ -385,19 +385,19 @@ impl Backend for S3 {
         Ok((info, Box::new(body)))
     }
 
-    /// The rest of an object that was opened before, with so much patience for it.
+    /// The rest of an object that was opened before; `retry_time` limits the waiting for it.
     async fn get_rest(
         &self,
         object: &ObjectInfo,
         from: u64,
-        patience: Duration,
+        retry_time: Duration,
     ) -> Result<Box<dyn Incoming>> {
         let known = object
             .version
             .is_known()
             .then(|| object.version.as_str().to_owned());
         let mut call = self.call("s3:GetObject");
-        call.limit = call.limit.min(patience);
+        call.limit = call.limit.min(retry_time);
         let range = (from > 0).then(|| format!("bytes={from}-"));
         let (now, sent, mut body) = match self.get_range(&call, &object.key, range, known).await {
             Err(error) if error.kind() == ErrorKind::Conflict => return Err(replaced()),
@@ -406,7 +406,7 @@ impl Backend for S3 {
         if now != *object {
             return Err(replaced());
         }
-        body.patience = patience;
+        body.time_left = retry_time;
         if sent == now.size {
             body.passed_over = from;
         }
@@ -470,7 +470,7 @@ impl Backend for S3 {
     async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
         let call = self.call("s3:DeleteObject");
         let name = |key: &String| ObjectIdentifier::builder().key(self.full_key(key)).build();
-        let internal = |error| Error::internal(format!("a deletion could not be put into words: {error}"));
+        let internal = |error| Error::internal(format!("a deletion's request could not be made: {error}"));
         let names = keys
             .iter()
             .map(name)
@@ -542,7 +542,7 @@ impl Pages for S3Pages {
     }
 }
 
-/// Sends a request; what is not answered in time has failed.
+/// Sends a request, and fails if it is not answered in time.
 async fn within_limit<T, E>(
     call: &Call,
     sending: impl Future<Output = Result<T, SdkError<E>>>,
@@ -566,8 +566,8 @@ fn timeouts(options: &StoreOptions, length: u64) -> TimeoutConfig {
         .build()
 }
 
-/// A body that each attempt can read from its start: a file is opened anew, by its descriptor, for
-/// it may have no name any more.
+/// A body that each attempt can read from its start. A file is opened again by its descriptor, because it may have no
+/// name any more.
 async fn stream_of(content: &BodyContent) -> Result<ByteStream> {
     match content {
         BodyContent::Memory(bytes) => Ok(ByteStream::from(bytes.clone())),
@@ -656,9 +656,9 @@ fn find_credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a
 struct S3Body {
     stream: ByteStream,
     idle_limit: Duration,
-    /// What is left of the time for the whole body. Only waiting counts: whoever reads may be slow.
-    patience: Duration,
-    /// So many bytes are here already.
+    /// What is left of the time for the whole body. Only waiting for the server counts: the reader may be slow.
+    time_left: Duration,
+    /// How many bytes have arrived already.
     passed_over: u64,
 }
 
@@ -682,9 +682,9 @@ impl Incoming for S3Body {
 impl S3Body {
     async fn piece(&mut self) -> Result<Option<Bytes>> {
         let begun = Instant::now();
-        let limit = self.idle_limit.min(self.patience);
+        let limit = self.idle_limit.min(self.time_left);
         let piece = timeout(limit, self.stream.next()).await;
-        self.patience = self.patience.saturating_sub(begun.elapsed());
+        self.time_left = self.time_left.saturating_sub(begun.elapsed());
         match piece {
             Ok(piece) => piece.transpose().map_err(|error| {
                 Error::unavailable(format!("the connection broke in the middle: {}", chain(&error)))

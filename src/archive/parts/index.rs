@@ -13,7 +13,7 @@ use crate::format::Sha256Sum;
 use crate::format::backup::{BackupRecord, StoredObject};
 use crate::format::file_index::FileIndexReader;
 use crate::format::keys::{BackupId, BackupObject, Key};
-use crate::store::{Body, BodyReader, BodyWriter, look_again};
+use crate::store::{Body, BodyReader, BodyWriter, read_again_if_damaged};
 
 /// Bytes of the index that are held in memory.
 const MEMORY_LIMIT_BYTES: usize = 8 << 20;
@@ -40,7 +40,7 @@ impl Spooled {
     ) -> Result<Self> {
         let key = id.key(object);
         let url = archive.url_of(&key);
-        let body = look_again(async || Self::body(archive, &key, &url, expected).await).await?;
+        let body = read_again_if_damaged(async || Self::body(archive, &key, &url, expected).await).await?;
         Ok(Self { body, url })
     }
 

@@ -16,7 +16,7 @@ use crate::archive::Archive;
 use crate::cluster::{apart, remembered};
 use crate::error::{Context, Error, Result};
 use crate::format::keys::{BACKUPS_PREFIX, Key, WAL_PREFIX, timeline_prefix};
-use crate::format::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, Past, Remembered};
+use crate::format::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, Remembered, ServerPast};
 use crate::pg::TimelineId;
 use crate::server::data_directory::{has_archived, postmaster, read_control_file};
 use crate::server::{ConnInfo, Connection};
@@ -49,7 +49,7 @@ pub(super) async fn archive(
         }
         return Ok(archive);
     }
-    let archive = match past.speaks_for_an_archive() {
+    let archive = match past.sign_of_an_archive() {
         None => Archive::open_or_create(store, server.cluster, now).await?,
         Some(why) => Archive::open_of(store, server.cluster, &why).await?,
     };
@@ -70,7 +70,7 @@ pub(super) async fn archive(
 
 /// Begins an archive where there is none, or goes on with one that was begun and is still empty.
 async fn begin(
-    past: &Past,
+    past: &ServerPast,
     here: Option<&Path>,
     server: &Server,
     store: &Store,
@@ -144,10 +144,10 @@ fn data_directory_here(server: &Server) -> Option<PathBuf> {
     is_its.then(|| directory.to_owned())
 }
 
-fn past_here(server: &Server, directory: &Path) -> Result<Past> {
+fn past_here(server: &Server, directory: &Path) -> Result<ServerPast> {
     let done = has_archived(directory)?;
     let archived = done.then(|| "pg_wal/archive_status has a .done file".to_owned());
-    Ok(Past {
+    Ok(ServerPast {
         remembered: Ok(remembered::read(directory)?),
         archived: archived.or_else(|| as_a_standby(server)),
         timeline: server.timeline,
@@ -162,7 +162,7 @@ fn as_a_standby(server: &Server) -> Option<String> {
 
 /// Only a role that may read the server's files learns everything. Without statistics nothing is known, because a crash
 /// loses them.
-async fn past_elsewhere(server: &Server, session: Option<&ConnInfo>) -> Result<Past> {
+async fn past_elsewhere(server: &Server, session: Option<&ConnInfo>) -> Result<ServerPast> {
     let asked = match session {
         Some(info) => ask(info, server.cluster.system_identifier).await,
         None => Err(Error::invalid("it was not asked")),
@@ -182,7 +182,7 @@ async fn past_elsewhere(server: &Server, session: Option<&ConnInfo>) -> Result<P
             (Err(why), None)
         }
     };
-    Ok(Past {
+    Ok(ServerPast {
         remembered,
         archived: archived.or_else(|| as_a_standby(server)),
         timeline: server.timeline,

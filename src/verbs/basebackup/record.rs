@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::backup::{BackupKind, BackupRecord, BackupSource, Configuration, WalFrom, WalRange};
 use crate::format::keys::BackupId;
+use crate::format::lineage::{Lineage, WalSum};
 use crate::format::segment_index::HexBytes;
-use crate::judge::lineage::{Lineage, WalSum};
 use crate::pg::{self, ClusterIdentity, TimelineId, WalPiece};
 
 /// What is known before the copy.
@@ -52,7 +52,7 @@ pub(super) fn record(basics: Basics, start: WalFrom, copied: Copied) -> Result<B
         )));
     }
     let lineage = lineage(&copied);
-    let wal_range = |range: &pg::WalRange| WalRange {
+    let wal_range = |range: &pg::ManifestWalRange| WalRange {
         timeline: range.timeline,
         start_lsn: range.start,
         end_lsn: range.end,
@@ -64,8 +64,8 @@ pub(super) fn record(basics: Basics, start: WalFrom, copied: Copied) -> Result<B
         label: basics.label,
         kind: BackupKind::Full,
         source: match copied.label.source {
-            pg::BackupSource::Primary => BackupSource::Primary,
-            pg::BackupSource::Standby => BackupSource::Standby,
+            pg::LabelSource::Primary => BackupSource::Primary,
+            pg::LabelSource::Standby => BackupSource::Standby,
         },
         system_identifier: basics.cluster.system_identifier,
         postgres_version: basics.version,

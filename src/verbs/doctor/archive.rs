@@ -22,7 +22,7 @@ async fn load(store: &Store, deadline: Deadline) -> Result<Catalogue> {
 }
 
 pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> ArchiveFacts {
-    let (archive, catalogue, verification, drills, probe, (manners, delete)) = tokio::join!(
+    let (archive, catalogue, verification, drills, probe, (properties, delete)) = tokio::join!(
         deadline.within("read walship.json", Archive::find_at(store)),
         deadline.within("list the archive", load(store, deadline)),
         deadline.within("read the ledger", async {
@@ -33,8 +33,10 @@ pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> 
         }),
         deadline.within("write walship.probe", store.probe_conditional_writes()),
         async {
-            let manners = timeout_at(deadline.at(), store.manners()).await.ok();
-            let versioning = manners.as_ref().map(|manners| manners.versioning.as_ref().ok());
+            let properties = timeout_at(deadline.at(), store.properties()).await.ok();
+            let versioning = properties
+                .as_ref()
+                .map(|properties| properties.versioning.as_ref().ok());
             // If versions are kept, or may be kept, a deletion leaves a delete marker.
             let leaves_nothing = matches!(versioning, Some(Some(None | Some(false))));
             let delete = if expires && leaves_nothing {
@@ -45,12 +47,12 @@ pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> 
             } else {
                 Ok(None)
             };
-            (manners, delete)
+            (properties, delete)
         }
     );
-    let clock = manners.as_ref().and_then(|manners| manners.clock);
-    let (versioning, object_lock) = match manners {
-        Some(manners) => (text(manners.versioning), text(manners.object_lock)),
+    let clock = properties.as_ref().and_then(|properties| properties.clock);
+    let (versioning, object_lock) = match properties {
+        Some(properties) => (text(properties.versioning), text(properties.object_lock)),
         None => (
             Err(deadline.too_slow("ask the bucket")),
             Err(deadline.too_slow("ask the bucket")),

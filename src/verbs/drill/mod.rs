@@ -318,7 +318,7 @@ impl Drill<'_> {
     async fn blame_what_was_refused(&self, refused: Option<WalName>, failure: &str) -> Result<()> {
         let proves_nothing = || "the drill proves nothing, because the archive cannot be read any more";
         // A directory is looked for by its path again: it may have been moved away.
-        let store = self.store.afresh();
+        let store = self.store.reopened();
         let archive = Archive::open(&store).await.context(proves_nothing)?;
         let Some(name) = refused else {
             return Ok(());

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::format::ranges::RangeSet;
-use crate::format::released::{TimelineRanges, stands_alone};
+use crate::format::released::TimelineRanges;
 use crate::format::wal_inventory::{SegmentRange, WalInventory};
 use crate::judge;
 use crate::judge::catalogue::{Backup, Catalogue};
@@ -52,7 +52,7 @@ impl ListedRetention {
     pub(super) fn of(backup: &Backup, catalogue: &Catalogue, plan: Option<&RetentionPlan>) -> Self {
         let fate = plan.and_then(|plan| plan.backups.iter().find(|fate| fate.id == backup.id));
         Self {
-            stand_alone: stands_alone(backup, catalogue),
+            stand_alone: catalogue.stands_alone(backup),
             mark: backup.keep.as_ref().map(|keep| ListedMark { until: keep.until }),
             next: fate.map(|fate| fate.action),
             reasons: fate.map(|fate| fate.reasons.clone()).unwrap_or_default(),

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::archive::Archive;
 use crate::error::{Error, Result};
 use crate::format::keys::{Key, WAL_PREFIX, after_timeline};
-use crate::format::retired::{Retired, is_hidden};
+use crate::format::retired::Retired;
+use crate::judge::forks::hidden::is_hidden;
 use crate::judge::forks::{Follower, Recovering, TargetTimeline};
 use crate::pg::{TimelineHistory, TimelineId, WalName};
 

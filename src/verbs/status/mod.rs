@@ -281,7 +281,7 @@ fn verified(summary: &LedgerSummary) -> Verification {
 
 fn last_drill(catalogue: &Catalogue, known: Option<Drills>) -> Option<Drill> {
     let none = Drills::none(catalogue.identity.system_identifier);
-    let drills = known.unwrap_or(none).and_of(catalogue);
+    let drills = catalogue.drills_with_proofs(known.unwrap_or(none));
     let last = drills.last()?;
     let (backup, drill) = (last.backup.clone(), &last.drill);
     let data_loss = drill.data_loss().map(|age| age.num_milliseconds());

@@ -10,7 +10,7 @@ use crate::error::{ErrorKind, Result};
 use crate::format::backup::BackupRecord;
 use crate::format::keys::{BackupId, BackupObject, Key};
 use crate::format::ledger::Shard;
-use crate::store::look_again;
+use crate::store::read_again_if_damaged;
 
 impl BackupPass<'_> {
     /// Which of a backup's WAL is not its own. WAL that is missing or damaged is found elsewhere.
@@ -56,7 +56,7 @@ pub(super) async fn other_history(record: &BackupRecord, archive: &Archive) -> R
     let Some(lineage) = &record.lineage else {
         return Ok(None);
     };
-    match look_again(|| contradiction(record, lineage, archive)).await {
+    match read_again_if_damaged(|| contradiction(record, lineage, archive)).await {
         Ok(None) => Ok(None),
         Ok(Some(what)) => Ok(Some(Finding {
             kind: FindingKind::OtherHistory,

@@ -14,12 +14,12 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{BackupId, BackupObject, Key, Stream};
+use super::lineage::Lineage;
 use super::{Sha256Sum, Stored, record};
 use crate::error::{Error, Result};
-use crate::judge::lineage::Lineage;
 use crate::pg::{Lsn, Major, SegmentSize, TimelineId};
 
-/// More bytes of tar no backup has, in all its streams: sums of sizes never overflow.
+/// At most this many bytes of tar are in all streams of a backup, so that sums of sizes never overflow.
 const SIZE_LIMIT: u64 = 1 << 60;
 
 /// The content of `started.json`: a backup that runs, or was left behind.
@@ -144,15 +144,14 @@ pub struct BackupRecord {
     pub files: StoredObject,
     /// `manifest.zst`.
     pub manifest: StoredObject,
-    /// `configuration.tar.zst`, where there are configuration files that the streams lack and that could
-    /// be read.
+    /// `configuration.tar.zst`; absent where the streams lack no configuration file that could be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<Configuration>,
-    /// What its server said of its own WAL, by which the archived WAL is known to be its own.
+    /// What its server said of its own WAL. It shows whether the archived WAL is that server's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<Lineage>,
-    /// The history of `stop_timeline`, as the server had it. It is stored for itself only when a segment of that
-    /// timeline has arrived.
+    /// The history of `stop_timeline`, as the server had it. The history is an object of its own only when a segment
+    /// of that timeline has arrived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline_history: Option<String>,
 }
@@ -175,7 +174,7 @@ pub enum BackupSource {
     Standby,
 }
 
-/// A stretch of WAL on one timeline, from the first byte needed to the end of the last record.
+/// Consecutive WAL on one timeline, from the first byte needed to the end of the last record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalRange {
     /// The timeline.
@@ -291,7 +290,7 @@ pub struct PendingRecord(pub BackupRecord);
 
 impl Stored for BackupRecord {
     type Of = BackupId;
-    /// Some 150 for each part.
+    /// About 150 for each part.
     const LIMIT_BYTES: u64 = 256 << 20;
 
     fn key(backup: &BackupId) -> Key {
@@ -357,13 +356,13 @@ impl BackupRecord {
         self.streams.get(stream).map(TarStream::key)
     }
 
-    /// Sets the sums to those of what there is.
+    /// Computes the sums of sizes from the streams and objects.
     pub fn add_up(&mut self) {
         self.size_bytes = self.streams.iter().map(|stream| stream.tar_bytes).sum();
         self.stored_bytes = self.objects().map(|(_, object)| object.stored_bytes).sum();
     }
 
-    /// Whether `wal_ranges` are one way from the start to the end, as the other fields have it.
+    /// Whether `wal_ranges` lead from the start to the end without a gap, as the other fields say.
     fn wal_fits(&self) -> bool {
         let start = (self.start_timeline, self.start_lsn);
         let stop = (self.stop_timeline, self.stop_lsn);
@@ -376,8 +375,8 @@ impl BackupRecord {
             && ranges.any(|range| (range.timeline, range.end_lsn) == stop)
     }
 
-    /// Whether the sums are those of what was added up.
-    fn says_sums(&self) -> bool {
+    /// Whether the sums are those of the streams and objects.
+    fn sums_match(&self) -> bool {
         let mut tar = self.streams.iter().map(|stream| stream.tar_bytes);
         let mut stored = self.objects().map(|(_, object)| object.stored_bytes);
         let tar = tar.try_fold(0_u64, u64::checked_add);
@@ -408,7 +407,7 @@ impl BackupRecord {
         let sizes_fit = total.is_some_and(|total| total <= SIZE_LIMIT)
             && self.streams.iter().all(|stream| stream.part_bytes <= SIZE_LIMIT);
         let is_of_its_major = Major::of_version(&self.postgres_version) == Some(self.postgres_major);
-        let says_the_same = is_of_its_major && self.wal_fits() && self.says_sums();
+        let says_the_same = is_of_its_major && self.wal_fits() && self.sums_match();
         if !sizes_fit || !parts_fit || self.stop_lsn < self.start_lsn || !says_the_same {
             return Err(Error::corrupt(
                 "its numbers contradict each other; the record is damaged",
@@ -423,7 +422,7 @@ mod tests {
     use super::*;
     use crate::format::FORMAT_VERSION;
 
-    // Seen to fail: `format/backup.rs`: `wal_fits` and `says_sums` are always true
+    // Seen to fail: `format/backup.rs`: `wal_fits` and `sums_match` are always true
     #[test]
     fn a_record_that_contradicts_itself_is_refused() {
         type Change = fn(&mut BackupRecord);
@@ -513,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn the_index_is_silent_of_what_a_directory_has_not() {
+    fn the_index_leaves_out_what_a_directory_lacks() {
         let mut entry = IndexEntry {
             stream: 0,
             path: "base".to_owned(),

@@ -1,6 +1,6 @@
-//! Records that no recovery crosses, and how far the WAL was looked at for them. A segment never changes once it is
-//! whole, so nobody has to look twice: `walship verify` keeps this in the ledger. Where the records break off is looked at
-//! again, for a better copy of a segment mends that.
+//! Records that no recovery crosses, and how far the WAL was searched for them. A whole segment never changes, so one
+//! search is enough: `walship verify` keeps the result in the ledger. Where the records break off is searched again,
+//! because a better copy of a segment mends that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,13 +11,13 @@ use crate::pg::{Lsn, TimelineId};
 
 /// What is known of such records.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(into = "Vec<Looked>", from = "Vec<Looked>")]
-pub struct Barriers(BTreeMap<TimelineId, Looked>);
+#[serde(into = "Vec<Searched>", from = "Vec<Searched>")]
+pub struct Barriers(BTreeMap<TimelineId, Searched>);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Looked {
+struct Searched {
     timeline: TimelineId,
-    /// All WAL from here on was looked at,
+    /// All WAL from here on was searched,
     first: Lsn,
     /// up to here; nothing where both are the same.
     end: Lsn,
@@ -63,14 +63,14 @@ impl fmt::Display for Barrier {
     }
 }
 
-impl From<Barriers> for Vec<Looked> {
+impl From<Barriers> for Vec<Searched> {
     fn from(barriers: Barriers) -> Self {
         barriers.0.into_values().collect()
     }
 }
 
-impl From<Vec<Looked>> for Barriers {
-    fn from(timelines: Vec<Looked>) -> Self {
+impl From<Vec<Searched>> for Barriers {
+    fn from(timelines: Vec<Searched>) -> Self {
         Self(
             timelines
                 .into_iter()
@@ -81,7 +81,7 @@ impl From<Vec<Looked>> for Barriers {
 }
 
 impl Barriers {
-    /// Takes note of a position.
+    /// Notes a position.
     pub fn add(&mut self, timeline: TimelineId, barrier: Barrier) {
         let looked = self.of(timeline);
         match barrier {
@@ -101,7 +101,7 @@ impl Barriers {
         both.into_iter().flatten().min_by_key(|barrier| barrier.lsn())
     }
 
-    /// Where looking goes on for somebody who wants to know all from `begin` on.
+    /// Where the search goes on for a caller who needs everything from `begin` on.
     #[must_use]
     pub fn unseen_from(&self, timeline: TimelineId, begin: Lsn) -> Lsn {
         let Some(looked) = self.0.get(&timeline) else {
@@ -118,15 +118,15 @@ impl Barriers {
             .map_or(looked.end, |end| (*end).max(begin))
     }
 
-    /// Forgets where records break off from a position on: that is looked at again.
+    /// From a position on, forgets where records break off, so that it is searched again.
     pub fn forget_ends_from(&mut self, timeline: TimelineId, position: Lsn) {
         if let Some(looked) = self.0.get_mut(&timeline) {
             looked.ends.retain(|end| *end < position);
         }
     }
 
-    /// Takes note that all from `begin` to `end` was looked at. What does not go on where the last look ended takes
-    /// its place.
+    /// Notes that all WAL from `begin` to `end` was searched. If that does not adjoin the last search, it takes its
+    /// place.
     pub fn saw(&mut self, timeline: TimelineId, begin: Lsn, end: Lsn) {
         let looked = self.of(timeline);
         let goes_on = looked.first < looked.end && looked.first <= begin && begin <= looked.end;
@@ -143,8 +143,8 @@ impl Barriers {
         }
     }
 
-    fn of(&mut self, timeline: TimelineId) -> &mut Looked {
-        self.0.entry(timeline).or_insert(Looked {
+    fn of(&mut self, timeline: TimelineId) -> &mut Searched {
+        self.0.entry(timeline).or_insert(Searched {
             timeline,
             first: Lsn(0),
             end: Lsn(0),
@@ -161,7 +161,7 @@ mod tests {
     const ONE: TimelineId = TimelineId::FIRST;
 
     #[test]
-    fn nobody_looks_twice_and_nothing_between_two_looks_counts_as_seen() {
+    fn no_wal_is_searched_twice_and_what_lies_between_two_searches_is_unseen() {
         let mut barriers = Barriers::default();
         assert_eq!(barriers.unseen_from(ONE, Lsn(10)), Lsn(10));
         barriers.saw(ONE, Lsn(10), Lsn(30));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_is_looked_at_again_with_all_behind_it() {
+    fn what_is_damaged_is_searched_again_with_all_behind_it() {
         let mut barriers = Barriers::default();
         barriers.saw(ONE, Lsn(10), Lsn(50));
         barriers.forget_from(ONE, Lsn(60));
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(back, barriers);
         assert_eq!(back.first(ONE, Lsn(10), Lsn(50)), Some(Barrier::Minimal(Lsn(20))));
         assert_eq!(back.first(ONE, Lsn(21), Lsn(50)), Some(Barrier::End(Lsn(30))));
-        // What breaks off is looked at again.
+        // Where records break off is searched again.
         assert_eq!(back.unseen_from(ONE, Lsn(10)), Lsn(30));
         assert_eq!(back.first(ONE, Lsn(31), Lsn(50)), None);
         assert_eq!(back.first(ONE, Lsn(21), Lsn(5)), None);

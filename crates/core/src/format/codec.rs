@@ -18,8 +18,8 @@ use crate::pg::WalName;
 
 /// Magic number of the skippable frame walship uses, `0x184D2A5F`, in file order.
 const TRAILER_MAGIC: [u8; 4] = 0x184D_2A5F_u32.to_le_bytes();
-/// A trailer is some 250 bytes, of a segment some 800; anything much larger than names of restore
-/// points can make it is damage.
+/// A trailer has about 250 bytes, a segment's about 800. The names of restore points make it larger, but never this
+/// large: then it is damaged.
 pub const TRAILER_LIMIT: usize = 64 << 10;
 /// Bytes decompressed at a time.
 const PIECE_BYTES: usize = 128 << 10;
@@ -37,8 +37,8 @@ pub struct Trailer {
     pub system_identifier: u64,
     /// The walship version that stored it.
     walship: String,
-    /// What a segment's records tell of time. `None` where that is unknown: in objects that an older
-    /// walship stored, or damaged.
+    /// What a segment's records tell of time. `None` where that is unknown: an older walship stored the object, or the
+    /// index is damaged.
     pub index: Option<SegmentIndex>,
     /// Whether there is an index that does not match its checksum.
     pub index_is_damaged: bool,
@@ -87,7 +87,7 @@ impl TrailerText {
             walship: self.walship,
             index: whole
                 .and_then(|index| serde_json::from_str::<SegmentIndex>(index.get()).ok())
-                .map(SegmentIndex::settled),
+                .map(SegmentIndex::without_false_end),
         }
     }
 }
@@ -118,7 +118,7 @@ impl Trailer {
     }
 }
 
-/// What a file's bytes are, as they pass by: size and SHA-256.
+/// Size and SHA-256 of a file, computed while its bytes pass by.
 #[derive(Default)]
 pub struct Content {
     hash: Sha256,
@@ -147,7 +147,7 @@ impl Content {
     }
 }
 
-/// Compresses one file of `pg_wal` into a stored object. What the file is, [`Content`] finds out beside it.
+/// Compresses one file of `pg_wal` into a stored object. [`Content`] computes its size and hash.
 pub struct WalEncoder<W: Write> {
     frame: zstd::stream::write::Encoder<'static, W>,
 }
@@ -254,7 +254,7 @@ impl WalDecoder {
     /// Takes the next bytes of the object and writes what they decompress to.
     ///
     /// # Errors
-    /// `Corrupt` where the bytes are no stored WAL object; `Internal` where `output` cannot be written.
+    /// `Corrupt` where the bytes are not a stored WAL object; `Internal` where `output` cannot be written.
     pub fn write(&mut self, bytes: &[u8], output: &mut impl Write) -> Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -301,7 +301,7 @@ impl WalDecoder {
         Ok(bytes.get(input.pos()..).unwrap_or_default())
     }
 
-    /// Whether the content has come to its end, whatever the trailer says of it.
+    /// Whether all of the content was decoded; the trailer may still contradict it.
     #[must_use]
     pub fn has_whole_content(&self) -> bool {
         matches!(self.state, State::Trailer(_))
@@ -333,7 +333,7 @@ fn parse_trailer(bytes: &[u8]) -> Result<Trailer> {
         .ok_or_else(|| Error::corrupt("the object is truncated: its trailer is missing"))?;
     if *magic != TRAILER_MAGIC {
         return Err(Error::corrupt(
-            "the object has no trailer, something else follows its content",
+            "the object has no trailer: something else follows its content",
         ));
     }
     let (length, json) = rest
@@ -350,13 +350,12 @@ fn parse_trailer(bytes: &[u8]) -> Result<Trailer> {
 }
 
 /// The trailer in the last bytes of an object; `None` where it begins before them. What it says of
-/// the content is not verified, for the content is not at hand.
+/// the content is not verified, because the content is not at hand.
 ///
 /// # Errors
 /// `Corrupt` where the object does not end in a trailer.
 pub fn trailer_in(last_bytes: &[u8]) -> Result<Option<Trailer>> {
-    // JSON has no control characters, so the last place with the magic number, which has one, is the
-    // trailer's beginning.
+    // JSON has no control characters and the magic number has one, so the trailer begins at the last magic number.
     let begin = last_bytes
         .windows(TRAILER_MAGIC.len())
         .rposition(|bytes| bytes == TRAILER_MAGIC);

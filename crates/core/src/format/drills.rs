@@ -1,15 +1,14 @@
-//! `ledger/drills.json`: how the archive's last drills ended, whichever backups they were of.
+//! `ledger/drills.json`: how the archive's last drills ended, of whichever backup.
 //!
-//! A backup's own `proof.json` goes with the backup. That the archive was proven, or failed to be, stays known.
+//! A backup's own `proof.json` is deleted with the backup; this stays.
 
 use serde::{Deserialize, Serialize};
 
 use super::identity::decimal;
 use super::keys::{BackupId, Key, LedgerObject};
-use super::proof::{DrillRecord, Proof};
+use super::proof::DrillRecord;
 use super::{FORMAT_VERSION, Stored, record};
 use crate::error::{Error, Result};
-use crate::judge::catalogue::{Backup, Catalogue};
 
 /// The last drills of an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +44,7 @@ impl Drills {
         }
     }
 
-    /// Adds a drill, unless a later one of its sort is known.
+    /// Adds a drill, unless a later one that ended likewise is known.
     #[must_use]
     pub fn with(mut self, backup: &BackupId, drill: &DrillRecord) -> Self {
         let half = if drill.passed() {
@@ -62,23 +61,6 @@ impl Drills {
             *half = Some(ArchiveDrill { backup, drill });
         }
         self
-    }
-
-    /// What is known with the proofs of the backups that are there: of an archive whose `drills.json` got lost.
-    #[must_use]
-    pub fn and_of(self, catalogue: &Catalogue) -> Self {
-        let proofs = |backup: &'_ Backup| -> Option<(BackupId, Proof)> {
-            Some((backup.id.clone(), backup.proof.clone()?))
-        };
-        catalogue
-            .readable()
-            .filter_map(proofs)
-            .fold(self, |drills, (id, proof)| {
-                let both = [proof.last_success, proof.last_failure];
-                both.into_iter()
-                    .flatten()
-                    .fold(drills, |drills, drill| drills.with(&id, &drill))
-            })
     }
 
     /// The drill that began last.
@@ -136,7 +118,7 @@ mod tests {
         let id: BackupId = "20261123T041500Z".parse().unwrap();
         let drills = Drills::none(7)
             .with(&id, &drill(200, None))
-            .with(&id, &drill(100, Some("a hole")))
+            .with(&id, &drill(100, Some("a gap")))
             .with(&id, &drill(50, None));
         assert_eq!(drills.last_success.as_ref().unwrap().drill, drill(200, None));
         assert!(drills.last().unwrap().drill.passed());
@@ -146,7 +128,7 @@ mod tests {
             Drills::parse(&bytes, "u", &8).unwrap_err().kind(),
             ErrorKind::Corrupt
         );
-        let later = drills.with(&id, &drill(300, Some("a hole")));
+        let later = drills.with(&id, &drill(300, Some("a gap")));
         assert!(!later.last().unwrap().drill.passed());
     }
 }

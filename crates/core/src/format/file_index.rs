@@ -8,10 +8,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use super::backup::IndexEntry;
 use crate::error::{Error, Result};
 
-/// The index is a small part of a backup; level 3 makes it some 15 times smaller at little cost.
+/// The index is a small part of a backup; level 3 makes it about 15 times smaller at little cost.
 const LEVEL: i32 = 3;
 /// A line holds a path of at most 255 bytes (tar), a link target of at most 100, and numbers. JSON
-/// may write six bytes for one.
+/// may need six bytes for one.
 const LINE_LIMIT_BYTES: u64 = 16 << 10;
 
 /// Writes an index.
@@ -102,7 +102,7 @@ impl<R: Read> FileIndexReader<R> {
             .map_err(|error| self.damaged(&format!("line {}: {error}", self.line_number)))
     }
 
-    /// The frame is over: so must be the input, which was one frame.
+    /// The frame ended, and the input must end with it.
     fn end(&mut self) -> Result<Option<IndexEntry>> {
         let rest = self
             .lines

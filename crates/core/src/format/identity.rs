@@ -56,7 +56,7 @@ impl Identity {
     /// Whether `cluster` is the one this archive belongs to; `url` names the archive in messages.
     ///
     /// # Errors
-    /// `Invalid`, with the way out, where it is another.
+    /// `Invalid`, with what to do, where it is not.
     pub fn check(&self, cluster: ClusterIdentity, url: &str) -> Result<()> {
         self.check_system_identifier(cluster.system_identifier, url)?;
         if self.postgres_major != cluster.postgres_major {
@@ -80,7 +80,7 @@ impl Identity {
     /// The part of [`Identity::check`] that a WAL segment alone can answer.
     ///
     /// # Errors
-    /// `Invalid`, with the way out, where it is another cluster's.
+    /// `Invalid`, with what to do, where it is another cluster's.
     pub fn check_system_identifier(&self, system_identifier: u64, url: &str) -> Result<()> {
         if self.system_identifier == system_identifier {
             return Ok(());

@@ -1,4 +1,4 @@
-//! `backups/<id>/keep.json`: a backup that somebody wants kept whatever the retention policy says.
+//! `backups/<id>/keep.json`: the mark of a backup that is kept whatever the retention policy says.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! Every object key of an archive: the one place where keys are built and parsed.
 //!
-//! Keys are relative to the archive's URL. What parses is spelled in one way only, so a listing can
-//! be trusted to name what walship wrote; anything else in an archive is foreign and left alone.
+//! Keys are relative to the archive's URL. Each key has only one spelling that parses, so a
+//! listing can be trusted to name what walship wrote; anything else in an archive is foreign and left alone.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,11 +16,11 @@ use crate::pg::{SegmentName, TimelineId, WalName};
 pub const WAL_PREFIX: &str = "wal/";
 /// All objects of base backups start with this.
 pub const BACKUPS_PREFIX: &str = "backups/";
-/// The notes of what was verified when start with this.
+/// All objects of the ledger (what was verified when) start with this.
 pub const LEDGER_PREFIX: &str = "ledger/";
 /// What a store is probed with, beside `walship.json`. It stays there: deleting it could make a concurrent probe fail.
 pub const PROBE_KEY: &str = "walship.probe";
-/// A key that nothing ever writes: to delete it tells whether deleting is allowed.
+/// A key that nothing ever writes. Deleting it shows whether deleting is allowed.
 pub const NEVER_WRITTEN_KEY: &str = "walship.probe.none";
 /// Objects that `walship repair` replaced are kept below this.
 const DAMAGED_PREFIX: &str = "damaged/";
@@ -31,7 +31,7 @@ const RETIRED_SUFFIX: &str = ".retired.json";
 pub enum Key {
     /// `walship.json`: whose archive this is.
     Identity,
-    /// `retention.json`: the WAL that retention has given up; replaced.
+    /// `retention.json`: the WAL that retention has released; replaced.
     Retention,
     /// A whole WAL segment.
     Segment(SegmentName),
@@ -45,7 +45,7 @@ pub enum Key {
     },
     /// A timeline's history file.
     History(TimelineId),
-    /// The mark of a timeline that nobody shall follow; replaced.
+    /// The mark of a timeline that no server is to follow; replaced.
     Retired(TimelineId),
     /// A backup history file.
     BackupHistory {
@@ -58,7 +58,7 @@ pub enum Key {
     Backup(BackupId, BackupObject),
     /// What was verified when.
     Ledger(LedgerObject),
-    /// What an object was before it was repaired.
+    /// An object as it was before it was repaired.
     Damaged {
         /// The object.
         original: Box<Key>,
@@ -176,15 +176,15 @@ pub fn timeline_prefix(timeline: TimelineId) -> String {
     format!("{WAL_PREFIX}{:08X}/", timeline.get())
 }
 
-/// Sorts after all keys of a timeline and before those of every later one: for a listing that starts
-/// there.
+/// Where a listing starts that passes over a timeline: it sorts after all keys of the timeline, and before those of
+/// every later one.
 #[must_use]
 pub fn after_timeline(timeline: TimelineId) -> String {
     // `~` comes after both characters that can follow a timeline in a key, `/` and `.`.
     format!("{WAL_PREFIX}{:08X}~", timeline.get())
 }
 
-/// All `.partial` objects of a segment start with this, and so does nothing else but its `.backup`.
+/// All `.partial` and `.backup` objects of a segment start with this, and nothing else does.
 #[must_use]
 pub fn segment_siblings_prefix(segment: SegmentName) -> String {
     format!("{}{segment}.", log_prefix(segment))
@@ -265,10 +265,10 @@ impl FromStr for Key {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        // Parse loosely, then accept only the one spelling that prints back the same.
+        // Parses loosely, then accepts only the spelling that prints back the same.
         parse(text)
             .filter(|key| key.to_string() == text)
-            .ok_or_else(|| Error::invalid(format!("{text:?} is no key of a walship archive")))
+            .ok_or_else(|| Error::invalid(format!("{text:?} is not a key of a walship archive")))
     }
 }
 
@@ -377,7 +377,7 @@ impl BackupId {
     #[must_use]
     pub fn moment(&self) -> DateTime<Utc> {
         let read = NaiveDateTime::parse_from_str(&self.0, BACKUP_ID_FORMAT);
-        // Every id was made from a moment, or compared with one.
+        // Every id was made from a moment, or parsed as one.
         read.map_or(DateTime::UNIX_EPOCH, |moment| moment.and_utc())
     }
 }
@@ -491,7 +491,7 @@ mod tests {
         }
 
         #[test]
-        fn what_parses_is_spelled_in_one_way_only(
+        fn only_one_spelling_of_a_key_parses(
             text in "(wal|backups)/([0-9A-F]{8}/){0,2}[0-9A-Za-z.]{1,40}"
         ) {
             if let Ok(key) = text.parse::<Key>() {

@@ -1,8 +1,7 @@
 //! The ledger of `walship verify`: which object was read and found good, when, and how the runs ended.
 //!
-//! It saves work and proves nothing: an entry counts only while the store shows the very object that was
-//! read, and a part of the ledger that is damaged, of another archive or of a newer format counts for
-//! nothing.
+//! It saves work and proves nothing. An entry counts only while the store shows the very object that was read. A part of
+//! the ledger that is damaged, of another archive or of a newer format is ignored.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -19,9 +18,9 @@ use crate::error::{Error, Result};
 
 /// The version of the ledger's format that this walship writes, and the newest it reads.
 const LEDGER_VERSION: u32 = 1;
-/// So many findings are kept in the summary.
+/// At most this many findings are kept in the summary.
 const FINDINGS_KEPT: usize = 200;
-/// So much damage is remembered, object by object.
+/// At most this many damaged objects are remembered.
 const DAMAGE_KEPT: usize = 10_000;
 const LEVEL: i32 = 3;
 
@@ -52,7 +51,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether it speaks of the object that the store shows now.
+    /// Whether it is of the object that the store shows now.
     #[must_use]
     pub fn is_of(&self, size: u64, modified: DateTime<Utc>, version: &str) -> bool {
         self.size == size && self.modified == modified && self.version == version && !version.is_empty()
@@ -181,8 +180,8 @@ fn write_line(output: &mut impl Write, line: &impl Serialize) -> Result<()> {
         .map_err(|error| Error::io("write the ledger", error))
 }
 
-/// Whether an object that was read at `verified_at` is to be read again by now, though nothing about it
-/// has changed. Each object has its own moment in every period, so that the reading is spread evenly.
+/// Whether an unchanged object that was read at `verified_at` is to be read again by now. Each object has its own moment
+/// in every period, so that the reading is spread evenly.
 #[must_use]
 pub fn is_due(key: &str, verified_at: DateTime<Utc>, now: DateTime<Utc>, period: Duration) -> bool {
     let period = i64::try_from(period.as_millis()).unwrap_or(i64::MAX).max(1);
@@ -209,10 +208,10 @@ pub struct LedgerSummary {
     pub last_clean_at: Option<DateTime<Utc>>,
     /// When the last run with `--full` ended, clean or not.
     pub last_full_at: Option<DateTime<Utc>>,
-    /// Everything that is known to be damaged, of the last run and of those before it that looked at more.
+    /// Everything that is known to be damaged: found by the last run, or by earlier ones that looked at more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub damage: Vec<LedgerFinding>,
-    /// The records that no recovery crosses, and how far the WAL was looked at for them.
+    /// The records that no recovery crosses, and how far the WAL was searched for them.
     #[serde(default)]
     pub barriers: Barriers,
 }
@@ -250,7 +249,7 @@ pub enum LedgerScope {
     Full,
     /// What was new, changed or due again was read.
     New,
-    /// Of that, only what was written since a moment.
+    /// What was new, changed or due again was read, if it was written since a moment.
     Since,
 }
 
@@ -266,7 +265,7 @@ pub struct LedgerFinding {
     pub seen: Option<Seen>,
 }
 
-/// Which object a finding speaks of, as the store showed it.
+/// Which object a finding is about, as the store showed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// Its size, in bytes.
@@ -278,8 +277,8 @@ pub struct Seen {
 }
 
 impl LedgerSummary {
-    /// The summary after a run, which follows what `before` tells. `since`: it passed over what was written before this
-    /// moment, and so takes back nothing that is known of that.
+    /// The summary after a run, made from the summary `before` it. `since`: the run passed over what was written before
+    /// this moment, so what is known of that stays.
     #[must_use]
     pub fn after(
         mut run: LedgerRun,

@@ -9,6 +9,7 @@ pub mod identity;
 pub mod keep;
 pub mod keys;
 pub mod ledger;
+pub mod lineage;
 pub mod proof;
 pub mod ranges;
 pub mod record;

@@ -13,7 +13,7 @@ use crate::pg::{Lsn, TimelineId};
 
 /// The target of a recovery that has none, as it is written.
 pub(crate) const TO_THE_END: &str = "the end of the archived WAL";
-/// So many bytes of a text are kept: a server's complaint can be long.
+/// At most this many bytes of a text are kept: a server's complaint can be long.
 const TEXT_LIMIT: usize = 2000;
 
 /// What the drills of a backup showed.
@@ -114,7 +114,7 @@ pub enum Outcome {
 }
 
 impl CheckKind {
-    /// As people know it.
+    /// Its name for people.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -126,7 +126,7 @@ impl CheckKind {
 }
 
 impl DrillRecord {
-    /// A drill of which nothing is known yet, by this walship.
+    /// A drill by this walship that has just begun.
     #[must_use]
     pub fn begun(started_at: DateTime<Utc>, host: String, target: String) -> Self {
         Self {
@@ -146,13 +146,13 @@ impl DrillRecord {
         }
     }
 
-    /// Whether everything that was tried went well.
+    /// Whether nothing that was tried failed.
     #[must_use]
     pub fn passed(&self) -> bool {
         self.failure.is_none()
     }
 
-    /// Cuts what is long, as it is stored.
+    /// Cuts long texts to what is stored.
     pub(super) fn shorten(&mut self) {
         let checks = self.checks.iter_mut().map(|check| &mut check.detail);
         checks.chain(&mut self.failure).for_each(shorten);
@@ -164,8 +164,8 @@ impl DrillRecord {
         Some(self.restore?.ms + self.replay?.ms)
     }
 
-    /// How old the newest replayed transaction was when the drill began: what would have been lost
-    /// with the primary at that moment, at most. A drill to an earlier target does not tell.
+    /// How old the newest replayed transaction was when the drill began. If the primary had been lost then, no more than
+    /// this would have been lost. `None` for a drill to an earlier target, which does not tell.
     #[must_use]
     pub fn data_loss(&self) -> Option<TimeDelta> {
         if self.target != TO_THE_END {
@@ -238,7 +238,7 @@ pub struct Proven {
 }
 
 impl Proven {
-    /// What there is to say of a proof.
+    /// From a proof, if there is one.
     #[must_use]
     pub fn of(proof: Option<&Proof>) -> Self {
         let Some(proof) = proof else {
@@ -301,12 +301,12 @@ mod tests {
     #[test]
     fn a_success_and_a_failure_are_kept_beside_each_other() {
         let proof = Proof::after(None, &id(), drill(100, None));
-        let proof = Proof::after(Some(proof), &id(), drill(200, Some("a hole")));
+        let proof = Proof::after(Some(proof), &id(), drill(200, Some("a gap")));
         assert_eq!(proof.last_success, Some(drill(100, None)));
-        assert_eq!(last(&proof), Some(&drill(200, Some("a hole"))));
+        assert_eq!(last(&proof), Some(&drill(200, Some("a gap"))));
         let proof = Proof::after(Some(proof), &id(), drill(300, None));
         assert_eq!(last(&proof), Some(&drill(300, None)));
-        assert_eq!(proof.last_failure, Some(drill(200, Some("a hole"))));
+        assert_eq!(proof.last_failure, Some(drill(200, Some("a gap"))));
         assert_eq!(
             Proof::parse(&proof.to_bytes().unwrap(), "u", &id()).unwrap(),
             proof

@@ -1,4 +1,4 @@
-//! Sets of numbers held as runs, so that their memory grows with the number of gaps only.
+//! Sets of numbers held as runs, so that memory grows only with the number of gaps.
 
 use std::collections::BTreeMap;
 

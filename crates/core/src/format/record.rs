@@ -1,10 +1,10 @@
-//! The small objects of an archive, each read and written whole ([`Stored`]), and what most of them are: records.
+//! The small objects of an archive, each read and written whole ([`Stored`]). Most of them are records.
 //!
 //! A record is one JSON object that ends in a hash of itself. Everything stored as `*.json` is one.
 //!
 //! Its last two lines are `  "sha256": "<64 digits>"` and `}`, and the hash is over every byte before them, so
-//! that `head -n -2` and `sha256sum` can check what `cat` shows. This file alone writes records and takes them
-//! apart: whatever is read from one was compared with its hash.
+//! that `head -n -2` and `sha256sum` can check what `cat` shows. Only this file writes and parses records, so
+//! whatever is read from one was compared with its hash.
 
 use std::fmt;
 
@@ -23,17 +23,17 @@ const DIGITS: usize = 64;
 /// Both lines.
 const SEAL_BYTES: usize = BEFORE.len() + DIGITS + AFTER.len();
 
-/// A small object, which stands under a key of its own and is read and written whole.
+/// A small object under a key of its own, which is read and written whole.
 pub trait Stored: Sized {
-    /// What it is of, such as a backup or a timeline. That says where it stands, and what it must say itself.
+    /// What it is of, such as a backup or a timeline. The key follows from that, and the content must name the same.
     type Of;
-    /// The largest that is read, in bytes as stored.
+    /// A larger one is not read, in bytes as stored.
     const LIMIT_BYTES: u64;
 
-    /// Where it stands.
+    /// Its key.
     fn key(of: &Self::Of) -> Key;
 
-    /// Takes stored bytes apart; `url` names them in messages.
+    /// Reads stored bytes; `url` names them in messages.
     ///
     /// # Errors
     /// `Corrupt` where they are not what walship wrote, or of something else; `Invalid` where a newer walship wrote them.
@@ -99,7 +99,7 @@ fn check(bytes: &[u8]) -> Result<()> {
     let sum = Sha256Sum::of(content).to_string();
     if sum.as_bytes() != digits {
         return Err(Error::corrupt(format!(
-            "it has other bytes than were written: their SHA-256 is {sum}, it says {}",
+            "it is not what was written: its SHA-256 is {sum}, it says {}",
             String::from_utf8_lossy(digits)
         )));
     }

@@ -1,7 +1,7 @@
-//! `retention.json`: the WAL that retention has given up.
+//! `retention.json`: the WAL that retention has released.
 //!
-//! `walship expire` writes it before it deletes WAL, so whoever finds WAL missing can tell what was
-//! deleted on purpose from what was lost. It only grows. Where it is absent, nothing was given up.
+//! `walship expire` writes it before it deletes WAL. So WAL that was deleted on purpose can be told from WAL that was
+//! lost. It only grows. Where it is absent, nothing was released.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +12,14 @@ use super::keys::Key;
 use super::ranges::RangeSet;
 use super::{FORMAT_VERSION, Stored, record};
 use crate::error::{Error, Result};
-use crate::judge::catalogue::{Backup, Catalogue, needed_wal};
 use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineId};
 
-/// Segments of any timelines.
+/// Segments of several timelines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TimelineRanges(BTreeMap<TimelineId, RangeSet>);
 
 impl TimelineRanges {
-    /// The segments of a timeline, for changing.
+    /// The segments of a timeline, to be changed.
     pub fn of_mut(&mut self, timeline: TimelineId) -> &mut RangeSet {
         self.0.entry(timeline).or_default()
     }
@@ -58,7 +57,7 @@ impl TimelineRanges {
         self.0.iter().map(|(timeline, ranges)| (*timeline, ranges))
     }
 
-    /// Takes everything out from this segment on, on every timeline.
+    /// Removes this segment and all later ones, on every timeline.
     pub fn remove_from(&mut self, first: SegmentNumber) {
         for ranges in self.0.values_mut() {
             ranges.remove_range(first.0, u64::MAX);
@@ -72,14 +71,14 @@ impl TimelineRanges {
     }
 }
 
-/// The WAL that retention has given up, and since when: what `retention.json` says.
+/// The WAL that retention has released, and since when: what `retention.json` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {
     /// The cluster's.
     pub segment_size: SegmentSize,
     /// When it was written, by the writer's clock.
     pub at: DateTime<Utc>,
-    /// What was given up.
+    /// What was released.
     pub released: TimelineRanges,
 }
 
@@ -92,7 +91,7 @@ struct Content {
     released_wal: Vec<StoredRange>,
 }
 
-/// Segments one after another on one timeline, both ends included.
+/// Consecutive segments on one timeline, both ends included.
 #[derive(Serialize, Deserialize)]
 struct StoredRange {
     first: String,
@@ -101,7 +100,7 @@ struct StoredRange {
 
 impl Stored for Retention {
     type Of = SegmentSize;
-    /// Some 90 for each gap.
+    /// About 90 for each gap.
     const LIMIT_BYTES: u64 = 64 << 20;
 
     fn key(_: &SegmentSize) -> Key {
@@ -114,7 +113,7 @@ impl Stored for Retention {
         for StoredRange { first, last } in content.released_wal {
             let bad = || {
                 Error::corrupt(format!(
-                    "{url} is damaged: {first} to {last} is no stretch of WAL"
+                    "{url} is damaged: {first} to {last} is not a range of WAL segments"
                 ))
             };
             let name = |text: &str| text.parse::<SegmentName>().map_err(|_| bad());
@@ -154,18 +153,6 @@ impl Stored for Retention {
     }
 }
 
-/// Whether retention has given up the WAL that follows a backup's own, and it has not come back (a
-/// standby may have archived it again): the backup stands alone then, and can be recovered to its own end
-/// and nowhere else.
-#[must_use]
-pub fn stands_alone(backup: &Backup, catalogue: &Catalogue) -> bool {
-    let own = needed_wal(&backup.wal_ranges, catalogue.wal.segment_size());
-    own.last().is_some_and(|last| {
-        catalogue.released.contains(last.timeline, last.end)
-            && !catalogue.wal.contains(last.timeline, last.end)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,7 +161,7 @@ mod tests {
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
     #[test]
-    fn what_was_given_up_reads_back_as_it_was_written() {
+    fn what_was_released_reads_back_as_it_was_written() {
         let mut released = TimelineRanges::default();
         released.of_mut(TimelineId::FIRST).insert_range(0, 254);
         released.of_mut(TimelineId::FIRST).insert_range(256, 1000);
@@ -189,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stretch_that_is_none_is_an_error() {
+    fn an_impossible_range_is_an_error() {
         for (first, last) in [
             ("000000010000000000000001", "000000020000000000000002"),
             ("x", "000000020000000000000002"),

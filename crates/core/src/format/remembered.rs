@@ -1,7 +1,7 @@
 //! What a data directory remembers: the archive that its cluster writes to, and those that it must never write to.
 //!
-//! An archive is known by its cluster and by when it was begun, whatever the URL that leads to it. A file system that is
-//! not mounted and a mistyped prefix have no archive, or another one; only what the cluster itself remembers tells.
+//! An archive is identified by its cluster and by when it was begun, whatever its URL. A mistyped prefix, or a file system
+//! that is not mounted, leads to no archive or to another one. Only what the cluster itself remembers shows that.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ pub struct ArchiveMark {
 }
 
 impl ArchiveMark {
-    /// The mark of whoever writes to the archive with this URL and identity.
+    /// The mark of a cluster that writes to the archive with this URL and identity.
     #[must_use]
     pub fn of(url: String, identity: &Identity) -> Self {
         Self {
@@ -54,14 +54,14 @@ impl ArchiveMark {
 }
 
 /// The archives that a copy must never write to: the content of `walship.clone`. A copy has its source's system
-/// identifier, so nothing else tells them apart.
+/// identifier, so nothing else tells the two apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloneMark {
     /// The URL of the source's archive, for people.
     pub source: String,
     /// `created_at` of its `walship.json`.
     created_at: DateTime<Utc>,
-    /// The marks that the source had, as a copy itself.
+    /// The source's own marks, if it was a copy itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<CloneMark>,
 }
@@ -77,7 +77,7 @@ impl CloneMark {
         }
     }
 
-    /// For a copy of what has `before`: what that must not write to, this must not either.
+    /// Adds the marks of the source: what the source must not write to, the copy must not either.
     #[must_use]
     pub fn after(mut self, before: Option<CloneMark>) -> Self {
         self.earlier
@@ -85,7 +85,7 @@ impl CloneMark {
         self
     }
 
-    /// For who takes the place of the archive's cluster: the other marks, if there are any.
+    /// The other marks, if there are any, for a copy that takes the place of this archive's cluster.
     #[must_use]
     pub fn without(self, created_at: DateTime<Utc>) -> Option<Self> {
         let earlier = self.earlier.into_iter();
@@ -117,7 +117,7 @@ fn text(mark: &impl Serialize) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// How a copy comes to write to the archive that it was made from; `place` is its data directory.
+/// What to do so that a copy may write to the archive that it was made from; `place` is its data directory.
 #[must_use]
 pub fn how_to_take_the_place(place: &str) -> String {
     format!(
@@ -126,7 +126,7 @@ pub fn how_to_take_the_place(place: &str) -> String {
     )
 }
 
-/// The two ways on for a copy that is to archive.
+/// The two ways to let a copy archive.
 pub(crate) fn how_a_copy_may_archive(place: &str) -> String {
     format!(
         "give it an archive of its own; or, {}",
@@ -184,7 +184,7 @@ impl Remembered {
     pub fn check(&self, identity: &Identity, url: &str, place: &str) -> Result<()> {
         if self.is_copy_of(identity) {
             return Err(Error::conflict(format!(
-                "this cluster is a copy, made from the archive {url} of another, which it must not write to: {}",
+                "this cluster is a copy of another, made from the archive {url}, and must not write to that archive: {}",
                 how_a_copy_may_archive(place)
             )));
         }
@@ -200,21 +200,21 @@ impl Remembered {
     }
 }
 
-/// What is known of a server when it meets a place without an archive.
+/// What is known of a server whose URL leads to no archive.
 #[derive(Debug, Clone)]
-pub struct Past {
-    /// What its data directory remembers; or why that cannot be known.
+pub struct ServerPast {
+    /// What its data directory remembers, or why that is not known.
     pub remembered: Result<Remembered, String>,
-    /// What it has archived, in words, if anything tells of it.
+    /// What it has archived, in words, if there is a sign of that.
     pub archived: Option<String>,
     /// The timeline it is on.
     pub timeline: TimelineId,
 }
 
-impl Past {
-    /// What speaks for an archive of this cluster elsewhere; `None` where nothing does, so that one may be begun.
+impl ServerPast {
+    /// Why this cluster probably has an archive elsewhere. `None` where there is no sign of one: then one may be begun.
     #[must_use]
-    pub fn speaks_for_an_archive(&self) -> Option<String> {
+    pub fn sign_of_an_archive(&self) -> Option<String> {
         match &self.remembered {
             Ok(remembered) => {
                 if let Some(mark) = &remembered.archive {
@@ -231,7 +231,7 @@ impl Past {
         }
         let promoted = self.timeline > TimelineId::FIRST;
         promoted.then(|| {
-            "this server was promoted or recovered, and its cluster has archived before, as a rule".to_owned()
+            "this server was promoted or recovered, so its cluster has probably archived before".to_owned()
         })
     }
 }
@@ -281,7 +281,7 @@ mod tests {
 
     // Seen to fail: `format/remembered.rs`: only the clone's own source is noted
     #[test]
-    fn a_copy_is_kept_from_its_sources_archive_and_from_those_its_source_is_kept_from_and_from_no_other() {
+    fn a_copy_may_not_write_to_its_sources_archive_nor_where_its_source_may_not() {
         let mark = clone_of(3).after(Some(clone_of(2).after(Some(clone_of(1)))));
         let copy = remembered(None, Some(mark.clone()));
         for forbidden in [1, 2, 3] {
@@ -310,39 +310,39 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_is_begun_only_where_nothing_speaks_for_an_earlier_one() {
-        let fresh = Past {
+    fn an_archive_is_begun_only_where_there_is_no_sign_of_an_earlier_one() {
+        let fresh = ServerPast {
             remembered: Ok(Remembered::default()),
             archived: None,
             timeline: TimelineId::FIRST,
         };
-        assert_eq!(fresh.speaks_for_an_archive(), None);
+        assert_eq!(fresh.sign_of_an_archive(), None);
         let past = [
-            Past {
+            ServerPast {
                 remembered: Ok(remembered(Some(1), None)),
                 ..fresh.clone()
             },
-            Past {
+            ServerPast {
                 remembered: Err("permission denied".to_owned()),
                 ..fresh.clone()
             },
-            Past {
+            ServerPast {
                 archived: Some("a .done file".to_owned()),
                 ..fresh.clone()
             },
-            Past {
+            ServerPast {
                 timeline: TimelineId::new(2).unwrap(),
                 ..fresh.clone()
             },
         ];
         for past in past {
-            assert!(past.speaks_for_an_archive().is_some(), "{past:?}");
+            assert!(past.sign_of_an_archive().is_some(), "{past:?}");
         }
         // A clone begins one of its own.
-        let clone = Past {
+        let clone = ServerPast {
             remembered: Ok(remembered(None, Some(clone_of(1)))),
             ..fresh
         };
-        assert_eq!(clone.speaks_for_an_archive(), None);
+        assert_eq!(clone.sign_of_an_archive(), None);
     }
 }

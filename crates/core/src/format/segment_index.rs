@@ -1,14 +1,13 @@
-//! What the records of one WAL segment tell: when transactions ended, the restore points, and what changes
-//! the conditions of a recovery. It is taken when the segment is pushed and stands in the trailer of its object, so that nobody has
-//! to read the segment again to know.
+//! What the records of one WAL segment tell: when transactions ended, the restore points, and what changes the
+//! conditions of a recovery. The index is made when the segment is pushed and stands in the trailer of its object, so
+//! that the segment need not be read again.
 //!
-//! A segment's index covers the records that lie in it whole. A record that begins in one segment and
-//! ends in a later one belongs to the one in which it ends, as far as recovery is concerned; neither of
-//! the two segments can tell what it is. So the first keeps its beginning, the later its end, and
-//! [`Crossing`] puts them together.
+//! A segment's index covers the records that lie wholly in it. For a recovery, a record that begins in one segment and
+//! ends in a later one belongs to the later one. Neither segment alone can tell what the record is. So the index of the
+//! first keeps its beginning, that of the later one its end, and [`Crossing`] puts them together.
 //!
-//! Commit times are not in the order of the WAL: each is taken before its record is written. An index
-//! therefore has both the first and the last in that order, and the smallest and the largest.
+//! Commit times are not in the order of the WAL, because each is taken before its record is written. So an index has the
+//! first and the last in the order of the WAL, and also the smallest and the largest.
 
 mod changes;
 mod links;
@@ -25,10 +24,10 @@ use crate::pg::{
 
 pub use self::changes::Change;
 use self::changes::ChangesTally;
-pub use self::links::{Following, Links};
+pub use self::links::{LinkChecker, Links};
 pub use self::moment::{MomentEnd, MomentIn};
 
-/// So many restore points are named at most.
+/// At most this many restore points are named.
 pub const RESTORE_POINTS: usize = 16;
 
 /// What the records of one segment tell.
@@ -46,25 +45,25 @@ pub struct SegmentIndex {
     /// The first restore points.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restore_points: Vec<RestorePoint>,
-    /// How many more there are, whose names are not kept.
+    /// How many more restore points there are; their names are not kept.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_restore_points: u64,
-    /// The first records that change what a recovery needs or touches; `None` where nobody looked for them.
+    /// The first records that change what a recovery needs or touches; `None` where they were not looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<Change>>,
-    /// Whether there are more, which only reading the segment tells.
+    /// Whether there are more; only reading the segment shows them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more_changes: bool,
     /// The end of a record that begins in an earlier segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continued: Option<ContinuedRecord>,
-    /// The beginning of a record that ends in a later segment; `None` where it is known to tell nothing.
+    /// The beginning of a record that ends in a later segment; `None` where it certainly tells nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unfinished: Option<UnfinishedRecord>,
     /// Where the valid WAL ends, if that is within the segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until: Option<Lsn>,
-    /// How its records are tied to those before and after it; `None` where nobody looked.
+    /// How its records are tied to those before and after it; `None` where that was not looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub links: Option<Links>,
 }
@@ -162,7 +161,7 @@ impl SegmentIndex {
         }
     }
 
-    /// The same with a record that follows.
+    /// The same, with one more record after it.
     #[cfg(test)]
     pub(crate) fn with_later(self, event: WalEvent) -> Self {
         let mut later = Tally::default();
@@ -170,8 +169,7 @@ impl SegmentIndex {
         self.then(later.finish().unwrap())
     }
 
-    /// The same with a record that ends in this segment and begins in an earlier one, which comes
-    /// before all others.
+    /// The same, with a record before all others: one that begins in an earlier segment and ends in this one.
     #[must_use]
     pub fn with_crossing(&self, crossing: Option<WalEvent>) -> Self {
         let told = crossing.and_then(|event| {
@@ -185,7 +183,7 @@ impl SegmentIndex {
         }
     }
 
-    /// What this one tells, and then another one.
+    /// This index, followed by a later one.
     fn then(self, later: Self) -> Self {
         let together = |first: Option<Ends>, later: Option<Ends>| match (first, later) {
             (Some(first), Some(later)) => Some(first.then(&later)),
@@ -226,7 +224,7 @@ impl Ends {
         }
     }
 
-    /// These, and others of the same stretch of WAL.
+    /// These, and others of the same WAL.
     fn and(&self, other: &Self) -> Self {
         let (earlier, later) = if self.first.lsn <= other.first.lsn {
             (self, other)
@@ -245,7 +243,7 @@ impl Ends {
     }
 }
 
-/// What records tell, as they come: a segment may have a hundred thousand of them.
+/// Counts what records tell as they come: a segment may have a hundred thousand of them.
 #[derive(Default)]
 struct Tally {
     commits: EndsTally,
@@ -287,7 +285,7 @@ impl Tally {
         }
     }
 
-    /// `None` where there is a moment that no calendar of people has.
+    /// `None` where a moment is not in the years 0 to 9999.
     fn finish(self) -> Option<SegmentIndex> {
         let points = self.restore_points.into_iter().map(|(name, time, lsn)| {
             let time = moment(time)?;
@@ -322,13 +320,13 @@ impl EndsTally {
         }
     }
 
-    /// `None` where there is no end.
-    fn finish(&self) -> Result<Option<Ends>, OffCalendar> {
+    /// `None` where no transaction ended.
+    fn finish(&self) -> Result<Option<Ends>, TimeOutOfRange> {
         if self.count == 0 {
             return Ok(None);
         }
         let end = |(time, lsn)| {
-            let time = moment(time).ok_or(OffCalendar)?;
+            let time = moment(time).ok_or(TimeOutOfRange)?;
             Ok(EndOfTransaction { time, lsn })
         };
         Ok(Some(Ends {
@@ -341,15 +339,15 @@ impl EndsTally {
     }
 }
 
-/// A moment that no calendar of people has.
-struct OffCalendar;
+/// A moment that is not in the years 0 to 9999.
+struct TimeOutOfRange;
 
 /// A moment between the years 0 and 9999: what JSON's form of a time can hold.
 fn moment(time: WalTime) -> Option<DateTime<Utc>> {
     time.to_utc().filter(|time| (0..=9999).contains(&time.year()))
 }
 
-/// Makes the index of a segment from its bytes, as they come.
+/// Makes the index of a segment from its bytes as they come.
 pub struct IndexBuilder {
     reader: WalReader,
     tally: Tally,
@@ -367,7 +365,7 @@ impl IndexBuilder {
         }
     }
 
-    /// Of the records that begin before a position only.
+    /// Only of the records that begin before a position.
     #[must_use]
     pub fn until(self, lsn: Lsn) -> Self {
         let until = Some(lsn);
@@ -384,7 +382,7 @@ impl IndexBuilder {
         });
     }
 
-    /// The index, when the whole segment was fed. `None` where it cannot be known.
+    /// The index, once the whole segment was fed. `None` where it cannot be known.
     #[must_use]
     pub fn finish(self) -> Option<SegmentIndex> {
         self.reader.first_page()?;
@@ -400,12 +398,12 @@ impl IndexBuilder {
             bytes: HexBytes(head.bytes),
         });
         index.links = Some(Links::of(&self.reader));
-        Some(index.settled())
+        Some(index.without_false_end())
     }
 }
 
-/// Puts records together that begin in one segment and end in a later one. It is shown the indexes of
-/// consecutive segments, one after the other.
+/// Puts records together that begin in one segment and end in a later one. It takes the indexes of consecutive segments
+/// in their order.
 #[derive(Debug, Clone)]
 pub struct Crossing {
     major: Major,
@@ -425,8 +423,8 @@ impl Crossing {
         }
     }
 
-    /// Takes the next segment's index; `None` where it is unknown. Returns what the record tells that
-    /// begins in an earlier segment and ends in this one.
+    /// Takes the next segment's index; `None` where it is unknown. If a record begins in an earlier segment and ends in
+    /// this one, returns what that record tells.
     pub fn next(&mut self, index: Option<&SegmentIndex>) -> Option<WalEvent> {
         let continued = index.and_then(|index| index.continued.as_ref());
         let before = self.head.take().zip(continued).map(|(head, continued)| {

@@ -1,9 +1,8 @@
 //! Finds the members of a tar stream while it passes by, in pieces of any size.
 //!
 //! PostgreSQL writes plain ustar (`tarCreateHeader` in `src/port/tar.c`, the same in 14 to 18): regular
-//! files, directories, and symbolic links whose names end in a slash like a directory's. Anything
-//! else is refused, and so is a path that could leave the directory it is restored into: the stream
-//! comes from another machine.
+//! files, directories, and symbolic links whose names end in a slash like a directory's. Anything else is refused.
+//! So is a path that could leave the directory it is restored into, because the stream comes from another machine.
 
 use super::backup::{EntryKind, IndexEntry};
 use crate::error::{Error, Result};
@@ -14,8 +13,8 @@ const BLOCK_BYTES: usize = 512;
 const END_BLOCKS: u32 = 2;
 /// What ends a tar archive, for streams whose sender left it out (PostgreSQL 14).
 pub const TAR_END: [u8; 1024] = [0; 1024];
-/// The most that is kept of a member whose content is asked for. `tablespace_map` has one short
-/// line for each tablespace.
+/// A member whose content is asked for has at most this many bytes. `tablespace_map` has one short line for each
+/// tablespace.
 const CAPTURE_LIMIT_BYTES: u64 = 1 << 20;
 
 /// Follows one tar stream.
@@ -26,27 +25,27 @@ pub struct TarScanner {
     position: u64,
     state: State,
     wanted: &'static [&'static str],
-    captured: Vec<Captured>,
+    captured: Vec<CapturedMember>,
 }
 
 /// The content of a member that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Captured {
+pub struct CapturedMember {
     /// The member's path.
     pub path: String,
     /// Its content.
     pub content: Vec<u8>,
 }
 
-/// What a whole tar stream was.
+/// What is known at the end of a tar stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TarEnd {
     /// Bytes of the stream.
     pub tar_bytes: u64,
-    /// Whether it has the zero blocks that end an archive. Where not, [`TAR_END`] makes it one.
+    /// Whether it has the zero blocks that end a tar archive. If not, [`TAR_END`] must be added.
     pub terminated: bool,
     /// The members that were asked for and found, in their order.
-    pub captured: Vec<Captured>,
+    pub captured: Vec<CapturedMember>,
 }
 
 #[derive(Debug)]
@@ -57,7 +56,7 @@ enum State {
     Content { left: u64, padding: u64, capture: bool },
     /// Between a member's content and the next header.
     Padding { left: u64 },
-    /// Behind the end of the archive, where only zeros may follow.
+    /// After the end of the archive, where only zeros may follow.
     End,
 }
 
@@ -78,7 +77,7 @@ impl State {
         .skip_empty()
     }
 
-    /// The state that follows where nothing is left of this one.
+    /// The next state, where nothing is left to read in this one.
     fn skip_empty(self) -> Self {
         match self {
             Self::Content { left: 0, padding, .. } => Self::Padding { left: padding }.skip_empty(),
@@ -106,7 +105,7 @@ impl TarScanner {
     ///
     /// # Errors
     /// `Corrupt` where it is not the tar that PostgreSQL writes, `Invalid` for a name that walship
-    /// cannot store. Feeding on after an error has no meaning.
+    /// cannot store. Nothing may be fed after an error.
     pub fn feed(&mut self, mut piece: &[u8]) -> Result<Vec<IndexEntry>> {
         let mut found = Vec::new();
         while !piece.is_empty() {
@@ -141,7 +140,7 @@ impl TarScanner {
         })
     }
 
-    /// Takes some of `piece`, which is not empty: how much, and the member that this completed.
+    /// Takes some of `piece`, which is not empty. Returns how much, and the member that this completed.
     fn step(&mut self, piece: &[u8]) -> Result<(usize, Option<IndexEntry>)> {
         match &mut self.state {
             State::Header { block, .. } => {
@@ -181,7 +180,7 @@ impl TarScanner {
         }
     }
 
-    /// A whole block is there, its last `last_taken` bytes from the present piece.
+    /// Handles a whole block; its last `last_taken` bytes are from the present piece.
     fn end_block(&mut self, last_taken: usize) -> Result<Option<IndexEntry>> {
         let State::Header { block, zero_blocks } = &mut self.state else {
             return Ok(None);
@@ -207,7 +206,7 @@ impl TarScanner {
             if entry.size > CAPTURE_LIMIT_BYTES {
                 return Err(self.corrupt(&format!("its {} has {} bytes", entry.path, entry.size)));
             }
-            self.captured.push(Captured {
+            self.captured.push(CapturedMember {
                 path: entry.path.clone(),
                 content: Vec::new(),
             });
@@ -236,7 +235,7 @@ impl TarScanner {
         let path = self.member_path(&header.path_bytes())?;
         let size = header.entry_size().map_err(field)?;
         if kind != EntryKind::File && size != 0 {
-            return Err(self.corrupt(&format!("{path} has content but is no file")));
+            return Err(self.corrupt(&format!("{path} has content but is not a file")));
         }
         let target = match kind {
             EntryKind::Link => Some(self.link_target(header, &path)?),

@@ -1,7 +1,7 @@
 //! Which WAL an archive holds, learnt from its listing alone.
 //!
-//! Keys may come in any order, for some servers do not list bytewise. Memory grows with the number
-//! of gaps, not with the number of segments: neighbours merge into ranges as they come.
+//! Keys may come in any order, because some servers do not list bytewise. Memory grows with the number of gaps, not of
+//! segments: neighbours merge into ranges as they come.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ pub struct WalInventory {
     foreign: u64,
     empty: u64,
     stored_bytes: u64,
-    /// The records that no recovery crosses, as far as somebody looked for them.
+    /// The records that no recovery crosses, as far as they were searched for.
     barriers: Barriers,
 }
 
@@ -37,7 +37,7 @@ struct HeldTimeline {
     history_stored: Option<DateTime<Utc>>,
 }
 
-/// Segments one after another on one timeline, both ends included.
+/// Consecutive segments on one timeline, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct SegmentRange {
     /// The first one.
@@ -77,7 +77,7 @@ impl std::fmt::Display for SegmentRange {
 }
 
 impl WalInventory {
-    /// An inventory that knows of nothing yet.
+    /// An empty inventory.
     #[must_use]
     pub fn new(segment_size: SegmentSize) -> Self {
         Self {
@@ -91,7 +91,7 @@ impl WalInventory {
         }
     }
 
-    /// Takes note of a position that no recovery crosses, in a segment of this timeline.
+    /// Notes a position that no recovery crosses, in a segment of this timeline.
     pub fn add_barrier(&mut self, timeline: TimelineId, barrier: Barrier) {
         self.barriers.add(timeline, barrier);
     }
@@ -102,7 +102,7 @@ impl WalInventory {
         &self.barriers
     }
 
-    /// As [`WalInventory::barriers`], to be extended, or replaced by what is known from elsewhere.
+    /// The same, to be extended, or replaced by what is known from elsewhere.
     pub fn barriers_mut(&mut self) -> &mut Barriers {
         &mut self.barriers
     }
@@ -121,12 +121,12 @@ impl WalInventory {
         self.barriers.first(timeline, begin, end)
     }
 
-    /// Takes note of a listed object below `wal/`. What is no key of an archive is counted and
-    /// otherwise ignored; an empty object is never a WAL file, so it does not count as held.
+    /// Notes a listed object below `wal/`. Anything that is not a key of an archive is counted and otherwise ignored. An
+    /// empty object is never a WAL file, so it does not count as held.
     pub fn add(&mut self, key: &str, size_bytes: u64) {
         self.stored_bytes += size_bytes;
         match key.parse() {
-            // Whether it says something shows who reads it.
+            // Its reader finds out whether it is valid.
             Ok(Key::Retired(timeline)) => {
                 self.retired.insert(timeline);
             }
@@ -145,7 +145,7 @@ impl WalInventory {
         }
     }
 
-    /// Takes segments out again: what lies there is not them.
+    /// Removes segments again, because the objects found there are not these segments.
     ///
     /// # Errors
     /// `Invalid` for a name that no segment of this cluster has.
@@ -173,14 +173,14 @@ impl WalInventory {
         }
     }
 
-    /// When the newest segment or `.partial` of a timeline was stored, by the store's clock; `None`
-    /// where there is none, or nobody noted it.
+    /// When the newest segment or `.partial` of a timeline was stored, by the store's clock; `None` where there is none,
+    /// or its time was not noted.
     #[must_use]
     pub fn newest_stored(&self, timeline: TimelineId) -> Option<DateTime<Utc>> {
         self.timelines.get(&timeline)?.newest_stored
     }
 
-    /// When a timeline's history was stored, by the store's clock; `None` where there is none, or nobody noted it.
+    /// When a timeline's history was stored, by the store's clock; `None` where there is none, or its time was not noted.
     pub(crate) fn history_stored(&self, timeline: TimelineId) -> Option<DateTime<Utc>> {
         self.timelines.get(&timeline)?.history_stored
     }
@@ -218,7 +218,7 @@ impl WalInventory {
         self.empty
     }
 
-    /// Every timeline of which the archive holds anything, in ascending order.
+    /// Every timeline that the archive holds anything of, in ascending order.
     pub fn timelines(&self) -> impl Iterator<Item = TimelineId> {
         self.timelines.keys().copied()
     }
@@ -406,7 +406,7 @@ mod tests {
         for key in [
             "wal/notes.txt",
             "wal/00000001/0000000100000000/00000001000000000000002a.zst",
-            // No segment of a cluster with segments of 1 GiB.
+            // Not a segment of a cluster with segments of 1 GiB.
             "wal/00000001/0000000100000000/000000010000000000000004.zst",
             "walship.json",
         ] {
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_object_is_no_segment() {
+    fn an_empty_object_is_not_a_segment() {
         let mut inventory = inventory(&[1, 3]);
         assert_eq!(inventory.empty(), 0);
         inventory.add(&key(2), 0);

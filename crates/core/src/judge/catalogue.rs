@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::damage::Damage;
 use crate::error::{Error, Result};
 use crate::format::backup::{BackupKind, BackupRecord, BackupSource, WalRange};
+use crate::format::drills::Drills;
 use crate::format::identity::Identity;
 use crate::format::keep::Keep;
 use crate::format::keys::{BackupId, BackupObject};
@@ -193,6 +194,30 @@ impl From<&BackupRecord> for Backup {
 }
 
 impl Catalogue {
+    /// Whether retention has released the WAL that follows a backup's own, and it has not come back (a standby may have
+    /// archived it again). The backup stands alone then: it can be recovered to its own end and nowhere else.
+    #[must_use]
+    pub fn stands_alone(&self, backup: &Backup) -> bool {
+        let own = needed_wal(&backup.wal_ranges, self.wal.segment_size());
+        own.last().is_some_and(|last| {
+            self.released.contains(last.timeline, last.end) && !self.wal.contains(last.timeline, last.end)
+        })
+    }
+
+    /// The archive's drills, with what the proofs of its backups add: an archive may have lost its `drills.json`.
+    #[must_use]
+    pub fn drills_with_proofs(&self, known: Drills) -> Drills {
+        let proofs = self
+            .readable()
+            .filter_map(|backup| Some((&backup.id, backup.proof.as_ref()?)));
+        proofs.fold(known, |drills, (id, proof)| {
+            let both = [&proof.last_success, &proof.last_failure];
+            both.into_iter()
+                .flatten()
+                .fold(drills, |drills, drill| drills.with(id, drill))
+        })
+    }
+
     /// Every timeline the archive knows of: by WAL, by a history, or as a history's ancestor.
     #[must_use]
     pub fn timelines(&self) -> Vec<TimelineId> {

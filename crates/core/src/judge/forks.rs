@@ -10,6 +10,8 @@
 //!
 //! `docs/exit-codes.md` has the table of all cases.
 
+pub mod hidden;
+
 use std::collections::BTreeMap;
 
 use crate::pg::{Lsn, TimelineHistory, TimelineId};

@@ -7,55 +7,16 @@
 //! sums of some of its own WAL. [`judge`] compares all of it with what is archived. On a primary the WAL also has a
 //! record of the backup's end, which names its start; a standby writes none.
 
-use serde::{Deserialize, Serialize};
-
 use super::catalogue::needed_wal;
 use crate::error::{Error, Result};
 use crate::format::Sha256Sum;
 use crate::format::backup::{BackupRecord, BackupSource};
-use crate::format::segment_index::HexBytes;
+use crate::format::lineage::{Lineage, WalSum};
 use crate::pg::{
     CheckpointCopy, Lsn, RECORD_REACH_BYTES, SegmentName, SegmentNumber, WAL_PIECE_BYTES, WalGeometry,
     WalPiece,
 };
 use crate::text::time_text;
-
-/// What a backup's server said of its own WAL.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lineage {
-    /// Where the checkpoint's record lies from which the backup recovers (`CHECKPOINT LOCATION` in `backup_label`).
-    pub checkpoint_lsn: Lsn,
-    /// Where the last checkpoint's record lies, by the backup's `pg_control`.
-    pub control_lsn: Lsn,
-    /// The content of that record, by the backup's `pg_control`.
-    pub control_checkpoint: HexBytes,
-    /// Some of the server's WAL, as it sent it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub wal: Vec<WalSum>,
-}
-
-/// The sum of consecutive bytes of the WAL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WalSum {
-    /// The position of the first one.
-    lsn: Lsn,
-    /// The position after the last one.
-    end_lsn: Lsn,
-    /// SHA-256 of the bytes, page headers included.
-    sha256: Sha256Sum,
-}
-
-impl WalSum {
-    /// Of a piece of WAL.
-    #[must_use]
-    pub fn of(piece: &WalPiece) -> Self {
-        Self {
-            lsn: piece.start,
-            end_lsn: piece.end(),
-            sha256: Sha256Sum::of(&piece.bytes),
-        }
-    }
-}
 
 /// A part of one archived segment that has to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

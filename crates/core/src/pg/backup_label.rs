@@ -2,16 +2,16 @@
 //! archives when a backup ends (`read_backup_label` and `build_backup_content` in
 //! `src/backend/access/transam/`, PostgreSQL 14 to 18).
 //!
-//! Both are lines of `KEY: value`. The label is the caller's free text and may hold a newline, so a
-//! line after it can look like any key: what PostgreSQL writes before the label is looked up before
-//! it, first match first, and what comes after it from the end.
+//! Both are lines of `KEY: value`. The label is the caller's free text and may hold newlines, so a line in it can look
+//! like any key. So the keys that PostgreSQL writes before the label are searched from the start, and the first match
+//! counts; the keys after it are searched from the end.
 
 use super::{Lsn, SegmentName, SegmentSize, TimelineId, WalName};
 use crate::error::{Error, Result};
 
 /// What sort of server a backup was taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackupSource {
+pub enum LabelSource {
     /// A primary.
     Primary,
     /// A standby: recovery from it must reach the `minRecoveryPoint` of its `pg_control`.
@@ -37,7 +37,7 @@ pub struct BackupLabel {
     /// How it was taken: `streamed`, or `pg_start_backup` for PostgreSQL 14's exclusive mode.
     method: String,
     /// What it was taken from.
-    pub source: BackupSource,
+    pub source: LabelSource,
     /// When it started, as PostgreSQL prints it in `log_timezone`.
     start_time: String,
     /// The label its taker gave it, up to the first newline.
@@ -87,8 +87,8 @@ impl BackupLabel {
             checkpoint: lines.parsed("CHECKPOINT LOCATION")?,
             method: lines.required("BACKUP METHOD")?.to_owned(),
             source: match lines.required("BACKUP FROM")? {
-                "primary" => BackupSource::Primary,
-                "standby" => BackupSource::Standby,
+                "primary" => LabelSource::Primary,
+                "standby" => LabelSource::Standby,
                 other => return Err(lines.refuse("BACKUP FROM", other)),
             },
             start_time: lines.required("START TIME")?.to_owned(),
@@ -147,11 +147,10 @@ impl BackupHistory {
         })
     }
 
-    /// Checks that the content is the one its name announces: `BackupHistoryFileName` makes the name
-    /// from the start position.
+    /// Checks that the content belongs to the file's name, which `BackupHistoryFileName` makes from the start position.
     ///
     /// # Errors
-    /// `Corrupt` where it belongs under another name, `Invalid` where `name` is no `.backup` name.
+    /// `Corrupt` where it belongs to another name, `Invalid` where `name` is not that of a `.backup` file.
     pub fn check(&self, name: WalName, size: SegmentSize) -> Result<()> {
         if !matches!(name, WalName::Backup { .. }) {
             return Err(Error::invalid(format!(
@@ -297,7 +296,7 @@ STOP TIMELINE: 1
             start_segment: "000000010000000000000008".parse().unwrap(),
             checkpoint: Lsn(0x80_0080),
             method: "streamed".to_owned(),
-            source: BackupSource::Primary,
+            source: LabelSource::Primary,
             start_time: "2026-11-23 13:08:15 UTC".to_owned(),
             label: "nightly".to_owned(),
             incremental_from: None,
@@ -322,7 +321,7 @@ STOP TIMELINE: 1
     fn a_backup_history_is_read_and_belongs_to_one_name() {
         let history = BackupHistory::parse(HISTORY.as_bytes()).unwrap();
         assert_eq!(history.stop, Lsn(0x80_0120));
-        assert_eq!(history.label.source, BackupSource::Standby);
+        assert_eq!(history.label.source, LabelSource::Standby);
         assert_eq!(history.stop_time, "2026-11-23 13:08:16 UTC");
         let kind = |name: &str| {
             history

@@ -14,7 +14,7 @@ use super::guc_file;
 
 /// PostgreSQL refuses deeper nesting (`CONF_FILE_MAX_DEPTH`, `conffiles.h`).
 const MAX_DEPTH: u32 = 10;
-/// Files that include one another in many ways are no configuration.
+/// The limit for files that include one another in many ways.
 const MAX_FILES_READ: u32 = 4096;
 
 /// The grammar of a file.
@@ -26,7 +26,7 @@ pub enum Grammar {
     Rules,
 }
 
-/// What a file says is to be read, too.
+/// What a file includes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Include {
     File {
@@ -37,7 +37,7 @@ enum Include {
     Directory(PathBuf),
 }
 
-/// What the walk reads from: the file system, or the files that a backup holds.
+/// Where configuration files are read from: the file system, or a backup.
 pub trait Files {
     /// The content of a file; `None` where it cannot be read.
     fn read(&mut self, path: &Path) -> Option<Vec<u8>>;
@@ -53,7 +53,7 @@ pub struct ConfigurationFiles {
     pub files: BTreeSet<PathBuf>,
     /// Directories that are included.
     pub directories: BTreeSet<PathBuf>,
-    /// Files and directories that the server needs and that could not be read.
+    /// Files and directories that the server needs but that could not be read.
     pub missing: BTreeSet<PathBuf>,
     /// Files that the server does without where they are missing.
     optional: BTreeSet<PathBuf>,
@@ -221,7 +221,7 @@ struct Token {
     quoted: bool,
 }
 
-/// The fields of a line, those that commas part among them.
+/// The fields of a line; commas separate fields too.
 fn tokens(line: &[u8]) -> Vec<Token> {
     let mut tokens = Vec::new();
     let mut token: Option<Token> = None;

@@ -2,8 +2,8 @@
 //! `src/include/catalog/pg_control.h`, PostgreSQL 14 to 18). The offsets were compiled from each
 //! version's header and compared with `pg_controldata`.
 //!
-//! PostgreSQL rewrites the file in place while it runs. A reader can catch it half-written; the CRC
-//! tells, and reading again helps.
+//! PostgreSQL rewrites the file in place while it runs. A reader can see it half-written; the CRC
+//! shows that, and reading again helps.
 
 use std::fmt;
 
@@ -102,8 +102,8 @@ impl ControlFile {
     /// (`PG_CONTROL_MAX_SAFE_SIZE`); the rest is zeros.
     ///
     /// # Errors
-    /// `Corrupt` where the CRC does not match or the bytes make no sense: read it again, for a running
-    /// server may have been writing it. `Invalid` for a version walship does not support.
+    /// `Corrupt` where the CRC does not match or the bytes make no sense: read it again, because a running server may
+    /// have been writing it. `Invalid` for a version walship does not support.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let version = u32_at(bytes, 8).ok_or_else(|| too_short(bytes))?;
         verify_crc(bytes, crc_offset(version)?)?;
@@ -156,13 +156,13 @@ impl ControlFile {
     }
 }
 
-/// Where the CRC stands, which covers everything before it. 18 put a byte in front of the nonce.
+/// The offset of the CRC, which covers everything before it. 18 put a byte in front of the nonce.
 fn crc_offset(version: u32) -> Result<usize> {
     match version {
         1300 | 1700 => Ok(288),
         1800 => Ok(292),
         0 => Err(Error::corrupt(
-            "global/pg_control has zeros where its version should be; it was damaged, or is no control file",
+            "global/pg_control has zeros where its version should be; it was damaged, or is not a control file",
         )),
         _ => Err(Error::invalid(format!(
             "global/pg_control has version {version}, which PostgreSQL 14 to 18 do not write; \

@@ -19,7 +19,7 @@ pub fn setting_name(line: &[u8]) -> Option<&[u8]> {
         .then_some(name)
 }
 
-/// The value a file gives to a setting: the last one counts. Included files are not looked into.
+/// The value that a file gives to a setting: the last one counts. Included files are not read.
 #[must_use]
 pub fn value_of(file: &[u8], name: &str) -> Option<Vec<u8>> {
     let lines = file.split(|byte| *byte == b'\n');
@@ -82,7 +82,7 @@ fn unquote(text: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// A value as a configuration file has it, with its quotes. What cannot stand in a line is escaped.
+/// A value as it stands in a configuration file, in quotes, with what cannot stand in a line escaped.
 #[must_use]
 pub fn quote(value: &str) -> String {
     let mut quoted = String::with_capacity(value.len() + 2);
@@ -107,7 +107,7 @@ fn trim_blanks(bytes: &[u8]) -> &[u8] {
     bytes.get(start.unwrap_or(bytes.len())..).unwrap_or_default()
 }
 
-/// Letters, digits and what else a name may hold; a dot for the settings of extensions.
+/// Letters, digits and other characters of a name; a dot for the settings of extensions.
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.' || byte >= 0x80
 }

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-/// Words that mean more than a name unless they are in quotes.
+/// Words that are key words unless they are in quotes.
 const KEY_WORDS: [&str; 5] = ["all", "replication", "sameuser", "samerole", "samegroup"];
 
-/// A database or role as the file takes it.
+/// A database or role as it stands in the file.
 fn quote_name(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name
@@ -18,8 +18,8 @@ fn quote_name(name: &str) -> String {
     }
 }
 
-/// The line that lets a role in with a password: to a database (none for replication), from one address (none for
-/// the Unix socket).
+/// The line that lets a role log in with a password: to a database (`None`: for replication), from one address (`None`:
+/// by the Unix socket).
 #[must_use]
 pub fn password_line(database: Option<&str>, user: &str, address: Option<IpAddr>) -> String {
     let database = database.map_or_else(|| "replication".to_owned(), quote_name);
@@ -33,14 +33,14 @@ pub fn password_line(database: Option<&str>, user: &str, address: Option<IpAddr>
     }
 }
 
-/// The line that lets a role in for replication from a network, with a password; with TLS only, or without it too.
+/// The line that lets a role log in for replication from a network, with a password, and only with TLS if `tls_only`.
 #[must_use]
 pub fn password_rule(user: &str, network: &str, tls_only: bool) -> String {
     let kind = if tls_only { "hostssl" } else { "host" };
     format!("{kind} replication {} {network} scram-sha-256", quote_name(user))
 }
 
-/// The file with lines before all its own rules, after the comments at its top: the first line that fits a
+/// The file with lines put before its own rules and after the comments at its top: the first line that matches a
 /// connection counts.
 #[must_use]
 pub fn with_lines_first(file: &str, lines: &[String]) -> String {

@@ -53,8 +53,8 @@ impl TryFrom<String> for Lsn {
     }
 }
 
-/// A timeline's number, 1 or more. Printed in decimal, as PostgreSQL's messages and
-/// `recovery_target_timeline` have it; file names use eight hexadecimal digits.
+/// A timeline's number, 1 or more. Printed in decimal, as in PostgreSQL's messages and
+/// `recovery_target_timeline`; file names use eight hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "u32", try_from = "u32")]
 pub struct TimelineId(u32);
@@ -132,7 +132,7 @@ impl SegmentSize {
     pub fn new(bytes: u32) -> Result<Self> {
         if !bytes.is_power_of_two() || !((1 << 20)..=(1 << 30)).contains(&bytes) {
             return Err(Error::invalid(format!(
-                "{bytes} bytes is no WAL segment size; PostgreSQL allows powers of two from 1 MiB to 1 GiB"
+                "{bytes} bytes is not a WAL segment size; PostgreSQL allows powers of two from 1 MiB to 1 GiB"
             )));
         }
         Ok(Self(bytes))

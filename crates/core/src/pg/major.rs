@@ -54,8 +54,8 @@ impl Major {
         )))
     }
 
-    /// Whether base backups are as 15 made them: the options of `BASE_BACKUP` stand in parentheses, what it sends is one
-    /// typed stream, and the functions are `pg_backup_start` and `pg_backup_stop`.
+    /// Whether base backups work as from 15 on: the options of `BASE_BACKUP` stand in parentheses, it sends one typed
+    /// stream, and the functions are `pg_backup_start` and `pg_backup_stop`.
     #[must_use]
     pub fn has_new_base_backup(self) -> bool {
         self >= Self::V15

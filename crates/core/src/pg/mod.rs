@@ -23,13 +23,14 @@ mod wal_piece;
 mod wal_records;
 mod wal_time;
 
-pub use backup_label::{BackupHistory, BackupLabel, BackupSource};
+pub use backup_label::{BackupHistory, BackupLabel, LabelSource};
 pub use cluster_identity::ClusterIdentity;
 pub use control_file::{ClusterState, ControlFile};
 pub use lsn::{Lsn, SegmentNumber, SegmentSize, TimelineId};
 pub use major::Major;
 pub use manifest::{
-    ChecksumAlgorithm, FileChecksum, FileHash, Manifest, ManifestFile, ManifestWriter, NewFile, WalRange,
+    ChecksumAlgorithm, FileChecksum, FileHash, Manifest, ManifestFile, ManifestWalRange, ManifestWriter,
+    NewFile,
 };
 pub use page_check::{PageCheck, Pages};
 pub use page_header::LongPageHeader;

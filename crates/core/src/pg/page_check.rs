@@ -1,15 +1,15 @@
 //! Whether every page of a WAL segment is the one that belongs there (`XLogPageHeaderData`,
 //! `src/include/access/xlog_internal.h`, the same in PostgreSQL 14 to 18).
 //!
-//! After a switch the rest of a segment is zeros. After the end of a timeline it may hold what the file
-//! was recycled from; what never happens is a page that belongs after one that does not.
+//! After a switch the rest of a segment is zeros. After the end of a timeline it may hold old pages
+//! of a recycled file. But a page that belongs there never follows one that does not.
 
 use super::fields::{u16_at, u32_at, u64_at};
 use super::page_header::{ALL_FLAGS, LONG_HEADER, SHORT_HEADER_BYTES};
 use super::{LongPageHeader, Lsn, SegmentName, SegmentSize, TimelineId};
 use crate::error::{Error, Result};
 
-/// Looks at the page headers of a segment that passes by in pieces. It holds no more than one header.
+/// Checks the page headers of a segment that is fed in pieces. It holds at most one header.
 #[derive(Debug)]
 pub struct PageCheck {
     /// Offset of the next byte in the segment.
@@ -18,7 +18,7 @@ pub struct PageCheck {
     next_page: u64,
     header: Vec<u8>,
     first: Option<LongPageHeader>,
-    /// The first thing that is wrong beyond repair.
+    /// The first thing that is certainly wrong.
     wrong: Option<Error>,
     latest_timeline: u32,
     earliest_timeline: u32,
@@ -38,7 +38,7 @@ enum End {
 pub struct Pages {
     /// The lowest timeline a page was written on.
     pub earliest_timeline: TimelineId,
-    /// Where the segment's own pages end, if something else than zeros follows them.
+    /// Where the segment's own pages end, if anything but zeros follows them.
     pub stale_from: Option<Lsn>,
 }
 
@@ -78,7 +78,7 @@ impl PageCheck {
         }
     }
 
-    /// The header of the first page, when it was fed and is one.
+    /// The header of the first page, if it was fed and is valid.
     #[must_use]
     pub fn first(&self) -> Option<&LongPageHeader> {
         self.first.as_ref()
@@ -139,8 +139,8 @@ impl PageCheck {
     /// Ends the segment, which should be `name` of the cluster.
     ///
     /// # Errors
-    /// `Corrupt` where it is not all there or pages are not where they belong, or on a later timeline than
-    /// its name's; `Invalid` where it is another cluster's.
+    /// `Corrupt` where it is not whole, or a page is not where it belongs or is on a later timeline than the name's;
+    /// `Invalid` where it is another cluster's.
     pub fn finish(self, name: SegmentName, size: SegmentSize, system_identifier: u64) -> Result<Pages> {
         if let Some(wrong) = self.wrong {
             return Err(wrong);
@@ -158,7 +158,7 @@ impl PageCheck {
         }
         if self.latest_timeline > name.timeline().get() {
             return Err(Error::corrupt(format!(
-                "it has pages of timeline {}, later than the one in its name",
+                "it has pages of timeline {}, later than the timeline in its name",
                 self.latest_timeline
             )));
         }

@@ -11,7 +11,7 @@ pub(super) const FIRST_IS_CONTINUATION: u16 = 0x0001;
 pub(super) const LONG_HEADER: u16 = 0x0002;
 /// The page replaces a record that a crash left unfinished (`XLP_FIRST_IS_OVERWRITE_CONTRECORD`).
 pub(super) const FIRST_IS_OVERWRITE: u16 = 0x0008;
-/// Every flag there is (`XLP_ALL_FLAGS`).
+/// Every flag (`XLP_ALL_FLAGS`).
 pub(super) const ALL_FLAGS: u16 = 0x000F;
 
 /// The size of a page header that is not long, padding included (`SizeOfXLogShortPHD`).
@@ -89,7 +89,7 @@ impl LongPageHeader {
         }
         if self.timeline > name.timeline() {
             return Err(Error::corrupt(format!(
-                "WAL segment {name} was written on timeline {}, later than the one in its name; \
+                "WAL segment {name} was written on timeline {}, later than the timeline in its name; \
                  it is a copy under the wrong name, do not use it",
                 self.timeline
             )));
@@ -132,7 +132,7 @@ impl Fields {
         let major = Major::of_wal_magic(self.magic).ok_or_else(|| {
             Error::corrupt(format!(
                 "the file starts with {:#06X}, which no WAL page of PostgreSQL 14 to 18 does; \
-                 it is no WAL segment, or was damaged",
+                 it is not a WAL segment, or was damaged",
                 self.magic
             ))
         })?;

@@ -6,7 +6,7 @@ use std::fmt;
 use crate::error::{Error, Result};
 
 /// A path that stays within the directory it is joined to: relative, without `..`, `.`, empty
-/// components and NUL. Bytes, for PostgreSQL allows file names that are not UTF-8.
+/// components and NUL. Bytes, because PostgreSQL allows file names that are not UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelativePath(Vec<u8>);
 
@@ -14,8 +14,7 @@ impl RelativePath {
     /// A path given by its bytes.
     ///
     /// # Errors
-    /// `Corrupt` for one that is absolute or could lead out of the directory, and for one that is not
-    /// spelled the one way it can be.
+    /// `Corrupt` for a path that is absolute, could lead out of the directory, or is not in its only valid spelling.
     pub(crate) fn new(bytes: Vec<u8>) -> Result<Self> {
         let harmless = |part: &[u8]| !part.is_empty() && part != b"." && part != b"..";
         if bytes.contains(&0) || !bytes.split(|byte| *byte == b'/').all(harmless) {

@@ -13,7 +13,7 @@ const LONGEST: usize = 63;
 pub struct SlotName(String);
 
 impl SlotName {
-    /// The slot that the replica on a machine has unless another is named: `walship_` and the machine's name.
+    /// The default slot of a replica: `walship_` and the name of its machine.
     #[must_use]
     pub fn of_machine(name: &str) -> Self {
         let first = name.split('.').next().unwrap_or_default();
@@ -36,7 +36,7 @@ impl FromStr for SlotName {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
         if text.is_empty() || text.len() > LONGEST || !text.bytes().all(plain) {
             return Err(Error::invalid(format!(
-                "\"{}\" is no name for a replication slot; PostgreSQL's have lower-case letters, digits and \
+                "\"{}\" is not the name of a replication slot; PostgreSQL's have lower-case letters, digits and \
                  underscores, {LONGEST} at most",
                 text.escape_debug()
             )));

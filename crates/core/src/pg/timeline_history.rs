@@ -23,7 +23,7 @@ pub struct TimelineHistory {
 }
 
 impl TimelineHistory {
-    /// The history of a timeline that descends from none, such as timeline 1: it has no file.
+    /// The history of a timeline without ancestors, such as timeline 1: it has no file.
     #[must_use]
     pub fn root(timeline: TimelineId) -> Self {
         Self {
@@ -32,8 +32,8 @@ impl TimelineHistory {
         }
     }
 
-    /// Reads the content of the timeline's `.history` file. What PostgreSQL accepts is accepted, but
-    /// for a file without any ancestor: PostgreSQL never writes one, so it was cut short.
+    /// Reads the content of the timeline's `.history` file. What PostgreSQL accepts is accepted, except
+    /// a file without an ancestor: PostgreSQL never writes one, so it was cut short.
     ///
     /// # Errors
     /// `Corrupt` where a line is not `timeline`, white space, `LSN` and perhaps a reason, or where the
@@ -84,13 +84,13 @@ impl TimelineHistory {
         &self.ancestors
     }
 
-    /// The timeline this one branched off, if any.
+    /// The timeline that this one left, if any.
     #[must_use]
     pub fn parent(&self) -> Option<&Ancestor> {
         self.ancestors.last()
     }
 
-    /// The history of a timeline that this one descends from: what came before it here.
+    /// The history of a timeline that this one descends from, taken from this history.
     pub(crate) fn of_ancestor(&self, timeline: TimelineId) -> Option<Self> {
         let index = self
             .ancestors
@@ -102,12 +102,11 @@ impl TimelineHistory {
         })
     }
 
-    /// Where this history leaves an ancestor: no WAL of the ancestor at or after that position belongs
-    /// to it. `None` for the timeline itself, which has no end, and for a timeline it does not
-    /// descend from.
+    /// Where this history leaves an ancestor: the ancestor's WAL from that position on does not belong to it. `None` for
+    /// the timeline itself, which has no end, and for a timeline that it does not descend from.
     ///
-    /// That is the lowest of the ends written from the ancestor's line on. A recovery along a timeline
-    /// to a target before that timeline began makes PostgreSQL write a parent that ends before it starts.
+    /// That is the lowest of the ends written from the ancestor's line on. If a recovery follows a timeline but its
+    /// target lies before that timeline began, PostgreSQL writes a parent that ends before it starts.
     #[must_use]
     pub fn end_of(&self, timeline: TimelineId) -> Option<Lsn> {
         let from = self
@@ -121,12 +120,12 @@ impl TimelineHistory {
             .min()
     }
 
-    /// Checks that this history starts with an ancestor's whole history, as PostgreSQL's copy of
-    /// the parent's file into the child's has it.
+    /// Checks that this history starts with the whole history of an ancestor: PostgreSQL copies the parent's file into the
+    /// child's.
     ///
     /// # Errors
-    /// `Conflict` where the two tell different stories: one of them is another cluster's, or two
-    /// servers were promoted to the same timeline. `Invalid` where `ancestor` is no ancestor.
+    /// `Conflict` where it does not: one of the two is another cluster's, or two servers were promoted to the same
+    /// timeline. `Invalid` where `ancestor` is not an ancestor.
     pub fn extends(&self, ancestor: &Self) -> Result<()> {
         let (child, parent) = (self.timeline, ancestor.timeline);
         let known = self

@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use crate::error::{Error, Result};
 
 /// Reads a moment as psql prints a `timestamptz` (`2026-11-23 04:15:00.123456+01`) or as ISO 8601
-/// has it (`2026-11-23T03:15:00Z`). It must name its time zone: at the moment of a recovery nobody
-/// should have to guess whose local time was meant. Parts of a second below a microsecond, which
+/// has it (`2026-11-23T03:15:00Z`). It must name its time zone, so that nobody has to guess during a
+/// recovery whose local time was meant. Parts of a second below a microsecond, which
 /// PostgreSQL does not have, are cut off.
 ///
 /// # Errors
@@ -19,7 +19,7 @@ pub fn parse_timestamp(text: &str) -> Result<DateTime<Utc>> {
         "%Y-%m-%dT%H:%M%#z",
     ];
     let text = text.trim();
-    // The name of the one zone that every system writes the same way.
+    // The only zone whose name every system writes alike.
     let with_offset = match text.strip_suffix("UTC").or_else(|| text.strip_suffix('Z')) {
         Some(moment) => format!("{}+00", moment.trim_end()),
         None => text.to_owned(),
@@ -31,7 +31,7 @@ pub fn parse_timestamp(text: &str) -> Result<DateTime<Utc>> {
         .and_then(|moment| DateTime::from_timestamp_micros(moment.timestamp_micros()))
         .ok_or_else(|| {
             Error::invalid(format!(
-                "\"{text}\" is no moment with a time zone; write it like \"2026-11-23 04:15:00+01\" or 2026-11-23T03:15:00Z"
+                "\"{text}\" is not a time with a time zone; write it like \"2026-11-23 04:15:00+01\" or 2026-11-23T03:15:00Z"
             ))
         })
 }

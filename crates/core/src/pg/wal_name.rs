@@ -1,5 +1,5 @@
-//! The names PostgreSQL gives to the files of `pg_wal`: the only names walship lets near a path or
-//! a key (`XLogFileName`, `TLHistoryFileName`, `BackupHistoryFileName` and their `Is…` tests in
+//! The names that PostgreSQL gives to the files of `pg_wal`. Walship makes paths and keys only from these
+//! names (`XLogFileName`, `TLHistoryFileName`, `BackupHistoryFileName` and their `Is…` tests in
 //! `src/include/access/xlog_internal.h`, the same in PostgreSQL 14 to 18).
 
 use std::fmt;
@@ -40,7 +40,7 @@ impl SegmentName {
     /// The segment of a timeline that holds a position.
     ///
     /// # Errors
-    /// None for positions an LSN can name; `Invalid` is there for completeness.
+    /// None in practice: every LSN has a segment's name.
     pub fn holding(timeline: TimelineId, lsn: Lsn, size: SegmentSize) -> Result<Self> {
         Self::new(timeline, size.segment_of(lsn), size)
     }
@@ -70,7 +70,7 @@ impl SegmentName {
     pub fn number(self, size: SegmentSize) -> Result<SegmentNumber> {
         if u64::from(self.segment) >= size.segments_per_log() {
             return Err(Error::invalid(format!(
-                "{self} is no segment of a cluster with WAL segments of {} MiB",
+                "{self} is not a segment of a cluster with WAL segments of {} MiB",
                 size.bytes() >> 20
             )));
         }
@@ -136,7 +136,7 @@ pub enum WalName {
     Partial(SegmentName),
     /// A timeline's history: `00000002.history`.
     History(TimelineId),
-    /// What a base backup noted in the WAL: `00000001000000030000002A.00000028.backup`; `offset` is
+    /// A backup history file, about a base backup: `00000001000000030000002A.00000028.backup`; `offset` is
     /// the start position's offset in the segment, in bytes.
     Backup {
         /// The segment in which the backup started.

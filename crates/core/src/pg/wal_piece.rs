@@ -1,5 +1,5 @@
-//! A piece of WAL as it stands in its segments, and single records in it, found by their position: a checkpoint's, and
-//! the one with which a backup ends (`XLOG_CHECKPOINT_…`, `XLOG_BACKUP_END`, `CheckPoint` in
+//! A piece of WAL as it stands in its segments, and single records in it, found by their position: checkpoints, and the
+//! ends of backups (`XLOG_CHECKPOINT_…`, `XLOG_BACKUP_END`, `CheckPoint` in
 //! `src/include/catalog/pg_control.h`; their layouts are the same in PostgreSQL 14 to 18).
 //!
 //! Unlike [`super::WalReader`], which reads every record from a segment's start on, this looks at one position and
@@ -11,14 +11,14 @@ use super::wal_records::RECORD_ALIGNMENT;
 use super::wal_records::record::{DATA_SHORT, OPERATION, RecordHeader, XLOG, crc_of};
 use super::{LongPageHeader, Lsn};
 
-/// The most of a server's WAL that is asked for at once, in bytes.
+/// At most this much of a server's WAL is asked for at once, in bytes.
 pub const WAL_PIECE_BYTES: u64 = 64 * 1024;
 /// No record that is looked for is longer.
 const LONGEST_BYTES: usize = 256;
 /// A record of `XLOG_BACKUP_END`: header, length, start position.
 const BACKUP_END_BYTES: u64 = 34;
 
-/// So many bytes from its first one on hold any record that is looked for, page headers included.
+/// Any record that is looked for lies within this many bytes from its first one on, page headers included.
 pub(crate) const RECORD_REACH_BYTES: u64 = 512;
 
 /// Sizes that say where page headers are.
@@ -73,7 +73,7 @@ impl CheckpointCopy {
     const FIELDS: [std::ops::Range<usize>; 3] = [0..17, 32..60, 64..84];
     const NEXT_XID: usize = 24;
 
-    /// From bytes that are exactly one.
+    /// The content of a checkpoint, from exactly as many bytes.
     pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
@@ -99,8 +99,8 @@ impl CheckpointCopy {
         u64_at(&self.0, 64).unwrap_or(0).cast_signed()
     }
 
-    /// Whether this, a record's, is what a `pg_control` repeats. A standby writes the `nextXid` of later checkpoints
-    /// into its copy (`xlog_redo`).
+    /// Whether `pg_control` repeats this content of a record. A standby writes the `nextXid` of later checkpoints into its
+    /// copy (`xlog_redo`).
     pub(crate) fn is_repeated_by(&self, control: &Self) -> bool {
         let next = |copy: &Self| u64_at(&copy.0, Self::NEXT_XID);
         let same = |range: std::ops::Range<usize>| self.0.get(range.clone()) == control.0.get(range);
@@ -115,7 +115,7 @@ impl WalPiece {
         Lsn(self.start.0.saturating_add(self.bytes.len() as u64))
     }
 
-    /// The bytes between two positions, if all are there.
+    /// The bytes between two positions, if the piece has all of them.
     #[must_use]
     pub fn between(&self, from: Lsn, until: Lsn) -> Option<&[u8]> {
         let begin = usize::try_from(from.0.checked_sub(self.start.0)?).ok()?;
@@ -123,7 +123,7 @@ impl WalPiece {
         self.bytes.get(begin..end)
     }
 
-    /// The checkpoint whose record begins here; `None` where no such record does.
+    /// The checkpoint whose record begins here; `None` where none begins here.
     pub(crate) fn checkpoint_at(&self, lsn: Lsn, geometry: WalGeometry) -> Option<CheckpointCopy> {
         let (info, data) = self.xlog_record_at(lsn, geometry)?;
         // Shutdown and online.
@@ -132,7 +132,7 @@ impl WalPiece {
             .flatten()
     }
 
-    /// The start position of the backup that ended with the record which begins here; `None` where no such record does.
+    /// The start position of the backup that ended with the record which begins here; `None` where none begins here.
     pub(crate) fn backup_end_at(&self, lsn: Lsn, geometry: WalGeometry) -> Option<Lsn> {
         let (info, data) = self.xlog_record_at(lsn, geometry)?;
         (info == 0x50 && data.len() == 8)
@@ -140,7 +140,7 @@ impl WalPiece {
             .flatten()
     }
 
-    /// Operation and main data of a small record of the WAL's own manager.
+    /// Operation and main data of a small record of the resource manager `RM_XLOG_ID`.
     fn xlog_record_at(&self, lsn: Lsn, geometry: WalGeometry) -> Option<(u8, Vec<u8>)> {
         if !lsn.0.is_multiple_of(RECORD_ALIGNMENT) {
             return None;
@@ -160,7 +160,7 @@ impl WalPiece {
         is_whole.then(|| (header.info & OPERATION, data.to_vec()))
     }
 
-    /// So many bytes of the WAL's content from a position on, without the page headers.
+    /// The next `length` bytes of the WAL's content from a position on, without the page headers.
     fn content(&self, from: Lsn, length: usize, geometry: WalGeometry) -> Option<Vec<u8>> {
         let mut content = Vec::with_capacity(length);
         let mut at = from.0;
@@ -186,7 +186,7 @@ pub(crate) mod tests {
         segment_bytes: 1 << 20,
     };
 
-    /// A record of the WAL's own manager.
+    /// A record of the resource manager `RM_XLOG_ID`.
     fn record(info: u8, data: &[u8]) -> Vec<u8> {
         let body = [&[DATA_SHORT, data.len() as u8], data].concat();
         let mut record = vec![0; RecordHeader::SIZE_BYTES];

@@ -14,7 +14,7 @@ impl WalTime {
     /// 2000-01-01 00:00 UTC in seconds from 1970.
     const EPOCH_SECONDS: i64 = 946_684_800;
 
-    /// The same moment on chrono's calendar; `None` beyond it, some 260,000 years away.
+    /// The same moment on chrono's calendar; `None` beyond it, about 260,000 years away.
     #[must_use]
     pub fn to_utc(self) -> Option<DateTime<Utc>> {
         let micros = self.0.checked_add(Self::EPOCH_SECONDS * 1_000_000)?;

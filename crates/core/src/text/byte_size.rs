@@ -23,19 +23,19 @@ impl FromStr for ByteSize {
         let bytes = number
             .zip(shift)
             .and_then(|(number, shift)| number.checked_mul(1 << shift));
-        bytes
-            .map(Self)
-            .ok_or_else(|| format!("\"{text}\" is no size; write a number of bytes, or 100KiB, 8MiB, 1GiB"))
+        bytes.map(Self).ok_or_else(|| {
+            format!("\"{text}\" is not a size; write a number of bytes, or 100KiB, 8MiB, 1GiB")
+        })
     }
 }
 
 impl fmt::Display for ByteSize {
-    /// For people: with one tenth, rounded down.
+    /// For people: with one decimal, rounded down.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
         match units.iter().find(|(_, shift)| self.0 >> shift > 0) {
             Some((unit, shift)) => {
-                // In u128, where no size overflows.
+                // In u128, because ten times a size may not fit in 64 bits.
                 let tenths = (u128::from(self.0) * 10) >> shift;
                 f.pad(&format!("{}.{} {unit}", tenths / 10, tenths % 10))
             }

@@ -39,12 +39,12 @@ pub(crate) fn from_hex(hex: &str) -> Option<Vec<u8>> {
 /// A moment for people, in a form that PostgreSQL and `--target-time` take back.
 #[must_use]
 pub fn time_text(moment: chrono::DateTime<chrono::Utc>) -> String {
-    // PostgreSQL knows no more than microseconds.
+    // PostgreSQL's times end at microseconds.
     let text = moment.format("%Y-%m-%d %H:%M:%S%.6f").to_string();
     format!("{}Z", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-/// A span of time as people say it: `3 h`, `26 min`, `4 days`.
+/// A span of time for people: `3 h`, `26 min`, `4 days`.
 #[must_use]
 pub fn span(time: Duration) -> String {
     let seconds = time.as_secs();

@@ -11,7 +11,7 @@ use super::{TEMPORARY, entries, failed, is_a_directory, is_directory, is_file};
 use crate::Refused;
 use walship_core::Result;
 
-/// When a temporary file was left behind by a crash and is not being written.
+/// A temporary file of this age was left behind by a crash.
 const STALE: Duration = Duration::from_hours(24);
 
 pub(super) fn delete(root: &Root, keys: &[String]) -> Result<Vec<Refused>> {
@@ -38,7 +38,7 @@ pub(super) fn delete(root: &Root, keys: &[String]) -> Result<Vec<Refused>> {
     }
     // Deepest first, so that a directory is empty when its turn comes.
     for folder in touched.iter().rev() {
-        settle_deletion(root, folder)?;
+        sync_deletion(root, folder)?;
     }
     root.check_in_place()?;
     Ok(refused)
@@ -60,7 +60,7 @@ pub(super) fn probe_delete(root: &Root) -> Result<()> {
 }
 
 /// Makes deletions in a directory durable, and removes it and those above it where they are empty.
-fn settle_deletion(root: &Root, folder: &str) -> Result<()> {
+fn sync_deletion(root: &Root, folder: &str) -> Result<()> {
     let is_there = |folder: &str| folder.is_empty() || matches!(root.look(folder), Ok(Ok(_)));
     let mut folder = folder;
     loop {
@@ -69,7 +69,7 @@ fn settle_deletion(root: &Root, folder: &str) -> Result<()> {
             let removed = unlinkat(root.directory()?, folder, AtFlags::REMOVEDIR).is_ok();
             if !removed {
                 match root.open_directory(folder)? {
-                    // A concurrent deletion emptied and removed it in this very moment; it may be there anew by now.
+                    // A concurrent deletion removed it a moment ago, and it may have been made again since.
                     Err(error) if is_missing(error) && !folder.is_empty() => {}
                     opened => return root.sync_opened(folder, opened),
                 }
@@ -79,7 +79,7 @@ fn settle_deletion(root: &Root, folder: &str) -> Result<()> {
     }
 }
 
-/// Removes what crashed puts left behind. Tidiness only: failures do not matter.
+/// Removes what crashed puts left behind. Failures do not matter.
 fn remove_stale(root: &Root, folder: &str) {
     let (Ok(Ok(directory)), Ok(Ok(names))) = (root.open_directory(folder), entries(root, folder)) else {
         return;

@@ -60,7 +60,7 @@ impl Temporary {
     fn rename_to_free(&self, name: &str) -> Looked<()> {
         let (directory, own) = (&self.directory, self.name.as_str());
         match renameat_with(directory, own, directory, name, RenameFlags::NOREPLACE) {
-            // A file system that does not know the flag (NFS); the temporary name goes when this is dropped.
+            // The file system does not know the flag (NFS). The temporary name is removed when this is dropped.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                 linkat(directory, own, directory, name, AtFlags::empty())
             }
@@ -75,7 +75,7 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Not there any more where it got its name.
+        // Fails where the file got its final name.
         let _ = unlinkat(&self.directory, self.name.as_str(), AtFlags::empty());
     }
 }
@@ -100,7 +100,7 @@ impl Unpublished {
         let mut temporary = create_temporary(&root, &key)?;
         if write_hashed(&mut temporary.file, body)? != body.sha256 {
             return Err(Error::corrupt(
-                "the bytes changed on their way to the disk (their SHA-256 is another one); nothing was stored, try again",
+                "the bytes changed on their way to the disk (their SHA-256 differs); nothing was stored, try again",
             ));
         }
         temporary
@@ -110,7 +110,7 @@ impl Unpublished {
         Ok(Self { root, key, temporary })
     }
 
-    /// Gives the object its name. It is acknowledged only when the archive's path still leads to where it is.
+    /// Gives the object its name. It is acknowledged only if the archive's path still leads to its directory.
     pub(super) fn publish(self, mode: PutMode) -> Result<()> {
         let Self { root, key, temporary } = self;
         let name = key.rsplit('/').next().unwrap_or(&key);
@@ -119,7 +119,7 @@ impl Unpublished {
             PutMode::Replace => temporary.rename_over(name),
             PutMode::ReplaceIf(version) => Ok(replace_if(&version, &temporary, name)?),
         };
-        // What it was until now goes before the directory is fsynced.
+        // The replaced file is removed before the directory is fsynced.
         drop(temporary);
         let settle = || {
             root.sync_up_to(folder_of(&key))?;

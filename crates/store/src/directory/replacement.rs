@@ -1,9 +1,9 @@
 //! Replacing one version of an object, in a directory: compare and swap.
 //!
-//! Walships that do so take turns by a lock on the object's directory. What takes no lock (a deletion, a
-//! plain replace, another program) is met by swapping the two names in one step and looking at what came
-//! out: if that is not the version that was to be replaced, they are swapped back. A file system that
-//! cannot swap (NFS) has the lock and the look alone.
+//! Processes of walship that do so take turns by a lock on the object's directory. A deletion, a plain replace and other
+//! programs take no lock. So the two names are swapped in one step, and if what comes out is not the version that was to
+//! be replaced, they are swapped back. On a file system that cannot swap (NFS), the version is only looked at under the
+//! lock.
 
 use std::os::fd::AsFd;
 
@@ -24,7 +24,7 @@ pub(super) fn replace_if(version: &Version, fresh: &Temporary, target: &str) -> 
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let lock = openat(&directory, ".", flags, Mode::empty())
         .map_err(|error| failed("open the object's directory", error.into()))?;
-    // Where there are no locks, what follows is all there is. It ends with the process, or with `lock`.
+    // A file system without locks has only the swap below. The lock ends with the process, or with `lock`.
     let _ = flock(&lock, FlockOperation::LockExclusive);
     if !is(version, &directory, target)? {
         return Err(changed());
@@ -57,5 +57,5 @@ fn is(version: &Version, directory: &impl AsFd, name: &str) -> Result<bool> {
 }
 
 fn changed() -> Error {
-    Error::conflict("it is not the object any more that was to be replaced")
+    Error::conflict("it is no longer the object that was to be replaced")
 }

@@ -1,9 +1,9 @@
 //! The archive's directory: found once by its path, and held from then on.
 //!
-//! Everything in the archive is reached from one descriptor, so that what was looked at (`walship.json`) and what
-//! is written lie in the same directory, whatever is mounted, unmounted or moved in between. The descriptor also
-//! outlives all that, and so proves nothing about the path: an unmounted file system lives on behind it. Whether the
-//! path still leads there is asked before anything is acknowledged, and before anything is called missing.
+//! Everything in the archive is reached from one descriptor. So what was read (`walship.json`) and what is written lie in
+//! the same directory, whatever is mounted, unmounted or moved in between. But the descriptor proves nothing about the
+//! path: an unmounted file system lives on behind it. So before anything is acknowledged or called missing, it is checked
+//! that the path still leads there.
 
 use std::fs::{DirBuilder, File};
 use std::io::{Error as IoError, ErrorKind as IoKind};
@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::failed;
 use walship_core::{Error, ErrorKind, Result};
 
-/// What the operating system said, where it is for the caller to say what that means.
+/// The operating system's answer; the caller decides what an error means.
 pub(super) type Looked<T> = std::result::Result<T, Errno>;
 
 /// The directory of an archive; clones share the descriptor.
@@ -43,8 +43,8 @@ impl Root {
         }
     }
 
-    /// The same path, to be found anew.
-    pub(super) fn afresh(&self) -> Self {
+    /// The same path, to be looked up again.
+    pub(super) fn reopened(&self) -> Self {
         Self {
             path: Arc::clone(&self.path),
             held: Arc::default(),
@@ -71,7 +71,7 @@ impl Root {
         let directory =
             open(&*self.path, DIRECTORY, Mode::empty()).map_err(|error| self.not_opened(error.into()))?;
         let seen = fstat(&directory).map_err(|error| self.not_opened(error.into()))?;
-        // Of two that open it at the same time, what the first one found is everybody's.
+        // If two threads open it at the same time, both use what the first one found.
         Ok(self.held.get_or_init(|| Held {
             directory,
             device: seen.st_dev,
@@ -93,15 +93,15 @@ impl Root {
         }
     }
 
-    /// That the archive's path still leads to the directory that is held: without that nothing can be said about any
-    /// key, and nothing be acknowledged.
+    /// Checks that the archive's path still leads to the directory that is held. Otherwise nothing can be said about any
+    /// key, and nothing may be acknowledged.
     ///
     /// # Errors
     /// `Invalid` where it does not.
     pub(super) fn check_in_place(&self) -> Result<()> {
         let held = self.held()?;
         let path = self.path.display();
-        // With the dot, a file system that is mounted when somebody looks is mounted.
+        // The dot makes an automounter mount the file system.
         match stat(self.path.join(".")) {
             Ok(there) if there.st_dev == held.device && there.st_ino == held.inode => Ok(()),
             Ok(_) => Err(Error::invalid(format!(
@@ -151,8 +151,8 @@ impl Root {
         Ok(openat(self.directory()?, relative, DIRECTORY, Mode::empty()))
     }
 
-    /// Opens the directory that an object is written to. It lies on the file system of the archive's own: where
-    /// another one belongs below it and is not mounted, its mount point looks as if nothing was missing.
+    /// Opens the directory that an object is written to. It must lie on the file system of the archive's own
+    /// directory: if another one below it is not mounted, its empty mount point looks like any directory.
     pub(super) fn open_for_writing(&self, relative: &str) -> Result<Looked<OwnedFd>> {
         let directory = match self.open_directory(relative)? {
             Ok(directory) => directory,
@@ -179,7 +179,7 @@ impl Root {
         for (end, _) in folder.match_indices('/').chain([(folder.len(), "")]) {
             let part = folder.get(..end).unwrap_or(folder);
             match mkdirat(root, part, Mode::from(0o750)) {
-                // NOENT: a deletion took the directory above away again; the caller starts over.
+                // NOENT: a deletion removed the directory above again; the caller starts over.
                 Ok(()) | Err(Errno::EXIST | Errno::NOENT) => {}
                 Err(error) => return Err(failed(format!("create {}", self.shown(part)), error.into())),
             }
@@ -187,13 +187,13 @@ impl Root {
         Ok(())
     }
 
-    /// What is there under this path, links followed.
+    /// What this path leads to, links followed.
     pub(super) fn look(&self, relative: &str) -> Result<Looked<Stat>> {
         Ok(statat(self.directory()?, relative, AtFlags::empty()))
     }
 
-    /// Fsyncs a directory and all above it up to the archive's. Always all of them: another process
-    /// may have made one and not have fsynced it yet.
+    /// Fsyncs a directory and all above it up to the archive's. Always all of them, because another process may have made
+    /// one and not have fsynced it yet.
     pub(super) fn sync_up_to(&self, folder: &str) -> Result<()> {
         let mut folder = folder;
         while !folder.is_empty() {

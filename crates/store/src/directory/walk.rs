@@ -13,7 +13,7 @@ use walship_core::{Error, ErrorKind, Result};
 /// As many objects as an S3 server returns at once.
 const PAGE: usize = 1000;
 
-/// An archive has four levels; whoever links a directory into itself gets an error, not a hang.
+/// An archive has four levels. A link from a directory to one above it ends in an error, not in a hang.
 const DEEPEST: usize = 32;
 
 /// A walk in progress. Its memory is the names of the directories it is in, and one page.
@@ -27,7 +27,7 @@ pub(crate) struct Walk {
     open: Vec<Folder>,
 }
 
-/// What a directory has, and how far the walk is in it. Cheap to clone, so that a page can be listed again.
+/// The entries of a directory, and how far the walk is in it. Cheap to clone, so that a page can be listed again.
 #[derive(Debug, Clone)]
 struct Folder {
     keys: Arc<[String]>,
@@ -78,7 +78,7 @@ impl Walk {
                 Some(key) => page.extend(self.look(&key)?),
             }
         }
-        // What was not found may be in the directory that the path leads to now.
+        // The path may lead to another directory by now, which may have what was not found here.
         self.root.check_in_place()?;
         Ok(page)
     }
@@ -108,7 +108,7 @@ impl Walk {
             }
             let mut is_folder = kind == FileType::Directory;
             if matches!(kind, FileType::Symlink | FileType::Unknown) {
-                // A link that leads nowhere is complained about in its turn.
+                // A link that leads nowhere is reported when its turn comes.
                 let there = self.root.look(&format!("{folder}{name}"))?;
                 is_folder = there.is_ok_and(|there| is_directory(&there));
             }
@@ -141,7 +141,7 @@ impl Walk {
         }
     }
 
-    /// That what could not be opened is proven missing.
+    /// Succeeds if what could not be opened is proven missing.
     fn none_if_missing(&self, error: Errno, key: &str) -> Result<()> {
         match self.root.explain(error, key) {
             error if error.kind() == ErrorKind::NotFound => Ok(()),

@@ -62,7 +62,7 @@ pub(crate) struct Fault {
     kind: FaultKind,
 }
 
-/// A script of faults, shared between the wrapped store and whoever adds to it.
+/// A script of faults; clones share it, so that faults can be added while the store is in use.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Mutex<Vec<Fault>>>);
 
@@ -73,7 +73,7 @@ impl Faults {
         self.lock().push(Fault { operation, key, kind });
     }
 
-    /// How many have not struck yet.
+    /// How many faults have not struck yet.
     #[must_use]
     pub fn left(&self) -> usize {
         self.lock().len()
@@ -114,9 +114,9 @@ enum Rest {
 
 #[async_trait]
 impl Backend for Faulty {
-    fn afresh(&self) -> Arc<dyn Backend> {
+    fn reopened(&self) -> Arc<dyn Backend> {
         Arc::new(Self {
-            inner: self.inner.afresh(),
+            inner: self.inner.reopened(),
             faults: self.faults.clone(),
         })
     }
@@ -146,10 +146,10 @@ impl Backend for Faulty {
         &self,
         object: &ObjectInfo,
         from: u64,
-        patience: Duration,
+        retry_time: Duration,
     ) -> Result<Box<dyn Incoming>> {
         let rest = self.faults.strike(Operation::Get, &[&object.key]).await?;
-        let body = self.inner.get_rest(object, from, patience).await?;
+        let body = self.inner.get_rest(object, from, retry_time).await?;
         finish(&rest)?;
         Ok(struck(&rest, body, object.size - from))
     }
@@ -222,7 +222,7 @@ fn finish(rest: &Rest) -> Result<()> {
     Ok(())
 }
 
-/// A body of so many bytes that is read as the fault has it.
+/// A body of this many bytes that is read as the fault has it.
 fn struck(rest: &Rest, inner: Box<dyn Incoming>, length: u64) -> Box<dyn Incoming> {
     let (flip, left) = match rest {
         Rest::Nothing | Rest::FailAfter | Rest::Refuse(_) => return inner,
@@ -253,7 +253,7 @@ fn damaged(body: &Body) -> Result<Body> {
 #[derive(Debug)]
 pub(crate) struct FaultyBody {
     inner: Box<dyn Incoming>,
-    /// The bytes before the one to be struck, and the bit in it.
+    /// The number of bytes before the one to be flipped, and the bit in it.
     flip: Option<(u64, u8)>,
     left: u64,
 }

@@ -24,7 +24,7 @@ struct Counters {
     pace: Option<Pace>,
 }
 
-/// When the next byte may be asked for: moved on by every piece by the time that it may take.
+/// When the next byte may be asked for. Each piece moves this on by the time that the rate allows for it.
 #[derive(Debug)]
 struct Pace {
     bytes_per_second: u64,
@@ -32,8 +32,7 @@ struct Pace {
 }
 
 impl Meter {
-    /// A meter that lets at most so many bytes of objects through in a second, on average; `None` for
-    /// any number.
+    /// A meter that lets at most this many bytes of objects through in a second, on average; `None` sets no limit.
     #[must_use]
     pub fn new(bytes_per_second: Option<u64>) -> Self {
         Self(Arc::new(Counters {
@@ -45,7 +44,7 @@ impl Meter {
         }))
     }
 
-    /// How many requests were made. What the store asks again by itself is not counted.
+    /// How many requests were made. The store's own repetitions are not counted.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.0.requests.load(Ordering::Relaxed)
@@ -70,13 +69,13 @@ impl Meter {
 }
 
 impl Pace {
-    /// How long whoever read so many bytes waits before reading on.
+    /// How long a reader waits after it read this many bytes.
     fn pause(&self, bytes: u64) -> Duration {
         let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second);
         let takes = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
         let now = Instant::now();
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        // Time in which nothing was read is not made up for.
+        // Time in which nothing was read is not saved up.
         *next = (*next).max(now) + takes;
         next.saturating_duration_since(now)
     }
@@ -97,9 +96,9 @@ impl Metered {
 
 #[async_trait]
 impl Backend for Metered {
-    fn afresh(&self) -> Arc<dyn Backend> {
+    fn reopened(&self) -> Arc<dyn Backend> {
         Arc::new(Self {
-            inner: self.inner.afresh(),
+            inner: self.inner.reopened(),
             meter: self.meter.clone(),
         })
     }
@@ -123,10 +122,10 @@ impl Backend for Metered {
         &self,
         object: &ObjectInfo,
         from: u64,
-        patience: Duration,
+        retry_time: Duration,
     ) -> Result<Box<dyn Incoming>> {
         self.meter.ask();
-        let rest = self.inner.get_rest(object, from, patience).await?;
+        let rest = self.inner.get_rest(object, from, retry_time).await?;
         Ok(self.metered(rest))
     }
 
@@ -154,7 +153,7 @@ impl Backend for Metered {
     }
 }
 
-/// A body whose bytes are counted and paid for in time.
+/// A body whose bytes are counted and held to the rate.
 #[derive(Debug)]
 pub(crate) struct MeteredBody {
     inner: Box<dyn Incoming>,

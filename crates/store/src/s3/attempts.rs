@@ -1,5 +1,5 @@
-//! Hooks around each attempt of the SDK's retry loop: what went wrong last, what else to retry,
-//! and the body's hash that need not be computed again.
+//! Hooks around each attempt of the SDK's retry loop: they keep the last failure, retry more failures than the SDK does,
+//! and give it the body's hash, so that it need not be computed again.
 
 use std::error::Error as StdError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,10 +18,9 @@ use aws_smithy_types::config_bag::ConfigBag;
 use chrono::{DateTime, Utc};
 
 use super::failure::is_passing;
-use crate::manners::StoreClock;
+use crate::properties::StoreClock;
 
-/// What happened in one call so far. The deadline ends a call from outside, and then this is all
-/// that is known about why.
+/// What happened in one call so far. When the deadline ends a call from outside, only this tells why.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Attempts(Arc<Mutex<Log>>);
 
@@ -100,8 +99,8 @@ impl Intercept for Attempts {
     }
 }
 
-/// Signs with the SHA-256 that is known already instead of reading the body once more. The server
-/// checks it as the payload's and as the object's.
+/// Signs with the known SHA-256 instead of reading the body once more. The server checks it as the payload's and as the
+/// object's.
 #[derive(Debug)]
 pub(super) struct KnownHash(pub(super) String);
 
@@ -143,7 +142,7 @@ impl ClassifyRetry for RetryPassing {
     }
 }
 
-/// What the SDK's errors are wrapped in, which says nothing about the cause.
+/// The SDK's wrappings of errors, which say nothing about the cause.
 const WRAPPINGS: [&str; 10] = [
     "dispatch failure",
     "service error",

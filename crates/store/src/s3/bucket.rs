@@ -1,5 +1,5 @@
-//! What a bucket says of itself. Versioning and object lock may be asked only with permissions of their own, which
-//! walship does not need otherwise.
+//! The properties of a bucket: versioning, object lock, and the time. The first two take permissions that walship does not
+//! need otherwise.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use super::failure::Failure;
 use super::{ProvideErrorMetadata, S3, SdkError, StdError, within_limit};
 use crate::backend::{Backend, Place};
-use crate::manners::Manners;
+use crate::properties::StoreProperties;
 use walship_core::{Error, Result};
 
 /// The bucket was made without object lock.
@@ -22,7 +22,7 @@ impl Place for S3 {
         Ok(())
     }
 
-    async fn manners(&self) -> Manners {
+    async fn properties(&self) -> StoreProperties {
         let versioning = self.call("s3:GetBucketVersioning");
         let request = self
             .client
@@ -41,7 +41,7 @@ impl Place for S3 {
             self.ask(&versioning, None, request.send()),
             self.ask(&lock, Some(NO_LOCK), lock_request.send())
         );
-        Manners {
+        StoreProperties {
             versioning: versions.map(|answer| {
                 let status = answer.and_then(|answer| answer.status);
                 Some(status.is_some_and(|status| status.as_str() == "Enabled"))
@@ -72,7 +72,7 @@ impl Place for S3 {
             .map_or(Ok(()), |refused| Err(refused.error))
     }
 
-    /// Every answer is dated; the smallest listing is the one to ask for.
+    /// Every answer is dated, so the smallest listing is asked for.
     async fn clock(&self) -> Result<DateTime<Utc>> {
         let call = self.call("s3:ListBucket");
         let request = self
@@ -93,7 +93,7 @@ impl Place for S3 {
 }
 
 impl S3 {
-    /// Sends a request; an answer with the code `none` is no failure.
+    /// Sends a request; an answer with the code `none` does not count as a failure.
     async fn ask<T, E>(
         &self,
         call: &super::Call,

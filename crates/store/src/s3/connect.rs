@@ -1,4 +1,4 @@
-//! Getting to S3: endpoint, region, credentials and the HTTP client, at the price of what is used.
+//! Getting to S3: endpoint, region, credentials and the HTTP client. Only what is needed is loaded.
 //!
 //! Keys in the environment are taken without the AWS configuration machinery, and a plain-HTTP
 //! endpoint gets a client without TLS: together that is most of a one-shot process's start.
@@ -21,7 +21,7 @@ use aws_types::service_config::ServiceConfigKey;
 use crate::options::{Environment, S3Options};
 use walship_core::{Error, Result};
 
-/// Region of servers that have none: what their clients sign with by convention.
+/// Region of servers that have none: by convention their clients sign with this.
 const CONVENTIONAL_REGION: &str = "us-east-1";
 
 /// Everything that has to be known before the S3 client is made.
@@ -33,8 +33,8 @@ pub(super) struct Connection {
     pub(super) endpoint: Option<String>,
 }
 
-/// Finds out where S3 is and as whom to go there. Asks the network only where AWS is to tell the
-/// region (IMDS), for at most `limit`.
+/// Finds out the endpoint, the region and the credentials. Asks the network only if AWS must tell the region (IMDS), for
+/// at most `limit`.
 pub(super) async fn connect(options: &S3Options, limit: Duration) -> Result<Connection> {
     let environment = &options.environment;
     let endpoint = options.endpoint_set();
@@ -62,7 +62,7 @@ pub(super) async fn connect(options: &S3Options, limit: Duration) -> Result<Conn
     })
 }
 
-/// The keys in the environment, if nothing beside them asks for the AWS configuration.
+/// The keys in the environment, unless another variable asks for the AWS configuration.
 fn plain_keys(environment: &Environment) -> Option<Credentials> {
     const ASKING: [&str; 4] = [
         "AWS_PROFILE",
@@ -177,7 +177,7 @@ fn http_client(endpoint: Option<&str>, options: &S3Options) -> Result<SharedHttp
         Some(("http", host)) if !host.is_empty() => Ok(Builder::new().build_http()),
         Some(("https", host)) if !host.is_empty() => https_client(options.ca_file.as_deref()),
         _ => Err(Error::invalid(format!(
-            "the S3 endpoint \"{}\" is no address; write http://host:port or https://host",
+            "the S3 endpoint \"{}\" is not an address; write http://host:port or https://host",
             endpoint.escape_debug()
         ))),
     }
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_is_none_is_refused_and_never_repeated_with_a_password() {
+    fn what_is_not_an_endpoint_is_refused_and_a_password_in_it_never_repeated() {
         for endpoint in [
             "localhost:9000",
             "ftp://host",

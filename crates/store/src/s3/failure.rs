@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use walship_core::{Error, ErrorKind};
 
-/// Whether an answer with this status may be another one a moment later, whatever else it says.
+/// Whether the same request may get another answer a moment later, whatever else an answer with this status says.
 pub(super) fn is_passing(status: u16) -> bool {
     matches!(status, 408 | 409 | 425 | 429 | 500 | 502..=599)
 }
@@ -47,9 +47,9 @@ pub(super) struct Answer {
     pub(super) region: Option<String>,
 }
 
-/// What was asked, for the message.
+/// The request, for the message.
 #[derive(Debug)]
-pub(super) struct Asked<'a> {
+pub(super) struct RequestContext<'a> {
     pub(super) bucket: &'a str,
     /// None for AWS itself.
     pub(super) endpoint: Option<&'a str>,
@@ -61,7 +61,7 @@ pub(super) struct Asked<'a> {
 }
 
 impl Failure {
-    pub(super) fn into_error(self, asked: &Asked<'_>) -> Error {
+    pub(super) fn into_error(self, asked: &RequestContext<'_>) -> Error {
         match self {
             Self::Answer(answer) => answer.into_error(asked),
             Self::Deadline => {
@@ -85,7 +85,7 @@ impl Failure {
 }
 
 impl Answer {
-    fn into_error(self, asked: &Asked<'_>) -> Error {
+    fn into_error(self, asked: &RequestContext<'_>) -> Error {
         let kind = self.kind();
         let said = self.said();
         let server = asked.endpoint.unwrap_or("AWS");
@@ -96,7 +96,7 @@ impl Answer {
             ErrorKind::Unavailable => asked.gave_up(&said),
             ErrorKind::Denied => Error::denied(format!("{}; {}", said, self.denied_hint(asked))),
             ErrorKind::Corrupt => Error::corrupt(format!(
-                "the bytes that arrived are not those that were sent, and nothing was stored; try again ({said})"
+                "the bytes that arrived are not those that were sent; nothing was stored, try again ({said})"
             )),
             _ => Error::invalid(match self.code.as_deref() {
                 Some("NoSuchBucket") => {
@@ -118,7 +118,9 @@ impl Answer {
                         "the region or endpoint is not the bucket's; set AWS_REGION or the endpoint ({said})"
                     ),
                 },
-                None => format!("{server} answered {said} and not as S3 does; check the endpoint"),
+                None => format!(
+                    "{server} answered {said}, which is not S3's form of an error; check the endpoint"
+                ),
                 Some(_) => format!(
                     "{server} refused the request; check the settings and the bucket {bucket} ({said})"
                 ),
@@ -126,7 +128,7 @@ impl Answer {
         }
     }
 
-    /// The whole classification. A status without a code proves nothing but what it says itself.
+    /// The whole classification. A status without a code proves only what the status says.
     pub(super) fn kind(&self) -> ErrorKind {
         match (self.status, self.code.as_deref().unwrap_or_default()) {
             (_, "NoSuchKey") => ErrorKind::NotFound,
@@ -157,7 +159,7 @@ impl Answer {
         code.is_some_and(|code| CODES.contains(&code)) || matches!(self.status, 301 | 302 | 307 | 308)
     }
 
-    fn denied_hint(&self, asked: &Asked<'_>) -> String {
+    fn denied_hint(&self, asked: &RequestContext<'_>) -> String {
         match self.code.as_deref() {
             Some("SignatureDoesNotMatch") => {
                 "the secret key is wrong; check AWS_SECRET_ACCESS_KEY or the profile".into()
@@ -166,7 +168,7 @@ impl Answer {
                 "the server does not know the access key; check AWS_ACCESS_KEY_ID or the profile".into()
             }
             Some("ExpiredToken" | "TokenRefreshRequired" | "InvalidToken") => {
-                "the session token is not valid (any more); get a new one".into()
+                "the session token is not valid, or has expired; get a new one".into()
             }
             Some("RequestTimeTooSkewed") => {
                 "this machine's clock is off, or the server's; set it right (see timedatectl)".into()
@@ -201,7 +203,7 @@ impl Answer {
     }
 }
 
-impl Asked<'_> {
+impl RequestContext<'_> {
     fn gave_up(&self, why: &str) -> Error {
         let server = self.endpoint.unwrap_or("AWS");
         let attempts = if self.attempts == 1 {
@@ -225,8 +227,8 @@ impl Asked<'_> {
 mod tests {
     use super::*;
 
-    fn asked() -> Asked<'static> {
-        Asked {
+    fn asked() -> RequestContext<'static> {
+        RequestContext {
             bucket: "vault",
             endpoint: None,
             permission: "s3:GetObject",
@@ -324,7 +326,7 @@ mod tests {
 
     #[test]
     fn the_deadline_names_the_last_cause() {
-        let failed = Asked {
+        let failed = RequestContext {
             last_failure: Some("connection refused".into()),
             ..asked()
         };

@@ -20,7 +20,7 @@ pub(super) fn held_back(bytes: Bytes, is_open: watch::Receiver<bool>) -> ByteStr
 struct HeldBack {
     first: Bytes,
     last: Bytes,
-    /// A future may not be shared between threads, and a body has to be; nobody else ever locks it.
+    /// A body must be shareable between threads, and a future is not. There is never another holder of this lock.
     gate: Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -29,7 +29,7 @@ impl HeldBack {
         let last = bytes.split_off(bytes.len().saturating_sub(1));
         let gate = Box::pin(async move {
             if is_open.wait_for(|open| *open).await.is_err() {
-                // Whoever had the gate dropped the request, too.
+                // The gate was dropped, and the request with it.
                 std::future::pending::<()>().await;
             }
         });

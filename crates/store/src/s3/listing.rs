@@ -1,8 +1,8 @@
-//! Whether an answer to a listing is all of it.
+//! Whether an answer to a listing is whole.
 //!
-//! The SDK's reader passes over what it does not know, and a listing that was cut or altered on its way looks to it like a
-//! shorter one. So the answer's own text is looked at: it must be one element that is closed, every element in it closed
-//! by its own name, and its count of keys right.
+//! The SDK's reader passes over what it does not know, so a listing that was cut or altered on its way looks like a
+//! shorter one. So the text of the answer is checked: it must be one closed element, every element in it must be closed by
+//! its own name, and its count of keys must be right.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,19 +14,19 @@ use aws_smithy_types::config_bag::ConfigBag;
 
 /// What was found of the last answer.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Wholeness(Arc<Mutex<Option<Result<usize, String>>>>);
+pub(super) struct ListingCheck(Arc<Mutex<Option<Result<usize, String>>>>);
 
-impl Wholeness {
-    /// How many keys the answer says, or why it is not whole; `None` where there was no listing in it.
+impl ListingCheck {
+    /// How many keys the answer has, or why it is not whole; `None` where it was not a listing.
     pub(super) fn keys(&self) -> Option<Result<usize, String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 #[dyn_dispatch_hint]
-impl Intercept for Wholeness {
+impl Intercept for ListingCheck {
     fn name(&self) -> &'static str {
-        "walship wholeness"
+        "walship listing check"
     }
 
     fn read_after_deserialization(
@@ -50,7 +50,7 @@ impl Intercept for Wholeness {
 
 /// How many keys a listing has, if it is whole.
 fn keys_in(text: &[u8]) -> Result<usize, &'static str> {
-    let text = std::str::from_utf8(text).map_err(|_| "it is no text")?;
+    let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8")?;
     let mut open: Vec<&str> = Vec::new();
     let mut begun = false;
     let (mut keys, mut entries, mut said) = (0, 0, None::<usize>);
@@ -68,7 +68,9 @@ fn keys_in(text: &[u8]) -> Result<usize, &'static str> {
                 return Err("an element in it is closed by another name");
             }
             match (open.len(), name) {
-                (1, "KeyCount") => said = Some(content.trim().parse().map_err(|_| "its count is no number")?),
+                (1, "KeyCount") => {
+                    said = Some(content.trim().parse().map_err(|_| "its count is not a number")?)
+                }
                 (1, "IsTruncated") if !matches!(content.trim(), "true" | "false") => {
                     return Err("it does not say whether it goes on");
                 }
@@ -96,7 +98,7 @@ fn keys_in(text: &[u8]) -> Result<usize, &'static str> {
         return Err("it was cut");
     }
     match said {
-        Some(said) if said != entries => Err("it has another number of keys than it says"),
+        Some(said) if said != entries => Err("its count of keys is wrong"),
         _ => Ok(keys),
     }
 }
@@ -114,7 +116,7 @@ mod tests {
     fn a_whole_listing_is_counted() {
         assert_eq!(keys_in(LISTING.as_bytes()), Ok(2));
         assert_eq!(keys_in(format!("{LISTING}\n").as_bytes()), Ok(2));
-        // Some servers say no count.
+        // Some servers give no count.
         let without = LISTING.replace("<KeyCount>2</KeyCount>", "");
         assert_eq!(keys_in(without.as_bytes()), Ok(2));
         let none = "<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>";

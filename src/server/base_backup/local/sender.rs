@@ -16,7 +16,7 @@ use super::tar_out::{Attributes, TarOut};
 use super::{Event, Outlet, TablespaceHeader, not_seen, unreadable};
 use crate::error::{Error, Result};
 use crate::format::remembered::ARCHIVE_FILE;
-use crate::pg::{ControlFile, Lsn, WalRange};
+use crate::pg::{ControlFile, Lsn, ManifestWalRange};
 use crate::pg::{ManifestWriter, NewFile};
 use crate::server::base_backup::local::{names, page};
 use crate::server::data_directory::control_file;
@@ -81,7 +81,7 @@ impl Sender {
         }
         let stop_lsn = stopped.ok_or_else(|| Error::defect("back up", "there is no data directory"))?;
         self.tar.send(Event::ManifestStart)?;
-        let text = self.manifest.finish(WalRange {
+        let text = self.manifest.finish(ManifestWalRange {
             timeline: self.control.timeline,
             start: self.start_lsn,
             end: stop_lsn,

@@ -91,7 +91,7 @@ fn a_newer_ledger_is_told_from_a_damaged_one() {
 
 // Seen to fail: `format/ledger.rs`: an entry counts for any object
 #[test]
-fn an_entry_speaks_of_one_object_only() {
+fn an_entry_is_of_one_object_only() {
     let entry = &shard(8).entries.into_values().last().unwrap();
     let (size, modified, version) = (entry.size, entry.modified, entry.version.as_str());
     assert!(entry.is_of(size, modified, version));

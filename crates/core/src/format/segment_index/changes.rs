@@ -1,13 +1,12 @@
-//! What a segment's records change of the conditions of a recovery, as its index keeps it: bounded, and
-//! with a word where there is more.
+//! The changes of a recovery's conditions that a segment's index keeps: a bounded number, and whether there are more.
 
 use serde::{Deserialize, Serialize};
 
 use crate::pg::{Lsn, WalChange, WalLevel};
 
-/// So many changes are kept at most.
+/// At most this many changes are kept.
 pub(crate) const CHANGES: usize = 32;
-/// So long they may be together as JSON, in bytes.
+/// The longest that all of them may be as JSON, in bytes.
 const CHANGES_BYTES: usize = 8 << 10;
 
 /// A record that changes something.
@@ -23,7 +22,7 @@ pub struct Change {
 #[derive(Debug, Default)]
 pub(super) struct ChangesTally {
     pub(super) kept: Vec<Change>,
-    /// Whether there are more, or such that are not known.
+    /// Whether there are more, or unknown ones.
     pub(super) more: bool,
     bytes: usize,
     level: Option<WalLevel>,
@@ -36,7 +35,7 @@ impl ChangesTally {
         }
     }
 
-    /// Checkpoints are many. Of most, only a `wal_level` that was not known yet is kept.
+    /// There are many checkpoints. Of most, only a `wal_level` that was not known yet is kept.
     fn worth_keeping(&mut self, change: WalChange) -> Option<WalChange> {
         match change {
             WalChange::Parameters(parameters) => {
@@ -57,7 +56,7 @@ impl ChangesTally {
     }
 
     fn keep(&mut self, change: Change) {
-        // A path that is no text cannot be kept either.
+        // A path that is not UTF-8 cannot be kept either.
         let length = serde_json::to_vec(&change).map_or(usize::MAX, |text| text.len());
         let is_unread = change.change == WalChange::Unread;
         self.bytes = self.bytes.saturating_add(length);

@@ -1,6 +1,6 @@
-//! Whether the records of one segment go on in the next: each names the one before it (`xl_prev`), and PostgreSQL ends a
-//! replay where that is not so (`ValidXLogRecordHeader`, `xlogreader.c`, 14 to 18). Segments of two histories, or of a
-//! server whose WAL was set back (`pg_resetwal`), have the right names and positions, and break there.
+//! Whether the records of one segment go on in the next. Each record names the one before it (`xl_prev`), and PostgreSQL
+//! ends a replay at a record that names another one (`ValidXLogRecordHeader`, `xlogreader.c`, 14 to 18). Segments of two
+//! histories, or of a server whose WAL was set back (`pg_resetwal`), have the right names and positions but break there.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ pub struct Links {
     open: Option<Lsn>,
 }
 
-/// A record, and the one before it.
+/// A record, and what it says of the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FirstRecord {
     /// Where it begins.
@@ -31,7 +31,7 @@ pub(crate) struct FirstRecord {
 }
 
 impl Links {
-    /// Those of the segment that was read.
+    /// The links of the segment that was read.
     pub(super) fn of(reader: &WalReader) -> Self {
         Self {
             first: reader
@@ -43,18 +43,19 @@ impl Links {
     }
 }
 
-/// Follows the records over consecutive segments. It is shown their indexes, one after the other.
+/// Checks that the records go on over consecutive segments. It takes their indexes in their order.
 #[derive(Debug, Clone, Default)]
-pub struct Following {
-    /// The records before the next segment, one of which its first record names; `None` where that is not known.
+pub struct LinkChecker {
+    /// The last records so far: the first record of the next segment must name one of them. `None` where they are not
+    /// known.
     before: Option<Links>,
     /// Where the WAL ended within the segment before.
     ended: Option<Lsn>,
 }
 
-impl Following {
-    /// Where a replay ends that comes from the segments before, if the records of this one do not follow theirs;
-    /// `None` too for what is not known.
+impl LinkChecker {
+    /// If the records of this segment do not follow those of the segments before: where a replay from there ends. `None`
+    /// also where that is not known.
     pub fn next(&mut self, index: Option<&SegmentIndex>) -> Option<Lsn> {
         let ended = self.ended.take();
         let Some((index, links)) = index.and_then(|index| Some((index, index.links?))) else {

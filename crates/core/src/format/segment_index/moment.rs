@@ -1,5 +1,5 @@
-//! Where in the WAL a moment lies: before the first end of a transaction that is too late for it
-//! (`recoveryStopsBefore`, `xlogrecovery.c`), and after the last record that tells of a time and is not.
+//! Where in the WAL a moment lies: before the first end of a transaction that is later than the moment
+//! (`recoveryStopsBefore`, `xlogrecovery.c`), and after the last record with a time that is not later.
 
 use chrono::{DateTime, Utc};
 
@@ -9,16 +9,16 @@ use crate::pg::{Lsn, WalEvent, WalEventKind, WalTime};
 /// What a segment holds of a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MomentIn {
-    /// It is over before the end of the segment, or may be: only the segment tells where.
+    /// It ends within the segment, or may: only reading the segment shows where.
     Read,
-    /// It goes on; this is the last record here that belongs to it.
+    /// It goes on after the segment; this is the last record here that belongs to it.
     GoesOn(Option<Lsn>),
 }
 
-/// The record before which a moment is over, and the last one that belongs to it.
+/// The record before which a moment ends, and the last record that belongs to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MomentEnd {
-    /// The last record of it: the end of a transaction, its being prepared, or a restore point.
+    /// The last record that belongs to it: a transaction ended or was prepared, or a restore point was made.
     pub last: Option<Lsn>,
     /// The first end of a transaction that is too late, and its time.
     pub later: Option<(Lsn, DateTime<Utc>)>,
@@ -50,7 +50,7 @@ impl MomentEnd {
         let Some((time, ends)) = time_of(&event.kind) else {
             return;
         };
-        // PostgreSQL takes a time beyond the calendar as it is; an index with one is unknown.
+        // PostgreSQL takes a time beyond year 9999 as it is; a segment with one has no index.
         let Some(time) = time.to_utc().filter(|_| self.later.is_none()) else {
             return;
         };

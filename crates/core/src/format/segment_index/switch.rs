@@ -1,21 +1,21 @@
 //! A switch of segments whose record begins in the last bytes of the segment before.
 //!
 //! Such a record ends in the next segment and fills all of that one too (`ReserveXLogSwitch`, `xlog.c`;
-//! `XLogDecodeNextRecord`, `xlogreader.c`, PostgreSQL 14 to 18), so that nothing but zeros follows it there.
-//! Who reads that segment alone meets the end of a record, and then none.
+//! `XLogDecodeNextRecord`, `xlogreader.c`, PostgreSQL 14 to 18): nothing but zeros follows it there. A reader of that
+//! segment alone finds the end of a record, and no other record.
 
 use super::{ContinuedRecord, SegmentIndex};
 
-/// A switch is a header and nothing else (`SizeOfXLogRecord`); so much of it stands at its end: what it is,
-/// padding, and the CRC.
+/// A switch is a header and nothing else (`SizeOfXLogRecord`). These bytes at its end hold what it is, padding, and the
+/// CRC.
 const HEADER_END_BYTES: usize = 8;
 /// `XLOG_SWITCH` of `RM_XLOG_ID`, and the padding; the lower four bits of the first byte are the reader's.
 const SWITCH: [u8; 4] = [0x40, 0, 0, 0];
 
 impl SegmentIndex {
-    /// The same, without an end of the WAL that is none: after a switch that began in the segment before. An older
-    /// walship took it for one, and said so in trailers that stay.
-    pub(crate) fn settled(self) -> Self {
+    /// The same, without a false end of the WAL. An older walship took a switch that began in the segment before for the
+    /// end of the WAL, and its trailers stay.
+    pub(crate) fn without_false_end(self) -> Self {
         if self.is_filled_by_a_switch() {
             return Self {
                 valid_until: None,
@@ -35,7 +35,7 @@ impl SegmentIndex {
 }
 
 impl ContinuedRecord {
-    /// Records begin at multiples of 8, so that 8 or 16 bytes of the header stand in this segment.
+    /// Records begin at multiples of 8, so 8 or 16 bytes of the header lie in this segment.
     fn is_end_of_a_switch(&self) -> bool {
         let bytes = &self.bytes.0;
         let header_end = bytes.len().checked_sub(HEADER_END_BYTES);

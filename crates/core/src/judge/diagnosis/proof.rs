@@ -67,7 +67,7 @@ fn verified(summary: &LedgerSummary, facts: &Facts, findings: &mut Findings) {
 fn drilled(archive: &ArchiveFacts, catalogue: &Catalogue, facts: &Facts, findings: &mut Findings) {
     let check = Check::Drilled;
     let drills = match &archive.drills {
-        Ok(drills) => drills.clone().and_of(catalogue),
+        Ok(drills) => catalogue.drills_with_proofs(drills.clone()),
         Err(why) => return findings.unknown(check, why),
     };
     let (passed, failed) = (drills.last_success, drills.last_failure);

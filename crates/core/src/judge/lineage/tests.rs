@@ -1,5 +1,6 @@
 use super::*;
 use crate::format::backup::{WalRange, fixture};
+use crate::format::segment_index::HexBytes;
 use crate::pg::wal_pieces::{GEOMETRY, backup_end, checkpoint, copy, write};
 use crate::pg::{SegmentSize, TimelineId};
 

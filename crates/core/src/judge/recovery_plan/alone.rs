@@ -4,7 +4,6 @@
 use super::{Request, Target, end};
 use crate::error::{Error, Result};
 use crate::format::keys::BackupId;
-use crate::format::released::stands_alone;
 use crate::judge::catalogue::{Backup, Catalogue};
 use crate::judge::timeline_chain::{Reach, TimelineChain};
 use crate::text::time_text;
@@ -21,7 +20,7 @@ pub(super) fn settle(catalogue: &Catalogue, request: &Request) -> (Request, Opti
     let Some(backup) = request.backup.as_ref().and_then(|id| find(catalogue, id)) else {
         return as_it_is();
     };
-    if !stands_alone(backup, catalogue) {
+    if !catalogue.stands_alone(backup) {
         return as_it_is();
     }
     let note = format!(
@@ -50,7 +49,7 @@ pub(crate) fn is_given_up(
             number.is_ok_and(|number| catalogue.released.contains(first.timeline(), number))
         }
         // A younger timeline may end there because nothing more was written to it.
-        None => chain.timeline() == backup.stop_timeline && stands_alone(backup, catalogue),
+        None => chain.timeline() == backup.stop_timeline && catalogue.stands_alone(backup),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The checksum of a file on its way: `pg_checksum_context`, `src/common/checksum_helper.c`.
+//! A file's checksum, computed while its bytes pass by: `pg_checksum_context`, `src/common/checksum_helper.c`.
 
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 
@@ -7,7 +7,7 @@ use super::ChecksumAlgorithm;
 /// A checksum of the bytes seen so far.
 #[derive(Debug, Clone)]
 pub enum FileHash {
-    /// CRC-32C, which alone can be put together from the checksums of a file's pieces.
+    /// CRC-32C. Only this one can be combined from the checksums of a file's pieces.
     Crc32c(u32),
     /// SHA-224.
     Sha224(Sha224),
@@ -20,7 +20,7 @@ pub enum FileHash {
 }
 
 impl FileHash {
-    /// Of no bytes.
+    /// The checksum of no bytes.
     #[must_use]
     pub fn new(algorithm: ChecksumAlgorithm) -> Self {
         match algorithm {
@@ -32,7 +32,7 @@ impl FileHash {
         }
     }
 
-    /// Of these bytes as well.
+    /// Adds these bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Crc32c(crc) => *crc = crc32c::crc32c_append(*crc, bytes),

@@ -2,7 +2,7 @@
 //! and `src/common/parse_manifest.c` reads it (version 1 in PostgreSQL 14 to 16, 2 in 17 and 18).
 //!
 //! Memory is bounded by [`MAX_LINE_BYTES`], whatever the number of files. The manifest's own checksum
-//! stands at its end: what the callback is given is proven only when [`Manifest::read`] returns.
+//! stands at its end: so what the callback was given is proven only when [`Manifest::read`] returns.
 
 mod checksum;
 mod file;
@@ -31,14 +31,14 @@ use crate::text::from_hex;
 /// below 1024 bytes (`MAXPGPATH`).
 const MAX_LINE_BYTES: usize = 64 << 10;
 
-/// More timelines than any backup spans: the bound on what is kept of `WAL-Ranges`.
+/// At most this many `WAL-Ranges` are kept: no backup spans as many timelines.
 const MAX_WAL_RANGES: usize = 4096;
 
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// WAL that a backup needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WalRange {
+pub struct ManifestWalRange {
     /// The timeline it is on.
     pub timeline: TimelineId,
     /// Its first byte.
@@ -55,7 +55,7 @@ pub struct Manifest {
     /// The cluster's system identifier; version 1 has none.
     pub system_identifier: Option<u64>,
     /// The WAL needed to make the backup consistent.
-    pub wal_ranges: Vec<WalRange>,
+    pub wal_ranges: Vec<ManifestWalRange>,
     /// How many files it lists.
     pub file_count: u64,
     /// SHA-256 of the manifest's content before the line that gives it.
@@ -67,10 +67,9 @@ impl Manifest {
     /// `reader` needs no buffering.
     ///
     /// # Errors
-    /// `Corrupt` for a manifest that is cut short, has trailing bytes or does not match its checksum,
-    /// or that holds a path which leads out of the data directory; `Invalid` for a version walship does
-    /// not know; what `on_file` returned. Where `reader` fails with an [`Error`] inside its
-    /// [`std::io::Error`] it is that one, and `Internal` otherwise.
+    /// `Corrupt` for a manifest that is cut short, has trailing bytes, does not match its checksum, or has a path that
+    /// leads out of the data directory. `Invalid` for a version that walship does not know. The error of `on_file`.
+    /// If `reader` fails: the [`Error`] inside its [`std::io::Error`], or `Internal` where there is none.
     pub fn read(reader: impl Read, on_file: impl FnMut(ManifestFile) -> Result<()>) -> Result<Self> {
         let mut source = Source::new(reader);
         let mut parts = Parts::new(on_file);
@@ -87,7 +86,7 @@ impl Manifest {
     }
 }
 
-/// What went wrong while the JSON was read.
+/// The error that stopped the reading of the JSON.
 fn error_of(error: serde_json::Error) -> Error {
     match error.classify() {
         serde_json::error::Category::Io => error_of_reader(error.into()),
@@ -100,7 +99,7 @@ fn error_of(error: serde_json::Error) -> Error {
     }
 }
 
-/// The error inside an I/O error where it is one of walship's own, an I/O error's otherwise.
+/// Walship's own error inside an I/O error; where there is none, an error made from the I/O error.
 fn error_of_reader(error: std::io::Error) -> Error {
     error
         .downcast()
@@ -122,12 +121,12 @@ enum Key {
     Checksum,
 }
 
-/// The manifest as far as it was read.
+/// What was read of the manifest so far.
 struct Parts<F> {
     version: Option<u32>,
     system_identifier: Option<u64>,
     file_count: Option<u64>,
-    wal_ranges: Option<Vec<WalRange>>,
+    wal_ranges: Option<Vec<ManifestWalRange>>,
     checksum: Option<String>,
     on_file: F,
     /// An error with a kind of its own; serde's carry only text.
@@ -277,7 +276,7 @@ impl<'de, F: FnMut(ManifestFile) -> Result<()>> Visitor<'de> for Files<'_, F> {
 }
 
 /// The array of WAL ranges, not longer than [`MAX_WAL_RANGES`].
-struct WalRanges(Vec<WalRange>);
+struct WalRanges(Vec<ManifestWalRange>);
 
 impl<'de> Deserialize<'de> for WalRanges {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -298,7 +297,7 @@ impl<'de> Deserialize<'de> for WalRanges {
                     if line.end < line.start {
                         return Err(de::Error::custom("a WAL range ends before it starts"));
                     }
-                    ranges.push(WalRange {
+                    ranges.push(ManifestWalRange {
                         timeline: line.timeline,
                         start: line.start,
                         end: line.end,

@@ -1,4 +1,4 @@
-//! The manifest's bytes on their way to the JSON parser: hashed, and held to a line length.
+//! Passes the manifest's bytes on to the JSON parser, hashes them, and limits the length of a line.
 
 use std::io::{self, Read};
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// Passes a reader's bytes on and computes the checksum of all but the last line, as
 /// `verify_manifest_checksum` does: up to and including the last newline but one.
 ///
-/// Which newline that is shows only at the end, so the hash's state is kept at the last two.
+/// Which newline that is shows only at the end, so the hash's state at the last two newlines is kept.
 pub(super) struct Source<R> {
     reader: R,
     running: Sha256,
@@ -30,7 +30,7 @@ impl<R> Source<R> {
         }
     }
 
-    /// The checksum, when everything was read.
+    /// The checksum, once everything was read.
     pub(super) fn checksum(self) -> Result<[u8; 32]> {
         match self.at_newline_before {
             Some(hash) if self.line_bytes == 0 => Ok(hash.finalize().into()),
@@ -41,7 +41,7 @@ impl<R> Source<R> {
         }
     }
 
-    /// Takes a line's end, with the newline, or what there is of it.
+    /// Takes the rest of a line with its newline, or a part of the rest.
     fn take(&mut self, piece: &[u8]) -> io::Result<()> {
         self.running.update(piece);
         self.line_bytes += piece.len();

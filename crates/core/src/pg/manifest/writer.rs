@@ -1,12 +1,12 @@
 //! Writing a manifest, as PostgreSQL does (`src/backend/backup/backup_manifest.c`, before 16 in
-//! `src/backend/replication/`): the lines come out as they are known.
+//! `src/backend/replication/`). Each line can be taken as soon as it is known.
 
 use std::fmt::Write as _;
 
 use chrono::DateTime;
 use sha2::{Digest, Sha256};
 
-use super::WalRange;
+use super::ManifestWalRange;
 use crate::error::{Error, Result};
 use crate::pg::Major;
 
@@ -23,7 +23,7 @@ pub struct NewFile<'a> {
     pub crc32c: u32,
 }
 
-/// A manifest in the making.
+/// A manifest that is being written.
 #[derive(Debug)]
 pub struct ManifestWriter {
     text: String,
@@ -88,10 +88,10 @@ impl ManifestWriter {
         std::mem::take(&mut self.text)
     }
 
-    /// The end, with the WAL that the backup needs.
+    /// Ends the manifest, with the WAL that the backup needs.
     #[must_use]
-    pub fn finish(mut self, wal: WalRange) -> String {
-        let WalRange { timeline, start, end } = wal;
+    pub fn finish(mut self, wal: ManifestWalRange) -> String {
+        let ManifestWalRange { timeline, start, end } = wal;
         let _ = write!(
             self.text,
             "\n],\n\"WAL-Ranges\": [\n{{ \"Timeline\": {timeline}, \"Start-LSN\": \"{start}\", \"End-LSN\": \"{end}\" }}\
@@ -129,7 +129,7 @@ mod tests {
                 writer.add(file).unwrap();
                 text += &writer.take();
             }
-            let wal = WalRange {
+            let wal = ManifestWalRange {
                 timeline: TimelineId::new(2).unwrap(),
                 start: Lsn(0x1_0200_0028),
                 end: Lsn(0x1_0200_0100),

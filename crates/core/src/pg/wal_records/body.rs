@@ -1,6 +1,5 @@
-//! The body of a record that tells of a time: the end of a transaction, its being prepared, or a restore point. It is
-//! read as it comes, a field at a time, so that a commit of a million subtransactions takes no more
-//! memory than any other.
+//! The body of a record that has a time: a transaction ended or was prepared, or a restore point was made. It is read as it
+//! comes, a field at a time, so that a commit of a million subtransactions takes no more memory than any other.
 //!
 //! Layouts: `xl_xact_commit` and `xl_xact_abort` with `ParseCommitRecord` and `ParseAbortRecord`
 //! (`src/include/access/xact.h`, `src/backend/access/rmgrdesc/xactdesc.c`), `xl_xact_prepare` and `xl_restore_point`
@@ -26,8 +25,8 @@ const RESTORE_POINT_BYTES: usize = 8 + 64;
 /// What stands before the time in the record of a prepared transaction (`xl_xact_prepare`, `xact.h`), in bytes.
 const BEFORE_PREPARED_AT: u64 = 16;
 
-/// So much of a body tells what it is and when it happened: an origin, a top-level transaction, the
-/// main data's length, and a restore point's time and name.
+/// This much of a body tells what happened and when: an origin, a top-level transaction, the main data's length, and a
+/// restore point's time and name.
 pub(super) const BEGINNING_BYTES: usize = 3 + 5 + 5 + RESTORE_POINT_BYTES;
 
 /// What a record tells.
@@ -41,7 +40,7 @@ enum Tells {
     Prepare,
 }
 
-/// The fields that are looked at, in the order in which a record has them.
+/// The fields that are read, in the order in which they stand in a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     BlockId,
@@ -50,7 +49,7 @@ enum Field {
     RestorePoint,
     Time,
     Flags,
-    /// The number of a list's elements, which follow it; the flag says of which list.
+    /// The number of elements of a list, which follow it; the flag says which list.
     Count(u32),
     PreparedId,
     /// Nothing more is needed.
@@ -69,7 +68,7 @@ impl Field {
     }
 }
 
-/// The time in a whole body that is the main data of a transaction's end and nothing else, as most are.
+/// The time in a body that holds only the main data of a transaction's end, as most do.
 pub(super) fn plain_time(body: &[u8]) -> Option<WalTime> {
     let data = match *body {
         [DATA_SHORT, length, ref data @ ..] if usize::from(length) == data.len() => data,
@@ -93,7 +92,7 @@ pub(super) struct Body {
     time: WalTime,
     /// How much of the record is still to come, in bytes.
     remaining: u64,
-    /// How much of that to pass over before the field.
+    /// How many of these bytes to skip before the field.
     skip: u64,
     field: Field,
     got: usize,
@@ -167,7 +166,7 @@ impl Body {
         self.begun += kept;
     }
 
-    /// What the record told, when its last byte was taken; `None` where it makes no sense.
+    /// What the record tells, once its last byte was taken; `None` where it makes no sense.
     pub(super) fn finish(self) -> Option<WalEventKind> {
         if self.malformed || self.field != Field::Rest {
             return None;
@@ -176,7 +175,7 @@ impl Body {
     }
 
     /// What the bytes taken so far tell; `None` before the time is known. The id of a prepared
-    /// transaction, which comes late, may still be the record's own, 0.
+    /// transaction stands late in the record; until then it is the record's own, 0.
     pub(super) fn told_so_far(&self) -> Option<WalEventKind> {
         (self.dated && !self.malformed).then(|| self.told())
     }
@@ -205,7 +204,7 @@ impl Body {
         String::from_utf8_lossy(name.get(..end).unwrap_or_default()).into_owned()
     }
 
-    /// Uses the field in the buffer. Returns how much to pass over, and the field after that.
+    /// Uses the field in the buffer. Returns how much to skip, and the field after that.
     fn accept(&mut self) -> (u64, Field) {
         let number = u32_at(&self.buffer, 0).unwrap_or(0);
         let [byte, ..] = self.buffer;
@@ -263,7 +262,7 @@ impl Body {
         }
     }
 
-    /// The next list that the flags announce, after this one, or the prepared transaction's id.
+    /// The next list that the flags announce after this one; after the last list, the prepared transaction's id.
     fn field_after(&mut self, list: u32) -> Field {
         const ORDER: [u32; 5] = [
             HAS_DBINFO,
@@ -312,7 +311,7 @@ fn tells(record: &RecordHeader) -> Option<Tells> {
 mod tests {
     use super::*;
 
-    /// What a record of this operation tells whose main data is this, with this in front of it.
+    /// What a record of this operation tells, with this main data and these bytes before it.
     fn told(resource_manager: u8, info: u8, front: &[u8], data: &[u8]) -> Option<WalEventKind> {
         let body = [front, &[DATA_SHORT, data.len() as u8], data].concat();
         let mut header = [0; RecordHeader::SIZE_BYTES];
@@ -320,7 +319,7 @@ mod tests {
         header[4..8].copy_from_slice(&700_u32.to_le_bytes());
         (header[16], header[17]) = (info, resource_manager);
         let header = RecordHeader::parse(&header).unwrap();
-        // Whatever the pieces, the same is told.
+        // It tells the same, however it is cut into pieces.
         let mut all = (1..=body.len()).map(|piece| {
             let mut reading = Body::of(&header, Major::V18)?;
             body.chunks(piece).for_each(|bytes| reading.take(bytes));

@@ -16,7 +16,7 @@ use super::record::{DATABASE, OPERATION, RecordHeader, TABLESPACE, XLOG, main_da
 use crate::pg::fields::{u32_at, u64_at};
 use crate::pg::{Lsn, Major, TimelineId};
 
-/// So much of a record is looked at, in bytes: a path (`MAXPGPATH`), or a database in 500 tablespaces.
+/// At most this much of a record is read, in bytes: enough for a path (`MAXPGPATH`), or a database in 500 tablespaces.
 const LIMIT_BYTES: usize = 2048;
 
 /// What a record changes.
@@ -25,12 +25,12 @@ const LIMIT_BYTES: usize = 2048;
 pub enum WalChange {
     /// The server was started with other settings than before (`XLOG_PARAMETER_CHANGE`).
     Parameters(WalParameters),
-    /// What `wal_level` is here, as a checkpoint says it (`XLOG_CHECKPOINT_REDO`; 17 and later).
+    /// The `wal_level` here, by a checkpoint (`XLOG_CHECKPOINT_REDO`; 17 and later).
     WalLevel {
         /// The level.
         wal_level: WalLevel,
     },
-    /// A checkpoint. One that begins a timeline ends another one.
+    /// A checkpoint, which may begin a timeline and so end another one.
     Checkpoint(WalCheckpoint),
     /// A recovery ended here, and a timeline began (`XLOG_END_OF_RECOVERY`).
     EndOfRecovery {
@@ -81,11 +81,11 @@ pub enum WalChange {
         /// Where its files were.
         tablespaces: Vec<u32>,
     },
-    /// One of these, but not all of it is known here.
+    /// One of these changes, but its record was not read whole.
     Unread,
 }
 
-/// The settings that a server must have at least to replay what follows, and the kind of WAL that is written.
+/// The lowest settings with which a server can replay what follows, and the kind of WAL that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalParameters {
     /// `wal_level`.
@@ -106,7 +106,7 @@ pub struct WalParameters {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WalLevel {
-    /// Enough for a crash only: a recovery from an archive cannot cross it.
+    /// Enough only for recovery from a crash: a recovery from an archive cannot cross it.
     Minimal,
     /// Enough for archiving and standbys.
     Replica,
@@ -141,7 +141,7 @@ impl WalLevel {
     }
 }
 
-/// Which of these records one is.
+/// The form of such a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     Checkpoint { shutdown: bool },
@@ -193,7 +193,7 @@ pub(super) struct ChangeBody {
 }
 
 impl ChangeBody {
-    /// The body of a record, or `None` for one that changes nothing of this.
+    /// The body of a record; `None` if the record is not one of these.
     pub(super) fn of(record: &RecordHeader, major: Major) -> Option<Self> {
         Some(Self {
             form: Form::of(record.resource_manager, record.info, major)?,
@@ -215,14 +215,14 @@ impl ChangeBody {
         self.bytes.get(..wanted).unwrap_or_default()
     }
 
-    /// What it changes, as far as the bytes taken so far tell.
+    /// The change, as far as the bytes taken so far tell.
     pub(super) fn told(&self) -> WalChange {
         self.main_data()
             .and_then(|(data, length)| self.decode(data, length))
             .unwrap_or(WalChange::Unread)
     }
 
-    /// What is there of the main data, and its whole length.
+    /// The main data as far as it was taken, and its whole length.
     fn main_data(&self) -> Option<(&[u8], usize)> {
         let (begin, length) = main_data_of(&self.bytes)?;
         let is_last = (begin as u64).checked_add(length as u64) == Some(self.total);

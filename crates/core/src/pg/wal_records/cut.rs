@@ -1,13 +1,11 @@
-//! A record that begins in one segment and ends in another, put together from what each of the two
-//! tells on its own.
+//! A record that begins in one segment and ends in another, put together from what each of the two segments keeps of it.
 
 use super::body::BEGINNING_BYTES;
 use super::record::{RecordHeader, Telling};
 use super::{WalEvent, take_front};
 use crate::pg::{Lsn, Major};
 
-/// At least so many bytes of a record lie in the segment in which it begins, for records begin at
-/// multiples of it.
+/// At least this many bytes of a record lie in the segment in which it begins, because records begin at multiples of it.
 const LEAST_HEAD_BYTES: usize = 8;
 
 /// The beginning of a record that a segment leaves unfinished.
@@ -22,7 +20,7 @@ pub struct RecordHead {
 }
 
 impl RecordHead {
-    /// As many bytes as are ever needed.
+    /// More bytes are never needed.
     pub const LIMIT_BYTES: usize = RecordHeader::SIZE_BYTES + BEGINNING_BYTES;
 }
 
@@ -38,7 +36,7 @@ pub struct RecordTail {
 }
 
 impl RecordTail {
-    /// As many bytes as are ever needed.
+    /// More bytes are never needed.
     pub const LIMIT_BYTES: usize = RecordHead::LIMIT_BYTES - LEAST_HEAD_BYTES;
 
     pub(super) fn new(remaining: u32) -> Self {
@@ -60,16 +58,15 @@ impl RecordTail {
     }
 }
 
-/// What a record tells that begins in one segment, goes on in the next, and ends at `end`. `None`
-/// where it tells nothing, or the two are not parts of one record: a crash may have cut the first
-/// one off. The id of a prepared transaction is not looked for and is 0; a change whose record is longer
-/// than the two parts tell is [`super::WalChange::Unread`].
+/// What a record tells that begins in one segment, goes on in the next, and ends at `end`. `None` where it tells nothing,
+/// or the two are not parts of one record: a crash may have cut the first one off. The id of a prepared transaction is not
+/// read and is 0. A change whose record is longer than the two parts is [`super::WalChange::Unread`].
 pub(crate) fn join(head: &RecordHead, tail: &RecordTail, end: Lsn, major: Major) -> Option<WalEvent> {
     if head.remaining != tail.remaining || head.start >= end {
         return None;
     }
     let mut bytes = head.bytes.clone();
-    // A head that is cut short at the limit has all that is needed.
+    // A head that was cut at the limit has all that is needed.
     if bytes.len() < RecordHead::LIMIT_BYTES {
         bytes.extend_from_slice(&tail.bytes);
     }

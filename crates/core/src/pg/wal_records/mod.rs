@@ -2,8 +2,8 @@
 //! conditions of a recovery, and passes over everything else. It follows `XLogDecodeNextRecord` and `XLogFindNextRecord`
 //! (`src/backend/access/transam/xlogreader.c`, PostgreSQL 14 to 18).
 //!
-//! It is fed bytes in pieces of any size and holds a few hundred of them at most. The first record
-//! that is not valid ends the WAL, as it does for PostgreSQL.
+//! It is fed bytes in pieces of any size and holds at most a few hundred bytes. The first invalid record ends the WAL, as
+//! it does for PostgreSQL.
 
 mod body;
 mod change;
@@ -29,11 +29,11 @@ use super::{LongPageHeader, Lsn, TransactionId, WalTime};
 /// Records begin at multiples of it (`MAXALIGN`).
 pub(super) const RECORD_ALIGNMENT: u64 = 8;
 
-/// How closely records are looked at.
+/// How closely records are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalCheck {
-    /// Page headers, record lengths and the chain from each record to the one before. Enough for
-    /// whole segments that are known to be as PostgreSQL archived them, and the fastest.
+    /// Page headers, record lengths and each record's link to the one before. Enough for whole segments that are known to
+    /// be as PostgreSQL archived them, and the fastest.
     Structure,
     /// Each record's CRC as well: needed to find the end of WAL in a `.partial` segment.
     Crc,
@@ -53,8 +53,8 @@ pub struct WalTransaction {
 pub struct WalEvent {
     /// The position of the record.
     pub start: Lsn,
-    /// The position after it, as PostgreSQL reports it: where the next record begins, or the page
-    /// before which no record fits any more.
+    /// The position after it, as PostgreSQL reports it: where the next record begins, or the next page if no record fits
+    /// before it.
     pub end: Lsn,
     /// What it is.
     pub kind: WalEventKind,
@@ -82,8 +82,7 @@ pub enum WalEventKind {
     Prepare(WalTransaction),
     /// What a recovery needs or touches changes.
     Change(WalChange),
-    /// Here the valid WAL ends; `start` and `end` are the end of the last valid record. Nothing is
-    /// read after that.
+    /// The valid WAL ends here; `start` and `end` are the end of the last valid record. Nothing is read after that.
     End {
         /// What is wrong with what follows.
         why: String,
@@ -99,12 +98,12 @@ pub struct WalReader {
     state: State,
     /// The start of the last record read; `None` before the first.
     previous: Option<Lsn>,
-    /// The first record that begins here: where, and where it says that the one before it begins.
+    /// The first record that begins here: its position, and the position that it names for the record before it.
     first: Option<(Lsn, Lsn)>,
     valid_until: Lsn,
     /// The end of a record that began before the first page.
     tail: Option<RecordTail>,
-    /// How much of it is left after the pages read so far; `None` before the first.
+    /// How much of it is left after the pages read so far; `None` before the first page.
     tail_left: Option<u32>,
 }
 
@@ -112,7 +111,7 @@ pub struct WalReader {
 enum State {
     /// Within a record that began before the first page.
     Seeking,
-    /// Before a record, after so many bytes of padding.
+    /// Before a record, after this many bytes of padding.
     Between { padding: u64 },
     /// Within a record's header.
     Header(PartialHeader),
@@ -139,13 +138,13 @@ impl WalReader {
         }
     }
 
-    /// The header of the first segment, when it was read.
+    /// The header of the first segment, once it was read.
     pub(crate) fn first_page(&self) -> Option<&LongPageHeader> {
         self.pages.first()
     }
 
-    /// The first record that begins here whose header is complete: its position, and the position that it names as that
-    /// of the record before it (`xl_prev`).
+    /// The first record that begins here and has a complete header: its position, and the position that it names for the
+    /// record before it (`xl_prev`).
     pub(crate) fn first_record(&self) -> Option<(Lsn, Lsn)> {
         self.first
     }
@@ -164,26 +163,26 @@ impl WalReader {
         }
     }
 
-    /// The end of the last complete record, or the start position before there was one.
+    /// The end of the last complete record; the start position where there was none yet.
     #[must_use]
     pub fn valid_until(&self) -> Lsn {
         self.valid_until
     }
 
-    /// Whether the end of the valid WAL was met. More bytes change nothing then.
+    /// Whether the end of the valid WAL was reached. More bytes change nothing then.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         matches!(self.state, State::Ended)
     }
 
-    /// The end of the record that began before the first page, as far as it was read.
+    /// What was read of the end of the record that began before the first page.
     #[must_use]
     pub fn continued(&self) -> Option<&RecordTail> {
         self.tail.as_ref()
     }
 
-    /// The beginning of the record that the bytes fed so far leave unfinished, unless it is known to
-    /// tell nothing.
+    /// The beginning of the record that the bytes fed so far leave unfinished, unless it
+    /// certainly tells nothing.
     #[must_use]
     pub fn unfinished(&self) -> Option<RecordHead> {
         match &self.state {
@@ -193,7 +192,7 @@ impl WalReader {
         }
     }
 
-    /// Takes the next bytes of the WAL, and tells what was found in the records that they complete.
+    /// Takes the next bytes of the WAL, and returns what the records tell that they complete.
     pub fn feed(&mut self, mut bytes: &[u8], mut on_event: impl FnMut(WalEvent)) {
         while !self.has_ended() {
             let Some(piece) = self.pages.next(&mut bytes) else {
@@ -226,7 +225,7 @@ impl WalReader {
             State::Between { .. } | State::Ended => None,
         };
         if remaining.is_some() && page.overwrites {
-            // A crash cut the record off, and the server went on with another one in its place.
+            // A crash cut the record off, and the server wrote another one in its place.
             self.state = State::Between { padding: 0 };
             return Ok(());
         }
@@ -255,7 +254,7 @@ impl WalReader {
         }
     }
 
-    /// Reads the records in a part of one page.
+    /// Reads the records in a part of a page.
     fn read_body(
         &mut self,
         mut at: u64,
@@ -306,8 +305,8 @@ impl WalReader {
         Ok(())
     }
 
-    /// The short way over records of common forms that lie in one piece, which most do. Returns how many
-    /// bytes it passed, padding included.
+    /// Reads records of common forms that lie in one piece, as most do, in a faster way. Returns how many bytes it read,
+    /// padding included.
     fn pass_whole_records(
         &mut self,
         start: u64,
@@ -362,7 +361,7 @@ impl WalReader {
         Ok(Record::new(start, header, first.major))
     }
 
-    /// Tells what the record said whose last byte was taken; it ends at `end`.
+    /// Returns what the record tells whose last byte was taken; it ends at `end`.
     fn finish_record(
         &mut self,
         end: Lsn,
@@ -395,7 +394,7 @@ impl WalReader {
         })
     }
 
-    /// Passes over the rest of the segment after a switch.
+    /// Skips the rest of the segment after a switch.
     fn skip_segment(&mut self) {
         if let Some(first) = self.pages.first() {
             let size = first.segment_size.bytes();

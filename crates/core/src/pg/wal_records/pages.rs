@@ -1,4 +1,4 @@
-//! WAL as a sequence of pages: takes the page headers out and checks them as
+//! WAL as a sequence of pages: removes the page headers and checks them as
 //! `XLogReaderValidatePageHeader` does (`src/backend/access/transam/xlogreader.c`, PostgreSQL 14 to 18).
 
 use super::{RECORD_ALIGNMENT, take_front};
@@ -24,7 +24,7 @@ pub(super) enum Piece<'a> {
 /// What a page's header says about its first record.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PageStart {
-    /// The page goes on with a record from the page before.
+    /// The page begins with the rest of a record from the page before.
     pub(super) continues: bool,
     /// The record from the page before was never finished, and is replaced.
     pub(super) overwrites: bool,
@@ -37,8 +37,7 @@ pub(super) struct PageStart {
 }
 
 impl PageStart {
-    /// The position after the record that goes on, padding included; `None` where it fills the page
-    /// and more.
+    /// The position after the record that goes on, padding included; `None` where it does not end in this page.
     pub(super) fn continuation_end(&self) -> Option<Lsn> {
         let rest = u64::from(self.remaining).next_multiple_of(RECORD_ALIGNMENT);
         (rest <= self.body_bytes).then_some(Lsn(self.body_start.saturating_add(rest)))
@@ -64,15 +63,15 @@ impl PageStart {
 pub(super) struct Pages {
     /// The position of the next byte.
     position: u64,
-    /// The header of the first page, which every other one must fit; `None` before it was read.
+    /// The header of the first page, which all others must fit; `None` before it was read.
     first: Option<LongPageHeader>,
-    /// The timeline of the latest page; later pages are on no earlier one.
+    /// The timeline of the latest page; no later page may be on an earlier one.
     timeline: u32,
-    /// Bytes before this position are passed over, page headers too.
+    /// Bytes before this position are skipped, page headers too.
     skip_to: u64,
     page_end: u64,
     header: [u8; LongPageHeader::SIZE_BYTES],
-    /// How much of a page's header is there; `None` within its body.
+    /// How much of a page's header was read; `None` within its body.
     header_got: Option<usize>,
 }
 
@@ -90,18 +89,18 @@ impl Pages {
         }
     }
 
-    /// The header of the first page, when it was read.
+    /// The header of the first page, once it was read.
     pub(super) fn first(&self) -> Option<&LongPageHeader> {
         self.first.as_ref()
     }
 
-    /// Passes over everything before the start of a page.
+    /// Skips everything before the start of a page.
     pub(super) fn skip_to(&mut self, page_start: Lsn) {
         self.skip_to = page_start.0;
         self.header_got = Some(0);
     }
 
-    /// The next piece, taken off the input; `None` where it takes more input.
+    /// The next piece, taken off the input; `None` where more input is needed.
     pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<Piece<'a>> {
         if self.position < self.skip_to {
             self.take(input, self.skip_to - self.position);
@@ -150,7 +149,7 @@ impl Pages {
         })
     }
 
-    /// How long the header is, as far as one can tell when so much of it is there.
+    /// How long the header is, as far as its bytes so far tell.
     fn header_size(&self, got: usize) -> usize {
         let long = self.first.is_none()
             || got >= SHORT_HEADER_BYTES && u16_at(&self.header, 2).unwrap_or(0) & LONG_HEADER != 0;

@@ -1,4 +1,4 @@
-//! One WAL record on its way through the reader (`XLogRecord`, `src/include/access/xlogrecord.h`, the
+//! One WAL record while it is read (`XLogRecord`, `src/include/access/xlogrecord.h`, the
 //! same in PostgreSQL 14 to 18).
 
 use super::body::Body;
@@ -14,7 +14,7 @@ pub(super) const TRANSACTION: u8 = 1;
 pub(super) const DATABASE: u8 = 4;
 pub(super) const TABLESPACE: u8 = 5;
 
-/// What stands before a record's main data (`XLR_BLOCK_ID_…`).
+/// The ids of what stands before a record's main data (`XLR_BLOCK_ID_…`).
 pub(crate) const DATA_SHORT: u8 = 255;
 pub(super) const DATA_LONG: u8 = 254;
 pub(super) const ORIGIN: u8 = 253;
@@ -123,14 +123,14 @@ impl PartialHeader {
         (RecordHeader::SIZE_BYTES - self.got) as u64
     }
 
-    /// How much of the whole record is still to come, in bytes. The length itself is never split
-    /// between pages, for records begin at multiples of eight.
+    /// How much of the whole record is still to come, in bytes. The length itself is never split between pages, because
+    /// records begin at multiples of eight.
     pub(super) fn remaining(&self) -> u64 {
         let total = u32_at(&self.bytes, 0).unwrap_or(0);
         u64::from(total).saturating_sub(self.got as u64)
     }
 
-    /// What is there of the record.
+    /// The part of the record that was read.
     pub(super) fn head(&self) -> RecordHead {
         RecordHead {
             start: self.start,
@@ -139,7 +139,7 @@ impl PartialHeader {
         }
     }
 
-    /// Takes at most the missing bytes; yields the header when it has them all.
+    /// Takes at most the missing bytes; returns the header once it is complete.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Option<RecordHeader> {
         self.bytes
             .get_mut(self.got..self.got + bytes.len())?
@@ -162,22 +162,21 @@ pub(super) struct WholeRecord {
     pub(super) tells: Option<WalEventKind>,
 }
 
-/// Why the WAL ends at a record.
+/// The reason why the WAL ends at a record with a wrong CRC.
 pub(super) fn no_match(start: Lsn) -> String {
     format!("the record at {start} does not match its CRC")
 }
 
 impl WholeRecord {
-    /// Whether the record at the start of these bytes is the one that was written.
+    /// Whether the record at the start of these bytes is as it was written.
     pub(super) fn matches_its_crc(&self, bytes: &[u8]) -> bool {
         let record = bytes.get(..self.total_bytes as usize);
         let written = record.and_then(|record| u32_at(record, RecordHeader::CRC_OFFSET));
         written.is_some() && written == record.and_then(crc_of)
     }
 
-    /// The record at the start of these bytes, if all of it is there and it is of a common form: it
-    /// tells nothing, or is the end of a transaction with nothing before its main data. `None` says
-    /// nothing about it.
+    /// The record at the start of these bytes, if it is complete and of a common form: it tells nothing, or is the end of
+    /// a transaction with nothing before its main data. `None` may be any other record.
     pub(super) fn at_start_of(bytes: &[u8]) -> Option<Self> {
         let header = bytes.first_chunk::<{ RecordHeader::SIZE_BYTES }>()?;
         let total_bytes = u32_at(header, 0)?;
@@ -286,7 +285,7 @@ impl Record {
         self.remaining
     }
 
-    /// Its beginning, if it tells something.
+    /// The record's beginning, if the record tells something.
     pub(super) fn head(&self) -> Option<RecordHead> {
         let body = self.body.as_ref()?;
         let mut bytes = self.header.bytes().to_vec();

@@ -1,6 +1,7 @@
-//! The record with which a tablespace is made (`XLOG_TBLSPC_CREATE`, `xl_tblspc_create_rec` in
-//! `src/include/commands/tablespace.h`, the same in PostgreSQL 14 to 18): how one is recognised where two segments share
-//! it, and how the path is taken out of it. An empty path means: within the data directory.
+//! The record of a new tablespace (`XLOG_TBLSPC_CREATE`, `xl_tblspc_create_rec` in
+//! `src/include/commands/tablespace.h`, the same in PostgreSQL 14 to 18): how it is
+//! recognised where two segments share it, and how the path is taken out of it. An empty path stands for one within the
+//! data directory.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ pub struct NewTablespace {
 }
 
 impl NewTablespace {
-    /// What a record tells of one; `None` where it is another change, or one within the data directory.
+    /// The tablespace that a change makes; `None` for another change, or for one within the data directory.
     #[must_use]
     pub fn of(at: Lsn, change: WalChange) -> Option<Self> {
         match change {
@@ -50,7 +51,7 @@ impl NewTablespace {
 /// A record with the longest path (`MAXPGPATH`), in bytes.
 pub const LONGEST_BYTES: u32 = 1200;
 
-/// The OID with which the main data begin, in bytes; the path follows.
+/// The size of the OID at the start of the main data; the path follows.
 const OID_BYTES: usize = 4;
 const CRC: std::ops::Range<usize> = RecordHeader::CRC_OFFSET..RecordHeader::SIZE_BYTES;
 
@@ -65,8 +66,8 @@ fn is_creation_in(byte_at: impl Fn(usize) -> Option<u8>) -> bool {
     creates && byte_at(RecordHeader::MANAGER_OFFSET) == Some(TABLESPACE)
 }
 
-/// Whether these bytes, with which a segment begins, end a record that makes a tablespace and whose header is cut: 8 or
-/// 16 of its bytes lie in the segment before. One that is cut later was told of there.
+/// Whether a segment that begins with these bytes begins with the end of a record that makes a tablespace and whose
+/// header is cut: 8 or 16 of its bytes lie in the segment before. If a record is cut later, the segment before tells.
 #[must_use]
 pub fn ends_with_cut_header(bytes: &[u8]) -> bool {
     [8_usize, 16].into_iter().any(|before| {
@@ -75,9 +76,9 @@ pub fn ends_with_cut_header(bytes: &[u8]) -> bool {
     })
 }
 
-/// Empties the path in the record that these bytes begin with; `start` is where they lie in their segment, and is in none
-/// of its page headers. The record keeps its length, and its CRC is made anew. `None`, and nothing is changed, where it is
-/// not a whole and valid record of this kind.
+/// Empties the path in the record that these bytes begin with. `start` is their offset in their segment; no page header
+/// lies there. The record keeps its length, and its CRC is computed again. `None` where it is not a whole and valid record
+/// of this kind: nothing is changed then.
 #[must_use]
 pub fn empty_path(bytes: &mut [u8], start: u64, page_bytes: u64) -> Option<()> {
     let total = u32_at(bytes, 0)? as usize;
@@ -100,8 +101,8 @@ pub fn empty_path(bytes: &mut [u8], start: u64, page_bytes: u64) -> Option<()> {
     Some(())
 }
 
-/// Where each byte of a record lies, counted from its first one: page headers stand between,
-/// short ones, for it begins after the segment's own.
+/// Where each byte of a record lies, counted from its first one. Short page headers lie between them: the record begins
+/// after the segment's long one.
 fn places(start: u64, total: usize, page_bytes: u64) -> Vec<usize> {
     let mut at = start;
     let mut places = Vec::with_capacity(total.min(LONGEST_BYTES as usize));

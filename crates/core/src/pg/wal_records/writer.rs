@@ -1,4 +1,4 @@
-//! Writes WAL the way PostgreSQL does, record by record, and keeps what a reader has to find in it.
+//! Writes WAL as PostgreSQL does, record by record, and keeps what a reader must find in it.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ const HAS_INFO: u8 = 0x80;
 /// A record to be written.
 #[derive(Debug, Clone)]
 pub enum Spec {
-    /// A record of no interest: resource manager, info, length of the body.
+    /// A record that tells nothing: resource manager, info, length of the body.
     Other(u8, u8, usize),
     Commit(u32, i64),
     Abort(u32, i64),
@@ -68,7 +68,7 @@ impl Writer {
         wal
     }
 
-    /// Fills the WAL up to so many bytes before the segment's end: a multiple of 8, less than 6000.
+    /// Fills the WAL up to this many bytes before the segment's end: a multiple of 8, less than 6000.
     pub fn fill_to(&mut self, before_end: u64) {
         let end = (self.position() + 1).next_multiple_of(SEGMENT);
         while self.position() <= end - PAGE {

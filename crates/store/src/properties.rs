@@ -1,17 +1,17 @@
-//! How a store treats what is in it, and what time it has: for a diagnosis, never for a decision.
+//! What a store tells about itself: versioning, object lock and its clock. For a diagnosis, never for a decision.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use walship_core::Result;
 
-/// What a store says of itself.
+/// A store's properties, as it tells them.
 #[derive(Debug)]
-pub struct Manners {
-    /// Whether the bucket keeps versions; none where the store has no such thing.
+pub struct StoreProperties {
+    /// Whether the bucket keeps versions; none for a store that cannot.
     pub versioning: Result<Option<bool>>,
     /// How the bucket locks new objects; none where it does not.
     pub object_lock: Result<Option<String>>,
-    /// Its clock, where an answer told the time.
+    /// Its clock, if an answer told the time.
     pub clock: Option<StoreClock>,
 }
 
@@ -28,7 +28,7 @@ impl StoreClock {
     /// The store's clock less this machine's.
     #[must_use]
     pub fn ahead(self) -> TimeDelta {
-        // The second is cut off: on average half of it had passed.
+        // Fractions are cut off, so on average half a second more had passed.
         self.told + TimeDelta::milliseconds(500) - self.received
     }
 }
