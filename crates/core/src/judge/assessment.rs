@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::catalogue::{Backup, Catalogue, missing_wal};
 use super::recovery_plan::known_until;
-use super::timeline_chain::{Hole, TimelineChain};
+use super::timeline_chain::{Gap, TimelineChain};
 use crate::error::Result;
 use crate::format::barriers::Barrier;
 use crate::format::keys::BackupId;
@@ -201,14 +201,14 @@ fn follow(
         let known = known_until(sound, timeline).max(evidence.known.get(&timeline).copied());
         let reach = chain.reach(&sound.wal, backup.start_lsn, known)?;
         let mut end = End::EndOfWal;
-        if let Some(hole) = &reach.hole {
-            let first = hole.missing.first;
+        if let Some(gap) = &reach.gap {
+            let first = gap.missing.first;
             let number = first.number(size)?;
             // One that was left within its first segment never had a whole one.
             let has_begun =
                 sound.wal.newest(timeline).is_some() || known.is_some_and(|known| known >= number);
             end = if let Some(mark) = sound.retired.get(&timeline) {
-                let note = format!("timeline {timeline}, which lacks {}, was {mark}", hole.missing);
+                let note = format!("timeline {timeline}, which lacks {}, was {mark}", gap.missing);
                 assessment.notes.push(note);
                 End::EndOfWal
             } else if first.timeline() == timeline && !has_begun {
@@ -231,36 +231,36 @@ fn follow(
                 end,
             });
         }
-        if let Some(hole) = reach.hole.filter(|_| end == End::Lost) {
-            lose(sound, backup, timeline, hole, assessment)?;
+        if let Some(gap) = reach.gap.filter(|_| end == End::Lost) {
+            lose(sound, backup, timeline, gap, assessment)?;
         }
     }
     Ok(())
 }
 
-/// Notes a hole on the way of a backup along a timeline.
+/// Notes a gap on the way of a backup along a timeline.
 fn lose(
     sound: &Catalogue,
     backup: &Backup,
     timeline: TimelineId,
-    hole: Hole,
+    gap: Gap,
     assessment: &mut Assessment,
 ) -> Result<()> {
     let size = sound.wal.segment_size();
-    let missing = &hole.missing;
+    let missing = &gap.missing;
     let again_from = again_from(sound, timeline, missing, assessment)?;
     let known = assessment.lost.iter_mut().find(|lost| lost.segments == *missing);
     let lost = match known {
         Some(lost) => lost,
         None => assessment.lost.push_mut(Lost {
             segments: *missing,
-            from_lsn: match hole.barrier {
+            from_lsn: match gap.barrier {
                 Some(barrier) => barrier.lsn(),
                 None => missing.first.start(size)?,
             },
             until_lsn: size.start_of(missing.last.number(size)?.next()),
-            evidence: hole.evidence,
-            barrier: hole.barrier.map(Barrier::lsn),
+            evidence: gap.evidence,
+            barrier: gap.barrier.map(Barrier::lsn),
             timelines: Vec::new(),
             backups: Vec::new(),
             again_from: None,
@@ -276,7 +276,7 @@ fn lose(
     Ok(())
 }
 
-/// The first sound backup on the way that begins after a hole.
+/// The first sound backup on the way that begins after a gap.
 fn again_from(
     sound: &Catalogue,
     timeline: TimelineId,

@@ -14,7 +14,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
-pub(crate) use self::alone::is_given_up;
+pub(crate) use self::alone::is_released;
 pub use self::common_past::{CommonPast, common_past};
 pub(crate) use self::end::reach;
 pub use self::timeline::{ambiguous, chain_of};
@@ -119,7 +119,7 @@ pub struct Plan {
     /// The position after that segment: what can be replayed ends there at the latest.
     pub end_lsn: Lsn,
     /// The WAL that is missing after `last_segment` although there was more: recovery ends there, or
-    /// before. `restore` must be told so, for it takes a hole for an error, and PostgreSQL may read
+    /// before. `restore` must be told so, for it takes a gap for an error, and PostgreSQL may read
     /// ahead of its target.
     pub gap: Option<SegmentRange>,
     /// Why this backup, in one sentence.

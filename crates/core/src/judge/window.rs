@@ -2,7 +2,7 @@
 //!
 //! Along each timeline, a recovery can start from each backup whose WAL leads on without a break. Backups
 //! from which it leads to the same end make one stretch: its earliest moment is the end of the first of
-//! them, its latest the last commit in its WAL, or the start of a later backup. A hole in the WAL, or a
+//! them, its latest the last commit in its WAL, or the start of a later backup. A gap in the WAL, or a
 //! backup that was kept with only the WAL it needs itself, ends a stretch, so a timeline may have several.
 //!
 //! *The latest moment* is the largest time of a commit. PostgreSQL stops a recovery to a time before
@@ -43,8 +43,8 @@ pub struct Stretch<'a> {
     missing: Option<SegmentRange>,
     /// What is wrong with it, where it is there and damaged.
     damage: Option<String>,
-    /// Whether retention has given up what followed.
-    given_up: bool,
+    /// Whether retention has released what followed.
+    released: bool,
     /// What no recovery crosses.
     barrier: Option<Barrier>,
 }
@@ -76,9 +76,9 @@ pub struct Window {
     /// What is wrong with that WAL, where it is there and known to be damaged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
-    /// Whether retention has given up what followed: then nothing is missing.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub given_up: bool,
+    /// Whether retention has released what followed: then nothing is missing.
+    #[serde(rename = "given_up", skip_serializing_if = "std::ops::Not::not")]
+    pub released: bool,
     /// A position that no recovery crosses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub barrier: Option<Lsn>,
@@ -149,22 +149,22 @@ pub fn stretches(catalogue: &Catalogue) -> Result<Vec<Stretch<'_>>> {
                 .skip(begin)
                 .find(|known: &&mut Stretch<'_>| known.end_lsn == reach.end_lsn);
             let first = catalogue.wal.segment_size().segment_of(backup.start_lsn);
-            let given_up = recovery_plan::is_given_up(catalogue, &chain, &reach, backup);
+            let released = recovery_plan::is_released(catalogue, &chain, &reach, backup);
             match known {
                 Some(stretch) => {
                     stretch.first = stretch.first.min(first);
                     stretch.backups.push(backup);
                 }
                 None => all.push(Stretch {
-                    damage: reach.hole.as_ref().and_then(|hole| hole.damage.clone()),
+                    damage: reach.gap.as_ref().and_then(|gap| gap.damage.clone()),
                     timeline,
                     backups: vec![backup],
                     first,
                     last,
                     end_lsn: reach.end_lsn,
-                    barrier: reach.hole.as_ref().and_then(|hole| hole.barrier),
-                    missing: reach.hole.and_then(|hole| hole.lacks()).filter(|_| !given_up),
-                    given_up,
+                    barrier: reach.gap.as_ref().and_then(|gap| gap.barrier),
+                    missing: reach.gap.and_then(|gap| gap.lacks()).filter(|_| !released),
+                    released,
                 }),
             }
         }
@@ -200,7 +200,7 @@ impl Stretch<'_> {
             end_lsn: self.end_lsn,
             missing: self.missing,
             damage: self.damage.clone(),
-            given_up: self.given_up,
+            released: self.released,
             barrier: self.barrier.map(Barrier::lsn),
             barrier_is: self.barrier.map(|barrier| barrier.to_string()),
         })

@@ -154,7 +154,7 @@ fn a_timeline_that_was_left_within_its_first_segment_is_not_lost() {
 }
 
 #[test]
-fn a_hole_before_a_fork_is_on_the_way_of_both_timelines() {
+fn a_gap_before_a_fork_is_on_the_way_of_both_timelines() {
     let segments = [(1, 2..=9), (2, 7..=8)];
     let catalogue = with_history(archive(&[(1, 2)], &segments), 2, &[(1, at(7, 100))]);
     let assessment = judge(&catalogue, &bad(&[(1, 5)]));

@@ -1,4 +1,4 @@
-//! What the archive holds: backups and their age, the WAL and its holes, the timelines.
+//! What the archive holds: backups and their age, the WAL and its gaps, the timelines.
 
 use std::time::Duration;
 
@@ -62,8 +62,8 @@ fn listed<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
     names.join(", ")
 }
 
-/// A hole that the newest backup cannot be rolled past is a problem; one that only older backups meet
-/// is a warning; what lies before the first backup is of no use anyhow.
+/// A gap that no recovery from the newest backup can pass is a problem. One that only older backups meet is a warning.
+/// What lies before the first backup is of no use anyhow.
 fn gaps(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Findings) {
     let check = Check::WalGaps;
     let push = |missing: &SegmentRange| {
@@ -74,19 +74,19 @@ fn gaps(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Find
         )
     };
     let newest = catalogue.backups.last();
-    let hole = newest.and_then(|backup| hole(catalogue, server, backup));
-    if let (Some(hole), Some(backup)) = (&hole, newest) {
+    let first = newest.and_then(|backup| first_gap(catalogue, server, backup));
+    if let (Some(first), Some(backup)) = (&first, newest) {
         let Missing {
             missing,
             evidence,
             end,
             ..
-        } = hole;
+        } = first;
         let ends = format!(
             "from the newest backup, {}, recovery ends at LSN {end}",
             backup.id
         );
-        if hole.is_barrier {
+        if first.is_barrier {
             let fix = "walship basebackup: what is written now can be recovered from a new backup only";
             findings.problem(check, format!("{evidence}: {ends}"), fix.to_owned());
         } else {
@@ -100,8 +100,8 @@ fn gaps(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Find
         .wal
         .timelines()
         .flat_map(|timeline| catalogue.wal.gaps(timeline))
-        .filter(|gap| !was_given_up(catalogue, gap))
-        .filter(|gap| Some(gap.first) != hole.as_ref().map(|hole| hole.missing.first))
+        .filter(|gap| !is_released(catalogue, gap))
+        .filter(|gap| Some(gap.first) != first.as_ref().map(|first| first.missing.first))
         .filter(|gap| {
             let end = gap.last.number(size).map(|last| size.start_of(last.next()));
             first_needed.is_none_or(|needed| end.is_ok_and(|end| end > needed))
@@ -113,13 +113,13 @@ fn gaps(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Find
             listed(others.iter())
         );
         findings.warning(check, message, others.first().map_or_else(String::new, push));
-    } else if hole.is_none() {
+    } else if first.is_none() {
         findings.ok(check, "none");
     }
 }
 
 /// Whether retention deleted all of it.
-fn was_given_up(catalogue: &Catalogue, gap: &SegmentRange) -> bool {
+fn is_released(catalogue: &Catalogue, gap: &SegmentRange) -> bool {
     let size = catalogue.wal.segment_size();
     let (Ok(from), Ok(to)) = (gap.first.number(size), gap.last.number(size)) else {
         return false;
@@ -140,9 +140,8 @@ struct Missing {
     is_barrier: bool,
 }
 
-/// The first hole on the way from a backup along the server's timeline, or the one that a recovery follows, or the
-/// backup's own.
-fn hole(catalogue: &Catalogue, server: Option<&ServerFacts>, backup: &Backup) -> Option<Missing> {
+/// The first gap after a backup: along the server's timeline, or the one that a recovery follows, or the backup's own.
+fn first_gap(catalogue: &Catalogue, server: Option<&ServerFacts>, backup: &Backup) -> Option<Missing> {
     let timeline = server
         .and_then(|server| server.timeline.as_ref().ok().copied())
         .or_else(|| recovery_plan::followed(catalogue).ok()?.ok())
@@ -156,18 +155,18 @@ fn hole(catalogue: &Catalogue, server: Option<&ServerFacts>, backup: &Backup) ->
     let sound = catalogue.sound_wal().ok()?;
     let damaged = catalogue.damage.last(chain.timeline(), size);
     let reach = chain.reach(&sound, backup.start_lsn, damaged).ok()?;
-    let hole = reach
-        .hole
-        .filter(|hole| hole.barrier.is_some() || !is_written_now(hole.missing.first, server, size))?;
-    let evidence = match catalogue.damage.of_first(&hole.missing) {
-        Some(damage) if hole.barrier.is_none() => format!("it is there, but {damage}"),
-        _ => hole.evidence,
+    let gap = reach
+        .gap
+        .filter(|gap| gap.barrier.is_some() || !is_written_now(gap.missing.first, server, size))?;
+    let evidence = match catalogue.damage.of_first(&gap.missing) {
+        Some(damage) if gap.barrier.is_none() => format!("it is there, but {damage}"),
+        _ => gap.evidence,
     };
     Some(Missing {
-        missing: hole.missing,
+        missing: gap.missing,
         evidence,
         end: reach.end_lsn,
-        is_barrier: hole.barrier.is_some(),
+        is_barrier: gap.barrier.is_some(),
     })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Known, Limits};
+use super::{Fact, Limits};
 use crate::format::drills::Drills;
 use crate::format::identity::Identity;
 use crate::format::ledger::LedgerSummary;
@@ -21,9 +21,9 @@ pub struct Facts {
     /// Where warnings begin.
     pub limits: Limits,
     /// The server, or why it cannot be asked.
-    pub server: Known<ServerFacts>,
+    pub server: Fact<ServerFacts>,
     /// The archive, or why none can be asked: none is configured.
-    pub archive: Known<ArchiveFacts>,
+    pub archive: Fact<ArchiveFacts>,
     /// This machine.
     pub host: HostFacts,
     /// Whether retention is configured here: then this host deletes.
@@ -40,29 +40,29 @@ pub struct ServerFacts {
     /// Its clock less this machine's.
     pub clock_ahead: TimeDelta,
     /// Whose server it is.
-    pub cluster: Known<ClusterIdentity>,
+    pub cluster: Fact<ClusterIdentity>,
     /// The timeline it writes, or replays.
-    pub timeline: Known<TimelineId>,
+    pub timeline: Fact<TimelineId>,
     /// How far it has written; on a standby, replayed.
-    pub lsn: Known<Lsn>,
+    pub lsn: Fact<Lsn>,
     /// The settings that matter.
-    pub settings: Known<ServerSettings>,
+    pub settings: Fact<ServerSettings>,
     /// `pg_stat_archiver`.
-    pub archiver: Known<ArchiverFacts>,
+    pub archiver: Fact<ArchiverFacts>,
     /// Whether there is an archiver process.
-    pub archiver_runs: Known<bool>,
+    pub archiver_runs: Fact<bool>,
     /// The files that wait for it.
-    pub ready: Known<ReadyFiles>,
+    pub ready: Fact<ReadyFiles>,
     /// `pg_replication_slots`.
-    pub slots: Known<Vec<Slot>>,
+    pub slots: Fact<Vec<Slot>>,
     /// `pg_stat_replication`.
-    pub standbys: Known<Vec<StandbyFacts>>,
+    pub standbys: Fact<Vec<StandbyFacts>>,
     /// On a standby: whether it streams.
-    pub streams: Known<bool>,
+    pub streams: Fact<bool>,
     /// On a standby: whether replay is paused.
-    pub replay_paused: Known<bool>,
+    pub replay_paused: Fact<bool>,
     /// Average bytes of WAL a second, where the statistics are at least an hour old.
-    pub wal_rate: Known<Option<f64>>,
+    pub wal_rate: Fact<Option<f64>>,
 }
 
 impl ServerFacts {
@@ -172,25 +172,25 @@ pub struct ArchiveFacts {
     /// Its URL.
     pub url: String,
     /// `walship.json`; none where it is proven that there is none.
-    pub identity: Known<Option<Identity>>,
+    pub identity: Fact<Option<Identity>>,
     /// What it holds.
-    pub catalogue: Known<Catalogue>,
+    pub catalogue: Fact<Catalogue>,
     /// How the last verification ended; none where there was none.
-    pub verification: Known<Option<LedgerSummary>>,
+    pub verification: Fact<Option<LedgerSummary>>,
     /// How the last drills ended, whether or not their backups are still there.
-    pub drills: Known<Drills>,
+    pub drills: Fact<Drills>,
     /// What the probe's write said: whether a second creation is refused.
-    pub probe: Known<bool>,
+    pub probe: Fact<bool>,
     /// What the probe of a deletion said; `Ok(None)`: it was not made, for it would leave traces.
-    pub delete: Known<Option<()>>,
+    pub delete: Fact<Option<()>>,
     /// Whether the bucket keeps versions; none where the store has no such thing.
-    pub versioning: Known<Option<bool>>,
+    pub versioning: Fact<Option<bool>>,
     /// Whether and how the bucket locks objects; none where it does not.
-    pub object_lock: Known<Option<String>>,
+    pub object_lock: Fact<Option<String>>,
     /// Its clock less this machine's, where it tells the time.
     pub clock_ahead: Option<TimeDelta>,
     /// Whether the file that the server archived last is there; none where it archived nothing.
-    pub last_archived: Known<Option<(WalName, bool)>>,
+    pub last_archived: Fact<Option<(WalName, bool)>>,
     /// How far the server had written after the archive was listed.
     pub server_lsn_after: Option<Lsn>,
 }
@@ -199,19 +199,19 @@ pub struct ArchiveFacts {
 #[derive(Debug, Clone)]
 pub struct HostFacts {
     /// Space where `pg_wal` is; or why it is not known.
-    pub pg_wal_space: Known<Space>,
+    pub pg_wal_space: Fact<Space>,
     /// Files that others can read or change, with what to do.
-    pub exposed_files: Known<Vec<ExposedFile>>,
+    pub exposed_files: Fact<Vec<ExposedFile>>,
     /// Who runs this.
     pub user: String,
     /// Who owns the data directory.
-    pub owner: Known<String>,
+    pub owner: Fact<String>,
     /// Whether the program that `archive_command` names is there.
-    pub program: Known<ProgramState>,
+    pub program: Fact<ProgramState>,
     /// The archive that `archive_command` finds with the server's own environment.
-    pub command_archive: Known<String>,
+    pub command_archive: Fact<String>,
     /// The server's data directory, and which archive that remembers.
-    pub remembered: Known<(String, Remembered)>,
+    pub remembered: Fact<(String, Remembered)>,
 }
 
 /// Space in a file system.

@@ -1,7 +1,7 @@
 //! What is wrong with a server, its archive and this machine: facts in, findings out. `walship
 //! doctor` gathers the facts; nothing here asks anybody.
 //!
-//! What could not be found out is a fact of its own, with the reason ([`Known`]), so that one failing
+//! What could not be found out is a fact of its own, with the reason ([`Fact`]), so that one failing
 //! question never hides the answer to another.
 
 mod archive_command;
@@ -32,7 +32,7 @@ use chrono::{DateTime, Utc};
 use facts::{ArchiveFacts, Facts, HostFacts, ReadyFiles};
 
 /// A fact, or why it is not known.
-pub type Known<T> = std::result::Result<T, String>;
+pub type Fact<T> = std::result::Result<T, String>;
 
 /// How serious a finding is, least first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -175,7 +175,7 @@ impl Findings {
     }
 
     /// The fact, or a finding that says why it is not known.
-    fn known<'a, T>(&mut self, check: Check, fact: &'a Known<T>) -> Option<&'a T> {
+    fn known<'a, T>(&mut self, check: Check, fact: &'a Fact<T>) -> Option<&'a T> {
         match fact {
             Ok(fact) => Some(fact),
             Err(why) => {

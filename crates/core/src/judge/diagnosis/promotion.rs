@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Check, Finding, Findings, Known};
+use super::{Check, Fact, Finding, Findings};
 use crate::format::wal_inventory::WalInventory;
 use crate::pg::{ClusterIdentity, Lsn, SegmentName, TimelineHistory, TimelineId};
 
@@ -35,7 +35,7 @@ pub enum Unreplayed {
     /// Whole segments, without a break up to this one.
     Until(SegmentName),
     /// Segments, the first of which is `later`, after one that is missing.
-    AfterAHole {
+    AfterGap {
         /// What is missing.
         missing: SegmentName,
         /// What is there.
@@ -54,10 +54,10 @@ pub enum Unreplayed {
 #[derive(Debug)]
 pub struct PromotionFacts {
     /// The standby, or why it cannot be asked.
-    pub standby: Known<StandbyPosition>,
+    pub standby: Fact<StandbyPosition>,
     /// What the archive, which is this cluster's, has beyond the standby's position, or why that is
     /// not known. Not `LookInto`.
-    pub unreplayed: Known<Unreplayed>,
+    pub unreplayed: Fact<Unreplayed>,
 }
 
 /// What the archive has beyond a position: `wal` from the position's segment on, and the histories of
@@ -90,7 +90,7 @@ pub fn unreplayed(
         Some(last) => Ok(Unreplayed::Until(name(last)?)),
         None => match wal.first_from(timeline, current) {
             None => Ok(Unreplayed::Nothing),
-            Some(later) => Ok(Unreplayed::AfterAHole {
+            Some(later) => Ok(Unreplayed::AfterGap {
                 missing: name(current)?,
                 later: name(later)?,
             }),
@@ -146,7 +146,7 @@ fn replayed(unreplayed: Unreplayed, findings: &mut Findings) {
             format!("the archive has WAL up to the end of {last} that this standby has not replayed"),
             wait,
         ),
-        Unreplayed::AfterAHole { missing, later } => findings.problem(
+        Unreplayed::AfterGap { missing, later } => findings.problem(
             check,
             format!("the archive has {later}, which this standby has not replayed, but not {missing} before it"),
             format!(

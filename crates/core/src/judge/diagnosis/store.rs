@@ -4,7 +4,7 @@
 use chrono::TimeDelta;
 
 use super::facts::{ArchiveFacts, Facts};
-use super::{Check, Findings, Known};
+use super::{Check, Fact, Findings};
 use crate::format::remembered::how_a_copy_may_archive;
 
 /// S3 refuses requests that are a quarter of an hour off.
@@ -230,6 +230,6 @@ fn clock(check: Check, ahead: TimeDelta, limits: [TimeDelta; 2], whose: &str, fi
 }
 
 /// Why something is not known, in one piece.
-pub(super) fn reason<T>(fact: &Known<T>) -> &str {
+pub(super) fn reason<T>(fact: &Fact<T>) -> &str {
     fact.as_ref().err().map_or("", String::as_str)
 }

@@ -82,7 +82,7 @@ fn a_standby_that_is_past_the_fork_or_pinned_to_its_timeline_gets_everything() {
 
 #[test]
 fn only_the_newest_timeline_counts_as_for_postgresql() {
-    // Timeline 3 left timeline 1 later than timeline 2 did, and a hole in the numbers ends the search.
+    // Timeline 3 left timeline 1 later than timeline 2 did, and a gap in the numbers ends the search.
     let standby = follower(Standby, Latest)
         .sees(2, false, &[(1, 25)])
         .sees(3, false, &[(1, 55)]);

@@ -37,15 +37,15 @@ pub(super) fn settle(catalogue: &Catalogue, request: &Request) -> (Request, Opti
 }
 
 /// Whether what recovery lacks was given up on purpose.
-pub(crate) fn is_given_up(
+pub(crate) fn is_released(
     catalogue: &Catalogue,
     chain: &TimelineChain<'_>,
     reach: &Reach,
     backup: &Backup,
 ) -> bool {
-    match &reach.hole {
-        Some(hole) => {
-            let first = hole.missing.first;
+    match &reach.gap {
+        Some(gap) => {
+            let first = gap.missing.first;
             let number = first.number(catalogue.wal.segment_size());
             number.is_ok_and(|number| catalogue.released.contains(first.timeline(), number))
         }
@@ -84,7 +84,7 @@ fn reachable(catalogue: &Catalogue, chain: &TimelineChain<'_>) -> Result<String>
             continue;
         }
         let reach = end::reach(catalogue, chain, backup)?;
-        if is_given_up(catalogue, chain, &reach, backup) {
+        if is_released(catalogue, chain, &reach, backup) {
             alone.push(backup);
         } else if first.is_none_or(|first| backup.stop_lsn < first.stop_lsn) {
             first = Some(backup);

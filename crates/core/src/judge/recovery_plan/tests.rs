@@ -330,7 +330,7 @@ fn an_archive_without_a_backup_says_so() {
 
 // Seen to fail: `recovery_plan/end.rs`: gaps are accepted
 #[test]
-fn a_hole_names_the_last_contiguous_position_and_what_is_missing() {
+fn a_gap_names_the_last_contiguous_position_and_what_is_missing() {
     let catalogue = archive(&[(1, 2)], &[(1, 2..=5), (1, 8..=9)]);
     let words = [
         &*at(6, 0).to_string(),
@@ -358,7 +358,7 @@ fn a_hole_names_the_last_contiguous_position_and_what_is_missing() {
 }
 
 #[test]
-fn a_hole_behind_the_target_or_before_the_backup_does_not_matter() {
+fn a_gap_behind_the_target_or_before_the_backup_does_not_matter() {
     let catalogue = archive(&[(1, 2), (1, 7)], &[(1, 2..=4), (1, 7..=9)]);
     assert!(
         decide(&catalogue, &Request::new(Target::Latest))
@@ -378,7 +378,7 @@ fn a_hole_behind_the_target_or_before_the_backup_does_not_matter() {
 }
 
 #[test]
-fn wal_lost_at_the_end_is_a_hole_where_a_record_tells_of_it() {
+fn wal_lost_at_the_end_is_a_gap_where_a_record_tells_of_it() {
     let mut catalogue = archive(&[(1, 2)], &[(1, 2..=4)]);
     assert!(decide(&catalogue, &Request::new(Target::Latest)).is_ok());
     catalogue.unrestorable.push(Unrestorable {
@@ -394,7 +394,7 @@ fn wal_lost_at_the_end_is_a_hole_where_a_record_tells_of_it() {
 }
 
 #[test]
-fn wal_lost_before_a_fork_is_a_hole_for_the_old_timeline_too() {
+fn wal_lost_before_a_fork_is_a_gap_for_the_old_timeline_too() {
     let catalogue = archive(&[(1, 2)], &[(1, 2..=5), (2, 9..=9)]);
     let catalogue = with_history(catalogue, 2, &[(1, at(9, 300))]);
     let request = Request {
@@ -521,7 +521,7 @@ fn histories_that_disagree_are_refused() {
 }
 
 #[test]
-fn a_child_whose_first_segment_is_missing_is_a_hole() {
+fn a_child_whose_first_segment_is_missing_is_a_gap() {
     let catalogue = archive(&[(1, 2)], &[(1, 2..=8)]);
     let catalogue = with_history(catalogue, 2, &[(1, at(6, 300))]);
     let along_the_child = |target| Request {
@@ -694,14 +694,14 @@ fn other_targets_of_a_backup_that_stands_alone_are_refused_with_what_can_be_reac
 
 // Seen to fail: `recovery_plan/alone.rs`: `retention.json` does not count
 #[test]
-fn wal_that_nobody_gave_up_is_a_hole_even_right_after_a_backup() {
+fn wal_that_nobody_gave_up_is_a_gap_even_right_after_a_backup() {
     let mut catalogue = with_stand_alone_backups();
     catalogue.released = crate::format::released::TimelineRanges::default();
     let request = Request {
         backup: Some(id(5)),
         ..Request::new(Target::Latest)
     };
-    assert_eq!(refused(&catalogue, &request, &["has a hole"]), ErrorKind::Corrupt);
+    assert_eq!(refused(&catalogue, &request, &["has a gap"]), ErrorKind::Corrupt);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::lines::Lines;
+use super::histories::Histories;
 use super::{Action, BackupFate, GRACE, PENDING_GRACE, Reason, RetentionPolicy, before, periods};
 use crate::error::Result;
 use crate::format::keys::BackupId;
@@ -27,13 +27,13 @@ pub(super) struct Choice {
 /// `Invalid` for positions that no segment has.
 pub(super) fn choose(
     catalogue: &Catalogue,
-    lines: &Lines<'_>,
+    histories: &Histories<'_>,
     policy: &RetentionPolicy,
     now: DateTime<Utc>,
 ) -> Result<Choice> {
     let mut chooser = Chooser {
         catalogue,
-        lines,
+        histories,
         reasons: BTreeMap::new(),
     };
     if let Some(window) = policy.window {
@@ -75,7 +75,7 @@ pub(super) fn choose(
 
 struct Chooser<'a> {
     catalogue: &'a Catalogue,
-    lines: &'a Lines<'a>,
+    histories: &'a Histories<'a>,
     reasons: BTreeMap<BackupId, Vec<Reason>>,
 }
 
@@ -95,15 +95,15 @@ impl Chooser<'_> {
                 self.add(backup, Reason::InWindow);
             }
         }
-        let living = self.lines.living();
-        for timeline in self.lines.timelines() {
+        let living = self.histories.living();
+        for timeline in self.histories.timelines() {
             // A segment is stored after all that happened in it.
             let stored = catalogue.wal.newest_stored(timeline);
             let has_moments = stored.is_some_and(|stored| stored > cutoff);
             if !has_moments && !living.contains(&timeline) {
                 continue;
             }
-            let Some(chain) = self.lines.chain(timeline) else {
+            let Some(chain) = self.histories.chain(timeline) else {
                 continue;
             };
             for backup in newest_first(catalogue, &chain) {
@@ -120,8 +120,8 @@ impl Chooser<'_> {
     fn leads_on(&self, backup: &Backup, chain: &TimelineChain<'_>) -> Result<bool> {
         let reach = chain.reach(&self.catalogue.wal, backup.start_lsn, None)?;
         let size = self.catalogue.wal.segment_size();
-        let missing = match reach.hole {
-            Some(hole) => (hole.missing.first.timeline(), hole.missing.first.number(size)?),
+        let missing = match reach.gap {
+            Some(gap) => (gap.missing.first.timeline(), gap.missing.first.number(size)?),
             None => (chain.timeline(), size.segment_of(reach.end_lsn)),
         };
         Ok(!self.catalogue.released.contains(missing.0, missing.1))
@@ -132,8 +132,10 @@ impl Chooser<'_> {
     fn newest(&mut self, policy: &RetentionPolicy) {
         let catalogue = self.catalogue;
         let count = policy.newest();
-        let living = self.lines.living();
-        let chains = living.iter().filter_map(|timeline| self.lines.chain(*timeline));
+        let living = self.histories.living();
+        let chains = living
+            .iter()
+            .filter_map(|timeline| self.histories.chain(*timeline));
         let mut ways: Vec<_> = chains.map(|chain| newest_first(catalogue, &chain)).collect();
         let mut of_all: Vec<&Backup> = catalogue.backups.iter().collect();
         of_all.sort_by_key(|backup| std::cmp::Reverse((backup.finished_at, &backup.id)));

@@ -15,7 +15,7 @@
 //! Other backups stand alone: they keep what they cannot be restored without.
 
 mod choose;
-mod lines;
+mod histories;
 mod periods;
 mod policy;
 #[cfg(test)]
@@ -259,10 +259,10 @@ pub fn plan(
 ) -> Result<RetentionPlan> {
     policy.check()?;
     refuse_doubt(catalogue, unfinished)?;
-    let lines = lines::Lines::of(catalogue)?;
-    let choice = choose::choose(catalogue, &lines, policy, now)?;
+    let histories = histories::Histories::of(catalogue)?;
+    let choice = choose::choose(catalogue, &histories, policy, now)?;
     let branch_cutoff = before(now, policy.window.unwrap_or_default().max(BRANCH_GRACE));
-    let wal = wal::choose(catalogue, &lines, &choice, unfinished, branch_cutoff)?;
+    let wal = wal::choose(catalogue, &histories, &choice, unfinished, branch_cutoff)?;
     Ok(RetentionPlan {
         now,
         window_start: policy.window.map(|window| before(now, window)),

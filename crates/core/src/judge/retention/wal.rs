@@ -9,7 +9,7 @@
 use chrono::{DateTime, Utc};
 
 use super::choose::{Choice, is_dead, lead_to};
-use super::lines::Lines;
+use super::histories::Histories;
 use super::{Action, UnfinishedWal, UnfinishedWals, WalFate, WalReason};
 use crate::error::Result;
 use crate::format::backup::WalRange;
@@ -43,14 +43,14 @@ pub(super) struct WalChoice {
 /// `Invalid` for positions that no segment has.
 pub(super) fn choose(
     catalogue: &Catalogue,
-    lines: &Lines<'_>,
+    histories: &Histories<'_>,
     choice: &Choice,
     unfinished: &UnfinishedWals,
     branch_cutoff: DateTime<Utc>,
 ) -> Result<WalChoice> {
     let mut marks = Marks {
         catalogue,
-        lines,
+        histories,
         keep: Vec::new(),
         old: Vec::new(),
     };
@@ -86,7 +86,7 @@ fn on_hold(choice: &Choice, unfinished: &UnfinishedWals) -> Option<WalReason> {
 
 struct Marks<'a> {
     catalogue: &'a Catalogue,
-    lines: &'a Lines<'a>,
+    histories: &'a Histories<'a>,
     keep: Vec<Mark>,
     old: Vec<Mark>,
 }
@@ -94,7 +94,7 @@ struct Marks<'a> {
 impl Marks<'_> {
     /// Everything from the oldest point-in-time backup on, on every timeline that it leads to.
     fn points_in_time(&mut self, choice: &Choice) {
-        for chain in self.lines.chains() {
+        for chain in self.histories.chains() {
             if let Some(backup) = lead_to(self.catalogue, &choice.points_in_time, &chain) {
                 let reason = WalReason::Recovery {
                     from_backup: backup.id.clone(),
@@ -106,7 +106,7 @@ impl Marks<'_> {
 
     fn keep_from(&mut self, chain: &TimelineChain<'_>, start: Lsn, reason: &WalReason) {
         let start = self.catalogue.wal.segment_size().segment_of(start);
-        for (timeline, first, last) in chain.stretches() {
+        for (timeline, first, last) in chain.links() {
             let last = last.unwrap_or(SegmentNumber(u64::MAX));
             if last >= start {
                 self.keep.push(Mark {
@@ -150,7 +150,7 @@ impl Marks<'_> {
                     let reason = WalReason::Backup {
                         backup: fate.id.clone(),
                     };
-                    for chain in self.lines.chains() {
+                    for chain in self.histories.chains() {
                         if chain.passes(*timeline, *lsn) {
                             self.keep_from(&chain, *lsn, &reason);
                         }
@@ -165,14 +165,14 @@ impl Marks<'_> {
     fn before_backups(&mut self, choice: &Choice) {
         let size = self.catalogue.wal.segment_size();
         for backup in &self.catalogue.backups {
-            let chain = self.lines.chain(backup.stop_timeline);
+            let chain = self.histories.chain(backup.stop_timeline);
             let Some(chain) = chain.filter(|_| choice.points_in_time.contains(&backup.id)) else {
                 continue;
             };
             let Some(before) = size.segment_of(backup.start_lsn).0.checked_sub(1) else {
                 continue;
             };
-            for (timeline, first, last) in chain.stretches() {
+            for (timeline, first, last) in chain.links() {
                 self.old.push(Mark {
                     timeline,
                     first,
@@ -187,15 +187,18 @@ impl Marks<'_> {
 
     fn dead_branches(&mut self, cutoff: DateTime<Utc>) {
         let size = self.catalogue.wal.segment_size();
-        let living = self.lines.living();
-        for timeline in self.lines.timelines() {
+        let living = self.histories.living();
+        for timeline in self.histories.timelines() {
             if !is_dead(self.catalogue, &living, timeline, cutoff) {
                 continue;
             }
             // The segment after the last one may be there as a .partial. What lies further on is not
             // there yet, and not to be judged now.
             let newest = self.catalogue.wal.newest(timeline).map(|newest| newest.0 + 1);
-            let fork = self.lines.last_fork(timeline).map(|fork| size.segment_of(fork).0);
+            let fork = self
+                .histories
+                .last_fork(timeline)
+                .map(|fork| size.segment_of(fork).0);
             let Some(last) = newest.max(fork) else { continue };
             self.old.push(Mark {
                 timeline,

@@ -386,7 +386,7 @@ fn a_gap_before_every_backup_is_no_gap_and_one_before_the_newest_is_a_warning() 
     assert_eq!(wrong(&facts), [(Check::WalGaps, Level::Warning)]);
 }
 
-// Seen to fail: `diagnosis/content.rs`: `hole` without `is_written_now`
+// Seen to fail: `diagnosis/content.rs`: `first_gap` without `is_written_now`
 #[test]
 fn a_segment_that_the_promoted_server_still_writes_is_no_gap() {
     let promoted = |lsn: Lsn| {

@@ -155,9 +155,9 @@ fn where_nothing_later_is_archived_no_time_can_be_reached_that_nothing_tells_of(
     );
     later.backups[1].source = BackupSource::Standby;
     refused(&later, &to(4, 0), &["no later commit is archived"]);
-    // Beyond a hole there may have been more.
+    // Beyond a gap there may have been more.
     let broken = archive(&[(1, 2)], &[(1, 2..=5), (1, 8..=9)]);
-    let kind = refused(&broken, &request(11), &["a hole on the way"]);
+    let kind = refused(&broken, &request(11), &["a gap on the way"]);
     assert_eq!(kind, ErrorKind::Corrupt);
 }
 

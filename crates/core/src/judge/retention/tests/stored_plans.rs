@@ -318,7 +318,7 @@ fn a_backup_that_stands_alone_is_no_start_of_a_longer_window() {
 }
 
 #[test]
-fn a_hole_that_nobody_made_on_purpose_does_not_end_a_promise() {
+fn a_gap_that_nobody_made_on_purpose_does_not_end_a_promise() {
     let scene = Scene::new().wal(1, 0..=100).wal(1, 110..=227).daily(1, 0..10);
     is_as_stored("lost_wal", &scene, &days(6), NOON);
 }

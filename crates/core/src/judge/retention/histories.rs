@@ -11,12 +11,12 @@ use crate::pg::{Lsn, TimelineHistory, TimelineId};
 
 /// The histories of all timelines that anything in the archive belongs to.
 #[derive(Debug)]
-pub(super) struct Lines<'a> {
+pub(super) struct Histories<'a> {
     catalogue: &'a Catalogue,
     histories: BTreeMap<TimelineId, TimelineHistory>,
 }
 
-impl<'a> Lines<'a> {
+impl<'a> Histories<'a> {
     /// # Errors
     /// `Corrupt` for a history that cannot be read or is missing, `Conflict` for two that disagree.
     pub(super) fn of(catalogue: &'a Catalogue) -> Result<Self> {
