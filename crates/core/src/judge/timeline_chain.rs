@@ -15,7 +15,7 @@ use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, T
 pub struct TimelineChain<'a> {
     history: &'a TimelineHistory,
     size: SegmentSize,
-    /// Oldest first; only the last one has no end.
+    /// Oldest first; only the last link has no end.
     links: Vec<Link>,
 }
 
@@ -34,19 +34,19 @@ pub struct Reach {
     pub last_segment: Option<SegmentName>,
     /// The position after it.
     pub end_lsn: Lsn,
-    /// What ends it there, where it is known that there was more.
+    /// Why it ends there, if it is known that there was more.
     pub gap: Option<Gap>,
 }
 
-/// WAL that is missing although it is known to have existed.
+/// WAL that is known to have existed and is missing or damaged; or a barrier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
     pub(crate) missing: SegmentRange,
-    /// How that is known: "000000010000000000000009 follows".
+    /// How it is known that it existed: "000000010000000000000009 follows".
     pub(crate) evidence: String,
-    /// Nothing is missing, and no recovery crosses this.
+    /// If set, nothing is missing, and no recovery crosses this.
     pub(crate) barrier: Option<Barrier>,
-    /// What is wrong with the first of them, where it is there and damaged.
+    /// What is wrong with the first missing segment, if it is there and damaged.
     pub(crate) damage: Option<String>,
 }
 
@@ -58,7 +58,7 @@ impl Gap {
 }
 
 impl std::fmt::Display for Gap {
-    /// As the end of a sentence: which segments, what of them, and how that is known.
+    /// The end of a sentence: which segments, what is wrong with them, and how that is known.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.damage, self.lacks()) {
             (_, None) => f.write_str(&self.evidence),
@@ -95,6 +95,10 @@ impl<'a> TimelineChain<'a> {
         Self { history, size, links }
     }
 
+    pub(crate) fn history(&self) -> &'a TimelineHistory {
+        self.history
+    }
+
     /// The timeline it ends with.
     #[must_use]
     pub fn timeline(&self) -> TimelineId {
@@ -111,8 +115,8 @@ impl<'a> TimelineChain<'a> {
         timeline == self.timeline() || self.history.end_of(timeline).is_some_and(|end| lsn <= end)
     }
 
-    /// Whether a recovery along this chain can start from a backup: all of it happened before the
-    /// chain left the backup's timelines.
+    /// Whether a recovery along this chain can start from a backup: the whole backup happened before the chain left the
+    /// backup's timelines.
     #[must_use]
     pub fn can_start_from(&self, backup: &Backup) -> bool {
         let ranges = backup
@@ -127,8 +131,8 @@ impl<'a> TimelineChain<'a> {
             .all(|(timeline, lsn)| self.passes(timeline, lsn))
     }
 
-    /// What the chain reads from each timeline, oldest first: the first segment and the last one, which
-    /// only its own timeline has not.
+    /// The first and the last segment that the chain reads from each timeline, oldest first. Its own timeline has no last
+    /// one.
     pub(crate) fn links(&self) -> impl Iterator<Item = (TimelineId, SegmentNumber, Option<SegmentNumber>)> {
         let links = self.links.iter();
         links.map(|link| (link.timeline, link.first, link.last))
@@ -198,7 +202,7 @@ impl<'a> TimelineChain<'a> {
         }
     }
 
-    /// The WAL leads up to a record that no recovery crosses.
+    /// The reach of WAL that leads up to a barrier.
     fn stopped(&self, timeline: TimelineId, barrier: Barrier) -> Result<Reach> {
         let number = self.size.segment_of(barrier.lsn());
         Ok(Reach {
@@ -213,7 +217,7 @@ impl<'a> TimelineChain<'a> {
         })
     }
 
-    /// What is missing from `next` on, a segment of `link` that the archive lacks.
+    /// What is missing from `next` on; the archive lacks this segment of `link`.
     fn gap(
         &self,
         wal: &WalInventory,
@@ -234,7 +238,7 @@ impl<'a> TimelineChain<'a> {
                 format!("timeline {} went on to its successor", link.timeline),
             )
         } else if let Some(last) = known_until.filter(|last| *last >= next) {
-            (last, "the records of backups or timelines tell of it".to_owned())
+            (last, "the records of backups or timelines name it".to_owned())
         } else if begins_here {
             (next, format!("timeline {} begins in it", link.timeline))
         } else {
@@ -407,13 +411,13 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_without_wal_has_no_gap_where_nothing_is_known_to_have_been() {
+    fn an_archive_without_wal_has_no_gap_if_none_is_known_to_have_existed() {
         let reached = reach(&TimelineHistory::root(tli(1)), &[], 0);
         assert_eq!((reached.last_segment, reached.gap), (None, None));
     }
 
     #[test]
-    fn a_parents_copy_is_spoken_of_only_where_it_is_and_where_it_could_be_taken_for_the_childs() {
+    fn a_parents_copy_is_named_only_if_it_could_be_taken_for_the_childs() {
         let history = history(2, &[(1, at(3, 100).0)]);
         for segments in [
             // No copy of the segment of the fork.

@@ -72,8 +72,8 @@ pub(super) fn find(
 }
 
 impl End {
-    /// PostgreSQL stops at the first consistent moment only when it reads another record. A backup may end with the very
-    /// last one: a standby's, after a switch of the segment.
+    /// PostgreSQL stops at the first consistent moment only when it reads another record. A standby's backup may end with
+    /// the very last one, after a switch of the segment.
     fn new(
         target: Target,
         backup: &Backup,
@@ -113,11 +113,11 @@ pub(crate) fn reach(catalogue: &Catalogue, chain: &TimelineChain<'_>, backup: &B
     Ok(reach)
 }
 
-/// The last segment of a timeline of which something else in the archive tells: a backup's record,
-/// or a timeline that branched off later. An archive that lost the end of its WAL is recognised so.
+/// The last segment of a timeline that something else in the archive names: a backup's record, or a timeline that
+/// branched off later. It shows that an archive lost the end of its WAL.
 pub(crate) fn known_until(catalogue: &Catalogue, timeline: TimelineId) -> Option<SegmentNumber> {
     let size = catalogue.wal.segment_size();
-    // A backup that went through a promotion needs the segment of the fork on the new timeline only.
+    // If a promotion happened during a backup, it needs the segment of the fork on the new timeline only.
     let needed = |backup: &Backup| {
         let mut ranges = backup.wal_ranges.clone();
         ranges.retain(|range| range.end_lsn > range.start_lsn);
@@ -128,7 +128,7 @@ pub(crate) fn known_until(catalogue: &Catalogue, timeline: TimelineId) -> Option
         .flat_map(needed)
         .filter(|needed| needed.timeline == timeline)
         .filter_map(|needed| needed.end.0.checked_sub(1).map(SegmentNumber));
-    // The segment of the fork itself need never have been completed.
+    // The segment of the fork itself may never have been completed.
     let forks = catalogue
         .histories
         .values()
@@ -154,8 +154,7 @@ fn reached(request: &Request, reach: &Reach) -> Reached {
     }
 }
 
-/// PostgreSQL stops at the first record that begins at or after the position. In the last segment
-/// there may be none.
+/// PostgreSQL stops at the first record that begins at or after the position. The last segment may have none.
 fn in_the_last_segment(
     catalogue: &Catalogue,
     request: &Request,
@@ -171,7 +170,7 @@ fn in_the_last_segment(
                     .saturating_sub(catalogue.wal.segment_size().bytes()) =>
         {
             vec![format!(
-                "{lsn} lies in the last archived segment, {last_segment}. Should no record begin there or after it, \
+                "{lsn} lies in the last archived segment, {last_segment}. If no record begins there or after it, \
              PostgreSQL says \"recovery ended before configured recovery target was reached\""
             )]
         }
@@ -179,7 +178,7 @@ fn in_the_last_segment(
     }
 }
 
-/// What can be said of a target that nobody looked up.
+/// What the user should know of a target that nobody looked up.
 fn open_end(request: &Request, reach: &Reach, last_segment: SegmentName) -> Vec<String> {
     let end = reach.end_lsn;
     let why = match request.target {
@@ -188,7 +187,7 @@ fn open_end(request: &Request, reach: &Reach, last_segment: SegmentName) -> Vec<
              and only replaying it shows whether it holds a commit after the target"
         ),
         _ => format!(
-            "it was not looked up whether {} follows the end of the backup, in the WAL up to LSN {end}",
+            "nobody looked whether {} follows the end of the backup, in the WAL up to LSN {end}",
             request.target
         ),
     };
@@ -235,7 +234,7 @@ fn beyond_the_end(request: &Request, reach: &Reach, last_segment: SegmentName) -
 
 fn at_a_barrier(request: &Request, gap: &Gap) -> Error {
     Error::corrupt(format!(
-        "on the way to {} {} ({}). Choose a target before that position (walship list shows the latest moment), or restore a \
+        "before {} is reached, {} ({}). Choose a target before that position (walship list shows the latest moment), or restore a \
          backup that was taken after it",
         request.target, gap.evidence, gap.missing.first
     ))
@@ -248,10 +247,9 @@ fn broken(
     gap: &Gap,
     last_segment: SegmentName,
 ) -> Error {
-    // Where a timeline's first WAL is missing, its parent may have gone on: the nearest one, for what
-    // is older drops more.
+    // If a timeline's first WAL is missing, its parent may have gone on. The nearest parent loses least.
     let missing = gap.missing.first.timeline();
-    let other_way = match chain.parent_of(missing) {
+    let other_chain = match chain.parent_of(missing) {
         Some(parent) if missing != last_segment.timeline() => format!(
             ", follow timeline {parent} alone with --target-timeline {parent} (without what happened on timeline {missing})"
         ),
@@ -266,7 +264,7 @@ fn broken(
     };
     Error::corrupt(format!(
         "the archived WAL has a gap on the way to {}: {gap}. Without a break it leads to LSN {}, the end of \
-         {last_segment}. {mend}, choose a target before the gap{other_way}, or accept with walship recover --end-at-gap that \
+         {last_segment}. {mend}, choose a target before the gap{other_chain}, or accept with walship recover --end-at-gap that \
          recovery ends there",
         request.target, reach.end_lsn
     ))
@@ -278,8 +276,8 @@ fn never_consistent(backup: &Backup, reach: &Reach, chain: &TimelineChain<'_>) -
         .as_ref()
         .map_or_else(String::new, |gap| format!(": {gap}"));
     Error::corrupt(format!(
-        "along timeline {} backup {} cannot become consistent, for its WAL ends at LSN {}, before its end at {}{missing}; \
-         archive what is missing if a server still has it, or follow another timeline with --target-timeline",
+        "along timeline {} backup {} cannot become consistent: its WAL ends at LSN {}, before its end at {}{missing}; \
+         archive the missing WAL if a server still has it, or follow another timeline with --target-timeline",
         chain.timeline(),
         backup.id,
         reach.end_lsn,

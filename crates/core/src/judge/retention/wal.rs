@@ -1,10 +1,13 @@
 //! Which WAL stays, and why.
 //!
-//! A segment goes only where two things hold. *Nothing needs it:* it is not on the way of a recovery
-//! from a point-in-time backup to any timeline, from that backup's start on; it is not among the
-//! segments that a stand-alone backup, or one that is not finished, cannot be restored without. And *it
-//! is known to be old:* it lies before a point-in-time backup on that backup's own way, or on a branch
-//! that nothing was written to for long. Whatever else there is stays.
+//! A segment goes only if two things hold:
+//!
+//! - *Nothing needs it.* No recovery from a point-in-time backup to any timeline reads it, and no stand-alone or unfinished
+//!   backup needs it to be restored.
+//! - *It is known to be old.* It lies before a point-in-time backup on that backup's own chain, or on a branch to which
+//!   nothing was written for long.
+//!
+//! All other segments stay.
 
 use chrono::{DateTime, Utc};
 
@@ -21,7 +24,7 @@ use crate::judge::catalogue::{Catalogue, needed_wal};
 use crate::judge::timeline_chain::TimelineChain;
 use crate::pg::{Lsn, SegmentNumber, TimelineId};
 
-/// A stretch of WAL, and why it stays or goes.
+/// A range of WAL, and why it stays or goes.
 #[derive(Debug)]
 struct Mark {
     timeline: TimelineId,
@@ -73,7 +76,7 @@ pub(super) fn choose(
     Ok(WalChoice { fates, deletable })
 }
 
-/// The backup that may need any WAL there is: it runs, and where it starts is not known yet.
+/// A backup that may need any WAL: it runs, and where it starts is not known yet.
 fn on_hold(choice: &Choice, unfinished: &UnfinishedWals) -> Option<WalReason> {
     let protected = |fate: &&super::BackupFate| fate.action != Action::Delete;
     let unknown =
@@ -161,7 +164,7 @@ impl Marks<'_> {
         }
     }
 
-    /// What lies before a point-in-time backup, on the way to it.
+    /// What lies before a point-in-time backup, on its own chain.
     fn before_backups(&mut self, choice: &Choice) {
         let size = self.catalogue.wal.segment_size();
         for backup in &self.catalogue.backups {
@@ -192,8 +195,8 @@ impl Marks<'_> {
             if !is_dead(self.catalogue, &living, timeline, cutoff) {
                 continue;
             }
-            // The segment after the last one may be there as a .partial. What lies further on is not
-            // there yet, and not to be judged now.
+            // The segment after the last one may be there as a .partial. Later segments are not there yet, and are not
+            // judged now.
             let newest = self.catalogue.wal.newest(timeline).map(|newest| newest.0 + 1);
             let fork = self
                 .histories
@@ -222,7 +225,7 @@ fn ranges(marks: &[Mark]) -> TimelineRanges {
     ranges
 }
 
-/// Every segment that is held, in stretches of one fate and one reason each.
+/// Every segment that is held, in ranges of one fate and one reason each.
 fn fates(
     catalogue: &Catalogue,
     marks: &Marks<'_>,

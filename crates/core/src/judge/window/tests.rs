@@ -47,7 +47,7 @@ fn a_gap_and_a_backup_that_stands_alone_make_several() {
     );
     let missing = stretches(&catalogue).unwrap()[1].missing.unwrap();
     assert_eq!(missing.to_string(), "000000010000000000000008");
-    // What retention has given up is not missing.
+    // Released WAL is not missing.
     let mut catalogue = catalogue;
     catalogue.released.of_mut(tli(1)).insert_range(3, 4);
     let first = &stretches(&catalogue).unwrap()[0];

@@ -145,7 +145,7 @@ impl Scene {
         self
     }
 
-    /// WAL that an earlier run has given up.
+    /// WAL that an earlier run has released.
     pub(crate) fn released(mut self, timeline: u32, first: u64, last: u64) -> Self {
         self.catalogue
             .released
