@@ -217,7 +217,7 @@ async fn a_backup_that_was_named_is_not_searched_from_unless_there_is_a_gap() {
         ..Request::new(Target::Xid(999))
     };
     let plan = archive.plan(&request).await.unwrap();
-    assert!(plan.notes[0].contains("not looked up"), "{:?}", plan.notes);
+    assert!(plan.notes[0].contains("nobody looked"), "{:?}", plan.notes);
     let archive = archive.with_gap();
     archive
         .refused(&request, ErrorKind::Corrupt, "000000010000000000000007")

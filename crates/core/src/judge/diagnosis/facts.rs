@@ -22,7 +22,7 @@ pub struct Facts {
     pub limits: Limits,
     /// The server, or why it cannot be asked.
     pub server: Fact<ServerFacts>,
-    /// The archive, or why none can be asked: none is configured.
+    /// The archive, or why none is configured.
     pub archive: Fact<ArchiveFacts>,
     /// This machine.
     pub host: HostFacts,
@@ -43,7 +43,7 @@ pub struct ServerFacts {
     pub cluster: Fact<ClusterIdentity>,
     /// The timeline it writes, or replays.
     pub timeline: Fact<TimelineId>,
-    /// How far it has written; on a standby, replayed.
+    /// How far it has written; on a standby, how far it has replayed.
     pub lsn: Fact<Lsn>,
     /// The settings that matter.
     pub settings: Fact<ServerSettings>,
@@ -61,7 +61,7 @@ pub struct ServerFacts {
     pub streams: Fact<bool>,
     /// On a standby: whether replay is paused.
     pub replay_paused: Fact<bool>,
-    /// Average bytes of WAL a second, where the statistics are at least an hour old.
+    /// Average bytes of WAL a second; `None` if the statistics are less than an hour old.
     pub wal_rate: Fact<Option<f64>>,
 }
 
@@ -101,7 +101,7 @@ pub struct ServerSettings {
 }
 
 impl ServerSettings {
-    /// A value; `None` where this version has no such setting, or the role may not see it.
+    /// A value; `None` if this version has no such setting, or the role may not see it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
@@ -149,7 +149,7 @@ pub struct Slot {
     pub wal_status: Option<String>,
     /// WAL it holds back.
     pub retained_bytes: Option<u64>,
-    /// Why it is of no use any more, in PostgreSQL's words.
+    /// Why it can no longer be used, in PostgreSQL's words.
     pub invalidated: Option<String>,
 }
 
@@ -162,7 +162,7 @@ pub struct StandbyFacts {
     pub state: String,
     /// WAL it has not replayed.
     pub lag_bytes: Option<u64>,
-    /// How long its replay is behind; none where it is idle.
+    /// How long its replay is behind; `None` if it is idle.
     pub lag: Option<Duration>,
 }
 
@@ -171,25 +171,25 @@ pub struct StandbyFacts {
 pub struct ArchiveFacts {
     /// Its URL.
     pub url: String,
-    /// `walship.json`; none where it is proven that there is none.
+    /// `walship.json`; `None` if it certainly does not exist.
     pub identity: Fact<Option<Identity>>,
     /// What it holds.
     pub catalogue: Fact<Catalogue>,
-    /// How the last verification ended; none where there was none.
+    /// How the last verification ended; `None` if there was none.
     pub verification: Fact<Option<LedgerSummary>>,
-    /// How the last drills ended, whether or not their backups are still there.
+    /// How the last drills ended, even if their backups are gone.
     pub drills: Fact<Drills>,
-    /// What the probe's write said: whether a second creation is refused.
+    /// Whether the store refuses a second creation of the probe.
     pub probe: Fact<bool>,
-    /// What the probe of a deletion said; `Ok(None)`: it was not made, for it would leave traces.
+    /// Whether the probe could be deleted; `Ok(None)` if that was not tried, because it would leave traces.
     pub delete: Fact<Option<()>>,
-    /// Whether the bucket keeps versions; none where the store has no such thing.
+    /// Whether the bucket keeps versions; `None` if the store has no versions.
     pub versioning: Fact<Option<bool>>,
-    /// Whether and how the bucket locks objects; none where it does not.
+    /// How the bucket locks objects; `None` if it does not.
     pub object_lock: Fact<Option<String>>,
-    /// Its clock less this machine's, where it tells the time.
+    /// Its clock less this machine's; `None` if the store does not give the time.
     pub clock_ahead: Option<TimeDelta>,
-    /// Whether the file that the server archived last is there; none where it archived nothing.
+    /// Whether the file that the server archived last is there; `None` if the server archived nothing.
     pub last_archived: Fact<Option<(WalName, bool)>>,
     /// How far the server had written after the archive was listed.
     pub server_lsn_after: Option<Lsn>,
@@ -198,7 +198,7 @@ pub struct ArchiveFacts {
 /// What this machine says.
 #[derive(Debug, Clone)]
 pub struct HostFacts {
-    /// Space where `pg_wal` is; or why it is not known.
+    /// Space in the file system of `pg_wal`.
     pub pg_wal_space: Fact<Space>,
     /// Files that others can read or change, with what to do.
     pub exposed_files: Fact<Vec<ExposedFile>>,

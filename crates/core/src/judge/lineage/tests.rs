@@ -72,7 +72,7 @@ fn a_primarys_backup_ends_with_the_record_that_names_its_start() {
     let other = contradiction(|_, _, archived| {
         write(archived, Lsn(0x20_3000), &backup_end(Lsn(0x10_0028)));
     });
-    assert!(other.contains("a backup ended that began at 0/100028"), "{other}");
+    assert!(other.contains("in the archived WAL began at 0/100028"), "{other}");
     let none = contradiction(|_, _, archived| archived.bytes[0x3000..0x3028].fill(7));
     assert!(
         none.contains("no backup ends there in the archived WAL"),

@@ -238,7 +238,7 @@ fn a_record_is_reached_only_from_a_backup_that_ended_before_it() {
             backup: Some(id(5)),
             ..Request::new(target.clone())
         };
-        assert!(decide(&catalogue, &named).unwrap().notes[0].contains("not looked up"));
+        assert!(decide(&catalogue, &named).unwrap().notes[0].contains("nobody looked"));
         let absent = Request {
             search: Search::Absent,
             ..named
@@ -534,7 +534,7 @@ fn a_child_whose_first_segment_is_missing_is_a_gap() {
         &["000000020000000000000006", "timeline 1's own version"],
     );
     assert!(decide(&catalogue, &along_the_child(Target::Lsn(at(5, 0)))).is_ok());
-    // Nobody follows it unasked while nothing of it is there.
+    // It is not followed by default while the archive has nothing of it.
     let plan = decide(&catalogue, &Request::new(Target::Latest)).unwrap();
     assert_eq!((plan.timeline, plan.end_lsn), (tli(1), at(9, 0)));
     assert!(
@@ -607,7 +607,7 @@ proptest! {
     }
 }
 
-/// Backups 2 and 5 stand alone, from 9 on there is all WAL.
+/// Backups 2 and 5 stand alone; from segment 9 on, all WAL is there.
 fn with_stand_alone_backups() -> Catalogue {
     let segments = [(1, 2..=2), (1, 5..=5), (1, 9..=12)];
     let mut catalogue = archive(&[(1, 2), (1, 5), (1, 9), (1, 11)], &segments);
@@ -721,7 +721,7 @@ fn the_last_backup_of_an_abandoned_branch_stands_alone_too() {
         timeline: Some(tli(1)),
         ..Request::new(Target::Time(time(8, 0)))
     };
-    assert_eq!(refused(&catalogue, &later, &["given up"]), ErrorKind::Invalid);
+    assert_eq!(refused(&catalogue, &later, &["released"]), ErrorKind::Invalid);
 }
 
 /// Timeline 2 left timeline 1 in segment 5; both went on.
@@ -759,7 +759,7 @@ fn where_two_lines_live_the_target_says_which_or_the_user_does() {
             ErrorKind::Conflict
         );
     }
-    // What both have is the same on both.
+    // Their common past is the same on both.
     let before = decide(&catalogue, &Request::new(Target::Lsn(at(5, 99)))).unwrap();
     assert_eq!((before.timeline, before.backup.id), (tli(1), id(2)));
     let immediate = Request::new(Target::Immediate);
@@ -774,7 +774,7 @@ fn where_two_lines_live_the_target_says_which_or_the_user_does() {
         };
         assert_eq!(decide(&catalogue, &said).unwrap().timeline, tli(timeline));
     }
-    // A backup that only one of them has says which.
+    // A backup that only one of them has decides.
     let named = Request {
         backup: Some(id(7)),
         ..Request::new(Target::Latest)

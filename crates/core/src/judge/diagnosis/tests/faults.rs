@@ -466,10 +466,10 @@ fn a_timeline_that_begins_beside_a_living_one_is_a_warning() {
     assert!(wrong(&facts).contains(&(Check::WalBranches, Level::Warning)));
 }
 
-/// Without a server the way is that of a recovery, not only the backup's own.
+/// Without a server, the chain is that of a recovery, not only the backup's own.
 // Seen to fail: `diagnosis/content.rs`: only the backup's own timeline is looked at
 #[test]
-fn a_gap_on_the_way_to_the_followed_timeline_is_found_without_a_server() {
+fn a_gap_in_the_followed_timelines_chain_is_found_without_a_server() {
     let mut facts = branched(6..=9);
     facts.server = Err("nobody was asked".to_owned());
     let mut wal = WalInventory::new(SIZE);

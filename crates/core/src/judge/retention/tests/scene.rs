@@ -23,7 +23,7 @@ pub(crate) fn at(segment: u64, offset: u64) -> Lsn {
     Lsn(segment * SIZE.bytes() + offset)
 }
 
-/// Midnight of a Tuesday, and so many hours later.
+/// This many hours after the midnight of a Tuesday.
 pub(crate) fn hour(hours: u64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_788_220_800, 0).unwrap() + TimeDelta::hours(hours.cast_signed())
 }
