@@ -198,7 +198,7 @@ impl Finder<'_> {
             ..request.clone()
         };
         let start = recovery_plan::start(self.catalogue, &to_the_end, now)?;
-        let whole = start.reach(self.catalogue, start.backup)?.hole.is_none();
+        let whole = start.reach(self.catalogue, start.backup)?.gap.is_none();
         if request.backup.is_some() {
             // If the user named a backup, the search is needed only where the WAL has a gap.
             if whole {

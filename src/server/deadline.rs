@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::Result;
-use crate::judge::diagnosis::Known;
+use crate::judge::diagnosis::Fact;
 
 /// When everything must be done.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,7 @@ impl Deadline {
     }
 
     /// Does the work, or says that `doing` was not done in time.
-    pub(crate) async fn within<T>(self, doing: &str, work: impl Future<Output = Result<T>>) -> Known<T> {
+    pub(crate) async fn within<T>(self, doing: &str, work: impl Future<Output = Result<T>>) -> Fact<T> {
         match timeout_at(self.at, work).await {
             Ok(result) => result.map_err(|error| error.to_string()),
             Err(_) => Err(self.too_slow(doing)),

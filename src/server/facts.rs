@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::ConnInfo;
 use super::deadline::Deadline;
 use super::session::{Row, Session};
-use crate::judge::diagnosis::Known;
+use crate::judge::diagnosis::Fact;
 use crate::judge::diagnosis::facts::{
     ArchiverFacts, ReadyFiles, ServerFacts, ServerSettings, Slot, StandbyFacts,
 };
@@ -38,7 +38,7 @@ const LSN: &str = "case when pg_is_in_recovery() then pg_last_wal_replay_lsn() e
 ///
 /// # Errors
 /// Only where the first query fails; every other failure becomes a part of the facts.
-pub(crate) async fn gather(session: &mut Session) -> Known<ServerFacts> {
+pub(crate) async fn gather(session: &mut Session) -> Fact<ServerFacts> {
     let (in_recovery, clock_ahead) = recovery_and_clock(session).await?;
     Ok(ServerFacts {
         major: session.major(),
@@ -59,7 +59,7 @@ pub(crate) async fn gather(session: &mut Session) -> Known<ServerFacts> {
     })
 }
 
-async fn recovery_and_clock(session: &mut Session) -> Known<(bool, TimeDelta)> {
+async fn recovery_and_clock(session: &mut Session) -> Fact<(bool, TimeDelta)> {
     let what = "ask for the time";
     let before = Utc::now();
     let row = session
@@ -83,7 +83,7 @@ async fn recovery_and_clock(session: &mut Session) -> Known<(bool, TimeDelta)> {
     Ok((row.is_true(0), certain))
 }
 
-pub(crate) async fn cluster(session: &mut Session) -> Known<ClusterIdentity> {
+pub(crate) async fn cluster(session: &mut Session) -> Fact<ClusterIdentity> {
     let what = "ask for the system identifier";
     let row = session
         .row(
@@ -105,7 +105,7 @@ pub(crate) async fn cluster(session: &mut Session) -> Known<ClusterIdentity> {
     })
 }
 
-pub(crate) async fn timeline(session: &mut Session, in_recovery: bool) -> Known<TimelineId> {
+pub(crate) async fn timeline(session: &mut Session, in_recovery: bool) -> Fact<TimelineId> {
     let what = "ask for the timeline";
     let sql = if in_recovery {
         "select greatest((select timeline_id from pg_control_checkpoint()), \
@@ -122,7 +122,7 @@ pub(crate) async fn timeline(session: &mut Session, in_recovery: bool) -> Known<
 /// The newest timeline that the server knows of. A standby that has followed its primary to another timeline has the
 /// history of that timeline in `pg_wal`, whether it streams or reads the archive (`readTimeLineHistory`, `timeline.c`). Its
 /// control file may not have the timeline before the next restartpoint.
-pub(crate) async fn newest_timeline(session: &mut Session, in_recovery: bool) -> Known<TimelineId> {
+pub(crate) async fn newest_timeline(session: &mut Session, in_recovery: bool) -> Fact<TimelineId> {
     let timeline = timeline(session, in_recovery).await?;
     let sql = "select max(('x' || left(name, 8))::bit(32)::bigint) from pg_ls_waldir() \
                where name ~ '^[0-9A-F]{8}[.]history$'";
@@ -132,20 +132,20 @@ pub(crate) async fn newest_timeline(session: &mut Session, in_recovery: bool) ->
         .map_or(timeline, |newest: TimelineId| newest.max(timeline)))
 }
 
-pub(crate) async fn lsn(session: &mut Session) -> Known<Lsn> {
+pub(crate) async fn lsn(session: &mut Session) -> Fact<Lsn> {
     let what = "ask for the WAL position";
     let row = session.row(what, &format!("select {LSN}")).await?;
     row.parse(0).ok_or_else(|| format!("{what}: there is none yet"))
 }
 
 /// How far a primary has written by now; none on a standby.
-pub(crate) async fn written_up_to(session: &mut Session) -> Known<Option<Lsn>> {
+pub(crate) async fn written_up_to(session: &mut Session) -> Fact<Option<Lsn>> {
     let sql = "select case when not pg_is_in_recovery() then pg_current_wal_lsn() end";
     let row = session.row("ask for the WAL position", sql).await?;
     Ok(row.parse(0))
 }
 
-async fn settings(session: &mut Session) -> Known<ServerSettings> {
+async fn settings(session: &mut Session) -> Fact<ServerSettings> {
     let names = SETTINGS.map(|name| format!("'{name}'")).join(", ");
     let sql = format!(
         "select name, setting, pending_restart from pg_settings where name in ({names}) or pending_restart"
@@ -161,7 +161,7 @@ async fn settings(session: &mut Session) -> Known<ServerSettings> {
     Ok(settings)
 }
 
-async fn archiver(session: &mut Session) -> Known<ArchiverFacts> {
+async fn archiver(session: &mut Session) -> Fact<ArchiverFacts> {
     let sql = "select last_archived_wal, extract(epoch from clock_timestamp() - last_archived_time), \
                last_failed_wal, extract(epoch from clock_timestamp() - last_failed_time), failed_count \
                from pg_stat_archiver";
@@ -175,7 +175,7 @@ async fn archiver(session: &mut Session) -> Known<ArchiverFacts> {
     })
 }
 
-async fn archiver_runs(session: &mut Session) -> Known<bool> {
+async fn archiver_runs(session: &mut Session) -> Fact<bool> {
     let sql = "select count(*) filter (where backend_type = 'archiver'), \
                count(*) filter (where backend_type is null) from pg_stat_activity";
     let row = session.row("look for the archiver's process", sql).await?;
@@ -187,7 +187,7 @@ async fn archiver_runs(session: &mut Session) -> Known<bool> {
     }
 }
 
-pub(crate) async fn ready(session: &mut Session) -> Known<ReadyFiles> {
+pub(crate) async fn ready(session: &mut Session) -> Fact<ReadyFiles> {
     let sql = "select count(*), min(name), extract(epoch from clock_timestamp() - min(modification)) \
                from pg_ls_archive_statusdir() where name like '%.ready'";
     let row = session.row("list archive_status", sql).await?;
@@ -198,7 +198,7 @@ pub(crate) async fn ready(session: &mut Session) -> Known<ReadyFiles> {
     })
 }
 
-async fn slots(session: &mut Session) -> Known<Vec<Slot>> {
+async fn slots(session: &mut Session) -> Fact<Vec<Slot>> {
     let invalid = match session.major() {
         major if major < Major::V16 => "null",
         Major::V16 => "case when conflicting then 'conflict' end",
@@ -219,7 +219,7 @@ async fn slots(session: &mut Session) -> Known<Vec<Slot>> {
     Ok(rows.into_iter().map(slot).collect())
 }
 
-async fn standbys(session: &mut Session) -> Known<Vec<StandbyFacts>> {
+async fn standbys(session: &mut Session) -> Fact<Vec<StandbyFacts>> {
     let sql = format!(
         "select application_name, state, pg_wal_lsn_diff({LSN}, replay_lsn)::bigint, extract(epoch from replay_lag) \
          from pg_stat_replication order by 1"
@@ -234,7 +234,7 @@ async fn standbys(session: &mut Session) -> Known<Vec<StandbyFacts>> {
     Ok(rows.into_iter().map(standby).collect())
 }
 
-async fn streams(session: &mut Session, in_recovery: bool) -> Known<bool> {
+async fn streams(session: &mut Session, in_recovery: bool) -> Fact<bool> {
     if !in_recovery {
         return Ok(false);
     }
@@ -243,7 +243,7 @@ async fn streams(session: &mut Session, in_recovery: bool) -> Known<bool> {
     Ok(row.is_true(0))
 }
 
-async fn replay_paused(session: &mut Session, in_recovery: bool) -> Known<bool> {
+async fn replay_paused(session: &mut Session, in_recovery: bool) -> Fact<bool> {
     if !in_recovery {
         return Ok(false);
     }
@@ -253,7 +253,7 @@ async fn replay_paused(session: &mut Session, in_recovery: bool) -> Known<bool> 
 }
 
 /// None for statistics younger than an hour, which say little about an average day.
-async fn wal_rate(session: &mut Session) -> Known<Option<f64>> {
+async fn wal_rate(session: &mut Session) -> Fact<Option<f64>> {
     let sql = "select wal_bytes / extract(epoch from now() - stats_reset) from pg_stat_wal \
                where stats_reset < now() - interval '1 hour'";
     let rows = session.rows("ask for pg_stat_wal", sql).await?;
@@ -261,7 +261,7 @@ async fn wal_rate(session: &mut Session) -> Known<Option<f64>> {
 }
 
 /// The finished WAL that waits for a server's archiver.
-pub(crate) async fn ready_files(connection: &ConnInfo, limit: Duration) -> Known<ReadyFiles> {
+pub(crate) async fn ready_files(connection: &ConnInfo, limit: Duration) -> Fact<ReadyFiles> {
     let mut session = Session::open(connection, Deadline::after(limit))
         .await
         .map_err(|error| error.to_string())?;

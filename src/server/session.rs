@@ -6,7 +6,7 @@ use tokio::time::timeout_at;
 
 use super::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::judge::diagnosis::Known;
+use crate::judge::diagnosis::Fact;
 use crate::pg::Major;
 use crate::server::{ConnInfo, Connection};
 
@@ -83,7 +83,7 @@ impl Session {
     }
 
     /// Runs one query. `what` names it in messages.
-    pub(crate) async fn rows(&mut self, what: &str, sql: &str) -> Known<Vec<Row>> {
+    pub(crate) async fn rows(&mut self, what: &str, sql: &str) -> Fact<Vec<Row>> {
         match timeout_at(self.deadline.at(), self.connection.sql(what, sql)).await {
             Ok(Ok(rows)) => Ok(rows.into_iter().map(Row).collect()),
             Ok(Err(error)) => Err(error.to_string()),
@@ -95,7 +95,7 @@ impl Session {
     }
 
     /// As [`Session::rows`], for a query with one row.
-    pub(crate) async fn row(&mut self, what: &str, sql: &str) -> Known<Row> {
+    pub(crate) async fn row(&mut self, what: &str, sql: &str) -> Fact<Row> {
         let rows = self.rows(what, sql).await?;
         rows.into_iter()
             .next()

@@ -558,7 +558,7 @@ fn what_is_lost_during_the_drill_fails_it_and_an_outage_is_no_verdict() {
     let drills = Drills::beside(&history.primary, &history.walship);
     let archive = history.place.path().unwrap();
     let segment = &history.last_segment;
-    // Beyond it, so that its absence is a hole.
+    // Beyond it, so that its absence is a gap.
     let last = history.primary.switch_wal();
     wait_archived(&history.primary, &last);
     let key = archive.join(format!("wal/{}/{}/{segment}.zst", &segment[..8], &segment[..16]));

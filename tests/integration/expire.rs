@@ -334,7 +334,7 @@ fn a_month_of_backups_expires_and_what_is_promised_is_recovered() {
     ];
     let refused = walship.run(&arguments).exited(2);
     assert!(
-        refused.stderr.contains("retention has given up the WAL"),
+        refused.stderr.contains("retention has released the WAL"),
         "{}",
         refused.stderr
     );

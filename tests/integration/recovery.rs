@@ -285,7 +285,7 @@ fn a_hole_is_refused_with_the_last_contiguous_position_and_accepted_on_request()
     history.refuse(&[], 7, &[missing, "Without a break it leads to"]);
     let copy = history.recovered(&["--end-at-gap"]);
     assert_eq!(copy.steps(), "1 2 3 4 5 6");
-    // A target before the hole needs no permission.
+    // A target before the gap needs no permission.
     let copy = history.recovered(&["--target-lsn", &history.lsn_after_2, "--target-action", "promote"]);
     assert_eq!(copy.steps(), "1 2");
     let list: Value =

@@ -213,7 +213,7 @@ fn every_damage_among_2000_segments_is_found_and_an_unchanged_archive_costs_next
         .iter()
         .map(|name| (name.as_str(), FindingKind::Damaged))
         .collect();
-    // From one backup the first hole is the end: what lies behind it is found one at a time.
+    // From one backup the first gap is the end: what lies behind it is found one at a time.
     assert_eq!(found(&third), expected, "{third}");
     assert_eq!(third.lost.len(), 1, "{third}");
     assert_eq!(third.lost[0].segments.first, damaged[0]);

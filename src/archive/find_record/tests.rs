@@ -217,7 +217,7 @@ async fn a_backup_that_was_named_is_not_searched_from_unless_there_is_a_gap() {
         ..Request::new(Target::Xid(999))
     };
     let plan = archive.plan(&request).await.unwrap();
-    assert!(plan.notes[0].contains("not looked up"), "{:?}", plan.notes);
+    assert!(plan.notes[0].contains("nobody looked"), "{:?}", plan.notes);
     let archive = archive.with_gap();
     archive
         .refused(&request, ErrorKind::Corrupt, "000000010000000000000007")
@@ -318,7 +318,7 @@ async fn a_time_before_the_gap_is_told_from_one_behind_it() {
     let plan = archive.plan(&request).await.unwrap();
     assert_eq!(plan.target, Target::Lsn(Lsn(0x60_56B8)));
     request.target = Target::Time(time("2026-11-23 14:05:06Z"));
-    archive.refused(&request, ErrorKind::Corrupt, "hole").await;
+    archive.refused(&request, ErrorKind::Corrupt, "gap").await;
     request.end_at_gap = true;
     assert_eq!(archive.plan(&request).await.unwrap().target, Target::Latest);
 }

@@ -5,7 +5,7 @@ use tokio::time::timeout_at;
 use crate::archive::{Archive, catalogue, drills, ledger, wal_changes};
 use crate::error::Result;
 use crate::judge::catalogue::Catalogue;
-use crate::judge::diagnosis::Known;
+use crate::judge::diagnosis::Fact;
 use crate::judge::diagnosis::facts::ArchiveFacts;
 use crate::server::deadline::Deadline;
 use crate::store::Store;
@@ -74,6 +74,6 @@ pub(super) async fn gather(store: &Store, expires: bool, deadline: Deadline) -> 
     }
 }
 
-fn text<T>(result: Result<T>) -> Known<T> {
+fn text<T>(result: Result<T>) -> Fact<T> {
     result.map_err(|error| error.to_string())
 }

@@ -10,7 +10,7 @@ use crate::archive::{Archive, stored_wal};
 use crate::error::{Context, Result};
 use crate::format::keys::{Key, timeline_prefix};
 use crate::format::wal_inventory::WalInventory;
-use crate::judge::diagnosis::{Known, PromotionFacts, StandbyPosition, Unreplayed, unreplayed};
+use crate::judge::diagnosis::{Fact, PromotionFacts, StandbyPosition, Unreplayed, unreplayed};
 use crate::pg::{Lsn, SegmentName, TimelineHistory, TimelineId, WalCheck, WalReader};
 use crate::server::deadline::Deadline;
 use crate::server::session::Session;
@@ -48,7 +48,7 @@ pub(super) async fn gather(
         let facts = look(&mut session, replication, store.as_ref(), deadline).await;
         let may_pass = matches!(
             facts.unreplayed,
-            Ok(Unreplayed::Until(_) | Unreplayed::AfterAHole { .. })
+            Ok(Unreplayed::Until(_) | Unreplayed::AfterGap { .. })
         );
         if !may_pass || Instant::now() + PAUSE * 2 > deadline.at() {
             session.close().await;
@@ -83,7 +83,7 @@ async fn position(
     session: &mut Session,
     replication: Option<&ConnInfo>,
     deadline: Deadline,
-) -> Known<StandbyPosition> {
+) -> Fact<StandbyPosition> {
     let sql = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()";
     let row = session.row("ask how far the standby is", sql).await?;
     let in_recovery = row.is_true(0);

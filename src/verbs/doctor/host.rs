@@ -9,7 +9,7 @@ use crate::cluster::remembered;
 use crate::config::{Settings, Sources};
 use crate::error::Error;
 use crate::judge::diagnosis::facts::{ExposedFile, HostFacts, ProgramState, ServerFacts, Space};
-use crate::judge::diagnosis::{ArchiveCommand, Known};
+use crate::judge::diagnosis::{ArchiveCommand, Fact};
 use crate::server::data_directory::postmaster;
 use crate::server::deadline::Deadline;
 use crate::server::session::Local;
@@ -100,7 +100,7 @@ fn local_data_directory(local: &Local) -> Option<PathBuf> {
     (apart <= START_TOLERANCE).then_some(data)
 }
 
-fn space(pg_wal: &Path) -> Known<Space> {
+fn space(pg_wal: &Path) -> Fact<Space> {
     let found = rustix::fs::statvfs(pg_wal)
         .map_err(|error| format!("ask for the free space of {}: {error}", pg_wal.display()))?;
     Ok(Space {
@@ -110,7 +110,7 @@ fn space(pg_wal: &Path) -> Known<Space> {
 }
 
 /// A bare name is looked up in the server's PATH, which is not known.
-fn program(program: &str) -> Known<ProgramState> {
+fn program(program: &str) -> Fact<ProgramState> {
     let path = Path::new(program);
     if !path.is_absolute() {
         return Err("it is looked up in the server's PATH".to_owned());
@@ -125,7 +125,7 @@ fn program(program: &str) -> Known<ProgramState> {
 
 /// The archive that walship would use as the server's child, by the command's own flags and variables, the postmaster's
 /// environment, and the configuration file that those name.
-fn command_archive(command: &ArchiveCommand, data: &Path) -> Known<String> {
+fn command_archive(command: &ArchiveCommand, data: &Path) -> Fact<String> {
     let postmaster = postmaster(data).ok_or("the server does not run here")?;
     let path = format!("/proc/{}/environ", postmaster.pid);
     let bytes = std::fs::read(&path).map_err(|error| {

@@ -17,7 +17,7 @@ use chrono::Utc;
 use crate::error::{Error, Result};
 use crate::format::keys::{self, Key};
 use crate::judge::diagnosis::facts::{ArchiveFacts, Facts, ServerFacts};
-use crate::judge::diagnosis::{Check, Known, Limits, judge, judge_promotion};
+use crate::judge::diagnosis::{Check, Fact, Limits, judge, judge_promotion};
 use crate::pg::WalName;
 use crate::server::{ConnInfo, facts};
 use crate::store::Store;
@@ -57,7 +57,7 @@ pub async fn run(
     };
     let ((server, host), (store, mut archive)) = tokio::join!(
         async {
-            let server: Known<(Session, ServerFacts)> = asking.await;
+            let server: Fact<(Session, ServerFacts)> = asking.await;
             let facts = server
                 .as_ref()
                 .ok()

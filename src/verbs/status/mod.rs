@@ -23,7 +23,7 @@ use crate::format::proof::Proven;
 use crate::judge;
 use crate::judge::catalogue::Catalogue;
 use crate::judge::diagnosis::facts::{ArchiveFacts, ReadyFiles};
-use crate::judge::diagnosis::{Finding, Known, Level, Limits, judge_archive};
+use crate::judge::diagnosis::{Fact, Finding, Level, Limits, judge_archive};
 use crate::judge::retention::{Action, RetentionPolicy};
 use crate::judge::window::Window;
 use crate::pg::{Major, SegmentName, TimelineId};
@@ -204,7 +204,7 @@ async fn backlog(
     options: &StatusOptions,
     connection: Option<&ConnInfo>,
     now: DateTime<Utc>,
-) -> Option<Known<ReadyFiles>> {
+) -> Option<Fact<ReadyFiles>> {
     if let Some(connection) = connection {
         return Some(facts::ready_files(connection, options.timeout).await);
     }
@@ -218,7 +218,7 @@ async fn backlog(
 }
 
 impl Backlog {
-    fn of(ready: Known<ReadyFiles>) -> Self {
+    fn of(ready: Fact<ReadyFiles>) -> Self {
         match ready {
             Ok(ready) => Self {
                 files: Some(ready.count),
@@ -317,8 +317,8 @@ fn expiry(catalogue: &Catalogue, policy: &RetentionPolicy, now: DateTime<Utc>) -
 fn warnings(
     store: &Store,
     catalogue: Catalogue,
-    (verification, drills): (Known<Option<LedgerSummary>>, Known<Drills>),
-    backlog: Option<&Known<ReadyFiles>>,
+    (verification, drills): (Fact<Option<LedgerSummary>>, Fact<Drills>),
+    backlog: Option<&Fact<ReadyFiles>>,
     limits: Limits,
     now: DateTime<Utc>,
 ) -> Vec<Finding> {

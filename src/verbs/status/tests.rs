@@ -28,7 +28,7 @@ fn report() -> StatusReport {
             barrier: None,
             barrier_is: None,
             damage: None,
-            given_up: false,
+            released: false,
         }],
         last_wal: Some(LastWal {
             timeline: TimelineId::FIRST,

@@ -1,5 +1,5 @@
-//! What an archive is worth: which backups can be restored, how far their WAL leads, and what lies out
-//! of reach because something is damaged or missing.
+//! What an archive is worth: which backups can be restored, how far their WAL leads, and what cannot be
+//! recovered because something is damaged or missing.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use serde::Serialize;
 
 use super::catalogue::{Backup, Catalogue, missing_wal};
 use super::recovery_plan::known_until;
-use super::timeline_chain::{Hole, TimelineChain};
+use super::timeline_chain::{Gap, TimelineChain};
 use crate::error::Result;
 use crate::format::barriers::Barrier;
 use crate::format::keys::BackupId;
 use crate::format::wal_inventory::{SegmentRange, WalInventory};
 use crate::pg::{Lsn, SegmentNumber, TimelineId};
 
-/// What is known beside the catalogue.
+/// What is known besides the catalogue.
 #[derive(Debug)]
 pub struct Evidence<'a> {
-    /// Segments that are there and cannot be used.
+    /// Damaged segments.
     pub bad_segments: &'a WalInventory,
     /// Backups with objects that are damaged or missing, and why they cannot be restored.
     pub bad_backups: &'a BTreeMap<BackupId, String>,
@@ -31,14 +31,14 @@ pub struct Evidence<'a> {
 pub struct Assessment {
     /// Every backup, oldest first.
     pub backups: Vec<BackupWorth>,
-    /// What lies out of reach.
+    /// What cannot be recovered.
     pub lost: Vec<Lost>,
-    /// What is not wrong, but worth knowing.
+    /// What is worth knowing though nothing is wrong.
     pub notes: Vec<String>,
 }
 
 impl Assessment {
-    /// Whether nothing is out of reach.
+    /// Whether nothing is lost.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.lost.is_empty() && self.backups.iter().all(|backup| backup.unrestorable.is_none())
@@ -68,7 +68,7 @@ pub struct BackupWorth {
 pub struct LeadsTo {
     /// The timeline.
     pub timeline: TimelineId,
-    /// No position at or after this can be reached.
+    /// Only positions before this can be reached.
     pub end_lsn: Lsn,
     /// Why it ends there.
     pub end: End,
@@ -80,13 +80,13 @@ pub struct LeadsTo {
 pub enum End {
     /// The archived WAL ends there.
     EndOfWal,
-    /// Retention has given up what follows: the backup stands alone.
+    /// Retention has released what follows: the backup stands alone.
     Released,
     /// What follows is damaged or missing.
     Lost,
 }
 
-/// A stretch of WAL without which something cannot be recovered.
+/// WAL without which something cannot be recovered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Lost {
     /// The segments that are damaged or missing.
@@ -96,19 +96,19 @@ pub struct Lost {
     until_lsn: Lsn,
     /// How it is known that they existed.
     pub evidence: String,
-    /// Nothing of them is damaged or missing, and no recovery crosses this position: the evidence says why.
+    /// A position that no recovery crosses, although nothing is damaged or missing: the evidence says why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub barrier: Option<Lsn>,
-    /// The timelines on whose way they lie.
+    /// The timelines whose chains read them.
     pub timelines: Vec<TimelineId>,
     /// The backups from which nothing at or after `from_lsn` can be recovered along those timelines.
     backups: Vec<BackupId>,
-    /// The first backup after them, from which on everything can be recovered again.
+    /// The first backup after them: from its end on, everything can be recovered again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub again_from: Option<Again>,
 }
 
-/// From where on a timeline can be recovered again.
+/// Where recovery of a timeline is possible again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Again {
     /// The backup.
@@ -201,14 +201,14 @@ fn follow(
         let known = known_until(sound, timeline).max(evidence.known.get(&timeline).copied());
         let reach = chain.reach(&sound.wal, backup.start_lsn, known)?;
         let mut end = End::EndOfWal;
-        if let Some(hole) = &reach.hole {
-            let first = hole.missing.first;
+        if let Some(gap) = &reach.gap {
+            let first = gap.missing.first;
             let number = first.number(size)?;
-            // One that was left within its first segment never had a whole one.
+            // A timeline that another left within its first segment never had a whole one.
             let has_begun =
                 sound.wal.newest(timeline).is_some() || known.is_some_and(|known| known >= number);
             end = if let Some(mark) = sound.retired.get(&timeline) {
-                let note = format!("timeline {timeline}, which lacks {}, was {mark}", hole.missing);
+                let note = format!("timeline {timeline}, which lacks {}, was {mark}", gap.missing);
                 assessment.notes.push(note);
                 End::EndOfWal
             } else if first.timeline() == timeline && !has_begun {
@@ -231,36 +231,36 @@ fn follow(
                 end,
             });
         }
-        if let Some(hole) = reach.hole.filter(|_| end == End::Lost) {
-            lose(sound, backup, timeline, hole, assessment)?;
+        if let Some(gap) = reach.gap.filter(|_| end == End::Lost) {
+            lose(sound, backup, timeline, gap, assessment)?;
         }
     }
     Ok(())
 }
 
-/// Notes a hole on the way of a backup along a timeline.
+/// Notes a gap after a backup along a timeline.
 fn lose(
     sound: &Catalogue,
     backup: &Backup,
     timeline: TimelineId,
-    hole: Hole,
+    gap: Gap,
     assessment: &mut Assessment,
 ) -> Result<()> {
     let size = sound.wal.segment_size();
-    let missing = &hole.missing;
+    let missing = &gap.missing;
     let again_from = again_from(sound, timeline, missing, assessment)?;
     let known = assessment.lost.iter_mut().find(|lost| lost.segments == *missing);
     let lost = match known {
         Some(lost) => lost,
         None => assessment.lost.push_mut(Lost {
             segments: *missing,
-            from_lsn: match hole.barrier {
+            from_lsn: match gap.barrier {
                 Some(barrier) => barrier.lsn(),
                 None => missing.first.start(size)?,
             },
             until_lsn: size.start_of(missing.last.number(size)?.next()),
-            evidence: hole.evidence,
-            barrier: hole.barrier.map(Barrier::lsn),
+            evidence: gap.evidence,
+            barrier: gap.barrier.map(Barrier::lsn),
             timelines: Vec::new(),
             backups: Vec::new(),
             again_from: None,
@@ -276,7 +276,7 @@ fn lose(
     Ok(())
 }
 
-/// The first sound backup on the way that begins after a hole.
+/// The first sound backup of the chain that begins after a gap.
 fn again_from(
     sound: &Catalogue,
     timeline: TimelineId,

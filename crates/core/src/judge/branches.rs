@@ -20,14 +20,14 @@ pub use self::judgement::{Ambiguity, Contender, Judgement, judge, undecided};
 pub struct Branch {
     /// The timeline it branched off.
     pub timeline: TimelineId,
-    /// Where.
+    /// Where it began.
     pub lsn: Lsn,
-    /// The segments of that timeline with WAL beyond this position, first and last, and how many are held: none of
-    /// them is part of the new timeline's past.
+    /// The held segments of that timeline with WAL beyond this position: the first, the last, and how many. None of them
+    /// is part of the new timeline's past.
     pub goes_on: Option<SegmentRange>,
 }
 
-/// Where a timeline branched off; none for one without a parent, and for one whose history is not known.
+/// Where a timeline branched off. `None` if it has no parent, or its history is not known.
 #[must_use]
 pub fn branch(
     histories: &BTreeMap<TimelineId, TimelineHistory>,

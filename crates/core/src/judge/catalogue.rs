@@ -1,8 +1,7 @@
-//! What an archive holds, as a listing and the records of its backups tell: the ground on which
-//! `list` reports and `recover` plans.
+//! What an archive holds, from a listing and the records of its backups. `list` reports it, and `recover` plans from it.
 //!
-//! A backup is held here without the list of its parts, so that the catalogue of a large archive
-//! stays small. Whether the parts are all there is decided while the record is at hand: [`PartCheck`].
+//! A backup is held here without the list of its parts, so that the catalogue of a large archive stays small.
+//! [`PartCheck`] decides whether all parts are there while the record is at hand.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -31,28 +30,28 @@ pub struct Catalogue {
     pub backups: Vec<Backup>,
     /// The backups with a `backup.json` that cannot be restored as they are.
     pub unrestorable: Vec<Unrestorable>,
-    /// Backups that run, wait for their WAL, or were left behind.
+    /// Backups that run, wait for their WAL, or were never finished.
     pub unfinished: Vec<Unfinished>,
     /// The WAL.
     pub wal: WalInventory,
     /// The timelines' histories that could be read. Timeline 1's, which has no file, is always there.
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
-    /// Those that could not, and why.
+    /// The timelines whose histories could not be read, and why.
     pub unreadable_histories: BTreeMap<TimelineId, String>,
-    /// The timelines that nobody shall follow.
+    /// The timelines that nobody must follow.
     pub retired: BTreeMap<TimelineId, Retired>,
-    /// The last end of a transaction in the WAL of a timeline, if it has one. Known only of those between which the
-    /// rest does not decide: [`super::branches::undecided`].
+    /// The last end of a transaction in the WAL of a timeline, if it has one. Only the timelines that
+    /// [`super::branches::undecided`] names have an entry.
     pub newest_ends: BTreeMap<TimelineId, Option<EndOfTransaction>>,
     /// The backups whose `keep.json` could not be read, and why.
     pub unreadable_keeps: BTreeMap<BackupId, String>,
-    /// The WAL that retention has given up: where it is missing, nothing was lost.
+    /// The WAL that retention has released: where it is missing, nothing was lost.
     pub released: TimelineRanges,
-    /// What earlier verifications found wrong, and is still as it was.
+    /// What earlier verifications found wrong and what has not changed since.
     pub damage: Damage,
 }
 
-/// A backup is dated to so much by the server's clock, for that is what its server lets be seen of it.
+/// The times of a backup agree with the server's clock to within this: the server shows them no more exactly.
 const CLOCKS_AGREE: TimeDelta = TimeDelta::seconds(3);
 
 /// A backup, as its record describes it, without its parts.
@@ -70,17 +69,17 @@ pub struct Backup {
     pub postgres_version: String,
     /// When PostgreSQL began to copy.
     pub started_at: DateTime<Utc>,
-    /// No moment before this can be recovered from it.
+    /// The first moment that can be recovered from it.
     pub finished_at: DateTime<Utc>,
     /// Where replay starts.
     pub start_lsn: Lsn,
-    /// No position before this can be recovered from it.
+    /// The first position that can be recovered from it.
     pub stop_lsn: Lsn,
     /// The timeline at the start.
     pub start_timeline: TimelineId,
     /// The timeline at the end.
     pub stop_timeline: TimelineId,
-    /// The WAL it cannot be restored without.
+    /// The WAL that it cannot be restored without.
     pub wal_ranges: Vec<WalRange>,
     /// Bytes of tar.
     pub size_bytes: u64,
@@ -95,20 +94,20 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Every transaction that had ended by then is in the backup. What ends while a backup is taken may or may not be,
-    /// and a standby's holds what the standby had replayed, whatever its clock says.
+    /// Every transaction that had ended by then is in the backup. One that ends while the backup is taken may be missing.
+    /// `None` for a standby's backup: it holds what the standby had replayed, whatever its clock says.
     pub(crate) fn settled_at(&self) -> Option<DateTime<Utc>> {
         (self.source == BackupSource::Primary).then(|| self.started_at - CLOCKS_AGREE)
     }
 
-    /// When it was taken: its record was not stored before that, whatever the server's clock said.
+    /// When it was taken: at the latest when its record was stored, whatever the server's clock said.
     pub(crate) fn taken_at(&self) -> DateTime<Utc> {
         self.stored_at
             .map_or(self.finished_at, |stored| stored.min(self.finished_at))
     }
 
-    /// When it had ended by all means. A standby dates its backups by its own clock, the WAL is dated by its
-    /// primary's; the record was stored after the end.
+    /// A moment by which it had certainly ended. A standby dates its backups by its own clock, but its WAL has the
+    /// primary's times. The record was stored after the end.
     pub(crate) fn ended_by(&self) -> DateTime<Utc> {
         match (self.source, self.stored_at) {
             (BackupSource::Standby, Some(stored)) => stored.max(self.finished_at),
@@ -135,8 +134,7 @@ pub struct Unfinished {
     pub id: BackupId,
     /// How far it came.
     pub state: UnfinishedState,
-    /// When the store last saw a sign of it, by the store's clock: its heartbeat, or its first or
-    /// last object.
+    /// The last sign of it, by the store's clock: its heartbeat, or its first or last object.
     pub last_sign: DateTime<Utc>,
     /// The mark of `walship keep`.
     pub keep: Option<Keep>,
@@ -145,8 +143,8 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// How it is known that it once had a `backup.json` and lost it by no deed of walship: retention deletes
-    /// none that is marked, and lets the ledger forget a backup before it deletes the record.
+    /// How it is known that it once had a `backup.json` that walship did not delete. Retention deletes no marked backup,
+    /// and makes the ledger forget a backup before it deletes the record.
     #[must_use]
     pub fn lost_record(&self, now: DateTime<Utc>) -> Option<String> {
         match &self.keep {
@@ -163,9 +161,9 @@ impl Unfinished {
 pub enum UnfinishedState {
     /// It is stored and waits for its WAL: `walship basebackup --finish` completes it.
     WaitingForWal,
-    /// It runs, or died without a word; the heartbeat tells.
+    /// It runs, or it died: the heartbeat shows which.
     Started,
-    /// Objects without a beginning: what a deletion left behind.
+    /// What an interrupted deletion left behind.
     Remains,
 }
 
@@ -239,9 +237,8 @@ impl Catalogue {
     }
 }
 
-/// The first stretch of WAL that a backup needs and the archive lacks. Where the backup went through a
-/// promotion, the segment of the fork is needed on the new timeline only: it may never have been
-/// completed on the old one.
+/// The first WAL that a backup needs and the archive lacks. If a promotion happened during the backup, the segment of the
+/// fork is needed on the new timeline only: on the old one it may never have been completed.
 ///
 /// # Errors
 /// `Invalid` where the backup's record names a position that has no segment.
@@ -273,8 +270,8 @@ pub struct NeededWal {
     pub end: SegmentNumber,
 }
 
-/// The segments that a backup needs, timeline by timeline. Where it went through a promotion, the
-/// segment of the fork is needed on the new timeline only.
+/// The segments that a backup needs, timeline by timeline. If a promotion happened during the backup, the segment of the
+/// fork is needed on the new timeline only.
 #[must_use]
 pub fn needed_wal(ranges: &[WalRange], size: SegmentSize) -> Vec<NeededWal> {
     // PostgreSQL's manifest may name the newest timeline first.

@@ -1,6 +1,6 @@
-//! What the last verifications found wrong, and is still there: it counts wherever an archive is judged, before a byte
-//! is restored. A finding speaks of the very object that was read; one that was repaired or replaced since is not judged
-//! by it, and one that reads well again is forgotten by the next `walship verify`.
+//! What the last verifications found damaged and what is still there. It counts wherever an archive is judged, before a
+//! byte is restored. A finding is about the very object that was read: it does not count for an object that was repaired
+//! or replaced since, and the next `walship verify` drops it if the object is sound again.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::format::wal_inventory::{SegmentRange, WalInventory};
 use crate::pg::{SegmentName, SegmentNumber, SegmentSize, TimelineId};
 use crate::text::time_text;
 
-/// What verify found wrong, before it is compared with what the store shows.
+/// What verify found wrong, not yet compared with the store's listing.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
     by_key: BTreeMap<String, LedgerFinding>,
@@ -32,7 +32,7 @@ impl Found {
         }
     }
 
-    /// What is wrong with the object that the store shows, if that is the one that was read.
+    /// What is wrong with a listed object, if it is the one that was read.
     #[must_use]
     pub fn of(&self, key: &str, size: u64, modified: DateTime<Utc>, version: &str) -> Option<String> {
         let found = self.by_key.get(key)?;
@@ -48,14 +48,14 @@ impl Found {
 pub struct Damage {
     /// The segments, and what is wrong with each.
     pub wal: BTreeMap<SegmentName, String>,
-    /// The backups with objects that are damaged, or on another history's WAL, and what is wrong with each.
+    /// The backups with damaged objects or another history's WAL, and what is wrong with each.
     pub backups: BTreeMap<BackupId, String>,
-    /// Why nothing is known, where that is so: what verify noted cannot be used.
+    /// Why nothing is known: the notes of verify cannot be used.
     pub unknown: Option<String>,
 }
 
 impl Damage {
-    /// Notes what is known of a WAL object.
+    /// Notes what is wrong with a WAL object.
     pub fn add_wal(&mut self, key: &str, what: String) {
         if let Ok(Key::Segment(segment)) = key.parse() {
             self.wal.insert(segment, what);
@@ -68,7 +68,7 @@ impl Damage {
         segments.filter_map(|segment| segment.number(size).ok()).max()
     }
 
-    /// Of a stretch of WAL that cannot be used: what is damaged in its first segment, if that is why.
+    /// What is wrong with the first segment of a range that cannot be used, if it is damaged.
     #[must_use]
     pub fn of_first(&self, range: &SegmentRange) -> Option<&str> {
         self.wal.get(&range.first).map(String::as_str)
@@ -86,7 +86,7 @@ impl Damage {
 }
 
 impl Catalogue {
-    /// The WAL that can be replayed: what is there, without what is known to be damaged.
+    /// The archived WAL without the segments that are known to be damaged.
     ///
     /// # Errors
     /// `Invalid` for a segment that no cluster has.

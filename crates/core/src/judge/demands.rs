@@ -1,5 +1,5 @@
-//! The settings that a server must have at least to replay WAL (`CheckRequiredParameterValues`,
-//! `xlogrecovery.c`, `xlog.c` in 14): those of the server that wrote it.
+//! The settings that a server must have to replay WAL: at least the values of the server that wrote it
+//! (`CheckRequiredParameterValues`, `xlogrecovery.c`, `xlog.c` in 14).
 
 use crate::format::segment_index::Change;
 use crate::pg::{ControlFile, WalChange};
@@ -7,7 +7,7 @@ use crate::pg::{ControlFile, WalChange};
 /// How many settings there are of this kind.
 const SETTINGS: usize = 5;
 
-/// Their names, in the order of the numbers. The last two matter whether the server is readable or not.
+/// Their names, in the order of the numbers. The last two matter even if the server is not readable.
 const NAMES: [&str; SETTINGS] = [
     "max_connections",
     "max_worker_processes",
@@ -21,7 +21,7 @@ const NAMES: [&str; SETTINGS] = [
 pub struct Demands([u32; SETTINGS]);
 
 impl Demands {
-    /// Those of a stretch of WAL.
+    /// The largest values in these changes.
     #[must_use]
     pub fn of(changes: &[Change]) -> Self {
         let mut all = Self::default();
@@ -39,7 +39,7 @@ impl Demands {
         all
     }
 
-    /// Those of both.
+    /// The larger of each value.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let mut all = self;
@@ -61,8 +61,8 @@ impl Demands {
         Self(values)
     }
 
-    /// The settings that were raised after a backup: its configuration may have less. `readable`: whether the server
-    /// shall be readable while it replays, and so needs all of them.
+    /// The settings that were raised after a backup: its configuration may have less. `readable`: the server must be
+    /// readable while it replays, so it needs all of them.
     #[must_use]
     pub fn raised(&self, backup: &ControlFile, readable: bool) -> Vec<(&'static str, u32)> {
         let before = [

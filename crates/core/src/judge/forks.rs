@@ -1,12 +1,12 @@
-//! Which stored segments are not for the server that asks, for it follows a timeline that left theirs.
+//! Which stored segments a server must not get, because it follows a timeline that left theirs.
 //!
 //! An old primary may go on after a promotion, and archive its own version of the segment in which the new timeline
 //! began, and later ones. PostgreSQL asks for a segment on the newest timeline that it follows first, then on those
 //! before it (`XLogFileReadAnyTLI`, `xlogrecovery.c`, `xlog.c` in 14), and replays what it is given beyond the end of a
-//! timeline too. So two servers must not get such a segment: one that follows the new timeline, whose own version of
-//! the segment is not in the archive (yet), and a standby that does not know the new timeline yet, but would go over to
-//! it at its next look (`rescanLatestTimeLine`). Every other one gets what it asks for: PostgreSQL checks timelines
-//! itself. What cannot be known speaks for delivery.
+//! timeline too. So two servers must not get such a segment: one that follows the new timeline while the
+//! archive does not have that timeline's version of the segment (yet), and a standby that does not know the new timeline
+//! yet, but would go over to it at its next look (`rescanLatestTimeLine`). Every other server gets what it asks for:
+//! PostgreSQL checks timelines itself. In doubt, the segment is delivered.
 //!
 //! `docs/exit-codes.md` has the table of all cases.
 
@@ -30,8 +30,8 @@ pub enum TargetTimeline {
 }
 
 impl TargetTimeline {
-    /// Reads the setting as the server does (`check_recovery_target_timeline`, 14 to 18): numbers as `strtoul` has
-    /// them. `None` for what no server starts with.
+    /// Reads the setting as the server does (`check_recovery_target_timeline`, 14 to 18), numbers like `strtoul`. `None`
+    /// for a value with which no server starts.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
         match value {
@@ -56,9 +56,9 @@ impl TargetTimeline {
 /// What a server in recovery does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovering {
-    /// It follows a primary, and asks again for what it was not given.
+    /// It follows a primary, and asks again for a segment that it did not get.
     Standby,
-    /// It recovers to a target, and ends where it is given nothing.
+    /// It recovers to a target, and ends where it gets no segment.
     ToTarget,
 }
 
@@ -76,8 +76,8 @@ pub struct Position {
 pub struct Visible {
     /// The history.
     pub history: TimelineHistory,
-    /// Whether it is in `pg_wal`. There is a copy of every history that the server has read, of those too that it
-    /// does not follow.
+    /// Whether it is in `pg_wal`: the server keeps a copy of every history that it has read, even if it does not follow
+    /// that timeline.
     pub kept: bool,
 }
 
@@ -90,8 +90,8 @@ pub struct Follower {
     pub target: TargetTimeline,
     /// What `pg_control` says that it has replayed: its last checkpoint, and its minimum recovery point if it has one.
     pub replayed: Vec<Position>,
-    /// The histories that it finds, as far as they matter: of its target; of the timelines of `replayed`; and where it
-    /// looks for the latest, of all timelines from there, and from the segment's, to the first that is missing.
+    /// The histories that it finds and that matter: of its target, and of the timelines of `replayed`. If it looks for
+    /// the latest timeline, also those of all timelines from there, and from the segment's, to the first that is missing.
     pub histories: BTreeMap<TimelineId, Visible>,
 }
 
@@ -100,21 +100,21 @@ pub struct Follower {
 pub struct Fork {
     /// The timeline that it follows, or goes over to at its next look.
     pub by: TimelineId,
-    /// Where that one's history leaves the segment's timeline.
+    /// Where the history of `by` leaves the segment's timeline.
     pub at: Lsn,
     /// The timeline that begins there, which may be an ancestor of `by`.
     pub child: TimelineId,
 }
 
-/// What to do with a segment that the archive has and that reaches beyond a fork.
+/// What to do with an archived segment that reaches beyond a fork.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// The server gets it.
     Deliver,
-    /// It is absent for this server.
+    /// The server is told that it is absent.
     Withhold,
-    /// The server must stop: with the segment it would replay what is not its history, and without it it would end
-    /// recovery before the end of what may be.
+    /// The server must stop: with the segment it would replay another history's WAL; without it, it might end recovery
+    /// too early.
     Refuse,
 }
 
@@ -126,8 +126,8 @@ impl Follower {
         timelines.max().unwrap_or(TimelineId::FIRST)
     }
 
-    /// Where the server leaves a segment's timeline before the segment's end, the one it goes over to first. More than
-    /// one where it cannot be known which timeline it follows. None where it may be one that does not leave it there.
+    /// Where the server leaves a segment's timeline before the segment's end, the one that it takes first at the front.
+    /// There are several if it cannot be known which timeline it follows, and none if one of those does not leave there.
     #[must_use]
     pub fn forks_before(&self, timeline: TimelineId, segment_end: Lsn) -> Vec<Fork> {
         let forks = self.targets(timeline).into_iter().rev().map(|target| {
@@ -137,20 +137,20 @@ impl Follower {
         forks.collect::<Option<_>>().unwrap_or_default()
     }
 
-    /// Whether `pg_control` says that the server has replayed beyond a fork on the segment's timeline: PostgreSQL does
-    /// not go over to a timeline that left before what was replayed.
+    /// Whether `pg_control` says that the server has replayed the segment's timeline beyond a fork. Then PostgreSQL does
+    /// not go over to a timeline that left there.
     #[must_use]
     pub fn has_passed(&self, fork: &Fork, timeline: TimelineId) -> bool {
         self.replayed.iter().any(|position| {
-            let on_the_way = position.timeline == timeline
+            let is_on_chain = position.timeline == timeline
                 || self
                     .fork_on(position.timeline, timeline)
                     .is_some_and(|left| left.at > fork.at);
-            on_the_way && position.lsn > fork.at
+            is_on_chain && position.lsn > fork.at
         })
     }
 
-    /// What to answer, once it is known whether the server has replayed beyond one of the forks.
+    /// What to answer when it is known whether the server has replayed beyond one of the forks.
     #[must_use]
     pub fn answer(&self, fork: &Fork, segment_start: Lsn, has_passed: bool) -> Answer {
         if has_passed {
@@ -158,7 +158,7 @@ impl Follower {
         }
         match (self.recovering, self.target) {
             (Recovering::Standby, _) => Answer::Withhold,
-            // The timeline was named, and nothing of it comes before the fork.
+            // The timeline was named, and none of the segment comes before the fork.
             (Recovering::ToTarget, TargetTimeline::Number(_) | TargetTimeline::Current)
                 if fork.at <= segment_start =>
             {
@@ -177,7 +177,7 @@ impl Follower {
         }
     }
 
-    /// The timelines one of which the server follows when it was told that a segment of this timeline is absent.
+    /// The server follows one of these when it was told that a segment of this timeline is absent.
     fn targets(&self, timeline: TimelineId) -> Vec<TimelineId> {
         let search = self.start_of_search();
         match (self.target, self.recovering) {
@@ -195,8 +195,8 @@ impl Follower {
         }
     }
 
-    /// A standby follows what was the newest timeline when it looked last, and goes over to what is the newest one now,
-    /// and to no other, if that one descends from it.
+    /// A standby follows the timeline that was the newest when it last looked. It goes over only to the one that is the
+    /// newest now, if that descends from it.
     fn targets_of_standby(&self, from: TimelineId) -> Vec<TimelineId> {
         let chain = self.chain(from);
         let newest = chain.last().copied().unwrap_or(from);

@@ -1,11 +1,10 @@
-//! Whether archived WAL is a backup's own. Names prove nothing: a server that was set back to a storage snapshot, or a
-//! clone, writes other WAL under the same names, and a backup of one that is recovered with the WAL of the other is
-//! lost.
+//! Whether archived WAL is a backup's own. Names prove nothing: a clone, or a server that was set back to a storage
+//! snapshot, writes other WAL under the same names. A backup that is recovered with the other server's WAL is lost.
 //!
-//! So a backup keeps what its server said of its WAL, from other sources than the archive: where the checkpoint lies
-//! from which it recovers, what its `pg_control` repeats of the last checkpoint, and, where the server gave them, the
-//! sums of some of its own WAL. [`judge`] compares all of it with what is archived. On a primary the WAL also has a
-//! record of the backup's end, which names its start; a standby writes none.
+//! So a backup keeps what its server said of its own WAL: where the checkpoint lies from which it recovers, what its
+//! `pg_control` repeats of the last checkpoint, and, where the server gave them, the sums of some of its WAL. [`judge`]
+//! compares all of it with the archived WAL. A primary's WAL also has a record of the backup's end, which names the
+//! backup's start; a standby writes none.
 
 use super::catalogue::needed_wal;
 use crate::error::{Error, Result};
@@ -29,7 +28,7 @@ pub struct Wanted {
     pub until: Lsn,
 }
 
-/// What has to be read of a backup's archived WAL, in its order.
+/// What has to be read of a backup's archived WAL, in the order of positions.
 ///
 /// # Errors
 /// `Corrupt` where the record names positions outside the WAL that it needs.
@@ -85,14 +84,14 @@ fn segment_of(
         .find(|range| range.first <= number && number < range.end);
     let Some(range) = holder else {
         return Err(Error::corrupt(format!(
-            "the record of backup {} names a position outside of the WAL that it needs",
+            "the record of backup {} names a position outside the WAL that it needs",
             record.id
         )));
     };
     SegmentName::new(range.timeline, number, record.segment_bytes)
 }
 
-/// What of the archived WAL contradicts what the backup's server said; `None` where it is this backup's own.
+/// How the archived WAL contradicts what the backup's server said; `None` if it is this backup's own.
 #[must_use]
 pub fn judge(
     record: &BackupRecord,
@@ -116,7 +115,7 @@ fn checkpoint(
     let lsn = lineage.checkpoint_lsn;
     let Some(found) = checkpoint_at(lsn, archived, geometry) else {
         return Some(format!(
-            "its checkpoint is at LSN {lsn}, where the archived WAL has none"
+            "its checkpoint is at LSN {lsn}, and the archived WAL has none there"
         ));
     };
     let same = found.redo() == record.start_lsn && found.timeline() == record.start_timeline.get();
@@ -144,7 +143,7 @@ fn control(
     };
     let Some(found) = checkpoint_at(lsn, archived, geometry) else {
         return Some(format!(
-            "its pg_control names the checkpoint at LSN {lsn}, where the archived WAL has none"
+            "its pg_control names the checkpoint at LSN {lsn}, and the archived WAL has none there"
         ));
     };
     let same = match record.source {
@@ -171,7 +170,7 @@ fn checkpoint_at(lsn: Lsn, archived: &[WalPiece], geometry: WalGeometry) -> Opti
         .find_map(|piece| piece.checkpoint_at(lsn, geometry))
 }
 
-/// The record with which a backup of a primary ends, and which names its start.
+/// The record at the end of a primary's backup, which names the backup's start.
 fn backup_end(record: &BackupRecord, archived: &[WalPiece], geometry: WalGeometry) -> Option<String> {
     if record.source == BackupSource::Standby {
         return None;
@@ -185,17 +184,17 @@ fn backup_end(record: &BackupRecord, archived: &[WalPiece], geometry: WalGeometr
     match found {
         Some(start) if start == record.start_lsn => None,
         Some(other) => Some(format!(
-            "it began at LSN {} and ended at {}, where in the archived WAL a backup ended that began at {other}",
+            "it began at LSN {} and ended at {}; the backup that ends there in the archived WAL began at {other}",
             record.start_lsn, record.stop_lsn
         )),
         None => Some(format!(
-            "it ended at LSN {}, where in the archived WAL no backup ends",
+            "it ended at LSN {}, and no backup ends there in the archived WAL",
             record.stop_lsn
         )),
     }
 }
 
-/// WAL that is other than the server's.
+/// WAL that differs from the server's.
 fn other_bytes(sum: &WalSum, archived: &[WalPiece]) -> Option<String> {
     let found = archived
         .iter()
@@ -203,7 +202,7 @@ fn other_bytes(sum: &WalSum, archived: &[WalPiece]) -> Option<String> {
     let same = found.is_some_and(|bytes| Sha256Sum::of(bytes) == sum.sha256);
     (!same).then(|| {
         format!(
-            "the archived WAL from LSN {} to {} is other than the server's",
+            "the archived WAL from LSN {} to {} differs from the server's",
             sum.lsn, sum.end_lsn
         )
     })

@@ -1,5 +1,5 @@
-//! Which backup to restore and which timeline to follow for a recovery target, decided before a byte
-//! is written. What cannot be reached is refused here, with what can be reached instead.
+//! Which backup to restore and which timeline to follow for a recovery target, decided before a byte is written. A target
+//! that cannot be reached is refused here, and the message says what can be reached.
 
 mod alone;
 mod base;
@@ -14,7 +14,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
-pub(crate) use self::alone::is_given_up;
+pub(crate) use self::alone::is_released;
 pub use self::common_past::{CommonPast, common_past};
 pub(crate) use self::end::reach;
 pub use self::timeline::{ambiguous, chain_of};
@@ -62,7 +62,7 @@ pub struct Request {
     pub backup: Option<BackupId>,
     /// Accept that recovery ends where WAL is missing.
     pub end_at_gap: bool,
-    /// What a search of the archived WAL for the target's record said.
+    /// What a search of the archived WAL for the target's record found.
     pub search: Search,
 }
 
@@ -72,20 +72,20 @@ pub struct Request {
 pub enum Search {
     /// Nobody looked for it.
     NotMade,
-    /// It is there.
+    /// The archived WAL has it.
     Found(FoundRecord),
-    /// The first end of a transaction that is later than the moment, and the last record before it that is not:
-    /// the end of a transaction, its being prepared, or a restore point. `None`: there is none before it.
+    /// The first end of a transaction that is later than the moment, and the last record before it that is not later: the
+    /// end or the preparation of a transaction, or a restore point.
     Moment {
         /// The later one.
         later: FoundRecord,
-        /// The position of the last one that is not later.
+        /// The position of the last one that is not later; `None` if there is none.
         last: Option<Lsn>,
     },
     /// It is not in the unbroken WAL that can be replayed.
     Absent,
-    /// Nothing in the unbroken WAL that can be replayed is later than the moment; these ends of
-    /// transactions come last in it. `None`: after the backup no transaction ended.
+    /// Nothing in the unbroken WAL that can be replayed is later than the moment. These ends of transactions come last in
+    /// it; `None` if no transaction ended after the backup.
     NothingLater(Option<LastEnds>),
 }
 
@@ -109,26 +109,25 @@ pub struct Plan {
     pub backup: Backup,
     /// The timeline to follow, for `recovery_target_timeline`.
     pub timeline: TimelineId,
-    /// Where recovery stops, for `recovery_target_*`. `Latest` where the requested one lies beyond a
-    /// gap at which recovery may end; a position where it is the very last moment of the archive.
+    /// Where recovery stops, for `recovery_target_*`. `Latest` if the requested target lies beyond a gap at which recovery
+    /// may end; a position if it is the very last moment of the archive.
     pub target: Target,
-    /// Whether the target itself is still replayed: as requested, unless walship chose the target.
+    /// Whether the target itself is still replayed: as requested, but always if walship chose the target.
     pub inclusive: bool,
     /// The last segment of the unbroken WAL from the backup on.
     pub last_segment: SegmentName,
-    /// The position after that segment: what can be replayed ends there at the latest.
+    /// The position after that segment: replay ends there at the latest.
     pub end_lsn: Lsn,
-    /// The WAL that is missing after `last_segment` although there was more: recovery ends there, or
-    /// before. `restore` must be told so, for it takes a hole for an error, and PostgreSQL may read
-    /// ahead of its target.
+    /// The WAL that is missing after `last_segment` although there was more: recovery ends there, or before. `restore` must
+    /// know it, because PostgreSQL may read ahead of its target, and `restore` otherwise takes a gap for an error.
     pub gap: Option<SegmentRange>,
     /// Why this backup, in one sentence.
     pub reason: String,
     /// What else the user should know.
     pub notes: Vec<String>,
-    /// The settings that the WAL demands which is replayed; empty where nobody looked for them.
+    /// The settings that the replayed WAL demands; empty if nobody looked for them.
     pub demands: Demands,
-    /// The tablespaces that replay makes outside the data directory; empty where nobody looked for them.
+    /// The tablespaces that replay makes outside the data directory; empty if nobody looked for them.
     pub new_tablespaces: Vec<NewTablespace>,
 }
 
@@ -164,10 +163,10 @@ impl Request {
 ///
 /// # Errors
 /// `Invalid` for a target that cannot be reached, `NotFound` for a backup the archive lacks,
-/// `Conflict` for histories that disagree, `Unfinished` for a backup whose WAL has not arrived, `Corrupt` where WAL or a record that is
-/// needed is missing or damaged.
+/// `Conflict` for histories that disagree, `Unfinished` for a backup whose WAL has not arrived, `Corrupt` if WAL or a
+/// record that is needed is missing or damaged.
 pub fn plan(catalogue: &Catalogue, request: &Request, now: DateTime<Utc>) -> Result<Plan> {
-    let (request, alone) = &alone::settle(catalogue, request);
+    let (request, alone) = &alone::at_its_end(catalogue, request);
     let Start {
         backup,
         chain,
@@ -191,7 +190,7 @@ pub fn plan(catalogue: &Catalogue, request: &Request, now: DateTime<Utc>) -> Res
     })
 }
 
-/// Where a recovery starts, and which way it goes.
+/// Where a recovery starts, and which timelines it follows.
 #[derive(Debug)]
 pub struct Start<'a> {
     /// The backup.
@@ -216,7 +215,7 @@ impl Start<'_> {
 /// # Errors
 /// As [`plan`].
 pub fn start<'a>(catalogue: &'a Catalogue, request: &Request, now: DateTime<Utc>) -> Result<Start<'a>> {
-    let (request, alone) = &alone::settle(catalogue, request);
+    let (request, alone) = &alone::at_its_end(catalogue, request);
     refuse_future(request, now)?;
     let named = base::named(catalogue, request)?;
     if named.is_none() && catalogue.backups.is_empty() {

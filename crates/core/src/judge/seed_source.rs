@@ -1,10 +1,10 @@
-//! Where a replica is seeded from, by how much WAL it would have to replay.
+//! Whether a replica is seeded from the archive or from the primary: how much WAL it would have to replay decides.
 
 use crate::format::keys::BackupId;
 use crate::pg::Lsn;
 use crate::text::ByteSize;
 
-/// From the archive, while the WAL since its newest backup is at most so much.
+/// The archive is the source while the WAL since its newest backup is within both limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalLimits {
     /// Percent of the backup's size.

@@ -15,13 +15,13 @@ use crate::pg::{Lsn, SegmentName, SegmentNumber, SegmentSize, TimelineHistory, T
 pub struct TimelineChain<'a> {
     history: &'a TimelineHistory,
     size: SegmentSize,
-    /// Oldest first; only the last one has no end.
-    stretches: Vec<Stretch>,
+    /// Oldest first; only the last link has no end.
+    links: Vec<Link>,
 }
 
 /// The segments that are read from one timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stretch {
+struct Link {
     timeline: TimelineId,
     first: SegmentNumber,
     last: Option<SegmentNumber>,
@@ -34,31 +34,31 @@ pub struct Reach {
     pub last_segment: Option<SegmentName>,
     /// The position after it.
     pub end_lsn: Lsn,
-    /// What ends it there, where it is known that there was more.
-    pub hole: Option<Hole>,
+    /// Why it ends there, if it is known that there was more.
+    pub gap: Option<Gap>,
 }
 
-/// WAL that is missing although it is known to have existed.
+/// WAL that is known to have existed and is missing or damaged; or a barrier.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hole {
+pub struct Gap {
     pub(crate) missing: SegmentRange,
-    /// How that is known: "000000010000000000000009 follows".
+    /// How it is known that it existed: "000000010000000000000009 follows".
     pub(crate) evidence: String,
-    /// Nothing is missing, and no recovery crosses this.
+    /// If set, nothing is missing, and no recovery crosses this.
     pub(crate) barrier: Option<Barrier>,
-    /// What is wrong with the first of them, where it is there and damaged.
+    /// What is wrong with the first missing segment, if it is there and damaged.
     pub(crate) damage: Option<String>,
 }
 
-impl Hole {
+impl Gap {
     /// What is missing, or damaged; `None` at a barrier.
     pub(crate) fn lacks(&self) -> Option<SegmentRange> {
         Some(self.missing).filter(|_| self.barrier.is_none())
     }
 }
 
-impl std::fmt::Display for Hole {
-    /// As the end of a sentence: which segments, what of them, and how that is known.
+impl std::fmt::Display for Gap {
+    /// The end of a sentence: which segments, what is wrong with them, and how that is known.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.damage, self.lacks()) {
             (_, None) => f.write_str(&self.evidence),
@@ -75,15 +75,15 @@ impl<'a> TimelineChain<'a> {
         let ends = history.ancestors().iter().map(|ancestor| ancestor.end);
         let begins = std::iter::once(Lsn(0)).chain(ends);
         let ancestors = history.ancestors().iter().map(|ancestor| ancestor.timeline);
-        let links: Vec<_> = ancestors.chain([history.timeline()]).zip(begins).collect();
-        let mut stretches = Vec::with_capacity(links.len());
+        let timelines: Vec<_> = ancestors.chain([history.timeline()]).zip(begins).collect();
+        let mut links = Vec::with_capacity(timelines.len());
         // Everything at or after this segment is read from a newer timeline.
         let mut taken: Option<SegmentNumber> = None;
-        for (timeline, begin) in links.into_iter().rev() {
+        for (timeline, begin) in timelines.into_iter().rev() {
             let first = size.segment_of(begin);
             if taken.is_none_or(|taken| first < taken) {
                 let last = taken.map(|taken| SegmentNumber(taken.0.saturating_sub(1)));
-                stretches.push(Stretch {
+                links.push(Link {
                     timeline,
                     first,
                     last,
@@ -91,12 +91,12 @@ impl<'a> TimelineChain<'a> {
                 taken = Some(first);
             }
         }
-        stretches.reverse();
-        Self {
-            history,
-            size,
-            stretches,
-        }
+        links.reverse();
+        Self { history, size, links }
+    }
+
+    pub(crate) fn history(&self) -> &'a TimelineHistory {
+        self.history
     }
 
     /// The timeline it ends with.
@@ -115,8 +115,8 @@ impl<'a> TimelineChain<'a> {
         timeline == self.timeline() || self.history.end_of(timeline).is_some_and(|end| lsn <= end)
     }
 
-    /// Whether a recovery along this chain can start from a backup: all of it happened before the
-    /// chain left the backup's timelines.
+    /// Whether a recovery along this chain can start from a backup: the whole backup happened before the chain left the
+    /// backup's timelines.
     #[must_use]
     pub fn can_start_from(&self, backup: &Backup) -> bool {
         let ranges = backup
@@ -131,13 +131,11 @@ impl<'a> TimelineChain<'a> {
             .all(|(timeline, lsn)| self.passes(timeline, lsn))
     }
 
-    /// What the chain reads from each timeline, oldest first: the first segment and the last one, which
-    /// only its own timeline has not.
-    pub(crate) fn stretches(
-        &self,
-    ) -> impl Iterator<Item = (TimelineId, SegmentNumber, Option<SegmentNumber>)> {
-        let stretches = self.stretches.iter();
-        stretches.map(|stretch| (stretch.timeline, stretch.first, stretch.last))
+    /// The first and the last segment that the chain reads from each timeline, oldest first. Its own timeline has no last
+    /// one.
+    pub(crate) fn links(&self) -> impl Iterator<Item = (TimelineId, SegmentNumber, Option<SegmentNumber>)> {
+        let links = self.links.iter();
+        links.map(|link| (link.timeline, link.first, link.last))
     }
 
     /// The timeline of the chain from which another one of it branched off.
@@ -156,8 +154,8 @@ impl<'a> TimelineChain<'a> {
     /// # Errors
     /// `Invalid` for a number beyond the last segment an LSN can name.
     pub fn segment(&self, number: SegmentNumber) -> Result<SegmentName> {
-        let stretch = self.stretches.iter().rfind(|stretch| stretch.first <= number);
-        let timeline = stretch.map_or(self.timeline(), |stretch| stretch.timeline);
+        let link = self.links.iter().rfind(|link| link.first <= number);
+        let timeline = link.map_or(self.timeline(), |link| link.timeline);
         SegmentName::new(timeline, number, self.size)
     }
 
@@ -174,43 +172,43 @@ impl<'a> TimelineChain<'a> {
     ) -> Result<Reach> {
         let mut next = self.size.segment_of(start);
         let mut last_segment = None;
-        for stretch in &self.stretches {
-            if stretch.last.is_some_and(|last| last < next) {
+        for link in &self.links {
+            if link.last.is_some_and(|last| last < next) {
                 continue;
             }
-            if let Some(held) = wal.contiguous_from(stretch.timeline, next) {
-                let last = stretch.last.map_or(held, |last| last.min(held));
-                if let Some(barrier) = wal.barrier(stretch.timeline, next, last, start) {
-                    return self.stopped(stretch.timeline, barrier);
+            if let Some(held) = wal.contiguous_from(link.timeline, next) {
+                let last = link.last.map_or(held, |last| last.min(held));
+                if let Some(barrier) = wal.barrier(link.timeline, next, last, start) {
+                    return self.stopped(link.timeline, barrier);
                 }
-                last_segment = Some(SegmentName::new(stretch.timeline, last, self.size)?);
+                last_segment = Some(SegmentName::new(link.timeline, last, self.size)?);
                 next = last.next();
-                if stretch.last == Some(last) {
+                if link.last == Some(last) {
                     continue;
                 }
             }
-            let hole = self.hole(wal, *stretch, next, known_until)?;
-            return Ok(self.reached(last_segment, next, hole));
+            let gap = self.gap(wal, *link, next, known_until)?;
+            return Ok(self.reached(last_segment, next, gap));
         }
-        // The last stretch has no end, so the loop returns.
+        // The last link has no end, so the loop returns.
         Ok(self.reached(last_segment, next, None))
     }
 
-    fn reached(&self, last_segment: Option<SegmentName>, next: SegmentNumber, hole: Option<Hole>) -> Reach {
+    fn reached(&self, last_segment: Option<SegmentName>, next: SegmentNumber, gap: Option<Gap>) -> Reach {
         Reach {
             last_segment,
             end_lsn: self.size.start_of(next),
-            hole,
+            gap,
         }
     }
 
-    /// The WAL leads up to a record that no recovery crosses.
+    /// The reach of WAL that leads up to a barrier.
     fn stopped(&self, timeline: TimelineId, barrier: Barrier) -> Result<Reach> {
         let number = self.size.segment_of(barrier.lsn());
         Ok(Reach {
             last_segment: Some(SegmentName::new(timeline, number, self.size)?),
             end_lsn: barrier.lsn(),
-            hole: Some(Hole {
+            gap: Some(Gap {
                 missing: SegmentRange::new(timeline, number, number, self.size)?,
                 evidence: barrier.to_string(),
                 damage: None,
@@ -219,36 +217,36 @@ impl<'a> TimelineChain<'a> {
         })
     }
 
-    /// What is missing from `next` on, a segment of `stretch` that the archive lacks.
-    fn hole(
+    /// What is missing from `next` on; the archive lacks this segment of `link`.
+    fn gap(
         &self,
         wal: &WalInventory,
-        stretch: Stretch,
+        link: Link,
         next: SegmentNumber,
         known_until: Option<SegmentNumber>,
-    ) -> Result<Option<Hole>> {
+    ) -> Result<Option<Gap>> {
         let later = wal
-            .first_from(stretch.timeline, next)
-            .filter(|later| stretch.last.is_none_or(|last| *later <= last));
-        let begins_here = next == stretch.first && stretch.first > SegmentNumber(0);
+            .first_from(link.timeline, next)
+            .filter(|later| link.last.is_none_or(|last| *later <= last));
+        let begins_here = next == link.first && link.first > SegmentNumber(0);
         let (last, evidence) = if let Some(later) = later {
-            let follows = SegmentName::new(stretch.timeline, later, self.size)?;
+            let follows = SegmentName::new(link.timeline, later, self.size)?;
             (SegmentNumber(later.0 - 1), format!("{follows} is there"))
-        } else if let Some(last) = stretch.last {
+        } else if let Some(last) = link.last {
             (
                 last,
-                format!("timeline {} went on to its successor", stretch.timeline),
+                format!("timeline {} went on to its successor", link.timeline),
             )
         } else if let Some(last) = known_until.filter(|last| *last >= next) {
-            (last, "the records of backups or timelines tell of it".to_owned())
+            (last, "the records of backups or timelines name it".to_owned())
         } else if begins_here {
-            (next, format!("timeline {} begins in it", stretch.timeline))
+            (next, format!("timeline {} begins in it", link.timeline))
         } else {
             return Ok(None);
         };
-        Ok(Some(Hole {
-            missing: SegmentRange::new(stretch.timeline, next, last, self.size)?,
-            evidence: evidence + &self.parents_copy(wal, stretch, next),
+        Ok(Some(Gap {
+            missing: SegmentRange::new(link.timeline, next, last, self.size)?,
+            evidence: evidence + &self.parents_copy(wal, link, next),
             barrier: None,
             damage: None,
         }))
@@ -256,16 +254,16 @@ impl<'a> TimelineChain<'a> {
 
     /// A parent's version of the segment in which a timeline branched off proves nothing: the old
     /// primary may have gone on writing to it.
-    fn parents_copy(&self, wal: &WalInventory, stretch: Stretch, segment: SegmentNumber) -> String {
+    fn parents_copy(&self, wal: &WalInventory, link: Link, segment: SegmentNumber) -> String {
         let parent = self
-            .stretches
+            .links
             .iter()
             .rev()
-            .find(|parent| parent.timeline < stretch.timeline && wal.contains(parent.timeline, segment));
+            .find(|parent| parent.timeline < link.timeline && wal.contains(parent.timeline, segment));
         match parent {
-            Some(parent) if segment == stretch.first => format!(
+            Some(parent) if segment == link.first => format!(
                 "; timeline {}'s own version of it is there, but ends differently, and only timeline {}'s counts",
-                parent.timeline, stretch.timeline
+                parent.timeline, link.timeline
             ),
             _ => String::new(),
         }
@@ -314,7 +312,7 @@ mod tests {
             reached.last_segment.unwrap().to_string(),
             "000000020000000000000004"
         );
-        assert_eq!((reached.end_lsn, reached.hole), (at(5, 0), None));
+        assert_eq!((reached.end_lsn, reached.gap), (at(5, 0), None));
         let chain = TimelineChain::new(&history, SIZE);
         let owners = (0..5).map(|number| chain.segment(SegmentNumber(number)).unwrap().timeline().get());
         assert_eq!(owners.collect::<Vec<_>>(), [1, 1, 1, 2, 2]);
@@ -325,12 +323,12 @@ mod tests {
         let history = history(2, &[(1, at(3, 100).0)]);
         let reached = reach(&history, &[(1, 1), (1, 2), (1, 3), (1, 4)], 1);
         assert_eq!(reached.end_lsn, at(3, 0));
-        let hole = reached.hole.unwrap();
-        assert_eq!(hole.missing.to_string(), "000000020000000000000003");
+        let gap = reached.gap.unwrap();
+        assert_eq!(gap.missing.to_string(), "000000020000000000000003");
         assert!(
-            hole.evidence.contains("timeline 1's own version"),
+            gap.evidence.contains("timeline 1's own version"),
             "{}",
-            hole.evidence
+            gap.evidence
         );
     }
 
@@ -348,14 +346,14 @@ mod tests {
             reached.last_segment.unwrap().to_string(),
             "000000010000000000000002"
         );
-        let hole = reached.hole.unwrap();
+        let gap = reached.gap.unwrap();
         assert_eq!(
-            (hole.barrier, hole.lacks()),
+            (gap.barrier, gap.lacks()),
             (Some(Barrier::Minimal(at(2, 500))), None)
         );
         // A backup after it is not concerned.
         let after = chain.reach(&wal, at(2, 501), None).unwrap();
-        assert_eq!((after.end_lsn, after.hole), (at(4, 0), None));
+        assert_eq!((after.end_lsn, after.gap), (at(4, 0), None));
     }
 
     #[test]
@@ -365,7 +363,7 @@ mod tests {
         let reached = reach(&history, &[(2, 2), (2, 3)], 2);
         assert_eq!(reached.last_segment, None);
         assert_eq!(
-            reached.hole.unwrap().missing.to_string(),
+            reached.gap.unwrap().missing.to_string(),
             "000000010000000000000002"
         );
     }
@@ -381,20 +379,20 @@ mod tests {
     }
 
     #[test]
-    fn wal_that_is_known_to_have_existed_is_a_hole_even_at_the_end() {
+    fn wal_that_is_known_to_have_existed_is_a_gap_even_at_the_end() {
         let history = TimelineHistory::root(tli(1));
         let chain = TimelineChain::new(&history, SIZE);
         let known = |until| chain.reach(&wal(&[(1, 1), (1, 2)]), at(1, 0), Some(SegmentNumber(until)));
-        assert_eq!(known(2).unwrap().hole, None);
-        assert_eq!(known(4).unwrap().hole.unwrap().missing.segments, 2);
+        assert_eq!(known(2).unwrap().gap, None);
+        assert_eq!(known(4).unwrap().gap.unwrap().missing.segments, 2);
     }
 
     #[test]
-    fn a_hole_ends_where_its_timeline_goes_on() {
+    fn a_gap_ends_where_its_timeline_goes_on() {
         let history = history(2, &[(1, at(5, 0).0)]);
         let missing = |segments: &[(u32, u64)]| {
-            let hole = reach(&history, segments, 1).hole.unwrap();
-            (hole.missing.first.to_string(), hole.missing.segments)
+            let gap = reach(&history, segments, 1).gap.unwrap();
+            (gap.missing.first.to_string(), gap.missing.segments)
         };
         let first = "000000010000000000000002".to_owned();
         assert_eq!(missing(&[(1, 1), (1, 3), (1, 4), (2, 5)]), (first.clone(), 1));
@@ -403,13 +401,13 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_without_wal_has_no_hole_where_nothing_is_known_to_have_been() {
+    fn an_archive_without_wal_has_no_gap_if_none_is_known_to_have_existed() {
         let reached = reach(&TimelineHistory::root(tli(1)), &[], 0);
-        assert_eq!((reached.last_segment, reached.hole), (None, None));
+        assert_eq!((reached.last_segment, reached.gap), (None, None));
     }
 
     #[test]
-    fn a_parents_copy_is_spoken_of_only_where_it_is_and_where_it_could_be_taken_for_the_childs() {
+    fn a_parents_copy_is_named_only_if_it_could_be_taken_for_the_childs() {
         let history = history(2, &[(1, at(3, 100).0)]);
         for segments in [
             // No copy of the segment of the fork.
@@ -417,7 +415,7 @@ mod tests {
             // The copy of a later one.
             &[(1, 1), (1, 2), (2, 3), (1, 4), (2, 5)],
         ] {
-            let evidence = reach(&history, segments, 1).hole.unwrap().evidence;
+            let evidence = reach(&history, segments, 1).gap.unwrap().evidence;
             assert!(!evidence.contains("own version"), "{evidence}");
         }
     }
@@ -453,10 +451,10 @@ mod tests {
             let reached = reach(&history, &held, start);
             prop_assert_eq!(reached.end_lsn, at(end, 0));
             let more = held.iter().any(|(timeline, segment)| *segment > end && owner(*segment) == *timeline);
-            // Whatever the chain reads later makes the end a hole.
-            prop_assert!(!more || reached.hole.is_some());
-            if let Some(hole) = reached.hole {
-                prop_assert_eq!(hole.missing.first.to_string(),
+            // Whatever the chain reads later makes the end a gap.
+            prop_assert!(!more || reached.gap.is_some());
+            if let Some(gap) = reached.gap {
+                prop_assert_eq!(gap.missing.first.to_string(),
                     SegmentName::new(tli(owner(end)), SegmentNumber(end), SIZE).unwrap().to_string());
             }
         }

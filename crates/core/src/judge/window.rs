@@ -1,13 +1,13 @@
-//! The recoverable window: the stretches of time to which a cluster can be recovered.
+//! The recoverable window: the periods of time to which a cluster can be recovered.
 //!
-//! Along each timeline, a recovery can start from each backup whose WAL leads on without a break. Backups
-//! from which it leads to the same end make one stretch: its earliest moment is the end of the first of
-//! them, its latest the last commit in its WAL, or the start of a later backup. A hole in the WAL, or a
-//! backup that was kept with only the WAL it needs itself, ends a stretch, so a timeline may have several.
+//! Along each timeline, a recovery can start from each backup whose WAL leads on without a break. Backups whose WAL leads
+//! to the same end make one stretch. Its earliest moment is the end of the first backup; its latest is the last commit in
+//! its WAL, or the start of a later backup. A gap in the WAL ends a stretch, and so does a stand-alone backup, so a
+//! timeline may have several.
 //!
 //! *The latest moment* is the largest time of a commit. PostgreSQL stops a recovery to a time before
 //! the first end of a transaction with a later one (`recoveryStopsBefore`, `xlogrecovery.c`), and
-//! fails where there is none; for that last moment walship gives it the position of the last record.
+//! fails if there is none; for that last moment walship gives it the position of the last record.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -21,8 +21,8 @@ use crate::format::segment_index::{Crossing, EndOfTransaction, Ends, SegmentInde
 use crate::format::wal_inventory::SegmentRange;
 use crate::pg::{Lsn, Major, SegmentName, SegmentNumber, TimelineId};
 
-/// In so many segments the latest commit is looked for, from the end on backwards, once one was found:
-/// the next segment's first commits may be older than the last ones of the segment before.
+/// The search for the latest commit goes backwards from the end, until this many segments with commits were found: the
+/// first commits of a segment may be older than the last ones of the segment before.
 const SEGMENTS_WITH_COMMITS: usize = 2;
 
 /// WAL without a break, and the backups from which it can be replayed to its end.
@@ -32,24 +32,23 @@ pub struct Stretch<'a> {
     pub timeline: TimelineId,
     /// The backups, at least one, in the order of the WAL.
     backups: Vec<&'a Backup>,
-    /// The segments of its WAL, on whichever timeline of the chain each one is read from: the first
-    /// backup's start, and the last one.
+    /// The segment of the first backup's start, on the timeline of the chain from which it is read.
     pub first: SegmentNumber,
     /// The last segment.
     pub last: SegmentName,
     /// The position after it.
     pub end_lsn: Lsn,
-    /// What is missing there, where it is known that there was more.
+    /// What is missing there, if it is known that there was more.
     missing: Option<SegmentRange>,
-    /// What is wrong with it, where it is there and damaged.
+    /// What is wrong with that WAL, if it is there and damaged.
     damage: Option<String>,
-    /// Whether retention has given up what followed.
-    given_up: bool,
+    /// Whether retention has released what followed.
+    released: bool,
     /// What no recovery crosses.
     barrier: Option<Barrier>,
 }
 
-/// A stretch of time to which a cluster can be recovered.
+/// A period of time to which a cluster can be recovered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Window {
     /// The timeline that is followed.
@@ -58,7 +57,7 @@ pub struct Window {
     pub earliest: DateTime<Utc>,
     /// The latest moment; `None` where it is not known.
     pub latest: Option<DateTime<Utc>>,
-    /// What happened then.
+    /// What the latest moment is.
     pub latest_is: LatestIs,
     /// The backup to which the earliest moment belongs.
     pub first_backup: BackupId,
@@ -70,19 +69,19 @@ pub struct Window {
     pub last_segment: SegmentName,
     /// The position after it.
     pub end_lsn: Lsn,
-    /// WAL that is missing there although there was more.
+    /// WAL that existed and is missing there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<SegmentRange>,
-    /// What is wrong with that WAL, where it is there and known to be damaged.
+    /// What is wrong with that WAL, if it is there and known to be damaged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
-    /// Whether retention has given up what followed: then nothing is missing.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub given_up: bool,
+    /// Whether retention has released what followed: then nothing is missing.
+    #[serde(rename = "given_up", skip_serializing_if = "std::ops::Not::not")]
+    pub released: bool,
     /// A position that no recovery crosses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub barrier: Option<Lsn>,
-    /// Why not.
+    /// Why no recovery crosses it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub barrier_is: Option<String>,
 }
@@ -93,15 +92,15 @@ pub struct Window {
 pub enum LatestIs {
     /// The last commit in the WAL.
     Commit,
-    /// The start of the newest backup, until which nothing was committed.
+    /// The start of the newest backup: nothing was committed between the last commit and then.
     StartOfBackup,
-    /// There is no commit after the first backup's end, and no time can be reached but that state.
+    /// There is no commit after the first backup's end: only that state can be reached.
     EndOfBackup,
     /// The WAL's times are not known: it was stored by an older walship, or it is damaged.
     Unknown,
 }
 
-/// The ends of transactions that come last in a stretch of WAL.
+/// The last ends of transactions in a stretch of WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastEnds {
     /// The commit with the largest time; `None` where only rollbacks were found.
@@ -115,7 +114,7 @@ pub struct LastEnds {
 /// What is known of the last ends of transactions in a stretch of WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Last {
-    /// More segments have to be looked at, further back.
+    /// More segments, further back, must be read.
     LookFurther,
     /// These; `None` where no transaction ended in the whole stretch.
     Ends(Option<LastEnds>),
@@ -123,8 +122,8 @@ pub enum Last {
     Unknown,
 }
 
-/// The stretches of all timelines, oldest timeline first and in the order of the WAL. Timelines whose
-/// history cannot be read have none, and retired ones neither.
+/// The stretches of all timelines, oldest timeline first and in the order of the WAL. Retired timelines have none, nor have
+/// timelines whose history cannot be read.
 ///
 /// # Errors
 /// `Invalid` for positions that no segment has.
@@ -149,22 +148,22 @@ pub fn stretches(catalogue: &Catalogue) -> Result<Vec<Stretch<'_>>> {
                 .skip(begin)
                 .find(|known: &&mut Stretch<'_>| known.end_lsn == reach.end_lsn);
             let first = catalogue.wal.segment_size().segment_of(backup.start_lsn);
-            let given_up = recovery_plan::is_given_up(catalogue, &chain, &reach, backup);
+            let released = recovery_plan::is_released(catalogue, &chain, &reach, backup);
             match known {
                 Some(stretch) => {
                     stretch.first = stretch.first.min(first);
                     stretch.backups.push(backup);
                 }
                 None => all.push(Stretch {
-                    damage: reach.hole.as_ref().and_then(|hole| hole.damage.clone()),
+                    damage: reach.gap.as_ref().and_then(|gap| gap.damage.clone()),
                     timeline,
                     backups: vec![backup],
                     first,
                     last,
                     end_lsn: reach.end_lsn,
-                    barrier: reach.hole.as_ref().and_then(|hole| hole.barrier),
-                    missing: reach.hole.and_then(|hole| hole.lacks()).filter(|_| !given_up),
-                    given_up,
+                    barrier: reach.gap.as_ref().and_then(|gap| gap.barrier),
+                    missing: reach.gap.and_then(|gap| gap.lacks()).filter(|_| !released),
+                    released,
                 }),
             }
         }
@@ -173,7 +172,7 @@ pub fn stretches(catalogue: &Catalogue) -> Result<Vec<Stretch<'_>>> {
 }
 
 impl Stretch<'_> {
-    /// The stretch in time. `None` for what is known of its WAL's end if that is nothing.
+    /// The stretch in time. `last`: the last ends of transactions in its WAL; `None` if they are not known.
     #[must_use]
     pub fn window(&self, last: Option<Option<LastEnds>>) -> Option<Window> {
         let (first, newest) = (self.backups.first()?, self.backups.last()?);
@@ -200,16 +199,15 @@ impl Stretch<'_> {
             end_lsn: self.end_lsn,
             missing: self.missing,
             damage: self.damage.clone(),
-            given_up: self.given_up,
+            released: self.released,
             barrier: self.barrier.map(Barrier::lsn),
             barrier_is: self.barrier.map(|barrier| barrier.to_string()),
         })
     }
 }
 
-/// The last ends of transactions in a stretch of WAL, from the indexes of consecutive segments, the
-/// stretch's last one at the end; `None` for one that is unknown. `whole`: they begin with the first
-/// segment of the stretch.
+/// The last ends of transactions in a stretch of WAL. `indexes`: those of consecutive segments up to the stretch's last
+/// one; `None` for one that is unknown. `whole`: they begin with the stretch's first segment.
 #[must_use]
 pub fn last_ends(indexes: &[Option<SegmentIndex>], whole: bool, major: Major) -> Last {
     let mut crossing = Crossing::new(major);

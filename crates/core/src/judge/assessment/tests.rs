@@ -39,7 +39,7 @@ fn bad(segments: &[(u32, u64)]) -> Known {
 }
 
 /// Where each backup leads to, by timeline and segment.
-fn ways(worth: &BackupWorth) -> Vec<(u32, u64, End)> {
+fn reached(worth: &BackupWorth) -> Vec<(u32, u64, End)> {
     let way = |leads: &LeadsTo| (leads.timeline.get(), leads.end_lsn.0 / SIZE.bytes(), leads.end);
     worth.leads_to.iter().map(way).collect()
 }
@@ -54,7 +54,7 @@ fn a_whole_archive_is_whole() {
         assessment
             .backups
             .iter()
-            .all(|worth| ways(worth) == [(1, 10, End::EndOfWal)])
+            .all(|worth| reached(worth) == [(1, 10, End::EndOfWal)])
     );
 }
 
@@ -62,7 +62,7 @@ fn a_whole_archive_is_whole() {
 fn a_damaged_segment_ends_every_way_until_the_next_backup() {
     let catalogue = archive(&[(1, 2), (1, 6), (1, 8)], &[(1, 2..=9)]);
     let assessment = judge(&catalogue, &bad(&[(1, 4), (1, 5)]));
-    let ends: Vec<_> = assessment.backups.iter().map(ways).collect();
+    let ends: Vec<_> = assessment.backups.iter().map(reached).collect();
     assert_eq!(
         ends,
         [
@@ -97,7 +97,7 @@ fn the_next_backup_must_itself_be_sound() {
         assessment.backups[1].unrestorable.as_deref(),
         Some("a part is damaged")
     );
-    assert!(ways(&assessment.backups[1]).is_empty());
+    assert!(reached(&assessment.backups[1]).is_empty());
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_timeline_that_has_only_begun_is_not_lost() {
     assert!(!judge(&catalogue, &bad(&[(2, 7)])).is_whole());
 }
 
-// Seen to fail: `judge/assessment.rs`: a timeline has begun where a later one tells of it
+// Seen to fail: `judge/assessment.rs`: a timeline has begun if a later one names it
 #[test]
 fn a_timeline_that_was_left_within_its_first_segment_is_not_lost() {
     let catalogue = archive(&[(1, 2)], &[(1, 2..=6), (3, 7..=9)]);
@@ -145,7 +145,7 @@ fn a_timeline_that_was_left_within_its_first_segment_is_not_lost() {
     let catalogue = with_history(catalogue, 3, &[(1, at(7, 100)), (2, at(7, 200))]);
     let assessment = judge(&catalogue, &Known::default());
     assert!(assessment.is_whole(), "{assessment:?}");
-    // Where it was left later it had one.
+    // A timeline that was left later had a whole segment.
     let catalogue = archive(&[(1, 2)], &[(1, 2..=6), (3, 8..=9)]);
     let catalogue = with_history(catalogue, 2, &[(1, at(7, 100))]);
     let catalogue = with_history(catalogue, 3, &[(1, at(7, 100)), (2, at(8, 200))]);
@@ -153,17 +153,17 @@ fn a_timeline_that_was_left_within_its_first_segment_is_not_lost() {
 }
 
 #[test]
-fn a_hole_before_a_fork_is_on_the_way_of_both_timelines() {
+fn a_gap_before_a_fork_counts_for_both_timelines() {
     let segments = [(1, 2..=9), (2, 7..=8)];
     let catalogue = with_history(archive(&[(1, 2)], &segments), 2, &[(1, at(7, 100))]);
     let assessment = judge(&catalogue, &bad(&[(1, 5)]));
     assert_eq!(assessment.lost.len(), 1, "{assessment:?}");
     assert_eq!(assessment.lost[0].timelines, [tli(1), tli(2)]);
-    // The parent's copy of the fork's segment is on the way of the parent alone.
+    // The parent's copy of the fork's segment is read along the parent's chain only.
     let assessment = judge(&catalogue, &bad(&[(1, 7)]));
     assert_eq!(assessment.lost[0].timelines, [tli(1)]);
     assert_eq!(
-        ways(&assessment.backups[0]),
+        reached(&assessment.backups[0]),
         [(1, 7, End::Lost), (2, 9, End::EndOfWal)]
     );
 }
@@ -176,14 +176,14 @@ fn what_retention_gave_up_is_not_lost() {
     catalogue.released.of_mut(tli(1)).insert_range(3, 5);
     let assessment = judge(&catalogue, &Known::default());
     assert!(assessment.is_whole(), "{assessment:?}");
-    assert_eq!(ways(&assessment.backups[0]), [(1, 3, End::Released)]);
+    assert_eq!(reached(&assessment.backups[0]), [(1, 3, End::Released)]);
     // A killed expiry leaves some of it.
     catalogue.wal.add(
         &Key::Segment(SegmentName::new(tli(1), SegmentNumber(4), SIZE).unwrap()).to_string(),
         1,
     );
     assert!(judge(&catalogue, &Known::default()).is_whole());
-    // Never what a backup needs itself.
+    // Never the WAL that a backup itself needs.
     catalogue.released.of_mut(tli(1)).insert_range(6, 6);
     assert!(!judge(&catalogue, &bad(&[(1, 6)])).is_whole());
 }
@@ -202,7 +202,7 @@ fn a_backup_that_went_through_a_switchover_takes_nothing_away_from_the_old_timel
     let catalogue = with_history(catalogue, 2, &[(1, at(5, 96))]);
     let assessment = judge(&catalogue, &Known::default());
     assert!(assessment.is_whole(), "{:?}", assessment.lost);
-    let ends: Vec<_> = assessment.backups.iter().map(ways).collect();
+    let ends: Vec<_> = assessment.backups.iter().map(reached).collect();
     let to_the_end = (2, 9, End::EndOfWal);
     assert_eq!(ends, [vec![(1, 5, End::EndOfWal), to_the_end], vec![to_the_end]]);
 }

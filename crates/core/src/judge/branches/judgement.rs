@@ -1,12 +1,16 @@
-//! Which timeline lives: the one judgement of forks, for whoever follows a timeline or speaks of one.
+//! Which timeline lives. Whoever follows a timeline or speaks of one asks here.
 //!
-//! A *line* is a timeline that is not retired, with all it descends from. Two lines are the same up to where they part.
-//! Of two, the later begun gives way where nothing of it is in the archive but its history. The older gives way where it
-//! has no life beyond the parting: no whole segment beyond the one of the fork, no end of a transaction in that one, no
-//! backup. A primary that was cut off leaves such a line, often with a whole last segment. It gives way too where a base
-//! backup of the later line ended after all its life, for then somebody went on there; and where all its life lies in the
-//! segment of the fork and is older than the later line's: what a primary had not replicated when its standby took over.
-//! Lines that do not give way to each other are ambiguous, and only a person can know which one is the cluster's.
+//! The chains that are compared are those of the timelines that are not retired. Two chains are the same up to where
+//! they part. The one that began later gives way if the archive has nothing of it but its history. The older one gives
+//! way in three cases:
+//!
+//! - It has no life beyond the parting: no whole segment beyond that of the fork, no end of a transaction in the
+//!   segment of the fork, no backup. A primary that was cut off leaves such a chain, often with a whole last segment.
+//! - A base backup of the later chain ended after all its life: somebody went on there.
+//! - All its life lies in the segment of the fork and is older than the later chain's: a primary had not replicated it
+//!   when its standby took over.
+//!
+//! Chains that do not give way to each other are ambiguous. Only a person can know which one is the cluster's.
 //!
 //! Where the ends of transactions are not known, WAL counts as life, until the moment in which it was stored.
 
@@ -22,21 +26,21 @@ use crate::judge::timeline_chain::TimelineChain;
 use crate::pg::{Lsn, SegmentName, SegmentNumber, TimelineHistory, TimelineId};
 use crate::text::time_text;
 
-/// The ends of at most so many timelines are looked up.
+/// The ends of at most this many timelines are looked up.
 const LOOKED_UP: usize = 16;
 
 /// What the timelines of an archive are to each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// The timeline to follow, or the lines between which nobody but a person can choose.
+    /// The timeline to follow, or the chains between which only a person can choose.
     pub followed: std::result::Result<TimelineId, Ambiguity>,
-    /// Timelines that have begun and of which nothing else is in the archive.
+    /// Timelines of which the archive has only the history.
     pub(crate) begun: Vec<Begun>,
-    /// What old primaries wrote and had not replicated.
+    /// What old primaries wrote and did not replicate.
     pub(crate) tails: Vec<Tail>,
 }
 
-/// Where two lines part.
+/// Where two chains part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Parting {
     /// The last timeline that both have; none where they have nothing in common.
@@ -45,43 +49,42 @@ pub(crate) struct Parting {
     pub(crate) lsn: Lsn,
 }
 
-/// Lines that live on after they parted.
+/// Chains that live on after they parted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ambiguity {
     /// Where the first of them left the others.
     pub(crate) parted: Parting,
-    /// They, oldest timeline first; at least two.
+    /// At least two, oldest timeline first.
     pub contenders: Vec<Contender>,
 }
 
-/// One of several lines that live.
+/// One of several chains that live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Contender {
-    /// Its timeline.
+    /// The timeline that the chain ends with.
     pub timeline: TimelineId,
-    /// When the last transaction ended that only this line has; none where that is not known, or there is none.
+    /// When the last transaction ended that only this chain has. `None`: it has none, or that is not known.
     newest_commit: Option<DateTime<Utc>>,
     /// The last segment of its timeline.
     last_segment: Option<SegmentName>,
-    /// The newest backup that only this line has.
+    /// The newest backup that only this chain has.
     newest_backup: Option<BackupId>,
     backup_finished_at: Option<DateTime<Utc>>,
 }
 
-/// A timeline that has begun, and of which nothing but the history is in the archive.
+/// A timeline of which the archive has only the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Begun {
     pub(crate) timeline: TimelineId,
     /// Where it left the others.
     parted: Parting,
-    /// Whether the line it left lives on beyond that.
+    /// Whether the chain it left lives on beyond that.
     pub(crate) left_a_living_one: bool,
 }
 
-/// What an old primary wrote after its standby had taken over from an earlier position.
+/// What an old primary wrote beyond the position at which its standby took over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Tail {
-    /// The old timeline.
     pub(crate) timeline: TimelineId,
     /// The timeline that goes on without it.
     pub(crate) left_by: TimelineId,
@@ -89,7 +92,7 @@ pub(crate) struct Tail {
     newest_commit: DateTime<Utc>,
 }
 
-/// Judges the lines that fit: all, or those on which a certain backup lies.
+/// Judges the chains that fit: all, or those on which a certain backup lies.
 #[must_use]
 pub fn judge(catalogue: &Catalogue, fits: impl Fn(&TimelineChain<'_>) -> bool) -> Judgement {
     let mut judge = Judge {
@@ -101,12 +104,9 @@ pub fn judge(catalogue: &Catalogue, fits: impl Fn(&TimelineChain<'_>) -> bool) -
     for timeline in catalogue.timelines().into_iter().rev() {
         let history = catalogue.histories.get(&timeline);
         if let Some(history) = history.filter(|_| !catalogue.retired.contains_key(&timeline)) {
-            let line = Line {
-                history,
-                chain: TimelineChain::new(history, catalogue.wal.segment_size()),
-            };
-            if fits(&line.chain) {
-                judge.add(line);
+            let chain = TimelineChain::new(history, catalogue.wal.segment_size());
+            if fits(&chain) {
+                judge.add(chain);
             }
         }
     }
@@ -145,47 +145,34 @@ pub fn undecided(catalogue: &Catalogue) -> Vec<(TimelineId, SegmentNumber)> {
     wanted
 }
 
-/// A timeline with all it descends from.
-struct Line<'a> {
-    history: &'a TimelineHistory,
-    chain: TimelineChain<'a>,
+/// The backups that one chain has and the other has not.
+fn own_backups<'b>(
+    chain: &TimelineChain<'_>,
+    other: &TimelineChain<'_>,
+    backups: impl Iterator<Item = &'b Backup>,
+) -> impl Iterator<Item = &'b Backup> {
+    backups.filter(|backup| chain.can_start_from(backup) && !other.can_start_from(backup))
 }
 
-impl Line<'_> {
-    fn timeline(&self) -> TimelineId {
-        self.history.timeline()
-    }
-
-    /// The backups that this line has and another one has not.
-    fn own_backups<'b>(
-        &self,
-        other: &Self,
-        backups: impl Iterator<Item = &'b Backup>,
-    ) -> impl Iterator<Item = &'b Backup> {
-        backups.filter(|backup| self.chain.can_start_from(backup) && !other.chain.can_start_from(backup))
-    }
-}
-
-/// What a line has of one timeline beyond a parting.
+/// What a chain has of one timeline beyond a parting.
 struct Piece {
     timeline: TimelineId,
     from: Lsn,
     until: Option<Lsn>,
 }
 
-/// What there is of a line beyond a parting.
+/// What a chain has beyond a parting.
 #[derive(Debug, Default)]
 struct Life {
-    /// Whether there is any.
     lives: bool,
     /// Whether all of it lies in the segment of the fork, on the timeline that was left there.
     in_the_fork: bool,
-    /// When its signs were given; none for one of which that is not known.
+    /// The time of each sign of life; `None` where it is not known.
     signs: Vec<Option<DateTime<Utc>>>,
 }
 
 impl Life {
-    /// When the newest sign was given; none where that is not known of all.
+    /// The time of the newest sign; `None` where one of the times is not known.
     fn newest(&self) -> Option<DateTime<Utc>> {
         let signs: Option<Vec<_>> = self.signs.iter().copied().collect();
         signs?.into_iter().max()
@@ -194,19 +181,19 @@ impl Life {
 
 struct Judge<'a> {
     catalogue: &'a Catalogue,
-    /// The lines that gave way to none, latest timeline first.
-    kept: Vec<Line<'a>>,
+    /// The chains that gave way to none, latest timeline first.
+    kept: Vec<TimelineChain<'a>>,
     begun: Vec<Begun>,
     tails: Vec<Tail>,
 }
 
 impl<'a> Judge<'a> {
-    /// Weighs a line against all later ones.
-    fn add(&mut self, older: Line<'a>) {
+    /// Weighs a chain against all later ones.
+    fn add(&mut self, older: TimelineChain<'a>) {
         let mut gives_way = false;
         let mut kept = Vec::with_capacity(self.kept.len() + 1);
         for newer in std::mem::take(&mut self.kept) {
-            let parted = parting(older.history, newer.history);
+            let parted = parting(older.history(), newer.history());
             let mine = self.life(&older, &newer, parted);
             let theirs = self.life(&newer, &older, parted);
             if !theirs.lives {
@@ -231,13 +218,13 @@ impl<'a> Judge<'a> {
         self.kept = kept;
     }
 
-    fn life(&self, line: &Line<'_>, other: &Line<'_>, parted: Parting) -> Life {
+    fn life(&self, chain: &TimelineChain<'_>, other: &TimelineChain<'_>, parted: Parting) -> Life {
         let (wal, size) = (&self.catalogue.wal, self.catalogue.wal.segment_size());
         let mut found = Life {
             in_the_fork: true,
             ..Life::default()
         };
-        for piece in pieces(line.history, parted) {
+        for piece in pieces(chain.history(), parted) {
             let timeline = piece.timeline;
             let first = size.segment_of(piece.from);
             let was_left_here = parted.timeline == Some(timeline);
@@ -258,7 +245,7 @@ impl<'a> Judge<'a> {
                 .signs
                 .push(end.map(|end| end.time).or_else(|| wal.newest_stored(timeline)));
         }
-        for backup in line.own_backups(other, self.catalogue.readable()) {
+        for backup in own_backups(chain, other, self.catalogue.readable()) {
             found.lives = true;
             found.in_the_fork = false;
             found.signs.push(Some(backup.finished_at));
@@ -266,16 +253,16 @@ impl<'a> Judge<'a> {
         found
     }
 
-    /// Whether a base backup of the newer line ended after all life of the older one.
-    fn is_confirmed(&self, newer: &Line<'_>, older: &Line<'_>, life: &Life) -> bool {
+    /// Whether a base backup of the newer chain ended after all life of the older one.
+    fn is_confirmed(&self, newer: &TimelineChain<'_>, older: &TimelineChain<'_>, life: &Life) -> bool {
         let Some(newest) = life.newest() else { return false };
-        let mut own = newer.own_backups(older, self.catalogue.backups.iter());
+        let mut own = own_backups(newer, older, self.catalogue.backups.iter());
         own.any(|backup| backup.finished_at > newest)
     }
 
-    /// Whether the older line's life is no more than what was not replicated. A recovery from the archive finds the
-    /// segment of its fork whole, or ends at the end of one; so what is written beside it afterwards lies further on.
-    fn tail(&self, newer: &Line<'_>, parted: Parting, mine: &Life, theirs: &Life) -> Option<Tail> {
+    /// The older chain's life, if it is only what was not replicated. A recovery from the archive finds the segment of
+    /// its fork whole, or ends at the end of one, so what the old primary writes beside it afterwards lies further on.
+    fn tail(&self, newer: &TimelineChain<'_>, parted: Parting, mine: &Life, theirs: &Life) -> Option<Tail> {
         let wal = &self.catalogue.wal;
         let timeline = parted.timeline?;
         let within = wal
@@ -283,7 +270,7 @@ impl<'a> Judge<'a> {
             .start_of(wal.segment_size().segment_of(parted.lsn))
             < parted.lsn;
         let newest = self.catalogue.newest_ends.get(&timeline).copied().flatten()?.time;
-        let began = pieces(newer.history, parted).find(|piece| piece.timeline != timeline)?;
+        let began = pieces(newer.history(), parted).find(|piece| piece.timeline != timeline)?;
         let began = wal.history_stored(began.timeline);
         let is_tail = mine.in_the_fork
             && within
@@ -301,7 +288,7 @@ impl<'a> Judge<'a> {
         let followed = match &self.kept[..] {
             [] => Ok(TimelineId::FIRST),
             [one] => Ok(one.timeline()),
-            lines => self.ambiguity(lines),
+            chains => self.ambiguity(chains),
         };
         Judgement {
             followed,
@@ -310,17 +297,19 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn ambiguity(&self, lines: &[Line<'_>]) -> std::result::Result<TimelineId, Ambiguity> {
-        let [newer @ .., oldest] = lines else {
+    fn ambiguity(&self, chains: &[TimelineChain<'_>]) -> std::result::Result<TimelineId, Ambiguity> {
+        let [newer @ .., oldest] = chains else {
             return Ok(TimelineId::FIRST);
         };
-        let partings = newer.iter().map(|line| parting(oldest.history, line.history));
+        let partings = newer
+            .iter()
+            .map(|chain| parting(oldest.history(), chain.history()));
         let Some(parted) = partings.min_by_key(|parted| parted.lsn) else {
             return Ok(oldest.timeline());
         };
-        let contenders = lines.iter().rev().map(|line| {
-            let others = || lines.iter().filter(|other| other.timeline() != line.timeline());
-            self.contender(line, &others, parted)
+        let contenders = chains.iter().rev().map(|chain| {
+            let others = || chains.iter().filter(|other| other.timeline() != chain.timeline());
+            self.contender(chain, &others, parted)
         });
         Err(Ambiguity {
             parted,
@@ -328,9 +317,9 @@ impl<'a> Judge<'a> {
         })
     }
 
-    fn contender<'l, I: Iterator<Item = &'l Line<'l>>>(
+    fn contender<'l, I: Iterator<Item = &'l TimelineChain<'l>>>(
         &self,
-        line: &Line<'_>,
+        chain: &TimelineChain<'_>,
         others: &impl Fn() -> I,
         parted: Parting,
     ) -> Contender {
@@ -343,16 +332,16 @@ impl<'a> Judge<'a> {
             .catalogue
             .backups
             .iter()
-            .filter(|backup| line.chain.can_start_from(backup))
-            .filter(|backup| others().all(|other| !other.chain.can_start_from(backup)))
+            .filter(|backup| chain.can_start_from(backup))
+            .filter(|backup| others().all(|other| !other.can_start_from(backup)))
             .max_by_key(|backup| backup.finished_at);
         Contender {
-            timeline: line.timeline(),
-            newest_commit: pieces(line.history, parted)
+            timeline: chain.timeline(),
+            newest_commit: pieces(chain.history(), parted)
                 .filter_map(end)
                 .map(|end| end.time)
                 .max(),
-            last_segment: wal.span(line.timeline()).map(|span| span.last),
+            last_segment: wal.span(chain.timeline()).map(|span| span.last),
             newest_backup: backup.map(|backup| backup.id.clone()),
             backup_finished_at: backup.map(|backup| backup.finished_at),
         }
@@ -387,7 +376,7 @@ fn parting(one: &TimelineHistory, other: &TimelineHistory) -> Parting {
     parted
 }
 
-/// What a line has beyond a parting, oldest first.
+/// What a chain has beyond a parting, oldest first.
 fn pieces(history: &TimelineHistory, parted: Parting) -> impl Iterator<Item = Piece> {
     let begins = [Lsn(0)]
         .into_iter()

@@ -12,7 +12,7 @@ use crate::judge::fixture::{SIZE, at, tli};
 use crate::judge::recovery_plan::tests::{archive, id, time, with_history};
 use crate::pg::{SegmentName, SegmentNumber};
 
-/// Timeline 2 left timeline 1 in segment 5, and of both there is WAL as given. The newest ends of transactions are at
+/// Timeline 2 left timeline 1 in segment 5, and both have the given WAL. The newest ends of transactions are at
 /// the given segment and offset; those of timelines without one are not known.
 fn parted(
     backups: &[(u32, u64)],
@@ -40,7 +40,7 @@ fn retire(catalogue: &mut Catalogue, timeline: u32) {
     catalogue.retired.insert(tli(timeline), mark);
 }
 
-/// The timeline that is followed, or those between which nobody can choose.
+/// The timeline that is followed, or those between which only a person can choose.
 fn followed(catalogue: &Catalogue) -> Vec<u32> {
     match judge(catalogue, |_| true).followed {
         Ok(timeline) => vec![timeline.get()],
@@ -124,7 +124,7 @@ fn transactions_that_were_not_replicated_do_not_keep_a_failover_from_being_follo
 
 // Seen to fail: `branches/judgement.rs`: a branch without life is kept
 #[test]
-fn a_timeline_of_which_only_the_history_is_there_is_not_followed_yet() {
+fn a_timeline_with_only_a_history_is_not_followed_yet() {
     let promoted = parted(&[(1, 2)], 2..=4, NONE, &[]);
     let judged = judge(&promoted, |_| true);
     assert_eq!(judged.followed, Ok(tli(1)));
@@ -145,9 +145,9 @@ fn a_recovery_that_took_productions_place_is_clear_after_its_first_backup() {
     let ends = [(1, Some((9, 100))), (2, Some((12, 1)))];
     assert_eq!(followed(&parted(&[(1, 2)], 2..=9, 5..=12, &ends)), [1, 2]);
     assert_eq!(followed(&parted(&[(1, 2), (2, 11)], 2..=9, 5..=12, &ends)), [2]);
-    // A backup from before the old one's last transaction says nothing.
+    // A backup from before the old timeline's last transaction proves nothing.
     assert_eq!(followed(&parted(&[(1, 2), (2, 8)], 2..=9, 5..=12, &ends)), [1, 2]);
-    // And where the old one comes back to life it is a person's turn again.
+    // If the old timeline comes back to life, a person must choose again.
     let again = [(1, Some((13, 100))), (2, Some((12, 1)))];
     assert_eq!(
         followed(&parted(&[(1, 2), (2, 11)], 2..=13, 5..=12, &again)),
@@ -228,8 +228,8 @@ fn only_the_lines_on_which_a_backup_lies_are_weighed_for_it() {
     );
 }
 
-/// Failovers one after the other, each at a position beyond the one before, and what their old primaries archived whole
-/// of the segment of the fork.
+/// Failovers one after the other, each at a later position, and whether the old primary archived the whole segment of the
+/// fork.
 fn failovers() -> impl Strategy<Value = (Vec<(u64, u64)>, Vec<bool>)> {
     prop::collection::vec((1..4_u64, 0..SIZE.bytes() - 1), 1..6).prop_flat_map(|steps| {
         (
@@ -278,7 +278,7 @@ proptest! {
         copied in 0..3_u64,
     ) {
         let (mut catalogue, ancestors) = after_failovers(&steps, &whole);
-        // A copy that was recovered to somewhere on production's way, and archived a little or its history only.
+        // A copy that was recovered to somewhere on production's chain, and archived a little or its history only.
         let production = steps.len() as u32 + 1;
         let begin = ancestors.last().map_or(2, |(_, lsn)| SIZE.segment_of(*lsn).0);
         let parent = pick.index(ancestors.len() + 1);

@@ -1,8 +1,8 @@
-//! Libraries that a server preloads: which a rehearsal may load.
+//! Which preloaded libraries a rehearsal may load.
 //!
-//! A library may start workers that run jobs, send requests, or connect to the source's other servers. Only those are
-//! loaded that are known not to; a copy that needs another one for replay or for its data says so when it starts, and
-//! nothing is lost.
+//! A library may start workers that run jobs, send requests, or connect to the source's other servers. Only
+//! libraries that are known not to do so are loaded. A copy that needs another one for replay or for its data says so when
+//! it starts, and nothing is lost.
 
 /// A library that a rehearsal loads.
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +17,8 @@ const fn quiet(name: &'static str) -> Library {
     Library { name, settings: &[] }
 }
 
-/// Those of PostgreSQL's contrib modules and of wide-spread extensions that act only in the sessions of others, or
-/// only on the copy itself.
+/// Contrib modules of PostgreSQL and common extensions that act only in the sessions of others, or only on the copy
+/// itself.
 pub(crate) const LIBRARIES: [Library; 25] = [
     quiet("anon"),
     quiet("auth_delay"),

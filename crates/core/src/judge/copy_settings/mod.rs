@@ -1,9 +1,8 @@
-//! What a copy may keep of its source's settings: every setting of PostgreSQL 14 to 18 that names a place or makes the
-//! server act outside is judged here, once, in `TABLE`; what does neither is in `HARMLESS`.
-//! `docs/settings-of-a-copy.md` is written from here ([`page()`]).
+//! What a copy may keep of its source's settings. `TABLE` judges, once, every setting of PostgreSQL 14 to 18 that names a
+//! place or makes the server act outside; `HARMLESS` lists the others. [`page()`] writes `docs/settings-of-a-copy.md`.
 //!
-//! Two tests hold it together: one asks each server for all its settings and fails on one that nobody judged, one
-//! compares the page. A setting that a server does not know would keep it from starting, so each row knows its versions.
+//! Two tests hold it together: one asks each server for all its settings and fails if one was not judged, the other
+//! compares the page. A server does not start with a setting that it does not know, so each row has its versions.
 
 mod harmless;
 mod libraries;
@@ -50,11 +49,11 @@ enum Act {
     SetBeside(&'static str),
     /// Libraries that act by themselves are left out of the list.
     Filtered,
-    /// walship writes it as the command was asked to; in words.
+    /// walship writes it as the command was asked to; the text says how.
     Own(&'static str),
 }
 
-/// One judgement, of one setting or of several that are alike.
+/// The judgement of one setting, or of several that are alike.
 #[derive(Debug, Clone, Copy)]
 struct Row {
     names: &'static [&'static str],
@@ -67,7 +66,7 @@ struct Row {
     rehearsal: Act,
     replacement: Act,
     standby: Act,
-    /// The value that a drill's server has; none for PostgreSQL's default.
+    /// The value that a drill's server has; `None` for PostgreSQL's default.
     drill: Option<&'static str>,
     why: &'static str,
 }
@@ -93,7 +92,7 @@ impl Row {
     }
 }
 
-/// What a copy is told, beside what recovery needs.
+/// What a copy is told besides what recovery needs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Overrides {
     /// Settings and their values.
@@ -104,8 +103,8 @@ pub struct Overrides {
     pub said: Vec<(&'static str, String)>,
 }
 
-/// What a copy of a server of this version is told. `found` is the value that counts of a setting, as the source's
-/// configuration has it.
+/// What a copy of a server of this version is told. `found` gives the effective value of a setting in the source's
+/// configuration.
 #[must_use]
 pub fn overrides(copy: Copy, major: Major, found: impl Fn(&str) -> Option<String>) -> Overrides {
     let mut overrides = Overrides::default();
@@ -140,7 +139,7 @@ fn beside_another(copy: Copy) -> bool {
     copy == Copy::Standby { beside_another: true }
 }
 
-/// A setting that stays, where it does something.
+/// A setting that stays, if it does something.
 fn said(name: &'static str, found: Option<String>) -> Option<(&'static str, String)> {
     // Subscriptions are followed unless this says otherwise.
     if name == "max_logical_replication_workers" {
@@ -150,7 +149,7 @@ fn said(name: &'static str, found: Option<String>) -> Option<(&'static str, Stri
     Some((name, value))
 }
 
-/// The settings of the table and of the list, in lower case: what was judged.
+/// All settings that were judged, in the table or in the list, in lower case.
 #[must_use]
 pub fn judged() -> BTreeSet<String> {
     let rows = TABLE.iter().flat_map(|row| row.names.iter());

@@ -48,7 +48,7 @@ fn names(row: &Row) -> String {
 fn act(act: Act) -> String {
     match act {
         Act::Kept => "kept".to_owned(),
-        Act::Said => "kept, and said".to_owned(),
+        Act::Said => "kept, and reported".to_owned(),
         Act::Set(value) => format!("`{}`", shown(value)),
         Act::SetBeside(value) => format!("kept; beside another server of the cluster `{}`", shown(value)),
         Act::Filtered => "harmless libraries only".to_owned(),

@@ -92,7 +92,7 @@ pub(crate) const TABLE: &[Row] = &[
         ..row(
             &["log_destination"],
             "where messages go: syslog and the event log are shared with the source",
-            "A copy's errors must not wake who watches its source",
+            "A copy's errors must not alarm those who watch its source",
         )
     },
     Row {
@@ -284,7 +284,7 @@ pub(crate) const TABLE: &[Row] = &[
         ..row(
             &["shared_preload_libraries"],
             "libraries, some of which run jobs, send requests or connect to other servers",
-            "Only libraries that are known to do none of that are loaded, those below; what is left out is said",
+            "Only the libraries below are loaded: they are known to do none of that. The report names what is left out",
         )
     },
     Row {
@@ -345,7 +345,7 @@ pub(crate) const TABLE: &[Row] = &[
     ),
     row(
         &["basebackup_to_shell.command", "basebackup_to_shell.required_role"],
-        "a command for who takes a base backup with that target",
+        "a command that runs when somebody takes a base backup with that target",
         "It runs only where somebody asks for it",
     ),
     Row {

@@ -1,4 +1,4 @@
-//! Whether an `archive_command` is walship, and what it makes of it.
+//! Whether an `archive_command` runs walship, and how.
 
 use super::facts::{Facts, ProgramState};
 use super::{Check, Findings};
@@ -16,12 +16,12 @@ pub struct ArchiveCommand {
     pub archive: Option<String>,
     /// Whether it pushes the file that PostgreSQL names.
     pushes: bool,
-    /// What makes the exit code another's than walship's.
+    /// The operator after walship that hides its exit code.
     operator: Option<String>,
 }
 
 impl ArchiveCommand {
-    /// Reads a command line; `None` where walship is not in it.
+    /// Reads a command line; `None` if it does not run walship.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let words = words(text);
@@ -41,7 +41,7 @@ impl ArchiveCommand {
             config: flag(&arguments, "--config"),
             archive: flag(&arguments, "--archive"),
             pushes: arguments.contains(&"push") && arguments.contains(&"%p"),
-            // `a && walship push %p` fails when walship does; what comes after it may hide that.
+            // `a && walship push %p` fails if walship fails; what follows it may hide that.
             operator: rest
                 .iter()
                 .find(|word| word.operator && word.text != "&&")
@@ -51,13 +51,13 @@ impl ArchiveCommand {
 }
 
 impl ArchiveCommand {
-    /// Why PostgreSQL could take WAL for archived that walship did not store, if it could.
+    /// Why PostgreSQL could take WAL that walship did not store for archived, if it could.
     #[must_use]
     pub fn flaw(&self) -> Option<String> {
         match &self.operator {
             _ if !self.pushes => Some("runs walship but does not push the file".to_owned()),
             Some(operator) => Some(format!(
-                "goes on after walship with {operator:?}: PostgreSQL may take WAL for archived that was not stored"
+                "goes on after walship with {operator:?}: PostgreSQL may take WAL that was not stored for archived"
             )),
             None => None,
         }
@@ -94,7 +94,7 @@ fn words(text: &str) -> Vec<Word> {
                 current.get_or_insert_default();
             }
             (None, '\\') => current.get_or_insert_default().extend(chars.next()),
-            // 2>&1 and >& are no control operators.
+            // 2>&1 and >& are not control operators.
             (None, '&') if current.as_deref().is_some_and(|word| word.ends_with('>')) => {
                 current.get_or_insert_default().push(c);
             }
@@ -153,13 +153,13 @@ pub(super) fn judge(command: &ArchiveCommand, text: &str, facts: &Facts, finding
     match (&host.command_archive, here) {
         (Ok(theirs), Some(here)) if theirs != here => findings.problem(
             check,
-            format!("archive_command archives to {theirs}, and this looks at {here}"),
+            format!("archive_command archives to {theirs}, but doctor looks at {here}"),
             format!(
                 "correct WALSHIP_ARCHIVE, or the file, for one of them (walship doctor --archive {theirs})"
             ),
         ),
         (Ok(_), _) => findings.ok(check, text),
-        (Err(why), _) => findings.ok(check, format!("{text} (where to is not known: {why})")),
+        (Err(why), _) => findings.ok(check, format!("{text} (its archive is not known: {why})")),
     }
 }
 

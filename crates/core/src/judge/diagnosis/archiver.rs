@@ -6,9 +6,9 @@ use super::facts::{ArchiverFacts, Facts, ReadyFiles, ServerFacts};
 use super::{Check, Findings};
 use crate::text::span;
 
-/// A failure after a success so recent may be a passing one.
+/// A failure soon after a success may be a passing one.
 const RECENT_SUCCESS: Duration = Duration::from_mins(5);
-/// The archiver tries again at least once a minute, so that its counters move.
+/// The archiver tries again at least once a minute, so its counters move.
 const SILENCE: Duration = Duration::from_mins(2);
 
 pub(super) fn judge(server: &ServerFacts, facts: &Facts, findings: &mut Findings) {
@@ -25,12 +25,12 @@ pub(super) fn judge(server: &ServerFacts, facts: &Facts, findings: &mut Findings
     arrives(facts, findings);
 }
 
-/// `archive_command` that ends above 125, or by a signal, takes the archiver with it for half a
-/// minute, and `pg_stat_archiver` counts nothing (measured on PostgreSQL 17).
+/// If `archive_command` ends above 125 or by a signal, the archiver ends too, for half a minute, and `pg_stat_archiver`
+/// counts nothing (measured on PostgreSQL 17).
 fn running(server: &ServerFacts, facts: &Facts, findings: &mut Findings) {
     let check = Check::ArchiverRunning;
     let fix = "look in the server's log for \"archive command failed with exit code\" or \"was terminated by signal\": \
-               above 125 the archiver ends with it; make archive_command 'walship push %p', which never does that";
+               above 125 the archiver ends too; set archive_command 'walship push %p', which never does that";
     let Some(runs) = findings.known(check, &server.archiver_runs) else {
         return;
     };
@@ -54,7 +54,7 @@ fn running(server: &ServerFacts, facts: &Facts, findings: &mut Findings) {
     }
 }
 
-/// How long files have waited while the counters stood still.
+/// How long files have waited while no counter moved.
 fn stuck(archiver: &ArchiverFacts, ready: &ReadyFiles, push_time: Duration) -> Option<Duration> {
     let oldest = ready.oldest_age?;
     let last_sign = [archiver.last_archived_age, archiver.last_failed_age]
@@ -122,7 +122,7 @@ pub(super) fn backlog(ready: &ReadyFiles, facts: &Facts, findings: &mut Findings
     }
 }
 
-/// The proof that `archive_command` and this look at the same archive.
+/// Proves that `archive_command` and doctor use the same archive.
 fn arrives(facts: &Facts, findings: &mut Findings) {
     let check = Check::ArchiverArrives;
     let Ok(archive) = &facts.archive else {
@@ -135,7 +135,7 @@ fn arrives(facts: &Facts, findings: &mut Findings) {
         Some(Some((name, false))) => findings.problem(
             check,
             format!(
-                "the server says that it archived {name}, and {} does not have it",
+                "the server says that it archived {name}, but {} does not have it",
                 archive.url
             ),
             "its archive_command stores elsewhere, or nothing: compare settings.archive_command and WALSHIP_ARCHIVE in \

@@ -19,10 +19,9 @@ pub(super) fn judge(catalogue: &Catalogue, server: Option<&ServerFacts>, finding
             .collect();
         findings.problem(
             check,
-            format!("{ambiguity}. Until somebody says which of them lives, nothing is recovered unasked"),
+            format!("{ambiguity}. Until somebody says which of them lives, a recovery needs --target-timeline"),
             format!(
-                "walship timeline retire {} --reason \"…\" (the one that was a copy's), and stop its server or switch its archiving off; a \
-                 recovery meanwhile needs --target-timeline",
+                "walship timeline retire {} --reason \"…\" (the one of the copy), and stop its server or switch its archiving off",
                 names.join(" or ")
             ),
         );
@@ -37,12 +36,12 @@ pub(super) fn judge(catalogue: &Catalogue, server: Option<&ServerFacts>, finding
             }
             _ if server_on == Some(timeline) => findings.warning(
                 check,
-                format!("{message}, while the timeline it left has WAL beyond that: until one is, a recovery follows that one"),
+                format!("{message}, while the timeline it left has WAL beyond that: until a segment arrives, a recovery follows the old timeline"),
                 "SELECT pg_switch_wal(); then a base backup (walship basebackup)",
             ),
             _ => findings.warning(
                 check,
-                format!("{message}, while the timeline it left has WAL beyond that, and is followed"),
+                format!("{message}, while the timeline it left has WAL beyond that: a recovery follows the old timeline"),
                 format!(
                     "if its server took the place of the old one: SELECT pg_switch_wal() there, then walship basebackup; if it \
                      was a copy: walship timeline retire {timeline} --reason \"…\""
@@ -59,7 +58,7 @@ pub(super) fn judge(catalogue: &Catalogue, server: Option<&ServerFacts>, finding
     }
 }
 
-/// Whether nobody writes on a retired timeline.
+/// Whether no server writes on a retired timeline.
 fn retired(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Findings) -> bool {
     let check = Check::WalBranches;
     let server_on = server.and_then(|server| server.timeline.as_ref().ok().copied());
@@ -69,8 +68,8 @@ fn retired(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut F
             all_well = false;
             findings.problem(
                 check,
-                format!("this server is on timeline {timeline}, which was {mark}: nobody follows it, no standby and no recovery"),
-                format!("walship timeline reinstate {timeline}, if it lives; else stop this server"),
+                format!("this server is on timeline {timeline}, which was {mark}: no standby and no recovery follows it"),
+                format!("if it lives: walship timeline reinstate {timeline}; otherwise stop this server"),
             );
         } else if catalogue
             .wal

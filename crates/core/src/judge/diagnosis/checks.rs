@@ -55,7 +55,7 @@ checks! {
     ArchiverRunning = "archiver.running",
     /// Failures of `archive_command`.
     ArchiverFailing = "archiver.failing",
-    /// Finished segments that wait.
+    /// Finished segments that wait for the archiver.
     ArchiverBacklog = "archiver.backlog",
     /// Whether what the server archived is in this archive.
     ArchiverArrives = "archiver.arrives",
@@ -77,7 +77,7 @@ checks! {
     StandbyTimeline = "standby.timeline",
     /// On a standby: whether it replays.
     StandbyReplay = "standby.replay",
-    /// Whether the archive answers and is there.
+    /// Whether the store answers and has an archive.
     ArchiveReachable = "archive.reachable",
     /// Whether it is this server's.
     ArchiveIdentity = "archive.identity",
@@ -93,7 +93,7 @@ checks! {
     Versioning = "archive.versioning",
     /// Object lock.
     ObjectLock = "archive.object_lock",
-    /// Holes in the archived WAL.
+    /// Gaps in the archived WAL.
     WalGaps = "wal.gaps",
     /// Timeline histories.
     WalHistories = "wal.histories",

@@ -1,4 +1,4 @@
-//! What the archive holds: backups and their age, the WAL and its holes, the timelines.
+//! What the archive holds: backups and their age, the WAL and its gaps, the timelines.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::text::span;
 
 /// A running backup shows a sign of life every 30 s.
 const HEARTBEAT_LOST: Duration = Duration::from_mins(10);
-/// So many of a kind are named; a screen is small.
+/// At most this many of a kind are named: a screen is small.
 const NAMED: usize = 3;
 
 pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
@@ -45,7 +45,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
     unfinished(catalogue, facts, findings);
 }
 
-/// Another cluster's timelines and positions say nothing about this archive.
+/// Whether it is the server's archive: another cluster's timelines and positions say nothing about it.
 fn is_of(archive: &ArchiveFacts, server: &ServerFacts) -> bool {
     match (&archive.identity, &server.cluster) {
         (Ok(Some(identity)), Ok(cluster)) => identity.check(*cluster, "").is_ok(),
@@ -62,32 +62,32 @@ fn listed<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
     names.join(", ")
 }
 
-/// A hole that the newest backup cannot be rolled past is a problem; one that only older backups meet
-/// is a warning; what lies before the first backup is of no use anyhow.
+/// A gap that no recovery from the newest backup can pass is a problem. One that only older backups meet is a warning.
+/// What lies before the first backup is of no use anyhow.
 fn gaps(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Findings) {
     let check = Check::WalGaps;
     let push = |missing: &SegmentRange| {
         format!(
-            "if pg_wal of a server still has it: walship push pg_wal/{} in its data directory; else take a new backup now \
-             (walship basebackup)",
+            "if pg_wal of a server still has it, run walship push pg_wal/{} in its data directory; otherwise take a new backup \
+             now (walship basebackup)",
             missing.first
         )
     };
     let newest = catalogue.backups.last();
-    let hole = newest.and_then(|backup| hole(catalogue, server, backup));
-    if let (Some(hole), Some(backup)) = (&hole, newest) {
+    let first = newest.and_then(|backup| first_gap(catalogue, server, backup));
+    if let (Some(first), Some(backup)) = (&first, newest) {
         let Missing {
             missing,
             evidence,
             end,
             ..
-        } = hole;
+        } = first;
         let ends = format!(
             "from the newest backup, {}, recovery ends at LSN {end}",
             backup.id
         );
-        if hole.is_barrier {
-            let fix = "walship basebackup: what is written now can be recovered from a new backup only";
+        if first.is_barrier {
+            let fix = "walship basebackup: only a new backup makes what is written now recoverable";
             findings.problem(check, format!("{evidence}: {ends}"), fix.to_owned());
         } else {
             let message = format!("{missing} is missing ({evidence}): {ends}");
@@ -100,8 +100,8 @@ fn gaps(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Find
         .wal
         .timelines()
         .flat_map(|timeline| catalogue.wal.gaps(timeline))
-        .filter(|gap| !was_given_up(catalogue, gap))
-        .filter(|gap| Some(gap.first) != hole.as_ref().map(|hole| hole.missing.first))
+        .filter(|gap| !is_released(catalogue, gap))
+        .filter(|gap| Some(gap.first) != first.as_ref().map(|first| first.missing.first))
         .filter(|gap| {
             let end = gap.last.number(size).map(|last| size.start_of(last.next()));
             first_needed.is_none_or(|needed| end.is_ok_and(|end| end > needed))
@@ -109,17 +109,17 @@ fn gaps(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Find
         .collect();
     if !others.is_empty() {
         let message = format!(
-            "the archive lacks {}; no backup from before can be rolled past it",
+            "the archive lacks {}; no recovery from an earlier backup can pass it",
             listed(others.iter())
         );
         findings.warning(check, message, others.first().map_or_else(String::new, push));
-    } else if hole.is_none() {
+    } else if first.is_none() {
         findings.ok(check, "none");
     }
 }
 
-/// Whether retention deleted all of it.
-fn was_given_up(catalogue: &Catalogue, gap: &SegmentRange) -> bool {
+/// Whether retention has released all of it.
+fn is_released(catalogue: &Catalogue, gap: &SegmentRange) -> bool {
     let size = catalogue.wal.segment_size();
     let (Ok(from), Ok(to)) = (gap.first.number(size), gap.last.number(size)) else {
         return false;
@@ -140,9 +140,8 @@ struct Missing {
     is_barrier: bool,
 }
 
-/// The first hole on the way from a backup along the server's timeline, or the one that a recovery follows, or the
-/// backup's own.
-fn hole(catalogue: &Catalogue, server: Option<&ServerFacts>, backup: &Backup) -> Option<Missing> {
+/// The first gap after a backup: along the server's timeline, or the one that a recovery follows, or the backup's own.
+fn first_gap(catalogue: &Catalogue, server: Option<&ServerFacts>, backup: &Backup) -> Option<Missing> {
     let timeline = server
         .and_then(|server| server.timeline.as_ref().ok().copied())
         .or_else(|| recovery_plan::followed(catalogue).ok()?.ok())
@@ -156,18 +155,18 @@ fn hole(catalogue: &Catalogue, server: Option<&ServerFacts>, backup: &Backup) ->
     let sound = catalogue.sound_wal().ok()?;
     let damaged = catalogue.damage.last(chain.timeline(), size);
     let reach = chain.reach(&sound, backup.start_lsn, damaged).ok()?;
-    let hole = reach
-        .hole
-        .filter(|hole| hole.barrier.is_some() || !is_written_now(hole.missing.first, server, size))?;
-    let evidence = match catalogue.damage.of_first(&hole.missing) {
-        Some(damage) if hole.barrier.is_none() => format!("it is there, but {damage}"),
-        _ => hole.evidence,
+    let gap = reach
+        .gap
+        .filter(|gap| gap.barrier.is_some() || !is_written_now(gap.missing.first, server, size))?;
+    let evidence = match catalogue.damage.of_first(&gap.missing) {
+        Some(damage) if gap.barrier.is_none() => format!("it is there, but {damage}"),
+        _ => gap.evidence,
     };
     Some(Missing {
-        missing: hole.missing,
+        missing: gap.missing,
         evidence,
         end: reach.end_lsn,
-        is_barrier: hole.barrier.is_some(),
+        is_barrier: gap.barrier.is_some(),
     })
 }
 
@@ -191,7 +190,7 @@ fn histories(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut
         let file = WalName::History(*timeline);
         let message = format!("{file} cannot be read: {why}");
         let fix = format!(
-            "put the damaged object aside (walship repair), then in the data directory of a server that has the file: \
+            "put the damaged object aside (walship repair), then run in the data directory of a server that has the file: \
              walship push pg_wal/{file}"
         );
         findings.problem(check, message, fix);
@@ -202,16 +201,17 @@ fn histories(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut
         let is_known = catalogue.histories.contains_key(&timeline)
             || catalogue.unreadable_histories.contains_key(&timeline)
             || catalogue.retired.contains_key(&timeline)
-            // Whoever goes on from it names it.
+            // Its descendants' histories name it.
             || catalogue.histories.values().any(|history| history.end_of(timeline).is_some());
         if !is_known && catalogue.wal.newest(timeline).is_some() {
             all_well = false;
             let file = WalName::History(timeline);
             let message = format!(
-                "the archive has WAL of timeline {timeline}, and not {file}: no recovery can follow it"
+                "the archive has WAL of timeline {timeline}, but not {file}: no recovery can follow it"
             );
-            let fix =
-                format!("in the data directory of a server that has the file: walship push pg_wal/{file}");
+            let fix = format!(
+                "run in the data directory of a server that has the file: walship push pg_wal/{file}"
+            );
             findings.problem(check, message, fix);
         }
     }
@@ -222,9 +222,9 @@ fn histories(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut
         all_well = false;
         let file = WalName::History(*timeline);
         let message = format!(
-            "the server is on timeline {timeline}, and {file} is not in the archive: no recovery can follow it"
+            "the server is on timeline {timeline}, but {file} is not in the archive: no recovery can follow it"
         );
-        let fix = format!("in the server's data directory: walship push pg_wal/{file}");
+        let fix = format!("run in the server's data directory: walship push pg_wal/{file}");
         findings.problem(check, message, fix);
     }
     if !all_well {
@@ -234,8 +234,8 @@ fn histories(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut
     match recovery_plan::followed(catalogue) {
         Err(error) if server.is_none() && !catalogue.timelines().is_empty() => findings.problem(
             check,
-            format!("no recovery goes on that names no timeline: {error}"),
-            "walship timeline list shows them; put the history into the archive, or take a mark away",
+            format!("a recovery without --target-timeline is refused: {error}"),
+            "walship timeline list shows the timelines; put the history into the archive, or remove a mark (walship timeline reinstate)",
         ),
         _ => findings.ok(check, "complete"),
     }
@@ -251,7 +251,7 @@ fn timeline(catalogue: &Catalogue, server: &ServerFacts, findings: &mut Findings
         Some(newest) if newest > own => findings.warning(
             check,
             format!(
-                "the archive has timeline {newest}, this server is on {own}: another server was promoted, or a copy archives here"
+                "the archive has timeline {newest}, but this server is on {own}: another server was promoted, or a copy archives here"
             ),
             "if this is the old primary, stop it and make it a standby (pg_rewind); a copy needs archive_mode = off",
         ),
@@ -259,7 +259,7 @@ fn timeline(catalogue: &Catalogue, server: &ServerFacts, findings: &mut Findings
     }
 }
 
-/// A whole segment in the archive ends no later than where its server writes.
+/// A whole segment in the archive must not end beyond the server's own position.
 fn ahead(archive: &ArchiveFacts, catalogue: &Catalogue, server: &ServerFacts, findings: &mut Findings) {
     let check = Check::WalAhead;
     let (false, Ok(timeline), Some(lsn)) = (server.in_recovery, &server.timeline, archive.server_lsn_after)
@@ -273,14 +273,14 @@ fn ahead(archive: &ArchiveFacts, catalogue: &Catalogue, server: &ServerFacts, fi
     let end = size.start_of(newest.next());
     if end > lsn {
         let message = format!(
-            "the archive has timeline {timeline} up to LSN {end}, and this server has written up to {lsn} only: it was \
+            "the archive has timeline {timeline} up to LSN {end}, but this server has written only up to {lsn}: it was \
              restored without recovery, or another server archives here too"
         );
         let fix = "find the other server and stop one of them; recover a lost server with walship recover, which begins \
                    a new timeline";
         findings.problem(check, message, fix);
     } else {
-        findings.ok(check, "nothing this server has not written");
+        findings.ok(check, "nothing that this server has not written");
     }
 }
 
@@ -333,7 +333,7 @@ fn unfinished(catalogue: &Catalogue, facts: &Facts, findings: &mut Findings) {
             UnfinishedState::Started => findings.warning(
                 check,
                 format!("backup {id} was begun and showed no sign of life for {}", span(silent)),
-                "take a new one: walship basebackup; walship expire removes what is left, unless walship verify says that this was a whole one",
+                "take a new one: walship basebackup; walship expire removes what is left, unless walship verify says that the backup was whole",
             ),
             UnfinishedState::Remains => findings.info(check, format!("only remains are left of backup {id}")),
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Known, Limits};
+use super::{Fact, Limits};
 use crate::format::drills::Drills;
 use crate::format::identity::Identity;
 use crate::format::ledger::LedgerSummary;
@@ -21,9 +21,9 @@ pub struct Facts {
     /// Where warnings begin.
     pub limits: Limits,
     /// The server, or why it cannot be asked.
-    pub server: Known<ServerFacts>,
-    /// The archive, or why none can be asked: none is configured.
-    pub archive: Known<ArchiveFacts>,
+    pub server: Fact<ServerFacts>,
+    /// The archive, or why none is configured.
+    pub archive: Fact<ArchiveFacts>,
     /// This machine.
     pub host: HostFacts,
     /// Whether retention is configured here: then this host deletes.
@@ -40,29 +40,29 @@ pub struct ServerFacts {
     /// Its clock less this machine's.
     pub clock_ahead: TimeDelta,
     /// Whose server it is.
-    pub cluster: Known<ClusterIdentity>,
+    pub cluster: Fact<ClusterIdentity>,
     /// The timeline it writes, or replays.
-    pub timeline: Known<TimelineId>,
-    /// How far it has written; on a standby, replayed.
-    pub lsn: Known<Lsn>,
+    pub timeline: Fact<TimelineId>,
+    /// How far it has written; on a standby, how far it has replayed.
+    pub lsn: Fact<Lsn>,
     /// The settings that matter.
-    pub settings: Known<ServerSettings>,
+    pub settings: Fact<ServerSettings>,
     /// `pg_stat_archiver`.
-    pub archiver: Known<ArchiverFacts>,
+    pub archiver: Fact<ArchiverFacts>,
     /// Whether there is an archiver process.
-    pub archiver_runs: Known<bool>,
+    pub archiver_runs: Fact<bool>,
     /// The files that wait for it.
-    pub ready: Known<ReadyFiles>,
+    pub ready: Fact<ReadyFiles>,
     /// `pg_replication_slots`.
-    pub slots: Known<Vec<Slot>>,
+    pub slots: Fact<Vec<Slot>>,
     /// `pg_stat_replication`.
-    pub standbys: Known<Vec<StandbyFacts>>,
+    pub standbys: Fact<Vec<StandbyFacts>>,
     /// On a standby: whether it streams.
-    pub streams: Known<bool>,
+    pub streams: Fact<bool>,
     /// On a standby: whether replay is paused.
-    pub replay_paused: Known<bool>,
-    /// Average bytes of WAL a second, where the statistics are at least an hour old.
-    pub wal_rate: Known<Option<f64>>,
+    pub replay_paused: Fact<bool>,
+    /// Average bytes of WAL a second; `None` if the statistics are less than an hour old.
+    pub wal_rate: Fact<Option<f64>>,
 }
 
 impl ServerFacts {
@@ -101,7 +101,7 @@ pub struct ServerSettings {
 }
 
 impl ServerSettings {
-    /// A value; `None` where this version has no such setting, or the role may not see it.
+    /// A value; `None` if this version has no such setting, or the role may not see it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
@@ -149,7 +149,7 @@ pub struct Slot {
     pub wal_status: Option<String>,
     /// WAL it holds back.
     pub retained_bytes: Option<u64>,
-    /// Why it is of no use any more, in PostgreSQL's words.
+    /// Why it can no longer be used, in PostgreSQL's words.
     pub invalidated: Option<String>,
 }
 
@@ -162,7 +162,7 @@ pub struct StandbyFacts {
     pub state: String,
     /// WAL it has not replayed.
     pub lag_bytes: Option<u64>,
-    /// How long its replay is behind; none where it is idle.
+    /// How long its replay is behind; `None` if it is idle.
     pub lag: Option<Duration>,
 }
 
@@ -171,26 +171,26 @@ pub struct StandbyFacts {
 pub struct ArchiveFacts {
     /// Its URL.
     pub url: String,
-    /// `walship.json`; none where it is proven that there is none.
-    pub identity: Known<Option<Identity>>,
+    /// `walship.json`; `None` if it certainly does not exist.
+    pub identity: Fact<Option<Identity>>,
     /// What it holds.
-    pub catalogue: Known<Catalogue>,
-    /// How the last verification ended; none where there was none.
-    pub verification: Known<Option<LedgerSummary>>,
-    /// How the last drills ended, whether or not their backups are still there.
-    pub drills: Known<Drills>,
-    /// What the probe's write said: whether a second creation is refused.
-    pub probe: Known<bool>,
-    /// What the probe of a deletion said; `Ok(None)`: it was not made, for it would leave traces.
-    pub delete: Known<Option<()>>,
-    /// Whether the bucket keeps versions; none where the store has no such thing.
-    pub versioning: Known<Option<bool>>,
-    /// Whether and how the bucket locks objects; none where it does not.
-    pub object_lock: Known<Option<String>>,
-    /// Its clock less this machine's, where it tells the time.
+    pub catalogue: Fact<Catalogue>,
+    /// How the last verification ended; `None` if there was none.
+    pub verification: Fact<Option<LedgerSummary>>,
+    /// How the last drills ended, even if their backups are gone.
+    pub drills: Fact<Drills>,
+    /// Whether the store refuses a second creation of the probe.
+    pub probe: Fact<bool>,
+    /// Whether the probe could be deleted; `Ok(None)` if that was not tried, because it would leave traces.
+    pub delete: Fact<Option<()>>,
+    /// Whether the bucket keeps versions; `None` if the store has no versions.
+    pub versioning: Fact<Option<bool>>,
+    /// How the bucket locks objects; `None` if it does not.
+    pub object_lock: Fact<Option<String>>,
+    /// Its clock less this machine's; `None` if the store does not give the time.
     pub clock_ahead: Option<TimeDelta>,
-    /// Whether the file that the server archived last is there; none where it archived nothing.
-    pub last_archived: Known<Option<(WalName, bool)>>,
+    /// Whether the file that the server archived last is there; `None` if the server archived nothing.
+    pub last_archived: Fact<Option<(WalName, bool)>>,
     /// How far the server had written after the archive was listed.
     pub server_lsn_after: Option<Lsn>,
 }
@@ -198,20 +198,20 @@ pub struct ArchiveFacts {
 /// What this machine says.
 #[derive(Debug, Clone)]
 pub struct HostFacts {
-    /// Space where `pg_wal` is; or why it is not known.
-    pub pg_wal_space: Known<Space>,
+    /// Space in the file system of `pg_wal`.
+    pub pg_wal_space: Fact<Space>,
     /// Files that others can read or change, with what to do.
-    pub exposed_files: Known<Vec<ExposedFile>>,
+    pub exposed_files: Fact<Vec<ExposedFile>>,
     /// Who runs this.
     pub user: String,
     /// Who owns the data directory.
-    pub owner: Known<String>,
+    pub owner: Fact<String>,
     /// Whether the program that `archive_command` names is there.
-    pub program: Known<ProgramState>,
+    pub program: Fact<ProgramState>,
     /// The archive that `archive_command` finds with the server's own environment.
-    pub command_archive: Known<String>,
+    pub command_archive: Fact<String>,
     /// The server's data directory, and which archive that remembers.
-    pub remembered: Known<(String, Remembered)>,
+    pub remembered: Fact<(String, Remembered)>,
 }
 
 /// Space in a file system.

@@ -1,4 +1,4 @@
-//! This machine: space, files that others can read or change, and who looks.
+//! This machine: space, files that others can read or change, and who runs doctor.
 
 use std::time::Duration;
 
@@ -20,10 +20,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
             exposed(file, findings);
         }
         if files.is_empty() {
-            findings.ok(
-                check,
-                "nothing that others can change, no secret that they can read",
-            );
+            findings.ok(check, "others can change no file and read no secret");
         }
     }
     let host = &facts.host;
@@ -31,7 +28,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
         Ok(owner) if *owner != host.user => findings.info(
             Check::User,
             format!(
-                "this runs as {}, the server as {owner}: its credentials may be others (sudo -u {owner} walship doctor)",
+                "doctor runs as {}, but the server as {owner}, which may have other credentials (sudo -u {owner} walship doctor)",
                 host.user
             ),
         ),
@@ -47,7 +44,7 @@ fn space(facts: &Facts, findings: &mut Findings) {
         total_bytes,
     } = match &facts.host.pg_wal_space {
         Ok(space) => *space,
-        // Whoever looks from another machine cannot see it.
+        // From another machine it cannot be seen.
         Err(why) => return findings.info(check, format!("not looked at: {why}")),
     };
     let rate = facts

@@ -1,8 +1,8 @@
-//! What is wrong with a server, its archive and this machine: facts in, findings out. `walship
-//! doctor` gathers the facts; nothing here asks anybody.
+//! What is wrong with a server, its archive and this machine: facts in, findings out. `walship doctor` gathers the facts;
+//! nothing is asked here.
 //!
-//! What could not be found out is a fact of its own, with the reason ([`Known`]), so that one failing
-//! question never hides the answer to another.
+//! A fact that could not be found out is there with its reason ([`Fact`]), so a question that fails never hides the answer
+//! to another.
 
 mod archive_command;
 mod archiver;
@@ -32,7 +32,7 @@ use chrono::{DateTime, Utc};
 use facts::{ArchiveFacts, Facts, HostFacts, ReadyFiles};
 
 /// A fact, or why it is not known.
-pub type Known<T> = std::result::Result<T, String>;
+pub type Fact<T> = std::result::Result<T, String>;
 
 /// How serious a finding is, least first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -42,9 +42,9 @@ pub enum Level {
     Ok,
     /// Worth knowing, and no fault.
     Info,
-    /// It could not be looked at.
+    /// It could not be checked.
     Unknown,
-    /// Something a person should see to in working hours.
+    /// Something for a person to repair in working hours.
     Warning,
     /// Data, or the ability to recover it, is at stake.
     Problem,
@@ -81,7 +81,7 @@ pub struct Limits {
     pub verify_age: Duration,
     /// Age of the last drill that passed.
     pub drill_age: Duration,
-    /// How long one push may take: the archiver may be silent for so long.
+    /// How long one push may take. The archiver may be silent for that long.
     pub push_time: Duration,
 }
 
@@ -109,8 +109,8 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     findings.0
 }
 
-/// Looks at what an archive holds and how it was tried, and at the WAL that waits for it, without asking a
-/// server or this machine more.
+/// Looks only at what an archive holds, at its verifications and drills, and at the WAL that waits for it: nothing is
+/// asked of a server or this machine.
 #[must_use]
 pub fn judge_archive(
     archive: ArchiveFacts,
@@ -175,7 +175,7 @@ impl Findings {
     }
 
     /// The fact, or a finding that says why it is not known.
-    fn known<'a, T>(&mut self, check: Check, fact: &'a Known<T>) -> Option<&'a T> {
+    fn known<'a, T>(&mut self, check: Check, fact: &'a Fact<T>) -> Option<&'a T> {
         match fact {
             Ok(fact) => Some(fact),
             Err(why) => {

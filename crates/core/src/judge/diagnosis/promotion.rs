@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Check, Finding, Findings, Known};
+use super::{Check, Fact, Finding, Findings};
 use crate::format::wal_inventory::WalInventory;
 use crate::pg::{ClusterIdentity, Lsn, SegmentName, TimelineHistory, TimelineId};
 
@@ -16,7 +16,7 @@ use crate::pg::{ClusterIdentity, Lsn, SegmentName, TimelineHistory, TimelineId};
 pub struct StandbyPosition {
     /// Whether it is a standby at all.
     pub in_recovery: bool,
-    /// Whose.
+    /// Whose standby it is.
     pub cluster: ClusterIdentity,
     /// The timeline it replays.
     pub timeline: TimelineId,
@@ -29,19 +29,18 @@ pub struct StandbyPosition {
 pub enum Unreplayed {
     /// Nothing.
     Nothing,
-    /// The segment of the position is there, and none after it: only its records tell whether all of
-    /// them were replayed.
+    /// Only the position's own segment is there: its records must be read to know whether all of them were replayed.
     LookInto(SegmentName),
     /// Whole segments, without a break up to this one.
     Until(SegmentName),
-    /// Segments, the first of which is `later`, after one that is missing.
-    AfterAHole {
+    /// Segments from `later` on, after one that is missing.
+    AfterGap {
         /// What is missing.
         missing: SegmentName,
         /// What is there.
         later: SegmentName,
     },
-    /// Another server went on from here on a timeline of its own.
+    /// Another server began a timeline of its own, at this position or later.
     Child {
         /// That timeline.
         timeline: TimelineId,
@@ -54,10 +53,10 @@ pub enum Unreplayed {
 #[derive(Debug)]
 pub struct PromotionFacts {
     /// The standby, or why it cannot be asked.
-    pub standby: Known<StandbyPosition>,
+    pub standby: Fact<StandbyPosition>,
     /// What the archive, which is this cluster's, has beyond the standby's position, or why that is
     /// not known. Not `LookInto`.
-    pub unreplayed: Known<Unreplayed>,
+    pub unreplayed: Fact<Unreplayed>,
 }
 
 /// What the archive has beyond a position: `wal` from the position's segment on, and the histories of
@@ -90,7 +89,7 @@ pub fn unreplayed(
         Some(last) => Ok(Unreplayed::Until(name(last)?)),
         None => match wal.first_from(timeline, current) {
             None => Ok(Unreplayed::Nothing),
-            Some(later) => Ok(Unreplayed::AfterAHole {
+            Some(later) => Ok(Unreplayed::AfterGap {
                 missing: name(current)?,
                 later: name(later)?,
             }),
@@ -98,7 +97,7 @@ pub fn unreplayed(
     }
 }
 
-/// Says whether the standby may be promoted: no finding is then a problem.
+/// Says whether the standby may be promoted: it may if no finding is a problem.
 #[must_use]
 pub fn judge_promotion(facts: &PromotionFacts) -> Vec<Finding> {
     let mut findings = Findings::default();
@@ -122,8 +121,8 @@ pub fn judge_promotion(facts: &PromotionFacts) -> Vec<Finding> {
         Err(why) => findings.problem(
             Check::PromoteArchive,
             why,
-            "bring the store back, then promote; to promote without it, and lose what only the archive has, leave this \
-             check out",
+            "bring the store back, then promote; to promote without the archive, and lose what only it has, skip this \
+             check",
         ),
         Ok(unreplayed) => {
             findings.ok(Check::PromoteArchive, "reachable");
@@ -139,26 +138,26 @@ fn replayed(unreplayed: Unreplayed, findings: &mut Findings) {
     match unreplayed {
         Unreplayed::Nothing => findings.ok(check, "the archive has nothing that this standby lacks"),
         Unreplayed::LookInto(segment) => {
-            findings.problem(check, format!("{segment} was not looked into"), "run it again");
+            findings.problem(check, format!("{segment} was not read"), "run it again");
         }
         Unreplayed::Until(last) => findings.problem(
             check,
             format!("the archive has WAL up to the end of {last} that this standby has not replayed"),
             wait,
         ),
-        Unreplayed::AfterAHole { missing, later } => findings.problem(
+        Unreplayed::AfterGap { missing, later } => findings.problem(
             check,
             format!("the archive has {later}, which this standby has not replayed, but not {missing} before it"),
             format!(
-                "if pg_wal of the old primary has it: walship push pg_wal/{missing} in its data directory (push --unfinished if \
-                 that was its last one); what comes after it is lost otherwise"
+                "if pg_wal of the old primary has it, run walship push pg_wal/{missing} in its data directory (push --unfinished if \
+                 that was its last one); otherwise what comes after it is lost"
             ),
         ),
         Unreplayed::Child { timeline, fork } => findings.problem(
             check,
             format!("another server went on from LSN {fork} on timeline {timeline}, which this standby has not followed"),
-            "let it follow (recovery_target_timeline = 'latest'), or, where that timeline was retired, let it replay beyond there, \
-             lest its promotion take the same number; to promote it all the same begins a second branch",
+            "let it follow (recovery_target_timeline = 'latest'). If that timeline was retired, let this standby replay beyond that \
+             LSN first, or its promotion may take the same number. A promotion now begins a second branch",
         ),
     }
 }

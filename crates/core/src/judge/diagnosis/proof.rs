@@ -1,7 +1,6 @@
-//! Whether what is stored was looked at, and whether it was tried.
+//! Whether the archive was verified, and whether a backup was drilled.
 //!
-//! Where nothing was ever verified or drilled, nobody began with it: that is information. Where
-//! someone did, it must go on.
+//! If nothing was ever verified or drilled, that is information. Once somebody has begun with it, it must go on.
 
 use chrono::{DateTime, Utc};
 
@@ -17,7 +16,7 @@ pub(super) fn judge(facts: &Facts, findings: &mut Findings) {
     match &archive.verification {
         Ok(Some(summary)) => verified(summary, facts, findings),
         Ok(None) => findings.info(Check::Verified, "never (walship verify)"),
-        // That the archive does not answer is said already.
+        // Another finding says already that the archive does not answer.
         Err(why) => findings.unknown(Check::Verified, why),
     }
     if let Ok(catalogue) = &archive.catalogue {

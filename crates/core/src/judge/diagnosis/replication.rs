@@ -1,4 +1,4 @@
-//! Slots, standbys, and what a standby says of itself.
+//! Slots, standbys, and how a standby itself is doing.
 
 use super::facts::{Facts, ServerFacts, ServerSettings, Slot, StandbyFacts};
 use super::sync_names::SyncNames;
@@ -7,9 +7,9 @@ use crate::judge::catalogue::Catalogue;
 use crate::pg::{Lsn, TimelineId};
 use crate::text::{ByteSize, span};
 
-/// A standby that is so far behind and does not say for how long is worth a look.
+/// A standby that is this far behind and does not say for how long gets a warning.
 const FAR_BEHIND_BYTES: u64 = 1 << 30;
-/// Segments by which a standby may be behind what is archived before it is worth a look.
+/// A standby that is more segments than this behind the archive gets a warning.
 const BEHIND_ARCHIVE_SEGMENTS: u64 = 64;
 
 pub(super) fn judge(server: &ServerFacts, facts: &Facts, findings: &mut Findings) {
@@ -47,7 +47,7 @@ fn lost(slots: &[Slot], findings: &mut Findings) {
                 slot.name
             );
             let fix = format!(
-                "{}; where its standby has no restore_command = 'walship restore %f %p', seed it anew \
+                "{}; if its standby has no restore_command = 'walship restore %f %p', seed it anew \
                  (walship basebackup --seed-replica)",
                 drop_slot(&slot.name)
             );
@@ -76,7 +76,7 @@ fn inactive(slots: &[Slot], findings: &mut Findings) {
         };
         all_well = false;
         let message = format!(
-            "nobody uses slot {}, and it keeps {} of WAL in pg_wal",
+            "slot {} is not in use, and keeps {} of WAL in pg_wal",
             slot.name,
             ByteSize(bytes)
         );
@@ -170,7 +170,7 @@ fn synchronous(
                synchronous_standby_names = '…' and SELECT pg_reload_conf()";
     if counting < wanted.needed {
         let message = format!(
-            "synchronous_standby_names = {text:?} asks for {}, and {counting} stream: commits wait for ever",
+            "synchronous_standby_names = {text:?} asks for {}, but {counting} stream: commits wait for ever",
             wanted.needed
         );
         findings.problem(check, message, fix);
@@ -191,7 +191,7 @@ fn standby(server: &ServerFacts, settings: Option<&ServerSettings>, facts: &Fact
             (true, _) => findings.ok(check, "streams"),
             (false, true) => findings.warning(
                 check,
-                "it does not stream, and follows by what is archived only",
+                "it does not stream: it follows only through the archive",
                 "look in its log for \"could not connect to the primary server\" and at primary_conninfo",
             ),
             (false, false) => findings.problem(
@@ -209,7 +209,7 @@ fn standby(server: &ServerFacts, settings: Option<&ServerSettings>, facts: &Fact
         }
         Some("") => findings.warning(
             check,
-            "restore_command is empty: once the primary has recycled its WAL this standby is lost",
+            "restore_command is empty: when the primary has recycled WAL that this standby lacks, the standby is lost",
             fix,
         ),
         Some(command) => findings.warning(check, format!("{command:?} is not walship"), fix),

@@ -1,4 +1,4 @@
-//! The server's settings: what archiving, backups and recovery stand on.
+//! The server's settings on which archiving, backups and recovery depend.
 
 use super::archive_command::{self, ArchiveCommand};
 use super::facts::{Facts, ServerFacts, ServerSettings};
@@ -52,7 +52,7 @@ fn archive_mode(server: &ServerFacts, settings: &ServerSettings, facts: &Facts, 
     match settings.get("archive_mode") {
         Some("off") if let Some((place, _)) = copy => findings.warning(
             Check::ArchiveMode,
-            "archive_mode is off, for this server is a copy of another: no WAL of it is archived",
+            "archive_mode is off because this server is a copy of another: its WAL is not archived",
             how_a_copy_may_archive(place),
         ),
         Some("off") if server.in_recovery => findings.warning(
@@ -91,7 +91,7 @@ fn command(settings: &ServerSettings, facts: &Facts, findings: &mut Findings) {
     {
         return findings.problem(
             check,
-            format!("archive_library is {library:?}, so that archive_command is not used"),
+            format!("archive_library is {library:?}, so archive_command is not used"),
             "ALTER SYSTEM RESET archive_library and SELECT pg_reload_conf()",
         );
     }
@@ -110,10 +110,10 @@ fn command(settings: &ServerSettings, facts: &Facts, findings: &mut Findings) {
     });
     match ArchiveCommand::parse(text) {
         Some(command) => archive_command::judge(&command, text, facts, findings),
-        // A script around walship, perhaps; what it will do next cannot be seen.
+        // Perhaps a script around walship: what else it does cannot be seen.
         None if arrives == Some(true) => findings.warning(
             check,
-            format!("{text:?} does not run walship itself, though what was archived last is here"),
+            format!("{text:?} does not run walship itself, but its last file is in this archive"),
             fix,
         ),
         None => findings.problem(check, format!("{text:?} does not run walship"), fix),
@@ -126,12 +126,12 @@ fn archive_timeout(settings: &ServerSettings, findings: &mut Findings) {
     match settings.number("archive_timeout") {
         Some(0) => findings.warning(
             check,
-            "archive_timeout is 0: what a quiet server wrote last stays unarchived until 16 MB of WAL are full",
+            "archive_timeout is 0: the last writes of a quiet server are not archived until 16 MB of WAL are full",
             fix,
         ),
         Some(seconds) if seconds > LONG_ARCHIVE_TIMEOUT => findings.warning(
             check,
-            format!("archive_timeout is {seconds} s: so much can be lost with the server"),
+            format!("archive_timeout is {seconds} s: if the server is lost, the writes of that time can be lost with it"),
             fix,
         ),
         Some(seconds) => findings.ok(check, format!("{seconds} s")),
@@ -153,10 +153,10 @@ fn senders(server: &ServerFacts, settings: &ServerSettings, findings: &mut Findi
         &format!("{}; then restart the server", (used + SPARE_SENDERS).max(10)),
     );
     if most == 0 {
-        let message = "max_wal_senders is 0: no base backup and no standby is possible";
+        let message = "max_wal_senders is 0: neither a base backup nor a standby is possible";
         findings.problem(check, message, fix);
     } else if most - used < SPARE_SENDERS {
-        let message = format!("{used} of {most} WAL senders are in use: a base backup may find none");
+        let message = format!("{used} of {most} WAL senders are in use: a base backup may find none free");
         findings.warning(check, message, fix);
     } else {
         findings.ok(check, format!("{used} of {most} in use"));

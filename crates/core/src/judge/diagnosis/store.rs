@@ -1,16 +1,15 @@
-//! The archive's store: whether it answers, what the credentials may do, how it treats what is there,
-//! and its clock.
+//! The archive's store: whether it answers, what the credentials may do, how it treats existing objects, and its clock.
 
 use chrono::TimeDelta;
 
 use super::facts::{ArchiveFacts, Facts};
-use super::{Check, Findings, Known};
+use super::{Check, Fact, Findings};
 use crate::format::remembered::how_a_copy_may_archive;
 
 /// S3 refuses requests that are a quarter of an hour off.
 const STORE_CLOCK_WARNING: TimeDelta = TimeDelta::seconds(60);
 const STORE_CLOCK_PROBLEM: TimeDelta = TimeDelta::minutes(5);
-/// `--target-time` is by the server's clock.
+/// `--target-time` uses the server's clock.
 const SERVER_CLOCK_WARNING: TimeDelta = TimeDelta::seconds(5);
 const SERVER_CLOCK_PROBLEM: TimeDelta = TimeDelta::minutes(5);
 
@@ -84,7 +83,7 @@ fn identity(archive: &ArchiveFacts, facts: &Facts, findings: &mut Findings) {
     {
         if remembered.is_copy_of(identity) {
             let what = format!(
-                "this server is a copy, made from the archive {} of another, which it must not write to",
+                "this server is a copy of another, made from the archive {}, and must not write to that archive",
                 archive.url
             );
             let fix = how_a_copy_may_archive(place);
@@ -146,7 +145,7 @@ fn permissions(archive: &ArchiveFacts, facts: &Facts, findings: &mut Findings) {
         Err(why) => findings.problem(
             Check::ArchiveDelete,
             why,
-            "allow s3:DeleteObject on the archive's objects, or take the [retention] settings out here and expire elsewhere",
+            "allow s3:DeleteObject on the archive's objects, or remove the [retention] settings here and expire elsewhere",
         ),
     }
 }
@@ -163,18 +162,18 @@ fn conditional_writes(archive: &ArchiveFacts, findings: &mut Findings) {
     match (honoured, recorded) {
         (true, Some(false)) => findings.info(
             check,
-            "honoured now; walship.json says they were not, so every push looks first",
+            "honoured now; but walship.json says that they were not, so every push looks first",
         ),
         (true, _) => findings.ok(check, "honoured"),
         (false, Some(true)) => findings.problem(
             check,
-            "walship.json says that the store refuses to overwrite, and it does not: this is a copy of an archive, or the \
+            "walship.json says that the store refuses to overwrite, but it does not: this is a copy of an archive, or the \
              store has changed. Two primaries could overwrite each other's WAL",
             "move the archive to a store that honours If-None-Match, or set \"conditional_writes\": false in walship.json",
         ),
         (false, _) => findings.warning(
             check,
-            "the store ignores conditional writes: two primaries that write at the same moment are not kept apart",
+            "the store ignores conditional writes: two primaries that write at the same moment can overwrite each other's WAL",
             "use a store that honours If-None-Match",
         ),
     }
@@ -196,8 +195,8 @@ fn versions(archive: &ArchiveFacts, facts: &Facts, findings: &mut Findings) {
     match &archive.object_lock {
         Ok(Some(lock)) if facts.expires => findings.warning(
             Check::ObjectLock,
-            format!("the bucket locks new objects ({lock}): expire cannot free space before that"),
-            "set [retention] keep_window no shorter than the lock",
+            format!("the bucket locks new objects ({lock}): expire cannot free space before the lock ends"),
+            "set [retention] keep_window at least as long as the lock",
         ),
         Ok(Some(lock)) => findings.info(
             Check::ObjectLock,
@@ -229,7 +228,7 @@ fn clock(check: Check, ahead: TimeDelta, limits: [TimeDelta; 2], whose: &str, fi
     }
 }
 
-/// Why something is not known, in one piece.
-pub(super) fn reason<T>(fact: &Known<T>) -> &str {
+/// Why something is not known.
+pub(super) fn reason<T>(fact: &Fact<T>) -> &str {
     fact.as_ref().err().map_or("", String::as_str)
 }

@@ -10,7 +10,7 @@ pub(super) struct SyncNames {
 }
 
 impl SyncNames {
-    /// Reads `a, b`, `2 (a, b)`, `FIRST 1 (a)` or `ANY 2 (a, "B c")`. None where it is empty, or not
+    /// Reads `a, b`, `2 (a, b)`, `FIRST 1 (a)` or `ANY 2 (a, "B c")`. `None` if it is empty, or not
     /// understood.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let text = text.trim();

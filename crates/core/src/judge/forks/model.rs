@@ -117,7 +117,7 @@ impl Scene<'_> {
         self.world.path(self.server.followed, length) == self.server.replayed
     }
 
-    /// Replays what there is, and looks for newer timelines. Nothing that is whole on the server's way is kept from it.
+    /// Replays what there is, and looks for newer timelines. Every whole segment of the server's chain is delivered to it.
     fn run(&mut self) {
         let ran = self.server.state == State::Runs;
         self.replay();
@@ -135,7 +135,7 @@ impl Scene<'_> {
         );
     }
 
-    /// Whether the server has replayed all that is whole on its way, or was stopped, or is not on its way any more.
+    /// Whether the server has replayed every whole segment of its chain, was stopped, or has left its chain.
     fn has_what_is_there(&self) -> bool {
         let (followed, length) = (self.server.followed, self.server.replayed.len() as u64);
         let reach = self.reach(followed);
@@ -161,7 +161,7 @@ impl Scene<'_> {
         }
     }
 
-    /// Replays the next record, if it is to be had.
+    /// Replays the next record, if there is one.
     fn replay_one(&mut self) -> Result<bool, ()> {
         let at = self.server.replayed.len() as u64;
         let Some(file) = self.open(at / SEGMENT)? else {
@@ -287,7 +287,7 @@ impl Scene<'_> {
         })
     }
 
-    /// Whether the server may follow another branch than the newest timeline's, by what its files tell.
+    /// Whether the server may follow another branch than the newest timeline's, according to its files.
     fn two_targets_are_possible(&self, timeline: u32) -> bool {
         let newest = self.newest(self.server.control.0.max(timeline));
         let of_newest = self.world.expected(newest);
@@ -365,7 +365,7 @@ impl Scene<'_> {
         self.server.pg_wal.retain(|(_, number), _| *number >= redo);
     }
 
-    /// How far the archive leads along a timeline, where each segment is whole on the way.
+    /// How far whole segments in the archive lead along a timeline.
     fn reach(&self, target: u32) -> u64 {
         let mut number = 0;
         loop {
@@ -390,7 +390,7 @@ fn target(choices: &mut Choices, world: &World) -> TargetTimeline {
     }
 }
 
-/// Lets the same things happen to a server that asks by the rule or plainly.
+/// Runs the same events for a server that asks by the rule and for one that asks plainly.
 fn play<'a>(world: &'a World, choices: &mut Choices, recovering: Recovering, with_rule: bool) -> Scene<'a> {
     let server = Server {
         recovering,
@@ -460,7 +460,7 @@ proptest! {
     }
 }
 
-/// The rule is needed: plain commands do lead servers off their way in the model.
+/// The rule is needed: in the model, plain commands do lead servers off their chain.
 #[test]
 fn without_the_rule_servers_replay_what_is_not_their_history() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();

@@ -79,19 +79,19 @@ fn a_standby_that_is_past_the_fork_or_pinned_to_its_timeline_gets_everything() {
 
 #[test]
 fn only_the_newest_timeline_counts_as_for_postgresql() {
-    // Timeline 3 left timeline 1 later than timeline 2 did, and a hole in the numbers ends the search.
+    // Timeline 3 left timeline 1 later than timeline 2 did, and a gap in the numbers ends the search.
     let standby = follower(Standby, Latest)
         .sees(2, false, &[(1, 25)])
         .sees(3, false, &[(1, 55)]);
     assert_eq!([3, 5].map(|number| standby.answers(number)), [Deliver, Withhold]);
     let standby = follower(Standby, Latest).sees(3, false, &[(1, 25)]);
     assert_eq!(standby.answers(3), Deliver);
-    // A standby that may follow timeline 2 keeps to it: timeline 3 is no child of that.
+    // A standby that may follow timeline 2 keeps to it: timeline 3 is not a child of timeline 2.
     let standby = follower(Standby, Latest)
         .sees(2, true, &[(1, 85)])
         .sees(3, true, &[(1, 55)]);
     assert_eq!([5, 8].map(|number| standby.answers(number)), [Deliver, Withhold]);
-    // One that may still be on timeline 1, past the fork of the newest, stays there.
+    // A standby that may still be on timeline 1, past the fork of the newest, stays there.
     let standby = follower(Standby, Latest)
         .sees(2, true, &[(1, 55)])
         .sees(3, true, &[(1, 15)]);
@@ -111,11 +111,11 @@ fn a_grandchild_counts_with_the_timeline_between() {
 }
 
 #[test]
-fn a_recovery_is_never_told_that_a_segment_is_absent_which_the_latest_timeline_left() {
+fn a_recovery_is_never_told_that_a_segment_beyond_a_fork_is_absent() {
     let recovery = follower(ToTarget, Latest).sees(2, true, &[(1, 55)]);
     let answers = [4, 5, 6].map(|number| recovery.answers(number));
     assert_eq!(answers, [Deliver, Refuse, Refuse]);
-    // It read no such history when it started, so it does not follow it.
+    // It read no such history when it started, so it does not follow that timeline.
     let recovery = follower(ToTarget, Latest).sees(2, false, &[(1, 55)]);
     assert_eq!([5, 6].map(|number| recovery.answers(number)), [Deliver; 2]);
 }
@@ -135,7 +135,7 @@ fn a_recovery_follows_the_timeline_that_was_named() {
 }
 
 #[test]
-fn what_was_replayed_on_the_way_of_another_timeline_counts_as_far_as_the_ways_are_one() {
+fn replay_along_another_chain_counts_as_far_as_the_chains_are_one() {
     let mut standby = follower(Standby, Latest)
         .sees(2, true, &[(1, 75)])
         .sees(3, true, &[(1, 55)]);

@@ -1,5 +1,5 @@
-//! Backups that stand alone: retention has given up the WAL after them, so that only their own end can
-//! be reached. Whatever else is asked for is refused with what can be.
+//! Backups that stand alone: retention has released the WAL after them, so only their own end can be reached. Any other
+//! target is refused, and the message says what can be reached.
 
 use super::{Request, Target, end};
 use crate::error::{Error, Result};
@@ -8,11 +8,11 @@ use crate::judge::catalogue::{Backup, Catalogue};
 use crate::judge::timeline_chain::{Reach, TimelineChain};
 use crate::text::time_text;
 
-/// So many ends of stand-alone backups are named.
+/// At most this many stand-alone backups are named.
 const SHOWN: usize = 10;
 
-/// What is asked for, where a backup that stands alone is named without a target: its own end.
-pub(super) fn settle(catalogue: &Catalogue, request: &Request) -> (Request, Option<String>) {
+/// The request, with the backup's own end as the target if it names a stand-alone backup and no target.
+pub(super) fn at_its_end(catalogue: &Catalogue, request: &Request) -> (Request, Option<String>) {
     let as_it_is = || (request.clone(), None);
     if request.target != Target::Latest || request.timeline.is_some() || request.end_at_gap {
         return as_it_is();
@@ -24,7 +24,7 @@ pub(super) fn settle(catalogue: &Catalogue, request: &Request) -> (Request, Opti
         return as_it_is();
     }
     let note = format!(
-        "backup {} stands alone: retention has given up the WAL after it, so it is recovered to its own end, {}",
+        "backup {} stands alone: retention has released the WAL after it, so it is recovered to its own end, {}",
         backup.id,
         time_text(backup.finished_at)
     );
@@ -35,25 +35,25 @@ pub(super) fn settle(catalogue: &Catalogue, request: &Request) -> (Request, Opti
     (request, Some(note))
 }
 
-/// Whether what recovery lacks was given up on purpose.
-pub(crate) fn is_given_up(
+/// Whether retention has released the WAL at which recovery ends.
+pub(crate) fn is_released(
     catalogue: &Catalogue,
     chain: &TimelineChain<'_>,
     reach: &Reach,
     backup: &Backup,
 ) -> bool {
-    match &reach.hole {
-        Some(hole) => {
-            let first = hole.missing.first;
+    match &reach.gap {
+        Some(gap) => {
+            let first = gap.missing.first;
             let number = first.number(catalogue.wal.segment_size());
             number.is_ok_and(|number| catalogue.released.contains(first.timeline(), number))
         }
-        // A younger timeline may end there because nothing more was written to it.
+        // A newer timeline may end there because nothing more was written to it.
         None => chain.timeline() == backup.stop_timeline && catalogue.stands_alone(backup),
     }
 }
 
-/// Refuses a target in, or beyond, WAL that was given up.
+/// Refuses a target in released WAL, or beyond it.
 pub(super) fn refuse(
     catalogue: &Catalogue,
     request: &Request,
@@ -66,7 +66,7 @@ pub(super) fn refuse(
         Err(error) => return error,
     };
     Error::invalid(format!(
-        "{} cannot be reached: retention has given up the WAL after backup {id}, which ended at {}. What can be \
+        "{} cannot be reached: retention has released the WAL after backup {id}, which ended at {}. What can be \
          reached on timeline {}: {reachable}",
         request.target,
         time_text(backup.finished_at),
@@ -83,7 +83,7 @@ fn reachable(catalogue: &Catalogue, chain: &TimelineChain<'_>) -> Result<String>
             continue;
         }
         let reach = end::reach(catalogue, chain, backup)?;
-        if is_given_up(catalogue, chain, &reach, backup) {
+        if is_released(catalogue, chain, &reach, backup) {
             alone.push(backup);
         } else if first.is_none_or(|first| backup.stop_lsn < first.stop_lsn) {
             first = Some(backup);

@@ -9,13 +9,13 @@ use crate::judge::timeline_chain::TimelineChain;
 use crate::pg::Lsn;
 use crate::text::time_text;
 
-/// So many ids are listed where a wrong one was given.
+/// At most this many ids are listed if a wrong one was given.
 const IDS_SHOWN: usize = 10;
 
-/// No target before this can be reached from a backup. Its end is the first moment at which it is
-/// consistent.
+/// By when a backup must have ended. Its end is the first moment at which it is consistent, so no earlier target can be
+/// reached from it.
 enum Limit {
-    /// None: whatever the target, it comes after every backup, or nobody knows where it is.
+    /// The target comes after every backup, or nobody knows where it is.
     None,
     /// The backup must have finished by then; `inclusive` as in the request.
     Finished { by: DateTime<Utc>, inclusive: bool },
@@ -36,8 +36,8 @@ impl Limit {
         }
     }
 
-    /// A commit within the backup is never later than the backup's end; one at that very
-    /// microsecond may be within it, and an exclusive target would stop before it.
+    /// A commit within the backup is never later than the backup's end. A commit at that very microsecond may lie within
+    /// the backup, and an exclusive target would stop before it.
     fn allows(&self, backup: &Backup) -> bool {
         match self {
             Self::None => true,
@@ -101,7 +101,7 @@ fn still_unfinished(backup: &Unfinished) -> Error {
             "backup {id} is still being taken, or was left behind; choose another, see walship list backups"
         ),
         UnfinishedState::Remains => {
-            format!("backup {id} is gone but for some remains; choose another, see walship list backups")
+            format!("only remains are left of backup {id}; choose another, see walship list backups")
         }
     })
 }
@@ -121,7 +121,7 @@ pub(super) fn no_backup(catalogue: &Catalogue) -> Error {
     }
 }
 
-/// Whether the backup that was asked for leads to the target.
+/// Refuses a named backup that does not lead to the target.
 pub(super) fn check<'a>(
     backup: &'a Backup,
     catalogue: &Catalogue,
@@ -129,7 +129,7 @@ pub(super) fn check<'a>(
     chain: &TimelineChain<'_>,
 ) -> Result<&'a Backup> {
     if !chain.can_start_from(backup) {
-        return Err(not_on_the_way(backup, chain));
+        return Err(not_on_the_chain(backup, chain));
     }
     let limit = Limit::of(request);
     if limit.allows(backup) {
@@ -148,11 +148,11 @@ pub(super) fn check<'a>(
     )))
 }
 
-fn not_on_the_way(backup: &Backup, chain: &TimelineChain<'_>) -> Error {
+fn not_on_the_chain(backup: &Backup, chain: &TimelineChain<'_>) -> Error {
     let (id, on, followed) = (&backup.id, backup.stop_timeline, chain.timeline());
     Error::invalid(match chain.leaves(on) {
         Some(fork) => format!(
-            "backup {id} ended on timeline {on} at LSN {}, after timeline {followed}'s past left that timeline at {fork}; \
+            "backup {id} ended on timeline {on} at LSN {}, and the chain of timeline {followed} left that timeline earlier, at {fork}; \
              choose an earlier backup, or --target-timeline {on}",
             backup.stop_lsn
         ),
@@ -172,7 +172,7 @@ pub(super) fn newest<'a>(
 ) -> Result<&'a Backup> {
     if matches!(request.target, Target::Xid(_) | Target::Name(_)) && request.search == Search::NotMade {
         return Err(Error::internal(format!(
-            "where {} lies was not looked up; give --backup",
+            "nobody looked up where {} lies; give --backup",
             request.target
         )));
     }
@@ -183,7 +183,7 @@ pub(super) fn newest<'a>(
     Ok(backup)
 }
 
-/// Positions on one chain of timelines are in the order of time, whatever the servers' clocks.
+/// Positions on one chain are in the order of time, whatever the servers' clocks say.
 fn newest_allowed<'a>(
     catalogue: &'a Catalogue,
     limit: &Limit,
@@ -197,11 +197,11 @@ fn newest_allowed<'a>(
 }
 
 fn too_early(catalogue: &Catalogue, request: &Request, limit: &Limit, chain: &TimelineChain<'_>) -> Error {
-    let on_the_way = catalogue
+    let of_chain = catalogue
         .backups
         .iter()
         .filter(|backup| chain.can_start_from(backup));
-    let Some(first) = on_the_way.min_by_key(|backup| (backup.stop_lsn, backup.finished_at)) else {
+    let Some(first) = of_chain.min_by_key(|backup| (backup.stop_lsn, backup.finished_at)) else {
         return Error::invalid(format!(
             "no backup leads to timeline {}{}; give --target-timeline for another, \
              or take a backup of a server on that timeline",
@@ -228,7 +228,7 @@ fn position(request: &Request) -> String {
         (Target::Xid(_), Search::Found(record)) => {
             format!(" (at LSN {}, {})", record.lsn, time_text(record.time))
         }
-        // Names may be used again, and PostgreSQL ends at the first that it meets.
+        // A name may be used again: PostgreSQL ends at the first one that it meets.
         (Target::Name(_), Search::Found(record)) => format!(
             " (at LSN {}, {}: the first of that name from there on)",
             record.lsn,
@@ -238,7 +238,7 @@ fn position(request: &Request) -> String {
     }
 }
 
-/// Backups that might have been chosen, had they been whole. Ids are in the order of their start.
+/// Newer backups that cannot be restored and so were not chosen. Ids are in the order of the backups' starts.
 fn skipped(catalogue: &Catalogue, chosen: &Backup) -> Option<String> {
     let skipped: Vec<_> = catalogue
         .unrestorable

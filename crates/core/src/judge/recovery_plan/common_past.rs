@@ -1,5 +1,5 @@
-//! What several lines of an archive have in common, where nobody can choose between them: a target that lies in it is
-//! the same whichever of them is followed.
+//! The past that several chains share, if only a person can choose between them: a target that lies in it is the same
+//! whichever of them is followed.
 
 use super::timeline::{chain_of, judge_from};
 use super::{FoundRecord, Request, Target, base};
@@ -9,31 +9,32 @@ use crate::judge::branches::Ambiguity;
 use crate::judge::catalogue::Catalogue;
 use crate::pg::TimelineId;
 
-/// The past that several lines share.
+/// The past that several chains share.
 #[derive(Debug)]
 pub struct CommonPast {
-    /// The archive as it would be had it ended with the segment in which they parted.
+    /// The archive, cut after the segment in which they parted.
     pub catalogue: Catalogue,
-    /// The last timeline of it.
+    /// The last timeline of the common past.
     pub timeline: TimelineId,
-    /// The oldest of the lines.
+    /// The oldest timeline between which a person must choose.
     pub oldest: TimelineId,
-    /// The lines.
+    /// The timelines between which a person must choose.
     pub ambiguity: Ambiguity,
 }
 
 impl CommonPast {
-    /// Whether a record lies in it.
+    /// Whether a record lies in the common past.
     #[must_use]
     pub fn holds(&self, record: &FoundRecord) -> bool {
         record.lsn < self.ambiguity.parted.lsn
     }
 }
 
-/// The common past, where a target must be looked up to know whether it lies there.
+/// The common past, if the target must be looked up to know whether it lies there.
 ///
 /// # Errors
-/// `Invalid` for positions that no segment has; as `base::named`.
+/// `Invalid` for positions that no segment has; `NotFound`, `Corrupt` or `Unfinished` for a named backup that cannot be
+/// used.
 pub fn common_past(catalogue: &Catalogue, request: &Request) -> Result<Option<CommonPast>> {
     let is_looked_up = matches!(request.target, Target::Time(_) | Target::Xid(_) | Target::Name(_));
     if request.timeline.is_some() || !is_looked_up {

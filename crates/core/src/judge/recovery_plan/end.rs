@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::format::wal_inventory::SegmentRange;
 use crate::judge::catalogue::{Backup, Catalogue, needed_wal};
 use crate::judge::recovery_plan::last_moment;
-use crate::judge::timeline_chain::{Hole, Reach, TimelineChain};
+use crate::judge::timeline_chain::{Gap, Reach, TimelineChain};
 use crate::pg::{Lsn, SegmentName, SegmentNumber, TimelineId};
 
 pub(super) struct End {
@@ -43,16 +43,16 @@ pub(super) fn find(
             let notes = vec![LastMoment::note(*time)];
             return Ok(End::new(end.target(backup), backup, last_segment, reach, notes));
         }
-        if reach.hole.is_none() && !alone::is_given_up(catalogue, chain, &reach, backup) {
+        if reach.gap.is_none() && !alone::is_released(catalogue, chain, &reach, backup) {
             return Err(end.refuse(*time, backup, last_segment));
         }
     }
     let reached = reached(request, &reach);
-    if reached != Reached::Yes && !request.end_at_gap && alone::is_given_up(catalogue, chain, &reach, backup)
+    if reached != Reached::Yes && !request.end_at_gap && alone::is_released(catalogue, chain, &reach, backup)
     {
         return Err(alone::refuse(catalogue, request, chain, backup));
     }
-    let (target, notes) = match (&reach.hole, reached) {
+    let (target, notes) = match (&reach.gap, reached) {
         (_, Reached::Yes) => match &request.search {
             Search::Moment { later, last } => last_moment::position(backup, later, *last),
             _ => (
@@ -62,18 +62,18 @@ pub(super) fn find(
         },
         (None, Reached::Unknown) => (request.target.clone(), open_end(request, &reach, last_segment)),
         (None, Reached::No) => return Err(beyond_the_end(request, &reach, last_segment)),
-        (Some(hole), _) if hole.barrier.is_some() => return Err(at_a_barrier(request, hole)),
-        (Some(hole), _) if !request.end_at_gap => {
-            return Err(broken(request, chain, &reach, hole, last_segment));
+        (Some(gap), _) if gap.barrier.is_some() => return Err(at_a_barrier(request, gap)),
+        (Some(gap), _) if !request.end_at_gap => {
+            return Err(broken(request, chain, &reach, gap, last_segment));
         }
-        (Some(hole), reached) => at_the_gap(request, &reach, hole, reached),
+        (Some(gap), reached) => at_the_gap(request, &reach, gap, reached),
     };
     Ok(End::new(target, backup, last_segment, reach, notes))
 }
 
 impl End {
-    /// PostgreSQL stops at the first consistent moment only when it reads another record. A backup may end with the very
-    /// last one: a standby's, after a switch of the segment.
+    /// PostgreSQL stops at the first consistent moment only when it reads another record. A standby's backup may end with
+    /// the very last one, after a switch of the segment.
     fn new(
         target: Target,
         backup: &Backup,
@@ -93,7 +93,7 @@ impl End {
             target: if is_last { Target::Latest } else { target },
             last_segment,
             reached_lsn: reach.end_lsn,
-            gap: reach.hole.and_then(|hole| hole.lacks()),
+            gap: reach.gap.and_then(|gap| gap.lacks()),
             notes,
         }
     }
@@ -107,17 +107,17 @@ pub(crate) fn reach(catalogue: &Catalogue, chain: &TimelineChain<'_>, backup: &B
     let known = known_until(catalogue, timeline).max(damaged);
     let sound = catalogue.sound_wal()?;
     let mut reach = chain.reach(&sound, backup.start_lsn, known)?;
-    if let Some(hole) = reach.hole.as_mut().filter(|hole| hole.barrier.is_none()) {
-        hole.damage = catalogue.damage.of_first(&hole.missing).map(str::to_owned);
+    if let Some(gap) = reach.gap.as_mut().filter(|gap| gap.barrier.is_none()) {
+        gap.damage = catalogue.damage.of_first(&gap.missing).map(str::to_owned);
     }
     Ok(reach)
 }
 
-/// The last segment of a timeline of which something else in the archive tells: a backup's record,
-/// or a timeline that branched off later. An archive that lost the end of its WAL is recognised so.
+/// The last segment of a timeline that something else in the archive names: a backup's record, or a timeline that
+/// branched off later. It shows that an archive lost the end of its WAL.
 pub(crate) fn known_until(catalogue: &Catalogue, timeline: TimelineId) -> Option<SegmentNumber> {
     let size = catalogue.wal.segment_size();
-    // A backup that went through a promotion needs the segment of the fork on the new timeline only.
+    // If a promotion happened during a backup, it needs the segment of the fork on the new timeline only.
     let needed = |backup: &Backup| {
         let mut ranges = backup.wal_ranges.clone();
         ranges.retain(|range| range.end_lsn > range.start_lsn);
@@ -128,7 +128,7 @@ pub(crate) fn known_until(catalogue: &Catalogue, timeline: TimelineId) -> Option
         .flat_map(needed)
         .filter(|needed| needed.timeline == timeline)
         .filter_map(|needed| needed.end.0.checked_sub(1).map(SegmentNumber));
-    // The segment of the fork itself need never have been completed.
+    // The segment of the fork itself may never have been completed.
     let forks = catalogue
         .histories
         .values()
@@ -149,13 +149,12 @@ fn reached(request: &Request, reach: &Reach) -> Reached {
         (Target::Xid(_) | Target::Name(_), Search::Absent) | (Target::Time(_), Search::NothingLater(_)) => {
             Reached::No
         }
-        (Target::Latest, _) => certain(reach.hole.is_none()),
+        (Target::Latest, _) => certain(reach.gap.is_none()),
         (Target::Time(_) | Target::Xid(_) | Target::Name(_), _) => Reached::Unknown,
     }
 }
 
-/// PostgreSQL stops at the first record that begins at or after the position. In the last segment
-/// there may be none.
+/// PostgreSQL stops at the first record that begins at or after the position. The last segment may have none.
 fn in_the_last_segment(
     catalogue: &Catalogue,
     request: &Request,
@@ -171,7 +170,7 @@ fn in_the_last_segment(
                     .saturating_sub(catalogue.wal.segment_size().bytes()) =>
         {
             vec![format!(
-                "{lsn} lies in the last archived segment, {last_segment}. Should no record begin there or after it, \
+                "{lsn} lies in the last archived segment, {last_segment}. If no record begins there or after it, \
              PostgreSQL says \"recovery ended before configured recovery target was reached\""
             )]
         }
@@ -179,7 +178,7 @@ fn in_the_last_segment(
     }
 }
 
-/// What can be said of a target that nobody looked up.
+/// What the user should know of a target that nobody looked up.
 fn open_end(request: &Request, reach: &Reach, last_segment: SegmentName) -> Vec<String> {
     let end = reach.end_lsn;
     let why = match request.target {
@@ -188,7 +187,7 @@ fn open_end(request: &Request, reach: &Reach, last_segment: SegmentName) -> Vec<
              and only replaying it shows whether it holds a commit after the target"
         ),
         _ => format!(
-            "it was not looked up whether {} follows the end of the backup, in the WAL up to LSN {end}",
+            "nobody looked whether {} follows the end of the backup, in the WAL up to LSN {end}",
             request.target
         ),
     };
@@ -197,13 +196,13 @@ fn open_end(request: &Request, reach: &Reach, last_segment: SegmentName) -> Vec<
     )]
 }
 
-/// The user accepts that recovery ends at the hole.
-fn at_the_gap(request: &Request, reach: &Reach, hole: &Hole, reached: Reached) -> (Target, Vec<String>) {
-    let ends = match &hole.damage {
-        Some(_) => format!("recovery ends at LSN {}, where {hole}", reach.end_lsn),
+/// The user accepts that recovery ends at the gap.
+fn at_the_gap(request: &Request, reach: &Reach, gap: &Gap, reached: Reached) -> (Target, Vec<String>) {
+    let ends = match &gap.damage {
+        Some(_) => format!("recovery ends at LSN {}, where {gap}", reach.end_lsn),
         None => format!(
             "recovery ends at LSN {}, where {} is missing in the archive ({})",
-            reach.end_lsn, hole.missing, hole.evidence
+            reach.end_lsn, gap.missing, gap.evidence
         ),
     };
     match (&request.target, reached) {
@@ -233,11 +232,11 @@ fn beyond_the_end(request: &Request, reach: &Reach, last_segment: SegmentName) -
     ))
 }
 
-fn at_a_barrier(request: &Request, hole: &Hole) -> Error {
+fn at_a_barrier(request: &Request, gap: &Gap) -> Error {
     Error::corrupt(format!(
-        "on the way to {} {} ({}). Choose a target before that position (walship list shows the latest moment), or restore a \
+        "before {} is reached, {} ({}). Choose a target before that position (walship list shows the latest moment), or restore a \
          backup that was taken after it",
-        request.target, hole.evidence, hole.missing.first
+        request.target, gap.evidence, gap.missing.first
     ))
 }
 
@@ -245,28 +244,27 @@ fn broken(
     request: &Request,
     chain: &TimelineChain<'_>,
     reach: &Reach,
-    hole: &Hole,
+    gap: &Gap,
     last_segment: SegmentName,
 ) -> Error {
-    // Where a timeline's first WAL is missing, its parent may have gone on: the nearest one, for what
-    // is older drops more.
-    let missing = hole.missing.first.timeline();
-    let other_way = match chain.parent_of(missing) {
+    // If a timeline's first WAL is missing, its parent may have gone on. The nearest parent loses least.
+    let missing = gap.missing.first.timeline();
+    let other_chain = match chain.parent_of(missing) {
         Some(parent) if missing != last_segment.timeline() => format!(
             ", follow timeline {parent} alone with --target-timeline {parent} (without what happened on timeline {missing})"
         ),
         _ => String::new(),
     };
-    let mend = match &hole.damage {
+    let mend = match &gap.damage {
         None => "Find the missing WAL (pg_wal of the old servers) and push it".to_owned(),
         Some(_) => format!(
             "Mend it with walship repair {} (pg_wal of the old servers), run walship verify again if you think it is sound",
-            hole.missing.first
+            gap.missing.first
         ),
     };
     Error::corrupt(format!(
-        "the archived WAL has a hole on the way to {}: {hole}. Without a break it leads to LSN {}, the end of \
-         {last_segment}. {mend}, choose a target before the hole{other_way}, or accept with walship recover --end-at-gap that \
+        "the archived WAL has a gap on the way to {}: {gap}. Without a break it leads to LSN {}, the end of \
+         {last_segment}. {mend}, choose a target before the gap{other_chain}, or accept with walship recover --end-at-gap that \
          recovery ends there",
         request.target, reach.end_lsn
     ))
@@ -274,12 +272,12 @@ fn broken(
 
 fn never_consistent(backup: &Backup, reach: &Reach, chain: &TimelineChain<'_>) -> Error {
     let missing = reach
-        .hole
+        .gap
         .as_ref()
-        .map_or_else(String::new, |hole| format!(": {hole}"));
+        .map_or_else(String::new, |gap| format!(": {gap}"));
     Error::corrupt(format!(
-        "along timeline {} backup {} cannot become consistent, for its WAL ends at LSN {}, before its end at {}{missing}; \
-         archive what is missing if a server still has it, or follow another timeline with --target-timeline",
+        "along timeline {} backup {} cannot become consistent: its WAL ends at LSN {}, before its end at {}{missing}; \
+         archive the missing WAL if a server still has it, or follow another timeline with --target-timeline",
         chain.timeline(),
         backup.id,
         reach.end_lsn,

@@ -1,10 +1,10 @@
 //! A moment as a position in the WAL.
 //!
 //! PostgreSQL stops a recovery to a time before the first commit or rollback with a later time
-//! (`recoveryStopsBefore`, `xlogrecovery.c`). Until then it replays all that lies before that record, though some
-//! of it is later than the moment and needs no commit: the files of a database that is dropped go before
-//! `DROP DATABASE` commits. And it fails where there is no later record: the time of the last commit itself is no
-//! target for it. walship gives it the position of the last record that belongs to the moment instead.
+//! (`recoveryStopsBefore`, `xlogrecovery.c`). It replays everything before that record, also what is later than
+//! the moment and needs no commit: `DROP DATABASE` removes the files before it commits. And it fails if there is no
+//! later record, so the time of the last commit cannot be its target. walship gives it the position of the last record
+//! that belongs to the moment instead.
 
 use chrono::{DateTime, Utc};
 
@@ -17,8 +17,8 @@ use crate::judge::window::LastEnds;
 use crate::pg::{Lsn, SegmentName};
 use crate::text::time_text;
 
-/// What PostgreSQL is told for a moment that lies within the WAL: to stop after the last record that belongs to it, or
-/// at the end of the backup where there is none.
+/// The target for PostgreSQL, for a moment within the WAL: the last record that belongs to it, or the end of the backup
+/// if there is none.
 pub(super) fn position(backup: &Backup, later: &FoundRecord, last: Option<Lsn>) -> (Target, Vec<String>) {
     let next = format!(
         "the next transaction, at LSN {}, ended at {}",
@@ -26,9 +26,8 @@ pub(super) fn position(backup: &Backup, later: &FoundRecord, last: Option<Lsn>) 
         time_text(later.time)
     );
     if let Some(last) = last.filter(|last| *last >= backup.stop_lsn) {
-        let note = format!(
-            "that moment is LSN {last}, the last record in the WAL that tells of a time and is not later; {next}"
-        );
+        let note =
+            format!("that moment is LSN {last}, the last record with a time that is not later; {next}");
         (Target::Lsn(last), vec![note])
     } else {
         let note = format!("that moment is the end of the backup; {next}");
@@ -38,7 +37,7 @@ pub(super) fn position(backup: &Backup, later: &FoundRecord, last: Option<Lsn>) 
 
 /// The last moment that can be reached.
 pub(super) struct LastMoment<'a> {
-    /// When: the time of the last commit, or that of a later backup's start; `None` where neither is known.
+    /// The time of the last commit, or of a later backup's start; `None` if neither is known.
     time: Option<DateTime<Utc>>,
     last: Option<&'a LastEnds>,
 }
@@ -52,7 +51,7 @@ impl<'a> LastMoment<'a> {
         last: Option<&'a LastEnds>,
     ) -> Result<Self> {
         let mut time = last.and_then(|last| last.commit).map(|commit| commit.time);
-        // A backup that began later tells that nothing was committed until then.
+        // A later backup whose WAL has the same end shows that nothing was committed between the last commit and its start.
         for other in &catalogue.backups {
             let same = chain.can_start_from(other) && other.stop_lsn >= backup.stop_lsn;
             if same && reach(catalogue, chain, other)?.end_lsn == reached.end_lsn {
@@ -67,7 +66,7 @@ impl<'a> LastMoment<'a> {
         self.time.is_some_and(|last| time <= last)
     }
 
-    /// What PostgreSQL is told.
+    /// The target for PostgreSQL.
     pub(super) fn target(&self, backup: &Backup) -> Target {
         match self.last {
             Some(last) if last.last.lsn >= backup.stop_lsn => Target::Lsn(last.last.lsn),
@@ -77,8 +76,8 @@ impl<'a> LastMoment<'a> {
 
     pub(super) fn note(time: DateTime<Utc>) -> String {
         format!(
-            "the archive has nothing later than {} that this recovery reaches, and to stop there PostgreSQL would wait for \
-             something later; it is told to stop after the last transaction that it reaches",
+            "this recovery reaches nothing later than {}, and PostgreSQL stops at a time only when something later \
+             follows; so the target is the last transaction that it reaches",
             time_text(time)
         )
     }
@@ -90,8 +89,8 @@ impl<'a> LastMoment<'a> {
         );
         let why = match (self.time.filter(|last| *last >= backup.finished_at), self.last) {
             (None, _) => format!(
-                "target time {} lies after the end of backup {}, and no later commit is archived: what was committed until \
-                 that time is not known from {of}; for the backup's own end give --target-immediate",
+                "target time {} lies after the end of backup {}, and no later commit is archived: {of} does not \
+                 show what was committed until that time; for the backup's own end, give --target-immediate",
                 time_text(time),
                 backup.id
             ),
@@ -109,8 +108,8 @@ impl<'a> LastMoment<'a> {
             }
         };
         Error::invalid(format!(
-            "{why}. If something happened only just now, wait until its segment is archived (SELECT pg_switch_wal(); of a \
-             server that is gone, store its last segment, see docs/proof.md); for all that is archived, give no target"
+            "{why}. If something happened only just now, wait until its segment is archived (SELECT pg_switch_wal()); if the \
+             server is gone, store its last segment (see docs/proof.md); for everything that is archived, give no target"
         ))
     }
 }

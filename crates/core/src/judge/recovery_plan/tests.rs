@@ -188,7 +188,7 @@ fn a_record_is_reached_only_from_a_backup_that_ended_before_it() {
             backup: Some(id(5)),
             ..Request::new(target.clone())
         };
-        assert!(decide(&catalogue, &named).unwrap().notes[0].contains("not looked up"));
+        assert!(decide(&catalogue, &named).unwrap().notes[0].contains("nobody looked"));
         let absent = Request {
             search: Search::Absent,
             ..named
@@ -280,7 +280,7 @@ fn an_archive_without_a_backup_says_so() {
 
 // Seen to fail: `recovery_plan/end.rs`: gaps are accepted
 #[test]
-fn a_hole_names_the_last_contiguous_position_and_what_is_missing() {
+fn a_gap_names_the_last_contiguous_position_and_what_is_missing() {
     let catalogue = archive(&[(1, 2)], &[(1, 2..=5), (1, 8..=9)]);
     let words = [
         &*at(6, 0).to_string(),
@@ -308,7 +308,7 @@ fn a_hole_names_the_last_contiguous_position_and_what_is_missing() {
 }
 
 #[test]
-fn a_hole_behind_the_target_or_before_the_backup_does_not_matter() {
+fn a_gap_behind_the_target_or_before_the_backup_does_not_matter() {
     let catalogue = archive(&[(1, 2), (1, 7)], &[(1, 2..=4), (1, 7..=9)]);
     assert!(
         decide(&catalogue, &Request::new(Target::Latest))
@@ -328,7 +328,7 @@ fn a_hole_behind_the_target_or_before_the_backup_does_not_matter() {
 }
 
 #[test]
-fn wal_lost_at_the_end_is_a_hole_where_a_record_tells_of_it() {
+fn wal_lost_at_the_end_is_a_gap_where_a_record_tells_of_it() {
     let mut catalogue = archive(&[(1, 2)], &[(1, 2..=4)]);
     assert!(decide(&catalogue, &Request::new(Target::Latest)).is_ok());
     catalogue.unrestorable.push(Unrestorable {
@@ -344,7 +344,7 @@ fn wal_lost_at_the_end_is_a_hole_where_a_record_tells_of_it() {
 }
 
 #[test]
-fn wal_lost_before_a_fork_is_a_hole_for_the_old_timeline_too() {
+fn wal_lost_before_a_fork_is_a_gap_for_the_old_timeline_too() {
     let catalogue = archive(&[(1, 2)], &[(1, 2..=5), (2, 9..=9)]);
     let catalogue = with_history(catalogue, 2, &[(1, at(9, 300))]);
     let request = Request {
@@ -471,7 +471,7 @@ fn histories_that_disagree_are_refused() {
 }
 
 #[test]
-fn a_child_whose_first_segment_is_missing_is_a_hole() {
+fn a_child_whose_first_segment_is_missing_is_a_gap() {
     let catalogue = archive(&[(1, 2)], &[(1, 2..=8)]);
     let catalogue = with_history(catalogue, 2, &[(1, at(6, 300))]);
     let along_the_child = |target| Request {
@@ -484,7 +484,7 @@ fn a_child_whose_first_segment_is_missing_is_a_hole() {
         &["000000020000000000000006", "timeline 1's own version"],
     );
     assert!(decide(&catalogue, &along_the_child(Target::Lsn(at(5, 0)))).is_ok());
-    // Nobody follows it unasked while nothing of it is there.
+    // It is not followed by default while the archive has nothing of it.
     let plan = decide(&catalogue, &Request::new(Target::Latest)).unwrap();
     assert_eq!((plan.timeline, plan.end_lsn), (tli(1), at(9, 0)));
     assert!(
@@ -557,7 +557,7 @@ proptest! {
     }
 }
 
-/// Backups 2 and 5 stand alone, from 9 on there is all WAL.
+/// Backups 2 and 5 stand alone; from segment 9 on, all WAL is there.
 fn with_stand_alone_backups() -> Catalogue {
     let segments = [(1, 2..=2), (1, 5..=5), (1, 9..=12)];
     let mut catalogue = archive(&[(1, 2), (1, 5), (1, 9), (1, 11)], &segments);
@@ -644,14 +644,14 @@ fn other_targets_of_a_backup_that_stands_alone_are_refused_with_what_can_be_reac
 
 // Seen to fail: `recovery_plan/alone.rs`: `retention.json` does not count
 #[test]
-fn wal_that_nobody_gave_up_is_a_hole_even_right_after_a_backup() {
+fn wal_that_nobody_gave_up_is_a_gap_even_right_after_a_backup() {
     let mut catalogue = with_stand_alone_backups();
     catalogue.released = crate::format::released::TimelineRanges::default();
     let request = Request {
         backup: Some(id(5)),
         ..Request::new(Target::Latest)
     };
-    assert_eq!(refused(&catalogue, &request, &["has a hole"]), ErrorKind::Corrupt);
+    assert_eq!(refused(&catalogue, &request, &["has a gap"]), ErrorKind::Corrupt);
 }
 
 #[test]
@@ -671,7 +671,7 @@ fn the_last_backup_of_an_abandoned_branch_stands_alone_too() {
         timeline: Some(tli(1)),
         ..Request::new(Target::Time(time(8, 0)))
     };
-    assert_eq!(refused(&catalogue, &later, &["given up"]), ErrorKind::Invalid);
+    assert_eq!(refused(&catalogue, &later, &["released"]), ErrorKind::Invalid);
 }
 
 /// Timeline 2 left timeline 1 in segment 5; both went on.
@@ -709,7 +709,7 @@ fn where_two_lines_live_the_target_says_which_or_the_user_does() {
             ErrorKind::Conflict
         );
     }
-    // What both have is the same on both.
+    // Their common past is the same on both.
     let before = decide(&catalogue, &Request::new(Target::Lsn(at(5, 99)))).unwrap();
     assert_eq!((before.timeline, before.backup.id), (tli(1), id(2)));
     let immediate = Request::new(Target::Immediate);
@@ -724,7 +724,7 @@ fn where_two_lines_live_the_target_says_which_or_the_user_does() {
         };
         assert_eq!(decide(&catalogue, &said).unwrap().timeline, tli(timeline));
     }
-    // A backup that only one of them has says which.
+    // A backup that only one of them has decides.
     let named = Request {
         backup: Some(id(7)),
         ..Request::new(Target::Latest)

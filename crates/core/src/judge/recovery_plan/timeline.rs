@@ -1,9 +1,9 @@
-//! Which timeline to follow: the one asked for, or the one that lives, as [`judge`] has it, written down as a number.
-//! PostgreSQL's own `latest` (`findNewestTimeLine`, `timeline.c`) takes whichever was begun last, a copy's too.
+//! Which timeline to follow, as a number: the one asked for, or the one that lives according to [`judge`]. PostgreSQL's own
+//! `latest` (`findNewestTimeLine`, `timeline.c`) takes the one that began last, even if it is a copy's.
 //!
-//! A gap in the numbers does not end the search, as it would PostgreSQL's: a lost history file must not
-//! make a recovery follow an older timeline silently. For the same reason a timeline that has WAL
-//! but no readable history is an error, unless the user says which timeline to follow.
+//! A missing number ends PostgreSQL's search, but not this one: a lost history file must not make a recovery follow an
+//! older timeline silently. For the same reason a timeline that has WAL but no readable history is an error, unless the
+//! user says which timeline to follow.
 
 use super::{Request, Target};
 use crate::error::{Error, Result};
@@ -42,7 +42,7 @@ pub(super) fn judge_from(catalogue: &Catalogue, named: Option<&Backup>) -> Judge
     })
 }
 
-/// The timeline that lives, of those that descend from what a named backup holds.
+/// The timeline that lives; with a named backup, the one that lives among those that descend from it.
 fn latest<'a>(
     catalogue: &'a Catalogue,
     request: &Request,
@@ -65,15 +65,16 @@ fn latest<'a>(
         notes.extend(others(catalogue, backup, followed));
     }
     if request.target != Target::Immediate && judgement.followed.is_ok() {
-        notes.extend(told(catalogue, &judgement, &chain));
+        notes.extend(not_followed(catalogue, &judgement, &chain));
     }
     Ok(chain)
 }
 
-/// The timeline that a recovery follows which names none; the ambiguity where only a person can choose.
+/// The timeline that a recovery without a named one follows; the ambiguity if only a person can choose.
 ///
 /// # Errors
-/// As a recovery: where a history that matters is missing or damaged, and where every timeline is retired.
+/// `Corrupt`, `Invalid` or `Conflict` if a history that matters is damaged or missing or disagrees with another;
+/// `Invalid` if the timeline is retired.
 pub fn followed(catalogue: &Catalogue) -> Result<std::result::Result<TimelineId, Ambiguity>> {
     let judgement = judge(catalogue, |_| true);
     can_be_followed(catalogue, oldest_of(&judgement))?;
@@ -93,7 +94,7 @@ fn oldest_of(judgement: &Judgement) -> TimelineId {
     }
 }
 
-/// Every timeline from this one on that has WAL: whether its history is known, and agrees with the others.
+/// Checks every timeline from this one on that has WAL or a history: the history must be known and agree with the others.
 fn can_be_followed(catalogue: &Catalogue, oldest: TimelineId) -> Result<()> {
     let later = catalogue
         .timelines()
@@ -111,7 +112,7 @@ fn can_be_followed(catalogue: &Catalogue, oldest: TimelineId) -> Result<()> {
     Ok(())
 }
 
-/// The timeline on which a target lies that all of the lines have; else nobody can choose between them.
+/// The oldest contender, if the target lies in the past that all of them share; otherwise only a person can choose.
 fn before_they_parted(catalogue: &Catalogue, request: &Request, ambiguity: &Ambiguity) -> Result<TimelineId> {
     let lies_before = match request.target {
         Target::Lsn(lsn) => lsn < ambiguity.parted.lsn,
@@ -124,7 +125,7 @@ fn before_they_parted(catalogue: &Catalogue, request: &Request, ambiguity: &Ambi
         .ok_or_else(|| ambiguous(ambiguity))
 }
 
-/// Whether the newest backup is the same, whichever line is followed.
+/// Whether all contenders have the same newest backup.
 fn same_newest_backup(catalogue: &Catalogue, ambiguity: &Ambiguity) -> bool {
     let newest = ambiguity.contenders.iter().map(|contender| {
         let chain = chain_of(catalogue, contender.timeline).ok()?;
@@ -141,7 +142,7 @@ fn same_newest_backup(catalogue: &Catalogue, ambiguity: &Ambiguity) -> bool {
     newest.len() == 1
 }
 
-/// Why nobody but a person can choose.
+/// Why only a person can choose.
 #[must_use]
 pub fn ambiguous(ambiguity: &Ambiguity) -> Error {
     let timelines: Vec<_> = ambiguity
@@ -150,14 +151,14 @@ pub fn ambiguous(ambiguity: &Ambiguity) -> Error {
         .map(|contender| format!("--target-timeline {}", contender.timeline))
         .collect();
     Error::conflict(format!(
-        "{ambiguity}. Which of them is the cluster's own only you can know: give {}; and retire for good what was a copy's \
+        "{ambiguity}. Only you can know which of them is the cluster's own: give {}; and retire a copy's timeline for good \
          (walship timeline retire N --reason \"…\")",
         timelines.join(" or ")
     ))
 }
 
-/// What is said of the timelines that are not followed.
-fn told(catalogue: &Catalogue, judgement: &Judgement, chain: &TimelineChain<'_>) -> Vec<String> {
+/// Notes on the timelines that are not followed.
+fn not_followed(catalogue: &Catalogue, judgement: &Judgement, chain: &TimelineChain<'_>) -> Vec<String> {
     let begun = judgement
         .begun
         .iter()
@@ -210,7 +211,7 @@ fn refuse_retired(catalogue: &Catalogue, timeline: TimelineId) -> Result<()> {
     match catalogue.retired.get(&timeline) {
         None => Ok(()),
         Some(mark) => Err(Error::invalid(format!(
-            "timeline {timeline} was {mark}; to follow it all the same, first take the mark away: walship timeline reinstate \
+            "timeline {timeline} was {mark}; to follow it all the same, first remove the mark: walship timeline reinstate \
              {timeline}"
         ))),
     }
@@ -243,7 +244,7 @@ fn choose(error: &Error, latest: TimelineId) -> Error {
     Error::new(
         kind,
         format!(
-            "{error}. It is the latest timeline; to follow another, give --target-timeline (not {latest}); if it is nobody's, \
+            "{error}. It is the latest timeline; to follow another, give --target-timeline (not {latest}); if no server needs it, \
              retire it: walship timeline retire {latest} --reason \"…\""
         ),
     )

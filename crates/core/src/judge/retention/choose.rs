@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::lines::Lines;
+use super::histories::Histories;
 use super::{Action, BackupFate, GRACE, PENDING_GRACE, Reason, RetentionPolicy, before, periods};
 use crate::error::Result;
 use crate::format::keys::BackupId;
@@ -12,7 +12,7 @@ use crate::judge::catalogue::{Backup, Catalogue, Unfinished, UnfinishedState, Un
 use crate::judge::timeline_chain::TimelineChain;
 use crate::pg::TimelineId;
 
-/// What is decided of the backups.
+/// The decision on the backups.
 #[derive(Debug)]
 pub(super) struct Choice {
     /// Every backup there is, in the order of the ids.
@@ -27,13 +27,13 @@ pub(super) struct Choice {
 /// `Invalid` for positions that no segment has.
 pub(super) fn choose(
     catalogue: &Catalogue,
-    lines: &Lines<'_>,
+    histories: &Histories<'_>,
     policy: &RetentionPolicy,
     now: DateTime<Utc>,
 ) -> Result<Choice> {
     let mut chooser = Chooser {
         catalogue,
-        lines,
+        histories,
         reasons: BTreeMap::new(),
     };
     if let Some(window) = policy.window {
@@ -75,7 +75,7 @@ pub(super) fn choose(
 
 struct Chooser<'a> {
     catalogue: &'a Catalogue,
-    lines: &'a Lines<'a>,
+    histories: &'a Histories<'a>,
     reasons: BTreeMap<BackupId, Vec<Reason>>,
 }
 
@@ -87,7 +87,7 @@ impl Chooser<'_> {
         }
     }
 
-    /// Every moment after `cutoff` stays reachable, on every timeline that has one.
+    /// Every moment after `cutoff` stays reachable, on every timeline that has such moments.
     fn window(&mut self, cutoff: DateTime<Utc>) -> Result<()> {
         let catalogue = self.catalogue;
         for backup in &catalogue.backups {
@@ -95,15 +95,15 @@ impl Chooser<'_> {
                 self.add(backup, Reason::InWindow);
             }
         }
-        let living = self.lines.living();
-        for timeline in self.lines.timelines() {
+        let living = self.histories.living();
+        for timeline in self.histories.timelines() {
             // A segment is stored after all that happened in it.
             let stored = catalogue.wal.newest_stored(timeline);
             let has_moments = stored.is_some_and(|stored| stored > cutoff);
             if !has_moments && !living.contains(&timeline) {
                 continue;
             }
-            let Some(chain) = self.lines.chain(timeline) else {
+            let Some(chain) = self.histories.chain(timeline) else {
                 continue;
             };
             for backup in newest_first(catalogue, &chain) {
@@ -116,29 +116,31 @@ impl Chooser<'_> {
         Ok(())
     }
 
-    /// Whether nothing was given up that a recovery from the backup along this way would read.
+    /// Whether retention has released nothing that a recovery from the backup along this chain would read.
     fn leads_on(&self, backup: &Backup, chain: &TimelineChain<'_>) -> Result<bool> {
         let reach = chain.reach(&self.catalogue.wal, backup.start_lsn, None)?;
         let size = self.catalogue.wal.segment_size();
-        let missing = match reach.hole {
-            Some(hole) => (hole.missing.first.timeline(), hole.missing.first.number(size)?),
+        let missing = match reach.gap {
+            Some(gap) => (gap.missing.first.timeline(), gap.missing.first.number(size)?),
             None => (chain.timeline(), size.segment_of(reach.end_lsn)),
         };
         Ok(!self.catalogue.released.contains(missing.0, missing.1))
     }
 
-    /// The newest backups on the way to each timeline that lives, and the newest of all: the latest timeline may be
-    /// one that nobody meant to begin.
+    /// The newest backups of each living timeline's chain, and the newest of all: the latest timeline may be one that nobody
+    /// meant to begin.
     fn newest(&mut self, policy: &RetentionPolicy) {
         let catalogue = self.catalogue;
         let count = policy.newest();
-        let living = self.lines.living();
-        let chains = living.iter().filter_map(|timeline| self.lines.chain(*timeline));
-        let mut ways: Vec<_> = chains.map(|chain| newest_first(catalogue, &chain)).collect();
+        let living = self.histories.living();
+        let chains = living
+            .iter()
+            .filter_map(|timeline| self.histories.chain(*timeline));
+        let mut lists: Vec<_> = chains.map(|chain| newest_first(catalogue, &chain)).collect();
         let mut of_all: Vec<&Backup> = catalogue.backups.iter().collect();
         of_all.sort_by_key(|backup| std::cmp::Reverse((backup.finished_at, &backup.id)));
-        ways.push(of_all);
-        for backups in ways {
+        lists.push(of_all);
+        for backups in lists {
             for (backup, rank) in backups.into_iter().take(count).zip(1_u32..) {
                 let reason = if rank == 1 {
                     Reason::Newest
@@ -170,7 +172,7 @@ impl Chooser<'_> {
         }
     }
 
-    /// When the oldest backup ended from which recovery goes on.
+    /// The end of the oldest backup from which recovery goes on.
     fn oldest(&self, points_in_time: &BTreeSet<BackupId>) -> Option<DateTime<Utc>> {
         let kept = self
             .catalogue
@@ -180,8 +182,8 @@ impl Chooser<'_> {
         kept.map(|backup| backup.finished_at).min()
     }
 
-    /// It takes part in no promise, and goes when it would go if it were whole. Until then somebody
-    /// may still bring back what is missing.
+    /// It counts for no promise, and goes when a whole one would go. Until then somebody may still bring back what is
+    /// missing.
     fn unrestorable(&self, entry: &Unrestorable, oldest: Option<DateTime<Utc>>) -> BackupFate {
         let finished_at = entry.backup.as_ref().map(|backup| backup.finished_at);
         let mut reasons = self.reasons.get(&entry.id).cloned().unwrap_or_default();
@@ -211,7 +213,7 @@ fn expired(backup: &Backup) -> Reason {
     }
 }
 
-/// The backups from which a recovery can go this way; positions on one way are in the order of time.
+/// The backups from which a recovery can go along this chain; positions on one chain are in the order of time.
 fn newest_first<'a>(catalogue: &'a Catalogue, chain: &TimelineChain<'_>) -> Vec<&'a Backup> {
     let mut backups: Vec<&Backup> = catalogue
         .backups
@@ -255,7 +257,7 @@ fn unfinished(
     }
 }
 
-/// The timelines that recovery from any of these backups can lead to.
+/// The oldest of these backups from which recovery leads along this chain.
 pub(super) fn lead_to<'a>(
     catalogue: &'a Catalogue,
     points_in_time: &BTreeSet<BackupId>,
@@ -266,8 +268,8 @@ pub(super) fn lead_to<'a>(
         .rfind(|backup| points_in_time.contains(&backup.id))
 }
 
-/// Whether a timeline's WAL may go although no backup's recovery passes before it: it is a branch that
-/// nothing was written to for long.
+/// Whether a timeline's WAL may go although no point-in-time backup lies after it: it is a branch to which nothing was
+/// written for long.
 pub(super) fn is_dead(
     catalogue: &Catalogue,
     living: &[TimelineId],

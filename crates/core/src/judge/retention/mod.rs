@@ -4,18 +4,17 @@
 //! doubt (a record, a history or a mark that cannot be read) makes the whole plan an error.
 //!
 //! # Whose clock
-//! `now` is the earlier of the store's clock and this machine's: every rule keeps more at an earlier
-//! moment. How long ago there was a sign of an unfinished backup, and when WAL was stored, is
-//! counted by the store's clock alone. Backups end, and moments are promised, by the database
-//! server's clock, as recovery targets are.
+//! `now` is the earlier of the store's clock and this machine's: every rule keeps more at an earlier moment. The last sign
+//! of an unfinished backup, and when WAL was stored, are by the store's clock alone. The ends of backups, the promised
+//! moments and the recovery targets are by the database server's clock.
 //!
 //! # Timelines
-//! are followed through their histories. From each backup that the window or the number of newest
-//! backups keeps, recovery can go on: all WAL after it stays, on every timeline that descends from it.
-//! Other backups stand alone: they keep what they cannot be restored without.
+//! Timelines are followed through their histories. From each backup that the window or the number of newest backups keeps,
+//! recovery can go on: all WAL after it stays, on every timeline that descends from it. Other backups stand alone: they
+//! keep only the WAL that they cannot be restored without.
 
 mod choose;
-mod lines;
+mod histories;
 mod periods;
 mod policy;
 #[cfg(test)]
@@ -38,11 +37,11 @@ use crate::format::wal_inventory::SegmentRange;
 use crate::pg::{Lsn, TimelineId};
 use crate::text::time_text;
 
-/// How long after its last sign a backup that has not said that it is complete counts as running.
+/// How long after its last sign an incomplete backup counts as running.
 const GRACE: TimeDelta = TimeDelta::days(1);
-/// How long a complete copy waits for its WAL at least.
+/// How long a complete copy waits for its WAL, at least.
 const PENDING_GRACE: TimeDelta = TimeDelta::days(7);
-/// How long WAL of a branch stays, after its newest, where the policy has no window.
+/// How long WAL of a branch stays after its newest WAL was stored, at least.
 const BRANCH_GRACE: TimeDelta = TimeDelta::days(7);
 
 /// What stays and what goes.
@@ -50,13 +49,13 @@ const BRANCH_GRACE: TimeDelta = TimeDelta::days(7);
 pub struct RetentionPlan {
     /// The moment for which it was made.
     pub now: DateTime<Utc>,
-    /// Every moment from here on is promised, where the policy has a window.
+    /// Every moment from here on is promised; `None` if the policy has no window.
     pub window_start: Option<DateTime<Utc>>,
     /// Every backup there is, finished or not, in the order of the ids.
     pub backups: Vec<BackupFate>,
-    /// Every WAL segment there is, in stretches.
+    /// Every WAL segment there is, in ranges.
     pub wal: Vec<WalFate>,
-    /// The segments that may go, with those of them that are not there.
+    /// The segments that may go, including absent ones.
     #[serde(skip)]
     pub deletable_wal: TimelineRanges,
 }
@@ -67,7 +66,7 @@ pub struct RetentionPlan {
 pub enum Action {
     /// It stays. A backup: with all WAL after it.
     Keep,
-    /// A backup stays with only the WAL it cannot be restored without.
+    /// A backup stays with only the WAL that it cannot be restored without.
     KeepStandAlone,
     /// It goes.
     Delete,
@@ -78,7 +77,7 @@ pub enum Action {
 pub struct BackupFate {
     /// Its id.
     pub id: BackupId,
-    /// When it ended; nothing where it never did, or that cannot be known.
+    /// When it ended; `None` if it never did, or that cannot be known.
     pub finished_at: Option<DateTime<Utc>>,
     /// Its bytes in the store, where known.
     pub stored_bytes: Option<u64>,
@@ -94,8 +93,7 @@ pub struct BackupFate {
 pub enum Reason {
     /// It ended within the window.
     InWindow,
-    /// The newest that ended before the window, on the way to a timeline: the window's first moment
-    /// is recovered from it.
+    /// The newest of a timeline's chain that ended before the window: the window's first moment is recovered from it.
     WindowStart {
         /// The timeline.
         timeline: TimelineId,
@@ -104,7 +102,7 @@ pub enum Reason {
     Newest,
     /// One of the newest.
     AmongNewest {
-        /// So many of them stay.
+        /// How many of the newest stay.
         keep_backups: u32,
     },
     /// The newest of a day.
@@ -144,7 +142,7 @@ pub enum Reason {
     },
     /// Everything is there but its WAL.
     WaitingForWal,
-    /// What is left of it may still be being deleted.
+    /// Another run may still be deleting what is left of it.
     FreshRemains {
         /// When the newest of its objects was stored.
         last_sign: DateTime<Utc>,
@@ -163,14 +161,14 @@ pub enum Reason {
     },
     /// Only remains of it are left.
     Remains,
-    /// Its `backup.json` is gone, and nothing of walship has deleted it.
+    /// Its `backup.json` is gone, and walship has not deleted it.
     LostRecord {
         /// How that is known.
         why: String,
     },
 }
 
-/// What happens to a stretch of WAL, and why.
+/// What happens to a range of WAL, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WalFate {
     /// The segments, on one timeline.
@@ -209,17 +207,17 @@ pub enum WalReason {
         /// The backup.
         backup: BackupId,
     },
-    /// It lies on a branch that no kept backup leads to, and that nothing was written to for long.
+    /// It lies on a branch that no kept backup leads to, and nothing was stored there for long.
     DeadBranch {
         /// When the branch's newest WAL was stored.
         last_stored: Option<DateTime<Utc>>,
     },
 }
 
-/// Which WAL a backup needs that is not finished.
+/// Which WAL an unfinished backup needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnfinishedWal {
-    /// These stretches: it waits for them.
+    /// These ranges: it waits for them.
     Ranges(Vec<WalRange>),
     /// Nothing before this position: it runs.
     From {
@@ -228,17 +226,16 @@ pub enum UnfinishedWal {
         /// The position.
         lsn: Lsn,
     },
-    /// It runs, and it is not known yet.
+    /// It runs, and what it needs is not known yet.
     Unknown,
-    /// What would say so is there and cannot be read.
+    /// The object that says it cannot be read.
     Unreadable(String),
 }
 
 /// Which WAL each unfinished backup needs. One without an entry needs none.
 pub type UnfinishedWals = BTreeMap<BackupId, UnfinishedWal>;
 
-/// The plan of an expiry that would run now, for those who only show it: what unfinished backups need
-/// is not looked up.
+/// The plan of an expiry that would run now, only for display: what unfinished backups need is not looked up.
 ///
 /// # Errors
 /// As [`plan`].
@@ -249,8 +246,8 @@ pub fn preview(catalogue: &Catalogue, policy: &RetentionPolicy, now: DateTime<Ut
 /// Decides what stays and what goes. `now`: see the module.
 ///
 /// # Errors
-/// `Invalid` for a policy that keeps nothing; `Corrupt` or `Conflict`, with what is in doubt, where
-/// something that has to be known cannot be read.
+/// `Invalid` for a policy that keeps nothing; `Corrupt` or `Conflict`, naming what is in doubt, if something that must be
+/// known cannot be read.
 pub fn plan(
     catalogue: &Catalogue,
     unfinished: &UnfinishedWals,
@@ -259,10 +256,10 @@ pub fn plan(
 ) -> Result<RetentionPlan> {
     policy.check()?;
     refuse_doubt(catalogue, unfinished)?;
-    let lines = lines::Lines::of(catalogue)?;
-    let choice = choose::choose(catalogue, &lines, policy, now)?;
+    let histories = histories::Histories::of(catalogue)?;
+    let choice = choose::choose(catalogue, &histories, policy, now)?;
     let branch_cutoff = before(now, policy.window.unwrap_or_default().max(BRANCH_GRACE));
-    let wal = wal::choose(catalogue, &lines, &choice, unfinished, branch_cutoff)?;
+    let wal = wal::choose(catalogue, &histories, &choice, unfinished, branch_cutoff)?;
     Ok(RetentionPlan {
         now,
         window_start: policy.window.map(|window| before(now, window)),
@@ -272,7 +269,7 @@ pub fn plan(
     })
 }
 
-/// So long before a moment; the beginning of time at the most.
+/// A moment earlier by `time`; at most the beginning of time.
 fn before(moment: DateTime<Utc>, time: TimeDelta) -> DateTime<Utc> {
     moment
         .checked_sub_signed(time)
@@ -283,15 +280,15 @@ fn refuse_doubt(catalogue: &Catalogue, unfinished: &UnfinishedWals) -> Result<()
     let unreadable = catalogue.unrestorable.iter().find(|entry| entry.backup.is_none());
     if let Some(entry) = unreadable {
         return Err(Error::corrupt(format!(
-            "the record of backup {} cannot be used, so what it needs is not known; nothing was deleted: {}. See walship \
-             verify; if the backup is worth nothing, delete its backup.json by hand",
+            "the record of backup {} cannot be used, so it is not known what the backup needs; nothing was deleted: {}. See \
+             walship verify; if the backup is worth nothing, delete its backup.json by hand",
             entry.id, entry.reason
         )));
     }
     if let Some((id, why)) = catalogue.unreadable_keeps.first_key_value() {
         return Err(Error::corrupt(format!(
-            "whether backup {id} shall be kept cannot be read; nothing was deleted: {why}. Set the mark anew with walship \
-             keep {id}, or take it away with walship keep {id} --release"
+            "the mark of backup {id} that says whether it is kept cannot be read; nothing was deleted: {why}. Set it anew with \
+             walship keep {id}, or remove it with walship keep {id} --release"
         )));
     }
     for (id, wal) in unfinished {
@@ -345,7 +342,7 @@ impl fmt::Display for Reason {
             Self::Remains => f.write_str("remains of a deleted backup"),
             Self::LostRecord { why } => write!(
                 f,
-                "its backup.json is lost, for {why}: bring it back, or delete the rest by hand"
+                "its backup.json is lost, because {why}: bring it back, or delete the rest by hand"
             ),
         }
     }

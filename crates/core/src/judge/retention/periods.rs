@@ -1,8 +1,8 @@
-//! Grandfather, father, son: of each day, week, month or year, the newest backup.
+//! Grandfather, father, son: the newest backup of each day, week, month or year.
 //!
-//! Days begin at midnight UTC, weeks on Monday (ISO 8601). Only periods that have a backup count, so
-//! that a pause in the backups does not use up what was promised. Because the *newest* of a period is
-//! kept, a period's choice moves while it lasts and stays for good once it is over.
+//! Days begin at midnight UTC, weeks on Monday (ISO 8601). Only periods that have a backup count, so that a pause in the
+//! backups does not use up what was promised. The *newest* backup of a period is kept, so the choice moves while the
+//! period lasts and stays when it is over.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::judge::catalogue::Backup;
 type PeriodOf = fn(DateTime<Utc>) -> String;
 type ReasonFor = fn(String) -> Reason;
 
-/// The backups that stay as their period's, each with the reasons.
+/// The backups that stay for their periods, each with the reasons.
 pub(super) fn choose(policy: &RetentionPolicy, backups: &[Backup]) -> BTreeMap<BackupId, Vec<Reason>> {
     let rules: [(Option<u32>, PeriodOf, ReasonFor); 4] = [
         (

@@ -1,4 +1,4 @@
-//! What is promised: the settings of `[retention]`.
+//! What retention promises: the settings of `[retention]`.
 
 use chrono::TimeDelta;
 
@@ -7,11 +7,11 @@ use crate::error::{Error, Result};
 /// What retention keeps. The default keeps nothing, which [`RetentionPolicy::check`] refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RetentionPolicy {
-    /// `keep_window`: every moment of this last time stays reachable.
+    /// `keep_window`: every moment of this last period stays reachable.
     pub window: Option<TimeDelta>,
-    /// `keep_backups`: so many of the newest backups stay, with all WAL after them.
+    /// `keep_backups`: this many of the newest backups stay, with all WAL after them.
     pub backups: Option<u32>,
-    /// `keep_daily`: of the last so many days that have a backup, the newest one of each.
+    /// `keep_daily`: the newest backup of each of this many last days that have a backup.
     pub daily: Option<u32>,
     /// `keep_weekly`.
     pub weekly: Option<u32>,
@@ -22,7 +22,7 @@ pub struct RetentionPolicy {
 }
 
 impl RetentionPolicy {
-    /// Refuses a policy that says nothing, or that nothing shall be kept.
+    /// Refuses a policy that is empty or keeps nothing.
     ///
     /// # Errors
     /// `Invalid`, with what to set.

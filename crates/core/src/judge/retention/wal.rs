@@ -1,15 +1,18 @@
 //! Which WAL stays, and why.
 //!
-//! A segment goes only where two things hold. *Nothing needs it:* it is not on the way of a recovery
-//! from a point-in-time backup to any timeline, from that backup's start on; it is not among the
-//! segments that a stand-alone backup, or one that is not finished, cannot be restored without. And *it
-//! is known to be old:* it lies before a point-in-time backup on that backup's own way, or on a branch
-//! that nothing was written to for long. Whatever else there is stays.
+//! A segment goes only if two things hold:
+//!
+//! - *Nothing needs it.* No recovery from a point-in-time backup to any timeline reads it, and no stand-alone or unfinished
+//!   backup needs it to be restored.
+//! - *It is known to be old.* It lies before a point-in-time backup on that backup's own chain, or on a branch to which
+//!   nothing was written for long.
+//!
+//! All other segments stay.
 
 use chrono::{DateTime, Utc};
 
 use super::choose::{Choice, is_dead, lead_to};
-use super::lines::Lines;
+use super::histories::Histories;
 use super::{Action, UnfinishedWal, UnfinishedWals, WalFate, WalReason};
 use crate::error::Result;
 use crate::format::backup::WalRange;
@@ -21,7 +24,7 @@ use crate::judge::catalogue::{Catalogue, needed_wal};
 use crate::judge::timeline_chain::TimelineChain;
 use crate::pg::{Lsn, SegmentNumber, TimelineId};
 
-/// A stretch of WAL, and why it stays or goes.
+/// A range of WAL, and why it stays or goes.
 #[derive(Debug)]
 struct Mark {
     timeline: TimelineId,
@@ -43,14 +46,14 @@ pub(super) struct WalChoice {
 /// `Invalid` for positions that no segment has.
 pub(super) fn choose(
     catalogue: &Catalogue,
-    lines: &Lines<'_>,
+    histories: &Histories<'_>,
     choice: &Choice,
     unfinished: &UnfinishedWals,
     branch_cutoff: DateTime<Utc>,
 ) -> Result<WalChoice> {
     let mut marks = Marks {
         catalogue,
-        lines,
+        histories,
         keep: Vec::new(),
         old: Vec::new(),
     };
@@ -73,7 +76,7 @@ pub(super) fn choose(
     Ok(WalChoice { fates, deletable })
 }
 
-/// The backup that may need any WAL there is: it runs, and where it starts is not known yet.
+/// A backup that may need any WAL: it runs, and where it starts is not known yet.
 fn on_hold(choice: &Choice, unfinished: &UnfinishedWals) -> Option<WalReason> {
     let protected = |fate: &&super::BackupFate| fate.action != Action::Delete;
     let unknown =
@@ -86,7 +89,7 @@ fn on_hold(choice: &Choice, unfinished: &UnfinishedWals) -> Option<WalReason> {
 
 struct Marks<'a> {
     catalogue: &'a Catalogue,
-    lines: &'a Lines<'a>,
+    histories: &'a Histories<'a>,
     keep: Vec<Mark>,
     old: Vec<Mark>,
 }
@@ -94,7 +97,7 @@ struct Marks<'a> {
 impl Marks<'_> {
     /// Everything from the oldest point-in-time backup on, on every timeline that it leads to.
     fn points_in_time(&mut self, choice: &Choice) {
-        for chain in self.lines.chains() {
+        for chain in self.histories.chains() {
             if let Some(backup) = lead_to(self.catalogue, &choice.points_in_time, &chain) {
                 let reason = WalReason::Recovery {
                     from_backup: backup.id.clone(),
@@ -106,7 +109,7 @@ impl Marks<'_> {
 
     fn keep_from(&mut self, chain: &TimelineChain<'_>, start: Lsn, reason: &WalReason) {
         let start = self.catalogue.wal.segment_size().segment_of(start);
-        for (timeline, first, last) in chain.stretches() {
+        for (timeline, first, last) in chain.links() {
             let last = last.unwrap_or(SegmentNumber(u64::MAX));
             if last >= start {
                 self.keep.push(Mark {
@@ -150,7 +153,7 @@ impl Marks<'_> {
                     let reason = WalReason::Backup {
                         backup: fate.id.clone(),
                     };
-                    for chain in self.lines.chains() {
+                    for chain in self.histories.chains() {
                         if chain.passes(*timeline, *lsn) {
                             self.keep_from(&chain, *lsn, &reason);
                         }
@@ -161,18 +164,18 @@ impl Marks<'_> {
         }
     }
 
-    /// What lies before a point-in-time backup, on the way to it.
+    /// What lies before a point-in-time backup, on its own chain.
     fn before_backups(&mut self, choice: &Choice) {
         let size = self.catalogue.wal.segment_size();
         for backup in &self.catalogue.backups {
-            let chain = self.lines.chain(backup.stop_timeline);
+            let chain = self.histories.chain(backup.stop_timeline);
             let Some(chain) = chain.filter(|_| choice.points_in_time.contains(&backup.id)) else {
                 continue;
             };
             let Some(before) = size.segment_of(backup.start_lsn).0.checked_sub(1) else {
                 continue;
             };
-            for (timeline, first, last) in chain.stretches() {
+            for (timeline, first, last) in chain.links() {
                 self.old.push(Mark {
                     timeline,
                     first,
@@ -187,15 +190,18 @@ impl Marks<'_> {
 
     fn dead_branches(&mut self, cutoff: DateTime<Utc>) {
         let size = self.catalogue.wal.segment_size();
-        let living = self.lines.living();
-        for timeline in self.lines.timelines() {
+        let living = self.histories.living();
+        for timeline in self.histories.timelines() {
             if !is_dead(self.catalogue, &living, timeline, cutoff) {
                 continue;
             }
-            // The segment after the last one may be there as a .partial. What lies further on is not
-            // there yet, and not to be judged now.
+            // The segment after the last one may be there as a .partial. Later segments are not there yet, and are not
+            // judged now.
             let newest = self.catalogue.wal.newest(timeline).map(|newest| newest.0 + 1);
-            let fork = self.lines.last_fork(timeline).map(|fork| size.segment_of(fork).0);
+            let fork = self
+                .histories
+                .last_fork(timeline)
+                .map(|fork| size.segment_of(fork).0);
             let Some(last) = newest.max(fork) else { continue };
             self.old.push(Mark {
                 timeline,
@@ -219,7 +225,7 @@ fn ranges(marks: &[Mark]) -> TimelineRanges {
     ranges
 }
 
-/// Every segment that is held, in stretches of one fate and one reason each.
+/// Every segment that is held, in ranges of one fate and one reason each.
 fn fates(
     catalogue: &Catalogue,
     marks: &Marks<'_>,

@@ -32,7 +32,7 @@ fn unbroken_wal_makes_one_stretch_from_the_first_backup_on() {
 
 // Seen to fail: `judge/window.rs`: all backups make one window
 #[test]
-fn a_hole_and_a_backup_that_stands_alone_make_several() {
+fn a_gap_and_a_backup_that_stands_alone_make_several() {
     // The backup in segment 2 was kept with its own WAL only; segment 8 was lost.
     let catalogue = archive(
         &[(1, 2), (1, 5), (1, 7), (1, 10)],
@@ -48,11 +48,11 @@ fn a_hole_and_a_backup_that_stands_alone_make_several() {
     );
     let missing = stretches(&catalogue).unwrap()[1].missing.unwrap();
     assert_eq!(missing.to_string(), "000000010000000000000008");
-    // What retention has given up is not missing.
+    // Released WAL is not missing.
     let mut catalogue = catalogue;
     catalogue.released.of_mut(tli(1)).insert_range(3, 4);
     let first = &stretches(&catalogue).unwrap()[0];
-    assert_eq!((first.missing, first.given_up), (None, true));
+    assert_eq!((first.missing, first.released), (None, true));
 }
 
 #[test]

@@ -386,7 +386,7 @@ fn a_gap_before_every_backup_is_no_gap_and_one_before_the_newest_is_a_warning() 
     assert_eq!(wrong(&facts), [(Check::WalGaps, Level::Warning)]);
 }
 
-// Seen to fail: `diagnosis/content.rs`: `hole` without `is_written_now`
+// Seen to fail: `diagnosis/content.rs`: `first_gap` without `is_written_now`
 #[test]
 fn a_segment_that_the_promoted_server_still_writes_is_no_gap() {
     let promoted = |lsn: Lsn| {
@@ -466,10 +466,10 @@ fn a_timeline_that_begins_beside_a_living_one_is_a_warning() {
     assert!(wrong(&facts).contains(&(Check::WalBranches, Level::Warning)));
 }
 
-/// Without a server the way is that of a recovery, not only the backup's own.
+/// Without a server, the chain is that of a recovery, not only the backup's own.
 // Seen to fail: `diagnosis/content.rs`: only the backup's own timeline is looked at
 #[test]
-fn a_gap_on_the_way_to_the_followed_timeline_is_found_without_a_server() {
+fn a_gap_in_the_followed_timelines_chain_is_found_without_a_server() {
     let mut facts = branched(6..=9);
     facts.server = Err("nobody was asked".to_owned());
     let mut wal = WalInventory::new(SIZE);

@@ -25,7 +25,7 @@ fn beyond(position: &StandbyPosition, held: &[u64], children: &[(u32, Lsn)]) -> 
 }
 
 #[test]
-fn only_what_a_standby_has_not_replayed_stands_in_the_way_of_its_promotion() {
+fn only_wal_that_a_standby_has_not_replayed_prevents_its_promotion() {
     let mid = position(5, 4096);
     assert_eq!(beyond(&mid, &[], &[]), Unreplayed::Nothing);
     assert_eq!(beyond(&mid, &[3, 4], &[]), Unreplayed::Nothing);
@@ -34,7 +34,7 @@ fn only_what_a_standby_has_not_replayed_stands_in_the_way_of_its_promotion() {
     let (missing, later) = (segment(1, 5), segment(1, 7));
     assert_eq!(
         beyond(&mid, &[4, 7], &[]),
-        Unreplayed::AfterAHole { missing, later }
+        Unreplayed::AfterGap { missing, later }
     );
     // At a segment's start all of it is still to be replayed.
     assert_eq!(
@@ -44,7 +44,7 @@ fn only_what_a_standby_has_not_replayed_stands_in_the_way_of_its_promotion() {
 }
 
 #[test]
-fn a_timeline_that_went_on_from_here_stands_in_the_way_and_one_that_left_before_does_not() {
+fn a_timeline_that_went_on_from_here_prevents_it_and_one_that_left_before_does_not() {
     let fork = at(5, 8192);
     let timeline = tli(2);
     assert_eq!(
@@ -74,7 +74,7 @@ fn a_promotion_is_refused_unless_everything_is_known_and_replayed() {
         (Ok(position(5, 1)), Err("outage".to_owned())),
         (Ok(position(5, 1)), Ok(Unreplayed::LookInto(missing))),
         (Ok(position(5, 1)), Ok(Unreplayed::Until(later))),
-        (Ok(position(5, 1)), Ok(Unreplayed::AfterAHole { missing, later })),
+        (Ok(position(5, 1)), Ok(Unreplayed::AfterGap { missing, later })),
         (
             Ok(position(5, 1)),
             Ok(Unreplayed::Child {

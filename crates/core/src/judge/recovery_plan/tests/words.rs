@@ -131,20 +131,20 @@ fn an_exclusive_target_stays_so_unless_another_one_takes_its_place() {
 }
 
 #[test]
-fn where_nothing_later_is_archived_no_time_can_be_reached_that_nothing_tells_of() {
+fn a_time_after_everything_in_the_archive_cannot_be_reached() {
     let to = |segment, seconds| Request {
         search: Search::NothingLater(None),
         ..Request::new(Target::Time(time(segment, seconds)))
     };
     let request = |seconds| to(2, seconds);
-    // What was committed between its stop position and the moment it ended nobody knows.
+    // Nobody knows what was committed between its stop position and its end.
     let whole = archive(&[(1, 2)], &[(1, 2..=9)]);
     refused(
         &whole,
         &request(10),
         &["no later commit is archived", "--target-immediate"],
     );
-    // The start of a later backup tells that nothing was, but not that of a standby's.
+    // The start of a later backup shows that nothing was committed before it; a standby's does not.
     let mut later = archive(&[(1, 2), (1, 5)], &[(1, 2..=9)]);
     let plan = decide(&later, &to(4, 0)).unwrap();
     assert_eq!((plan.target, plan.backup.id), (Target::Immediate, id(2)));
@@ -155,9 +155,9 @@ fn where_nothing_later_is_archived_no_time_can_be_reached_that_nothing_tells_of(
     );
     later.backups[1].source = BackupSource::Standby;
     refused(&later, &to(4, 0), &["no later commit is archived"]);
-    // Beyond a hole there may have been more.
+    // Beyond a gap there may have been more.
     let broken = archive(&[(1, 2)], &[(1, 2..=5), (1, 8..=9)]);
-    let kind = refused(&broken, &request(11), &["a hole on the way"]);
+    let kind = refused(&broken, &request(11), &["a gap on the way"]);
     assert_eq!(kind, ErrorKind::Corrupt);
 }
 
@@ -170,7 +170,7 @@ fn the_end_of_a_backup_needs_no_later_timeline() {
     );
     let request = Request::new(Target::Immediate);
     assert_eq!(decide(&catalogue, &request).unwrap().timeline, tli(1));
-    // Nor that its history can be read, where the backup is named.
+    // Nor that its history can be read, if the backup is named.
     catalogue.histories.remove(&tli(2));
     catalogue
         .unreadable_histories

@@ -1,4 +1,4 @@
-//! Nothing is deleted on doubt.
+//! In doubt, nothing is deleted.
 
 use chrono::TimeDelta;
 
@@ -75,7 +75,7 @@ fn a_record_that_cannot_be_read_stops_everything() {
     );
 }
 
-// Seen to fail: `retention/lines.rs`: histories are not looked at
+// Seen to fail: `retention/histories.rs`: histories are not looked at
 #[test]
 fn a_history_that_cannot_be_read_stops_everything() {
     let mut scene = archive();
@@ -141,7 +141,7 @@ fn a_waiting_backup_whose_needs_cannot_be_read_stops_everything() {
 #[test]
 fn a_standbys_backup_begins_the_window_only_when_its_record_was_stored_before_it() {
     let mut scene = archive();
-    // Dated a day too early by the standby's clock; its record tells of the store's.
+    // Dated a day too early by the standby's clock; its record has the store's.
     let late = scene
         .catalogue
         .backups

@@ -23,19 +23,19 @@ use crate::pg::{SegmentNumber, TimelineHistory};
 /// Something that happens. Each takes an hour at least.
 #[derive(Debug, Clone)]
 enum Event {
-    /// The server writes so many segments, one each hour.
+    /// The server writes this many segments, one each hour.
     Write(u64),
-    /// A base backup, during which so many segments are written.
+    /// A base backup, during which this many segments are written.
     Backup(u64),
-    /// A mark on the n-th newest backup, for so many hours or for ever.
+    /// A mark on the n-th newest backup, for this many hours or for ever.
     Keep(usize, Option<u64>),
-    /// The server begins a new timeline so many segments back.
+    /// The server begins a new timeline this many segments back.
     Promote(u64),
     /// An old primary writes on.
     OldPrimary(u64),
-    /// Nothing is written for so many hours.
+    /// Nothing is written for this many hours.
     Pause(u64),
-    /// Expiry, which is killed after so many deletions.
+    /// Expiry, which is killed after this many deletions.
     Expire(Option<usize>),
 }
 
@@ -89,7 +89,7 @@ struct World {
     twin: Archive,
     /// The archive as the last expiry found it.
     before: Archive,
-    /// Branches that were silent for a whole window: who revives one must take a new backup.
+    /// Branches that were silent for a whole window: whoever revives one must take a new backup.
     over: BTreeSet<u32>,
 }
 
@@ -165,7 +165,7 @@ impl World {
 
     fn promote(&mut self, back: u64) {
         let (history, next) = self.timelines[&self.timeline].clone();
-        // What it descends from it cannot leave before it came.
+        // It cannot leave its ancestor before it began.
         let began = history.last().map_or(0, |(_, fork)| *fork);
         let back_to = next.saturating_sub(back).max(began);
         // Only to where one can recover; a standby is promoted where the primary ended.
@@ -239,7 +239,7 @@ impl World {
         scene
     }
 
-    /// In the order of `walship expire`: record, rest, then what is given up is noted, then WAL.
+    /// In the order of `walship expire`: the record, the rest, the note of the released WAL, then the WAL.
     fn expire(&mut self, policy: &RetentionPolicy, crash: Option<usize>) {
         self.before = self.archive.clone();
         let plan = self.scene(&self.archive).plan(policy, self.now).unwrap();
@@ -343,7 +343,7 @@ impl World {
         }
     }
 
-    /// The newest backups on the way to the latest timeline, and everything after the oldest of them.
+    /// The newest backups of the latest timeline's chain, and everything after the oldest of them.
     fn check_newest(&self, count: usize, before: &Scene, promise: &dyn Fn(&str, &Request)) {
         let history = self.history(*self.timelines.keys().next_back().unwrap());
         let chain = TimelineChain::new(&history, SIZE);

@@ -9,7 +9,7 @@ use crate::judge::catalogue::{Backup, Unfinished, UnfinishedState, Unrestorable}
 use crate::judge::fixture::{self, SIZE, at, segment, tli};
 use crate::pg::{SegmentName, TimelineHistory};
 
-/// Midnight of a Tuesday, and so many hours later.
+/// This many hours after the midnight of a Tuesday.
 pub(crate) fn hour(hours: u64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_788_220_800, 0).unwrap() + TimeDelta::hours(hours.cast_signed())
 }
@@ -108,7 +108,7 @@ impl Scene {
         self
     }
 
-    /// WAL that an earlier run has given up.
+    /// WAL that an earlier run has released.
     pub(crate) fn released(mut self, timeline: u32, first: u64, last: u64) -> Self {
         self.catalogue
             .released

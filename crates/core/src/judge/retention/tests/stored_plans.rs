@@ -256,7 +256,7 @@ fn moments_of_an_abandoned_branch_are_promised_too() {
 
 // Seen to fail: `retention/choose.rs`: they are counted among all only
 #[test]
-fn the_newest_backups_are_counted_on_the_way_to_the_latest_timeline_and_among_all() {
+fn the_newest_backups_are_counted_on_the_latest_chain_and_among_all() {
     is_as_stored("branch_newest", &abandoned_branch(), &backups(2), 160);
 }
 
@@ -303,7 +303,7 @@ fn a_timeline_without_a_history_of_its_own_is_known_from_its_descendants() {
 // Seen to fail: `retention/choose.rs`: released WAL is ignored
 #[test]
 fn a_backup_that_stands_alone_is_no_start_of_a_longer_window() {
-    // An earlier, shorter window gave up what follows the backup of the third day.
+    // An earlier, shorter window released the WAL after the backup of the third day.
     let scene = Scene::new()
         .wal(1, 48..=48)
         .backup(1, 48)
@@ -319,7 +319,7 @@ fn a_backup_that_stands_alone_is_no_start_of_a_longer_window() {
 }
 
 #[test]
-fn a_hole_that_nobody_made_on_purpose_does_not_end_a_promise() {
+fn a_gap_that_nobody_made_on_purpose_does_not_end_a_promise() {
     let scene = Scene::new().wal(1, 0..=100).wal(1, 110..=227).daily(1, 0..10);
     is_as_stored("lost_wal", &scene, &days(6), NOON);
 }

@@ -1,5 +1,4 @@
-//! The timelines of an archive, each with the whole way that leads to it; or the reason why that
-//! is not known, and then nothing may be deleted.
+//! The timelines of an archive, each with its chain. If one is not known, nothing may be deleted.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +10,18 @@ use crate::pg::{Lsn, TimelineHistory, TimelineId};
 
 /// The histories of all timelines that anything in the archive belongs to.
 #[derive(Debug)]
-pub(super) struct Lines<'a> {
+pub(super) struct Histories<'a> {
     catalogue: &'a Catalogue,
     histories: BTreeMap<TimelineId, TimelineHistory>,
 }
 
-impl<'a> Lines<'a> {
+impl<'a> Histories<'a> {
     /// # Errors
     /// `Corrupt` for a history that cannot be read or is missing, `Conflict` for two that disagree.
     pub(super) fn of(catalogue: &'a Catalogue) -> Result<Self> {
         if let Some((timeline, reason)) = catalogue.unreadable_histories.first_key_value() {
             return Err(Error::corrupt(format!(
-                "the history of timeline {timeline} cannot be read, so what its WAL is needed for is not known; nothing \
+                "the history of timeline {timeline} cannot be read, so it is not known what its WAL is needed for; nothing \
                  was deleted: {reason}"
             )));
         }
@@ -46,8 +45,8 @@ impl<'a> Lines<'a> {
         self.histories.keys().copied()
     }
 
-    /// The timelines that live, as far as anybody can know: the one that a recovery follows, or those between which
-    /// only a person can choose, and the latest that is not retired.
+    /// The timelines that may live: the one that a recovery follows, or those between which only a person can choose; and
+    /// the latest that is not retired.
     pub(super) fn living(&self) -> Vec<TimelineId> {
         let retired = &self.catalogue.retired;
         let latest = self
@@ -77,7 +76,7 @@ impl<'a> Lines<'a> {
         self.timelines().filter_map(|timeline| self.chain(timeline))
     }
 
-    /// The last position of a timeline that another one branched off at.
+    /// The last position at which another timeline left this one.
     pub(super) fn last_fork(&self, timeline: TimelineId) -> Option<Lsn> {
         self.histories
             .values()
@@ -95,7 +94,7 @@ fn timelines(catalogue: &Catalogue) -> Vec<TimelineId> {
     timelines
 }
 
-/// A timeline's own history, or the beginning of a descendant's, which says the same.
+/// A timeline's own history, or the same from the beginning of a descendant's.
 fn history(catalogue: &Catalogue, timeline: TimelineId) -> Result<TimelineHistory> {
     let own = catalogue.histories.get(&timeline).cloned();
     let from_descendant = || {
@@ -104,7 +103,7 @@ fn history(catalogue: &Catalogue, timeline: TimelineId) -> Result<TimelineHistor
     };
     own.or_else(from_descendant).ok_or_else(|| {
         Error::corrupt(format!(
-            "the history of timeline {timeline} is not in the archive, so what its WAL is needed for is not known; nothing \
+            "the history of timeline {timeline} is not in the archive, so it is not known what its WAL is needed for; nothing \
              was deleted. Archive it from a server of that timeline with walship push pg_wal/{:08X}.history",
             timeline.get()
         ))
