@@ -59,8 +59,10 @@ async fn load_with(
     archive: &Archive,
     summary: impl Future<Output = Result<Result<Option<LedgerSummary>>>>,
 ) -> Result<Catalogue> {
-    // The answers do not depend on each other.
-    let (surveys, summary) = tokio::join!(survey_backups(archive.store()), summary);
+    // The answers do not depend on each other. An archive that went away since it was opened must not look empty.
+    let (surveys, summary, confirmed) =
+        tokio::join!(survey_backups(archive.store()), summary, archive.confirm());
+    confirmed?;
     let (recorded, others) = surveys?;
     let (summary, unknown) = match summary? {
         Ok(summary) => (summary, None),

@@ -7,12 +7,12 @@ use sha2::{Digest, Sha256};
 
 use super::{Archive, stored_wal};
 use crate::archive::stored_wal::LARGEST_SEGMENT;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::codec::Trailer;
 use crate::format::keys::Key;
 use crate::format::{Sha256Sum, Stored};
 use crate::pg::WalName;
-use crate::store::{Body, PutMode, Turn, Version, read_again_if_damaged};
+use crate::store::{Body, PutMode, Turn, Version};
 
 /// What counts as the same object, where one is created under a name that is taken already.
 #[derive(Debug, Clone, Copy)]
@@ -70,19 +70,16 @@ impl Archive {
     }
 
     async fn compare_bytes(&self, key: &Key, body: &Body) -> Result<Created> {
-        let looked = read_again_if_damaged(async || {
+        // What was changed on its way is right at the second look.
+        for _ in 0..2 {
             if self.hash(key).await? == (body.length(), body.sha256) {
                 return Ok(Created::Before);
             }
-            let url = self.url_of(key);
-            Err(Error::corrupt(format!("{url} is there already with other bytes")))
-        });
-        looked.await.map_err(|error| match error.kind() {
-            ErrorKind::Corrupt => Error::conflict(format!(
-                "{error}: another walship writes there, or something else does"
-            )),
-            _ => error,
-        })
+        }
+        Err(Error::conflict(format!(
+            "{} is there already with other bytes: another walship writes there, or something else does",
+            self.url_of(key)
+        )))
     }
 
     /// Size and hash of an object's bytes.
@@ -117,7 +114,9 @@ impl Archive {
     /// # Errors
     /// As the store and [`Stored::to_bytes`].
     pub async fn replace<T: Stored>(&self, of: &T::Of, stored: &T) -> Result<()> {
-        self.put(&T::key(of), &body(stored)?, PutMode::Replace).await
+        let key = T::key(of);
+        let written = self.put(&key, &body(stored)?, PutMode::Replace).await;
+        written.context(|| format!("write {}", self.url_of(&key)))
     }
 
     /// Replaces one version of such an object; without a version it is created.

@@ -144,6 +144,7 @@ pub enum TargetAction {
     Pause,
     /// Open for writing, on a new timeline.
     Promote,
+    /// Shut down.
     Shutdown,
 }
 

@@ -284,7 +284,7 @@ impl WalFile {
         let remembered = remembered::read(&data_directory)?;
         if let (Some(mark), None) = (&remembered.clone, &remembered.archive) {
             return Err(Error::conflict(format!(
-                "{} is a copy made from the archive {}, and its WAL must not go into an archive of its source; nothing was stored",
+                "{} is a copy of another, made from the archive {}, and its WAL must not go into an archive of its source; nothing was stored",
                 data_directory.display(),
                 mark.source
             )));

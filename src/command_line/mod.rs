@@ -160,7 +160,7 @@ impl Command {
 /// The program.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let guess = Caller::guess(&arguments);
+    let guess = Caller::guess(&arguments, |word| Cli::command().find_subcommand(word).is_some());
     exit_on_panic(guess);
     let cli = match Cli::try_parse_from(as_clap_takes_them(arguments, Cli::command)) {
         Ok(cli) => cli,

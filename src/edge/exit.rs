@@ -30,18 +30,43 @@ pub const STATUS_WARNS: u8 = 10;
 pub const RESTORE_FAILED: u8 = 200;
 
 impl Caller {
-    /// Guesses from arguments that may not parse. A wrong guess of `restore` does no harm, but missing it could end a recovery.
-    pub fn guess(arguments: &[OsString]) -> Self {
-        let has = |word: &str| arguments.iter().skip(1).any(|argument| argument == word);
-        if has("restore") {
-            Self::RestoreCommand
-        } else if has("push") {
-            Self::ArchiveCommand
-        } else if has("doctor") {
-            Self::Monitor
-        } else {
-            Self::Shell
+    /// Who calls with these arguments, which may not parse; `is_command` says whether a word is one of the commands. A wrong
+    /// guess for `restore` does no harm; to miss it could end a recovery.
+    pub fn guess(arguments: &[OsString], is_command: impl FnOnce(&str) -> bool) -> Self {
+        let of = |word: &str| match word {
+            "restore" => Some(Self::RestoreCommand),
+            "push" => Some(Self::ArchiveCommand),
+            "doctor" => Some(Self::Monitor),
+            _ => None,
+        };
+        let words: Vec<_> = arguments
+            .iter()
+            .skip(1)
+            .filter_map(|word| word.to_str())
+            .collect();
+        // After global flags, of which each has a value, comes the command.
+        let mut rest = words.iter().copied();
+        let mut first = rest.next();
+        while let Some(flag) = first.filter(|word| word.starts_with("--")) {
+            let name = flag.split_once('=').map_or(flag, |(name, _)| name);
+            if !["--config", "--archive", "--log-level", "--log-format"].contains(&name) {
+                break;
+            }
+            first = if flag.contains('=') {
+                rest.next()
+            } else {
+                rest.nth(1)
+            };
         }
+        if let Some(caller) = first.and_then(of) {
+            return caller;
+        }
+        if first.is_some_and(is_command) {
+            return Self::Shell;
+        }
+        let has = |word: &str| words.contains(&word);
+        let named = ["restore", "push", "doctor"].into_iter().find(|word| has(word));
+        named.and_then(of).unwrap_or(Self::Shell)
     }
 
     /// The exit code for a failure of this kind. A standby (`on_standby`) survives every failure, because it streams, or asks
@@ -62,7 +87,8 @@ mod tests {
     use super::*;
 
     fn caller(arguments: &[&str]) -> Caller {
-        Caller::guess(&arguments.iter().map(OsString::from).collect::<Vec<_>>())
+        let arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
+        Caller::guess(&arguments, |word| word == "list" || word == "recover")
     }
 
     #[test]
@@ -79,6 +105,11 @@ mod tests {
         assert_eq!(caller(&["walship", "doctor", "--jsn"]), Caller::Monitor);
         assert_eq!(caller(&["walship", "list"]), Caller::Shell);
         assert_eq!(caller(&["restore"]), Caller::Shell);
+        assert_eq!(
+            caller(&["walship", "--config=x", "recover", "--target-name", "restore"]),
+            Caller::Shell
+        );
+        assert_eq!(caller(&["walship", "lst", "restore"]), Caller::RestoreCommand);
     }
 
     // Seen to fail: `exit.rs`: a restore fails with 1

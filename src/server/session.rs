@@ -126,7 +126,7 @@ impl Row {
             .is_some_and(|value| value.as_deref() == Some("t"))
     }
 
-    /// A span in seconds; none for a negative one, which appears where clocks were set.
+    /// A span in seconds; zero for a negative one, which appears where clocks were set.
     pub(crate) fn seconds(&self, column: usize) -> Option<Duration> {
         let seconds: f64 = self.parse(column)?;
         Some(Duration::try_from_secs_f64(seconds).unwrap_or_default())

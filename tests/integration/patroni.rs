@@ -28,8 +28,8 @@ fn versions() -> &'static [Major] {
     }
 }
 
-// Seen to fail: `seed/archive_only.rs`: a replica never comes from the archive; `deploy/patroni/patroni.yml`: no
-// `restore_command`; no `pre_promote`; `patroni_bootstrap.rs`: PostgreSQL's own action at the target;
+// Seen to fail: `patroni/replica.rs`: a replica never comes from the archive; `deploy/patroni/patroni.yml`: no
+// `restore_command`; no `pre_promote`; `patroni/bootstrap.rs`: PostgreSQL's own action at the target;
 // `deploy/patroni/clone.yml`: no `keep_existing_recovery_conf`; `cluster/wal_file.rs`: `walship.clone` is ignored
 #[test]
 fn a_cluster_lives_on_through_its_archive() {
@@ -245,7 +245,7 @@ fn source() -> (Place, Walship, Cluster) {
     (place, walship, primary)
 }
 
-// Seen to fail: `patroni_bootstrap.rs`: `created_at` is not compared; objects are not looked for; the source's `ALTER
+// Seen to fail: `patroni/bootstrap.rs`: `created_at` is not compared; objects are not looked for; the source's `ALTER
 // SYSTEM` settings are kept
 #[test]
 fn a_clone_never_shares_its_sources_archive_nor_one_in_use() {
@@ -306,7 +306,7 @@ fn auto_conf(data: &Path) -> String {
     std::fs::read_to_string(data.join("postgresql.auto.conf")).unwrap()
 }
 
-// Seen to fail: `patroni_bootstrap.rs`: a sign of life is ignored
+// Seen to fail: `patroni/bootstrap.rs`: a sign of life is ignored
 #[test]
 fn a_successor_archives_on_where_its_cluster_did_once_that_is_gone() {
     let (place, walship, mut primary) = source();

@@ -107,7 +107,7 @@ fn a_damaged_stored_object_is_reported_and_not_replaced() {
     }
 }
 
-// Seen to fail: `cluster/wal_file.rs`: no `header.check`; `archive/identity.rs`: `find_or_create` without
+// Seen to fail: `cluster/wal_file.rs`: no `header.check`; `archive/identity.rs`: `open_or_create` without
 // `identity.check`
 #[test]
 fn another_clusters_segment_is_refused() {

@@ -161,7 +161,7 @@ fn a_replica_copied_from_its_primary_streams_through_its_slot() {
     }
 }
 
-// Seen to fail: `judge/seed_source.rs`: the limit is ignored; `seed/source.rs`: always the primary
+// Seen to fail: `judge/seed_source.rs`: the limit is ignored; `cluster/seed_source.rs`: always the primary
 #[test]
 fn auto_takes_the_archive_while_there_is_little_wal_and_the_primary_otherwise() {
     for &major in majors() {
@@ -287,7 +287,7 @@ fn refused_at(
     assert_eq!(slots(primary), before, "{arguments:?}");
 }
 
-// Seen to fail: `seed/primary.rs`: the slot stays; a slot in use is taken; `seed/copy.rs`: the copy stays
+// Seen to fail: `seed/slot.rs`: the slot stays; a slot in use is taken; `seed/copy.rs`: the copy stays
 #[test]
 fn what_cannot_become_a_replica_is_refused_in_one_line_and_nothing_stays() {
     for &major in majors() {
@@ -461,7 +461,7 @@ fn a_seeding_that_is_told_to_end_leaves_no_file_no_slot_and_no_program() {
     }
 }
 
-// Seen to fail: `seed/primary.rs`: an idle slot is made anew
+// Seen to fail: `seed/slot.rs`: an idle slot is made anew
 #[test]
 fn a_slot_that_keeps_wal_for_another_replica_is_refused_and_one_that_keeps_none_is_made_anew() {
     for &major in majors() {
@@ -516,7 +516,7 @@ fn a_slot_that_keeps_wal_for_another_replica_is_refused_and_one_that_keeps_none_
     }
 }
 
-// Seen to fail: `seed/source.rs`: later timelines are not looked for
+// Seen to fail: `cluster/seed_source.rs`: later timelines are not looked for
 #[test]
 fn a_server_that_the_archive_has_left_behind_is_not_followed() {
     for &major in majors() {
@@ -535,7 +535,7 @@ fn a_server_that_the_archive_has_left_behind_is_not_followed() {
     }
 }
 
-// Seen to fail: `seed/source.rs`: the identity is not compared
+// Seen to fail: `cluster/seed_source.rs`: the identity is not compared
 #[test]
 fn another_clusters_archive_is_no_archive_for_a_replica() {
     let (_place, walship, _owner) = archived(Major::V18);

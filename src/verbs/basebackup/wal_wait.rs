@@ -12,7 +12,7 @@ use super::history;
 use crate::archive::{Archive, catalogue};
 use crate::error::{Error, Result};
 use crate::format::backup::{BackupRecord, BackupSource, WalRange};
-use crate::format::keys::Key;
+use crate::format::keys::{Key, before_segment, log_prefix};
 use crate::format::retired::Retired;
 use crate::judge::catalogue::{NeededWal, needed_wal};
 use crate::pg::{Lsn, SegmentName, SegmentSize, TimelineHistory, TimelineId, WalName};
@@ -124,12 +124,8 @@ fn out_of_time(
 /// Removes from `needed` what has arrived.
 async fn look(needed: &mut Needed, store: &Store) -> Result<()> {
     while let Some(first) = needed.first_missing()? {
-        let key = Key::Segment(first).to_string();
-        let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
-        // Sorts before the segment's own key and after its predecessor's.
-        let before = key.strip_suffix(".zst");
         let mut arrived = HashSet::new();
-        let mut listing = store.list(&format!("{folder}/"), before);
+        let mut listing = store.list(&log_prefix(first), Some(&before_segment(first)));
         while let Some(page) = listing.next().await? {
             arrived.extend(page.iter().filter_map(|object| match object.key.parse() {
                 // An empty object is not a WAL file, whatever its name.

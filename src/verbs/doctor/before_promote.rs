@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::archive::{Archive, stored_wal};
 use crate::error::{Context, Result};
-use crate::format::keys::{Key, timeline_prefix};
+use crate::format::keys::{Key, before_segment, timeline_prefix};
 use crate::format::wal_inventory::WalInventory;
 use crate::judge::diagnosis::{Fact, PromotionFacts, StandbyPosition, Unreplayed, unreplayed};
 use crate::pg::{Lsn, SegmentName, TimelineHistory, TimelineId, WalCheck, WalReader};
@@ -132,11 +132,9 @@ async fn wal_from(archive: &Archive, standby: &StandbyPosition) -> Result<WalInv
     let size = archive.identity().segment_bytes;
     let mut wal = WalInventory::new(size);
     let current = SegmentName::new(standby.timeline, size.segment_of(standby.lsn), size)?;
-    // Sorts before the segment's own key and after its predecessor's.
-    let key = Key::Segment(current).to_string();
     let mut listing = archive
         .store()
-        .list(&timeline_prefix(standby.timeline), key.strip_suffix(".zst"));
+        .list(&timeline_prefix(standby.timeline), Some(&before_segment(current)));
     while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
         for object in &page {
             wal.add(&object.key, object.size);

@@ -24,7 +24,7 @@ pub struct ExpireArgs {
 }
 
 impl ExpireArgs {
-    /// Exit code 3 where something could not be deleted.
+    /// Exit code 6 where something could not be deleted.
     pub fn run(&self, settings: &Settings) -> Result<ExitCode> {
         let options = ExpireOptions {
             policy: settings.retention,

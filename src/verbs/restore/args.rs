@@ -14,7 +14,6 @@ use crate::edge::agent::{address_for, start};
 use crate::edge::runtime::{most_of, on_one_thread, open_within, within};
 use crate::edge::{absolute, exit};
 use crate::error::{ErrorKind, Result};
-use crate::pg::SegmentName;
 use crate::server::data_directory::{RecoverySignal, data_directory_of};
 
 /// Arguments of `walship restore`.
@@ -26,7 +25,7 @@ pub struct RestoreArgs {
     pub destination: PathBuf,
     /// The first segment of a gap at which recovery may end; recover --end-at-gap writes it
     #[arg(long, value_name = "SEGMENT")]
-    pub accept_gap: Option<SegmentName>,
+    pub accept_gap: Option<String>,
     /// Where tablespaces go that the WAL creates: into the data directory (inside), or where the WAL says, if nothing is in the way (checked); recover and basebackup --seed-replica write it
     #[arg(long, value_enum, value_name = "WHERE")]
     pub new_tablespaces: Option<NewTablespaces>,
@@ -44,7 +43,7 @@ impl RestoreArgs {
             destination: self.destination,
             signal,
             retry_timeout: most_of(limit),
-            accepted_gap: self.accept_gap,
+            accepted_gap: self.accept_gap.as_deref().map(str::parse).transpose()?,
         };
         if let Some(reason) = without_asking(&options)? {
             tracing::info!("{reason}");

@@ -414,6 +414,7 @@ fn hba(state: &ServerState, wanted: &Wanted) -> Option<Item> {
     let found = match first.rule.as_ref().map(|rule| rule.method.as_str()) {
         None => "has no line for".to_owned(),
         Some("reject") => "rejects".to_owned(),
+        Some("trust") => "accepts trust from".to_owned(),
         Some(method) => format!("asks only for {method} from"),
     };
     Some(item(

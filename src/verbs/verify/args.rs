@@ -40,7 +40,7 @@ impl VerifyArgs {
         [("verify.max_rate", &self.max_rate)]
     }
 
-    /// Exit code 4 where something is damaged or missing.
+    /// Exit code 7 where something is damaged or missing.
     pub fn run(&self, settings: &Settings) -> Result<ExitCode> {
         let now = Utc::now();
         let options = VerifyOptions {

@@ -249,7 +249,7 @@ impl<'a> Run<'a> {
             wal_changes::LOOKED_AT_BY_VERIFY,
         )
         .await?;
-        self.read_again_if_damaged().await?;
+        self.look_again().await?;
         self.miss_histories();
         let second = self.judge()?;
         self.miss_segments(&second);
@@ -274,7 +274,7 @@ impl<'a> Run<'a> {
     }
 
     /// Looks once more at every object that seemed wrong.
-    async fn read_again_if_damaged(&mut self) -> Result<()> {
+    async fn look_again(&mut self) -> Result<()> {
         let there: BTreeSet<BackupId> = self
             .catalogue
             .readable()

@@ -190,13 +190,21 @@ pub fn segment_siblings_prefix(segment: SegmentName) -> String {
     format!("{}{segment}.", log_prefix(segment))
 }
 
+/// Sorts before a segment's key and after its predecessor's: a listing that starts after it begins with the segment.
+#[must_use]
+pub fn before_segment(segment: SegmentName) -> String {
+    format!("{}{segment}", log_prefix(segment))
+}
+
 /// All objects of a base backup start with this.
 #[must_use]
 pub fn backup_prefix(id: &BackupId) -> String {
     format!("{BACKUPS_PREFIX}{id}/")
 }
 
-fn log_prefix(segment: SegmentName) -> String {
+/// The keys of a segment, and of all others of its log file, start with this.
+#[must_use]
+pub fn log_prefix(segment: SegmentName) -> String {
     format!("{WAL_PREFIX}{}/", WalFolder::of(segment).path())
 }
 

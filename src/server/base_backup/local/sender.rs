@@ -121,7 +121,7 @@ impl Sender {
         if self.damaged_pages > 0 {
             return Err(Error::corrupt(format!(
                 "{} pages of the data directory do not match their checksums; the warnings name the first ones. The disk \
-                 damaged them: restore them from an older backup, or rebuild the index that they belong to",
+                 damaged them: restore them from an older backup, or, where they belong to an index, rebuild it",
                 self.damaged_pages
             )));
         }
