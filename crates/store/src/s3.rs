@@ -221,8 +221,8 @@ impl S3 {
         Ok((info, sent, Box::new(body)))
     }
 
-    /// A page. Nothing in a listing tells whether a bit of it flipped on its way. Without TLS, which would tell, the page
-    /// is read twice and both must agree.
+    /// A page. Nothing in a listing tells whether a bit of it flipped on its way. Without TLS, which would tell, the
+    /// page is read twice and both must agree.
     async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
         let endpoint = self.settings.endpoint.as_deref();
         if endpoint.is_none_or(|endpoint| endpoint.starts_with("https://")) {
@@ -731,7 +731,7 @@ impl S3Body {
         let begun = Instant::now();
         let limit = self.idle_limit.min(self.time_left);
         let piece = timeout(limit, self.stream.next()).await;
-        self.time_left = self.retry_time.saturating_sub(begun.elapsed());
+        self.time_left = self.time_left.saturating_sub(begun.elapsed());
         match piece {
             Ok(piece) => piece.transpose().map_err(|error| {
                 Error::unavailable(format!("the connection broke in the middle: {}", chain(&error)))
