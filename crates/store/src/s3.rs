@@ -698,7 +698,7 @@ fn find_credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a
     causes.find_map(|cause| cause.downcast_ref())
 }
 
-/// A body on its way here.
+/// A body that is being read.
 #[derive(Debug)]
 struct S3Body {
     stream: ByteStream,

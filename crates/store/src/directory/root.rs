@@ -122,8 +122,8 @@ impl Root {
             Ok(()) => self.sync_parent(),
             Err(error) if error.kind() == IoKind::AlreadyExists => {
                 self.directory()?;
-                // Whoever made it may have died before its own fsync; or it was made by hand, long ago, in a
-                // directory that walship may not read.
+                // The process that made it may have died before its own fsync. Or it was made by hand, long ago, in
+                // a directory that walship may not read.
                 match self.sync_parent() {
                     Err(error) if error.kind() == ErrorKind::Denied => Ok(()),
                     other => other,

@@ -413,7 +413,7 @@ enum AfterRecord {
     NextSegment,
 }
 
-/// Takes bytes off the front, at most so many.
+/// Takes at most `at_most` bytes off the front.
 fn take_front<'a>(bytes: &mut &'a [u8], at_most: u64) -> &'a [u8] {
     let length = usize::try_from(at_most).map_or(bytes.len(), |at_most| at_most.min(bytes.len()));
     let (taken, rest) = bytes.split_at_checked(length).unwrap_or((bytes, &[]));
