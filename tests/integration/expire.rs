@@ -448,7 +448,7 @@ fn a_policy_that_says_nothing_and_ids_that_do_not_exist_are_refused_in_one_line(
             &walship,
             &["keep", "20200101T000000Z", "--until", "soon"],
             2,
-            "no moment",
+            "is not a time with a time zone",
         ),
     ];
     for (walship, arguments, code, says) in cases {

@@ -35,8 +35,8 @@ pub struct Archive<'a> {
 }
 
 impl Address {
-    /// The address for this data directory and archive: `socket` if it is set; else a name in `/run/walship` if that belongs
-    /// to this user; else a name in `/tmp/walship-<uid>`.
+    /// The address for this data directory and archive: `socket` if it is set; else a name in `/run/walship` if that
+    /// belongs to this user; else a name in `/tmp/walship-<uid>`.
     ///
     /// # Errors
     /// `Internal` where the data directory cannot be found.
@@ -67,8 +67,8 @@ impl Address {
         })
     }
 
-    /// What client and agent must agree on: the name, and the directories that the paths lead to, which may differ between
-    /// two containers. `None` while one of the directories is missing.
+    /// What client and agent must agree on: the name, and the directories that the paths lead to, which may differ
+    /// between two containers. `None` while one of the directories is missing.
     #[must_use]
     pub fn fingerprint(&self) -> Option<String> {
         let mut parts = vec![self.name.clone()];

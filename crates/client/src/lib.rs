@@ -53,8 +53,8 @@ impl ReadyFile {
     }
 }
 
-/// Asks the agent, and waits for its answer for at most `limit`. `None` where no agent can be relied on: the caller does
-/// the work itself then.
+/// Asks the agent, and waits for its answer for at most `limit`. `None` where no agent can be relied on: the caller
+/// does the work itself then.
 ///
 /// # Errors
 /// The failure of the agent's work, if the caller's own work would end in the same way.

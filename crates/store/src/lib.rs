@@ -16,9 +16,10 @@
 //!   directory that does not exist, an answer that is not S3's, and a server that cannot be
 //!   reached are errors of other kinds.
 //! - Every call ends within the limits of [`StoreOptions`].
-//! - A directory store works in the directory that its path led to at the first call. If the path leads elsewhere later,
-//!   calls fail (`Invalid`): no put is acknowledged, nothing is called missing, no listing ends. What an S3 server has
-//!   behind a bucket's name may change without a sign, so a caller that relies on it reads `walship.json` again.
+//! - A directory store works in the directory that its path led to at the first call. If the path leads elsewhere
+//!   later, calls fail (`Invalid`): no put is acknowledged, nothing is called missing, no listing ends. What an S3
+//!   server has behind a bucket's name may change without a sign, so a caller that relies on it reads `walship.json`
+//!   again.
 
 mod backend;
 mod body_writer;
@@ -152,9 +153,9 @@ impl Store {
         format!("{}/{key}", self.inner.location)
     }
 
-    /// Makes the archive's directory if only the last part of its path is missing. Only the creation of an archive calls
-    /// this: if the archive's file system is not mounted, nothing must be written to the disk below. Buckets are never
-    /// created, so on S3 this does nothing.
+    /// Makes the archive's directory if only the last part of its path is missing. Only the creation of an archive
+    /// calls this: if the archive's file system is not mounted, nothing must be written to the disk below. Buckets are
+    /// never created, so on S3 this does nothing.
     ///
     /// # Errors
     /// `Invalid` if the parent directory does not exist; `Denied` without permission.
@@ -168,16 +169,16 @@ impl Store {
     /// # Errors
     /// `Conflict` if `mode` is [`PutMode::Create`] and the key exists; an earlier attempt of this same call may have
     /// created it, so compare. `Conflict` too if `mode` is [`PutMode::ReplaceIf`] and the object is another version, or
-    /// gone. `Corrupt` if the bytes that arrived do not have the body's SHA-256 (nothing is stored). `Unavailable` if the
-    /// deadline passes; the object may be stored nevertheless.
+    /// gone. `Corrupt` if the bytes that arrived do not have the body's SHA-256 (nothing is stored). `Unavailable` if
+    /// the deadline passes; the object may be stored nevertheless.
     pub async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
         key::check(key)?;
         let stored = self.inner.backend.put(key, body, mode).await;
         stored.context(|| format!("store {}", self.url_of(key)))
     }
 
-    /// Creates an object, but not before `turn` ends. As much as possible is done meanwhile: in a directory everything but
-    /// giving the file its name, on S3 sending all but the last byte.
+    /// Creates an object, but not before `turn` ends. As much as possible is done meanwhile: in a directory everything
+    /// but giving the file its name, on S3 sending all but the last byte.
     ///
     /// # Errors
     /// As [`Store::put`] for [`PutMode::Create`]; the error of `turn`, and then nothing is stored.
@@ -190,8 +191,8 @@ impl Store {
     /// Begins to read an object.
     ///
     /// # Errors
-    /// `NotFound` if the key is proven missing; `Invalid` if the bucket or directory is; `Unavailable` when the time for
-    /// one call is over.
+    /// `NotFound` if the key is proven missing; `Invalid` if the bucket or directory is; `Unavailable` when the time
+    /// for one call is over.
     pub async fn get(&self, key: &str) -> Result<Object> {
         key::check(key)?;
         let url = self.url_of(key);
@@ -274,7 +275,8 @@ impl Store {
         }
     }
 
-    /// Deletes objects, durably. Keys that do not exist count as deleted. Each 1000 keys have the time limit of one call.
+    /// Deletes objects, durably. Keys that do not exist count as deleted. Each 1000 keys have the time limit of one
+    /// call.
     ///
     /// # Errors
     /// The first failure; which of the other keys are gone is then not known.
@@ -287,8 +289,8 @@ impl Store {
         }
     }
 
-    /// As [`Store::delete`], but if the store refuses to delete some objects (a lock, a missing permission), the others are
-    /// deleted and those are returned.
+    /// As [`Store::delete`], but if the store refuses to delete some objects (a lock, a missing permission), the others
+    /// are deleted and those are returned.
     ///
     /// # Errors
     /// A failure of a whole call; which of its 1000 keys are gone is then not known.
@@ -353,8 +355,8 @@ impl Store {
         self.inner.backend.place().properties().await
     }
 
-    /// Whether deletions are allowed, found out by deleting a key that never exists. In a bucket that keeps versions even
-    /// that leaves a delete marker, so ask [`Store::properties`] first.
+    /// Whether deletions are allowed, found out by deleting a key that never exists. In a bucket that keeps versions
+    /// even that leaves a delete marker, so ask [`Store::properties`] first.
     ///
     /// # Errors
     /// As [`Store::delete`].

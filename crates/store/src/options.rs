@@ -69,8 +69,8 @@ impl S3Options {
         endpoint.or_else(|| self.environment.get("AWS_ENDPOINT_URL"))
     }
 
-    /// The settings that decide where a bucket's name leads: where two processes on one machine have the same, they mean the
-    /// same bucket.
+    /// The settings that decide where a bucket's name leads: where two processes on one machine have the same, they
+    /// mean the same bucket.
     #[must_use]
     pub fn route(&self) -> String {
         let profile = ["AWS_PROFILE", "AWS_CONFIG_FILE"].map(|name| self.environment.get(name));

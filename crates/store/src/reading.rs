@@ -1,11 +1,11 @@
 //! Reading again: every read that failed is repeated here, whatever its size.
 //!
-//! - **A passing failure** (an outage, a connection that breaks, a body that ends early) is tried again until the store's
-//!   time for one call is over. Where there was no answer at all, the S3 client has used up that time already. A body that
-//!   broke off goes on where it ended ([`Object::chunk`]).
-//! - **Damaged bytes** are read again twice: a bit may have flipped on its way here, and over plain HTTP no store checks
-//!   that. If the bytes are still damaged then, so is the object. Only a caller that knows what the bytes should be can
-//!   tell, so it calls [`read_again_if_damaged`].
+//! - **A passing failure** (an outage, a connection that breaks, a body that ends early) is tried again until the
+//!   store's time for one call is over. Where there was no answer at all, the S3 client has used up that time already.
+//!   A body that broke off goes on where it ended ([`Object::chunk`]).
+//! - **Damaged bytes** are read again twice: a bit may have flipped on its way here, and over plain HTTP no store
+//!   checks that. If the bytes are still damaged then, so is the object. Only a caller that knows what the bytes should
+//!   be can tell, so it calls [`read_again_if_damaged`].
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -223,8 +223,8 @@ impl S3 {
         Ok((info, sent, body))
     }
 
-    /// A page. Nothing in a listing tells whether a bit of it flipped on its way. Without TLS, which would tell, the page
-    /// is read twice and both must agree.
+    /// A page. Nothing in a listing tells whether a bit of it flipped on its way. Without TLS, which would tell, the
+    /// page is read twice and both must agree.
     async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
         let endpoint = self.settings.endpoint.as_deref();
         if endpoint.is_none_or(|endpoint| endpoint.starts_with("https://")) {
@@ -651,7 +651,7 @@ fn find_credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a
     causes.find_map(|cause| cause.downcast_ref())
 }
 
-/// A body on its way here.
+/// A body that is being read.
 #[derive(Debug)]
 struct S3Body {
     stream: ByteStream,

@@ -1,7 +1,7 @@
 //! The ledger of `walship verify`: which object was read and found good, when, and how the runs ended.
 //!
-//! It saves work and proves nothing. An entry counts only while the store shows the very object that was read. A part of
-//! the ledger that is damaged, of another archive or of a newer format is ignored.
+//! It saves work and proves nothing. An entry counts only while the store shows the very object that was read. A part
+//! of the ledger that is damaged, of another archive or of a newer format is ignored.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -180,8 +180,8 @@ fn write_line(output: &mut impl Write, line: &impl Serialize) -> Result<()> {
         .map_err(|error| Error::io("write the ledger", error))
 }
 
-/// Whether an unchanged object that was read at `verified_at` is to be read again by now. Each object has its own moment
-/// in every period, so that the reading is spread evenly.
+/// Whether an unchanged object that was read at `verified_at` is to be read again by now. Each object has its own
+/// moment in every period, so that the reading is spread evenly.
 #[must_use]
 pub fn is_due(key: &str, verified_at: DateTime<Utc>, now: DateTime<Utc>, period: Duration) -> bool {
     let period = i64::try_from(period.as_millis()).unwrap_or(i64::MAX).max(1);

@@ -164,8 +164,8 @@ impl DrillRecord {
         Some(self.restore?.ms + self.replay?.ms)
     }
 
-    /// How old the newest replayed transaction was when the drill began. If the primary had been lost then, no more than
-    /// this would have been lost. `None` for a drill to an earlier target, which does not tell.
+    /// How old the newest replayed transaction was when the drill began. If the primary had been lost then, no more
+    /// than this would have been lost. `None` for a drill to an earlier target, which does not tell.
     #[must_use]
     pub fn data_loss(&self) -> Option<TimeDelta> {
         if self.target != TO_THE_END {

@@ -36,7 +36,8 @@ pub trait Stored: Sized {
     /// Reads stored bytes; `url` names them in messages.
     ///
     /// # Errors
-    /// `Corrupt` where they are not what walship wrote, or of something else; `Invalid` where a newer walship wrote them.
+    /// `Corrupt` where they are not what walship wrote, or of something else; `Invalid` where a newer walship wrote
+    /// them.
     fn parse(bytes: &[u8], url: &str, of: &Self::Of) -> Result<Self>;
 
     /// The bytes to be stored.

@@ -1,7 +1,8 @@
 //! What a data directory remembers: the archive that its cluster writes to, and those that it must never write to.
 //!
-//! An archive is identified by its cluster and by when it was begun, whatever its URL. A mistyped prefix, or a file system
-//! that is not mounted, leads to no archive or to another one. Only what the cluster itself remembers shows that.
+//! An archive is identified by its cluster and by when it was begun, whatever its URL. A mistyped prefix, or a file
+//! system that is not mounted, leads to no archive or to another one. Only what the cluster itself remembers shows
+//! that.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

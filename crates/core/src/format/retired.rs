@@ -1,7 +1,7 @@
 //! `wal/<TLI>.retired.json`: the mark of a timeline that no server is to follow, such as a forgotten rehearsal's.
 //!
-//! The mark says nothing of the timelines that descend from it: each is retired by a mark of its own. The WAL of a retired
-//! timeline stays until the retention policy releases it, like that of any branch that nothing was written to.
+//! The mark says nothing of the timelines that descend from it: each is retired by a mark of its own. The WAL of a
+//! retired timeline stays until the retention policy releases it, like that of any branch that nothing was written to.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

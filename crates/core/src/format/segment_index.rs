@@ -6,8 +6,8 @@
 //! ends in a later one belongs to the later one. Neither segment alone can tell what the record is. So the index of the
 //! first keeps its beginning, that of the later one its end, and [`Crossing`] puts them together.
 //!
-//! Commit times are not in the order of the WAL, because each is taken before its record is written. So an index has the
-//! first and the last in the order of the WAL, and also the smallest and the largest.
+//! Commit times are not in the order of the WAL, because each is taken before its record is written. So an index has
+//! the first and the last in the order of the WAL, and also the smallest and the largest.
 
 mod changes;
 mod links;

@@ -121,8 +121,8 @@ impl WalInventory {
         self.barriers.first(timeline, begin, end)
     }
 
-    /// Notes a listed object below `wal/`. Anything that is not a key of an archive is counted and otherwise ignored. An
-    /// empty object is never a WAL file, so it does not count as held.
+    /// Notes a listed object below `wal/`. Anything that is not a key of an archive is counted and otherwise ignored.
+    /// An empty object is never a WAL file, so it does not count as held.
     pub fn add(&mut self, key: &str, size_bytes: u64) {
         self.stored_bytes += size_bytes;
         match key.parse() {
@@ -173,14 +173,15 @@ impl WalInventory {
         }
     }
 
-    /// When the newest segment or `.partial` of a timeline was stored, by the store's clock; `None` where there is none,
-    /// or its time was not noted.
+    /// When the newest segment or `.partial` of a timeline was stored, by the store's clock; `None` where there is
+    /// none, or its time was not noted.
     #[must_use]
     pub fn newest_stored(&self, timeline: TimelineId) -> Option<DateTime<Utc>> {
         self.timelines.get(&timeline)?.newest_stored
     }
 
-    /// When a timeline's history was stored, by the store's clock; `None` where there is none, or its time was not noted.
+    /// When a timeline's history was stored, by the store's clock; `None` where there is none, or its time was not
+    /// noted.
     pub(crate) fn history_stored(&self, timeline: TimelineId) -> Option<DateTime<Utc>> {
         self.timelines.get(&timeline)?.history_stored
     }

@@ -121,8 +121,8 @@ impl ControlFile {
         })
     }
 
-    /// The directory that a tablespace has for this cluster's version: `PG_17_202406281` (`TABLESPACE_VERSION_DIRECTORY`,
-    /// `src/include/common/relpath.h`).
+    /// The directory that a tablespace has for this cluster's version: `PG_17_202406281`
+    /// (`TABLESPACE_VERSION_DIRECTORY`, `src/include/common/relpath.h`).
     #[must_use]
     pub fn tablespace_directory(&self) -> String {
         format!("PG_{}_{}", self.major, self.catalog_version)

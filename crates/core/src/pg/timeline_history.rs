@@ -102,8 +102,8 @@ impl TimelineHistory {
         })
     }
 
-    /// Where this history leaves an ancestor: the ancestor's WAL from that position on does not belong to it. `None` for
-    /// the timeline itself, which has no end, and for a timeline that it does not descend from.
+    /// Where this history leaves an ancestor: the ancestor's WAL from that position on does not belong to it. `None`
+    /// for the timeline itself, which has no end, and for a timeline that it does not descend from.
     ///
     /// That is the lowest of the ends written from the ancestor's line on. If a recovery follows a timeline but its
     /// target lies before that timeline began, PostgreSQL writes a parent that ends before it starts.
@@ -120,8 +120,8 @@ impl TimelineHistory {
             .min()
     }
 
-    /// Checks that this history starts with the whole history of an ancestor: PostgreSQL copies the parent's file into the
-    /// child's.
+    /// Checks that this history starts with the whole history of an ancestor: PostgreSQL copies the parent's file into
+    /// the child's.
     ///
     /// # Errors
     /// `Conflict` where it does not: one of the two is another cluster's, or two servers were promoted to the same

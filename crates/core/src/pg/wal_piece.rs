@@ -99,8 +99,8 @@ impl CheckpointCopy {
         u64_at(&self.0, 64).unwrap_or(0).cast_signed()
     }
 
-    /// Whether `pg_control` repeats this content of a record. A standby writes the `nextXid` of later checkpoints into its
-    /// copy (`xlog_redo`).
+    /// Whether `pg_control` repeats this content of a record. A standby writes the `nextXid` of later checkpoints into
+    /// its copy (`xlog_redo`).
     pub(crate) fn is_repeated_by(&self, control: &Self) -> bool {
         let next = |copy: &Self| u64_at(&copy.0, Self::NEXT_XID);
         let same = |range: std::ops::Range<usize>| self.0.get(range.clone()) == control.0.get(range);

@@ -1,9 +1,9 @@
 //! Replacing one version of an object, in a directory: compare and swap.
 //!
-//! Processes of walship that do so take turns by a lock on the object's directory. A deletion, a plain replace and other
-//! programs take no lock. So the two names are swapped in one step, and if what comes out is not the version that was to
-//! be replaced, they are swapped back. On a file system that cannot swap (NFS), the version is only looked at under the
-//! lock.
+//! Processes of walship that do so take turns by a lock on the object's directory. A deletion, a plain replace and
+//! other programs take no lock. So the two names are swapped in one step, and if what comes out is not the version that
+//! was to be replaced, they are swapped back. On a file system that cannot swap (NFS), the version is only looked at
+//! under the lock.
 
 use std::os::fd::AsFd;
 

@@ -1,9 +1,9 @@
 //! The archive's directory: found once by its path, and held from then on.
 //!
-//! Everything in the archive is reached from one descriptor. So what was read (`walship.json`) and what is written lie in
-//! the same directory, whatever is mounted, unmounted or moved in between. But the descriptor proves nothing about the
-//! path: an unmounted file system lives on behind it. So before anything is acknowledged or called missing, it is checked
-//! that the path still leads there.
+//! Everything in the archive is reached from one descriptor. So what was read (`walship.json`) and what is written lie
+//! in the same directory, whatever is mounted, unmounted or moved in between. But the descriptor proves nothing about
+//! the path: an unmounted file system lives on behind it. So before anything is acknowledged or called missing, it is
+//! checked that the path still leads there.
 
 use std::fs::{DirBuilder, File};
 use std::io::{Error as IoError, ErrorKind as IoKind};
@@ -93,8 +93,8 @@ impl Root {
         }
     }
 
-    /// Checks that the archive's path still leads to the directory that is held. Otherwise nothing can be said about any
-    /// key, and nothing may be acknowledged.
+    /// Checks that the archive's path still leads to the directory that is held. Otherwise nothing can be said about
+    /// any key, and nothing may be acknowledged.
     ///
     /// # Errors
     /// `Invalid` where it does not.
@@ -122,8 +122,8 @@ impl Root {
             Ok(()) => self.sync_parent(),
             Err(error) if error.kind() == IoKind::AlreadyExists => {
                 self.directory()?;
-                // Whoever made it may have died before its own fsync; or it was made by hand, long ago, in a
-                // directory that walship may not read.
+                // The process that made it may have died before its own fsync. Or it was made by hand, long ago, in
+                // a directory that walship may not read.
                 match self.sync_parent() {
                     Err(error) if error.kind() == ErrorKind::Denied => Ok(()),
                     other => other,
@@ -192,8 +192,8 @@ impl Root {
         Ok(statat(self.directory()?, relative, AtFlags::empty()))
     }
 
-    /// Fsyncs a directory and all above it up to the archive's. Always all of them, because another process may have made
-    /// one and not have fsynced it yet.
+    /// Fsyncs a directory and all above it up to the archive's. Always all of them, because another process may have
+    /// made one and not have fsynced it yet.
     pub(super) fn sync_up_to(&self, folder: &str) -> Result<()> {
         let mut folder = folder;
         while !folder.is_empty() {

@@ -1,5 +1,5 @@
-//! Hooks around each attempt of the SDK's retry loop: they keep the last failure, retry more failures than the SDK does,
-//! and give it the body's hash, so that it need not be computed again.
+//! Hooks around each attempt of the SDK's retry loop: they keep the last failure, retry more failures than the SDK
+//! does, and give it the body's hash, so that it need not be computed again.
 
 use std::error::Error as StdError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

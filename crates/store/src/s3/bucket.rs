@@ -1,5 +1,5 @@
-//! The properties of a bucket: versioning, object lock, and the time. The first two take permissions that walship does not
-//! need otherwise.
+//! The properties of a bucket: versioning, object lock, and the time. The first two take permissions that walship does
+//! not need otherwise.
 
 use std::time::Instant;
 

@@ -33,8 +33,8 @@ pub(super) struct Connection {
     pub(super) endpoint: Option<String>,
 }
 
-/// Finds out the endpoint, the region and the credentials. Asks the network only if AWS must tell the region (IMDS), for
-/// at most `limit`.
+/// Finds out the endpoint, the region and the credentials. Asks the network only if AWS must tell the region (IMDS),
+/// for at most `limit`.
 pub(super) async fn connect(options: &S3Options, limit: Duration) -> Result<Connection> {
     let environment = &options.environment;
     let endpoint = options.endpoint_set();

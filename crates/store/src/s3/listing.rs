@@ -1,8 +1,8 @@
 //! Whether an answer to a listing is whole.
 //!
 //! The SDK's reader passes over what it does not know, so a listing that was cut or altered on its way looks like a
-//! shorter one. So the text of the answer is checked: it must be one closed element, every element in it must be closed by
-//! its own name, and its count of keys must be right.
+//! shorter one. So the text of the answer is checked: it must be one closed element, every element in it must be closed
+//! by its own name, and its count of keys must be right.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,6 +1,7 @@
-//! Whether the records of one segment go on in the next. Each record names the one before it (`xl_prev`), and PostgreSQL
-//! ends a replay at a record that names another one (`ValidXLogRecordHeader`, `xlogreader.c`, 14 to 18). Segments of two
-//! histories, or of a server whose WAL was set back (`pg_resetwal`), have the right names and positions but break there.
+//! Whether the records of one segment go on in the next. Each record names the one before it (`xl_prev`), and
+//! PostgreSQL ends a replay at a record that names another one (`ValidXLogRecordHeader`, `xlogreader.c`, 14 to 18).
+//! Segments of two histories, or of a server whose WAL was set back (`pg_resetwal`), have the right names and positions
+//! but break there.
 
 use serde::{Deserialize, Serialize};
 
@@ -54,8 +55,8 @@ pub struct LinkChecker {
 }
 
 impl LinkChecker {
-    /// If the records of this segment do not follow those of the segments before: where a replay from there ends. `None`
-    /// also where that is not known.
+    /// If the records of this segment do not follow those of the segments before: where a replay from there ends.
+    /// `None` also where that is not known.
     pub fn next(&mut self, index: Option<&SegmentIndex>) -> Option<Lsn> {
         let ended = self.ended.take();
         let Some((index, links)) = index.and_then(|index| Some((index, index.links?))) else {

@@ -13,8 +13,8 @@ const HEADER_END_BYTES: usize = 8;
 const SWITCH: [u8; 4] = [0x40, 0, 0, 0];
 
 impl SegmentIndex {
-    /// The same, without a false end of the WAL. An older walship took a switch that began in the segment before for the
-    /// end of the WAL, and its trailers stay.
+    /// The same, without a false end of the WAL. An older walship took a switch that began in the segment before for
+    /// the end of the WAL, and its trailers stay.
     pub(crate) fn without_false_end(self) -> Self {
         if self.is_filled_by_a_switch() {
             return Self {

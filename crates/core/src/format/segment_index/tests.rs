@@ -324,7 +324,7 @@ fn a_switch_that_straddles_two_segments_ends_no_wal_in_the_second() {
 }
 
 #[test]
-fn any_other_record_that_straddles_two_segments_and_is_the_last_one_ends_the_wal_there() {
+fn any_other_last_record_that_straddles_two_segments_ends_the_wal_there() {
     for (before_end, info, body) in [(8, 0x00, 0), (16, 0x00, 0), (8, 0x40, 8), (16, 0x40, 16)] {
         let mut wal = Writer::new(Major::V17);
         wal.fill_to(before_end);

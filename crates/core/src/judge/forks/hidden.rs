@@ -3,11 +3,12 @@
 use super::{Follower, Position, TargetTimeline};
 use crate::pg::TimelineHistory;
 
-/// Whether the history of a retired timeline is hidden from a server in recovery: one that looks for the latest timeline
-/// and would go over to this one. `is_starting`: it has not opened for reading yet, and takes what it finds for the
-/// timeline to follow; later PostgreSQL ignores a timeline that left before what was replayed, and must learn of it, lest
-/// a promotion take its number (`rescanLatestTimeLine`, `findNewestTimeLine`, 14 to 18). What the server does may not be
-/// known; then it is hidden.
+/// Whether the history of a retired timeline is hidden from a server in recovery: from one that looks for the latest
+/// timeline and would go over to this one. If it is not known what the server does (`None`), the history is hidden.
+///
+/// `is_starting`: the server has not opened for reading yet, and follows the latest timeline that it finds. Later,
+/// PostgreSQL ignores a timeline that left before what was replayed (`rescanLatestTimeLine`), but must see its history:
+/// otherwise a promotion could take its number (`findNewestTimeLine`; 14 to 18).
 #[must_use]
 pub fn is_hidden(history: &TimelineHistory, follower: Option<&Follower>, is_starting: bool) -> bool {
     let Some(follower) = follower else { return true };

@@ -1,5 +1,5 @@
-//! The body of a record that has a time: a transaction ended or was prepared, or a restore point was made. It is read as it
-//! comes, a field at a time, so that a commit of a million subtransactions takes no more memory than any other.
+//! The body of a record that has a time: a transaction ended or was prepared, or a restore point was made. It is read
+//! as it comes, a field at a time, so that a commit of a million subtransactions takes no more memory than any other.
 //!
 //! Layouts: `xl_xact_commit` and `xl_xact_abort` with `ParseCommitRecord` and `ParseAbortRecord`
 //! (`src/include/access/xact.h`, `src/backend/access/rmgrdesc/xactdesc.c`), `xl_xact_prepare` and `xl_restore_point`

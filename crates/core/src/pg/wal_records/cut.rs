@@ -1,11 +1,13 @@
-//! A record that begins in one segment and ends in another, put together from what each of the two segments keeps of it.
+//! A record that begins in one segment and ends in another, put together from what each of the two segments keeps of
+//! it.
 
 use super::body::BEGINNING_BYTES;
 use super::record::{RecordHeader, Telling};
 use super::{WalEvent, take_front};
 use crate::pg::{Lsn, Major};
 
-/// At least this many bytes of a record lie in the segment in which it begins, because records begin at multiples of it.
+/// At least this many bytes of a record lie in the segment in which it begins, because records begin at multiples of
+/// it.
 const LEAST_HEAD_BYTES: usize = 8;
 
 /// The beginning of a record that a segment leaves unfinished.
@@ -58,9 +60,10 @@ impl RecordTail {
     }
 }
 
-/// What a record tells that begins in one segment, goes on in the next, and ends at `end`. `None` where it tells nothing,
-/// or the two are not parts of one record: a crash may have cut the first one off. The id of a prepared transaction is not
-/// read and is 0. A change whose record is longer than the two parts is [`super::WalChange::Unread`].
+/// What a record tells that begins in one segment, goes on in the next, and ends at `end`. `None` where it tells
+/// nothing, or the two are not parts of one record: a crash may have cut the first one off. The id of a prepared
+/// transaction is not read and is 0. A change whose record is longer than the two parts is
+/// [`super::WalChange::Unread`].
 pub(crate) fn join(head: &RecordHead, tail: &RecordTail, end: Lsn, major: Major) -> Option<WalEvent> {
     if head.remaining != tail.remaining || head.start >= end {
         return None;

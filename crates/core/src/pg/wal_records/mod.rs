@@ -1,9 +1,9 @@
 //! A reader of WAL records that finds the ends of transactions, the restore points and what changes the
-//! conditions of a recovery, and passes over everything else. It follows `XLogDecodeNextRecord` and `XLogFindNextRecord`
-//! (`src/backend/access/transam/xlogreader.c`, PostgreSQL 14 to 18).
+//! conditions of a recovery, and passes over everything else. It follows `XLogDecodeNextRecord` and
+//! `XLogFindNextRecord` (`src/backend/access/transam/xlogreader.c`, PostgreSQL 14 to 18).
 //!
-//! It is fed bytes in pieces of any size and holds at most a few hundred bytes. The first invalid record ends the WAL, as
-//! it does for PostgreSQL.
+//! It is fed bytes in pieces of any size and holds at most a few hundred bytes. The first invalid record ends the WAL,
+//! as it does for PostgreSQL.
 
 mod body;
 mod change;
@@ -32,8 +32,8 @@ pub(super) const RECORD_ALIGNMENT: u64 = 8;
 /// How closely records are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalCheck {
-    /// Page headers, record lengths and each record's link to the one before. Enough for whole segments that are known to
-    /// be as PostgreSQL archived them, and the fastest.
+    /// Page headers, record lengths and each record's link to the one before. Enough for whole segments that are known
+    /// to be as PostgreSQL archived them, and the fastest.
     Structure,
     /// Each record's CRC as well: needed to find the end of WAL in a `.partial` segment.
     Crc,
@@ -53,8 +53,8 @@ pub struct WalTransaction {
 pub struct WalEvent {
     /// The position of the record.
     pub start: Lsn,
-    /// The position after it, as PostgreSQL reports it: where the next record begins, or the next page if no record fits
-    /// before it.
+    /// The position after it, as PostgreSQL reports it: where the next record begins, or the next page if no record
+    /// fits before it.
     pub end: Lsn,
     /// What it is.
     pub kind: WalEventKind,
@@ -143,8 +143,8 @@ impl WalReader {
         self.pages.first()
     }
 
-    /// The first record that begins here and has a complete header: its position, and the position that it names for the
-    /// record before it (`xl_prev`).
+    /// The first record that begins here and has a complete header: its position, and the position that it names for
+    /// the record before it (`xl_prev`).
     pub(crate) fn first_record(&self) -> Option<(Lsn, Lsn)> {
         self.first
     }
@@ -305,8 +305,8 @@ impl WalReader {
         Ok(())
     }
 
-    /// Reads records of common forms that lie in one piece, as most do, in a faster way. Returns how many bytes it read,
-    /// padding included.
+    /// Reads records of common forms that lie in one piece, as most do, in a faster way. Returns how many bytes it
+    /// read, padding included.
     fn pass_whole_records(
         &mut self,
         start: u64,
@@ -413,7 +413,7 @@ enum AfterRecord {
     NextSegment,
 }
 
-/// Takes bytes off the front, at most so many.
+/// Takes at most `at_most` bytes off the front.
 fn take_front<'a>(bytes: &mut &'a [u8], at_most: u64) -> &'a [u8] {
     let length = usize::try_from(at_most).map_or(bytes.len(), |at_most| at_most.min(bytes.len()));
     let (taken, rest) = bytes.split_at_checked(length).unwrap_or((bytes, &[]));

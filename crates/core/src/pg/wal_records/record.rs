@@ -175,8 +175,8 @@ impl WholeRecord {
         written.is_some() && written == record.and_then(crc_of)
     }
 
-    /// The record at the start of these bytes, if it is complete and of a common form: it tells nothing, or is the end of
-    /// a transaction with nothing before its main data. `None` may be any other record.
+    /// The record at the start of these bytes, if it is complete and of a common form: it tells nothing, or is the end
+    /// of a transaction with nothing before its main data. `None` may be any other record.
     pub(super) fn at_start_of(bytes: &[u8]) -> Option<Self> {
         let header = bytes.first_chunk::<{ RecordHeader::SIZE_BYTES }>()?;
         let total_bytes = u32_at(header, 0)?;

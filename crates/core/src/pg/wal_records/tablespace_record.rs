@@ -77,8 +77,8 @@ pub fn ends_with_cut_header(bytes: &[u8]) -> bool {
 }
 
 /// Empties the path in the record that these bytes begin with. `start` is their offset in their segment; no page header
-/// lies there. The record keeps its length, and its CRC is computed again. `None` where it is not a whole and valid record
-/// of this kind: nothing is changed then.
+/// lies there. The record keeps its length, and its CRC is computed again. `None` where it is not a whole and valid
+/// record of this kind: nothing is changed then.
 #[must_use]
 pub fn empty_path(bytes: &mut [u8], start: u64, page_bytes: u64) -> Option<()> {
     let total = u32_at(bytes, 0)? as usize;
