@@ -97,8 +97,8 @@ impl Settings {
         settings
     }
 
-    /// What another walship process needs for the same settings: the file's path, and environment variables for the settings
-    /// from elsewhere. No secret is among them, because no setting is one.
+    /// What another walship process needs for the same settings: the file's path, and environment variables for the
+    /// settings from elsewhere. No secret is among them, because no setting is one.
     #[must_use]
     pub fn to_reproduce(&self) -> (Option<&Path>, Vec<(String, &str)>) {
         (self.raw.file.as_deref(), self.raw.set_elsewhere())

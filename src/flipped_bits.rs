@@ -1,9 +1,9 @@
-//! One bit is flipped, in any byte of any record: where it lies, or once on its way here. No command gives another answer
-//! than without the flip, unless it names the object.
+//! One bit is flipped, in any byte of any record: where it lies, or once on its way here. No command gives another
+//! answer than without the flip, unless it names the object.
 //!
-//! The tests of `crates/core/src/format/record.rs` show that no bit of a record can change unseen. Here every sixth byte is
-//! struck, for one command after the other, so that each command meets every record. With `WALSHIP_BITS=all` every byte is
-//! struck for every command, which takes twenty minutes.
+//! The tests of `crates/core/src/format/record.rs` show that no bit of a record can change unseen. Here every sixth
+//! byte is struck, for one command after the other, so that each command meets every record. With `WALSHIP_BITS=all`
+//! every byte is struck for every command, which takes twenty minutes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

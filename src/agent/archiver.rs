@@ -1,12 +1,12 @@
 //! Stores WAL ahead of PostgreSQL's archiver.
 //!
-//! Files are read, hashed, compressed and transferred several at a time, and stored one after the other in the archiver's
-//! order: each gets its name only when the one before it is durable. If another content has a name already, the agent stops
-//! at that file and stores nothing behind it, as a lone archiver would. So two primaries whose agents look ahead into one
-//! archive cannot interleave their histories.
+//! Files are read, hashed, compressed and transferred several at a time, and stored one after the other in the
+//! archiver's order: each gets its name only when the one before it is durable. If another content has a name already,
+//! the agent stops at that file and stores nothing behind it, as a lone archiver would. So two primaries whose agents
+//! look ahead into one archive cannot interleave their histories.
 //!
-//! A file counts as stored only when the archive was confirmed after the file was durable: the archive may go away between
-//! the reading of its identity and a write.
+//! A file counts as stored only when the archive was confirmed after the file was durable: the archive may go away
+//! between the reading of its identity and a write.
 //!
 //! Work begins only when the archiver asks: an agent whose `archive_command` was taken away stores
 //! nothing. A file that was stored ahead is reported to the archiver as stored only if it is still the same file.
@@ -227,8 +227,8 @@ impl Archiver {
         outcome
     }
 
-    /// Stores a file; `durable` is called when it is in the store. It counts as archived only if the archive was still there
-    /// after that.
+    /// Stores a file; `durable` is called when it is in the store. It counts as archived only if the archive was still
+    /// there after that.
     async fn store(
         &self,
         path: PathBuf,

@@ -15,9 +15,9 @@ const STARTER: Duration = Duration::from_secs(10);
 /// has ended. To be called before anything else, while there is no other thread.
 ///
 /// # Errors
-/// `Invalid` where this process would become the postmaster's child, as in a container where the postmaster is process 1:
-/// PostgreSQL treats the end of a child that it does not know as a crash and restarts
-/// (`CleanupBackend`, `postmaster.c`, 14 to 17).
+/// `Invalid` where this process would become the postmaster's child, as in a container where the postmaster is process
+/// 1: PostgreSQL treats the end of a child that it does not know as a crash and restarts (`CleanupBackend`,
+/// `postmaster.c`, 14 to 17).
 pub fn detach(data_directory: &Path, starter: i32) -> Result<()> {
     // Fails only for the leader of a process group, which then leads its own session anyway.
     let _ = rustix::process::setsid();
@@ -35,8 +35,8 @@ pub fn detach(data_directory: &Path, starter: i32) -> Result<()> {
     }
 }
 
-/// Closes all descriptors but the standard ones: PostgreSQL's may be among them, and before version 15 those of its files
-/// too.
+/// Closes all descriptors but the standard ones: PostgreSQL's may be among them, and before version 15 those of its
+/// files too.
 fn close_inherited() {
     let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")
         .into_iter()

@@ -1,8 +1,8 @@
 //! The archive, as it was found a moment ago.
 //!
-//! For [`AGE`] a store is taken for this archive's: the identity is kept, and on a file system the directory that it was
-//! read from. Both are kept together, so that nothing is written to a directory whose identity was not read. Before anybody
-//! is told that something is stored, [`Archive::confirm`] looks again.
+//! For [`AGE`] a store is taken for this archive's: the identity is kept, and on a file system the directory that it
+//! was read from. Both are kept together, so that nothing is written to a directory whose identity was not read. Before
+//! anybody is told that something is stored, [`Archive::confirm`] looks again.
 
 use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};

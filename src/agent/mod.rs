@@ -5,8 +5,8 @@
 //! answer in a short time. The same code does the work in both cases.
 //!
 //! What holds:
-//! - Everything that it knows is in its memory, and is checked against the file in question. Losing it does no harm: pushing
-//!   again is idempotent, and a spool without its agent is never read.
+//! - Everything that it knows is in its memory, and is checked against the file in question. Losing it does no harm:
+//!   pushing again is idempotent, and a spool without its agent is never read.
 //! - Files are stored in the archiver's order: each only after the one before it is durable. So two
 //!   live clones of one primary cannot interleave their histories, just as without an agent.
 //! - It never touches a destination of `restore`: the client renames the verified file itself, so an

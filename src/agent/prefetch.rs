@@ -1,9 +1,9 @@
 //! Fetches WAL ahead of recovery.
 //!
 //! While a server recovers and asks for one segment after the other, the next segments of its timeline are fetched in
-//! parallel into the spool and verified there. Whether one may be delivered (identity, header, the fork rule) is decided
-//! when it is asked for. Absence is never remembered: a missing segment and a history are looked up each time. For a client
-//! that reads backwards, or outside of recovery, as `pg_rewind` does, nothing is fetched ahead.
+//! parallel into the spool and verified there. Whether one may be delivered (identity, header, the fork rule) is
+//! decided when it is asked for. Absence is never remembered: a missing segment and a history are looked up each time.
+//! For a client that reads backwards, or outside of recovery, as `pg_rewind` does, nothing is fetched ahead.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

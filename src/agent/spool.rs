@@ -1,8 +1,8 @@
 //! Files that stand ready for recovery, beside `pg_wal`'s own, so that delivery is a rename.
 //!
-//! Each agent has a folder of its own, and holds a lock on it (`flock`). A starting agent removes folders without a living
-//! agent's lock, and an ending agent removes its own. Nothing is fsynced, because only the agent's memory knows what the
-//! files are.
+//! Each agent has a folder of its own, and holds a lock on it (`flock`). A starting agent removes folders without a
+//! living agent's lock, and an ending agent removes its own. Nothing is fsynced, because only the agent's memory knows
+//! what the files are.
 
 use std::fs::{DirBuilder, File};
 use std::io::ErrorKind as IoKind;

@@ -1,8 +1,9 @@
 //! Reading what an archive holds: listings of `backups/` and `wal/`, and the small objects that say
 //! what the large ones are.
 //!
-//! Backups are listed before the WAL, so that for a backup that ends meanwhile its WAL is listed as well. A backup that is
-//! deleted meanwhile is left out. Memory grows with the number of backups and of gaps in the WAL, not with that of objects.
+//! Backups are listed before the WAL, so that for a backup that ends meanwhile its WAL is listed as well. A backup that
+//! is deleted meanwhile is left out. Memory grows with the number of backups and of gaps in the WAL, not with that of
+//! objects.
 
 #[cfg(test)]
 mod tests;
@@ -128,8 +129,8 @@ type OfWal = (
     BTreeMap<TimelineId, Retired>,
 );
 
-/// The archive's WAL and which of it is damaged, which WAL is released, the timelines' histories, and which timelines are
-/// retired.
+/// The archive's WAL and which of it is damaged, which WAL is released, the timelines' histories, and which timelines
+/// are retired.
 async fn wal_and_what_it_means(archive: &Archive, known: &Found) -> Result<OfWal> {
     let mut damage = Damage::default();
     let wal = list_wal(archive, |object| {

@@ -34,8 +34,8 @@ async fn known(archive: &Archive) -> Result<(Drills, Option<Version>)> {
     }
 }
 
-/// Notes the result for the archive, which keeps it even when the backup is deleted, and beside the backup. If two drills
-/// of one backup end at the same moment, one result may get lost beside the backup.
+/// Notes the result for the archive, which keeps it even when the backup is deleted, and beside the backup. If two
+/// drills of one backup end at the same moment, one result may get lost beside the backup.
 ///
 /// # Errors
 /// `NotFound` where the backup is gone; `Invalid` where the archive is; as the store.

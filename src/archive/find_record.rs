@@ -1,12 +1,12 @@
 //! Looks up recovery targets in the archived WAL, where the plan needs to know where they lie.
 //!
-//! The search for a transaction's end or a restore point begins at the newest backup, then at the backup before it up to
-//! there, and so on: a recovery from a backup stops at the first match after it. For a moment it is enough to know that
-//! something later was archived, so the end is looked at first. Restore points and times are in the segments' indexes. A
-//! segment without an index is read, and for transactions each segment is.
+//! The search for a transaction's end or a restore point begins at the newest backup, then at the backup before it up
+//! to there, and so on: a recovery from a backup stops at the first match after it. For a moment it is enough to know
+//! that something later was archived, so the end is looked at first. Restore points and times are in the segments'
+//! indexes. A segment without an index is read, and for transactions each segment is.
 //!
-//! Segments are read one at a time, in pieces; a segment's records count only when the whole segment proved to be what was
-//! archived.
+//! Segments are read one at a time, in pieces; a segment's records count only when the whole segment proved to be what
+//! was archived.
 
 mod moment;
 mod restore_point;
@@ -53,8 +53,8 @@ pub(crate) async fn plan(
     Ok(plan)
 }
 
-/// A plan for a target that lies before the timelines part, where all of them are the same. For a later target nobody can
-/// choose between them.
+/// A plan for a target that lies before the timelines part, where all of them are the same. For a later target nobody
+/// can choose between them.
 async fn before_the_parting(
     archive: &Archive,
     catalogue: &Catalogue,

@@ -38,8 +38,8 @@ impl Archive {
     /// The archive that `cluster` should have used before; `why` says what shows that.
     ///
     /// # Errors
-    /// `Invalid` where there is none, or it is another cluster's: a file system that is not mounted, or an emptied archive,
-    /// must not become a new archive unnoticed.
+    /// `Invalid` where there is none, or it is another cluster's: a file system that is not mounted, or an emptied
+    /// archive, must not become a new archive unnoticed.
     pub async fn open_of(store: &Store, cluster: ClusterIdentity, why: &str) -> Result<Self> {
         let archive = Self::open(store).await.map_err(|error| {
             if error.kind() == ErrorKind::Invalid {
@@ -77,9 +77,9 @@ impl Archive {
         self.identity.check(cluster, &self.url())
     }
 
-    /// Checks that the URL still leads to the archive that was opened. To be called after something was stored and before
-    /// anybody is told so, because meanwhile a file system may have been unmounted, a bucket emptied or made anew, or another
-    /// archive begun.
+    /// Checks that the URL still leads to the archive that was opened. To be called after something was stored and
+    /// before anybody is told so, because meanwhile a file system may have been unmounted, a bucket emptied or made
+    /// anew, or another archive begun.
     ///
     /// # Errors
     /// `Invalid` where it is not; otherwise as [`Archive::find_at`].
@@ -110,11 +110,12 @@ impl Archive {
     }
 }
 
-/// Creates the identity of a new archive, after probing whether the store honours conditional writes. If several create it
-/// at once, one wins, and the archive that is returned has the winner's identity.
+/// Creates the identity of a new archive, after probing whether the store honours conditional writes. If several create
+/// it at once, one wins, and the archive that is returned has the winner's identity.
 ///
 /// # Errors
-/// `Invalid` where objects are there already, because the identity of their archive is lost; otherwise as [`Store::put`].
+/// `Invalid` where objects are there already, because the identity of their archive is lost; otherwise as
+/// [`Store::put`].
 async fn create(store: &Store, cluster: ClusterIdentity, now: DateTime<Utc>) -> Result<Archive> {
     if let Err(refusal) = refuse_orphans(store).await {
         // Unless another process created it first, such as the archiver while a base backup begins.
@@ -166,8 +167,8 @@ mod tests {
         }
     }
 
-    /// Two processes create one archive. The second is held up before its call of this kind while the first creates the archive
-    /// and stores a segment. Returns the second's result.
+    /// Two processes create one archive. The second is held up before its call of this kind while the first creates the
+    /// archive and stores a segment. Returns the second's result.
     async fn second_of_two(held: (Operation, &str), second: ClusterIdentity) -> Result<Archive> {
         let top = tempfile::tempdir().unwrap();
         let store = fixture::store(top.path()).await;

@@ -1,8 +1,8 @@
 //! The ledger in the store: read before a part of the archive is verified, written after it.
 //!
-//! Only the summary matters to others: a shard that cannot be read counts as absent, and if a shard cannot be written, its
-//! objects are read again next time. Runs at the same time may overwrite each other's parts, because each part is true by
-//! itself.
+//! Only the summary matters to others: a shard that cannot be read counts as absent, and if a shard cannot be written,
+//! its objects are read again next time. Runs at the same time may overwrite each other's parts, because each part is
+//! true by itself.
 
 use std::collections::BTreeSet;
 

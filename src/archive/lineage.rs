@@ -1,5 +1,5 @@
-//! Whether the archived WAL of a backup is its own: reads what [`crate::judge::lineage`] judges. Each segment is read to
-//! its end, so that only verified content counts.
+//! Whether the archived WAL of a backup is its own: reads what [`crate::judge::lineage`] judges. Each segment is read
+//! to its end, so that only verified content counts.
 
 use std::io::Write;
 
@@ -27,8 +27,8 @@ pub(crate) fn segments(record: &BackupRecord, lineage: &Lineage) -> Result<Vec<S
 /// Which archived WAL is not the backup's own; `None` where nothing shows that any of it is not.
 ///
 /// # Errors
-/// `NotFound` where a segment is not there, `Corrupt` where one is damaged or the record contradicts itself; otherwise as
-/// the store.
+/// `NotFound` where a segment is not there, `Corrupt` where one is damaged or the record contradicts itself; otherwise
+/// as the store.
 pub(crate) async fn contradiction(
     record: &BackupRecord,
     lineage: &Lineage,

@@ -26,8 +26,8 @@ use crate::format::identity::Identity;
 use crate::format::keys::Key;
 use crate::store::{Object, ObjectInfo, Store};
 
-/// An archive: where it is, and whose. It is opened once for each command (`identity.rs`). `reading.rs` reads small objects,
-/// and `writing.rs` writes all objects.
+/// An archive: where it is, and whose. It is opened once for each command (`identity.rs`). `reading.rs` reads small
+/// objects, and `writing.rs` writes all objects.
 #[derive(Debug, Clone)]
 pub struct Archive {
     store: Store,

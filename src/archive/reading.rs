@@ -1,7 +1,7 @@
 //! Reads a small object whole, and accepts it only if it is what was written.
 //!
-//! An object that is not is read again ([`read_again_if_damaged`]): a bit that was flipped on the way is right the second time, and an
-//! object that stays wrong is damaged where it lies.
+//! An object that is not is read again ([`read_again_if_damaged`]): a bit that was flipped on the way is right the
+//! second time, and an object that stays wrong is damaged where it lies.
 
 use bytes::Bytes;
 

@@ -1,5 +1,5 @@
-//! Reads when transactions ended in segments: from the trailer at the end of the object, or from the whole segment where an
-//! older walship stored it.
+//! Reads when transactions ended in segments: from the trailer at the end of the object, or from the whole segment
+//! where an older walship stored it.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::store::read_again_if_damaged;
 
 /// A trailer is rarely longer.
 const USUAL_TRAILER_BYTES: usize = 4 << 10;
-/// At most this many segments are looked at, backwards from the end of contiguous WAL. Loading data with one commit fills
-/// many.
+/// At most this many segments are looked at, backwards from the end of contiguous WAL. Loading data with one commit
+/// fills many.
 const LOOK_BACK: u64 = 4096;
 /// Segments that are looked at first; then twice as many, and so on, up to [`LARGEST_LOOK`].
 const FIRST_LOOK: u64 = 4;

@@ -1,5 +1,5 @@
-//! The records between two positions that change the conditions of a recovery. They are read from the segments' indexes, and
-//! from the segments themselves where an index does not have all of them.
+//! The records between two positions that change the conditions of a recovery. They are read from the segments'
+//! indexes, and from the segments themselves where an index does not have all of them.
 
 use std::io::Write;
 
@@ -21,8 +21,8 @@ use crate::store::read_again_if_damaged;
 /// Indexes that are read at a time.
 const AT_A_TIME: u64 = 256;
 
-/// Where the whole archive is shown, at most this many segments of each timeline are searched for barriers, backwards from
-/// its newest. A recovery searches all that it replays.
+/// Where the whole archive is shown, at most this many segments of each timeline are searched for barriers, backwards
+/// from its newest. A recovery searches all that it replays.
 pub const LOOKED_AT: u64 = 512;
 /// The same for `verify`, which may take longer.
 pub const LOOKED_AT_BY_VERIFY: u64 = 1 << 14;
@@ -119,8 +119,8 @@ pub async fn note_barriers(archive: &Archive, catalogue: &mut Catalogue, at_most
 }
 
 impl TimeIndex {
-    /// What the WAL changes from the record at `from` up to the one before `until`, along a chain of timelines. A checkpoint
-    /// that begins no timeline only tells the `wal_level`, if it has one.
+    /// What the WAL changes from the record at `from` up to the one before `until`, along a chain of timelines. A
+    /// checkpoint that begins no timeline only tells the `wal_level`, if it has one.
     ///
     /// # Errors
     /// As the store, without `NotFound` and `Corrupt`: such segments are in [`WalChanges::unknown`].
@@ -288,7 +288,8 @@ mod tests {
         Without,
     }
 
-    /// Two tablespaces: the record of one, with a long path, crosses the end of the first segment, the other is in the second.
+    /// Two tablespaces: the record of one, with a long path, crosses the end of the first segment, the other is in the
+    /// second.
     fn wal() -> Writer {
         let mut wal = Writer::new(Major::V17);
         wal.fill_to(24);

@@ -236,8 +236,8 @@ pub(crate) async fn found(check: impl Future<Output = Result<Result<()>>>) -> Re
     }
 }
 
-/// Looks again at an object that seems wrong: if it was changed on the way, it is right the second time, and only an object
-/// that is wrong twice is damaged where it lies. A second look that fails is the store's error, not a finding.
+/// Looks again at an object that seems wrong: if it was changed on the way, it is right the second time, and only an
+/// object that is wrong twice is damaged where it lies. A second look that fails is the store's error, not a finding.
 pub(crate) async fn twice<F>(mut look: impl FnMut() -> F) -> Result<Found>
 where
     F: Future<Output = Result<Found>>,

@@ -1,7 +1,7 @@
 //! Writes to an archive. For every kind of object this is the one place that decides which object counts as the same.
 //!
-//! Nothing different is ever written over an object. If the store's answer got lost, a look at the object decides. Where the
-//! store ignores conditions, looking first is the best that can be done.
+//! Nothing different is ever written over an object. If the store's answer got lost, a look at the object decides.
+//! Where the store ignores conditions, looking first is the best that can be done.
 
 use sha2::{Digest, Sha256};
 
@@ -38,7 +38,8 @@ impl Archive {
     /// Creates an object; where there is a `turn`, only after that has come.
     ///
     /// # Errors
-    /// `Conflict` where a different object has the name; `Corrupt` where that object cannot be read; otherwise as the store.
+    /// `Conflict` where a different object has the name; `Corrupt` where that object cannot be read; otherwise as the
+    /// store.
     pub async fn create(
         &self,
         key: &Key,
@@ -122,8 +123,8 @@ impl Archive {
     /// Replaces one version of such an object; without a version it is created.
     ///
     /// # Errors
-    /// `Conflict` where the version is another by now, or where this very body was written and the answer got lost. Otherwise
-    /// as the store.
+    /// `Conflict` where the version is another by now, or where this very body was written and the answer got lost.
+    /// Otherwise as the store.
     pub async fn replace_if(&self, key: &Key, body: &Body, version: Option<Version>) -> Result<()> {
         let mode = version.map_or(PutMode::Create, PutMode::ReplaceIf);
         self.put(key, body, mode).await

@@ -1,5 +1,5 @@
-//! An archive and the clusters lie apart. A directory archive inside a data directory, its `pg_wal` or a tablespace would
-//! be lost with what it protects, be part of every base backup, and be removed before a recovery begins anew.
+//! An archive and the clusters lie apart. A directory archive inside a data directory, its `pg_wal` or a tablespace
+//! would be lost with what it protects, be part of every base backup, and be removed before a recovery begins anew.
 //!
 //! Directories are compared by device and inode, so that links and mounts hide nothing.
 

@@ -1,7 +1,7 @@
 //! Whether a recovered server archives, and what it remembers of archives.
 //!
-//! A copy that archives beside its running source forks the archive, and an idle source does not show that it runs. So a
-//! copy archives only where somebody says that it takes its source's place.
+//! A copy that archives beside its running source forks the archive, and an idle source does not show that it runs. So
+//! a copy archives only where somebody says that it takes its source's place.
 
 use std::path::Path;
 

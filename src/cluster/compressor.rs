@@ -105,7 +105,8 @@ fn no_thread(error: std::io::Error) -> Error {
 }
 
 impl WalFile {
-    /// Sends the file, piece by piece, into `pieces`; used buffers come back through `returned`. The trailer describes the file.
+    /// Sends the file, piece by piece, into `pieces`; used buffers come back through `returned`. The trailer describes
+    /// the file.
     fn read(&self, pieces: &SyncSender<Vec<u8>>, returned: &Receiver<Vec<u8>>) -> Result<Trailer> {
         let mut file = self.file()?;
         let mut content = Content::default();

@@ -1,9 +1,9 @@
 //! Configuration files that the tar streams of a backup lack: those outside the data directory, as Debian has them, and
-//! the files that links in the data directory led to. They are put back where they are missing, never over a file that is
-//! there. A file comes back in the place of a link.
+//! the files that links in the data directory led to. They are put back where they are missing, never over a file that
+//! is there. A file comes back in the place of a link.
 //!
-//! A file that cannot be put back (its directory is often root's) does not fail the recovery: the verified object is kept
-//! in the data directory, and a note gives the command that unpacks it.
+//! A file that cannot be put back (its directory is often root's) does not fail the recovery: the verified object is
+//! kept in the data directory, and a note gives the command that unpacks it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Permissions};

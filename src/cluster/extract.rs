@@ -30,8 +30,8 @@ use crate::format::keys::{BackupObject, Key};
 use crate::progress::Progress;
 use crate::store::read_again_if_damaged;
 
-/// Bytes of tar after which what was written is synced. Otherwise Linux would keep up to a tenth of the memory unwritten
-/// until the end. Each sync costs a commit of the file system's journal.
+/// Bytes of tar after which what was written is synced. Otherwise Linux would keep up to a tenth of the memory
+/// unwritten until the end. Each sync costs a commit of the file system's journal.
 const SYNC_BYTES: u64 = 256 << 20;
 
 /// What is restored, and how.
@@ -160,7 +160,8 @@ impl Workers<'_> {
             .ok_or_else(|| Error::defect("restore the backup", "a part of no stream"))?;
         let key = record.id.key(BackupObject::Part(stream, job.number));
         let counted = AtomicU64::new(0);
-        // Of the thousands of parts of a large backup one may arrive damaged. Writing a part twice gives the same files.
+        // Of the thousands of parts of a large backup one may arrive damaged. Writing a part twice gives the same
+        // files.
         let fetched = read_again_if_damaged(async || self.fetch(&key, job, &counted).await);
         self.handle.block_on(fetched)?;
         self.files.finish_part(job)

@@ -86,8 +86,8 @@ impl Files {
         }
     }
 
-    /// Opens a file for writing, and makes it if nobody has. Until it is complete its owner may write to it, whatever its
-    /// mode: other parts open it too, and so does this part when it is fetched again.
+    /// Opens a file for writing, and makes it if nobody has. Until it is complete its owner may write to it, whatever
+    /// its mode: other parts open it too, and so does this part when it is fetched again.
     pub(crate) fn open(&self, stream: usize, file: &PartFile) -> Result<(File, PathBuf)> {
         let path = self.path_of(stream, &file.path)?;
         let mode = file.mode & 0o777 | OWNER;

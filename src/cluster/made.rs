@@ -96,9 +96,9 @@ impl Destination {
         in_place.try_for_each(|directory| make_directory_inside(directory, access))
     }
 
-    /// Makes a directory and claims it: `make` makes the claim, which must not be there yet, and afterwards the directory
-    /// must hold nothing else. If two recoveries found the directory empty, one of them fails and leaves the other's files
-    /// alone, even where the other is complete and its claim is gone.
+    /// Makes a directory and claims it: `make` makes the claim, which must not be there yet, and afterwards the
+    /// directory must hold nothing else. If two recoveries found the directory empty, one of them fails and leaves the
+    /// other's files alone, even where the other is complete and its claim is gone.
     fn make_directory(
         &mut self,
         directory: &Path,

@@ -1,5 +1,5 @@
-//! A data directory on this machine: which archive it remembers, how a file of its `pg_wal` gets into the archive, and how a
-//! new one is made from an archive or a primary, filled, configured and started.
+//! A data directory on this machine: which archive it remembers, how a file of its `pg_wal` gets into the archive, and
+//! how a new one is made from an archive or a primary, filled, configured and started.
 
 mod alive;
 pub mod apart;

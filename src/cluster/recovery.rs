@@ -1,9 +1,8 @@
 //! Restores a backup into an empty directory, ready to recover to a target.
 //!
 //! Everything that can be refused is refused before a byte is written. From then on, until the last step, PostgreSQL
-//! refuses to start on the data directory. A failure removes what was made. What a kill leaves behind is recognised by the
-//! next recovery, which says how to go on.
-//! Nothing is ever written into a directory that is not empty.
+//! refuses to start on the data directory. A failure removes what was made. What a kill leaves behind is recognised by
+//! the next recovery, which says how to go on. Nothing is ever written into a directory that is not empty.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

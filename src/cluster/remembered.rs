@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::format::identity::Identity;
 use crate::format::remembered::{ARCHIVE_FILE, ArchiveMark, CLONE_FILE, Remembered};
 
-/// The prefix of the file's name while it is written. No base backup has files with this prefix (`PG_TEMP_FILE_PREFIX`).
+/// The prefix of the file's name while it is written. No base backup has files with this prefix
+/// (`PG_TEMP_FILE_PREFIX`).
 const TEMPORARY_PREFIX: &str = "pgsql_tmp.walship.";
 
 /// What this data directory remembers.
@@ -112,8 +113,8 @@ fn replace(data_directory: &Path, mark: &ArchiveMark) -> std::io::Result<()> {
     File::open(data_directory)?.sync_all()
 }
 
-/// The owner and mode that the file must have: a server does not start with a file that it cannot read, and sends no base
-/// backup of it.
+/// The owner and mode that the file must have: a server does not start with a file that it cannot read, and sends no
+/// base backup of it.
 struct Owner {
     user: u32,
     group: u32,

@@ -1,6 +1,6 @@
 //! The restoration itself, in the order that makes it safe to kill: first every refusal; then the directories with the
-//! mark of an unfinished recovery; the files; configuration, `tablespace_map` and settings; a sync of everything; and last
-//! `pg_control`, without which PostgreSQL does not start.
+//! mark of an unfinished recovery; the files; configuration, `tablespace_map` and settings; a sync of everything; and
+//! last `pg_control`, without which PostgreSQL does not start.
 
 use std::fs::File;
 use std::path::Path;
@@ -208,8 +208,8 @@ impl Extracted {
         Self { demands, ..self }
     }
 
-    /// Writes the settings, makes everything durable, and only then lets a server start. A failure leaves everything as it
-    /// was.
+    /// Writes the settings, makes everything durable, and only then lets a server start. A failure leaves everything as
+    /// it was.
     ///
     /// # Errors
     /// `Internal` where something cannot be written, `Corrupt` for damaged configuration files.
@@ -246,7 +246,8 @@ impl Extracted {
             report.add_note(self.places.missing(&report.failed));
         }
         remembers.write(data, self.access)?;
-        // The long sync comes while the claims still tell whose the directories are; the second one has little to write.
+        // The long sync comes while the claims still tell whose the directories are; the second one has little to
+        // write.
         self.sync.finish()?;
         release_claims(&self.layout)?;
         self.sync.finish()?;
@@ -256,8 +257,8 @@ impl Extracted {
 }
 
 impl Extracted {
-    /// Writes settings that were raised after the backup, which its configuration does not have. Without them a readable
-    /// server waits in the middle of its recovery, or ends it. Returns a note about them.
+    /// Writes settings that were raised after the backup, which its configuration does not have. Without them a
+    /// readable server waits in the middle of its recovery, or ends it. Returns a note about them.
     fn write_demands(&self) -> Result<Option<String>> {
         let data = &self.layout.data;
         let readable = self.source_configuration == SourceConfiguration::Kept;

@@ -48,8 +48,8 @@ pub(crate) enum Source {
 /// Decides.
 ///
 /// # Errors
-/// `Invalid` for another cluster's archive; `Conflict` where the archive has a later timeline than the primary; and where
-/// the archive was asked for, every reason why it cannot be used.
+/// `Invalid` for another cluster's archive; `Conflict` where the archive has a later timeline than the primary; and
+/// where the archive was asked for, every reason why it cannot be used.
 pub(crate) async fn choose(
     from: SeedSource,
     limits: WalLimits,

@@ -2,9 +2,9 @@
 //! and with walship's own, and `recovery.signal` or `standby.signal`.
 //!
 //! The source's settings may be in `postgresql.conf` as well, which is never edited: each one is overridden, with the
-//! empty value where recovery does not use it. For all of them PostgreSQL (14 to 18) treats the empty value as unset. The target comes after the empty ones: the server
-//! refuses a target that is unset after another was set (`assign_recovery_target…` in
-//! `xlogrecovery.c`, `guc.c` in 14).
+//! empty value where recovery does not use it. For all of them PostgreSQL (14 to 18) treats the empty value as unset.
+//! The target comes after the empty ones: the server refuses a target that is unset after another was set
+//! (`assign_recovery_target…` in `xlogrecovery.c`, `guc.c` in 14).
 
 use std::fmt::Write as _;
 
@@ -66,7 +66,8 @@ impl ServerSettings {
         }
     }
 
-    /// The relation of the copy to its source. `beside_another` looks whether another server of its cluster runs on this machine.
+    /// The relation of the copy to its source. `beside_another` looks whether another server of its cluster runs on
+    /// this machine.
     pub fn copy(&self, beside_another: impl FnOnce() -> bool) -> Copy {
         match self {
             Self::Recovery(settings) => settings.copy,
@@ -180,8 +181,8 @@ impl RecoverySettings {
     }
 }
 
-/// The new `postgresql.auto.conf`; `before` is the backup's, or empty. `overrides` replace settings of the source; those
-/// that recovery itself sets are left out.
+/// The new `postgresql.auto.conf`; `before` is the backup's, or empty. `overrides` replace settings of the source;
+/// those that recovery itself sets are left out.
 #[must_use]
 pub fn rewrite_auto_conf(
     before: &[u8],
@@ -267,9 +268,8 @@ fn write_lines<'a>(lines: &mut String, settings: impl Iterator<Item = (&'a str, 
     }
 }
 
-/// A moment in UTC with an offset, which every PostgreSQL reads in its configuration whatever its time zone. It does not
-/// know `Z` there, because it reads the names of time zones later
-/// (`check_recovery_target_time`, `xlogrecovery.c`).
+/// A moment in UTC with an offset, which every PostgreSQL reads in its configuration whatever its time zone. It does
+/// not know `Z` there, because it reads the names of time zones later (`check_recovery_target_time`, `xlogrecovery.c`).
 fn time_text(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S%.6f+00").to_string()
 }

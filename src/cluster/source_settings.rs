@@ -1,9 +1,9 @@
 //! What the source's configuration means in a copy, and which of its settings are overridden there.
 //!
 //! The source's own files stay as they are, with one exception. A line of `data_directory` that names another directory
-//! than the copy's would start the source's data directory whenever the copy is started, and only a setting on the command
-//! line could win over it (`SelectConfigFiles` and `ProcessConfigFileInternal`, `guc.c`, PostgreSQL 14 to 18: it is read
-//! before `postgresql.auto.conf`). Such a line is commented out.
+//! than the copy's would start the source's data directory whenever the copy is started, and only a setting on the
+//! command line could win over it (`SelectConfigFiles` and `ProcessConfigFileInternal`, `guc.c`, PostgreSQL 14 to 18:
+//! it is read before `postgresql.auto.conf`). Such a line is commented out.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -34,8 +34,8 @@ pub struct Judgement {
     pub notes: Vec<String>,
 }
 
-/// Judges the settings that a copy has from its source. `auto_conf` is its `postgresql.auto.conf`, as it is before it is
-/// written anew; `version` is the server's, such as `17.11`, where it is known.
+/// Judges the settings that a copy has from its source. `auto_conf` is its `postgresql.auto.conf`, as it is before it
+/// is written anew; `version` is the server's, such as `17.11`, where it is known.
 pub fn judge(
     data: &Path,
     outside: Option<Outside<'_>>,

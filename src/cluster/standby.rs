@@ -1,6 +1,6 @@
 //! A standby from the archive: the newest backup that leads to a timeline, restored as `restore` does it, with
-//! `standby.signal`. From its first start on it catches up by replaying WAL from the archive, without load on any server.
-//! Then it streams, if it knows a primary.
+//! `standby.signal`. From its first start on it catches up by replaying WAL from the archive, without load on any
+//! server. Then it streams, if it knows a primary.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -186,8 +186,8 @@ pub fn check_room(directories: &[&Path], bytes: u64) -> Result<()> {
     space::check_total(directories, bytes + bytes / 64)
 }
 
-/// Makes a standby of a complete copy of a running server. A `standby.signal` that is there stays while the settings are
-/// written. Returns what the administrator must know.
+/// Makes a standby of a complete copy of a running server. A `standby.signal` that is there stays while the settings
+/// are written. Returns what the administrator must know.
 ///
 /// # Errors
 /// `Internal` where a file cannot be written.

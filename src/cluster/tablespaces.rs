@@ -3,8 +3,8 @@
 //!
 //! For a copy that may run beside its source the path is taken out of each such record before PostgreSQL sees it. An
 //! empty path means: within the data directory, in `pg_tblspc`; a link that is there already stays and is used. The
-//! record keeps its length and gets a new CRC. A record that lies in two segments is not rewritten: walship answers with
-//! an error, and recovery stops before it.
+//! record keeps its length and gets a new CRC. A record that lies in two segments is not rewritten: walship answers
+//! with an error, and recovery stops before it.
 //!
 //! A standby, and a server that takes its source's place, get the WAL as it is, unless a path holds files that are not
 //! their own.
@@ -87,8 +87,8 @@ fn replay_start(data: &Path) -> Result<Lsn> {
     }
 }
 
-/// Before there is a data directory: refuses tablespaces that replay would make where another server's files are, and says
-/// which directories have to be made. `major` is the server's version.
+/// Before there is a data directory: refuses tablespaces that replay would make where another server's files are, and
+/// says which directories have to be made. `major` is the server's version.
 ///
 /// # Errors
 /// `Conflict` where replay would write into what is not the server's own.
@@ -132,8 +132,8 @@ struct Found {
     segment_size: SegmentSize,
     page_bytes: u64,
     made: Vec<NewTablespace>,
-    /// The start of a record that may make a tablespace and lies in two segments; the segment's start where it begins in
-    /// the segment before.
+    /// The start of a record that may make a tablespace and lies in two segments; the segment's start where it begins
+    /// in the segment before.
     shared: Option<Lsn>,
     /// Whether the segment may begin with the end of such a record.
     may_begin_with_one: bool,
@@ -211,7 +211,8 @@ impl Found {
     }
 }
 
-/// The tablespace whose record begins in the segment before. That segment lies in `pg_wal` when the record is replayed (`KeepFileRestoredFromArchive`, `xlogarchive.c`); where it does not, replay begins after the record.
+/// The tablespace whose record begins in the segment before. That segment lies in `pg_wal` when the record is replayed
+/// (`KeepFileRestoredFromArchive`, `xlogarchive.c`); where it does not, replay begins after the record.
 fn made_across(
     segment: SegmentName,
     found: &Found,
@@ -299,8 +300,8 @@ fn check(made: &NewTablespace, major: Major, data: &Path) -> Result<()> {
     }
 }
 
-/// Whether the server has a tablespace there: this one, or a later one, because a server that was restarted replays again
-/// from its last restartpoint on.
+/// Whether the server has a tablespace there: this one, or a later one, because a server that was restarted replays
+/// again from its last restartpoint on.
 fn has_link_to(pg_tblspc: &Path, path: &Path) -> Result<bool> {
     let entries = std::fs::read_dir(pg_tblspc)
         .map_err(|error| Error::io(format!("read {}", pg_tblspc.display()), error))?;

@@ -142,8 +142,8 @@ impl WalFile {
         Ok(())
     }
 
-    /// A server archives the history of its timeline before any WAL of it. Nobody can tell whose a file is that lies outside
-    /// a data directory: if the archive does not know its timeline, it may be a rehearsal's.
+    /// A server archives the history of its timeline before any WAL of it. Nobody can tell whose a file is that lies
+    /// outside a data directory: if the archive does not know its timeline, it may be a rehearsal's.
     ///
     /// # Errors
     /// `Conflict` for a segment of a timeline whose history the archive does not have; otherwise as the store.
@@ -265,8 +265,9 @@ fn not_there(path: &Path, error: std::io::Error) -> Error {
 }
 
 impl WalFile {
-    /// In a `pg_wal`, PostgreSQL announces each segment that is whole: with `.ready` until the archiver is done with it, then
-    /// with `.done`. Elsewhere nothing is announced, and only the content can tell: [`WalFile::refuse_incomplete`].
+    /// In a `pg_wal`, PostgreSQL announces each segment that is whole: with `.ready` until the archiver is done with
+    /// it, then with `.done`. Elsewhere nothing is announced, and only the content can tell:
+    /// [`WalFile::refuse_incomplete`].
     ///
     /// # Errors
     /// `Invalid` for a segment that is not announced.
@@ -295,8 +296,8 @@ impl WalFile {
         )))
     }
 
-    /// A whole segment's WAL goes on to its end. If PostgreSQL has announced the segment as whole, it is stored as it is, with
-    /// a warning, because otherwise the archiver would stop for ever.
+    /// A whole segment's WAL goes on to its end. If PostgreSQL has announced the segment as whole, it is stored as it
+    /// is, with a warning, because otherwise the archiver would stop for ever.
     ///
     /// # Errors
     /// `Invalid` where its WAL ends earlier and it does not lie in a `pg_wal`.

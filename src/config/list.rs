@@ -46,9 +46,9 @@ pub(super) const ARCHIVE: Setting = Setting {
     help: "URL of the archive: s3://bucket/prefix or file:///path",
 };
 
-/// A section is `[section] field: Struct`, where `field` is the one of [`Settings`]; with `=> Type` the field is of that
-/// type, which is made from the struct. In it stands `key: Type = default, help` for each setting. The type says how a
-/// value is written ([`Value`]), or with `as reader` that function does.
+/// A section is `[section] field: Struct`, where `field` is the one of [`Settings`]; with `=> Type` the field is of
+/// that type, which is made from the struct. In it stands `key: Type = default, help` for each setting. The type says
+/// how a value is written ([`Value`]), or with `as reader` that function does.
 macro_rules! settings {
     ($(
         $(#[$doc:meta])*

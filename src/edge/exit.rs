@@ -7,8 +7,8 @@ use crate::error::ErrorKind;
 /// The program or person that interprets the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
-    /// PostgreSQL's archiver: 1 means "try again later"; above 125 the archiver would exit, and start again only after half a
-    /// minute, without a trace in `pg_stat_archiver`.
+    /// PostgreSQL's archiver: 1 means "try again later"; above 125 the archiver would exit, and start again only after
+    /// half a minute, without a trace in `pg_stat_archiver`.
     ArchiveCommand,
     /// PostgreSQL's recovery: 1 to 125 mean "not in the archive", above 125 stops recovery safely.
     RestoreCommand,
@@ -30,8 +30,8 @@ pub const STATUS_WARNS: u8 = 10;
 pub const RESTORE_FAILED: u8 = 200;
 
 impl Caller {
-    /// Who calls with these arguments, which may not parse; `is_command` says whether a word is one of the commands. A wrong
-    /// guess for `restore` does no harm; to miss it could end a recovery.
+    /// Who calls with these arguments, which may not parse; `is_command` says whether a word is one of the commands. A
+    /// wrong guess for `restore` does no harm; to miss it could end a recovery.
     pub fn guess(arguments: &[OsString], is_command: impl FnOnce(&str) -> bool) -> Self {
         let of = |word: &str| match word {
             "restore" => Some(Self::RestoreCommand),
@@ -69,8 +69,8 @@ impl Caller {
         named.and_then(of).unwrap_or(Self::Shell)
     }
 
-    /// The exit code for a failure of this kind. A standby (`on_standby`) survives every failure, because it streams, or asks
-    /// again in a few seconds.
+    /// The exit code for a failure of this kind. A standby (`on_standby`) survives every failure, because it streams,
+    /// or asks again in a few seconds.
     pub fn failure(self, kind: ErrorKind, on_standby: bool) -> u8 {
         match self {
             Self::ArchiveCommand => 1,

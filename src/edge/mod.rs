@@ -1,5 +1,5 @@
-//! Where the program meets its caller: flags that several commands share, the runtime, printing and logging, exit codes, and
-//! how another walship, such as an agent, is started with the same settings.
+//! Where the program meets its caller: flags that several commands share, the runtime, printing and logging, exit
+//! codes, and how another walship, such as an agent, is started with the same settings.
 
 pub mod agent;
 pub mod exit;

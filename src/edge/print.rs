@@ -37,8 +37,8 @@ pub fn report(error: &Error) {
     }
 }
 
-/// Writes a line to stderr if it can be written. Where it cannot, as on a full disk, `eprintln!` would panic. A panic in a
-/// panic ends with a signal, which PostgreSQL's archiver does not survive.
+/// Writes a line to stderr if it can be written. Where it cannot, as on a full disk, `eprintln!` would panic. A panic
+/// in a panic ends with a signal, which PostgreSQL's archiver does not survive.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

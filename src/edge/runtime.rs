@@ -52,8 +52,8 @@ pub fn on_many_threads<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     finish(&mut Builder::new_multi_thread(), work)
 }
 
-/// Runs the work to its end. A system call that hangs, as on a dead network file system, is not waited for beyond the work's
-/// own time limits.
+/// Runs the work to its end. A system call that hangs, as on a dead network file system, is not waited for beyond the
+/// work's own time limits.
 fn finish<T>(threads: &mut Builder, work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime: Runtime = threads
         .enable_all()

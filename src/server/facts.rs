@@ -120,8 +120,8 @@ pub(crate) async fn timeline(session: &mut Session, in_recovery: bool) -> Fact<T
 }
 
 /// The newest timeline that the server knows of. A standby that has followed its primary to another timeline has the
-/// history of that timeline in `pg_wal`, whether it streams or reads the archive (`readTimeLineHistory`, `timeline.c`). Its
-/// control file may not have the timeline before the next restartpoint.
+/// history of that timeline in `pg_wal`, whether it streams or reads the archive (`readTimeLineHistory`, `timeline.c`).
+/// Its control file may not have the timeline before the next restartpoint.
 pub(crate) async fn newest_timeline(session: &mut Session, in_recovery: bool) -> Fact<TimelineId> {
     let timeline = timeline(session, in_recovery).await?;
     let sql = "select max(('x' || left(name, 8))::bit(32)::bigint) from pg_ls_waldir() \

@@ -1,5 +1,5 @@
-//! The value of a setting for the server of a data directory, without asking the server. Its command line, which it notes
-//! in `postmaster.opts`, wins over its files, and `postgresql.auto.conf` wins over the other files.
+//! The value of a setting for the server of a data directory, without asking the server. Its command line, which it
+//! notes in `postmaster.opts`, wins over its files, and `postgresql.auto.conf` wins over the other files.
 //!
 //! Sources: `CreateOptsFile` and the options of `PostmasterMain` (`postmaster.c`), `SelectConfigFiles` and
 //! `ParseLongOption` (`guc.c`), the same in PostgreSQL 14 to 18. A file that was changed since the server started

@@ -90,8 +90,9 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// The hash for the `tls-server-end-point` channel binding (RFC 5929, section 4.1): of the whole certificate, with the
-    /// signature's hash function, or SHA-256 instead of MD5 and SHA-1. None for signatures that name no such function.
+    /// The hash for the `tls-server-end-point` channel binding (RFC 5929, section 4.1): of the whole certificate, with
+    /// the signature's hash function, or SHA-256 instead of MD5 and SHA-1. None for signatures that name no such
+    /// function.
     pub(super) fn end_point_hash(&self) -> Option<Vec<u8>> {
         let (last, family) = self.signature_algorithm.split_last()?;
         match (family, last) {

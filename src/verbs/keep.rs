@@ -1,7 +1,7 @@
 //! `walship keep`: marks a backup, so that retention keeps it, or takes the mark away.
 //!
-//! The mark is written first, and then the backup is looked for. Retention deletes `backup.json` first, and then looks for
-//! the mark. So whichever comes second sees what the other did.
+//! The mark is written first, and then the backup is looked for. Retention deletes `backup.json` first, and then looks
+//! for the mark. So whichever comes second sees what the other did.
 
 mod args;
 

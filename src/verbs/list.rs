@@ -1,5 +1,5 @@
-//! `walship list`: the backups with what retention makes of them, the WAL of each timeline with its gaps, the moments to which
-//! it can be recovered, and the segments of one moment.
+//! `walship list`: the backups with what retention makes of them, the WAL of each timeline with its gaps, the moments
+//! to which it can be recovered, and the segments of one moment.
 
 mod args;
 mod moment;

@@ -78,9 +78,9 @@ pub struct RepairReport {
 /// Repairs one object.
 ///
 /// # Errors
-/// As push for a local copy that does not belong; `Invalid` for a segment that is not complete. `NotFound` where there is
-/// no such object. `Conflict` where the object is good and differs from the local copy, where what is left of it shows
-/// another content, or where somebody else writes it at the same time. Otherwise as the store.
+/// As push for a local copy that does not belong; `Invalid` for a segment that is not complete. `NotFound` where there
+/// is no such object. `Conflict` where the object is good and differs from the local copy, where what is left of it
+/// shows another content, or where somebody else writes it at the same time. Otherwise as the store.
 pub async fn run(options: &RepairOptions, store: &Store) -> Result<RepairReport> {
     let name = options.name;
     repair(options, store).await.context(|| format!("repair {name}"))
@@ -146,8 +146,8 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
     Ok(report)
 }
 
-/// Refuses a segment whose WAL ends early: it is still being written, or a standby has not received the rest. Stored, it
-/// would end every recovery there. Only where a timeline forked off can such a segment be whole.
+/// Refuses a segment whose WAL ends early: it is still being written, or a standby has not received the rest. Stored,
+/// it would end every recovery there. Only where a timeline forked off can such a segment be whole.
 async fn refuse_incomplete(segment: SegmentName, good: &Trailer, context: &mut WalContext) -> Result<()> {
     let Some(index) = &good.index else {
         return Err(Error::invalid(
@@ -257,8 +257,8 @@ impl Stored {
     }
 
     /// Where the object's WAL ends, if the local copy, which is whole, begins with all of it. PostgreSQL only adds to a
-    /// segment, so the object was stored while the segment was still being written, and the local copy contains it. This
-    /// is for objects that are not damaged.
+    /// segment, so the object was stored while the segment was still being written, and the local copy contains it.
+    /// This is for objects that are not damaged.
     fn earlier_state(&self) -> Option<Lsn> {
         let (start, end) = self.valid.filter(|_| self.is_sound())?;
         let same_until = start.0.checked_add(self.differs_at?)?;
@@ -266,8 +266,8 @@ impl Stored {
     }
 
     /// Refuses a damaged object that is the trace of another history: its trailer names a content that differs from the
-    /// local copy. If the content is whole and equal, only the trailer is damaged. If there is no trailer, the content is
-    /// compared as far as it can be read.
+    /// local copy. If the content is whole and equal, only the trailer is damaged. If there is no trailer, the content
+    /// is compared as far as it can be read.
     fn refuse_other_history(&self, good: &Trailer, url: &str) -> Result<()> {
         let Some(trailer) = &self.trailer else {
             return self.refuse_other_beginning(url);

@@ -467,8 +467,8 @@ impl Request<'_> {
         })
     }
 
-    /// What proves that this file must have existed. For a segment: a later one of its timeline, or a timeline that left
-    /// its timeline only later. For a history: WAL of its timeline, or WAL or a history of a later one.
+    /// What proves that this file must have existed. For a segment: a later one of its timeline, or a timeline that
+    /// left its timeline only later. For a history: WAL of its timeline, or WAL or a history of a later one.
     async fn witness_of_a_gap(&self, directory: &Path, archive: &Archive) -> Result<Option<String>> {
         let timeline = self.name.timeline();
         match self.name {

@@ -1,4 +1,5 @@
-//! `walship timeline`: how the archive's timelines branched off each other, and marks for those that nobody is to follow.
+//! `walship timeline`: how the archive's timelines branched off each other, and marks for those that nobody is to
+//! follow.
 //!
 //! A mark hides a timeline from servers that would follow it. It deletes nothing, and can be taken away again.
 

@@ -1,5 +1,5 @@
-//! To which archive a cluster belongs: what its data directory remembers, what is begun and what is not, and what a copy
-//! keeps off.
+//! To which archive a cluster belongs: what its data directory remembers, what is begun and what is not, and what a
+//! copy keeps off.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

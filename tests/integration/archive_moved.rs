@@ -164,8 +164,8 @@ fn with_an_agent_nothing_is_acknowledged_of_an_archive_that_was_unmounted() {
     agent.end();
 }
 
-// Seen to fail: `directory/root.rs`: the directory is opened by its path at each use; `agent/known_archive.rs`: `release_unused`
-// drops nothing
+// Seen to fail: `directory/root.rs`: the directory is opened by its path at each use; `agent/known_archive.rs`:
+// `release_unused` drops nothing
 #[test]
 fn an_agent_lets_go_of_a_directory_that_it_does_not_use() {
     let (data, archive) = (Sample::shared().copy(), Place::directory());

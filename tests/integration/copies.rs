@@ -430,8 +430,8 @@ fn a_replacement_does_not_replay_over_files_that_lie_where_a_tablespace_goes() {
     }
 }
 
-// Seen to fail: `cluster/tablespaces.rs`: `look_ahead` passes over what is taken; `verbs/restore/args.rs`: the refusal is a
-// failure like any other
+// Seen to fail: `cluster/tablespaces.rs`: `look_ahead` passes over what is taken; `verbs/restore/args.rs`: the refusal
+// is a failure like any other
 #[test]
 fn a_standby_does_not_replay_over_the_tablespaces_of_a_primary_on_the_same_machine() {
     for &major in majors() {

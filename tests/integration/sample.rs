@@ -55,7 +55,8 @@ impl Sample {
         Self { cluster, segments }
     }
 
-    /// A copy of the data directory's `global/pg_control` and `pg_wal`, with an empty configuration, for a test to change.
+    /// A copy of the data directory's `global/pg_control` and `pg_wal`, with an empty configuration, for a test to
+    /// change.
     pub fn copy(&self) -> DataDirectory {
         let root = scratch();
         let path = root.path().join("data");

@@ -69,8 +69,8 @@ impl Finder<'_> {
         })
     }
 
-    /// The position after the last record up to a moment, in the WAL from the backup's end to a last segment; `None` where an
-    /// index on the way is unknown. Commit times are not in the order of the WAL, so each index is looked at.
+    /// The position after the last record up to a moment, in the WAL from the backup's end to a last segment; `None`
+    /// where an index on the way is unknown. Commit times are not in the order of the WAL, so each index is looked at.
     async fn moment_end(
         &self,
         start: &Start<'_>,
@@ -141,9 +141,9 @@ impl Finder<'_> {
         Ok(())
     }
 
-    /// The backup that would be used for a moment, if it cannot be used: a transaction that ended later lies within it, so
-    /// that PostgreSQL would stop before the backup is consistent. This happens because a backup of a standby is dated by the
-    /// standby's clock.
+    /// The backup that would be used for a moment, if it cannot be used: a transaction that ended later lies within it,
+    /// so that PostgreSQL would stop before the backup is consistent. This happens because a backup of a standby is
+    /// dated by the standby's clock.
     pub(crate) async fn too_late(
         &self,
         time: DateTime<Utc>,

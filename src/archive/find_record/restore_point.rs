@@ -17,8 +17,8 @@ pub(crate) enum NextSegment {
     NotHere,
     /// The segment has to be read; the one before it was read as well.
     ReadOn,
-    /// It has to be read by a new reader, which begins with this segment: the same one, or the one before where a record
-    /// continues from there.
+    /// It has to be read by a new reader, which begins with this segment: the same one, or the one before where a
+    /// record continues from there.
     ReadFrom(SegmentNumber),
 }
 

@@ -1,5 +1,5 @@
-//! Reads a stored part in pieces: hashes it as it comes, and decompresses its zstd frames in memory that does not depend on
-//! the part's size.
+//! Reads a stored part in pieces: hashes it as it comes, and decompresses its zstd frames in memory that does not
+//! depend on the part's size.
 
 use sha2::{Digest, Sha256};
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};

@@ -1,9 +1,9 @@
 //! The backup's file index on this machine: fetched whole and verified before any of it is used, then read as often as
 //! needed.
 //!
-//! It has some 10 bytes for each file of the cluster. Up to a limit it is held in memory, and beyond that in an unlinked
-//! temporary file. Reading it from the store in step with the parts would keep one connection open and mostly idle for as
-//! long as the recovery takes, which servers do not allow.
+//! It has some 10 bytes for each file of the cluster. Up to a limit it is held in memory, and beyond that in an
+//! unlinked temporary file. Reading it from the store in step with the parts would keep one connection open and mostly
+//! idle for as long as the recovery takes, which servers do not allow.
 
 use std::io::Write;
 

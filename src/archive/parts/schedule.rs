@@ -1,5 +1,5 @@
-//! Which files each part of a backup holds, worked out while the index is read: memory holds the files of one part, never
-//! the whole index.
+//! Which files each part of a backup holds, worked out while the index is read: memory holds the files of one part,
+//! never the whole index.
 
 use crate::error::{Error, Result};
 use crate::format::backup::{BackupRecord, EntryKind, IndexEntry, StoredObject, TarStream};

@@ -48,9 +48,9 @@ enum State {
 }
 
 impl Connection {
-    /// Starts a base backup. Returns when the server's checkpoint is done and the first bytes are about to flow. The server
-    /// has the idle timeout plus twice its `checkpoint_timeout` for that, because a running checkpoint ends first. The connection
-    /// serves nothing else afterwards.
+    /// Starts a base backup. Returns when the server's checkpoint is done and the first bytes are about to flow. The
+    /// server has the idle timeout plus twice its `checkpoint_timeout` for that, because a running checkpoint ends
+    /// first. The connection serves nothing else afterwards.
     ///
     /// # Errors
     /// `Invalid` for a label or rate that PostgreSQL would refuse; else what the server reports.

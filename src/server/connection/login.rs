@@ -1,7 +1,8 @@
 //! The startup message and the authentication that follows.
 //!
 //! A server that reports success half-way through SCRAM has not proved that it knows the password, and is refused. Over
-//! TLS the exchange is bound to the server's certificate where both sides can, so that nobody between them can relay it.
+//! TLS the exchange is bound to the server's certificate where both sides can, so that nobody between them can relay
+//! it.
 
 use std::time::Duration;
 

@@ -157,8 +157,8 @@ impl Connection {
         self.sql(command, command).await
     }
 
-    /// As [`Connection::simple_query`], with a phrase that replaces the command in error messages, for commands that are
-    /// long or hold what no message may show.
+    /// As [`Connection::simple_query`], with a phrase that replaces the command in error messages, for commands that
+    /// are long or hold what no message may show.
     ///
     /// # Errors
     /// As [`Connection::simple_query`].

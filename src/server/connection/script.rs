@@ -27,8 +27,8 @@ pub enum ScriptEvent {
 }
 
 impl Connection {
-    /// Runs all statements of a script and passes every answer to `each`. Unless the script says otherwise, all of it is one
-    /// transaction. `what` names the script in messages.
+    /// Runs all statements of a script and passes every answer to `each`. Unless the script says otherwise, all of it
+    /// is one transaction. `what` names the script in messages.
     ///
     /// # Errors
     /// As [`Connection::simple_query`], for the first statement that fails; `Invalid` for a `COPY` from or to

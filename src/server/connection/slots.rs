@@ -1,5 +1,5 @@
-//! Physical replication slots: made, looked at and dropped over the replication protocol. For SQL a replication role often
-//! has no line in `pg_hba.conf`.
+//! Physical replication slots: made, looked at and dropped over the replication protocol. For SQL a replication role
+//! often has no line in `pg_hba.conf`.
 
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ impl Connection {
         self.query(&command, &command).await.map(drop)
     }
 
-    /// Whether a physical slot keeps WAL. One that was never used, or has lost its WAL, does not. PostgreSQL 14 does not
-    /// tell, and the slot counts as keeping WAL.
+    /// Whether a physical slot keeps WAL. One that was never used, or has lost its WAL, does not. PostgreSQL 14 does
+    /// not tell, and the slot counts as keeping WAL.
     ///
     /// # Errors
     /// As [`Connection::simple_query`]; for a logical slot too.

@@ -18,8 +18,8 @@ const HEADER_BYTES: usize = 24;
 const GOODBYE: Duration = Duration::from_secs(1);
 
 impl Connection {
-    /// The WAL between two positions that the server has written; at most [`WAL_PIECE_BYTES`] of it. Ends the connection.
-    /// To the server this is a standby that follows for a moment and confirms nothing.
+    /// The WAL between two positions that the server has written; at most [`WAL_PIECE_BYTES`] of it. Ends the
+    /// connection. To the server this is a standby that follows for a moment and confirms nothing.
     ///
     /// # Errors
     /// What the server reports: it has removed that WAL, or has no room for another WAL sender. Else as the connection.

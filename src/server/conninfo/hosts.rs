@@ -155,8 +155,8 @@ fn parse_port(text: &str, settings: &Settings) -> Result<u16> {
     })
 }
 
-/// Gives each server its password: the one that was set, else the password file's. Returns the password file if one of the
-/// passwords came from it.
+/// Gives each server its password: the one that was set, else the password file's. Returns the password file if one of
+/// the passwords came from it.
 pub(super) fn find_passwords(
     hosts: &mut [Host],
     database: &str,

@@ -38,7 +38,8 @@ pub struct ConnInfo {
     pub(super) hosts: Vec<Host>,
     pub(super) user: String,
     pub(super) session: Session,
-    /// Whether names are looked up in the search path of the database and the role, and not in the system's schema only.
+    /// Whether names are looked up in the search path of the database and the role, and not in the system's schema
+    /// only.
     pub(super) own_search_path: bool,
     pub(super) application_name: String,
     pub(super) options: Option<String>,
@@ -123,9 +124,9 @@ pub(super) struct TcpSettings {
 }
 
 impl ConnInfo {
-    /// Settings for physical replication, from `given` (a `keyword=value` string, a URI or a bare database name), then the
-    /// service file, the environment and libpq's defaults. `connect_timeout` is 10 s unless set to
-    /// one second or more.
+    /// Settings for physical replication, from `given` (a `keyword=value` string, a URI or a bare database name), then
+    /// the service file, the environment and libpq's defaults. `connect_timeout` is 10 s unless set to one second or
+    /// more.
     ///
     /// # Errors
     /// `Invalid` for text that libpq would refuse, and for settings walship does not support;

@@ -14,8 +14,8 @@ const SYSTEM_DIRECTORIES: [&str; 3] = [
     "/usr/local/pgsql/etc",
 ];
 
-/// Fills unset settings from the service that was named, if one was. Returns its name where libpq finds it without being
-/// told the file.
+/// Fills unset settings from the service that was named, if one was. Returns its name where libpq finds it without
+/// being told the file.
 pub(super) fn apply(
     settings: &mut Settings,
     environment: &impl Fn(&str) -> Option<String>,

@@ -170,8 +170,8 @@ impl Settings {
         self.0.get(name).map(|(value, _)| value.as_str())
     }
 
-    /// Reads a keyword's value. The error does not repeat it, because a wrongly quoted connection string may have part of a
-    /// password there.
+    /// Reads a keyword's value. The error does not repeat it, because a wrongly quoted connection string may have part
+    /// of a password there.
     pub(in crate::server) fn parse<T>(
         &self,
         name: &str,

@@ -49,8 +49,8 @@ impl ConnInfo {
     /// `pg_stat_replication`.
     ///
     /// # Errors
-    /// `Invalid` where the server asked for a password (`used_password`) that the standby would not find again. The message
-    /// has the line for its password file.
+    /// `Invalid` where the server asked for a password (`used_password`) that the standby would not find again. The
+    /// message has the line for its password file.
     pub fn standby_conninfo(&self, application_name: &str, used_password: bool) -> Result<String> {
         let mut pairs = self.servers();
         pairs.push(("user", self.user.clone()));

@@ -25,8 +25,8 @@ use crate::store::Store;
 /// The archive that the backup goes to.
 ///
 /// # Errors
-/// `Conflict` where the server writes to another archive, or must not write to this one; `Invalid` for another cluster's
-/// archive, and where there is none and the backup may not begin one; otherwise as the store.
+/// `Conflict` where the server writes to another archive, or must not write to this one; `Invalid` for another
+/// cluster's archive, and where there is none and the backup may not begin one; otherwise as the store.
 pub(super) async fn archive(
     options: &BasebackupOptions,
     server: &Server,
@@ -108,8 +108,8 @@ async fn begin(
     Ok(archive)
 }
 
-/// Refuses a server that does not archive and whose timeline nobody has archived. It is a copy that was promoted, and its
-/// backup would wait for WAL that never comes.
+/// Refuses a server that does not archive and whose timeline nobody has archived. It is a copy that was promoted, and
+/// its backup would wait for WAL that never comes.
 async fn known_timeline(server: &Server, archive: &Archive) -> Result<()> {
     let timeline = server.timeline;
     if server.archives || timeline == TimelineId::FIRST {

@@ -20,8 +20,8 @@ impl ServerClock {
     /// Learns the difference from a file written at `mtime`, in seconds of the server's clock, that
     /// arrived at `received` by this machine's.
     ///
-    /// If other bytes came before it in the stream, it may have waited for as long as an upload takes. Then `at_once` is
-    /// false, and a server's clock that seems to be behind is no proof that it is.
+    /// If other bytes came before it in the stream, it may have waited for as long as an upload takes. Then `at_once`
+    /// is false, and a server's clock that seems to be behind is no proof that it is.
     pub(super) fn observe(mtime: i64, received: DateTime<Utc>, at_once: bool) -> Self {
         // Rather a second late than early, because no moment before the end of a backup can be recovered.
         let written = DateTime::from_timestamp(mtime, 0).map(|second| second + TimeDelta::seconds(1));

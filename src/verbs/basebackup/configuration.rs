@@ -1,6 +1,6 @@
-//! Configuration files that a base backup lacks, although a recovered cluster does not start without them: files outside
-//! the data directory, where Debian keeps them, all files that they include, and links in the data directory, which
-//! PostgreSQL leaves out.
+//! Configuration files that a base backup lacks, although a recovered cluster does not start without them: files
+//! outside the data directory, where Debian keeps them, all files that they include, and links in the data directory,
+//! which PostgreSQL leaves out.
 //!
 //! They can only be read on the server's own machine. If they cannot be read, the backup is taken all the same, with a
 //! warning, because the data matters most.

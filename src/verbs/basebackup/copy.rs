@@ -254,8 +254,8 @@ impl<'a> Copy<'a> {
     }
 }
 
-/// What the backup's `pg_control` says. It may be torn, if PostgreSQL was writing it when it was read, and then no server
-/// would start on it.
+/// What the backup's `pg_control` says. It may be torn, if PostgreSQL was writing it when it was read, and then no
+/// server would start on it.
 fn control(bytes: Option<&[u8]>) -> Result<(ControlFile, CheckpointCopy)> {
     let bytes =
         bytes.ok_or_else(|| Error::corrupt("PostgreSQL sent no global/pg_control; take the backup again"))?;

@@ -1,8 +1,8 @@
 //! The history of the server's timeline. PostgreSQL needs it to recover to that timeline.
 //!
-//! PostgreSQL archives a history once, when it makes the timeline. An archive that was begun later lacks it, so a backup
-//! brings it along. It is stored last, when a segment of that timeline is in the archive: a history alone would make every
-//! standby and recovery follow a timeline that may never get any WAL.
+//! PostgreSQL archives a history once, when it makes the timeline. An archive that was begun later lacks it, so a
+//! backup brings it along. It is stored last, when a segment of that timeline is in the archive: a history alone would
+//! make every standby and recovery follow a timeline that may never get any WAL.
 
 use crate::archive::{Archive, Same, stored_wal};
 use crate::error::{Context, Error, ErrorKind, Result};

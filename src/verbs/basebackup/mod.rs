@@ -1,10 +1,10 @@
-//! `walship basebackup`: takes a base backup into the archive, over the replication protocol or from the data directory.
+//! `walship basebackup`: takes a base backup into the archive, over the replication protocol or from the data
+//! directory.
 //!
-//! The order of writing is the promise: `started.json`; parts, configuration, index and manifest;
-//! `pending.json`, when everything is there and checked; `backup.json`, when the WAL is there too. A
-//! backup exists when `backup.json` exists, so a kill at any point leaves nothing that is listed as a backup. Once there
-//! is `pending.json`, [`finish`] can complete it. Before that it is deleted: by this command if it fails, by retention if
-//! it is killed.
+//! The order of writing is the promise: `started.json`; parts, configuration, index and manifest; `pending.json`, when
+//! everything is there and checked; `backup.json`, when the WAL is there too. A backup exists when `backup.json`
+//! exists, so a kill at any point leaves nothing that is listed as a backup. Once there is `pending.json`, [`finish`]
+//! can complete it. Before that it is deleted: by this command if it fails, by retention if it is killed.
 
 mod allegiance;
 mod args;

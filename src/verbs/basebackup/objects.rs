@@ -57,8 +57,8 @@ pub(super) async fn check_listed(archive: &Archive, record: &BackupRecord) -> Re
     Ok(())
 }
 
-/// Deletes what a failed backup wrote, as far as possible. `started.json` goes last, so that it can be seen what the rest
-/// is if that cannot be deleted.
+/// Deletes what a failed backup wrote, as far as possible. `started.json` goes last, so that it can be seen what the
+/// rest is if that cannot be deleted.
 pub(super) async fn discard(archive: &Archive, id: &BackupId) -> Result<()> {
     let store = archive.store();
     let mut keys = Vec::new();

@@ -198,8 +198,8 @@ impl PartWriter {
         outcome
     }
 
-    /// Stops. When this returns, no upload is under way, so no part appears after a clean-up. Each upload ends within the
-    /// store's own limits.
+    /// Stops. When this returns, no upload is under way, so no part appears after a clean-up. Each upload ends within
+    /// the store's own limits.
     pub(super) async fn abandon(mut self) {
         while self.uploads.join_next().await.is_some() {}
     }

@@ -1,12 +1,12 @@
 //! `walship drill`: restores a backup into a scratch directory, replays the archived WAL with a real
 //! server, checks the data, and notes the result in the archive.
 //!
-//! Two things can go wrong. If something speaks against the backup or the archive, the drill fails: that is a result, and
-//! it is recorded. If something prevents the drill (no room, no programs, an outage), that is an error, and nothing is
-//! recorded.
+//! Two things can go wrong. If something speaks against the backup or the archive, the drill fails: that is a result,
+//! and it is recorded. If something prevents the drill (no room, no programs, an outage), that is an error, and nothing
+//! is recorded.
 //!
-//! Nothing is written into the archive but `proof.json` and `ledger/drills.json`. Whatever ends the drill, its server is ended and its directory is
-//! removed. If a drill is killed, the next one removes what it left (`scratch`).
+//! Nothing is written into the archive but `proof.json` and `ledger/drills.json`. Whatever ends the drill, its server
+//! is ended and its directory is removed. If a drill is killed, the next one removes what it left (`scratch`).
 
 mod args;
 mod checks;
@@ -94,8 +94,8 @@ pub async fn clean(directory: &Path) -> Result<CleanReport> {
 ///
 /// # Errors
 /// What prevents the drill: `NotFound` for programs, `Internal` for a scratch directory that is too small and for an
-/// interruption, `Unavailable` for outages and for a drill that takes longer than the timeout; as `recover` for a target
-/// that cannot be reached, unless that speaks against the archive.
+/// interruption, `Unavailable` for outages and for a drill that takes longer than the timeout; as `recover` for a
+/// target that cannot be reached, unless that speaks against the archive.
 pub async fn run(
     options: &DrillOptions,
     store: &Store,
@@ -313,8 +313,8 @@ impl Drill<'_> {
         Ok(())
     }
 
-    /// Reads the file that the server did not get once more. Only if that fails again does it speak against the archive,
-    /// because an outage proves nothing.
+    /// Reads the file that the server did not get once more. Only if that fails again does it speak against the
+    /// archive, because an outage proves nothing.
     async fn blame_what_was_refused(&self, refused: Option<WalName>, failure: &str) -> Result<()> {
         let proves_nothing = || "the drill proves nothing, because the archive cannot be read any more";
         // A directory is looked for by its path again: it may have been moved away.

@@ -21,8 +21,8 @@ struct Worker {
     handle: OwnedFd,
 }
 
-/// Ends every process whose working directory is in `directory`. `first`, a server's postmaster, gets SIGQUIT and ends its
-/// own children; processes that are left after a while get SIGKILL.
+/// Ends every process whose working directory is in `directory`. `first`, a server's postmaster, gets SIGQUIT and ends
+/// its own children; processes that are left after a while get SIGKILL.
 ///
 /// # Errors
 /// `Internal` where a process outlives that, or where processes cannot be looked at.

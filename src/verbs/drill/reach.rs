@@ -1,5 +1,5 @@
-//! Whether replay reached the end of the archived WAL. Without a target PostgreSQL takes the first record that it cannot
-//! read for the end, and opens as if everything were well.
+//! Whether replay reached the end of the archived WAL. Without a target PostgreSQL takes the first record that it
+//! cannot read for the end, and opens as if everything were well.
 
 use crate::archive::Archive;
 use crate::archive::time_index::TimeIndex;

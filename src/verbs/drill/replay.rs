@@ -78,8 +78,8 @@ impl Workspace {
         lsn.0.saturating_sub(self.start_lsn.0)
     }
 
-    /// Starts the server and waits until it has replayed and is open. Returns how long that took, or what speaks against
-    /// the archive.
+    /// Starts the server and waits until it has replayed and is open. Returns how long that took, or what speaks
+    /// against the archive.
     ///
     /// # Errors
     /// What prevents the server from running, other than the archive.

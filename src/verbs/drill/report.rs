@@ -23,8 +23,8 @@ pub struct DrillReport {
     pub record: DrillRecord,
     /// From nothing to an open server, in milliseconds: the recovery time objective that was met.
     pub recovery_ms: Option<u64>,
-    /// The age of the newest replayed transaction when the drill began, in milliseconds. If the primary had been lost at
-    /// that moment, at most this much would have been lost.
+    /// The age of the newest replayed transaction when the drill began, in milliseconds. If the primary had been lost
+    /// at that moment, at most this much would have been lost.
     pub data_loss_ms: Option<u64>,
     /// Why the result is not in the archive; `None` where it is.
     pub not_recorded: Option<String>,

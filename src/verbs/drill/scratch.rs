@@ -1,9 +1,9 @@
 //! The directory that a drill works in, and the directories that killed drills left.
 //!
-//! A scratch directory is a folder in `drill.directory`; its name is [`PREFIX`] and six random characters. While a drill
-//! lives, it holds the lock on the file `lock` in its folder, and the kernel releases that lock however the drill ends. So
-//! if the lock is free, a dead drill left the folder. A note in the folder tells whose it was. Nothing is removed without
-//! both.
+//! A scratch directory is a folder in `drill.directory`; its name is [`PREFIX`] and six random characters. While a
+//! drill lives, it holds the lock on the file `lock` in its folder, and the kernel releases that lock however the drill
+//! ends. So if the lock is free, a dead drill left the folder. A note in the folder tells whose it was. Nothing is
+//! removed without both.
 
 use std::fs::{File, Permissions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};

@@ -100,8 +100,8 @@ impl Server {
         }
     }
 
-    /// Looks at the eighth line of `postmaster.pid`, as `pg_ctl` does (`AddToDataDirLockFile`). With `hot_standby` off it
-    /// says `ready` only when recovery is over.
+    /// Looks at the eighth line of `postmaster.pid`, as `pg_ctl` does (`AddToDataDirLockFile`). With `hot_standby` off
+    /// it says `ready` only when recovery is over.
     fn is_open(&self) -> bool {
         let file = std::fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
         let pid = u32::try_from(postmaster(&self.data).unwrap_or(0)).ok();

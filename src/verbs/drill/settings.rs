@@ -16,8 +16,8 @@ use crate::text::ByteSize;
 pub const PORT: u16 = 5432;
 /// Enough for the checks.
 const MAX_CONNECTIONS: u32 = 40;
-/// Replay fails if it finds more replication origins than this (`replorigin_advance`, `origin.c`), and `pg_control` does
-/// not tell how many there are. An origin takes less than a kilobyte.
+/// Replay fails if it finds more replication origins than this (`replorigin_advance`, `origin.c`), and `pg_control`
+/// does not tell how many there are. An origin takes less than a kilobyte.
 const MAX_ORIGINS: u32 = 2000;
 /// Checks lock many relations at once.
 const MIN_LOCKS: u32 = 256;

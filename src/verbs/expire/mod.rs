@@ -1,8 +1,8 @@
 //! `walship expire`: deletes what the retention policy does not keep.
 //!
 //! # Order
-//! The reverse of writing. First each backup goes: its entry in the ledger, its `backup.json`, its other objects. Then the
-//! WAL that is released is noted in `retention.json`, and then that WAL goes. So everything that is listed can be
+//! The reverse of writing. First each backup goes: its entry in the ledger, its `backup.json`, its other objects. Then
+//! the WAL that is released is noted in `retention.json`, and then that WAL goes. So everything that is listed can be
 //! restored at any moment, and the next run deletes what a kill leaves behind.
 //!
 //! # What can race

@@ -1,5 +1,5 @@
-//! What an expiry does to a directory store, whatever goes wrong. A day has four segments. The tests set the files' times,
-//! so the store's clock is theirs.
+//! What an expiry does to a directory store, whatever goes wrong. A day has four segments. The tests set the files'
+//! times, so the store's clock is theirs.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -1,8 +1,9 @@
 //! `walship list wal --at TIME`: the segments that hold a moment.
 //!
-//! Commit times are almost in the order of the WAL, but not quite. So the WAL is halved until few segments are left, and
-//! those are looked at with their neighbours on both sides. The answer is true for the segments that were looked at. A
-//! segment further away is missed only if the server's clock was set back by more than the time of the neighbours.
+//! Commit times are almost in the order of the WAL, but not quite. So the WAL is halved until few segments are left,
+//! and those are looked at with their neighbours on both sides. The answer is true for the segments that were looked
+//! at. A segment further away is missed only if the server's clock was set back by more than the time of the
+//! neighbours.
 
 use std::fmt;
 use std::ops::Range;
@@ -117,8 +118,8 @@ impl<'a> Held<'a> {
     }
 }
 
-/// Finds the first segment in which a transaction ended later than the moment. Returns the indexes of the segments around
-/// it, and the place of the first of those.
+/// Finds the first segment in which a transaction ended later than the moment. Returns the indexes of the segments
+/// around it, and the place of the first of those.
 async fn around(
     time: DateTime<Utc>,
     count: usize,

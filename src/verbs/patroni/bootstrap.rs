@@ -1,8 +1,8 @@
 //! The data directory of a new Patroni cluster, from an archive.
 //!
 //! Either the new cluster is a *clone*: it has its own archive, which must be empty and is begun here. Or it takes the
-//! place of the archive's cluster, which is gone. A clone has a mark that keeps it from its source's archive, and nothing
-//! that `ALTER SYSTEM` set in its source.
+//! place of the archive's cluster, which is gone. A clone has a mark that keeps it from its source's archive, and
+//! nothing that `ALTER SYSTEM` set in its source.
 
 use std::fmt;
 use std::sync::Arc;
@@ -52,8 +52,8 @@ impl fmt::Display for BootstrapReport {
     }
 }
 
-/// Restores. The options' action, archive mode and configuration are not used, because Patroni waits for the new cluster
-/// to open for writing.
+/// Restores. The options' action, archive mode and configuration are not used, because Patroni waits for the new
+/// cluster to open for writing.
 ///
 /// # Errors
 /// `Conflict` where the new cluster would write into its source's archive, or into one that is in use;

@@ -1,10 +1,10 @@
 //! Timelines that somebody retired are hidden from a server that would follow them.
 //!
 //! PostgreSQL learns which timelines there are by asking for their histories one after the other, up to the first that
-//! is missing (`findNewestTimeLine`, `timeline.c`, 14 to 18). It does so to follow the latest one, and at the end of each
-//! recovery to take the next number. If a history is absent, PostgreSQL does not follow that timeline, but it also takes
-//! its number for a new one, whose WAL could never be archived. So a retired timeline's history is absent only for a
-//! server that would follow it.
+//! is missing (`findNewestTimeLine`, `timeline.c`, 14 to 18). It does so to follow the latest one, and at the end of
+//! each recovery to take the next number. If a history is absent, PostgreSQL does not follow that timeline, but it also
+//! takes its number for a new one, whose WAL could never be archived. So a retired timeline's history is absent only
+//! for a server that would follow it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -106,8 +106,8 @@ pub async fn run(
     Ok(report)
 }
 
-/// Checks a network, as `pg_hba.conf` and PostgreSQL's `cidr` have it. It needs its bits: without them `cidr` takes it for
-/// one host.
+/// Checks a network, as `pg_hba.conf` and PostgreSQL's `cidr` have it. It needs its bits: without them `cidr` takes it
+/// for one host.
 fn check_network(text: &str) -> Result<()> {
     let wrong = || {
         Error::invalid(format!(

@@ -50,8 +50,8 @@ impl Secret {
         scram_sha_256(self.0.as_bytes())
     }
 
-    /// Puts a line for it into a password file, before all others, and lets only this user read the file. A symbolic link
-    /// stays one.
+    /// Puts a line for it into a password file, before all others, and lets only this user read the file. A symbolic
+    /// link stays one.
     ///
     /// # Errors
     /// `Internal` where the file cannot be read or written.

@@ -101,8 +101,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// Takes the first line that fits a connection with TLS, and the first that fits one without. If connections without
-    /// TLS are refused on purpose, the line for those with TLS decides; if not, the weaker of the two.
+    /// Takes the first line that fits a connection with TLS, and the first that fits one without. If connections
+    /// without TLS are refused on purpose, the line for those with TLS decides; if not, the weaker of the two.
     #[must_use]
     pub fn of(address: &str, tls: Option<Rule>, plain: Option<Rule>) -> Self {
         let tls_only = match &plain {

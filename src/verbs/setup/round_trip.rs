@@ -72,7 +72,8 @@ pub(super) async fn run(
     }
 }
 
-/// Whether the archiver has come as far as this segment. On one timeline it stores segments in the order of their names.
+/// Whether the archiver has come as far as this segment. On one timeline it stores segments in the order of their
+/// names.
 async fn is_archived(primary: &mut Primary, segment: &str) -> Result<bool> {
     let sql = format!(
         "SELECT last_archived_wal COLLATE \"C\" >= {} FROM pg_stat_archiver",

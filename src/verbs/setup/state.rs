@@ -88,7 +88,8 @@ impl Primary {
     }
 
     /// What the files say counts, even if it waits for a restart. (With archiving off, the server itself does not show
-    /// the command.) Not so for `max_wal_size`, which is calculated with: the server gives it in MB, a file in any unit.
+    /// the command.) Not so for `max_wal_size`, which is calculated with: the server gives it in MB, a file in any
+    /// unit.
     async fn settings(&mut self) -> Result<BTreeMap<String, Setting>> {
         let names = list(&NAMES);
         let sql = format!(
@@ -140,8 +141,8 @@ impl Primary {
     }
 
     /// The first line of `pg_hba.conf` that fits some connection from this network: a line of `kind`, or one that fits
-    /// both kinds. Hosts' names are not looked up. A line for a network within this one counts, because it decides for a
-    /// part of it.
+    /// both kinds. Hosts' names are not looked up. A line for a network within this one counts, because it decides for
+    /// a part of it.
     async fn rule(&mut self, role: &str, network: &str, kind: &str) -> Result<Option<Rule>> {
         let order = if self.major >= Major::V16 {
             "rule_number"

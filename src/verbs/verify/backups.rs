@@ -1,8 +1,8 @@
 //! The base backups, one after another. Every object is checked against `backup.json`; the files in them are checked
 //! against PostgreSQL's manifest once for each record.
 //!
-//! If `expire` deletes a backup meanwhile, the record goes first. So a missing object counts only if the record is still
-//! there at the second look.
+//! If `expire` deletes a backup meanwhile, the record goes first. So a missing object counts only if the record is
+//! still there at the second look.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

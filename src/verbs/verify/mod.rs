@@ -1,8 +1,8 @@
 //! `walship verify`: reads and checks what is stored, and says what it is worth.
 //!
-//! Backups and WAL are listed first. Then an object is read if the ledger does not know it, if it has changed, or if it is
-//! due again. After a pause, objects that seem wrong are looked at again with a fresh listing, because `expire` may have
-//! deleted them, `push` may have been about to store them, and `repair` may have replaced them.
+//! Backups and WAL are listed first. Then an object is read if the ledger does not know it, if it has changed, or if it
+//! is due again. After a pause, objects that seem wrong are looked at again with a fresh listing, because `expire` may
+//! have deleted them, `push` may have been about to store them, and `repair` may have replaced them.
 //!
 //! A run that is killed leaves a ledger that is true as far as it goes. Only the ledger is written.
 
@@ -452,8 +452,8 @@ impl<'a> Run<'a> {
         self.ledger.write_summary(&summary).await
     }
 
-    /// The barriers that are known, without those that a damaged segment tells of: that segment is asked again when it is
-    /// repaired.
+    /// The barriers that are known, without those that a damaged segment tells of: that segment is asked again when it
+    /// is repaired.
     fn barriers_of_sound_wal(&self) -> Result<Barriers> {
         let size = self.catalogue.identity.segment_bytes;
         let mut barriers = self.catalogue.wal.barriers().clone();

@@ -1,8 +1,8 @@
-//! The WAL. It is listed folder by folder, each folder is compared with its part of the ledger, and objects that are new,
-//! changed or due are read.
+//! The WAL. It is listed folder by folder, each folder is compared with its part of the ledger, and objects that are
+//! new, changed or due are read.
 //!
-//! Memory holds one folder: at most 4096 segments and the objects beside them. If a server lists a folder in two pieces,
-//! the next run reads some of it again, and nothing worse happens.
+//! Memory holds one folder: at most 4096 segments and the objects beside them. If a server lists a folder in two
+//! pieces, the next run reads some of it again, and nothing worse happens.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

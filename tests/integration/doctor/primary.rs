@@ -173,7 +173,8 @@ fn settings_that_take_a_restart_are_found_with_their_fix() {
         }
         cluster.stop(Stop::Fast);
         cluster.start();
-        // No recovery from the backup before it crosses the stretch with wal_level = minimal; a new backup is behind it.
+        // No recovery from the backup before it crosses the stretch with wal_level = minimal; a new backup is behind
+        // it.
         ward.expect(
             "a minimal stretch",
             &walship,

@@ -1,9 +1,9 @@
 //! Random lives of a cluster against a plain model of which history is production's.
 //!
 //! Several servers share one archive: production, standbys that are promoted, former primaries that go on, rehearsals,
-//! a forgotten one that archives, a server that is set back to a snapshot, an archive that is not mounted. After each step
-//! the model says what must be so: what was acknowledged is stored, what is listed can be restored, no copy's WAL is
-//! chosen unasked, and no file outside a copy changes.
+//! a forgotten one that archives, a server that is set back to a snapshot, an archive that is not mounted. After each
+//! step the model says what must be so: what was acknowledged is stored, what is listed can be restored, no copy's WAL
+//! is chosen unasked, and no file outside a copy changes.
 //!
 //! `WALSHIP_MODEL_SEEDS=1,2,3` runs these lives, `WALSHIP_MODEL_SEEDS=100-200` a range of them;
 //! `WALSHIP_MODEL_STEPS=write,back-up,follow` beside it makes them of these steps only.

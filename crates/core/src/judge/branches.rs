@@ -22,8 +22,8 @@ pub struct Branch {
     pub timeline: TimelineId,
     /// Where it began.
     pub lsn: Lsn,
-    /// The held segments of that timeline with WAL beyond this position: the first, the last, and how many. None of them
-    /// is part of the new timeline's past.
+    /// The held segments of that timeline with WAL beyond this position: the first, the last, and how many. None of
+    /// them is part of the new timeline's past.
     pub goes_on: Option<SegmentRange>,
 }
 

@@ -1,4 +1,5 @@
-//! What an archive holds, from a listing and the records of its backups. `list` reports it, and `recover` plans from it.
+//! What an archive holds, from a listing and the records of its backups. `list` reports it, and `recover` plans from
+//! it.
 //!
 //! A backup is held here without the list of its parts, so that the catalogue of a large archive stays small.
 //! [`PartCheck`] decides whether all parts are there while the record is at hand.
@@ -94,8 +95,8 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Every transaction that had ended by then is in the backup. One that ends while the backup is taken may be missing.
-    /// `None` for a standby's backup: it holds what the standby had replayed, whatever its clock says.
+    /// Every transaction that had ended by then is in the backup. One that ends while the backup is taken may be
+    /// missing. `None` for a standby's backup: it holds what the standby had replayed, whatever its clock says.
     pub(crate) fn settled_at(&self) -> Option<DateTime<Utc>> {
         (self.source == BackupSource::Primary).then(|| self.started_at - CLOCKS_AGREE)
     }
@@ -143,8 +144,8 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// How it is known that it once had a `backup.json` that walship did not delete. Retention deletes no marked backup,
-    /// and makes the ledger forget a backup before it deletes the record.
+    /// How it is known that it once had a `backup.json` that walship did not delete. Retention deletes no marked
+    /// backup, and makes the ledger forget a backup before it deletes the record.
     #[must_use]
     pub fn lost_record(&self, now: DateTime<Utc>) -> Option<String> {
         match &self.keep {
@@ -237,8 +238,8 @@ impl Catalogue {
     }
 }
 
-/// The first WAL that a backup needs and the archive lacks. If a promotion happened during the backup, the segment of the
-/// fork is needed on the new timeline only: on the old one it may never have been completed.
+/// The first WAL that a backup needs and the archive lacks. If a promotion happened during the backup, the segment of
+/// the fork is needed on the new timeline only: on the old one it may never have been completed.
 ///
 /// # Errors
 /// `Invalid` where the backup's record names a position that has no segment.
@@ -270,8 +271,8 @@ pub struct NeededWal {
     pub end: SegmentNumber,
 }
 
-/// The segments that a backup needs, timeline by timeline. If a promotion happened during the backup, the segment of the
-/// fork is needed on the new timeline only.
+/// The segments that a backup needs, timeline by timeline. If a promotion happened during the backup, the segment of
+/// the fork is needed on the new timeline only.
 #[must_use]
 pub fn needed_wal(ranges: &[WalRange], size: SegmentSize) -> Vec<NeededWal> {
     // PostgreSQL's manifest may name the newest timeline first.

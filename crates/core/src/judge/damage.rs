@@ -1,6 +1,6 @@
 //! What the last verifications found damaged and what is still there. It counts wherever an archive is judged, before a
-//! byte is restored. A finding is about the very object that was read: it does not count for an object that was repaired
-//! or replaced since, and the next `walship verify` drops it if the object is sound again.
+//! byte is restored. A finding is about the very object that was read: it does not count for an object that was
+//! repaired or replaced since, and the next `walship verify` drops it if the object is sound again.
 
 use std::collections::BTreeMap;
 

@@ -3,10 +3,10 @@
 //! An old primary may go on after a promotion, and archive its own version of the segment in which the new timeline
 //! began, and later ones. PostgreSQL asks for a segment on the newest timeline that it follows first, then on those
 //! before it (`XLogFileReadAnyTLI`, `xlogrecovery.c`, `xlog.c` in 14), and replays what it is given beyond the end of a
-//! timeline too. So two servers must not get such a segment: one that follows the new timeline while the
-//! archive does not have that timeline's version of the segment (yet), and a standby that does not know the new timeline
-//! yet, but would go over to it at its next look (`rescanLatestTimeLine`). Every other server gets what it asks for:
-//! PostgreSQL checks timelines itself. In doubt, the segment is delivered.
+//! timeline too. So two servers must not get such a segment: one that follows the new timeline while the archive does
+//! not have that timeline's version of the segment (yet), and a standby that does not know the new timeline yet, but
+//! would go over to it at its next look (`rescanLatestTimeLine`). Every other server gets what it asks for: PostgreSQL
+//! checks timelines itself. In doubt, the segment is delivered.
 //!
 //! `docs/exit-codes.md` has the table of all cases.
 
@@ -30,8 +30,8 @@ pub enum TargetTimeline {
 }
 
 impl TargetTimeline {
-    /// Reads the setting as the server does (`check_recovery_target_timeline`, 14 to 18), numbers like `strtoul`. `None`
-    /// for a value with which no server starts.
+    /// Reads the setting as the server does (`check_recovery_target_timeline`, 14 to 18), numbers like `strtoul`.
+    /// `None` for a value with which no server starts.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
         match value {
@@ -91,7 +91,8 @@ pub struct Follower {
     /// What `pg_control` says that it has replayed: its last checkpoint, and its minimum recovery point if it has one.
     pub replayed: Vec<Position>,
     /// The histories that it finds and that matter: of its target, and of the timelines of `replayed`. If it looks for
-    /// the latest timeline, also those of all timelines from there, and from the segment's, to the first that is missing.
+    /// the latest timeline, also those of all timelines from there, and from the segment's, to the first that is
+    /// missing.
     pub histories: BTreeMap<TimelineId, Visible>,
 }
 
@@ -127,7 +128,8 @@ impl Follower {
     }
 
     /// Where the server leaves a segment's timeline before the segment's end, the one that it takes first at the front.
-    /// There are several if it cannot be known which timeline it follows, and none if one of those does not leave there.
+    /// There are several if it cannot be known which timeline it follows, and none if one of those does not leave
+    /// there.
     #[must_use]
     pub fn forks_before(&self, timeline: TimelineId, segment_end: Lsn) -> Vec<Fork> {
         let forks = self.targets(timeline).into_iter().rev().map(|target| {
@@ -137,8 +139,8 @@ impl Follower {
         forks.collect::<Option<_>>().unwrap_or_default()
     }
 
-    /// Whether `pg_control` says that the server has replayed the segment's timeline beyond a fork. Then PostgreSQL does
-    /// not go over to a timeline that left there.
+    /// Whether `pg_control` says that the server has replayed the segment's timeline beyond a fork. Then PostgreSQL
+    /// does not go over to a timeline that left there.
     #[must_use]
     pub fn has_passed(&self, fork: &Fork, timeline: TimelineId) -> bool {
         self.replayed.iter().any(|position| {

@@ -1,5 +1,5 @@
-//! Which backup to restore and which timeline to follow for a recovery target, decided before a byte is written. A target
-//! that cannot be reached is refused here, and the message says what can be reached.
+//! Which backup to restore and which timeline to follow for a recovery target, decided before a byte is written. A
+//! target that cannot be reached is refused here, and the message says what can be reached.
 
 mod alone;
 mod base;
@@ -74,8 +74,8 @@ pub enum Search {
     NotMade,
     /// The archived WAL has it.
     Found(FoundRecord),
-    /// The first end of a transaction that is later than the moment, and the last record before it that is not later: the
-    /// end or the preparation of a transaction, or a restore point.
+    /// The first end of a transaction that is later than the moment, and the last record before it that is not later:
+    /// the end or the preparation of a transaction, or a restore point.
     Moment {
         /// The later one.
         later: FoundRecord,
@@ -84,8 +84,8 @@ pub enum Search {
     },
     /// It is not in the unbroken WAL that can be replayed.
     Absent,
-    /// Nothing in the unbroken WAL that can be replayed is later than the moment. These ends of transactions come last in
-    /// it; `None` if no transaction ended after the backup.
+    /// Nothing in the unbroken WAL that can be replayed is later than the moment. These ends of transactions come last
+    /// in it; `None` if no transaction ended after the backup.
     NothingLater(Option<LastEnds>),
 }
 
@@ -109,8 +109,8 @@ pub struct Plan {
     pub backup: Backup,
     /// The timeline to follow, for `recovery_target_timeline`.
     pub timeline: TimelineId,
-    /// Where recovery stops, for `recovery_target_*`. `Latest` if the requested target lies beyond a gap at which recovery
-    /// may end; a position if it is the very last moment of the archive.
+    /// Where recovery stops, for `recovery_target_*`. `Latest` if the requested target lies beyond a gap at which
+    /// recovery may end; a position if it is the very last moment of the archive.
     pub target: Target,
     /// Whether the target itself is still replayed: as requested, but always if walship chose the target.
     pub inclusive: bool,
@@ -118,8 +118,8 @@ pub struct Plan {
     pub last_segment: SegmentName,
     /// The position after that segment: replay ends there at the latest.
     pub end_lsn: Lsn,
-    /// The WAL that is missing after `last_segment` although there was more: recovery ends there, or before. `restore` must
-    /// know it, because PostgreSQL may read ahead of its target, and `restore` otherwise takes a gap for an error.
+    /// The WAL that is missing after `last_segment` although there was more: recovery ends there, or before. `restore`
+    /// must know it, because PostgreSQL may read ahead of its target, and `restore` otherwise takes a gap for an error.
     pub gap: Option<SegmentRange>,
     /// Why this backup, in one sentence.
     pub reason: String,

@@ -131,8 +131,8 @@ impl<'a> TimelineChain<'a> {
             .all(|(timeline, lsn)| self.passes(timeline, lsn))
     }
 
-    /// The first and the last segment that the chain reads from each timeline, oldest first. Its own timeline has no last
-    /// one.
+    /// The first and the last segment that the chain reads from each timeline, oldest first. Its own timeline has no
+    /// last one.
     pub(crate) fn links(&self) -> impl Iterator<Item = (TimelineId, SegmentNumber, Option<SegmentNumber>)> {
         let links = self.links.iter();
         links.map(|link| (link.timeline, link.first, link.last))

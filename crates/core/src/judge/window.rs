@@ -1,9 +1,9 @@
 //! The recoverable window: the periods of time to which a cluster can be recovered.
 //!
-//! Along each timeline, a recovery can start from each backup whose WAL leads on without a break. Backups whose WAL leads
-//! to the same end make one stretch. Its earliest moment is the end of the first backup; its latest is the last commit in
-//! its WAL, or the start of a later backup. A gap in the WAL ends a stretch, and so does a stand-alone backup, so a
-//! timeline may have several.
+//! Along each timeline, a recovery can start from each backup whose WAL leads on without a break. Backups whose WAL
+//! leads to the same end make one stretch. Its earliest moment is the end of the first backup; its latest is the last
+//! commit in its WAL, or the start of a later backup. A gap in the WAL ends a stretch, and so does a stand-alone
+//! backup, so a timeline may have several.
 //!
 //! *The latest moment* is the largest time of a commit. PostgreSQL stops a recovery to a time before
 //! the first end of a transaction with a later one (`recoveryStopsBefore`, `xlogrecovery.c`), and
@@ -122,8 +122,8 @@ pub enum Last {
     Unknown,
 }
 
-/// The stretches of all timelines, oldest timeline first and in the order of the WAL. Retired timelines have none, nor have
-/// timelines whose history cannot be read.
+/// The stretches of all timelines, oldest timeline first and in the order of the WAL. Retired timelines have none, nor
+/// have timelines whose history cannot be read.
 ///
 /// # Errors
 /// `Invalid` for positions that no segment has.

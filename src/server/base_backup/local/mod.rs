@@ -1,9 +1,9 @@
 //! A base backup that is read from the data directory on this machine, between `pg_backup_start` and `pg_backup_stop`.
 //!
-//! What holds: the directory is that of the server which was asked, because it holds the snapshot file that a session of
-//! that server exports; every tablespace and every database is there; page checksums are verified as the server would; the
-//! backup ends with the session, and leaves nothing behind on the server. A thread reads, and at most [`WAITING`] pieces
-//! wait to be taken.
+//! What holds: the directory is that of the server which was asked, because it holds the snapshot file that a session
+//! of that server exports; every tablespace and every database is there; page checksums are verified as the server
+//! would; the backup ends with the session, and leaves nothing behind on the server. A thread reads, and at most
+//! [`WAITING`] pieces wait to be taken.
 
 mod names;
 mod page;
@@ -102,8 +102,8 @@ impl LocalBackup {
     /// checkpoint is done, for which it has as long as with [`Connection::base_backup`].
     ///
     /// # Errors
-    /// `Invalid` where the data directory cannot be read here or is not that server's, for a standby, and for a label that
-    /// PostgreSQL would refuse; else as the connection, and errors that the server reports.
+    /// `Invalid` where the data directory cannot be read here or is not that server's, for a standby, and for a label
+    /// that PostgreSQL would refuse; else as the connection, and errors that the server reports.
     pub async fn start(info: &ConnInfo, options: &BaseBackupOptions, system_identifier: u64) -> Result<Self> {
         check(options)?;
         let mut connection = Connection::connect(info).await?;
@@ -309,8 +309,8 @@ async fn same_server(connection: &mut Connection, data_directory: &Path) -> Resu
     )))
 }
 
-/// Proves that every tablespace and every database of the server is visible here. If a file system is not mounted here, as
-/// in a container, its databases would look dropped.
+/// Proves that every tablespace and every database of the server is visible here. If a file system is not mounted here,
+/// as in a container, its databases would look dropped.
 async fn all_is_here(connection: &mut Connection, data_directory: &Path, version: &str) -> Result<()> {
     tablespaces(data_directory, version)?;
     // A half-dropped database may have no files (DATCONNLIMIT_INVALID_DB, pg_database.h).

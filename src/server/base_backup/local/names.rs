@@ -14,7 +14,8 @@ const LEFT_OUT: [&str; 7] = [
     "postmaster.pid",
     "postmaster.opts",
 ];
-/// Files whose names begin so are left out as well: `PG_TEMP_FILE_PREFIX`, and `RELCACHE_INIT_FILENAME` of `excludeFiles`.
+/// Files whose names begin so are left out as well: `PG_TEMP_FILE_PREFIX`, and `RELCACHE_INIT_FILENAME` of
+/// `excludeFiles`.
 const LEFT_OUT_PREFIXES: [&str; 2] = ["pgsql_tmp", "pg_internal.init"];
 /// Directories that are kept without their content (`excludeDirContents`).
 const EMPTIED: [&str; 7] = [

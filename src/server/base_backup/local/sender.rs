@@ -1,6 +1,6 @@
 //! The thread that reads a data directory and its tablespaces, in the order and by the rules of `basebackup.c`
-//! (PostgreSQL 14 to 18), with two differences: the files that remember the archive are left out, and `backup_label` and
-//! `tablespace_map` come at the end, before `global/pg_control`, because the server provides them last.
+//! (PostgreSQL 14 to 18), with two differences: the files that remember the archive are left out, and `backup_label`
+//! and `tablespace_map` come at the end, before `global/pg_control`, because the server provides them last.
 
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind as IoKind, Read};
@@ -244,7 +244,8 @@ impl Sender {
         if kind.is_file() {
             return self.file(path, member, relation);
         }
-        // Files behind links that the server reads are stored with its configuration, which reports those that could not be.
+        // Files behind links that the server reads are stored with its configuration, which reports those that could
+        // not be.
         let is_configuration = in_data_directory
             && kind.is_symlink()
             && path.extension().is_some_and(|extension| extension == "conf");
@@ -361,8 +362,9 @@ struct Pages<'a> {
 }
 
 impl Pages<'_> {
-    /// How many pages in `piece` from `begin` on are damaged; the file has them at `at`. `None` where the file does not end
-    /// with a whole page. A page that is being written is read again, once; where it is gone by then, `piece` ends before it.
+    /// How many pages in `piece` from `begin` on are damaged; the file has them at `at`. `None` where the file does not
+    /// end with a whole page. A page that is being written is read again, once; where it is gone by then, `piece` ends
+    /// before it.
     fn check(&self, piece: &mut Vec<u8>, begin: usize, at: u64) -> Result<Option<u64>> {
         let mut damaged = 0;
         let mut end = piece.len();

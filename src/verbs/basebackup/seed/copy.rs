@@ -1,5 +1,5 @@
-//! A copy of the primary by PostgreSQL's own `pg_basebackup`, which is watched: its progress is passed on, a copy that is
-//! too large for the disk is stopped before it is written, and a program that is silent for too long is ended.
+//! A copy of the primary by PostgreSQL's own `pg_basebackup`, which is watched: its progress is passed on, a copy that
+//! is too large for the disk is stopped before it is written, and a program that is silent for too long is ended.
 //!
 //! The program is told to write `standby.signal` itself (`-R`). So whatever a kill leaves behind starts as a standby or
 //! not at all.
@@ -197,7 +197,8 @@ impl Copy {
         }
     }
 
-    /// Checks the space before the program writes anything. The program tells only the size of all tablespaces together.
+    /// Checks the space before the program writes anything. The program tells only the size of all tablespaces
+    /// together.
     fn check_space(&self, at: &ProgressLine) -> Result<()> {
         let mut directories = vec![self.pgdata.as_path()];
         directories.extend(self.mappings.iter().map(|mapping| mapping.new.as_path()));

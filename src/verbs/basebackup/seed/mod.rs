@@ -1,9 +1,9 @@
 //! `walship basebackup --seed-replica`: a ready standby in one command, copied from its primary by PostgreSQL's
 //! `pg_basebackup`, or restored from the archive.
 //!
-//! What can be refused is refused before a byte is written. A failure removes everything that was made, the slot too, or
-//! the message says what is left and where. Until everything is there, a server starts on the data directory only as a
-//! standby.
+//! What can be refused is refused before a byte is written. A failure removes everything that was made, the slot too,
+//! or the message says what is left and where. Until everything is there, a server starts on the data directory only as
+//! a standby.
 
 mod args;
 mod copy;
@@ -69,13 +69,13 @@ pub struct SeedOptions {
     pub search_path: Option<OsString>,
 }
 
-/// Seeds a replica, and starts it if the options say so. `interrupted` resolves with a signal's name when the user wants
-/// it to end.
+/// Seeds a replica, and starts it if the options say so. `interrupted` resolves with a signal's name when the user
+/// wants it to end.
 ///
 /// # Errors
-/// `Conflict` for a directory that is not empty, another replica's slot, and a primary that is not the archive's latest;
-/// `Invalid`, `NotFound` for programs, backups and settings that cannot be used; as the server, the store and the
-/// operating system say.
+/// `Conflict` for a directory that is not empty, another replica's slot, and a primary that is not the archive's
+/// latest; `Invalid`, `NotFound` for programs, backups and settings that cannot be used; as the server, the store and
+/// the operating system say.
 pub async fn run(
     options: &SeedOptions,
     info: &ConnInfo,
@@ -141,8 +141,8 @@ enum Seeded {
     Restored(Box<RestoredStandby>),
 }
 
-/// Notes in the copy which archive it belongs to: the one that its primary remembers or, if the primary has not archived
-/// yet, the one in the settings.
+/// Notes in the copy which archive it belongs to: the one that its primary remembers or, if the primary has not
+/// archived yet, the one in the settings.
 fn remember(mut copied: Copied, pgdata: &Path, source: &Source) -> Copied {
     if let Source::Primary {
         archive: Some(archive),

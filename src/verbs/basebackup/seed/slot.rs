@@ -13,8 +13,8 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Creates the slot. A slot of this name that keeps no WAL is created anew, because it is new or has lost its WAL. One
-    /// that keeps WAL may be that of another replica, which is down.
+    /// Creates the slot. A slot of this name that keeps no WAL is created anew, because it is new or has lost its WAL.
+    /// One that keeps WAL may be that of another replica, which is down.
     ///
     /// # Errors
     /// `Conflict` for a slot that is in use, keeps WAL, or is logical; as the server says.

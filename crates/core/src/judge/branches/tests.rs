@@ -228,8 +228,8 @@ fn only_the_lines_on_which_a_backup_lies_are_weighed_for_it() {
     );
 }
 
-/// Failovers one after the other, each at a later position, and whether the old primary archived the whole segment of the
-/// fork.
+/// Failovers one after the other, each at a later position, and whether the old primary archived the whole segment of
+/// the fork.
 fn failovers() -> impl Strategy<Value = (Vec<(u64, u64)>, Vec<bool>)> {
     prop::collection::vec((1..4_u64, 0..SIZE.bytes() - 1), 1..6).prop_flat_map(|steps| {
         (

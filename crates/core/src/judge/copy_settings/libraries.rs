@@ -1,8 +1,8 @@
 //! Which preloaded libraries a rehearsal may load.
 //!
-//! A library may start workers that run jobs, send requests, or connect to the source's other servers. Only
-//! libraries that are known not to do so are loaded. A copy that needs another one for replay or for its data says so when
-//! it starts, and nothing is lost.
+//! A library may start workers that run jobs, send requests, or connect to the source's other servers. Only libraries
+//! that are known not to do so are loaded. A copy that needs another one for replay or for its data says so when it
+//! starts, and nothing is lost.
 
 /// A library that a rehearsal loads.
 #[derive(Debug, Clone, Copy)]

@@ -1,5 +1,6 @@
-//! What a copy may keep of its source's settings. `TABLE` judges, once, every setting of PostgreSQL 14 to 18 that names a
-//! place or makes the server act outside; `HARMLESS` lists the others. [`page()`] writes `docs/settings-of-a-copy.md`.
+//! What a copy may keep of its source's settings. `TABLE` judges, once, every setting of PostgreSQL 14 to 18 that names
+//! a place or makes the server act outside; `HARMLESS` lists the others. [`page()`] writes
+//! `docs/settings-of-a-copy.md`.
 //!
 //! Two tests hold it together: one asks each server for all its settings and fails if one was not judged, the other
 //! compares the page. A server does not start with a setting that it does not know, so each row has its versions.

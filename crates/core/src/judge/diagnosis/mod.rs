@@ -1,8 +1,8 @@
-//! What is wrong with a server, its archive and this machine: facts in, findings out. `walship doctor` gathers the facts;
-//! nothing is asked here.
+//! What is wrong with a server, its archive and this machine: facts in, findings out. `walship doctor` gathers the
+//! facts; nothing is asked here.
 //!
-//! A fact that could not be found out is there with its reason ([`Fact`]), so a question that fails never hides the answer
-//! to another.
+//! A fact that could not be found out is there with its reason ([`Fact`]), so a question that fails never hides the
+//! answer to another.
 
 mod archive_command;
 mod archiver;

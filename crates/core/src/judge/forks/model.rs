@@ -117,7 +117,8 @@ impl Scene<'_> {
         self.world.path(self.server.followed, length) == self.server.replayed
     }
 
-    /// Replays what there is, and looks for newer timelines. Every whole segment of the server's chain is delivered to it.
+    /// Replays what there is, and looks for newer timelines. Every whole segment of the server's chain is delivered to
+    /// it.
     fn run(&mut self) {
         let ran = self.server.state == State::Runs;
         self.replay();

@@ -36,8 +36,8 @@ impl Limit {
         }
     }
 
-    /// A commit within the backup is never later than the backup's end. A commit at that very microsecond may lie within
-    /// the backup, and an exclusive target would stop before it.
+    /// A commit within the backup is never later than the backup's end. A commit at that very microsecond may lie
+    /// within the backup, and an exclusive target would stop before it.
     fn allows(&self, backup: &Backup) -> bool {
         match self {
             Self::None => true,

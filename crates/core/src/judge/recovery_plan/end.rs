@@ -72,8 +72,8 @@ pub(super) fn find(
 }
 
 impl End {
-    /// PostgreSQL stops at the first consistent moment only when it reads another record. A standby's backup may end with
-    /// the very last one, after a switch of the segment.
+    /// PostgreSQL stops at the first consistent moment only when it reads another record. A standby's backup may end
+    /// with the very last one, after a switch of the segment.
     fn new(
         target: Target,
         backup: &Backup,

@@ -51,7 +51,8 @@ impl<'a> LastMoment<'a> {
         last: Option<&'a LastEnds>,
     ) -> Result<Self> {
         let mut time = last.and_then(|last| last.commit).map(|commit| commit.time);
-        // A later backup whose WAL has the same end shows that nothing was committed between the last commit and its start.
+        // A later backup whose WAL has the same end shows that nothing was committed between the last commit and its
+        // start.
         for other in &catalogue.backups {
             let same = chain.can_start_from(other) && other.stop_lsn >= backup.stop_lsn;
             if same && reach(catalogue, chain, other)?.end_lsn == reached.end_lsn {

@@ -1,5 +1,5 @@
-//! Which timeline to follow, as a number: the one asked for, or the one that lives according to [`judge`]. PostgreSQL's own
-//! `latest` (`findNewestTimeLine`, `timeline.c`) takes the one that began last, even if it is a copy's.
+//! Which timeline to follow, as a number: the one asked for, or the one that lives according to [`judge`]. PostgreSQL's
+//! own `latest` (`findNewestTimeLine`, `timeline.c`) takes the one that began last, even if it is a copy's.
 //!
 //! A missing number ends PostgreSQL's search, but not this one: a lost history file must not make a recovery follow an
 //! older timeline silently. For the same reason a timeline that has WAL but no readable history is an error, unless the
@@ -94,7 +94,8 @@ fn oldest_of(judgement: &Judgement) -> TimelineId {
     }
 }
 
-/// Checks every timeline from this one on that has WAL or a history: the history must be known and agree with the others.
+/// Checks every timeline from this one on that has WAL or a history: the history must be known and agree with the
+/// others.
 fn can_be_followed(catalogue: &Catalogue, oldest: TimelineId) -> Result<()> {
     let later = catalogue
         .timelines()

@@ -127,8 +127,8 @@ impl Chooser<'_> {
         Ok(!self.catalogue.released.contains(missing.0, missing.1))
     }
 
-    /// The newest backups of each living timeline's chain, and the newest of all: the latest timeline may be one that nobody
-    /// meant to begin.
+    /// The newest backups of each living timeline's chain, and the newest of all: the latest timeline may be one that
+    /// nobody meant to begin.
     fn newest(&mut self, policy: &RetentionPolicy) {
         let catalogue = self.catalogue;
         let count = policy.newest();

@@ -45,8 +45,8 @@ impl<'a> Histories<'a> {
         self.histories.keys().copied()
     }
 
-    /// The timelines that may live: the one that a recovery follows, or those between which only a person can choose; and
-    /// the latest that is not retired.
+    /// The timelines that may live: the one that a recovery follows, or those between which only a person can choose;
+    /// and the latest that is not retired.
     pub(super) fn living(&self) -> Vec<TimelineId> {
         let retired = &self.catalogue.retired;
         let latest = self

@@ -4,14 +4,14 @@
 //! doubt (a record, a history or a mark that cannot be read) makes the whole plan an error.
 //!
 //! # Whose clock
-//! `now` is the earlier of the store's clock and this machine's: every rule keeps more at an earlier moment. The last sign
-//! of an unfinished backup, and when WAL was stored, are by the store's clock alone. The ends of backups, the promised
-//! moments and the recovery targets are by the database server's clock.
+//! `now` is the earlier of the store's clock and this machine's: every rule keeps more at an earlier moment. The last
+//! sign of an unfinished backup, and when WAL was stored, are by the store's clock alone. The ends of backups, the
+//! promised moments and the recovery targets are by the database server's clock.
 //!
 //! # Timelines
-//! Timelines are followed through their histories. From each backup that the window or the number of newest backups keeps,
-//! recovery can go on: all WAL after it stays, on every timeline that descends from it. Other backups stand alone: they
-//! keep only the WAL that they cannot be restored without.
+//! Timelines are followed through their histories. From each backup that the window or the number of newest backups
+//! keeps, recovery can go on: all WAL after it stays, on every timeline that descends from it. Other backups stand
+//! alone: they keep only the WAL that they cannot be restored without.
 
 mod choose;
 mod histories;
@@ -246,8 +246,8 @@ pub fn preview(catalogue: &Catalogue, policy: &RetentionPolicy, now: DateTime<Ut
 /// Decides what stays and what goes. `now`: see the module.
 ///
 /// # Errors
-/// `Invalid` for a policy that keeps nothing; `Corrupt` or `Conflict`, naming what is in doubt, if something that must be
-/// known cannot be read.
+/// `Invalid` for a policy that keeps nothing; `Corrupt` or `Conflict`, naming what is in doubt, if something that must
+/// be known cannot be read.
 pub fn plan(
     catalogue: &Catalogue,
     unfinished: &UnfinishedWals,

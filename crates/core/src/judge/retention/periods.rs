@@ -1,8 +1,8 @@
 //! Grandfather, father, son: the newest backup of each day, week, month or year.
 //!
-//! Days begin at midnight UTC, weeks on Monday (ISO 8601). Only periods that have a backup count, so that a pause in the
-//! backups does not use up what was promised. The *newest* backup of a period is kept, so the choice moves while the
-//! period lasts and stays when it is over.
+//! Days begin at midnight UTC, weeks on Monday (ISO 8601). Only periods that have a backup count, so that a pause in
+//! the backups does not use up what was promised. The *newest* backup of a period is kept, so the choice moves while
+//! the period lasts and stays when it is over.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,8 +2,8 @@
 //!
 //! A segment goes only if two things hold:
 //!
-//! - *Nothing needs it.* No recovery from a point-in-time backup to any timeline reads it, and no stand-alone or unfinished
-//!   backup needs it to be restored.
+//! - *Nothing needs it.* No recovery from a point-in-time backup to any timeline reads it, and no stand-alone or
+//!   unfinished backup needs it to be restored.
 //! - *It is known to be old.* It lies before a point-in-time backup on that backup's own chain, or on a branch to which
 //!   nothing was written for long.
 //!
