@@ -69,7 +69,7 @@ fn keys_in(text: &[u8]) -> Result<usize, &'static str> {
             }
             match (open.len(), name) {
                 (1, "KeyCount") => {
-                    said = Some(content.trim().parse().map_err(|_| "its count is not a number")?)
+                    said = Some(content.trim().parse().map_err(|_| "its count is not a number")?);
                 }
                 (1, "IsTruncated") if !matches!(content.trim(), "true" | "false") => {
                     return Err("it does not say whether it goes on");
