@@ -338,7 +338,7 @@ fn slots_in_the_way(walship: &Walship, primary: &Cluster) {
             primary,
             &arguments,
             4,
-            &["slot used is in use", "active for PID"],
+            &["another replica uses the slot used", "active for PID"],
         );
         refused(
             walship,
@@ -481,7 +481,7 @@ fn a_slot_that_keeps_wal_for_another_replica_is_refused_and_one_that_keeps_none_
         let kept = "select restart_lsn from pg_replication_slots where slot_name = 'down'";
         let before = primary.sql(kept);
         let says = [
-            "slot down is there, and keeps WAL",
+            "slot down exists, and keeps WAL",
             "pg_drop_replication_slot('down')",
             "--slot",
         ];
