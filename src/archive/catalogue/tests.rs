@@ -95,6 +95,24 @@ fn history_object(timeline: u32, system_identifier: u64, content: &[u8]) -> Vec<
     codec::encode(content, 1, name, system_identifier, None).unwrap()
 }
 
+// Seen to fail: `archive/catalogue.rs`: `load_with` does not confirm the archive
+#[tokio::test]
+async fn an_archive_that_went_away_since_it_was_opened_is_not_listed_as_empty() {
+    let archive = Archive::new().await;
+    let opened = crate::archive::Archive::open(&archive.store).await.unwrap();
+    std::fs::rename(
+        archive.top.path().join("archive"),
+        archive.top.path().join("away"),
+    )
+    .unwrap();
+    std::fs::create_dir(archive.top.path().join("archive")).unwrap();
+    let error = load(&opened).await.unwrap_err();
+    assert!(
+        matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Unavailable),
+        "{error}"
+    );
+}
+
 #[tokio::test]
 async fn a_whole_backup_can_be_restored() {
     let archive = Archive::new().await;

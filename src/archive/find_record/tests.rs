@@ -263,7 +263,11 @@ async fn the_last_commits_own_time_is_reached_by_its_position() {
     let last = Target::Time(time("2026-11-23 14:05:05.803986Z"));
     let plan = archive.plan(&Request::new(last.clone())).await.unwrap();
     assert_eq!(plan.target, Target::Lsn(Lsn(0x60_5748)));
-    assert!(plan.notes[0].contains("reaches nothing later"), "{:?}", plan.notes);
+    assert!(
+        plan.notes[0].contains("reaches nothing later"),
+        "{:?}",
+        plan.notes
+    );
     // Exclusive, it ends with the record before that commit.
     let exclusive = Request {
         inclusive: false,
