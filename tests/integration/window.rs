@@ -303,7 +303,7 @@ fn check_moments(cluster: &Cluster, walship: &Walship, times: &[DateTime<Utc>]) 
     let all = vec!["list", "wal", "--at", "2000-01-01 00:00:00Z"];
     let text = walship.run(&all).succeeded().stdout;
     assert!(
-        text.contains("nothing as early as 2000-01-01 00:00:00Z is archived"),
+        text.contains("the archive has nothing as early as 2000-01-01 00:00:00Z"),
         "{text}"
     );
     let refused = walship.run(&["list", "--at", "2000-01-01 00:00:00Z"]).exited(2);
