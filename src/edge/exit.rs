@@ -58,15 +58,13 @@ impl Caller {
                 rest.nth(1)
             };
         }
-        if let Some(caller) = first.and_then(of) {
-            return caller;
+        let named = ["restore", "push", "doctor"];
+        let named = named.into_iter().find(|word| words.contains(word));
+        match (first.and_then(of), named) {
+            (Some(caller), _) => caller,
+            (None, Some(_)) if first.is_some_and(is_command) => Self::Shell,
+            (None, named) => named.and_then(of).unwrap_or(Self::Shell),
         }
-        if first.is_some_and(is_command) {
-            return Self::Shell;
-        }
-        let has = |word: &str| words.contains(&word);
-        let named = ["restore", "push", "doctor"].into_iter().find(|word| has(word));
-        named.and_then(of).unwrap_or(Self::Shell)
     }
 
     /// The exit code for a failure of this kind. A standby (`on_standby`) survives every failure, because it streams,
