@@ -77,11 +77,11 @@ check_seams() {
     with '^src/cluster/.*\bcrate::(\{[^;]*\b)?(verbs|agent)\b' | seam 'the cluster knows no verb and no agent' || status=1
     with '^src/server/.*\bcrate::(\{[^;]*\b)?(verbs|agent|cluster|archive)\b' | seam 'a server knows no archive' || status=1
     with '^src/verbs/.*\bcrate::(\{[^;]*\b)?agent\b' | seam 'a verb knows no agent' || status=1
-    with '^src/edge/.*\bcrate::(\{[^;]*\b)?(verbs|agent|command_line)\b' | seam 'the edge knows no verb and no agent' || status=1
+    with '^src/edge/.*\bcrate::(\{[^;]*\b)?(verbs|agent|command_line|archive|cluster)\b' |
+        seam 'the edge knows settings and a server, and nothing above them' || status=1
     with '^src/(verbs|agent|cluster|archive|server)/.*\bcrate::(\{[^;]*\b)?command_line\b' |
         seam 'only main knows the command line' || status=1
     with '\bcrate::(\{[^;]*\b)?inside\b' | seam 'what the tests call from within is for them alone' || status=1
-    with '^src/edge/.*\bcrate::(\{[^;]*\b)?(archive|cluster)\b' | seam 'the edge knows no archive and no cluster' || status=1
     with '^src/(config[./]|progress\.).*\bcrate::(\{[^;]*\b)?(archive|cluster|verbs|agent|command_line)\b' |
         seam 'settings and progress know nothing above them' || status=1
     with '^src/(cluster|archive|server|config|progress)[./].*\bcrate::(\{[^;]*\b)?edge\b' |
