@@ -384,7 +384,7 @@ fn a_replica_is_restored_only_where_the_archive_is_the_better_source() {
 
     let restored = replica(&primary.conninfo(), &[]).succeeded();
     assert!(
-        restored.stderr.contains("--something-new is not known"),
+        restored.stderr.contains("walship does not know --something-new"),
         "{}",
         restored.stderr
     );
