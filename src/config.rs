@@ -19,7 +19,7 @@ use list::ARCHIVE;
 pub use list::Settings;
 use raw::Raw;
 use values::Value;
-pub use values::{BackupMethod, LogFormat, StandbyFailure, duration_text, parse_duration};
+pub use values::{BackupMethod, LogFormat, StandbyFailure, cores, duration_text, parse_duration};
 
 /// The file that is read when neither `--config` nor `WALSHIP_CONFIG` names one, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/walship/walship.toml";

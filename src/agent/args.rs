@@ -9,7 +9,7 @@ use walship_client::{Address, Answer, Ask};
 
 use super::{AgentOptions, detach, run};
 use crate::cluster::compressor::Compressor;
-use crate::config::Settings;
+use crate::config::{Settings, cores};
 use crate::edge::agent::address_for;
 use crate::edge::pgdata;
 use crate::edge::runtime::{on_many_threads, open};
@@ -64,14 +64,13 @@ fn options(
 ) -> Result<AgentOptions> {
     let program = std::env::current_exe().map_err(|error| Error::io("find this program", error))?;
     let configuration = settings.to_reproduce().0.map(Path::to_owned);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(AgentOptions {
         address,
         data_directory,
         compressor: Compressor::new(
             settings.push.compression_level,
             settings.push.memory.0 as usize,
-            cores.min(settings.agent.lookahead),
+            cores(),
         ),
         push_timeout: settings.push.timeout,
         lookahead: settings.agent.lookahead,

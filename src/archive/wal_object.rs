@@ -132,13 +132,13 @@ impl WalContext {
 
     fn judge(&self, key: &Key, name: WalName, trailer: &Trailer, content: Content) -> Result<()> {
         trailer.check(name, self.identity().system_identifier)?;
-        if trailer.index_is_damaged {
+        if trailer.is_damaged {
             return Err(Error::corrupt(
-                "its index does not match its checksum, so its records are not known without reading the whole segment",
+                "its trailer does not match its checksum, so its records are not known without reading the whole segment",
             ));
         }
-        if let Key::Partial { sha256_start, .. } = key
-            && trailer.sha256.first_eight() != *sha256_start
+        if let Key::Partial { xxh3_start, .. } = key
+            && trailer.content_xxh3.first_eight() != *xxh3_start
         {
             return Err(Error::corrupt("its key names other content"));
         }

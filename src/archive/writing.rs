@@ -10,7 +10,7 @@ use crate::archive::stored_wal::LARGEST_SEGMENT;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::codec::Trailer;
 use crate::format::keys::Key;
-use crate::format::{Sha256Sum, Stored};
+use crate::format::{Stored, Xxh3Sum};
 use crate::pg::WalName;
 use crate::store::{Body, PutMode, Turn, Version};
 
@@ -35,7 +35,8 @@ pub enum Created {
 }
 
 impl Archive {
-    /// Creates an object; where there is a `turn`, only after that has come.
+    /// Creates an object; where there is a `turn`, only after that has come. Only the agent gives one, for a file that
+    /// it sends before the archiver asks for it.
     ///
     /// # Errors
     /// `Conflict` where a different object has the name; `Corrupt` where that object cannot be read; otherwise as the
@@ -104,10 +105,10 @@ impl Archive {
         theirs
             .check(file, ours.system_identifier)
             .map_err(|error| damaged(error, &url, file))?;
-        if theirs.sha256 == ours.sha256 {
+        if theirs.has_same_content(ours) {
             return Ok(Created::Before);
         }
-        Err(other_content(&url, file, theirs.sha256, ours.sha256))
+        Err(other_content(&url, file, theirs.content_xxh3, ours.content_xxh3))
     }
 
     /// Writes a small object that may change by `docs/format.md`, over the one that is there.
@@ -146,9 +147,9 @@ fn damaged(error: Error, url: &str, file: WalName) -> Error {
     ))
 }
 
-fn other_content(url: &str, file: WalName, theirs: Sha256Sum, ours: Sha256Sum) -> Error {
+fn other_content(url: &str, file: WalName, theirs: Xxh3Sum, ours: Xxh3Sum) -> Error {
     Error::conflict(format!(
-        "{url} is there already with other content: stored SHA-256 {theirs}, this file's {ours}; \
+        "{url} is there already with other content: stored XXH3 {theirs}, this file's {ours}; \
          another primary of this cluster has archived here, or somebody pushed this segment before it was whole. Nothing \
          was changed. Try walship repair {file}, which replaces an earlier state of the same segment and nothing else; if \
          it refuses, find out which server's history is the right one (pg_controldata, timelines) and give the other an \

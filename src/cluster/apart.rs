@@ -16,9 +16,10 @@ use crate::store::Location;
 /// # Errors
 /// `Invalid`, naming both.
 pub fn check(archive: &Location, data_directory: &Path) -> Result<()> {
-    let Location::Directory(_) = archive else {
-        return Ok(());
-    };
+    match archive {
+        Location::Directory(_) => {}
+        Location::S3 { .. } => return Ok(()),
+    }
     let tablespaces = std::fs::read_dir(data_directory.join("pg_tblspc"));
     let tablespaces = tablespaces.into_iter().flatten().flatten();
     let places = [data_directory.to_owned(), data_directory.join("pg_wal")];
@@ -34,8 +35,9 @@ pub fn check(archive: &Location, data_directory: &Path) -> Result<()> {
 /// # Errors
 /// `Invalid`, naming both.
 pub fn check_places<'a>(archive: &Location, places: impl Iterator<Item = &'a Path>) -> Result<()> {
-    let Location::Directory(root) = archive else {
-        return Ok(());
+    let root = match archive {
+        Location::Directory(root) => root,
+        Location::S3 { .. } => return Ok(()),
     };
     for place in places {
         let (inner, outer) = if is_within(root, place) {

@@ -1,45 +1,68 @@
-//! From a file of `pg_wal` to its stored object. One thread reads and hashes, another compresses: the two
-//! take about a third and two thirds of the work.
+//! From a file of `pg_wal` to its stored object.
+//!
+//! Threads take the file's pieces in their order. Each reads a piece, hashes it, looks at its records and compresses it,
+//! while the piece is in its core's cache; then the frames are put together in their order.
 
-use std::io::Read;
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use bytes::BytesMut;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::wal_file::WalFile;
 use crate::error::{Error, Result};
-use crate::format::codec::{Content, Trailer, WalEncoder};
+use crate::format::Sha256Sum;
+use crate::format::codec::{Content, Trailer, frame_bytes};
+use crate::format::frames::FrameCompressor;
 use crate::format::segment_index::IndexBuilder;
 use crate::store::{Body, BodyWriter};
 
-/// Bytes that the reading thread passes to the compressing one at a time.
-const PIECE_BYTES: usize = 256 << 10;
+/// Threads at the most, on any number of cores: each needs some 10 MiB.
+const MOST_THREADS: usize = 8;
+/// Threads that work on one file at the most.
+const MOST_FOR_A_FILE: u64 = 4;
 
 /// Compresses files, several at a time.
 #[derive(Debug)]
 pub struct Compressor {
     level: i32,
     memory_bytes: usize,
-    at_once: usize,
+    threads: usize,
     turns: Arc<Semaphore>,
-    /// Buffers of bodies that were stored, to be used again: their pages are in memory already. At most `at_once`.
+    /// Threads' memory that is used again: its pages are there already. At most one for each thread.
+    workspaces: Mutex<Vec<Workspace>>,
+    /// Buffers of bodies that were stored, to be used again. At most one for each thread.
     buffers: Mutex<Vec<BytesMut>>,
+}
+
+/// What a thread compresses with.
+struct Workspace {
+    zstd: FrameCompressor,
+    content: Vec<u8>,
+    frame: Vec<u8>,
+}
+
+impl std::fmt::Debug for Workspace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workspace").finish_non_exhaustive()
+    }
 }
 
 impl Compressor {
     /// `level` is zstd's. At most `memory_bytes` of a compressed file are kept in memory; the rest goes to an
-    /// unlinked temporary file. At most `at_once` files are compressed at the same time; the others wait,
-    /// first come, first served.
+    /// unlinked temporary file. `threads` work at the same time, but not more than eight. Files have their turns first
+    /// come, first served; threads for which no file waits help with one.
     #[must_use]
-    pub fn new(level: i32, memory_bytes: usize, at_once: usize) -> Arc<Self> {
+    pub fn new(level: i32, memory_bytes: usize, threads: usize) -> Arc<Self> {
+        let threads = threads.clamp(1, MOST_THREADS);
         Arc::new(Self {
             level,
             memory_bytes,
-            at_once,
-            turns: Arc::new(Semaphore::new(at_once)),
+            threads,
+            turns: Arc::new(Semaphore::new(threads)),
+            workspaces: Mutex::default(),
             buffers: Mutex::default(),
         })
     }
@@ -50,10 +73,15 @@ impl Compressor {
     /// `Internal` where the file cannot be read.
     pub(crate) async fn compress(self: &Arc<Self>, source: &Arc<WalFile>) -> Result<(Body, Trailer)> {
         let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = turn.map_err(|error| Error::defect("compress", error))?;
+        let pieces = source.size.div_ceil(frame_bytes(self.level) as u64);
+        let helpers = (1..pieces.min(MOST_FOR_A_FILE))
+            .map_while(|_| Arc::clone(&self.turns).try_acquire_owned().ok())
+            .collect();
         let (compressor, source) = (Arc::clone(self), Arc::clone(source));
         let (sender, compressed) = oneshot::channel();
         let work = move || {
-            let done = compressor.work(&source);
+            let done = compressor.work(&source, helpers);
             // The turn stays taken where a file hangs, even if nobody waits for it any more.
             drop(turn);
             let _ = sender.send(done);
@@ -64,71 +92,177 @@ impl Compressor {
             .unwrap_or_else(|error| Err(Error::defect("compress", error)))
     }
 
-    fn work(&self, source: &WalFile) -> Result<(Body, Trailer)> {
-        let buffer = self.buffers().pop().unwrap_or_default();
-        let output = BodyWriter::reusing(buffer, self.memory_bytes);
-        let mut encoder = WalEncoder::new(output, self.level, source.size)?;
-        let (read, pieces) = mpsc::sync_channel(1);
-        let (used, returned) = mpsc::channel();
-        thread::scope(move |scope| {
-            let reading = thread::Builder::new()
-                .spawn_scoped(scope, move || source.read(&read, &returned))
-                .map_err(no_thread)?;
-            for piece in pieces {
-                encoder.write(&piece)?;
-                // Once all is read nobody takes it any more.
-                let _ = used.send(piece);
+    fn work(&self, source: &WalFile, helpers: Vec<OwnedSemaphorePermit>) -> Result<(Body, Trailer)> {
+        let buffer = lock(&self.buffers).pop().unwrap_or_default();
+        let object = Object::new(source, BodyWriter::reusing(buffer, self.memory_bytes))?;
+        thread::scope(|scope| {
+            for turn in helpers {
+                let help = || {
+                    self.add_frames(source, &object);
+                    drop(turn);
+                };
+                // Without a helper the file only takes longer.
+                let _ = thread::Builder::new().spawn_scoped(scope, help);
             }
-            let trailer = reading
-                .join()
-                .unwrap_or_else(|_| Err(Error::internal("a thread that reads WAL panicked")))?;
-            let output = encoder.finish(&trailer)?;
-            Ok((output.finish(), trailer))
+            self.add_frames(source, &object);
+        });
+        object.finish(source)
+    }
+
+    /// Takes pieces, and adds their frames to the object, until there are no more.
+    fn add_frames(&self, source: &WalFile, object: &Object) {
+        let add = || {
+            let mut workspace = self.workspace()?;
+            while let Some(number) = object.read(source, frame_bytes(self.level), &mut workspace.content)? {
+                workspace
+                    .zstd
+                    .compress(&workspace.content, &mut workspace.frame)?;
+                object.add(number, &workspace.frame)?;
+            }
+            let mut workspaces = lock(&self.workspaces);
+            if workspaces.len() < self.threads {
+                workspaces.push(workspace);
+            }
+            Ok(())
+        };
+        if let Err(error) = add() {
+            object.fail(error);
+        }
+    }
+
+    fn workspace(&self) -> Result<Workspace> {
+        if let Some(workspace) = lock(&self.workspaces).pop() {
+            return Ok(workspace);
+        }
+        Ok(Workspace {
+            zstd: FrameCompressor::new(self.level)?,
+            content: Vec::new(),
+            frame: Vec::new(),
         })
     }
 
     /// Keeps the memory of a body that is not needed any more for the next one.
     pub(crate) fn take_back(&self, body: Body) {
-        let mut buffers = self.buffers();
-        if buffers.len() < self.at_once {
+        let mut buffers = lock(&self.buffers);
+        if buffers.len() < self.threads {
             buffers.extend(body.into_buffer());
         }
     }
+}
 
-    fn buffers(&self) -> MutexGuard<'_, Vec<BytesMut>> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn no_thread(error: std::io::Error) -> Error {
     Error::io("start a thread", error)
 }
 
-impl WalFile {
-    /// Sends the file, piece by piece, into `pieces`; used buffers come back through `returned`. The trailer describes
-    /// the file.
-    fn read(&self, pieces: &SyncSender<Vec<u8>>, returned: &Receiver<Vec<u8>>) -> Result<Trailer> {
-        let mut file = self.file()?;
-        let mut content = Content::default();
-        let mut index = self.index_builder()?;
-        let mut left = self.size;
-        while left > 0 {
-            let mut piece = returned.try_recv().unwrap_or_default();
-            piece.resize(left.min(PIECE_BYTES as u64) as usize, 0);
-            file.read_exact(&mut piece)
-                .map_err(|error| Error::io(format!("read {}", self.path.display()), error))?;
-            content.update(&piece);
-            if let Some(index) = &mut index {
-                index.feed(&piece);
-            }
-            left -= piece.len() as u64;
-            // The compressing thread may have failed; it reports why.
-            if pieces.send(piece).is_err() {
-                return Err(Error::internal("nobody compresses what is read"));
-            }
+/// A file on its way through the threads.
+struct Object {
+    reading: Mutex<Reading>,
+    frames: Mutex<Frames>,
+    /// A frame was added, or a thread failed.
+    added: Condvar,
+}
+
+/// How far the file is read.
+struct Reading {
+    file: File,
+    content: Content,
+    /// A segment's.
+    index: Option<IndexBuilder>,
+    left: u64,
+    next: u64,
+}
+
+/// The frames that are put together already.
+struct Frames {
+    body: BodyWriter,
+    next: u64,
+    failed: Option<Error>,
+}
+
+impl Object {
+    fn new(source: &WalFile, body: BodyWriter) -> Result<Self> {
+        Ok(Self {
+            reading: Mutex::new(Reading {
+                file: source.file()?,
+                content: Content::default(),
+                index: source.index_builder()?,
+                left: source.size,
+                next: 0,
+            }),
+            frames: Mutex::new(Frames {
+                body,
+                next: 0,
+                failed: None,
+            }),
+            added: Condvar::new(),
+        })
+    }
+
+    /// Reads the next piece of the file, at `most` so many bytes, and returns its number; `None` where nothing is left. Another thread may read
+    /// once this has returned.
+    fn read(&self, source: &WalFile, most: usize, piece: &mut Vec<u8>) -> Result<Option<u64>> {
+        lock(&self.reading).next(source, most, piece)
+    }
+
+    /// Adds a frame after those before it.
+    fn add(&self, number: u64, frame: &[u8]) -> Result<()> {
+        let is_early = |frames: &mut Frames| frames.next != number && frames.failed.is_none();
+        let frames = self.added.wait_while(lock(&self.frames), is_early);
+        let mut frames = frames.unwrap_or_else(PoisonError::into_inner);
+        frames
+            .body
+            .write_all(frame)
+            .map_err(|error| Error::io("write a temporary file (TMPDIR)", error))?;
+        frames.next += 1;
+        self.added.notify_all();
+        Ok(())
+    }
+
+    /// Ends the work of all threads. The first error counts.
+    fn fail(&self, error: Error) {
+        lock(&self.frames).failed.get_or_insert(error);
+        lock(&self.reading).left = 0;
+        self.added.notify_all();
+    }
+
+    fn finish(self, source: &WalFile) -> Result<(Body, Trailer)> {
+        let Frames { mut body, failed, .. } =
+            self.frames.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = failed {
+            return Err(error);
         }
-        let index = index.and_then(IndexBuilder::finish);
-        Ok(content.trailer(self.name, self.system_identifier, index))
+        let reading = self.reading.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let index = reading.index.and_then(IndexBuilder::finish);
+        let frames_sha256 = Sha256Sum(body.sha256());
+        let trailer = reading
+            .content
+            .trailer(source.name, source.system_identifier, index, frames_sha256);
+        trailer.write(&mut body)?;
+        Ok((body.finish(), trailer))
+    }
+}
+
+impl Reading {
+    fn next(&mut self, source: &WalFile, most: usize, piece: &mut Vec<u8>) -> Result<Option<u64>> {
+        // An empty file has one frame, too.
+        if self.left == 0 && (self.next > 0 || source.size > 0) {
+            return Ok(None);
+        }
+        piece.resize(self.left.min(most as u64) as usize, 0);
+        self.file
+            .read_exact(piece)
+            .map_err(|error| Error::io(format!("read {}", source.path.display()), error))?;
+        self.content.update(piece);
+        if let Some(index) = &mut self.index {
+            index.feed(piece);
+        }
+        self.left -= piece.len() as u64;
+        self.next += 1;
+        Ok(Some(self.next - 1))
     }
 }
 
@@ -161,7 +295,7 @@ mod tests {
     async fn what_is_stored_is_what_was_hashed_whatever_the_buffer_held_before() {
         let top = tempfile::tempdir().unwrap();
         let compressor = Compressor::new(1, 64 << 20, 1);
-        for length in [3 << 20, 1000, 0, 700_000] {
+        for length in [9 << 20, 1000, 0, 700_000, 8 << 20] {
             let content: Vec<u8> = (0..length)
                 .map(|at: u32| (at.wrapping_mul(at) >> 7) as u8)
                 .collect();
@@ -174,7 +308,7 @@ mod tests {
             assert_eq!(decoder.finish().unwrap(), trailer);
             assert_eq!(back, content);
             compressor.take_back(body);
-            assert_eq!(compressor.buffers().len(), 1);
+            assert_eq!(lock(&compressor.buffers).len(), 1);
         }
     }
 
@@ -219,6 +353,6 @@ mod tests {
         };
         let held = held.clone();
         compressor.take_back(body);
-        assert_eq!((compressor.buffers().len(), held.len()), (0, 10));
+        assert_eq!((lock(&compressor.buffers).len(), held.len()), (0, 10));
     }
 }

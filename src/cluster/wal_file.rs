@@ -26,7 +26,7 @@ pub(crate) fn key_of(name: WalName, trailer: &Trailer) -> Result<Key> {
     match name {
         WalName::Partial(segment) => Ok(Key::Partial {
             segment,
-            sha256_start: trailer.sha256.first_eight(),
+            xxh3_start: trailer.content_xxh3.first_eight(),
         }),
         _ => Key::of_wal(name),
     }

@@ -1,6 +1,7 @@
 //! How values are written: durations, counts and words.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -169,9 +170,14 @@ pub(super) fn two_for_each_core(text: &str) -> Result<usize, String> {
     workers(2, text)
 }
 
+/// Cores that this process may use, by its affinity and its cgroup. Looked up once: it takes a dozen system calls.
+pub fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// At least one; 0 means `for_each_core` for each core.
 fn workers(for_each_core: usize, text: &str) -> Result<usize, String> {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Ok(match usize::read(text)? {
         0 => automatic_workers(for_each_core * cores()),
         number => number,

@@ -28,11 +28,12 @@ pub fn this_walship(settings: &Settings) -> Result<Vec<String>> {
         .iter()
         .filter_map(|name| Some((*name, std::env::var(name).ok()?)))
         .collect();
-    if matches!(settings.archive()?, Location::S3 { .. }) {
-        variables.extend(
+    match settings.archive()? {
+        Location::S3 { .. } => variables.extend(
             aws.iter()
                 .map(|(name, value)| ((*name).to_owned(), value.as_str())),
-        );
+        ),
+        Location::Directory(_) => {}
     }
     let mut words = Vec::new();
     if !variables.is_empty() {

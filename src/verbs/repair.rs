@@ -26,9 +26,9 @@ use crate::archive::{Archive, Same, catalogue};
 use crate::cluster::compressor::Compressor;
 use crate::cluster::wal_file::{WalFile, key_of};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::Sha256Sum;
-use crate::format::codec::{Trailer, WalDecoder, trailer_in};
+use crate::format::codec::{self, Trailer, WalDecoder, trailer_in};
 use crate::format::keys::Key;
+use crate::format::{Sha256Sum, Xxh3Sum};
 use crate::pg::{Lsn, SegmentName, SegmentSize, WalCheck, WalName, WalReader};
 use crate::store::{Body, BodyWriter, Store, Version};
 
@@ -70,7 +70,7 @@ pub struct RepairReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept_as: Option<String>,
     /// Of the file.
-    pub sha256: Sha256Sum,
+    pub xxh3: Xxh3Sum,
     /// What else is worth knowing.
     pub notes: Vec<String>,
 }
@@ -114,12 +114,12 @@ async fn repair(options: &RepairOptions, store: &Store) -> Result<RepairReport> 
         damage: None,
         was_unfinished: false,
         kept_as: None,
-        sha256: good.sha256,
+        xxh3: good.content_xxh3,
         notes: Vec::new(),
     };
     let stored = Stored::fetch(&archive, &key, options.memory_bytes, &options.from).await?;
     let damage = match (context.look(&key).await?, stored.earlier_state()) {
-        (Found::Good, _) if stored.content == Some(good.sha256) => return Ok(report),
+        (Found::Good, _) if stored.content == Some(good.content_xxh3) => return Ok(report),
         (Found::Gone, _) => return Err(vanished(&archive, &key)),
         (_, Some(end)) => {
             refuse_damaged_copy(&key, &options.from)?;
@@ -189,8 +189,8 @@ fn refuse_damaged_copy(key: &Key, local: &Path) -> Result<()> {
 struct Stored {
     body: Body,
     version: Version,
-    /// SHA-256 of the content; `None` where it cannot be read to its end.
-    content: Option<Sha256Sum>,
+    /// XXH3 of the content; `None` where it cannot be read to its end.
+    content: Option<Xxh3Sum>,
     /// The first byte of the readable content that differs from the local copy.
     differs_at: Option<u64>,
     /// For a segment whose valid records end within it: where it begins, and where they end.
@@ -218,7 +218,7 @@ impl Stored {
 
     /// Whether the content is what the trailer says.
     fn is_sound(&self) -> bool {
-        self.content.is_some() && self.content == self.trailer.as_ref().map(|trailer| trailer.sha256)
+        self.content.is_some() && self.content == self.trailer.as_ref().map(|trailer| trailer.content_xxh3)
     }
 
     async fn look(archive: &Archive, key: &Key, memory_bytes: usize, local: &Path) -> Result<Self> {
@@ -245,13 +245,13 @@ impl Stored {
             let excess = tail.len().saturating_sub(TRAILER_WITHIN);
             tail.drain(..excess);
         }
-        let is_whole = decoder.is_some_and(|decoder| decoder.has_whole_content());
+        let is_whole = decoder.is_some_and(|decoder| decoder.has_whole_frames());
         Ok(Self {
             body: spool.finish(),
             version,
             differs_at: content.differs_at,
             valid: content.valid(),
-            content: is_whole.then(|| content.sum()),
+            content: is_whole.then(|| content.sum.sum()),
             trailer: trailer_in(&tail).ok().flatten(),
         })
     }
@@ -274,14 +274,17 @@ impl Stored {
         };
         let is_of_this_file =
             trailer.name == good.name && trailer.system_identifier == good.system_identifier;
-        if !is_of_this_file || trailer.sha256 == good.sha256 || self.content == Some(good.sha256) {
+        if !is_of_this_file
+            || trailer.content_xxh3 == good.content_xxh3
+            || self.content == Some(good.content_xxh3)
+        {
             return Ok(());
         }
         Err(Error::conflict(format!(
-            "the damaged object's trailer says that its content had SHA-256 {}, but the local copy has {}: the copy is of a \
+            "the damaged object's trailer says that its content had XXH3 {}, but the local copy has {}: the copy is of a \
              different history with the same name, and to store it would fork the archive. Nothing was changed. \
-             Look for a copy with the first SHA-256 (in pg_wal of every server that was primary)",
-            trailer.sha256, good.sha256
+             Look for a copy with the first XXH3 (xxh128sum; in pg_wal of every server that was primary)",
+            trailer.content_xxh3, good.content_xxh3
         )))
     }
 
@@ -298,13 +301,13 @@ impl Stored {
     }
 }
 
-fn is_good(archive: &Archive, key: &Key, content: Option<Sha256Sum>, good: &Trailer) -> Error {
+fn is_good(archive: &Archive, key: &Key, content: Option<Xxh3Sum>, good: &Trailer) -> Error {
     let stored = content.map_or_else(|| "another one".to_owned(), |sum| sum.to_string());
     Error::conflict(format!(
-        "{} is good, and its content differs from the local copy: it has SHA-256 {stored}, the local copy has {}. A good \
+        "{} is good, and its content differs from the local copy: it has XXH3 {stored}, the local copy has {}. A good \
          object is never replaced; find out which server's history is the right one",
         archive.url_of(key),
-        good.sha256
+        good.content_xxh3
     ))
 }
 
@@ -366,7 +369,7 @@ async fn replace(
 struct Content {
     /// Reads a segment's records, with their checksums.
     records: Option<(Lsn, WalReader)>,
-    hash: sha2::Sha256,
+    sum: codec::Content,
     local: File,
     position: u64,
     differs_at: Option<u64>,
@@ -384,7 +387,7 @@ impl Content {
         };
         Ok(Self {
             records: start.map(|start| (start, WalReader::new(start, WalCheck::Crc))),
-            hash: sha2::Sha256::default(),
+            sum: codec::Content::default(),
             local: File::open(local)
                 .map_err(|error| Error::io(format!("open {}", local.display()), error))?,
             position: 0,
@@ -395,11 +398,6 @@ impl Content {
     fn valid(&self) -> Option<(Lsn, Lsn)> {
         let (start, records) = self.records.as_ref()?;
         records.has_ended().then(|| (*start, records.valid_until()))
-    }
-
-    fn sum(self) -> Sha256Sum {
-        use sha2::Digest;
-        Sha256Sum(self.hash.finalize().into())
     }
 
     fn compare(&mut self, bytes: &[u8]) -> std::io::Result<()> {
@@ -419,8 +417,7 @@ impl Content {
 
 impl Write for Content {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        use sha2::Digest;
-        self.hash.update(bytes);
+        self.sum.update(bytes);
         if let Some((_, records)) = &mut self.records {
             records.feed(bytes, |_| {});
         }

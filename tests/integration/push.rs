@@ -84,7 +84,7 @@ fn different_content_under_the_same_name_is_refused_with_both_hashes() {
     content[SEGMENT - 1] ^= 1;
     fs::write(data.segment(name), content).unwrap();
     let output = data.walship(&archive).run(&push(name)).exited(1);
-    assert_eq!(output.stderr.matches("SHA-256").count(), 1, "{}", output.stderr);
+    assert_eq!(output.stderr.matches("XXH3").count(), 1, "{}", output.stderr);
     assert!(output.stderr.contains("other content"), "{}", output.stderr);
     assert_eq!(output.stderr.lines().count(), 1, "one line: {}", output.stderr);
     assert_eq!(fs::read(stored(&archive, name)).unwrap(), stored_before);

@@ -232,7 +232,7 @@ fn a_local_copy_that_ends_early_is_refused_and_the_right_one_is_not_after_it() {
 fn a_trailer_that_is_itself_damaged_is_no_other_history() {
     let case = Damaged::new();
     let mut bytes = case.whole.clone();
-    let digits = b"\"sha256\":\"";
+    let digits = b"\"content_xxh3\":\"";
     let at = bytes
         .windows(digits.len())
         .rposition(|window| window == digits)

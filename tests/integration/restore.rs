@@ -230,7 +230,13 @@ fn every_kind_of_damage_is_noticed_and_nothing_is_delivered() {
     let (data, archive, segments) = archived_except(&[]);
     let path = stored(&archive, &segments[1]);
     let good = fs::read(&path).unwrap();
-    let trailer = good.len() - 40;
+    let field = |name: &str| {
+        let name = format!("\"{name}\":\"");
+        let begin = good
+            .windows(name.len())
+            .rposition(|bytes| bytes == name.as_bytes());
+        begin.unwrap() + name.len()
+    };
     let mut damages: Vec<(&str, Vec<u8>)> = vec![
         ("empty", Vec::new()),
         ("truncated", good[..good.len() / 2].to_vec()),
@@ -242,7 +248,11 @@ fn every_kind_of_damage_is_noticed_and_nothing_is_delivered() {
         ("zeros", vec![0; good.len()]),
         ("twice", [&good[..], &good[..]].concat()),
     ];
-    for at in [0, 4, 20, good.len() / 3, good.len() / 2, trailer] {
+    let in_trailer = ["name", "content_xxh3", "frames_sha256", "system_identifier"].map(field);
+    for at in [0, 4, 20, good.len() / 3, good.len() / 2]
+        .into_iter()
+        .chain(in_trailer)
+    {
         let mut flipped = good.clone();
         flipped[at] ^= 0x08; // 0x10 would meet a bit of the frame header that means nothing
         damages.push(("flipped", flipped));
@@ -259,6 +269,27 @@ fn every_kind_of_damage_is_noticed_and_nothing_is_delivered() {
             assert_nothing_delivered(&data);
         }
     }
+}
+
+// Seen to fail: `verbs/restore.rs`: `is_damaged` is not asked
+#[test]
+fn a_trailer_that_is_damaged_where_the_file_does_not_need_it_is_told() {
+    let (data, archive, segments) = archived_except(&[]);
+    let path = stored(&archive, &segments[1]);
+    let mut bytes = fs::read(&path).unwrap();
+    let version = b"\"walship\":\"";
+    let at = bytes.windows(version.len()).rposition(|bytes| bytes == version);
+    bytes[at.unwrap() + version.len()] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let output = restore(&data, &archive, &segments[1]).exited(0);
+    assert!(
+        output.stderr.contains("the trailer is damaged"),
+        "{}",
+        output.stderr
+    );
+    assert!(output.stderr.contains("walship repair"), "{}", output.stderr);
+    let restored = fs::read(data.file("pg_wal/RECOVERYXLOG")).unwrap();
+    assert!(restored == fs::read(data.segment(&segments[1])).unwrap());
 }
 
 // Seen to fail: `verbs/restore.rs`: no `trailer.check`; no `check_header`

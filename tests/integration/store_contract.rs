@@ -436,6 +436,10 @@ async fn damage_on_the_way_stores_nothing(subject: Subject) {
     }
     for size in [0, 5, 3 << 20] {
         for mut body in [Body::from_bytes(noise(size)), spilled(&noise(size))] {
+            if subject.kind == TestStore::Directory && matches!(body.content, BodyContent::Memory(_)) {
+                // There is no way from this process's memory to the file on which it could be damaged.
+                continue;
+            }
             body.sha256[31] ^= 1;
             for (key, mode) in &targets {
                 let refused = store.put(key, &body, mode.clone()).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! What every kind of store implements. To add one (another cloud, a mirror): implement these four traits, open it in
-//! [`crate::Store::open`], and run the contract suite (`tests/integration/store_contract.rs`) on it.
+//! What every kind of store implements. `ARCHITECTURE.md`, "Where would one add Google Cloud Storage?", has the way to
+//! another one.
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -40,6 +40,12 @@ impl BodyWriter {
         }
     }
 
+    /// SHA-256 of what was written so far.
+    #[must_use]
+    pub fn sha256(&self) -> [u8; 32] {
+        self.hash.clone().finalize().into()
+    }
+
     /// The whole body.
     #[must_use]
     pub fn finish(self) -> Body {

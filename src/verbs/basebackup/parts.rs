@@ -12,13 +12,12 @@ use bytes::BytesMut;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
-use zstd::bulk::Compressor;
-use zstd::zstd_safe::CParameter;
 
 use super::objects;
 use crate::archive::Archive;
 use crate::error::{Context, Error, Result};
 use crate::format::backup::StoredObject;
+use crate::format::frames::FrameCompressor;
 use crate::format::keys::{BackupId, BackupObject, Stream};
 use crate::store::{Body, BodyContent};
 
@@ -102,7 +101,7 @@ pub(super) struct PartWriter {
 struct Frame {
     tar: Vec<u8>,
     compressed: Vec<u8>,
-    compressor: Compressor<'static>,
+    compressor: FrameCompressor,
     ends_part: bool,
 }
 
@@ -228,7 +227,6 @@ impl PartWriter {
         self.part.sha256.update(&frame.compressed);
         self.part.bytes.extend_from_slice(&frame.compressed);
         frame.tar.clear();
-        frame.compressed.clear();
         let ends_part = frame.ends_part;
         self.free_frames.push(frame);
         if ends_part {
@@ -271,24 +269,16 @@ impl PartWriter {
 
 impl Frame {
     fn new(settings: &PartSettings) -> Result<Self> {
-        let compressor = || {
-            let mut compressor = Compressor::new(settings.compression_level)?;
-            compressor.set_parameter(CParameter::ChecksumFlag(true))?;
-            compressor.set_parameter(CParameter::ContentSizeFlag(true))?;
-            Ok(compressor)
-        };
         Ok(Self {
             tar: Vec::with_capacity(settings.frame_bytes),
-            compressed: Vec::with_capacity(zstd::zstd_safe::compress_bound(settings.frame_bytes)),
-            compressor: compressor().map_err(|error| Error::io("start compression", error))?,
+            compressed: Vec::new(),
+            compressor: FrameCompressor::new(settings.compression_level)?,
             ends_part: false,
         })
     }
 
     fn compress(mut self) -> Result<Self> {
-        self.compressor
-            .compress_to_buffer(&self.tar, &mut self.compressed)
-            .map_err(|error| Error::io("compress", error))?;
+        self.compressor.compress(&self.tar, &mut self.compressed)?;
         Ok(self)
     }
 }

@@ -73,7 +73,7 @@ fn options(pgdata: Option<PathBuf>, settings: &Settings) -> DoctorOptions {
             config_file: settings.file().map(PathBuf::from),
             archive_directory: match settings.archive() {
                 Ok(Location::Directory(path)) => Some(path),
-                _ => None,
+                Ok(Location::S3 { .. }) | Err(_) => None,
             },
             aws_credentials: aws_credentials(),
         },

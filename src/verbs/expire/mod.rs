@@ -7,7 +7,8 @@
 //!
 //! # What can race
 //! - *A base backup that begins.* Before each batch of WAL, expire looks for new ones. It deletes no WAL that one may
-//!   need, and none at all while that one does not know yet what it needs.
+//!   need, and none at all while that one does not know yet what it needs. One that begins after this look starts at
+//!   the server's position of then, and so after all WAL that was stored when the plan was made.
 //! - *`basebackup --finish`.* It first begins its heartbeat, and looks at its objects again before it writes
 //!   `backup.json`. Expire deletes `pending.json` and then looks for the heartbeat.
 //! - *`walship keep`.* It writes the mark and then looks whether the backup is still there. Expire deletes

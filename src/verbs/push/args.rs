@@ -9,7 +9,7 @@ use walship_client::{Answer, Ask};
 
 use super::{run, run_unfinished};
 use crate::cluster::compressor::Compressor;
-use crate::config::Settings;
+use crate::config::{Settings, cores};
 use crate::edge::absolute;
 use crate::edge::agent::{address_for, start};
 use crate::edge::print::print;
@@ -37,7 +37,7 @@ impl PushArgs {
         let compressor = Compressor::new(
             settings.push.compression_level,
             settings.push.memory.0 as usize,
-            1,
+            cores(),
         );
         let limit = settings.push.timeout;
         let open = open_within(limit, settings);

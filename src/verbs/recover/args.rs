@@ -56,7 +56,11 @@ impl RecoverArgs {
             let store = open(settings).await?;
             cluster::recover(&options, &store, Utc::now(), progress).await
         }))?;
-        if variable("AWS_ACCESS_KEY_ID").is_some() && matches!(settings.archive()?, Location::S3 { .. }) {
+        let has_credentials = match settings.archive()? {
+            Location::S3 { .. } => variable("AWS_ACCESS_KEY_ID").is_some(),
+            Location::Directory(_) => false,
+        };
+        if has_credentials {
             report.notes.push(
                 "the AWS credentials came from the environment and are written nowhere: \
                  start the server with the same AWS_… variables, or give its user a profile"

@@ -40,8 +40,8 @@ pub enum Key {
     Partial {
         /// The segment it is the beginning of.
         segment: SegmentName,
-        /// The first eight bytes of the content's SHA-256, big-endian.
-        sha256_start: u64,
+        /// The first eight bytes of the content's XXH3, big-endian.
+        xxh3_start: u64,
     },
     /// A timeline's history file.
     History(TimelineId),
@@ -214,13 +214,10 @@ impl fmt::Display for Key {
             Self::Identity => f.write_str("walship.json"),
             Self::Retention => f.write_str("retention.json"),
             Self::Segment(segment) => write!(f, "{}{segment}.zst", log_prefix(*segment)),
-            Self::Partial {
-                segment,
-                sha256_start,
-            } => {
+            Self::Partial { segment, xxh3_start } => {
                 write!(
                     f,
-                    "{}{segment}.{sha256_start:016x}.partial.zst",
+                    "{}{segment}.{xxh3_start:016x}.partial.zst",
                     log_prefix(*segment)
                 )
             }
@@ -314,10 +311,10 @@ fn parse_wal(name: &str) -> Option<Key> {
         .strip_suffix(".partial")
         .and_then(|stem| stem.split_once('.'))
     {
-        let sha256_start = u64::from_str_radix(hash, 16).ok()?;
+        let xxh3_start = u64::from_str_radix(hash, 16).ok()?;
         return Some(Key::Partial {
             segment: segment.parse().ok()?,
-            sha256_start,
+            xxh3_start,
         });
     }
     Key::of_wal(name.parse().ok()?).ok()
@@ -465,10 +462,8 @@ mod tests {
             Just(Key::Identity),
             Just(Key::Retention),
             segment.clone().prop_map(Key::Segment),
-            (segment.clone(), any::<u64>()).prop_map(|(segment, sha256_start)| Key::Partial {
-                segment,
-                sha256_start
-            }),
+            (segment.clone(), any::<u64>())
+                .prop_map(|(segment, xxh3_start)| Key::Partial { segment, xxh3_start }),
             (1..u32::MAX).prop_map(|timeline| Key::History(TimelineId::new(timeline).unwrap())),
             (segment.clone(), any::<u32>())
                 .prop_map(|(segment, offset)| Key::BackupHistory { segment, offset }),
@@ -531,7 +526,7 @@ mod tests {
             (
                 Key::Partial {
                     segment,
-                    sha256_start: 0xAB,
+                    xxh3_start: 0xAB,
                 },
                 "wal/00000001/0000000100000003/00000001000000030000002A.00000000000000ab.partial.zst",
             ),

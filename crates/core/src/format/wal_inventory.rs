@@ -435,12 +435,9 @@ mod tests {
     fn each_partial_counts() {
         let mut inventory = inventory(&[1]);
         assert_eq!(inventory.partials(TimelineId::FIRST), 0);
-        for sha256_start in [7, 8] {
+        for xxh3_start in [7, 8] {
             let segment = SegmentName::new(TimelineId::FIRST, SegmentNumber(2), SIZE).unwrap();
-            let partial = Key::Partial {
-                segment,
-                sha256_start,
-            };
+            let partial = Key::Partial { segment, xxh3_start };
             inventory.add(&partial.to_string(), 1);
         }
         assert_eq!(inventory.partials(TimelineId::FIRST), 2);

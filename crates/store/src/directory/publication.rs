@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::replacement::replace_if;
 use super::root::{Looked, Root, folder_of, is_missing};
 use super::{PIECE_BYTES, TEMPORARY, failed, is_a_directory, is_directory};
-use crate::{Body, PutMode};
+use crate::{Body, BodyContent, PutMode};
 use walship_core::{Error, Result};
 
 /// How often a directory that a concurrent deletion removed is made again, or another temporary name is tried.
@@ -98,11 +98,7 @@ pub(super) struct Unpublished {
 impl Unpublished {
     pub(super) fn write(root: Root, key: String, body: &Body) -> Result<Self> {
         let mut temporary = create_temporary(&root, &key)?;
-        if write_hashed(&mut temporary.file, body)? != body.sha256 {
-            return Err(Error::corrupt(
-                "the bytes changed on their way to the disk (their SHA-256 differs); nothing was stored, try again",
-            ));
-        }
+        write(&mut temporary.file, body)?;
         temporary
             .file
             .sync_all()
@@ -173,6 +169,23 @@ fn create_temporary(root: &Root, key: &str) -> Result<Temporary> {
             }
         }
     }
+}
+
+/// Bytes in memory were hashed there. Those of a temporary file were on a disk meanwhile, and are hashed again.
+fn write(target: &mut File, body: &Body) -> Result<()> {
+    let written = match &body.content {
+        BodyContent::Memory(bytes) => target
+            .write_all(bytes)
+            .map(|()| body.sha256)
+            .map_err(|error| failed("write the object's file", error)),
+        BodyContent::File { .. } => write_hashed(target, body),
+    };
+    if written? != body.sha256 {
+        return Err(Error::corrupt(
+            "the bytes changed in the temporary file (TMPDIR): their SHA-256 differs. Nothing was stored, try again",
+        ));
+    }
+    Ok(())
 }
 
 fn write_hashed(target: &mut File, body: &Body) -> Result<[u8; 32]> {

@@ -7,7 +7,7 @@
 //! - *It is known to be old.* It lies before a point-in-time backup on that backup's own chain, or on a branch to which
 //!   nothing was written for long.
 //!
-//! All other segments stay.
+//! All other segments stay. While a running backup does not know yet what it needs, nothing goes at all (`on_hold`).
 
 use chrono::{DateTime, Utc};
 
