@@ -471,12 +471,10 @@ fn scripted_faults_strike_once_and_in_order() {
 
         faults.add(Operation::Put, "wal/", FaultKind::Before(ErrorKind::Denied));
         faults.add(Operation::Put, "", FaultKind::After);
-        faults.add(Operation::Put, "other", FaultKind::Corrupt);
         let kinds = [
             ("wal/a", Some(ErrorKind::Denied)),
             ("wal/a", Some(ErrorKind::Unavailable)),
             ("wal/a", Some(ErrorKind::Conflict)),
-            ("other", Some(ErrorKind::Corrupt)),
             ("other", None),
         ];
         for (key, kind) in kinds {

@@ -443,7 +443,7 @@ mod tests {
             prop_assert!(trailer.check(name(), SYSTEM).is_ok());
         }
 
-        // Seen to fail: `format/codec.rs`: the frame's hash, or the trailer's checksum, is not compared
+        // Seen to fail: `format/codec.rs`: the trailer's checksum, or the content's hash, is not compared
         #[test]
         fn no_flipped_bit_goes_unnoticed(content in proptest::collection::vec(any::<u8>(), 1..2000), at: proptest::sample::Index, bit in 0..8) {
             let mut object = encode(&content);
@@ -492,7 +492,7 @@ mod tests {
         }
     }
 
-    // Seen to fail: `format/codec.rs`: the frames' hash is not compared; the magic number between frames is not passed on
+    // Seen to fail: `format/codec.rs`: the magic number between frames is not passed on
     #[test]
     fn a_file_of_several_frames_comes_back_and_one_that_lacks_a_frame_or_has_two_swapped_does_not() {
         let mut content = vec![0; 2 * frame_bytes(1) + 5];
@@ -516,6 +516,20 @@ mod tests {
         ] {
             assert!(decode(&damaged, 1000).is_err());
         }
+    }
+
+    // Seen to fail: `format/codec.rs`: the frames' hash is not compared
+    #[test]
+    fn a_flipped_bit_that_zstd_passes_over_is_noticed() {
+        let mut object = encode(b"content");
+        // Bit 4 of the frame header's descriptor means nothing: RFC 8878, section 3.1.1.1.1.3.
+        object[4] ^= 0x10;
+        assert_eq!(zstd::decode_all(object.as_slice()).unwrap(), b"content");
+        let error = decode(&object, 100).unwrap_err();
+        assert!(
+            error.to_string().contains("its zstd frames have SHA-256"),
+            "{error}"
+        );
     }
 
     #[test]

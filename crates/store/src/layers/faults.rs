@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::backend::{Backend, Incoming, Pages, Place};
 use crate::object::{ObjectInfo, Refused};
-use crate::{Body, BodyContent, PutMode};
+use crate::{Body, PutMode};
 use walship_core::{Error, ErrorKind, Result};
 
 /// A call of the store.
@@ -36,7 +36,7 @@ pub enum FaultKind {
     Before(ErrorKind),
     /// The call does its work and then fails as `Unavailable`: the outcome is not known.
     After,
-    /// The first bit is flipped in what is stored (which the store must refuse) or read.
+    /// The first bit is flipped in what is read.
     Corrupt,
     /// One bit is flipped in what is read: of this byte, counted from where the reading begins.
     Flip {
@@ -127,9 +127,6 @@ impl Backend for Faulty {
 
     async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
         let rest = self.faults.strike(Operation::Put, &[key]).await?;
-        if rest == Rest::Corrupt {
-            return self.inner.put(key, &damaged(body)?, mode).await;
-        }
         self.inner.put(key, body, mode).await?;
         finish(&rest)
     }
@@ -231,22 +228,6 @@ fn struck(rest: &Rest, inner: Box<dyn Incoming>, length: u64) -> Box<dyn Incomin
         Rest::Short => (None, length / 2),
     };
     Box::new(FaultyBody { inner, flip, left })
-}
-
-/// The same body with its first bit flipped and the hash it had; an empty one gets a byte.
-fn damaged(body: &Body) -> Result<Body> {
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut body.reader(), &mut bytes)
-        .map_err(|error| Error::io("read the spooled object", error))?;
-    match bytes.first_mut() {
-        Some(first) => *first ^= 1,
-        None => bytes.push(0),
-    }
-    let content = BodyContent::Memory(bytes.into());
-    Ok(Body {
-        content,
-        sha256: body.sha256,
-    })
 }
 
 /// A body that is read damaged or cut.
