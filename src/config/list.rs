@@ -130,8 +130,8 @@ settings! {
 
     /// Settings of `walship basebackup`.
     [backup] backup: BackupSettings {
-        method: BackupMethod as word = "stream",
-            "a base backup comes over the replication protocol (stream) or is read from the data directory here (local)";
+        method: BackupMethod as word = "auto",
+            "a base backup is read from the server's data directory (local), comes over the replication protocol (stream), or is read where the directory is here and may be read, and else comes (auto)";
         compression_level: i32 as zstd_level = "1", "zstd level of base backups, -7 (fastest) to 19 (smallest)";
         concurrency: usize as one_for_each_core = "0",
             "threads that compress a base backup; 0 means one for each core, at most 8";

@@ -73,6 +73,8 @@ pub enum LogFormat {
 /// How a base backup reads the server's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BackupMethod {
+    /// From the data directory where it is proven that this is the server's own, else over the replication protocol.
+    Auto,
     /// Over the replication protocol.
     Stream,
     /// From the data directory on this machine.

@@ -14,7 +14,9 @@ mod tls;
 mod tls_verifier;
 mod x509;
 
-pub use base_backup::{BaseBackupOptions, BaseBackupStream, Event, LocalBackup, TablespaceHeader};
+pub use base_backup::{
+    BaseBackupOptions, BaseBackupStream, Event, LocalBackup, OwnDirectory, TablespaceHeader,
+};
 pub use connection::{Connection, ScriptEvent, SlotState};
 pub use conninfo::ConnInfo;
 pub(crate) use conninfo::{os_user, passfile, user_name};

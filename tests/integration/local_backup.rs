@@ -381,6 +381,35 @@ fn another_clusters_data_directory_or_none_is_refused() {
     back_up(&walship, &primary, "local");
 }
 
+// Seen to fail: `basebackup/source.rs`: any error of the proof ends the backup; `local/mod.rs`: `may_back_up` is not asked
+#[test]
+fn without_a_method_the_data_directory_is_read_where_it_is_proven_and_else_the_server_sends_it() {
+    let place = Place::directory();
+    let walship = Walship::at(&place);
+    let primary = archiving_primary(Major::V18, &walship);
+    let chosen = |conninfo: &str| {
+        let report = json(&walship.run(&["basebackup", "-d", conninfo, "--json"]).succeeded());
+        let text = |field: &str| report["files"][field].as_str().unwrap().to_owned();
+        (text("method"), text("reason"))
+    };
+    let is = |(method, reason): (String, String), expected: &str, says: &str| {
+        assert!(method == expected && reason.contains(says), "{method}: {reason}");
+    };
+    let superuser = primary.conninfo();
+    is(chosen(&superuser), "local", "it is proven to be the server's own");
+
+    primary.sql("create role keeper login replication");
+    let role = superuser.replace("user=postgres", "user=keeper");
+    assert_ne!(role, superuser);
+    is(chosen(&role), "stream", "data_directory");
+    primary.sql("grant pg_read_all_settings to keeper");
+    is(chosen(&role), "stream", "may not execute pg_backup_start");
+    primary.sql("grant execute on function pg_backup_start to keeper");
+    is(chosen(&role), "stream", "may not execute pg_backup_stop");
+    primary.sql("grant execute on function pg_backup_stop to keeper");
+    is(chosen(&role), "local", "it is proven");
+}
+
 // Seen to fail: `local/mod.rs`: the server's tablespaces, or its databases, are not looked for
 #[test]
 fn a_tablespace_or_a_database_that_is_not_mounted_here_is_not_taken_for_dropped() {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::pg::{Lsn, TimelineId};
 
-pub use self::local::LocalBackup;
+pub use self::local::{LocalBackup, OwnDirectory};
 pub use self::stream::BaseBackupStream;
 
 /// What a base backup asks of the server.

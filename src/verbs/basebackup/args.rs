@@ -31,7 +31,8 @@ pub struct BasebackupArgs {
     /// Whether the checkpoint at the start is made at once or spread over time
     #[arg(long, value_enum, default_value_t = Checkpoint::Fast, conflicts_with = "finish")]
     pub checkpoint: Checkpoint,
-    /// Read the server's files over the replication protocol (stream) or from the data directory here (local) [default: stream]
+    /// Read the server's files from its data directory (local), over the replication protocol (stream), or from the
+    /// directory where it is here and may be read (auto) [default: auto]
     #[arg(long, value_name = "METHOD", conflicts_with_all = ["finish", "seed_replica"])]
     pub method: Option<String>,
     /// Most bytes a second to read from the server, such as 100MiB; 32KiB to 1GiB
@@ -95,6 +96,7 @@ impl BasebackupArgs {
     fn options(&self, settings: &Settings) -> Result<BasebackupOptions> {
         let backup = &settings.backup;
         let method = match backup.method {
+            BackupMethod::Auto => Method::Auto(self.session()),
             BackupMethod::Stream => Method::Stream,
             BackupMethod::Local => {
                 let info = ConnInfo::resolve_database(self.dbname.as_deref(), variable)?;

@@ -32,15 +32,15 @@ use self::claim::Heartbeat;
 pub use self::parts::PartSettings;
 use self::record::{Basics, record};
 use self::server::Server;
-pub use self::source::Method;
 use self::source::Source;
+pub use self::source::{Chosen, Method};
 use crate::archive::{Archive, body, catalogue, lineage};
 use crate::error::{Context, Error, Result};
 use crate::format::backup::{BackupRecord, PendingRecord, WalFrom};
 use crate::format::keys::{BackupId, BackupObject};
 use crate::pg::{Lsn, TimelineId};
 use crate::progress::Progress;
-use crate::server::{BaseBackupOptions, ConnInfo, LocalBackup};
+use crate::server::{BaseBackupOptions, ConnInfo};
 use crate::store::Store;
 
 /// The rates that PostgreSQL accepts, in KiB a second (`MAX_RATE_LOWER` and `MAX_RATE_UPPER` in
@@ -93,6 +93,9 @@ pub struct BasebackupReport {
     pub finished_at: DateTime<Utc>,
     /// How long this command took, including the wait for the WAL.
     pub duration_seconds: f64,
+    /// How the server's files were read; `None` where this command only completed a backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<Chosen>,
 }
 
 /// Takes a base backup.
@@ -124,12 +127,12 @@ pub async fn run(
     };
     let taken = take(options, connection, server, &archive, &id, &heartbeat, progress).await;
     match taken {
-        Ok(record) => {
+        Ok((record, chosen)) => {
             let written = complete(&record, &archive, options.wal_timeout, progress).await;
             heartbeat.stop().await;
             written?;
             delete_temporary(&archive, &id).await;
-            Ok(report(record, begun))
+            Ok(report(record, begun, Some(chosen)))
         }
         Err(error) => {
             heartbeat.stop().await;
@@ -171,7 +174,7 @@ pub async fn finish(
         written?;
     }
     delete_temporary(&archive, id).await;
-    Ok(report(record, begun))
+    Ok(report(record, begun, None))
 }
 
 fn check(options: &BasebackupOptions) -> Result<()> {
@@ -198,7 +201,7 @@ async fn take(
     id: &BackupId,
     heartbeat: &Heartbeat,
     progress: &Progress,
-) -> Result<BackupRecord> {
+) -> Result<(BackupRecord, Chosen)> {
     let configuration = match server.configuration {
         Some(places) => configuration::store(places, archive, id).await?,
         None => None,
@@ -209,13 +212,13 @@ async fn take(
         max_rate_kib: options.max_rate_kib,
         ..BaseBackupOptions::new(&options.label)
     };
-    let mut source = match &options.method {
-        Method::Stream => Source::Stream(server.connection.base_backup(backup).await?),
-        Method::Local(info) => {
-            server.connection.close().await;
-            Source::Local(LocalBackup::start(info, &backup, server.cluster.system_identifier).await?)
-        }
-    };
+    let begun = Source::begin(
+        &options.method,
+        server.connection,
+        server.cluster.system_identifier,
+        backup,
+    );
+    let (mut source, chosen) = begun.await?;
     let began_at = Utc::now();
     let wal_from = source.start();
     let sizes_kib = source
@@ -223,7 +226,10 @@ async fn take(
         .iter()
         .filter_map(|tablespace| tablespace.size_kib);
     progress.expect(sizes_kib.sum::<u64>() << 10);
-    progress.phase("copy the cluster");
+    progress.phase(match chosen.method {
+        "local" => "copy the cluster from its data directory",
+        _ => "copy the cluster over the replication protocol",
+    });
     // At the same time, because what the server sends first must be read at once: it tells the server's clock.
     let ((), at_start, copied) = tokio::join!(
         heartbeat.tell(wal_from),
@@ -245,7 +251,7 @@ async fn take(
     };
     let record = record(basics, wal_from, copied)?;
     objects::create(archive, id, BackupObject::Pending, &body(&record)?).await?;
-    Ok(record)
+    Ok((record, chosen))
 }
 
 /// Makes a listed backup of the copy. If it fails, [`finish`] can go on from what is there.
@@ -339,7 +345,7 @@ async fn pending(archive: &Archive, id: &BackupId) -> Result<BackupRecord> {
     })
 }
 
-fn report(record: BackupRecord, begun: Instant) -> BasebackupReport {
+fn report(record: BackupRecord, begun: Instant, chosen: Option<Chosen>) -> BasebackupReport {
     BasebackupReport {
         id: record.id,
         label: record.label,
@@ -351,6 +357,7 @@ fn report(record: BackupRecord, begun: Instant) -> BasebackupReport {
         started_at: record.started_at,
         finished_at: record.finished_at,
         duration_seconds: begun.elapsed().as_secs_f64(),
+        files: chosen,
     }
 }
 

@@ -1,16 +1,32 @@
 //! Where a backup's bytes come from.
 
-use crate::error::Result;
-use crate::format::backup::WalFrom;
-use crate::server::{BaseBackupStream, ConnInfo, Event, LocalBackup, TablespaceHeader};
+use serde::Serialize;
 
-/// How the server's files are read.
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::backup::WalFrom;
+use crate::server::{
+    BaseBackupOptions, BaseBackupStream, ConnInfo, Connection, Event, LocalBackup, OwnDirectory,
+    TablespaceHeader,
+};
+
+/// How the server's files are read. The [`ConnInfo`] is for an SQL session with the server.
 #[derive(Debug, Clone)]
 pub enum Method {
+    /// From the data directory where it is proven that this is the server's own, else over the replication protocol.
+    Auto(Option<Box<ConnInfo>>),
     /// Over the replication protocol: the server reads them, and verifies its checksums.
     Stream,
-    /// From the data directory on this machine. The [`ConnInfo`] is for an SQL session with the server.
+    /// From the data directory on this machine.
     Local(Box<ConnInfo>),
+}
+
+/// The method that was chosen, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Chosen {
+    /// `stream` or `local`.
+    pub method: &'static str,
+    /// In one sentence.
+    pub reason: String,
 }
 
 /// A backup that has begun.
@@ -21,6 +37,43 @@ pub(super) enum Source {
 }
 
 impl Source {
+    /// Begins a backup of the cluster. The server was asked over `replication`, which a local backup does not need.
+    ///
+    /// # Errors
+    /// As [`OwnDirectory::of`], [`LocalBackup::start`] and [`Connection::base_backup`].
+    pub(super) async fn begin(
+        method: &Method,
+        replication: Connection,
+        system_identifier: u64,
+        options: BaseBackupOptions,
+    ) -> Result<(Self, Chosen)> {
+        let own = match method {
+            Method::Stream => Err("as asked for with backup.method".to_owned()),
+            Method::Local(info) => {
+                let own = OwnDirectory::of(info, system_identifier).await;
+                Ok((own.map_err(or_stream)?, "as asked for with backup.method"))
+            }
+            Method::Auto(None) => Err("no SQL session with the server is known".to_owned()),
+            Method::Auto(Some(info)) => match OwnDirectory::of(info, system_identifier).await {
+                Ok(own) => Ok((own, "it is proven to be the server's own")),
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        match own {
+            Ok((own, why)) => {
+                replication.close().await;
+                let reason = format!("the files are read from {}: {why}", own.path().display());
+                let source = LocalBackup::start(own, &options).await.map_err(or_stream)?;
+                Ok((Self::Local(source), chosen("local", reason)))
+            }
+            Err(why) => {
+                let reason = format!("the files come over the replication protocol: {why}");
+                let source = replication.base_backup(options).await?;
+                Ok((Self::Stream(source), chosen("stream", reason)))
+            }
+        }
+    }
+
     /// As [`BaseBackupStream::next`].
     pub(super) async fn next(&mut self) -> Result<Event> {
         match self {
@@ -44,5 +97,20 @@ impl Source {
             Self::Stream(stream) => &stream.tablespaces,
             Self::Local(local) => &local.tablespaces,
         }
+    }
+}
+
+fn chosen(method: &'static str, reason: String) -> Chosen {
+    tracing::info!("{reason}");
+    Chosen { method, reason }
+}
+
+/// What to do where the data directory cannot be used.
+fn or_stream(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Invalid => Error::invalid(format!(
+            "{error}; or take the backup over the replication protocol (--method stream)"
+        )),
+        _ => error,
     }
 }

@@ -27,8 +27,6 @@ use crate::pg::{ControlFile, Lsn, TimelineId};
 use crate::server::data_directory::read_control_file;
 use crate::server::{ConnInfo, Connection};
 
-/// What to do where the data directory cannot be read.
-const USE_STREAM: &str = "or take the backup over the replication protocol (--method stream)";
 /// Pieces that wait to be taken.
 const WAITING: usize = 4;
 /// How often the session is asked whether it lives: often enough that no proxy closes it as idle.
@@ -92,29 +90,68 @@ fn given_up() -> Error {
 }
 
 /// What the server says of itself.
+#[derive(Debug)]
 struct Facts {
     data_directory: PathBuf,
     checkpoint_timeout: Option<Duration>,
 }
 
-impl LocalBackup {
-    /// Starts a backup of the server's data directory, which has to be on this machine. Returns when the server's
-    /// checkpoint is done, for which it has as long as with [`Connection::base_backup`].
+/// A data directory on this machine that was proven to be the server's own, and to be readable here with all its
+/// tablespaces and databases.
+#[derive(Debug)]
+pub struct OwnDirectory {
+    connection: Connection,
+    facts: Facts,
+    system_identifier: u64,
+}
+
+impl OwnDirectory {
+    /// Asks the server for its data directory, and looks at it.
     ///
     /// # Errors
-    /// `Invalid` where the data directory cannot be read here or is not that server's, for a standby, and for a label
-    /// that PostgreSQL would refuse; else as the connection, and errors that the server reports.
-    pub async fn start(info: &ConnInfo, options: &BaseBackupOptions, system_identifier: u64) -> Result<Self> {
-        check(options)?;
+    /// `Invalid` where the data directory cannot be read here or is not that server's, for a standby, and for a role that
+    /// may not start a backup; else as the connection, and errors that the server reports.
+    pub async fn of(info: &ConnInfo, system_identifier: u64) -> Result<Self> {
         let mut connection = Connection::connect(info).await?;
         let facts = facts(&mut connection).await?;
         let directory = &facts.data_directory;
         let version = read_here(directory, system_identifier)?.tablespace_directory();
         same_server(&mut connection, directory).await?;
         all_is_here(&mut connection, directory, &version).await?;
+        may_back_up(&mut connection).await?;
+        Ok(Self {
+            connection,
+            facts,
+            system_identifier,
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.facts.data_directory
+    }
+}
+
+impl LocalBackup {
+    /// Starts a backup of the server's data directory. Returns when the server's checkpoint is done, for which it has as
+    /// long as with [`Connection::base_backup`].
+    ///
+    /// # Errors
+    /// `Invalid` where the data directory is not readable any more, and for a label that PostgreSQL would refuse; else as
+    /// the connection, and errors that the server reports.
+    pub async fn start(own: OwnDirectory, options: &BaseBackupOptions) -> Result<Self> {
+        check(options)?;
+        let OwnDirectory {
+            mut connection,
+            facts,
+            system_identifier,
+        } = own;
+        let directory = &facts.data_directory;
         let start_lsn = start(&mut connection, options, &facts).await?;
         // It holds the backup's own checkpoint now.
         let control = read_here(directory, system_identifier)?;
+        let version = control.tablespace_directory();
         let mut tablespaces = tablespaces(directory, &version)?;
         tablespaces.push(TablespaceHeader {
             oid: None,
@@ -229,14 +266,13 @@ async fn facts(connection: &mut Connection) -> Result<Facts> {
     connection.sql("let the session last", timeouts).await?;
     let text = |column: usize| row.get(column).and_then(Option::as_deref).unwrap_or_default();
     if text(2) == "t" {
-        return Err(Error::invalid(format!(
-            "the server is a standby, and walship reads only a primary's data directory; back up the primary, {USE_STREAM}"
-        )));
+        return Err(Error::invalid(
+            "the server is a standby, and walship reads only a primary's data directory",
+        ));
     }
     if (text(3), text(4)) != ("8192", "1GB") {
         return Err(Error::invalid(format!(
-            "the server was built with pages of {} bytes and files of {}, which walship does not read itself; take the \
-             backup over the replication protocol (--method stream)",
+            "the server was built with pages of {} bytes and files of {}, which walship does not read itself",
             text(3),
             text(4)
         )));
@@ -247,24 +283,46 @@ async fn facts(connection: &mut Connection) -> Result<Facts> {
     })
 }
 
+/// Proves that the role may start and stop a backup.
+async fn may_back_up(connection: &mut Connection) -> Result<()> {
+    let functions = if connection.server_major().has_new_base_backup() {
+        ["pg_backup_start(text, boolean)", "pg_backup_stop(boolean)"]
+    } else {
+        [
+            "pg_start_backup(text, boolean, boolean)",
+            "pg_stop_backup(boolean, boolean)",
+        ]
+    };
+    for function in functions {
+        let query = format!("select has_function_privilege('pg_catalog.{function}', 'execute')");
+        let row = one_row(connection, "ask what the role may do", &query).await?;
+        if row.into_iter().flatten().next().as_deref() != Some("t") {
+            return Err(Error::invalid(format!(
+                "the role may not execute {function}; grant it, or connect as a superuser"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The control file of the data directory, if that is here and the cluster's.
 fn read_here(data_directory: &Path, system_identifier: u64) -> Result<ControlFile> {
     let shown = data_directory.display();
     let control = match read_control_file(data_directory) {
         Err(error) if error.kind() == ErrorKind::Internal => {
             return Err(Error::invalid(format!(
-                "{error}; run this command as the user who runs the server, {USE_STREAM}"
+                "{error}; run this command as the user who runs the server"
             )));
         }
         control => control?,
     };
     match control {
         None => Err(Error::invalid(format!(
-            "the server's data directory {shown} is not on this machine; run this command on the server's own machine, {USE_STREAM}"
+            "the server's data directory {shown} is not on this machine; run this command on the server's own machine"
         ))),
         Some(control) if control.system_identifier != system_identifier => Err(Error::invalid(format!(
             "{shown} on this machine belongs to the cluster with system identifier {}, the server's to {system_identifier}; \
-             run this command on the server's own machine, {USE_STREAM}",
+             run this command on the server's own machine",
             control.system_identifier
         ))),
         Some(control) => Ok(control),
@@ -304,7 +362,7 @@ async fn same_server(connection: &mut Connection, data_directory: &Path) -> Resu
     }
     Err(Error::invalid(format!(
         "{} on this machine is not the data directory that the server works in, but a copy of it, or a standby's; run this \
-         command on the server's own machine, {USE_STREAM}",
+         command on the server's own machine",
         data_directory.display()
     )))
 }
@@ -354,7 +412,7 @@ fn version_directory_of(data_directory: &Path, tablespace: &str, version: &str) 
 fn not_seen(path: &Path) -> Error {
     Error::invalid(format!(
         "the server has {}, which is not here: it was dropped just now, or a file system of the server is not mounted where \
-         this command runs; run this command where the server's file systems are mounted, {USE_STREAM}",
+         this command runs; run this command where the server's file systems are mounted",
         path.display()
     ))
 }
@@ -372,8 +430,7 @@ fn tablespaces(data_directory: &Path, version: &str) -> Result<Vec<TablespaceHea
         };
         if !entry.file_type().map_err(failed)?.is_symlink() {
             return Err(Error::invalid(format!(
-                "{} is an in-place tablespace, which walship does not read itself; take the backup over the replication \
-                 protocol (--method stream)",
+                "{} is an in-place tablespace, which walship does not read itself",
                 entry.path().display()
             )));
         }
@@ -400,7 +457,7 @@ fn tablespaces(data_directory: &Path, version: &str) -> Result<Vec<TablespaceHea
 fn unreadable(path: &Path, error: std::io::Error) -> Error {
     match error.kind() {
         IoKind::PermissionDenied => Error::invalid(format!(
-            "read {}: {error}; run this command as the user who runs the server, {USE_STREAM}",
+            "read {}: {error}; run this command as the user who runs the server",
             path.display()
         )),
         _ => Error::io(format!("read {}", path.display()), error),
