@@ -2,8 +2,8 @@
 //! walship and its peers against: one thread, no promises, and time taken inside the process.
 //!
 //! ```text
-//! bench_floor put WARM TARGET LEVEL FILE   read, SHA-256, zstd and store FILE, twice
-//! bench_floor get WARM SOURCE FILE         fetch, decompress, SHA-256 and write FILE, twice
+//! bench_floor put WARM TARGET LEVEL FILE   read, compress, SHA-256 and store FILE, twice
+//! bench_floor get WARM SOURCE FILE         fetch, SHA-256, decompress and write FILE, twice
 //! bench_floor levels FILE LEVEL...         compress and decompress FILE at each level
 //! bench_floor put-all THREADS LEVEL        the same work for many files, on several threads
 //! bench_floor get-all THREADS
@@ -77,22 +77,8 @@ fn main() -> Outcome<()> {
 
 /// Stores the file; returns the stored bytes.
 fn put(server: &mut Server, target: &str, file: &str, level: i32) -> Outcome<u64> {
-    let mut source = File::open(file)?;
-    let size = source.metadata()?.len();
-    let mut hash = Sha256::new();
-    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level)?;
-    encoder.set_pledged_src_size(Some(size))?;
-    let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        let length = source.read(&mut piece)?;
-        let Some(bytes) = piece.get(..length).filter(|bytes| !bytes.is_empty()) else {
-            break;
-        };
-        hash.update(bytes);
-        encoder.write_all(bytes)?;
-    }
-    std::hint::black_box(hash.finalize());
-    let body = encoder.finish()?;
+    let body = zstd::bulk::compress(&fs::read(file)?, level)?;
+    std::hint::black_box(Sha256::digest(&body));
     server.put(target, &body)?;
     Ok(body.len() as u64)
 }
@@ -101,19 +87,19 @@ fn put(server: &mut Server, target: &str, file: &str, level: i32) -> Outcome<u64
 /// is not synced.
 fn get(server: &mut Server, source: &str, file: &str) -> Outcome<u64> {
     let mut destination = File::create(file)?;
-    let (stored, body) = server.get(source)?;
-    let mut decoder = zstd::stream::read::Decoder::new(body)?;
-    let mut hash = Sha256::new();
+    let (stored, mut body) = server.get(source)?;
+    let mut object = Vec::with_capacity(stored as usize);
+    body.read_to_end(&mut object)?;
+    std::hint::black_box(Sha256::digest(&object));
+    let mut decoder = zstd::stream::read::Decoder::new(object.as_slice())?;
     let mut piece = vec![0; PIECE_BYTES];
     loop {
         let length = decoder.read(&mut piece)?;
         let Some(bytes) = piece.get(..length).filter(|bytes| !bytes.is_empty()) else {
             break;
         };
-        hash.update(bytes);
         destination.write_all(bytes)?;
     }
-    std::hint::black_box(hash.finalize());
     Ok(stored)
 }
 

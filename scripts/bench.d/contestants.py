@@ -13,8 +13,8 @@ import stores
 from measure import Failure
 
 NAMES = ["walship", "pgbackrest", "wal-g", "walrus"]
-# walship's mode for a base backup that is read from the data directory.
-LOCAL = "local"
+# walship's mode for a base backup over the replication protocol; by itself it reads the data directory, as the peers do.
+STREAM = "stream"
 
 
 class Contestant:
@@ -78,12 +78,12 @@ class Contestant:
 
 class Walship(Contestant):
     name = "walship"
-    modes = ["", "agent", LOCAL]
+    modes = ["", "agent", STREAM]
 
     def settings(self, directory, ahead):
         settings = {"WALSHIP_PUSH_COMPRESSION_LEVEL": self.level, "WALSHIP_BACKUP_COMPRESSION_LEVEL": self.level}
-        if self.mode == LOCAL:
-            settings["WALSHIP_BACKUP_METHOD"] = "local"
+        if self.mode == STREAM:
+            settings["WALSHIP_BACKUP_METHOD"] = "stream"
         if isinstance(self.store, stores.S3Store):
             return settings | s3_credentials(self.store) | {
                 "WALSHIP_ARCHIVE": f"s3://{stores.BUCKET}/{self.archive}", "AWS_ENDPOINT_URL": self.store.endpoint,

@@ -21,7 +21,8 @@ TITLES = {
     "restores": "W3, restores in sequence",
     "recovery": "W4, a real PostgreSQL's recovery",
     "backup": "W5, base backup",
-    "recover": "W6, restore of the base backup",
+    "recover": "W6, restore of the base backup, as each leaves it",
+    "durable": "W6, restore of the base backup, until it is on the disk",
 }
 HEAD = [
     "", "runs", "wall, median", "range", "CPU", "server's CPU", "peak memory", "of the daemon", "stored", "to the floor",
