@@ -132,11 +132,6 @@ impl WalContext {
 
     fn judge(&self, key: &Key, name: WalName, trailer: &Trailer, content: Content) -> Result<()> {
         trailer.check(name, self.identity().system_identifier)?;
-        if trailer.is_damaged {
-            return Err(Error::corrupt(
-                "its trailer does not match its checksum, so its records are not known without reading the whole segment",
-            ));
-        }
         if let Key::Partial { xxh3_start, .. } = key
             && trailer.content_xxh3.first_eight() != *xxh3_start
         {

@@ -94,7 +94,8 @@ impl Compressor {
 
     fn work(&self, source: &WalFile, helpers: Vec<OwnedSemaphorePermit>) -> Result<(Body, Trailer)> {
         let buffer = lock(&self.buffers).pop().unwrap_or_default();
-        let object = Object::new(source, BodyWriter::reusing(buffer, self.memory_bytes))?;
+        let body = BodyWriter::reusing(buffer, self.memory_bytes);
+        let object = Object::new(source, frame_bytes(self.level), body)?;
         thread::scope(|scope| {
             for turn in helpers {
                 let help = || {
@@ -113,7 +114,7 @@ impl Compressor {
     fn add_frames(&self, source: &WalFile, object: &Object) {
         let add = || {
             let mut workspace = self.workspace()?;
-            while let Some(number) = object.read(source, frame_bytes(self.level), &mut workspace.content)? {
+            while let Some(number) = object.read(source, &mut workspace.content)? {
                 workspace
                     .zstd
                     .compress(&workspace.content, &mut workspace.frame)?;
@@ -172,6 +173,8 @@ struct Reading {
     content: Content,
     /// A segment's.
     index: Option<IndexBuilder>,
+    /// Bytes of each piece but the last.
+    piece_bytes: usize,
     left: u64,
     next: u64,
 }
@@ -184,12 +187,13 @@ struct Frames {
 }
 
 impl Object {
-    fn new(source: &WalFile, body: BodyWriter) -> Result<Self> {
+    fn new(source: &WalFile, piece_bytes: usize, body: BodyWriter) -> Result<Self> {
         Ok(Self {
             reading: Mutex::new(Reading {
                 file: source.file()?,
                 content: Content::default(),
                 index: source.index_builder()?,
+                piece_bytes,
                 left: source.size,
                 next: 0,
             }),
@@ -202,10 +206,10 @@ impl Object {
         })
     }
 
-    /// Reads the next piece of the file, at `most` so many bytes, and returns its number; `None` where nothing is left. Another thread may read
+    /// Reads the next piece of the file, and returns its number; `None` where nothing is left. Another thread may read
     /// once this has returned.
-    fn read(&self, source: &WalFile, most: usize, piece: &mut Vec<u8>) -> Result<Option<u64>> {
-        lock(&self.reading).next(source, most, piece)
+    fn read(&self, source: &WalFile, piece: &mut Vec<u8>) -> Result<Option<u64>> {
+        lock(&self.reading).next(source, piece)
     }
 
     /// Adds a frame after those before it.
@@ -247,12 +251,12 @@ impl Object {
 }
 
 impl Reading {
-    fn next(&mut self, source: &WalFile, most: usize, piece: &mut Vec<u8>) -> Result<Option<u64>> {
+    fn next(&mut self, source: &WalFile, piece: &mut Vec<u8>) -> Result<Option<u64>> {
         // An empty file has one frame, too.
         if self.left == 0 && (self.next > 0 || source.size > 0) {
             return Ok(None);
         }
-        piece.resize(self.left.min(most as u64) as usize, 0);
+        piece.resize(self.left.min(self.piece_bytes as u64) as usize, 0);
         self.file
             .read_exact(piece)
             .map_err(|error| Error::io(format!("read {}", source.path.display()), error))?;

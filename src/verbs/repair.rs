@@ -252,7 +252,10 @@ impl Stored {
             differs_at: content.differs_at,
             valid: content.valid(),
             content: is_whole.then(|| content.sum.sum()),
-            trailer: trailer_in(&tail).ok().flatten(),
+            trailer: trailer_in(&tail)
+                .ok()
+                .flatten()
+                .filter(|trailer| !trailer.is_damaged),
         })
     }
 

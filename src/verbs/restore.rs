@@ -276,14 +276,6 @@ impl Request<'_> {
             fetched.check_header(self.name, archive.identity())
         };
         check(&mut fetched).context(|| archive.url_of(&fetched.key))?;
-        if fetched.trailer.is_damaged {
-            tracing::warn!(
-                "{}: the trailer is damaged, though not in what it says of the file, which is what was archived; walship \
-                 repair {} mends it",
-                archive.url_of(&fetched.key),
-                self.name
-            );
-        }
         let reason = match self.name {
             WalName::Segment(segment) => self.beyond_a_fork(segment, archive).await?,
             WalName::History(timeline) => self.of_a_retired(timeline, &mut fetched, archive).await?,

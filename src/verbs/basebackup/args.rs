@@ -96,19 +96,16 @@ impl BasebackupArgs {
     fn options(&self, settings: &Settings) -> Result<BasebackupOptions> {
         let backup = &settings.backup;
         let method = match backup.method {
-            BackupMethod::Auto => Method::Auto(self.session()),
+            BackupMethod::Auto => Method::Auto(self.session().ok()),
             BackupMethod::Stream => Method::Stream,
-            BackupMethod::Local => {
-                let info = ConnInfo::resolve_database(self.dbname.as_deref(), variable)?;
-                Method::Local(Box::new(info))
-            }
+            BackupMethod::Local => Method::Local(self.session()?),
         };
         Ok(BasebackupOptions {
             method,
             label: self.label.clone(),
             fast_checkpoint: self.checkpoint == Checkpoint::Fast,
             max_rate_kib: max_rate_kib(settings)?,
-            session: self.session(),
+            session: self.session().ok(),
             new_archive: self.new_archive,
             wal_timeout: backup.wal_timeout,
             parts: PartSettings::new(backup.compression_level, backup.concurrency, backup.part_size.0),
@@ -116,14 +113,12 @@ impl BasebackupArgs {
     }
 
     /// For questions in SQL: to the database that was named, or to `postgres`, which every cluster has.
-    fn session(&self) -> Option<Box<ConnInfo>> {
+    fn session(&self) -> Result<Box<ConnInfo>> {
         let environment = |name: &str| match name {
             "PGDATABASE" => variable(name).or_else(|| Some("postgres".to_owned())),
             _ => variable(name),
         };
-        ConnInfo::resolve_database(self.dbname.as_deref(), environment)
-            .ok()
-            .map(Box::new)
+        ConnInfo::resolve_database(self.dbname.as_deref(), environment).map(Box::new)
     }
 }
 

@@ -48,10 +48,13 @@ impl Source {
         options: BaseBackupOptions,
     ) -> Result<(Self, Chosen)> {
         let own = match method {
-            Method::Stream => Err("as asked for with backup.method".to_owned()),
+            Method::Stream => Err("as asked for with --method or backup.method".to_owned()),
             Method::Local(info) => {
                 let own = OwnDirectory::of(info, system_identifier).await;
-                Ok((own.map_err(or_stream)?, "as asked for with backup.method"))
+                Ok((
+                    own.map_err(or_stream)?,
+                    "as asked for; it is proven to be the server's own",
+                ))
             }
             Method::Auto(None) => Err("no SQL session with the server is known".to_owned()),
             Method::Auto(Some(info)) => match OwnDirectory::of(info, system_identifier).await {
