@@ -10,7 +10,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::pg::{SegmentName, TimelineId, WalName};
+use crate::pg::{SegmentName, SegmentSize, TimelineId, WalName};
 
 /// All WAL objects start with this.
 pub const WAL_PREFIX: &str = "wal/";
@@ -83,6 +83,9 @@ pub enum LedgerObject {
     Backup(BackupId),
 }
 
+/// Neighbouring folders of WAL have at most this many segments: as many as one folder has where segments are smallest.
+const NEIGHBOURS: u64 = 4096;
+
 /// The folder of one log number of a timeline: `wal/00000001/0000000100000003/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WalFolder {
@@ -97,6 +100,42 @@ impl WalFolder {
         Self {
             timeline: segment.timeline(),
             log: segment.log(),
+        }
+    }
+
+    /// The keys of all objects in the folder start with this.
+    #[must_use]
+    pub fn prefix(self) -> String {
+        format!("{WAL_PREFIX}{}/", self.path())
+    }
+
+    /// The folder of this prefix, if it is one.
+    #[must_use]
+    pub fn of_prefix(prefix: &str) -> Option<Self> {
+        let (_, folder) = prefix.strip_prefix(WAL_PREFIX)?.strip_suffix('/')?.split_once('/')?;
+        Self::parse(folder).filter(|folder| folder.prefix() == prefix)
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        Some(Self {
+            timeline: TimelineId::new(u32::from_str_radix(name.get(..8)?, 16).ok()?).ok()?,
+            log: u32::from_str_radix(name.get(8..)?, 16).ok()?,
+        })
+    }
+
+    /// The keys in the folder start with this, and those in its neighbours: as many folders as have at most
+    /// [`NEIGHBOURS`] segments together.
+    #[must_use]
+    pub fn neighbourhood(self, size: SegmentSize) -> String {
+        let folders = NEIGHBOURS / size.segments_per_log();
+        // Without one digit at the end there are 16 folders, without two there are 256.
+        match folders.checked_ilog(16) {
+            None | Some(0) => self.prefix(),
+            Some(digits) => {
+                let path = self.path();
+                let kept = path.get(..path.len() - digits as usize);
+                format!("{WAL_PREFIX}{}", kept.unwrap_or(&path))
+            }
         }
     }
 
@@ -176,6 +215,14 @@ pub fn timeline_prefix(timeline: TimelineId) -> String {
     format!("{WAL_PREFIX}{:08X}/", timeline.get())
 }
 
+/// The timeline whose prefix this is, if it is one.
+#[must_use]
+pub fn timeline_of_prefix(prefix: &str) -> Option<TimelineId> {
+    let name = prefix.strip_prefix(WAL_PREFIX)?.strip_suffix('/')?;
+    let timeline = TimelineId::new(u32::from_str_radix(name, 16).ok()?).ok()?;
+    (timeline_prefix(timeline) == prefix).then_some(timeline)
+}
+
 /// Where a listing starts that passes over a timeline: it sorts after all keys of the timeline, and before those of
 /// every later one.
 #[must_use]
@@ -205,7 +252,7 @@ pub fn backup_prefix(id: &BackupId) -> String {
 /// The keys of a segment, and of all others of its log file, start with this.
 #[must_use]
 pub fn log_prefix(segment: SegmentName) -> String {
-    format!("{WAL_PREFIX}{}/", WalFolder::of(segment).path())
+    WalFolder::of(segment).prefix()
 }
 
 impl fmt::Display for Key {
@@ -335,10 +382,7 @@ fn parse_ledger_object(text: &str) -> Option<LedgerObject> {
         return Some(LedgerObject::Backup(id.parse().ok()?));
     }
     let (_, folder) = stem.strip_prefix(WAL_PREFIX)?.split_once('/')?;
-    Some(LedgerObject::Wal(WalFolder {
-        timeline: TimelineId::new(u32::from_str_radix(folder.get(..8)?, 16).ok()?).ok()?,
-        log: u32::from_str_radix(folder.get(8..)?, 16).ok()?,
-    }))
+    WalFolder::parse(folder).map(LedgerObject::Wal)
 }
 
 fn parse_backup_object(text: &str) -> Option<BackupObject> {
