@@ -135,7 +135,10 @@ async fn plan(archive: &Archive, part_of: fn(&Archive, WalFolder) -> String) -> 
             return Ok(None);
         }
     }
-    if timelines.iter().any(|prefix| timeline_of_prefix(prefix).is_none()) {
+    if timelines
+        .iter()
+        .any(|prefix| timeline_of_prefix(prefix).is_none())
+    {
         return Ok(None);
     }
     let looks = timelines
@@ -154,7 +157,12 @@ async fn plan(archive: &Archive, part_of: fn(&Archive, WalFolder) -> String) -> 
     }
     // All parts of one plan are as long as each other. What begins like one is listed with it.
     let length = parts.first().map_or(0, String::len);
-    loose.retain(|object| !object.key.get(..length).is_some_and(|start| parts.contains(start)));
+    loose.retain(|object| {
+        !object
+            .key
+            .get(..length)
+            .is_some_and(|start| parts.contains(start))
+    });
     let mut plan: Plan = parts.into_iter().map(|prefix| (prefix, None)).collect();
     plan.extend(loose.into_iter().map(|object| (object.key.clone(), Some(object))));
     Ok(Some(plan))

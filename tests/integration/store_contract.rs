@@ -542,7 +542,16 @@ async fn a_folder_is_listed_with_what_lies_directly_in_it(subject: Subject) {
     // More than a page of them, some with several objects or folders in them.
     let folders: Vec<String> = (0..1003).map(|i| format!("f/1/{i:04}/")).collect();
     let mut all: Vec<String> = folders.iter().map(|folder| format!("{folder}a")).collect();
-    all.extend(["f/1/0001/b", "f/1/0002/c/d", "f/1/0002/c/e", "f/1/0003-x", "f/1/x"].map(str::to_owned));
+    all.extend(
+        [
+            "f/1/0001/b",
+            "f/1/0002/c/d",
+            "f/1/0002/c/e",
+            "f/1/0003-x",
+            "f/1/x",
+        ]
+        .map(str::to_owned),
+    );
     all.extend(["f-1/a", "f/0/a", "f/1-x/a", "f/1.x", "f/1x/a", "fa"].map(str::to_owned));
     create_all(store, &all).await;
     let looked = async |folder: &str| {
@@ -560,13 +569,22 @@ async fn a_folder_is_listed_with_what_lies_directly_in_it(subject: Subject) {
         (objects, folders)
     };
     let expected = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>();
-    assert_eq!(looked("f/1/").await, (expected(&["f/1/0003-x", "f/1/x"]), folders));
+    assert_eq!(
+        looked("f/1/").await,
+        (expected(&["f/1/0003-x", "f/1/x"]), folders)
+    );
     assert_eq!(
         looked("f/").await,
-        (expected(&["f/1.x"]), expected(&["f/0/", "f/1-x/", "f/1/", "f/1x/"]))
+        (
+            expected(&["f/1.x"]),
+            expected(&["f/0/", "f/1-x/", "f/1/", "f/1x/"])
+        )
     );
     assert_eq!(looked("").await, (expected(&["fa"]), expected(&["f-1/", "f/"])));
-    assert_eq!(looked("f/1/0002/").await, (expected(&["f/1/0002/a"]), expected(&["f/1/0002/c/"])));
+    assert_eq!(
+        looked("f/1/0002/").await,
+        (expected(&["f/1/0002/a"]), expected(&["f/1/0002/c/"]))
+    );
     assert_eq!(looked("f/2/").await, (Vec::new(), Vec::new()));
 }
 

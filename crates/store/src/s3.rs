@@ -260,7 +260,10 @@ impl S3 {
                 "the answer to a listing did not come whole: {why}; try again"
             ))
         };
-        let entries = listing_check.entries().transpose().map_err(|why| not_whole(&why))?;
+        let entries = listing_check
+            .entries()
+            .transpose()
+            .map_err(|why| not_whole(&why))?;
         let answer = match answer {
             Err(error) if entries.is_some() && error.kind() == ErrorKind::Invalid => {
                 return Err(not_whole("something in it cannot be read"));

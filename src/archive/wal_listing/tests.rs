@@ -106,7 +106,12 @@ async fn parts_are_together_what_one_listing_gives_in_its_order() {
 // Seen to fail: `wal_listing.rs`: a folder that is not walship's is passed over
 #[tokio::test]
 async fn a_folder_that_is_not_walships_is_listed_as_well() {
-    for foreign in ["wal/0000000A/x", "wal/0000000a/x", "wal/00000001/1/x", "wal/00000001/0000000200000003/x"] {
+    for foreign in [
+        "wal/0000000A/x",
+        "wal/0000000a/x",
+        "wal/00000001/1/x",
+        "wal/00000001/0000000200000003/x",
+    ] {
         let case = Case::new(SEGMENTS).await;
         case.add(foreign);
         let whole = listed(WalListing::new(&fixture::archive(&case.store))).await;
@@ -171,5 +176,9 @@ async fn parts_are_listed_at_the_same_time() {
     let begun = std::time::Instant::now();
     listed(listing).await.unwrap();
     let one_after_the_other = Duration::from_millis(100) * parts as u32;
-    assert!(begun.elapsed() < one_after_the_other / 3, "{parts} parts: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < one_after_the_other / 3,
+        "{parts} parts: {:?}",
+        begun.elapsed()
+    );
 }

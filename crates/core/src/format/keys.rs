@@ -112,7 +112,10 @@ impl WalFolder {
     /// The folder of this prefix, if it is one.
     #[must_use]
     pub fn of_prefix(prefix: &str) -> Option<Self> {
-        let (_, folder) = prefix.strip_prefix(WAL_PREFIX)?.strip_suffix('/')?.split_once('/')?;
+        let (_, folder) = prefix
+            .strip_prefix(WAL_PREFIX)?
+            .strip_suffix('/')?
+            .split_once('/')?;
         Self::parse(folder).filter(|folder| folder.prefix() == prefix)
     }
 
