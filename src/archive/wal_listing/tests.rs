@@ -69,8 +69,8 @@ fn folders(_: &Archive, folder: WalFolder) -> String {
     folder.prefix()
 }
 
-// Seen to fail: `wal_listing.rs`: objects beside the folders are left out; what begins like a part is kept as well; parts are
-// given as they end
+// Seen to fail: `wal_listing.rs`: objects beside the folders are left out; what begins like a part is kept as well; the part
+// that was begun last is given first
 #[tokio::test]
 async fn parts_are_together_what_one_listing_gives_in_its_order() {
     let case = Case::new(SEGMENTS).await;
@@ -131,7 +131,7 @@ async fn a_few_pages_cost_no_more_requests_than_they_are() {
     }
 }
 
-// Seen to fail: `wal_listing.rs`: a part's error is not looked at; the state stays as it was
+// Seen to fail: `wal_listing.rs`: a part's error is not looked at; after an error the listing is at its end
 #[tokio::test]
 async fn whichever_request_fails_the_listing_fails_and_never_ends() {
     let case = Case::new(SEGMENTS).await;
