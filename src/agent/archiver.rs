@@ -32,6 +32,12 @@ use walship_client::protocol::{FileIdentity, Reply};
 /// For this time a look into `archive_status` is used; then a new file may have come that sorts before the others.
 const LOOK_AGE: Duration = Duration::from_secs(1);
 
+/// A look that took long is used for this many times as long, so that looking takes at most a twentieth of the time.
+const LOOK_SHARE: u32 = 20;
+
+/// Files that one look remembers. When all of them are begun, the next look comes at once.
+const LOOK_FILES: usize = 1000;
+
 #[derive(Debug, Clone)]
 pub(super) struct ArchiverOptions {
     pub(super) compressor: Arc<Compressor>,
@@ -55,7 +61,8 @@ struct State {
     waiting: Vec<WalName>,
     /// What the archiver asked for last.
     asked: Option<WalName>,
-    looked: Option<Instant>,
+    /// Until when the last look is used.
+    next_look: Option<Instant>,
 }
 
 /// One file on its way into the archive, or there.
@@ -172,7 +179,8 @@ impl Archiver {
 
     /// Lists the files that wait, if the last list is too old, and forgets those that no longer do.
     fn look(&self, state: &mut State) -> bool {
-        let is_fresh = state.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGE);
+        let begun = Instant::now();
+        let is_fresh = state.next_look.is_some_and(|next| begun < next);
         let started = state
             .waiting
             .iter()
@@ -180,7 +188,7 @@ impl Archiver {
         if is_fresh && !started {
             return true;
         }
-        match waiting(&self.data_directory) {
+        match waiting(&self.data_directory, LOOK_FILES) {
             Ok(names) => {
                 let places: std::collections::BTreeSet<ArchiverOrder> =
                     names.iter().map(|name| (*name).into()).collect();
@@ -188,7 +196,8 @@ impl Archiver {
                     .jobs
                     .retain(|place, job| job.is_running() || places.contains(place));
                 state.waiting = names;
-                state.looked = Some(Instant::now());
+                let age = LOOK_AGE.max(begun.elapsed() * LOOK_SHARE);
+                state.next_look = Some(begun + age);
                 true
             }
             Err(error) => {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio::task::JoinSet;
 
+use super::wal_listing::WalListing;
 use super::{Archive, branch_ends, ledger, stored_wal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::Stored;
@@ -21,9 +22,7 @@ use crate::format::backup::{BackupRecord, WalRange};
 use crate::format::barriers::Barrier;
 use crate::format::identity::Identity;
 use crate::format::keep::Keep;
-use crate::format::keys::{
-    BACKUPS_PREFIX, BackupId, BackupObject, Key, LedgerObject, WAL_PREFIX, backup_prefix,
-};
+use crate::format::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, LedgerObject, backup_prefix};
 use crate::format::ledger::{LedgerSummary, Shard};
 use crate::format::proof::Proof;
 use crate::format::released::{Retention, TimelineRanges};
@@ -168,8 +167,8 @@ pub async fn wal(archive: &Archive) -> Result<WalInventory> {
 
 async fn list_wal(archive: &Archive, mut each: impl FnMut(&ObjectInfo)) -> Result<WalInventory> {
     let mut wal = WalInventory::new(archive.identity().segment_bytes);
-    let mut listing = archive.store().list(WAL_PREFIX, None);
-    while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
+    let mut listing = WalListing::new(archive);
+    while let Some(page) = listing.next().await? {
         for object in &page {
             wal.add_stored(&object.key, object.size, object.modified);
             each(object);

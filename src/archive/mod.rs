@@ -14,6 +14,7 @@ mod reading;
 pub mod stored_wal;
 pub mod time_index;
 pub mod wal_changes;
+pub(crate) mod wal_listing;
 pub(crate) mod wal_object;
 mod writing;
 

@@ -197,9 +197,12 @@ impl WalFile {
 
     /// A promoted server may never have archived itself, but the servers before it have, as a rule.
     fn past(&self, data_directory: &Path) -> Result<ServerPast> {
-        let done = has_archived(data_directory)?;
+        let remembered = remembered::read(data_directory)?;
+        // Who remembers an archive has archived. With a long backlog the search for the one file that tells takes longer
+        // than the rest of a push.
+        let done = remembered.archive.is_none() && has_archived(data_directory)?;
         Ok(ServerPast {
-            remembered: Ok(remembered::read(data_directory)?),
+            remembered: Ok(remembered),
             archived: done.then(|| "pg_wal/archive_status has a .done file".to_owned()),
             timeline: self.name.timeline(),
         })

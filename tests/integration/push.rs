@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 use crate::sample::{SEGMENT, Sample};
+use crate::support::make_dir;
 use crate::support::stores::Place;
 
 fn push(name: &str) -> [String; 2] {
@@ -51,6 +53,33 @@ fn the_first_push_creates_the_archives_identity_and_later_ones_keep_it() {
     assert_eq!(
         fs::read(archive.path().unwrap().join("walship.json")).unwrap(),
         identity
+    );
+}
+
+// Seen to fail: `cluster/wal_file.rs`: `has_archived` is asked of a cluster that remembers its archive
+#[test]
+fn a_push_costs_the_same_however_many_files_wait() {
+    let name = &Sample::shared().segments[0];
+    let [few, many] = [1_000, 100_000].map(|files| {
+        let (data, archive) = (Sample::shared().copy(), Place::directory());
+        data.walship(&archive).run(&push(name)).succeeded();
+        let status = make_dir(&data.file("pg_wal"), "archive_status", 0o700);
+        fs::write(status.join(format!("{name}.ready")), "").unwrap();
+        for number in 0..files {
+            let waiting = format!("00000001{:08X}{:08X}.ready", 1000 + number / 256, number % 256);
+            fs::write(status.join(waiting), "").unwrap();
+        }
+        let pushes = (0..5).map(|_| {
+            let begun = Instant::now();
+            data.walship(&archive).run(&push(name)).succeeded();
+            begun.elapsed()
+        });
+        pushes.min().unwrap()
+    });
+    println!("{few:?} with 1,000 files, {many:?} with 100,000");
+    assert!(
+        many < few * 3 / 2,
+        "{few:?} with 1,000 files, {many:?} with 100,000"
     );
 }
 

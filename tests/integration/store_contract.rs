@@ -133,6 +133,7 @@ promise!(damage_on_the_way_stores_nothing);
 promise!(a_listing_is_complete_and_deletions_delete);
 promise!(a_listing_has_what_stays_whatever_is_deleted_meanwhile);
 promise!(a_listing_begins_after_the_key_it_is_told);
+promise!(a_folder_is_listed_with_what_lies_directly_in_it);
 promise!(sibling_archives_do_not_see_each_other);
 promise!(odd_keys_are_taken_as_they_are);
 promise!(keys_that_could_leave_the_archive_are_refused);
@@ -533,6 +534,58 @@ async fn a_listing_begins_after_the_key_it_is_told(subject: Subject) {
     assert_eq!(listed(store, "w/1/b", None).await, &all[1..2]);
     assert_eq!(listed(store, "w/1", None).await, &all[..3]);
     assert_eq!(listed(store, "w/3", None).await, &all[5..]);
+}
+
+// Seen to fail: directory: `walk.rs` enters each folder; S3: no delimiter; folders only of the first page
+async fn a_folder_is_listed_with_what_lies_directly_in_it(subject: Subject) {
+    let store = &subject.store;
+    // More than a page of them, some with several objects or folders in them.
+    let folders: Vec<String> = (0..1003).map(|i| format!("f/1/{i:04}/")).collect();
+    let mut all: Vec<String> = folders.iter().map(|folder| format!("{folder}a")).collect();
+    all.extend(
+        [
+            "f/1/0001/b",
+            "f/1/0002/c/d",
+            "f/1/0002/c/e",
+            "f/1/0003-x",
+            "f/1/x",
+        ]
+        .map(str::to_owned),
+    );
+    all.extend(["f-1/a", "f/0/a", "f/1-x/a", "f/1.x", "f/1x/a", "fa"].map(str::to_owned));
+    create_all(store, &all).await;
+    let looked = async |folder: &str| {
+        let mut listing = store.list_folder(folder);
+        let (mut objects, mut folders) = (Vec::new(), Vec::new());
+        while let Some(page) = listing.next().await.unwrap() {
+            let entries = page.objects.len() + page.folders.len();
+            assert!((1..=1000).contains(&entries), "a page of {entries}");
+            objects.extend(page.objects.into_iter().map(|object| object.key));
+            folders.extend(page.folders);
+        }
+        assert!(listing.next().await.unwrap().is_none());
+        objects.sort();
+        folders.sort();
+        (objects, folders)
+    };
+    let expected = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        looked("f/1/").await,
+        (expected(&["f/1/0003-x", "f/1/x"]), folders)
+    );
+    assert_eq!(
+        looked("f/").await,
+        (
+            expected(&["f/1.x"]),
+            expected(&["f/0/", "f/1-x/", "f/1/", "f/1x/"])
+        )
+    );
+    assert_eq!(looked("").await, (expected(&["fa"]), expected(&["f-1/", "f/"])));
+    assert_eq!(
+        looked("f/1/0002/").await,
+        (expected(&["f/1/0002/a"]), expected(&["f/1/0002/c/"]))
+    );
+    assert_eq!(looked("f/2/").await, (Vec::new(), Vec::new()));
 }
 
 async fn sibling_archives_do_not_see_each_other(subject: Subject) {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use walship_core::Result;
 
-use crate::object::{Body, ObjectInfo, PutMode, Refused};
+use crate::object::{Body, ObjectInfo, Page, PutMode, Refused};
 use crate::properties::StoreProperties;
 
 /// What has to happen before an object is stored.
@@ -53,10 +53,19 @@ pub(crate) trait Backend: Debug + Send + Sync {
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>>;
 
     /// A listing; nothing is asked yet.
-    fn list(&self, prefix: &str, start_after: Option<&str>) -> Box<dyn Pages>;
+    fn list(&self, prefix: &str, start_after: Option<&str>, depth: Depth) -> Box<dyn Pages>;
 
     /// Deletes at most [`super::DELETE_BATCH`] objects; returns those that the store refuses to delete.
     async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>>;
+}
+
+/// How far down a listing looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// At every object.
+    All,
+    /// At objects without a slash behind the prefix; of the others only at the folders that they are in.
+    Folder,
 }
 
 /// A bucket, or a directory. No layer comes between these calls and it.
@@ -85,7 +94,7 @@ pub(crate) trait Incoming: Debug + Send {
 #[async_trait]
 pub(crate) trait Pages: Debug + Send {
     /// The next page, which may be empty. One that failed may be asked for again.
-    async fn next(&mut self) -> Result<Vec<ObjectInfo>>;
+    async fn next(&mut self) -> Result<Page>;
 
     /// Whether the last page was given.
     fn is_finished(&self) -> bool;

@@ -43,11 +43,11 @@ use self::deletion::{delete, probe_delete};
 use self::publication::{Temporary, Unpublished};
 use self::root::{Looked, Root};
 use self::walk::Walk;
-use crate::backend::{Backend, Incoming, Pages, Place, Turn};
+use crate::backend::{Backend, Depth, Incoming, Pages, Place, Turn};
 use crate::object::Version;
 use crate::options::StoreOptions;
 use crate::properties::StoreProperties;
-use crate::{Body, BodyContent, ObjectInfo, PutMode, Refused, replaced};
+use crate::{Body, BodyContent, ObjectInfo, Page, PutMode, Refused, replaced};
 use walship_core::{Error, ErrorKind, Result};
 
 /// How the names of temporary files begin. No key may have a part that begins so.
@@ -170,9 +170,9 @@ impl Backend for Directory {
         }
     }
 
-    fn list(&self, prefix: &str, start_after: Option<&str>) -> Box<dyn Pages> {
+    fn list(&self, prefix: &str, start_after: Option<&str>, depth: Depth) -> Box<dyn Pages> {
         Box::new(WalkPages {
-            walk: Walk::new(self.root.clone(), prefix, start_after),
+            walk: Walk::new(self.root.clone(), prefix, start_after, depth),
             limit: self.operation_timeout,
         })
     }
@@ -219,7 +219,7 @@ struct WalkPages {
 
 #[async_trait]
 impl Pages for WalkPages {
-    async fn next(&mut self) -> Result<Vec<ObjectInfo>> {
+    async fn next(&mut self) -> Result<Page> {
         let mut walk = self.walk.clone();
         let (page, walk) = blocking(self.limit, move || walk.page().map(|page| (page, walk))).await?;
         self.walk = walk;

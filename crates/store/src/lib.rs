@@ -41,14 +41,14 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 pub use self::backend::Turn;
-use self::backend::{Backend, Pages};
+use self::backend::{Backend, Depth, Pages};
 pub use self::body_writer::BodyWriter;
 use self::directory::Directory;
 #[cfg(feature = "faults")]
 pub use self::layers::faults::{FaultKind, Faults, Operation};
 pub use self::layers::meter::Meter;
 pub use self::location::Location;
-pub use self::object::{Body, BodyContent, BodyReader, ObjectInfo, PutMode, Refused, Version};
+pub use self::object::{Body, BodyContent, BodyReader, ObjectInfo, Page, PutMode, Refused, Version};
 pub use self::options::{Environment, S3Options, StoreOptions};
 pub use self::properties::{StoreClock, StoreProperties};
 pub use self::reading::{Object, read_again_if_damaged};
@@ -266,11 +266,21 @@ impl Store {
     /// folder whose bare name is given (`a` or `a/` instead of a key in it).
     #[must_use]
     pub fn list(&self, prefix: &str, start_after: Option<&str>) -> Listing {
+        self.listing(prefix, start_after, Depth::All)
+    }
+
+    /// Lists what lies directly in a folder (`""`, or a prefix that ends in `/`): its objects, and the folders in it.
+    #[must_use]
+    pub fn list_folder(&self, folder: &str) -> FolderListing {
+        FolderListing(self.listing(folder, None, Depth::Folder))
+    }
+
+    fn listing(&self, prefix: &str, start_after: Option<&str>, depth: Depth) -> Listing {
         Listing {
             store: self.clone(),
             url: self.url_of(prefix),
             state: match key::check_prefix(prefix) {
-                Ok(()) => State::Next(self.inner.backend.list(prefix, start_after)),
+                Ok(()) => State::Next(self.inner.backend.list(prefix, start_after, depth)),
                 Err(error) => State::Refused(error),
             },
         }
@@ -397,6 +407,16 @@ impl Listing {
     /// `Invalid` if the bucket or the directory does not exist; otherwise as [`Store::get`]. A
     /// listing that failed does not go on.
     pub async fn next(&mut self) -> Result<Option<Vec<ObjectInfo>>> {
+        Ok(self.next_page().await?.map(|page| page.objects))
+    }
+
+    /// Whether the last page was given.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        matches!(self.state, State::Finished)
+    }
+
+    async fn next_page(&mut self) -> Result<Option<Page>> {
         loop {
             let mut pages = match std::mem::replace(&mut self.state, State::Failed) {
                 State::Next(pages) => pages,
@@ -432,5 +452,19 @@ impl Listing {
                 return Ok(Some(page));
             }
         }
+    }
+}
+
+/// A listing of one folder in progress.
+#[derive(Debug)]
+pub struct FolderListing(Listing);
+
+impl FolderListing {
+    /// The next page, never an empty one, or `None` after the last.
+    ///
+    /// # Errors
+    /// As [`Listing::next`].
+    pub async fn next(&mut self) -> Result<Option<Page>> {
+        self.0.next_page().await
     }
 }

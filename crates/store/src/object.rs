@@ -152,3 +152,19 @@ pub struct ObjectInfo {
     /// Which version of the object it is.
     pub version: Version,
 }
+
+/// A page of a listing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Its objects, in the server's order.
+    pub objects: Vec<ObjectInfo>,
+    /// The folders that a listing of one folder found, each with the slash at its end, in the server's order. One may be
+    /// empty. Listings of all objects have none.
+    pub folders: Vec<String>,
+}
+
+impl Page {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.folders.is_empty()
+    }
+}

@@ -42,11 +42,11 @@ use self::attempts::{Attempts, KnownHash, RetryPassing, chain};
 use self::connect::connect;
 use self::failure::{Answer, Failure, RequestContext};
 use self::held_back::held_back;
-use self::listing::ListingCheck;
-use crate::backend::{Backend, Incoming, Pages, Place, Turn};
+use self::listing::{Entries, ListingCheck};
+use crate::backend::{Backend, Depth, Incoming, Pages, Place, Turn};
 use crate::object::Version;
 use crate::options::StoreOptions;
-use crate::{Body, BodyContent, ObjectInfo, PutMode, Refused, replaced};
+use crate::{Body, BodyContent, ObjectInfo, Page, PutMode, Refused, replaced};
 use walship_core::text::hex;
 use walship_core::{Error, ErrorKind, Result};
 
@@ -89,6 +89,7 @@ struct Call {
 struct Cursor {
     prefix: String,
     start_after: Option<String>,
+    depth: Depth,
     token: Option<String>,
 }
 
@@ -225,7 +226,7 @@ impl S3 {
 
     /// A page. Nothing in a listing tells whether a bit of it flipped on its way. Without TLS, which would tell, the
     /// page is read twice and both must agree.
-    async fn page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
+    async fn page(&self, cursor: Cursor) -> Result<(Page, Option<Cursor>)> {
         let endpoint = self.settings.endpoint.as_deref();
         if endpoint.is_none_or(|endpoint| endpoint.starts_with("https://")) {
             return self.look_at_page(cursor).await;
@@ -240,7 +241,7 @@ impl S3 {
         ))
     }
 
-    async fn look_at_page(&self, cursor: Cursor) -> Result<(Vec<ObjectInfo>, Option<Cursor>)> {
+    async fn look_at_page(&self, cursor: Cursor) -> Result<(Page, Option<Cursor>)> {
         let call = self.call("s3:ListBucket");
         let request = self
             .client
@@ -248,6 +249,7 @@ impl S3 {
             .bucket(&self.settings.bucket)
             .prefix(self.full_key(&cursor.prefix))
             .set_start_after(cursor.start_after.as_deref().map(|key| self.full_key(key)))
+            .set_delimiter((cursor.depth == Depth::Folder).then(|| "/".to_owned()))
             .set_continuation_token(cursor.token.clone());
         let listing_check = ListingCheck::default();
         let request = request.customize().interceptor(call.attempts.clone());
@@ -258,38 +260,50 @@ impl S3 {
                 "the answer to a listing did not come whole: {why}; try again"
             ))
         };
-        let keys = listing_check.keys().transpose().map_err(|why| not_whole(&why))?;
+        let entries = listing_check
+            .entries()
+            .transpose()
+            .map_err(|why| not_whole(&why))?;
         let answer = match answer {
-            Err(error) if keys.is_some() && error.kind() == ErrorKind::Invalid => {
+            Err(error) if entries.is_some() && error.kind() == ErrorKind::Invalid => {
                 return Err(not_whole("something in it cannot be read"));
             }
             answer => answer?,
         };
         let contents = answer.contents.unwrap_or_default();
-        if keys.is_some_and(|keys| keys != contents.len()) {
+        let folders = answer.common_prefixes.unwrap_or_default();
+        let read = Entries {
+            keys: contents.len(),
+            folders: folders.len(),
+        };
+        if entries.is_some_and(|entries| entries != read) {
             return Err(not_whole("a key in it cannot be read"));
         }
-        let mut page = Vec::new();
         let asked = self.full_key(&cursor.prefix);
-        for object in contents {
-            let key = object
-                .key
-                .ok_or_else(|| not_whole("a key in it cannot be read"))?;
+        let relative = |key: Option<String>| {
+            let key = key.ok_or_else(|| not_whole("a key in it cannot be read"))?;
             let is_asked = key.starts_with(&asked);
-            let key = key
-                .strip_prefix(&self.settings.prefix)
-                .filter(|_| is_asked)
-                .ok_or_else(|| not_whole("a key in it was not asked for"))?;
+            let key = key.strip_prefix(&self.settings.prefix).filter(|_| is_asked);
+            key.map(str::to_owned)
+                .ok_or_else(|| not_whole("a key in it was not asked for"))
+        };
+        let mut page = Page::default();
+        for object in contents {
+            let key = relative(object.key)?;
             // An empty key is the mark that consoles make for a folder.
             if !key.is_empty() {
-                let info = object_info(
-                    key.to_owned(),
-                    object.size,
-                    object.last_modified.as_ref(),
-                    object.e_tag,
-                );
-                page.push(info.map_err(|error| not_whole(&error.to_string()))?);
+                let info = object_info(key, object.size, object.last_modified.as_ref(), object.e_tag);
+                page.objects
+                    .push(info.map_err(|error| not_whole(&error.to_string()))?);
             }
+        }
+        for folder in folders {
+            let folder = relative(folder.prefix)?;
+            // Else a listing of it would be asked for what was not told.
+            if cursor.depth == Depth::All || !folder.ends_with('/') || folder.len() <= cursor.prefix.len() {
+                return Err(not_whole("a folder in it was not asked for"));
+            }
+            page.folders.push(folder);
         }
         let next = match (answer.is_truncated, answer.next_continuation_token) {
             (Some(true), None) => {
@@ -456,12 +470,13 @@ impl Backend for S3 {
         }
     }
 
-    fn list(&self, prefix: &str, start_after: Option<&str>) -> Box<dyn Pages> {
+    fn list(&self, prefix: &str, start_after: Option<&str>, depth: Depth) -> Box<dyn Pages> {
         Box::new(S3Pages {
             s3: self.clone(),
             next: Some(Cursor {
                 prefix: prefix.to_owned(),
                 start_after: start_after.map(str::to_owned),
+                depth,
                 token: None,
             }),
         })
@@ -528,9 +543,9 @@ struct S3Pages {
 
 #[async_trait]
 impl Pages for S3Pages {
-    async fn next(&mut self) -> Result<Vec<ObjectInfo>> {
+    async fn next(&mut self) -> Result<Page> {
         let Some(cursor) = self.next.clone() else {
-            return Ok(Vec::new());
+            return Ok(Page::default());
         };
         let (page, next) = self.s3.page(cursor).await?;
         self.next = next;

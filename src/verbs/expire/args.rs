@@ -8,7 +8,7 @@ use clap::Args;
 use super::{ExpireOptions, run};
 use crate::config::Settings;
 use crate::edge::print::print;
-use crate::edge::runtime::{on_one_thread, open};
+use crate::edge::runtime::{on_many_threads, open};
 use crate::edge::watched;
 use crate::error::{ErrorKind, Result};
 
@@ -30,7 +30,7 @@ impl ExpireArgs {
             policy: settings.retention,
             dry_run: self.dry_run,
         };
-        let report = on_one_thread(watched(async |progress| {
+        let report = on_many_threads(watched(async |progress| {
             let store = open(settings).await?;
             run(&options, &store, Utc::now(), progress).await
         }))?;

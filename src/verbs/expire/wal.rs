@@ -7,8 +7,9 @@ use chrono::TimeDelta;
 use super::report::ExpireReport;
 use super::unfinished::needed_from;
 use crate::archive::Archive;
+use crate::archive::wal_listing::WalListing;
 use crate::error::{Context, Result};
-use crate::format::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, WAL_PREFIX, backup_prefix};
+use crate::format::keys::{BACKUPS_PREFIX, BackupId, BackupObject, Key, backup_prefix};
 use crate::format::released::TimelineRanges;
 use crate::judge::catalogue::Catalogue;
 use crate::pg::{SegmentNumber, SegmentSize};
@@ -39,8 +40,8 @@ pub(super) async fn delete(
         report,
     };
     progress.phase("look through the WAL");
-    let mut listing = archive.store().list(WAL_PREFIX, None);
-    while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
+    let mut listing = WalListing::new(archive);
+    while let Some(page) = listing.next().await? {
         for object in page {
             deletion.batch.extend(deletion.may_go(&object));
             if deletion.batch.len() == BATCH {

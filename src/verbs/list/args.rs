@@ -8,7 +8,7 @@ use clap::Args;
 use super::{ListPart, at, run};
 use crate::config::Settings;
 use crate::edge::print::print;
-use crate::edge::runtime::{on_one_thread, open};
+use crate::edge::runtime::{on_many_threads, open};
 use crate::error::{Error, Result};
 use crate::pg::parse_timestamp;
 
@@ -31,7 +31,7 @@ impl ListArgs {
         if let Some(time) = self.at {
             return self.at(time, settings);
         }
-        let report = on_one_thread(async {
+        let report = on_many_threads(async {
             let store = open(settings).await?;
             run(self.part, &store, &settings.retention, Utc::now()).await
         })?;
@@ -44,7 +44,7 @@ impl ListArgs {
                 "--at shows the WAL of a moment; write walship list wal --at TIME",
             ));
         }
-        let report = on_one_thread(async {
+        let report = on_many_threads(async {
             let store = open(settings).await?;
             at(time, &store).await
         })?;

@@ -10,7 +10,7 @@ use super::{StatusOptions, run};
 use crate::config::Settings;
 use crate::edge::exit::STATUS_WARNS;
 use crate::edge::print::print;
-use crate::edge::runtime::{on_one_thread, open};
+use crate::edge::runtime::{on_many_threads, open};
 use crate::edge::{limits, pgdata, variable};
 use crate::error::Result;
 use crate::server::ConnInfo;
@@ -40,7 +40,7 @@ impl StatusArgs {
             pgdata: pgdata(self.pgdata),
             timeout: settings.doctor.timeout,
         };
-        let report = on_one_thread(async {
+        let report = on_many_threads(async {
             let store = open(settings).await?;
             run(&options, connection.as_ref(), &store, Utc::now()).await
         })?;

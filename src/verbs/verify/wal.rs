@@ -12,9 +12,10 @@ use tokio::task::JoinSet;
 use super::scope::{Scope, Verdict};
 use super::tally::{Finding, Tally, entry_of};
 use crate::archive::ledger::Ledger;
+use crate::archive::wal_listing::WalListing;
 use crate::archive::wal_object::{Found, WalContext, twice, wal_name};
-use crate::error::{Context, Error, Result};
-use crate::format::keys::{Key, LedgerObject, WAL_PREFIX, WalFolder};
+use crate::error::{Error, Result};
+use crate::format::keys::{Key, LedgerObject, WalFolder};
 use crate::format::ledger::Shard;
 use crate::judge::catalogue::Catalogue;
 use crate::pg::{TimelineId, WalName};
@@ -47,8 +48,8 @@ impl WalPass<'_> {
             members: Vec::new(),
         };
         let mut open: Option<Group> = None;
-        let mut listing = self.context.archive.store().list(WAL_PREFIX, None);
-        while let Some(page) = listing.next().await.context(|| "list the archived WAL")? {
+        let mut listing = WalListing::new(&self.context.archive);
+        while let Some(page) = listing.next().await? {
             for info in page {
                 // An object without a key of walship's is foreign, and left alone.
                 let Ok(key) = info.key.parse::<Key>() else {

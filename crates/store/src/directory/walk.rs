@@ -7,11 +7,12 @@ use rustix::io::Errno;
 
 use super::root::Root;
 use super::{TEMPORARY, entries, is_directory, is_file, object_info};
-use crate::ObjectInfo;
+use crate::backend::Depth;
+use crate::{ObjectInfo, Page};
 use walship_core::{Error, ErrorKind, Result};
 
-/// As many objects as an S3 server returns at once.
-const PAGE: usize = 1000;
+/// As many objects and folders as an S3 server returns at once.
+const PAGE_ENTRIES: usize = 1000;
 
 /// An archive has four levels. A link from a directory to one above it ends in an error, not in a hang.
 const DEEPEST: usize = 32;
@@ -22,6 +23,7 @@ pub(crate) struct Walk {
     root: Root,
     prefix: String,
     start_after: String,
+    depth: Depth,
     begun: bool,
     /// One for each directory it is in: what is left there, in order.
     open: Vec<Folder>,
@@ -43,11 +45,12 @@ impl Folder {
 }
 
 impl Walk {
-    pub(super) fn new(root: Root, prefix: &str, start_after: Option<&str>) -> Self {
+    pub(super) fn new(root: Root, prefix: &str, start_after: Option<&str>, depth: Depth) -> Self {
         Self {
             root,
             prefix: prefix.to_owned(),
             start_after: start_after.unwrap_or_default().to_owned(),
+            depth,
             begun: false,
             open: Vec::new(),
         }
@@ -57,8 +60,8 @@ impl Walk {
         self.begun && self.open.is_empty()
     }
 
-    /// The next objects; fewer than a page only at the end.
-    pub(super) fn page(&mut self) -> Result<Vec<ObjectInfo>> {
+    /// What comes next; less than a page only at the end.
+    pub(super) fn page(&mut self) -> Result<Page> {
         if !self.begun {
             self.begun = true;
             let folder = self
@@ -67,15 +70,18 @@ impl Walk {
                 .map_or(String::new(), |(folder, _)| format!("{folder}/"));
             self.enter(&folder)?;
         }
-        let mut page = Vec::new();
-        while page.len() < PAGE {
+        let mut page = Page::default();
+        while page.objects.len() + page.folders.len() < PAGE_ENTRIES {
             let Some(directory) = self.open.last_mut() else {
                 break;
             };
             match directory.next() {
                 None => drop(self.open.pop()),
-                Some(key) if key.ends_with('/') => self.enter(&key)?,
-                Some(key) => page.extend(self.look(&key)?),
+                Some(key) if !key.ends_with('/') => page.objects.extend(self.look(&key)?),
+                Some(key) if self.depth == Depth::Folder && key.len() > self.prefix.len() => {
+                    page.folders.push(key);
+                }
+                Some(key) => self.enter(&key)?,
             }
         }
         // The path may lead to another directory by now, which may have what was not found here.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::backend::{Backend, Incoming, Pages, Place};
-use crate::object::{ObjectInfo, Refused};
+use crate::backend::{Backend, Depth, Incoming, Pages, Place};
+use crate::object::{ObjectInfo, Page, Refused};
 use crate::{Body, PutMode};
 use walship_core::{Error, ErrorKind, Result};
 
@@ -164,9 +164,9 @@ impl Backend for Faulty {
         finish(&rest).map(|()| info)
     }
 
-    fn list(&self, prefix: &str, start_after: Option<&str>) -> Box<dyn Pages> {
+    fn list(&self, prefix: &str, start_after: Option<&str>, depth: Depth) -> Box<dyn Pages> {
         Box::new(FaultyPages {
-            inner: self.inner.list(prefix, start_after),
+            inner: self.inner.list(prefix, start_after, depth),
             faults: self.faults.clone(),
         })
     }
@@ -271,7 +271,7 @@ struct FaultyPages {
 
 #[async_trait]
 impl Pages for FaultyPages {
-    async fn next(&mut self) -> Result<Vec<ObjectInfo>> {
+    async fn next(&mut self) -> Result<Page> {
         let rest = self.faults.strike(Operation::List, &[]).await?;
         finish(&rest)?;
         self.inner.next().await

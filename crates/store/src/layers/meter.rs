@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::backend::{Backend, Incoming, Pages, Place};
-use crate::object::{ObjectInfo, Refused};
+use crate::backend::{Backend, Depth, Incoming, Pages, Place};
+use crate::object::{ObjectInfo, Page, Refused};
 use crate::{Body, PutMode};
 use walship_core::Result;
 
@@ -140,9 +140,9 @@ impl Backend for Metered {
         self.inner.head(key).await
     }
 
-    fn list(&self, prefix: &str, start_after: Option<&str>) -> Box<dyn Pages> {
+    fn list(&self, prefix: &str, start_after: Option<&str>, depth: Depth) -> Box<dyn Pages> {
         Box::new(MeteredPages {
-            inner: self.inner.list(prefix, start_after),
+            inner: self.inner.list(prefix, start_after, depth),
             meter: self.meter.clone(),
         })
     }
@@ -180,7 +180,7 @@ struct MeteredPages {
 
 #[async_trait]
 impl Pages for MeteredPages {
-    async fn next(&mut self) -> Result<Vec<ObjectInfo>> {
+    async fn next(&mut self) -> Result<Page> {
         self.meter.ask();
         self.inner.next().await
     }

@@ -14,11 +14,18 @@ use aws_smithy_types::config_bag::ConfigBag;
 
 /// What was found of the last answer.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ListingCheck(Arc<Mutex<Option<Result<usize, String>>>>);
+pub(super) struct ListingCheck(Arc<Mutex<Option<Result<Entries, String>>>>);
+
+/// What an answer has, as its text counts it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Entries {
+    pub(super) keys: usize,
+    pub(super) folders: usize,
+}
 
 impl ListingCheck {
-    /// How many keys the answer has, or why it is not whole; `None` where it was not a listing.
-    pub(super) fn keys(&self) -> Option<Result<usize, String>> {
+    /// How many entries the answer has, or why it is not whole; `None` where it was not a listing.
+    pub(super) fn entries(&self) -> Option<Result<Entries, String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -40,7 +47,7 @@ impl Intercept for ListingCheck {
             .status()
             .is_success()
             .then(|| match response.body().bytes() {
-                Some(text) => keys_in(text).map_err(str::to_owned),
+                Some(text) => entries_in(text).map_err(str::to_owned),
                 None => Err("it cannot be read".to_owned()),
             });
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = found;
@@ -48,12 +55,12 @@ impl Intercept for ListingCheck {
     }
 }
 
-/// How many keys a listing has, if it is whole.
-fn keys_in(text: &[u8]) -> Result<usize, &'static str> {
+/// How many entries a listing has, if it is whole.
+fn entries_in(text: &[u8]) -> Result<Entries, &'static str> {
     let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8")?;
     let mut open: Vec<&str> = Vec::new();
     let mut begun = false;
-    let (mut keys, mut entries, mut said) = (0, 0, None::<usize>);
+    let (mut found, mut entries, mut said) = (Entries::default(), 0, None::<usize>);
     let mut rest = text.trim_start_matches('\u{feff}').trim();
     while let Some(start) = rest.find('<') {
         let content = rest.get(..start).unwrap_or_default();
@@ -74,7 +81,8 @@ fn keys_in(text: &[u8]) -> Result<usize, &'static str> {
                 (1, "IsTruncated") if !matches!(content.trim(), "true" | "false") => {
                     return Err("it does not say whether it goes on");
                 }
-                (2, "Key") => keys += 1,
+                (2, "Key") => found.keys += 1,
+                (2, "Prefix") => found.folders += 1,
                 _ => {}
             }
             continue;
@@ -99,7 +107,7 @@ fn keys_in(text: &[u8]) -> Result<usize, &'static str> {
     }
     match said {
         Some(said) if said != entries => Err("its count of keys is wrong"),
-        _ => Ok(keys),
+        _ => Ok(found),
     }
 }
 
@@ -112,21 +120,35 @@ mod tests {
         <Contents><Key>p/a</Key><Size>1</Size><Owner><ID>x</ID></Owner></Contents>\
         <Contents><Key>p/b&lt;</Key><Size>2</Size></Contents></ListBucketResult>";
 
+    const TWO_KEYS: Result<Entries, &str> = Ok(Entries { keys: 2, folders: 0 });
+
     #[test]
     fn a_whole_listing_is_counted() {
-        assert_eq!(keys_in(LISTING.as_bytes()), Ok(2));
-        assert_eq!(keys_in(format!("{LISTING}\n").as_bytes()), Ok(2));
+        assert_eq!(entries_in(LISTING.as_bytes()), TWO_KEYS);
+        assert_eq!(entries_in(format!("{LISTING}\n").as_bytes()), TWO_KEYS);
         // Some servers give no count.
         let without = LISTING.replace("<KeyCount>2</KeyCount>", "");
-        assert_eq!(keys_in(without.as_bytes()), Ok(2));
+        assert_eq!(entries_in(without.as_bytes()), TWO_KEYS);
         let none = "<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>";
-        assert_eq!(keys_in(none.as_bytes()), Ok(0));
+        assert_eq!(entries_in(none.as_bytes()), Ok(Entries::default()));
+    }
+
+    #[test]
+    fn folders_are_counted_apart_from_the_prefix_that_was_asked_for() {
+        let folder = LISTING
+            .replace("<KeyCount>2</KeyCount>", "<KeyCount>4</KeyCount>")
+            .replace(
+                "</ListBucketResult>",
+                "<CommonPrefixes><Prefix>p/c/</Prefix></CommonPrefixes>\
+                 <CommonPrefixes><Prefix>p/d/</Prefix></CommonPrefixes></ListBucketResult>",
+            );
+        assert_eq!(entries_in(folder.as_bytes()), Ok(Entries { keys: 2, folders: 2 }));
     }
 
     #[test]
     fn a_listing_that_was_cut_anywhere_is_not_whole() {
         for end in 0..LISTING.len() {
-            assert!(keys_in(&LISTING.as_bytes()[..end]).is_err(), "cut at {end}");
+            assert!(entries_in(&LISTING.as_bytes()[..end]).is_err(), "cut at {end}");
         }
     }
 
@@ -148,8 +170,8 @@ mod tests {
                     for bit in 0..8 {
                         let mut bytes = LISTING.as_bytes().to_vec();
                         bytes[at] ^= 1 << bit;
-                        let found = keys_in(&bytes);
-                        assert!(found != Ok(2), "{name} at {at}, bit {bit}");
+                        let found = entries_in(&bytes);
+                        assert!(found != TWO_KEYS, "{name} at {at}, bit {bit}");
                     }
                 }
             }
