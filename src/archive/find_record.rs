@@ -14,6 +14,7 @@ mod restore_point;
 mod tests;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use chrono::{DateTime, Utc};
@@ -94,20 +95,33 @@ async fn plan_along(
             archive,
             catalogue: &catalogue,
             progress,
-            times: TimeIndex::new(archive, WHOLE_READS),
+            times: TimeIndex::new(archive, WHOLE_READS).noting_damage(),
         };
         let unfit = match &request.target {
             Target::Time(time) => finder.too_late(*time, request, now).await?,
             _ => None,
         };
         let Some(unfit) = unfit else {
-            let search = finder.search(request, now).await?;
+            let search = finder.search(request, now).await.inspect_err(|_| {
+                for (segment, what) in finder.times.damage() {
+                    tracing::warn!("{segment} is damaged: {what}");
+                }
+            })?;
             let request = Request {
                 search,
                 ..request.clone()
             };
             let mut plan = recovery_plan::plan(&catalogue, &request, now)?;
-            let changes = finder.replayed(&plan).await?;
+            let (changes, mut damage) = finder.replayed(&plan).await?;
+            damage.extend(finder.times.damage());
+            // What is damaged on the way is as if verify had found it.
+            let known = catalogue.damage.wal.len();
+            if !damage.is_empty() {
+                catalogue.to_mut().damage.wal.extend(damage);
+            }
+            if catalogue.damage.wal.len() > known {
+                continue;
+            }
             let Some(barrier) = changes.barrier() else {
                 plan.demands = changes.demands();
                 plan.new_tablespaces = changes.new_tablespaces();
@@ -171,8 +185,8 @@ impl Wanted<'_> {
 }
 
 impl Finder<'_> {
-    /// The changes in the WAL that a plan replays.
-    async fn replayed(&self, plan: &Plan) -> Result<WalChanges> {
+    /// The changes in the WAL that a plan replays, and which of it is damaged.
+    async fn replayed(&self, plan: &Plan) -> Result<(WalChanges, BTreeMap<SegmentName, String>)> {
         let until = match plan.target {
             Target::Lsn(lsn) => Lsn(lsn.0.saturating_add(1)),
             Target::Immediate => plan.backup.stop_lsn,
@@ -181,8 +195,9 @@ impl Finder<'_> {
         self.progress
             .phase(format!("look up what the WAL up to LSN {until} changes"));
         let chain = recovery_plan::chain_of(self.catalogue, plan.timeline)?;
-        let times = TimeIndex::new(self.archive, WHOLE_READS);
-        times.changes(&chain, plan.backup.start_lsn, until).await
+        let times = TimeIndex::new(self.archive, WHOLE_READS).noting_damage();
+        let changes = times.changes(&chain, plan.backup.start_lsn, until).await?;
+        Ok((changes, times.damage()))
     }
 
     async fn search(&self, request: &Request, now: DateTime<Utc>) -> Result<Search> {

@@ -1,9 +1,10 @@
 //! Reads when transactions ended in segments: from the trailer at the end of the object, or from the whole segment
 //! where an older walship stored it.
 
+use std::collections::BTreeMap;
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::catalogue::gather;
 use super::{Archive, stored_wal};
@@ -27,11 +28,13 @@ const LOOK_BACK: u64 = 4096;
 const FIRST_LOOK: u64 = 4;
 const LARGEST_LOOK: u64 = 256;
 
-/// Reads the indexes of segments. Clones share the number of segments that may still be read whole.
+/// Reads the indexes of segments. Clones share the number of segments that may still be read whole, and the notes.
 #[derive(Debug, Clone)]
 pub struct TimeIndex {
     archive: Archive,
     whole_reads: Arc<AtomicU64>,
+    /// The segments that turned out to be damaged; `None` where that is only warned of.
+    damage: Option<Arc<Mutex<BTreeMap<SegmentName, String>>>>,
 }
 
 impl TimeIndex {
@@ -41,6 +44,34 @@ impl TimeIndex {
         Self {
             archive: archive.clone(),
             whole_reads: Arc::new(AtomicU64::new(whole_reads)),
+            damage: None,
+        }
+    }
+
+    /// The same for whoever asks what is damaged, and tells it.
+    pub(crate) fn noting_damage(self) -> Self {
+        Self {
+            damage: Some(Arc::default()),
+            ..self
+        }
+    }
+
+    /// The segments that turned out to be damaged, and what is wrong with each.
+    pub(crate) fn damage(&self) -> BTreeMap<SegmentName, String> {
+        let noted = self.damage.iter();
+        noted
+            .flat_map(|damage| damage.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .collect()
+    }
+
+    /// Notes a damaged segment, or warns of what is unknown because of it.
+    pub(crate) fn note(&self, segment: SegmentName, error: &Error, unknown: &str) {
+        match &self.damage {
+            Some(damage) if error.kind() == ErrorKind::Corrupt => {
+                let mut damage = damage.lock().unwrap_or_else(PoisonError::into_inner);
+                damage.insert(segment, error.to_string());
+            }
+            _ => tracing::warn!("{unknown}: {error}"),
         }
     }
 
@@ -69,10 +100,9 @@ impl TimeIndex {
         };
         match read.await {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
-                tracing::warn!(
-                    "it is unknown when transactions ended in {}: {error}",
-                    self.archive.url_of(&key)
-                );
+                let url = self.archive.url_of(&key);
+                let unknown = format!("it is unknown when transactions ended in {url}");
+                self.note(segment, &error, &unknown);
                 Ok(None)
             }
             read => read.context(|| format!("read when transactions ended in {}", self.archive.url_of(&key))),

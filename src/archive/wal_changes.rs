@@ -187,9 +187,24 @@ impl TimeIndex {
         match read_again_if_damaged(async || self.try_to_read_changes(before, segment).await).await {
             Ok(changes) => Ok(Some(changes)),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
-                tracing::warn!("what {segment} changes is unknown: {error}");
+                let unknown = format!("what {segment} changes is unknown");
+                self.note(self.damaged_of(before, segment).await?, &error, &unknown);
                 Ok(None)
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Which of two segments that could not be read together is the damaged one.
+    async fn damaged_of(&self, before: Option<SegmentName>, segment: SegmentName) -> Result<SegmentName> {
+        let Some(before) = before else {
+            return Ok(segment);
+        };
+        let limit = self.archive().identity().segment_bytes.bytes();
+        let read = stored_wal::verify(self.archive().store(), &Key::Segment(before), limit).await;
+        match read {
+            Ok(_) => Ok(segment),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(before),
             Err(error) => Err(error),
         }
     }

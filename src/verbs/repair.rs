@@ -252,10 +252,7 @@ impl Stored {
             differs_at: content.differs_at,
             valid: content.valid(),
             content: is_whole.then(|| content.sum.sum()),
-            trailer: trailer_in(&tail)
-                .ok()
-                .flatten()
-                .filter(|trailer| !trailer.is_damaged),
+            trailer: trailer_in(&tail).ok().flatten(),
         })
     }
 

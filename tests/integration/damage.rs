@@ -185,9 +185,10 @@ impl Case {
         let path = self.archive.join(key);
         let mut bytes = fs::read(&path).unwrap();
         match damage {
+            // In a segment that is mostly empty, the trailer is the larger part.
             Damage::BitFlip => {
-                let middle = bytes.len() / 2;
-                bytes[middle] ^= 1;
+                let place = bytes.len() / 8;
+                bytes[place] ^= 1;
             }
             Damage::Truncation => bytes.truncate(bytes.len() / 2),
             Damage::Emptiness => bytes.clear(),

@@ -127,7 +127,7 @@ impl WalFolder {
     }
 
     /// The keys in the folder start with this, and those in its neighbours: as many folders as have at most
-    /// [`NEIGHBOURS`] segments together.
+    /// 4096 segments together.
     #[must_use]
     pub fn neighbourhood(self, size: SegmentSize) -> String {
         let folders = NEIGHBOURS / size.segments_per_log();
