@@ -102,24 +102,26 @@ async fn plan_along(
             _ => None,
         };
         let Some(unfit) = unfit else {
-            let search = finder.search(request, now).await.inspect_err(|_| {
-                for (segment, what) in finder.times.damage() {
-                    tracing::warn!("{segment} is damaged: {what}");
-                }
-            })?;
+            // Damage that is met counts as if verify had found it: the plan is made anew with it.
+            let is_new = |met: &BTreeMap<SegmentName, String>| {
+                met.keys()
+                    .any(|segment| !catalogue.damage.wal.contains_key(segment))
+            };
+            let search = finder.search(request, now).await;
+            let met = finder.times.damage();
+            if is_new(&met) {
+                catalogue.to_mut().damage.wal.extend(met);
+                continue;
+            }
+            let search = search?;
             let request = Request {
                 search,
                 ..request.clone()
             };
             let mut plan = recovery_plan::plan(&catalogue, &request, now)?;
-            let (changes, mut damage) = finder.replayed(&plan).await?;
-            damage.extend(finder.times.damage());
-            // What is damaged on the way is as if verify had found it.
-            let known = catalogue.damage.wal.len();
-            if !damage.is_empty() {
-                catalogue.to_mut().damage.wal.extend(damage);
-            }
-            if catalogue.damage.wal.len() > known {
+            let (changes, met) = finder.replayed(&plan).await?;
+            if is_new(&met) {
+                catalogue.to_mut().damage.wal.extend(met);
                 continue;
             }
             let Some(barrier) = changes.barrier() else {
