@@ -219,7 +219,7 @@ settings! {
             "whether push starts an agent when files wait for the archiver, and restore in recovery: true or false";
         idle_timeout: Duration = "5m", "time without a request after which an agent that was started by itself ends";
         lookahead: usize as two_for_each_core = "0",
-            "files that an agent works on at the same time, compressing one on each core; 0 means two for each core, at most 8";
+            "files that an agent works on at the same time, compressing on each core; 0 means two for each core, at most 8";
         prefetch: usize = "8", "segments that an agent fetches ahead of recovery and holds ready; 0 means none";
     }
 
