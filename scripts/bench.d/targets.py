@@ -7,47 +7,26 @@ MEBIBYTE = 1 << 20
 PEER, CP = "the best peer", "cp from a directory"
 NO_AGENT, AGENT = ("walship",), ("walship, agent",)
 STORES = ["directory", "s3", "s3-20ms"]
-# Workload, operation, store, walship's mode, the figure, and its limit as a multiple of a reference (or in MiB).
+# Workload, operation, stores, walship's mode, and each figure with its limit as a multiple of a reference (or in MiB).
+WORKLOADS = [
+    ("W1 push", "push", STORES, NO_AGENT, [("wall", 0.75, PEER), ("cpu", 0.75, PEER)]),
+    ("W1 push", "push", ["s3"], NO_AGENT, [("memory", 32, None)]),
+    ("restore", "restore", STORES, NO_AGENT, [("wall", 0.8, PEER), ("cpu", 0.8, PEER)]),
+    ("restore", "restore", ["s3"], NO_AGENT, [("memory", 24, None)]),
+    *(
+        (f"W2 {operation}", operation, stores, AGENT, [("wall", 0.9, PEER), ("cpu", 0.9, PEER), ("daemon_memory", 64, None)])
+        for operation, stores in [("backlog", STORES[1:]), ("archiver", ["s3"])]
+    ),
+    ("W3 restores", "restores", STORES[1:], AGENT, [("wall", 0.65, PEER), ("cpu", 0.7, PEER), ("daemon_memory", 48, None)]),
+    ("W4 recovery", "recovery", STORES[1:], AGENT, [("wall", 0.85, PEER), ("wall", 1.02, CP), ("daemon_memory", 48, None)]),
+    ("W5 base backup", "backup", ["s3"], NO_AGENT, [("wall", 0.95, PEER), ("total_cpu", 1.0, PEER), ("memory", 128, None)]),
+    ("W6 its restore, on the disk", "durable", ["s3"], NO_AGENT, [("wall", 0.7, PEER), ("cpu", 0.9, PEER), ("memory", 64, None)]),
+]
 TARGETS = [
-    *(
-        target
-        for store in STORES
-        for target in [
-            (f"W1 push, {store}", "push", store, NO_AGENT, "wall", 0.75, PEER),
-            (f"W1 push, {store}", "push", store, NO_AGENT, "cpu", 0.75, PEER),
-            (f"restore, {store}", "restore", store, NO_AGENT, "wall", 0.8, PEER),
-            (f"restore, {store}", "restore", store, NO_AGENT, "cpu", 0.8, PEER),
-        ]
-    ),
-    ("W1 push", "push", "s3", NO_AGENT, "memory", 32, None),
-    ("restore", "restore", "s3", NO_AGENT, "memory", 24, None),
-    *(
-        target
-        for operation, store in [("backlog", "s3"), ("backlog", "s3-20ms"), ("archiver", "s3")]
-        for target in [
-            (f"W2 {operation}, {store}", operation, store, AGENT, "wall", 0.9, PEER),
-            (f"W2 {operation}, {store}", operation, store, AGENT, "cpu", 0.9, PEER),
-            (f"W2 {operation}, {store}", operation, store, AGENT, "daemon_memory", 64, None),
-        ]
-    ),
-    *(
-        target
-        for store in ["s3", "s3-20ms"]
-        for target in [
-            (f"W3 restores, {store}", "restores", store, AGENT, "wall", 0.65, PEER),
-            (f"W3 restores, {store}", "restores", store, AGENT, "cpu", 0.7, PEER),
-            (f"W3 restores, {store}", "restores", store, AGENT, "daemon_memory", 48, None),
-            (f"W4 recovery, {store}", "recovery", store, AGENT, "wall", 0.85, PEER),
-            (f"W4 recovery, {store}", "recovery", store, AGENT, "wall", 1.02, CP),
-            (f"W4 recovery, {store}", "recovery", store, AGENT, "daemon_memory", 48, None),
-        ]
-    ),
-    ("W5 base backup", "backup", "s3", NO_AGENT, "wall", 0.95, PEER),
-    ("W5 base backup", "backup", "s3", NO_AGENT, "total_cpu", 1.0, PEER),
-    ("W5 base backup", "backup", "s3", NO_AGENT, "memory", 128, None),
-    ("W6 its restore, on the disk", "durable", "s3", NO_AGENT, "wall", 0.7, PEER),
-    ("W6 its restore, on the disk", "durable", "s3", NO_AGENT, "cpu", 0.9, PEER),
-    ("W6 its restore, on the disk", "durable", "s3", NO_AGENT, "memory", 64, None),
+    (f"{workload}, {store}", operation, store, mode, *figure)
+    for workload, operation, stores, mode, figures in WORKLOADS
+    for store in stores
+    for figure in figures
 ]
 # Where the floor allows no less than a target, the target is this multiple of the floor.
 ABOVE_FLOOR = 1.05

@@ -50,8 +50,7 @@ pub(crate) struct WalListing {
 
 enum State {
     Begun,
-    /// The first pages were all.
-    Short(VecDeque<Vec<ObjectInfo>>),
+    /// The first pages, and what comes after them.
     Whole(VecDeque<Vec<ObjectInfo>>, Listing),
     InParts(Parts),
     /// After an error, nothing may look like the end of the listing.
@@ -78,7 +77,6 @@ impl WalListing {
         };
         let page = match &mut state {
             State::Begun | State::Failed => Err(Error::internal("the listing of the WAL failed before")),
-            State::Short(pages) => Ok(pages.pop_front()),
             State::Whole(pages, listing) => match pages.pop_front() {
                 Some(page) => Ok(Some(page)),
                 None => listing.next().await,
@@ -96,12 +94,12 @@ impl WalListing {
         let mut pages = VecDeque::new();
         while pages.len() < FIRST_PAGES {
             let Some(page) = listing.next().await? else {
-                return Ok(State::Short(pages));
+                break;
             };
             pages.push_back(page);
         }
         if listing.is_finished() {
-            return Ok(State::Short(pages));
+            return Ok(State::Whole(pages, listing));
         }
         Ok(match plan(&self.archive, part_of).await? {
             None => State::Whole(pages, listing),

@@ -22,7 +22,7 @@ use crate::store::{Body, BodyWriter};
 /// Threads at the most, on any number of cores: each needs some 5 MiB, and 60 MiB at the highest level.
 const MOST_THREADS: usize = 8;
 /// Threads that work on one file at the most.
-const MOST_FOR_A_FILE: u64 = 4;
+const MOST_THREADS_FOR_A_FILE: u64 = 4;
 
 /// Compresses files, several at a time.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Compressor {
         let turn = Arc::clone(&self.turns).acquire_owned().await;
         let turn = turn.map_err(|error| Error::defect("compress", error))?;
         let pieces = source.size.div_ceil(frame_bytes(self.level) as u64);
-        let helpers = (1..pieces.min(MOST_FOR_A_FILE))
+        let helpers = (1..pieces.min(MOST_THREADS_FOR_A_FILE))
             .map_while(|_| Arc::clone(&self.turns).try_acquire_owned().ok())
             .collect();
         let (compressor, source) = (Arc::clone(self), Arc::clone(source));

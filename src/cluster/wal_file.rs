@@ -198,8 +198,8 @@ impl WalFile {
     /// A promoted server may never have archived itself, but the servers before it have, as a rule.
     fn past(&self, data_directory: &Path) -> Result<ServerPast> {
         let remembered = remembered::read(data_directory)?;
-        // Who remembers an archive has archived. With a long backlog the search for the one file that tells takes longer
-        // than the rest of a push.
+        // Where an archive is remembered, nobody asks for this. With a long backlog the search for the one file that tells
+        // takes longer than the rest of a push.
         let done = remembered.archive.is_none() && has_archived(data_directory)?;
         Ok(ServerPast {
             remembered: Ok(remembered),

@@ -40,8 +40,9 @@ pub(crate) fn waiting(data_directory: &Path, at_most: usize) -> Result<Vec<WalNa
 /// The files with a `.ready`, in the directory's order.
 fn ready(data_directory: &Path) -> Result<impl Iterator<Item = Result<WalName>>> {
     let path = data_directory.join("pg_wal/archive_status");
+    let entries = std::fs::read_dir(&path);
     let unreadable = move |error| Error::io(format!("read the directory {}", path.display()), error);
-    let entries = std::fs::read_dir(data_directory.join("pg_wal/archive_status")).map_err(&unreadable)?;
+    let entries = entries.map_err(&unreadable)?;
     Ok(entries.filter_map(move |entry| match entry {
         Ok(entry) => {
             let file_name = entry.file_name();

@@ -169,9 +169,8 @@ impl Store {
     /// # Errors
     /// `Conflict` if `mode` is [`PutMode::Create`] and the key exists; an earlier attempt of this same call may have
     /// created it, so compare. `Conflict` too if `mode` is [`PutMode::ReplaceIf`] and the object is another version, or
-    /// gone. `Corrupt` if the bytes that an S3 server
-    /// got, or that were read from a temporary file, do not have the body's SHA-256 (nothing is stored). `Unavailable` if
-    /// the deadline passes; the object may be stored nevertheless.
+    /// gone. `Corrupt` if the bytes that an S3 server got, or that were read from a temporary file, do not have the body's
+    /// SHA-256 (nothing is stored). `Unavailable` if the deadline passes; the object may be stored nevertheless.
     pub async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
         key::check(key)?;
         let stored = self.inner.backend.put(key, body, mode).await;

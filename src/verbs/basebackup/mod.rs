@@ -226,9 +226,9 @@ async fn take(
         .iter()
         .filter_map(|tablespace| tablespace.size_kib);
     progress.expect(sizes_kib.sum::<u64>() << 10);
-    progress.phase(match chosen.method {
-        "local" => "copy the cluster from its data directory",
-        _ => "copy the cluster over the replication protocol",
+    progress.phase(match source {
+        Source::Local(_) => "copy the cluster from its data directory",
+        Source::Stream(_) => "copy the cluster over the replication protocol",
     });
     // At the same time, because what the server sends first must be read at once: it tells the server's clock.
     let ((), at_start, copied) = tokio::join!(

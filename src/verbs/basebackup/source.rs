@@ -9,6 +9,9 @@ use crate::server::{
     TablespaceHeader,
 };
 
+/// Why a data directory is read.
+const PROVEN: &str = "it is proven to be the server's own";
+
 /// How the server's files are read. The [`ConnInfo`] is for an SQL session with the server.
 #[derive(Debug, Clone)]
 pub enum Method {
@@ -47,34 +50,27 @@ impl Source {
         system_identifier: u64,
         options: BaseBackupOptions,
     ) -> Result<(Self, Chosen)> {
-        let own = match method {
-            Method::Stream => Err("as asked for with --method or backup.method".to_owned()),
+        let (own, why) = match method {
+            Method::Stream => (None, "as asked for with --method or backup.method".to_owned()),
             Method::Local(info) => {
                 let own = OwnDirectory::of(info, system_identifier).await;
-                Ok((
-                    own.map_err(or_stream)?,
-                    "as asked for; it is proven to be the server's own",
-                ))
+                (Some(own.map_err(or_stream)?), format!("as asked for; {PROVEN}"))
             }
-            Method::Auto(None) => Err("no SQL session with the server is known".to_owned()),
+            Method::Auto(None) => (None, "no SQL session with the server is known".to_owned()),
             Method::Auto(Some(info)) => match OwnDirectory::of(info, system_identifier).await {
-                Ok(own) => Ok((own, "it is proven to be the server's own")),
-                Err(error) => Err(error.to_string()),
+                Ok(own) => (Some(own), PROVEN.to_owned()),
+                Err(error) => (None, error.to_string()),
             },
         };
-        match own {
-            Ok((own, why)) => {
-                replication.close().await;
-                let reason = format!("the files are read from {}: {why}", own.path().display());
-                let source = LocalBackup::start(own, &options).await.map_err(or_stream)?;
-                Ok((Self::Local(source), chosen("local", reason)))
-            }
-            Err(why) => {
-                let reason = format!("the files come over the replication protocol: {why}");
-                let source = replication.base_backup(options).await?;
-                Ok((Self::Stream(source), chosen("stream", reason)))
-            }
-        }
+        let Some(own) = own else {
+            let reason = format!("the files come over the replication protocol: {why}");
+            let source = replication.base_backup(options).await?;
+            return Ok((Self::Stream(source), chosen("stream", reason)));
+        };
+        replication.close().await;
+        let reason = format!("the files are read from {}: {why}", own.path().display());
+        let source = LocalBackup::start(own, &options).await.map_err(or_stream)?;
+        Ok((Self::Local(source), chosen("local", reason)))
     }
 
     /// As [`BaseBackupStream::next`].

@@ -203,6 +203,19 @@ pub fn faulted<S: AsRef<OsStr>>(
     (output, injected.flat_map(paths).collect())
 }
 
+/// How often walship makes this system call. It must succeed.
+#[track_caller]
+pub fn count<S: AsRef<OsStr>>(walship: &Walship, call: &str, args: &[S]) -> usize {
+    let folder = scratch();
+    let file = folder.path().join("trace");
+    let trace = format!("trace={call}");
+    let file_text = file.to_str().expect("a path in UTF-8");
+    let options = ["-f", "-qq", "-e", "signal=none", "-e", &trace, "-o", file_text];
+    let output = under_strace(walship, &options, args).succeeded();
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("no trace ({e}): {output:#?}"));
+    text.matches(&format!("{call}(")).count()
+}
+
 #[track_caller]
 fn under_strace<S: AsRef<OsStr>>(walship: &Walship, options: &[&str], args: &[S]) -> Output {
     let mut command = walship.command_under("strace", options, args);
