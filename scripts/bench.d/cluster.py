@@ -120,7 +120,9 @@ class Cluster:
         finally:
             if remembered.exists():
                 shutil.move(remembered, home / ARCHIVE_FILE)
-            ready.unlink()
+            # A peer may have renamed it, as PostgreSQL does.
+            for status in ready, ready.with_suffix(".done"):
+                status.unlink(missing_ok=True)
 
     def sql(self, statement):
         return self._run("psql", "-XAtqc", statement).strip()
