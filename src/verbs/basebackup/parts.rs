@@ -45,7 +45,7 @@ const FRAME_BYTES: usize = 1 << 20;
 /// About what zstd itself needs to compress a frame at a low level.
 const COMPRESSOR_BYTES: u64 = 2 << 20;
 /// What a backup's parts and frames may take in memory, if the part size allows it.
-const MEMORY_BYTES: u64 = 160 << 20;
+const MEMORY_BYTES: u64 = 112 << 20;
 
 impl PartSettings {
     /// Settings for a part size and a number of threads. Up to twice the part size is on its way to
