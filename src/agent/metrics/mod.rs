@@ -146,13 +146,10 @@ impl Metrics {
     /// Looks at the archive. Where that fails, `last` is what was known.
     async fn look(&self, last: &mut Vec<Family>) {
         let options = &self.options;
-        let looked = status::run(
-            &options.status,
-            options.server.as_ref(),
-            &self.store.reopened(),
-            Utc::now(),
-        )
-        .await;
+        // A data directory on this machine tells what waits even while its server is down.
+        let asked = options.server.as_ref().filter(|_| options.status.pgdata.is_none());
+        let store = self.store.reopened();
+        let looked = status::run(&options.status, asked, &store, Utc::now()).await;
         let mut families = match &looked {
             Ok(report) => {
                 *last = status::metrics::families(report);
