@@ -12,7 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -62,9 +63,9 @@ pub(super) async fn serve(address: SocketAddr, metrics: Arc<Metrics>) -> Infalli
             oldest.abort();
         }
         let metrics = Arc::clone(&metrics);
-        let answering = service_fn(move |request| {
+        let answering = service_fn(move |request: Request<Incoming>| {
             let metrics = Arc::clone(&metrics);
-            async move { Ok::<_, Infallible>(answer(&metrics, &request).await) }
+            async move { Ok::<_, Infallible>(answer(&metrics, request.into_parts().0).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -77,19 +78,19 @@ pub(super) async fn serve(address: SocketAddr, metrics: Arc<Metrics>) -> Infalli
     }
 }
 
-async fn answer(metrics: &Metrics, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+async fn answer(metrics: &Metrics, request: Parts) -> Response<Full<Bytes>> {
+    let header = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
     if !header(HOST).is_some_and(|host| is_ours(host, metrics.hosts())) {
         let text = "this name is not known here; use an address, localhost, or name it in metrics.hosts\n";
         return plain(StatusCode::MISDIRECTED_REQUEST, text);
     }
-    if request.method() != Method::GET && request.method() != Method::HEAD {
+    if request.method != Method::GET && request.method != Method::HEAD {
         let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n");
-        let methods = hyper::header::HeaderValue::from_static("GET, HEAD");
+        let methods = HeaderValue::from_static("GET, HEAD");
         refused.headers_mut().insert(ALLOW, methods);
         return refused;
     }
-    match request.uri().path() {
+    match request.uri.path() {
         "/metrics" => {
             let format = Format::asked_for(header(ACCEPT).unwrap_or_default());
             match metrics.scrape(format).await {
@@ -125,7 +126,7 @@ fn response(status: StatusCode, content_type: &'static str, text: String) -> Res
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 

@@ -217,22 +217,28 @@ impl Metrics {
 
 impl Sources {
     async fn ask(&mut self) -> Vec<Family> {
-        let (server, console) = tokio::join!(
-            async {
-                match &mut self.server {
-                    Some(server) => server.now().await,
-                    None => Vec::new(),
-                }
-            },
-            async {
-                match &mut self.console {
-                    Some(console) => console.now().await,
-                    None => Vec::new(),
-                }
+        let Self {
+            host,
+            server,
+            console,
+            log,
+            ..
+        } = self;
+        let asking_server = async {
+            match server {
+                Some(server) => server.now().await,
+                None => Vec::new(),
             }
-        );
-        let log = self.log.as_mut().map(Log::now);
-        let mut families = self.host.now();
+        };
+        let asking_console = async {
+            match console {
+                Some(console) => console.now().await,
+                None => Vec::new(),
+            }
+        };
+        let (server, console) = tokio::join!(asking_server, asking_console);
+        let log = log.as_mut().map(Log::now);
+        let mut families = host.now();
         families.extend(server.into_iter().chain(console).chain(log.unwrap_or_default()));
         families
     }

@@ -16,6 +16,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// At most this much of the log is read for one scrape.
 const LOG_BYTES: u64 = 4 << 20;
 
+const MICROSECONDS: f64 = 1_000_000.0;
+
 /// A row, by the names of its columns, which differ between versions.
 type Row = BTreeMap<String, String>;
 
@@ -68,19 +70,16 @@ impl Console {
     }
 }
 
-/// A metric for each of these columns, in seconds where the column has microseconds.
-fn columns(
-    rows: &[Row],
-    labels: &[&'static str],
-    metrics: impl IntoIterator<Item = (Family, &'static [&'static str], f64)>,
-) -> Vec<Family> {
+/// A metric, the names that its column has had, and how many of the column's units are one of the metric's.
+type Column = (Family, &'static [&'static str], f64);
+
+fn columns(rows: &[Row], labels: &[&'static str], metrics: impl IntoIterator<Item = Column>) -> Vec<Family> {
     let labels_of = |row: &Row| -> Labels {
         let value = |name: &&'static str| (*name, row.get(*name).cloned().unwrap_or_default());
         labels.iter().map(value).collect()
     };
-    // A column has had several names.
     let value = |row: &Row, names: &[&str]| names.iter().find_map(|name| row.get(*name)?.parse::<f64>().ok());
-    let of = |(family, names, unit): (Family, &[&str], f64)| {
+    let of = |(family, names, unit): Column| {
         let samples = rows.iter().filter_map(|row| Some((labels_of(row), value(row, names)? / unit)));
         family.with(samples)
     };
@@ -96,9 +95,16 @@ fn version(connection: &Connection) -> Vec<Family> {
     ]
 }
 
+fn gauge(name: &'static str, help: &'static str, columns: &'static [&'static str]) -> Column {
+    (Family::gauge(name, help), columns, 1.0)
+}
+
+/// `unit` is how many of the column's are one of the metric's.
+fn counter(name: &'static str, help: &'static str, columns: &'static [&'static str], unit: f64) -> Column {
+    (Family::counter(name, help), columns, unit)
+}
+
 fn pools(rows: &[Row]) -> Vec<Family> {
-    const MICROSECONDS: f64 = 1_000_000.0;
-    let gauge = |name, help, columns| (Family::gauge(name, help), columns, 1.0);
     let mut families = columns(
         rows,
         &["database", "user"],
@@ -124,13 +130,11 @@ fn pools(rows: &[Row]) -> Vec<Family> {
 }
 
 fn stats(rows: &[Row]) -> Vec<Family> {
-    const MICROSECONDS: f64 = 1_000_000.0;
-    let counter = |name, help, columns, unit| (Family::counter(name, help), columns, unit);
     columns(
         rows,
         &["database"],
         [
-            counter("pgbouncer_stats_queries_pooled", "Queries", &["total_query_count"] as &[_], 1.0),
+            counter("pgbouncer_stats_queries_pooled", "Queries", &["total_query_count"], 1.0),
             counter("pgbouncer_stats_sql_transactions_pooled", "Transactions", &["total_xact_count"], 1.0),
             counter("pgbouncer_stats_queries_duration_seconds", "Time of queries", &["total_query_time"], MICROSECONDS),
             counter("pgbouncer_stats_client_wait_seconds", "Time that clients waited", &["total_wait_time"], MICROSECONDS),
@@ -147,12 +151,11 @@ fn stats(rows: &[Row]) -> Vec<Family> {
 }
 
 fn databases(rows: &[Row]) -> Vec<Family> {
-    let gauge = |name, help, columns| (Family::gauge(name, help), columns, 1.0);
     columns(
         rows,
         &["name", "host", "port", "database", "force_user", "pool_mode"],
         [
-            gauge("pgbouncer_databases_pool_size", "Most servers of a pool", &["pool_size"] as &[_]),
+            gauge("pgbouncer_databases_pool_size", "Most servers of a pool", &["pool_size"]),
             gauge("pgbouncer_databases_reserve_pool", "Servers in reserve", &["reserve_pool", "reserve_pool_size"]),
             gauge("pgbouncer_databases_max_connections", "Most servers; 0 is no limit", &[
                 "max_connections",
