@@ -70,11 +70,11 @@ impl AgentArgs {
         let reason = on_many_threads(async {
             let (work, store) = (Work::new(), open(settings).await?);
             let Some(shown) = shown else {
-                return run(options, store, work, None, ready).await;
+                return Box::pin(run(options, store, work, None, ready)).await;
             };
             let store = store.with_meter(Meter::observed_by(work.observer()));
             let metrics = Metrics::new(shown, store.clone(), &work);
-            run(options, store, work, Some(metrics), ready).await
+            Box::pin(run(options, store, work, Some(metrics), ready)).await
         })?;
         tracing::info!("the agent ends: {reason}");
         Ok(ExitCode::SUCCESS)
@@ -87,7 +87,9 @@ fn show_only(dbname: Option<&str>, settings: &Settings) -> Result<ExitCode> {
     let shown = shown.ok_or_else(|| Error::internal("there are no metrics to show"))?;
     let reason = on_many_threads(async {
         let work = Work::new();
-        let store = open(settings).await?.with_meter(Meter::observed_by(work.observer()));
+        let store = open(settings)
+            .await?
+            .with_meter(Meter::observed_by(work.observer()));
         let metrics = Metrics::new(shown, store, &work);
         let interrupted = interrupted()?;
         ready();
@@ -114,7 +116,9 @@ fn metrics_options(
     let pgbouncer = shown.pgbouncer.as_deref();
     let pgbouncer = pgbouncer.map(|given| ConnInfo::resolve_pgbouncer_console(given, variable));
     let data_directory = data_directory.map(Path::to_owned);
-    let wal = data_directory.as_ref().map(|directory| ("pg_wal", directory.join("pg_wal")));
+    let wal = data_directory
+        .as_ref()
+        .map(|directory| ("pg_wal", directory.join("pg_wal")));
     let drill = ("drill", settings.drill.directory.clone());
     Ok(Some(MetricsOptions {
         listen,

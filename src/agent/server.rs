@@ -90,7 +90,7 @@ pub async fn run(
     });
     let showing = async {
         match &metrics {
-            Some(metrics) => metrics.run().await,
+            Some(metrics) => Box::pin(metrics.run()).await,
             None => std::future::pending().await,
         }
     };
@@ -147,6 +147,16 @@ impl Agent {
         if self.address.fingerprint().as_ref() != Some(&request.fingerprint) {
             return send(&mut stream, &Reply::Foreign).await;
         }
+        if let Ask::Done {
+            what,
+            millis,
+            failure,
+        } = request.ask
+        {
+            // The client has hung up.
+            self.work.count(what, Duration::from_millis(millis), failure);
+            return None;
+        }
         send(&mut stream, &Reply::Working).await?;
         let mut work = Box::pin(self.answer(request.ask));
         let (reply, file) = loop {
@@ -167,15 +177,7 @@ impl Agent {
     async fn answer(&self, ask: Ask) -> (Reply, Option<TempPath>) {
         let begun = Instant::now();
         match ask {
-            Ask::Ping => (Reply::Alive, None),
-            Ask::Done {
-                what,
-                millis,
-                failure,
-            } => {
-                self.work.count(what, Duration::from_millis(millis), failure);
-                (Reply::Alive, None)
-            }
+            Ask::Ping | Ask::Done { .. } => (Reply::Alive, None),
             Ask::Push { path, file } => {
                 let reply = self.archiver.push(&path, file).await;
                 self.count(What::Push, begun, &reply);

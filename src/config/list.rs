@@ -10,8 +10,8 @@ use chrono::TimeDelta;
 
 use super::raw::Raw;
 use super::values::{
-    BackupMethod, LogFormat, StandbyFailure, Value, absolute, count, listen_address, one_for_each_core, part_size,
-    path_style, two_for_each_core, verify_rate, window, word, zstd_level,
+    BackupMethod, LogFormat, StandbyFailure, Value, absolute, count, listen_address, one_for_each_core,
+    part_size, path_style, two_for_each_core, verify_rate, window, word, zstd_level,
 };
 use crate::error::Result;
 use crate::judge::diagnosis::Check;

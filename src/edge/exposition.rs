@@ -103,7 +103,10 @@ impl Collector for Board {
 #[must_use]
 pub fn word(value: &impl Serialize) -> String {
     let word = serde_json::to_value(value).ok();
-    word.as_ref().and_then(|word| word.as_str()).unwrap_or_default().to_owned()
+    word.as_ref()
+        .and_then(|word| word.as_str())
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// How metrics are written.

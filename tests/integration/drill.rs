@@ -219,7 +219,9 @@ fn a_flipped_bit_in_a_segment_fails_verify_and_the_drill_and_the_segment_is_name
     let good = fs::read(&path).unwrap();
     let field = |name: &str| {
         let name = format!("\"{name}\":\"");
-        let begin = good.windows(name.len()).rposition(|bytes| bytes == name.as_bytes());
+        let begin = good
+            .windows(name.len())
+            .rposition(|bytes| bytes == name.as_bytes());
         begin.unwrap() + name.len()
     };
     let places = [

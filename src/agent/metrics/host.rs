@@ -29,7 +29,10 @@ impl Host {
     }
 
     fn space(&self) -> [Family; 2] {
-        let mut size = Family::gauge("walship_filesystem_size_bytes", "Size of the file system of a directory");
+        let mut size = Family::gauge(
+            "walship_filesystem_size_bytes",
+            "Size of the file system of a directory",
+        );
         let mut free = Family::gauge("walship_filesystem_avail_bytes", "Space there that is free");
         for (what, path) in &self.directories {
             if let Ok(found) = rustix::fs::statvfs(path) {
@@ -47,11 +50,23 @@ fn process() -> Vec<Family> {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
     let stat = read("stat");
     // The name of the program, in parentheses, may have spaces.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
     let ticks = |number: usize| fields.get(number)?.parse::<f64>().ok();
-    let cpu = ticks(11).zip(ticks(12)).map(|(user, system)| (user + system) / rustix::param::clock_ticks_per_second() as f64);
-    let pages = read("statm").split_whitespace().nth(1).and_then(|pages| pages.parse::<f64>().ok());
-    let files = std::fs::read_dir("/proc/self/fd").ok().map(|files| files.count() as f64);
+    let cpu = ticks(11)
+        .zip(ticks(12))
+        .map(|(user, system)| (user + system) / rustix::param::clock_ticks_per_second() as f64);
+    let pages = read("statm")
+        .split_whitespace()
+        .nth(1)
+        .and_then(|pages| pages.parse::<f64>().ok());
+    let files = std::fs::read_dir("/proc/self/fd")
+        .ok()
+        .map(|files| files.count() as f64);
     vec![
         Family::counter("process_cpu_seconds", "CPU time of this process").of(cpu),
         Family::gauge("process_resident_memory_bytes", "Memory of this process")

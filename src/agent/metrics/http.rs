@@ -103,7 +103,10 @@ async fn answer(metrics: &Metrics, request: Parts) -> Response<Full<Bytes>> {
             Ok(()) => plain(StatusCode::OK, "the archive was reached\n"),
             Err(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         },
-        _ => plain(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
+        _ => plain(
+            StatusCode::NOT_FOUND,
+            "there are /metrics, /healthz and /readyz\n",
+        ),
     }
 }
 
@@ -137,10 +140,23 @@ mod tests {
     #[test]
     fn only_addresses_and_known_names_are_answered() {
         let hosts = ["db1.example".to_owned()];
-        for host in ["127.0.0.1:9987", "localhost", "LOCALHOST:9987", "[::1]:9987", "10.0.0.1", "db1.example:9987"] {
+        for host in [
+            "127.0.0.1:9987",
+            "localhost",
+            "LOCALHOST:9987",
+            "[::1]:9987",
+            "10.0.0.1",
+            "db1.example:9987",
+        ] {
             assert!(is_ours(host, &hosts), "{host}");
         }
-        for host in ["", "evil.example:9987", "localhost.evil.example", "127.0.0.1.evil.example", "a b"] {
+        for host in [
+            "",
+            "evil.example:9987",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "a b",
+        ] {
             assert!(!is_ours(host, &hosts), "{host}");
         }
     }

@@ -67,7 +67,8 @@ pub(super) struct Metrics {
     doctor: Board,
     /// What a scrape asks for.
     now: Board,
-    sizes: Board,
+    /// What takes the server longer.
+    on_disk: Board,
     sources: tokio::sync::Mutex<Sources>,
     sized: Option<tokio::sync::Mutex<Server>>,
     /// Why the archive could not be looked at.
@@ -97,9 +98,9 @@ impl Metrics {
             asked: None,
         };
         let sized = server().map(tokio::sync::Mutex::new);
-        let [archive, doctor, now, sizes] = std::array::from_fn(|_| Board::default());
+        let [archive, doctor, now, on_disk] = std::array::from_fn(|_| Board::default());
         let mut registry = Registry::default();
-        for board in [&now, &sizes] {
+        for board in [&now, &on_disk] {
             registry.register_collector(Box::new(board.clone()));
         }
         let label = ("archive".into(), store.location().to_string().into());
@@ -115,7 +116,7 @@ impl Metrics {
             archive,
             doctor,
             now,
-            sizes,
+            on_disk,
             sources: tokio::sync::Mutex::new(sources),
             sized,
             unready: Mutex::new(Some("the archive was not looked at yet".to_owned())),
@@ -147,7 +148,10 @@ impl Metrics {
     async fn look(&self, last: &mut Vec<Family>) {
         let options = &self.options;
         // A data directory on this machine tells what waits even while its server is down.
-        let asked = options.server.as_ref().filter(|_| options.status.pgdata.is_none());
+        let asked = options
+            .server
+            .as_ref()
+            .filter(|_| options.status.pgdata.is_none());
         let store = self.store.reopened();
         let looked = status::run(&options.status, asked, &store, Utc::now()).await;
         let mut families = match &looked {
@@ -168,7 +172,7 @@ impl Metrics {
 
     async fn size(&self) {
         if let Some(server) = &self.sized {
-            self.sizes.put(server.lock().await.sizes().await);
+            self.on_disk.put(server.lock().await.sizes().await);
         }
     }
 
@@ -182,7 +186,9 @@ impl Metrics {
         // A check has a finding for each slot and each standby. The worst one counts, and comes first.
         let mut checks = std::collections::BTreeMap::new();
         for finding in &report.findings {
-            checks.entry(finding.check.id()).or_insert_with(|| word(&finding.level));
+            checks
+                .entry(finding.check.id())
+                .or_insert_with(|| word(&finding.level));
         }
         let checks = checks.into_iter();
         let checks = checks.map(|(check, level)| (vec![("check", check.to_owned()), ("level", level)], 1.0));
@@ -210,7 +216,11 @@ impl Metrics {
 
     /// Whether the archive was reached the last time, or why not.
     fn readiness(&self) -> std::result::Result<(), String> {
-        let why = self.unready.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let why = self
+            .unready
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         why.map_or(Ok(()), Err)
     }
 }

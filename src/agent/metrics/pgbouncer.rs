@@ -38,7 +38,8 @@ impl Console {
     pub(super) async fn now(&mut self) -> Vec<Family> {
         let info = self.info.to_string();
         let asking = tokio::time::timeout(ANSWER_TIME, self.ask()).await;
-        let asked = asking.unwrap_or_else(|_| Err(Error::unavailable(format!("{info} did not answer in time"))));
+        let asked =
+            asking.unwrap_or_else(|_| Err(Error::unavailable(format!("{info} did not answer in time"))));
         let up = Family::gauge("pgbouncer_up", "Whether PgBouncer answers");
         let up = up.of(Some(f64::from(u8::from(asked.is_ok()))));
         let mut families = asked.unwrap_or_else(|error| {
@@ -52,16 +53,15 @@ impl Console {
     async fn ask(&mut self) -> Result<Vec<Family>> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => {
-                let mut connection = Connection::connect(&self.info).await?;
-                connection.set_idle_timeout(ANSWER_TIME);
-                connection
-            }
+            None => Connection::connect(&self.info).await?,
         };
+        connection.set_idle_timeout(ANSWER_TIME);
         let mut families = version(&connection);
         families.extend(pools(&connection.table("ask PgBouncer", "SHOW POOLS").await?));
         families.extend(stats(&connection.table("ask PgBouncer", "SHOW STATS").await?));
-        families.extend(databases(&connection.table("ask PgBouncer", "SHOW DATABASES").await?));
+        families.extend(databases(
+            &connection.table("ask PgBouncer", "SHOW DATABASES").await?,
+        ));
         families.extend(lists(&connection.table("ask PgBouncer", "SHOW LISTS").await?));
         families.extend(config(&connection.table("ask PgBouncer", "SHOW CONFIG").await?));
         // After an error it is not used again.
@@ -80,7 +80,9 @@ fn columns(rows: &[Row], labels: &[&'static str], metrics: impl IntoIterator<Ite
     };
     let value = |row: &Row, names: &[&str]| names.iter().find_map(|name| row.get(*name)?.parse::<f64>().ok());
     let of = |(family, names, unit): Column| {
-        let samples = rows.iter().filter_map(|row| Some((labels_of(row), value(row, names)? / unit)));
+        let samples = rows
+            .iter()
+            .filter_map(|row| Some((labels_of(row), value(row, names)? / unit)));
         family.with(samples)
     };
     metrics.into_iter().map(of).collect()
@@ -109,22 +111,57 @@ fn pools(rows: &[Row]) -> Vec<Family> {
         rows,
         &["database", "user"],
         [
-            gauge("pgbouncer_pools_client_active_connections", "Clients with a server, or that need none", &["cl_active"]),
-            gauge("pgbouncer_pools_client_waiting_connections", "Clients that wait for a server", &["cl_waiting"]),
-            gauge("pgbouncer_pools_server_active_connections", "Servers that work for a client", &["sv_active"]),
-            gauge("pgbouncer_pools_server_idle_connections", "Servers that are free", &["sv_idle"]),
-            gauge("pgbouncer_pools_server_used_connections", "Servers to be tested before the next use", &["sv_used"]),
-            gauge("pgbouncer_pools_server_testing_connections", "Servers that are tested or reset", &["sv_tested"]),
-            gauge("pgbouncer_pools_server_login_connections", "Servers that are logging in", &["sv_login"]),
+            gauge(
+                "pgbouncer_pools_client_active_connections",
+                "Clients with a server, or that need none",
+                &["cl_active"],
+            ),
+            gauge(
+                "pgbouncer_pools_client_waiting_connections",
+                "Clients that wait for a server",
+                &["cl_waiting"],
+            ),
+            gauge(
+                "pgbouncer_pools_server_active_connections",
+                "Servers that work for a client",
+                &["sv_active"],
+            ),
+            gauge(
+                "pgbouncer_pools_server_idle_connections",
+                "Servers that are free",
+                &["sv_idle"],
+            ),
+            gauge(
+                "pgbouncer_pools_server_used_connections",
+                "Servers to be tested before the next use",
+                &["sv_used"],
+            ),
+            gauge(
+                "pgbouncer_pools_server_testing_connections",
+                "Servers that are tested or reset",
+                &["sv_tested"],
+            ),
+            gauge(
+                "pgbouncer_pools_server_login_connections",
+                "Servers that are logging in",
+                &["sv_login"],
+            ),
         ],
     );
     let waits = rows.iter().filter_map(|row| {
         let number = |name: &str| row.get(name)?.parse::<f64>().ok();
         let labels = ["database", "user"].map(|name| (name, row.get(name).cloned().unwrap_or_default()));
-        Some((labels.to_vec(), number("maxwait")? + number("maxwait_us").unwrap_or(0.0) / MICROSECONDS))
+        Some((
+            labels.to_vec(),
+            number("maxwait")? + number("maxwait_us").unwrap_or(0.0) / MICROSECONDS,
+        ))
     });
     families.push(
-        Family::gauge("pgbouncer_pools_client_maxwait_seconds", "How long the first client has waited").with(waits),
+        Family::gauge(
+            "pgbouncer_pools_client_maxwait_seconds",
+            "How long the first client has waited",
+        )
+        .with(waits),
     );
     families
 }
@@ -134,18 +171,48 @@ fn stats(rows: &[Row]) -> Vec<Family> {
         rows,
         &["database"],
         [
-            counter("pgbouncer_stats_queries_pooled", "Queries", &["total_query_count"], 1.0),
-            counter("pgbouncer_stats_sql_transactions_pooled", "Transactions", &["total_xact_count"], 1.0),
-            counter("pgbouncer_stats_queries_duration_seconds", "Time of queries", &["total_query_time"], MICROSECONDS),
-            counter("pgbouncer_stats_client_wait_seconds", "Time that clients waited", &["total_wait_time"], MICROSECONDS),
+            counter(
+                "pgbouncer_stats_queries_pooled",
+                "Queries",
+                &["total_query_count"],
+                1.0,
+            ),
+            counter(
+                "pgbouncer_stats_sql_transactions_pooled",
+                "Transactions",
+                &["total_xact_count"],
+                1.0,
+            ),
+            counter(
+                "pgbouncer_stats_queries_duration_seconds",
+                "Time of queries",
+                &["total_query_time"],
+                MICROSECONDS,
+            ),
+            counter(
+                "pgbouncer_stats_client_wait_seconds",
+                "Time that clients waited",
+                &["total_wait_time"],
+                MICROSECONDS,
+            ),
             counter(
                 "pgbouncer_stats_server_in_transaction_seconds",
                 "Time in transactions",
                 &["total_xact_time"],
                 MICROSECONDS,
             ),
-            counter("pgbouncer_stats_received_bytes", "Bytes from clients", &["total_received"], 1.0),
-            counter("pgbouncer_stats_sent_bytes", "Bytes to clients", &["total_sent"], 1.0),
+            counter(
+                "pgbouncer_stats_received_bytes",
+                "Bytes from clients",
+                &["total_received"],
+                1.0,
+            ),
+            counter(
+                "pgbouncer_stats_sent_bytes",
+                "Bytes to clients",
+                &["total_sent"],
+                1.0,
+            ),
         ],
     )
 }
@@ -155,22 +222,41 @@ fn databases(rows: &[Row]) -> Vec<Family> {
         rows,
         &["name", "host", "port", "database", "force_user", "pool_mode"],
         [
-            gauge("pgbouncer_databases_pool_size", "Most servers of a pool", &["pool_size"]),
-            gauge("pgbouncer_databases_reserve_pool", "Servers in reserve", &["reserve_pool", "reserve_pool_size"]),
-            gauge("pgbouncer_databases_max_connections", "Most servers; 0 is no limit", &[
-                "max_connections",
-                "max_server_connections",
-            ]),
-            gauge("pgbouncer_databases_current_connections", "Servers now", &["current_connections"]),
+            gauge(
+                "pgbouncer_databases_pool_size",
+                "Most servers of a pool",
+                &["pool_size"],
+            ),
+            gauge(
+                "pgbouncer_databases_reserve_pool",
+                "Servers in reserve",
+                &["reserve_pool", "reserve_pool_size"],
+            ),
+            gauge(
+                "pgbouncer_databases_max_connections",
+                "Most servers; 0 is no limit",
+                &["max_connections", "max_server_connections"],
+            ),
+            gauge(
+                "pgbouncer_databases_current_connections",
+                "Servers now",
+                &["current_connections"],
+            ),
             gauge("pgbouncer_databases_paused", "Whether it is paused", &["paused"]),
-            gauge("pgbouncer_databases_disabled", "Whether it is disabled", &["disabled"]),
+            gauge(
+                "pgbouncer_databases_disabled",
+                "Whether it is disabled",
+                &["disabled"],
+            ),
         ],
     )
 }
 
 fn lists(rows: &[Row]) -> Vec<Family> {
     let item = |list: &str| {
-        let row = rows.iter().find(|row| row.get("list").is_some_and(|name| name == list))?;
+        let row = rows
+            .iter()
+            .find(|row| row.get("list").is_some_and(|name| name == list))?;
         row.get("items")?.parse::<f64>().ok()
     };
     vec![
@@ -187,13 +273,19 @@ fn lists(rows: &[Row]) -> Vec<Family> {
 
 fn config(rows: &[Row]) -> Vec<Family> {
     let setting = |key: &str| {
-        let row = rows.iter().find(|row| row.get("key").is_some_and(|name| name == key))?;
+        let row = rows
+            .iter()
+            .find(|row| row.get("key").is_some_and(|name| name == key))?;
         row.get("value")?.parse::<f64>().ok()
     };
     vec![
-        Family::gauge("pgbouncer_config_max_client_connections", "max_client_conn").of(setting("max_client_conn")),
-        Family::gauge("pgbouncer_config_max_user_connections", "max_user_connections; 0 is no limit")
-            .of(setting("max_user_connections")),
+        Family::gauge("pgbouncer_config_max_client_connections", "max_client_conn")
+            .of(setting("max_client_conn")),
+        Family::gauge(
+            "pgbouncer_config_max_user_connections",
+            "max_user_connections; 0 is no limit",
+        )
+        .of(setting("max_user_connections")),
     ]
 }
 
@@ -206,7 +298,7 @@ pub(super) struct Log {
 }
 
 /// What a line of the log is about, by words of PgBouncer 1.18 to 1.25 (`src/client.c`, `src/server.c`,
-/// `src/objects.c`, `src/janitor.c`).
+/// `src/objects.c`, `src/janitor.c`). Why a connection ends stands in several lines, and in one of this form.
 fn kind_of(line: &str) -> Option<&'static str> {
     const AUTHENTICATION: [&str; 6] = [
         "authentication failed",
@@ -232,15 +324,16 @@ fn kind_of(line: &str) -> Option<&'static str> {
         "query_timeout",
         "no such database",
     ];
-    let has = |words: &[&str]| words.iter().any(|word| line.contains(word));
+    let Some((_, reason)) = line.split_once("closing because: ") else {
+        return (line.contains(" ERROR ") || line.contains(" FATAL ")).then_some("other");
+    };
+    let has = |words: &[&str]| words.iter().any(|word| reason.contains(word));
     if has(&AUTHENTICATION) {
         Some("authentication")
     } else if has(&SERVER) {
         Some("server_connection")
     } else if has(&CLIENT) {
         Some("client")
-    } else if line.contains(" ERROR ") || line.contains(" FATAL ") {
-        Some("other")
     } else {
         None
     }
@@ -248,7 +341,9 @@ fn kind_of(line: &str) -> Option<&'static str> {
 
 impl Log {
     pub(super) fn new(path: PathBuf) -> Self {
-        let read = std::fs::metadata(&path).ok().map(|found| (found.ino(), found.len()));
+        let read = std::fs::metadata(&path)
+            .ok()
+            .map(|found| (found.ino(), found.len()));
         Self {
             path,
             read,
@@ -278,7 +373,10 @@ impl Log {
         let mut bytes = Vec::new();
         file.take(LOG_BYTES).read_to_end(&mut bytes)?;
         // A line that is not whole yet is read the next time.
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let whole = bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
         bytes.truncate(whole);
         for line in String::from_utf8_lossy(&bytes).lines() {
             if let Some(kind) = kind_of(line) {
@@ -300,16 +398,25 @@ mod tests {
     fn errors_in_the_log_are_counted_once_and_across_rotation() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pgbouncer.log");
-        std::fs::write(&path, "2026-11-30 1 LOG old: password authentication failed\n").unwrap();
+        std::fs::write(
+            &path,
+            "LOG C-0x0: closing because: password authentication failed\n",
+        )
+        .unwrap();
         let mut log = Log::new(path.clone());
         let count = |log: &mut Log, kind: &str| {
             log.now();
             log.counts.get(kind).copied()
         };
-        assert_eq!(count(&mut log, "authentication"), Some(0), "what was there before");
+        assert_eq!(
+            count(&mut log, "authentication"),
+            Some(0),
+            "what was there before"
+        );
         let mut file = File::options().append(true).open(&path).unwrap();
-        file.write_all(b"WARNING C-0x1: shop/web@unix pooler error: password authentication failed\nLOG S-0x2: lo")
-            .unwrap();
+        let twice = "LOG C-0x1: shop/web@unix closing because: password authentication failed (age=0s)\n\
+                     WARNING C-0x1: shop/web@unix pooler error: password authentication failed\n";
+        write!(file, "{twice}LOG S-0x2: shop/web@unix closing because: lo").unwrap();
         assert_eq!(count(&mut log, "authentication"), Some(1));
         file.write_all(b"gin failed\n").unwrap();
         assert_eq!(count(&mut log, "server_connection"), Some(1));

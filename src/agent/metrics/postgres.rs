@@ -20,7 +20,8 @@ const STATEMENTS: u32 = 50;
 const SERIES: usize = 500;
 
 /// How far WAL is written, or replayed, as bytes.
-const LSN: &str = "(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end)";
+const LSN: &str =
+    "(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end)";
 
 /// A server that is asked again and again, over one connection.
 pub(super) struct Server {
@@ -78,7 +79,8 @@ impl Server {
     /// What changes from moment to moment, and is quickly told.
     pub(super) async fn now(&mut self) -> Vec<Family> {
         let asked = self.within(true, quick).await;
-        let up = Family::gauge("pg_up", "Whether the server answers").of(Some(f64::from(u8::from(asked.is_ok()))));
+        let up =
+            Family::gauge("pg_up", "Whether the server answers").of(Some(f64::from(u8::from(asked.is_ok()))));
         let mut families = asked.unwrap_or_else(|error| {
             tracing::info!("ask the server for its metrics: {error}");
             Vec::new()
@@ -156,7 +158,10 @@ async fn statements(connection: &mut Connection) -> Result<Option<Query>> {
         &["user", "datname", "queryid"],
         vec![
             Family::counter("pg_stat_statements_calls", "How often the statement was executed"),
-            Family::counter("pg_stat_statements_seconds", "How long the statement was executed, in all"),
+            Family::counter(
+                "pg_stat_statements_seconds",
+                "How long the statement was executed, in all",
+            ),
             Family::counter("pg_stat_statements_rows", "Rows of the statement"),
         ],
     )))
@@ -183,9 +188,18 @@ fn server() -> Query {
         &[],
         vec![
             Family::gauge("pg_replication_is_replica", "Whether the server is a standby"),
-            Family::gauge("pg_replication_lag_seconds", "How far a standby's replay is behind"),
-            Family::gauge("pg_replication_last_replay_seconds", "Age of the transaction that was replayed last"),
-            Family::gauge("walship_pg_wal_lsn_bytes", "Position up to which WAL is written, or replayed"),
+            Family::gauge(
+                "pg_replication_lag_seconds",
+                "How far a standby's replay is behind",
+            ),
+            Family::gauge(
+                "pg_replication_last_replay_seconds",
+                "Age of the transaction that was replayed last",
+            ),
+            Family::gauge(
+                "walship_pg_wal_lsn_bytes",
+                "Position up to which WAL is written, or replayed",
+            ),
             Family::gauge("pg_postmaster_start_time_seconds", "When the server started"),
         ],
     )
@@ -197,7 +211,10 @@ fn settings() -> Query {
         &[],
         vec![
             Family::gauge("pg_settings_max_connections", "max_connections"),
-            Family::gauge("pg_settings_superuser_reserved_connections", "superuser_reserved_connections"),
+            Family::gauge(
+                "pg_settings_superuser_reserved_connections",
+                "superuser_reserved_connections",
+            ),
         ],
     )
 }
@@ -207,9 +224,15 @@ fn archiver() -> Query {
         "select archived_count, failed_count, extract(epoch from now() - last_archived_time) from pg_stat_archiver",
         &[],
         vec![
-            Family::untyped("pg_stat_archiver_archived_count", "Files that the archiver archived"),
+            Family::untyped(
+                "pg_stat_archiver_archived_count",
+                "Files that the archiver archived",
+            ),
             Family::untyped("pg_stat_archiver_failed_count", "Failures of the archiver"),
-            Family::gauge("pg_stat_archiver_last_archive_age", "Seconds since the archiver archived a file"),
+            Family::gauge(
+                "pg_stat_archiver_last_archive_age",
+                "Seconds since the archiver archived a file",
+            ),
         ],
     )
 }
@@ -223,8 +246,14 @@ fn replication() -> [Query; 2] {
             ),
             &["application_name", "client_addr", "state", "slot_name"],
             vec![
-                Family::gauge("pg_stat_replication_pg_current_wal_lsn_bytes", "Position of the sending server"),
-                Family::gauge("pg_stat_replication_pg_wal_lsn_diff", "Bytes that the standby has not replayed"),
+                Family::gauge(
+                    "pg_stat_replication_pg_current_wal_lsn_bytes",
+                    "Position of the sending server",
+                ),
+                Family::gauge(
+                    "pg_stat_replication_pg_wal_lsn_diff",
+                    "Bytes that the standby has not replayed",
+                ),
             ],
         ),
         Query::new(
@@ -233,9 +262,18 @@ fn replication() -> [Query; 2] {
              from pg_stat_replication where state = 'streaming'",
             &["application_name", "client_addr"],
             vec![
-                Family::gauge("walship_pg_replication_write_lag_seconds", "Delay until the standby wrote WAL"),
-                Family::gauge("walship_pg_replication_flush_lag_seconds", "Delay until the standby flushed WAL"),
-                Family::gauge("walship_pg_replication_replay_lag_seconds", "Delay until the standby replayed WAL"),
+                Family::gauge(
+                    "walship_pg_replication_write_lag_seconds",
+                    "Delay until the standby wrote WAL",
+                ),
+                Family::gauge(
+                    "walship_pg_replication_flush_lag_seconds",
+                    "Delay until the standby flushed WAL",
+                ),
+                Family::gauge(
+                    "walship_pg_replication_replay_lag_seconds",
+                    "Delay until the standby replayed WAL",
+                ),
             ],
         ),
     ]
@@ -248,7 +286,10 @@ fn slots() -> [Query; 3] {
             &["slot_name", "database"],
             vec![
                 Family::gauge("pg_replication_slots_active", "Whether the slot is in use"),
-                Family::gauge("pg_replication_slots_pg_wal_lsn_diff", "Bytes of WAL that the slot holds"),
+                Family::gauge(
+                    "pg_replication_slots_pg_wal_lsn_diff",
+                    "Bytes of WAL that the slot holds",
+                ),
             ],
         ),
         Query::new(
@@ -257,15 +298,27 @@ fn slots() -> [Query; 3] {
             ),
             &["slot_name", "slot_type"],
             vec![
-                Family::gauge("pg_replication_slots_slot_is_active", "Whether the slot is in use"),
-                Family::gauge("pg_replication_slots_slot_current_wal_lsn", "Position of the server"),
-                Family::gauge("pg_replication_slots_safe_wal_size_bytes", "WAL until the slot may be lost"),
+                Family::gauge(
+                    "pg_replication_slots_slot_is_active",
+                    "Whether the slot is in use",
+                ),
+                Family::gauge(
+                    "pg_replication_slots_slot_current_wal_lsn",
+                    "Position of the server",
+                ),
+                Family::gauge(
+                    "pg_replication_slots_safe_wal_size_bytes",
+                    "WAL until the slot may be lost",
+                ),
             ],
         ),
         Query::new(
             "select slot_name, slot_type, wal_status, 1 from pg_replication_slots where wal_status is not null",
             &["slot_name", "slot_type", "wal_status"],
-            vec![Family::gauge("pg_replication_slots_wal_status", "Whether the slot's WAL is there")],
+            vec![Family::gauge(
+                "pg_replication_slots_wal_status",
+                "Whether the slot's WAL is there",
+            )],
         ),
     ]
 }
@@ -287,7 +340,10 @@ fn activity(slow_query: Duration) -> [Query; 3] {
             ],
             vec![
                 Family::gauge("pg_stat_activity_count", "Sessions in this state"),
-                Family::gauge("pg_stat_activity_max_tx_duration", "Seconds of the longest transaction"),
+                Family::gauge(
+                    "pg_stat_activity_max_tx_duration",
+                    "Seconds of the longest transaction",
+                ),
             ],
         ),
         Query::new(
@@ -297,7 +353,10 @@ fn activity(slow_query: Duration) -> [Query; 3] {
             &[],
             vec![
                 Family::gauge("pg_long_running_transactions", "Transactions that are open"),
-                Family::gauge("pg_long_running_transactions_oldest_timestamp_seconds", "Age of the oldest"),
+                Family::gauge(
+                    "pg_long_running_transactions_oldest_timestamp_seconds",
+                    "Age of the oldest",
+                ),
             ],
         ),
         Query::new(
@@ -311,8 +370,14 @@ fn activity(slow_query: Duration) -> [Query; 3] {
             ),
             &["datname"],
             vec![
-                Family::gauge("walship_pg_slow_queries", "Queries that run longer than metrics.slow_query"),
-                Family::gauge("walship_pg_longest_query_seconds", "How long the longest query has run"),
+                Family::gauge(
+                    "walship_pg_slow_queries",
+                    "Queries that run longer than metrics.slow_query",
+                ),
+                Family::gauge(
+                    "walship_pg_longest_query_seconds",
+                    "How long the longest query has run",
+                ),
             ],
         ),
     ]
@@ -328,13 +393,29 @@ fn databases() -> Query {
         };
     }
     let (columns, counters) = counters!(
-        "xact_commit", "xact_rollback", "blks_read", "blks_hit", "tup_returned", "tup_fetched", "tup_inserted",
-        "tup_updated", "tup_deleted", "conflicts", "temp_files", "temp_bytes", "deadlocks"
+        "xact_commit",
+        "xact_rollback",
+        "blks_read",
+        "blks_hit",
+        "tup_returned",
+        "tup_fetched",
+        "tup_inserted",
+        "tup_updated",
+        "tup_deleted",
+        "conflicts",
+        "temp_files",
+        "temp_bytes",
+        "deadlocks"
     );
-    let mut metrics = vec![Family::gauge("pg_stat_database_numbackends", "Sessions in the database")];
+    let mut metrics = vec![Family::gauge(
+        "pg_stat_database_numbackends",
+        "Sessions in the database",
+    )];
     metrics.extend(counters);
     Query::new(
-        format!("select datid, datname, numbackends{columns} from pg_stat_database where datname is not null"),
+        format!(
+            "select datid, datname, numbackends{columns} from pg_stat_database where datname is not null"
+        ),
         &["datid", "datname"],
         metrics,
     )
@@ -360,8 +441,14 @@ fn checkpoints(major: Major) -> Query {
         &[],
         vec![
             Family::counter("pg_stat_checkpointer_num_timed", "Checkpoints that were due"),
-            Family::counter("pg_stat_checkpointer_num_requested", "Checkpoints that were asked for"),
-            Family::counter("pg_stat_checkpointer_write_time", "Milliseconds of writing in checkpoints"),
+            Family::counter(
+                "pg_stat_checkpointer_num_requested",
+                "Checkpoints that were asked for",
+            ),
+            Family::counter(
+                "pg_stat_checkpointer_write_time",
+                "Milliseconds of writing in checkpoints",
+            ),
         ],
     )
 }
@@ -371,7 +458,10 @@ fn slow() -> Vec<Query> {
         Query::new(
             "select datname, pg_database_size(oid) from pg_database where datallowconn",
             &["datname"],
-            vec![Family::gauge("pg_database_size_bytes", "Size of the database on disk")],
+            vec![Family::gauge(
+                "pg_database_size_bytes",
+                "Size of the database on disk",
+            )],
         ),
         Query::new(
             "select count(*), coalesce(sum(size), 0) from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$'",
@@ -390,9 +480,16 @@ mod tests {
 
     #[test]
     fn rows_with_the_same_labels_become_one_sample() {
-        let query = Query::new("", &["name"], vec![Family::gauge("a", ""), Family::gauge("b", "")]);
+        let query = Query::new(
+            "",
+            &["name"],
+            vec![Family::gauge("a", ""), Family::gauge("b", "")],
+        );
         let row = |values: [Option<&str>; 3]| values.map(|value| value.map(str::to_owned)).to_vec();
-        let rows = [row([Some("x"), Some("1"), None]), row([Some("x"), Some("3"), Some("0.5")])];
+        let rows = [
+            row([Some("x"), Some("1"), None]),
+            row([Some("x"), Some("3"), Some("0.5")]),
+        ];
         let text = format!("{:?}", query.families(&rows));
         assert!(text.contains(r#"samples: [([("name", "x")], 3.0)]"#), "{text}");
         assert!(text.contains(r#"samples: [([("name", "x")], 0.5)]"#), "{text}");

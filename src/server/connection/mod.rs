@@ -182,8 +182,8 @@ impl Connection {
     pub async fn table(&mut self, what: &str, command: &str) -> Result<Vec<BTreeMap<String, String>>> {
         let (names, rows) = self.answer(what, command).await?;
         let text = |value: Option<Bytes>| String::from_utf8_lossy(&value.unwrap_or_default()).into_owned();
-        let named = |row: Row| names.iter().cloned().zip(row.into_iter().map(text)).collect();
-        Ok(rows.into_iter().map(named).collect())
+        let by_name = |row: Row| names.iter().cloned().zip(row.into_iter().map(text)).collect();
+        Ok(rows.into_iter().map(by_name).collect())
     }
 
     /// Says goodbye, so that the server does not log a broken connection.
@@ -215,7 +215,9 @@ impl Connection {
                 Message::CommandComplete(_) | Message::EmptyQueryResponse => {}
                 Message::RowDescription(columns) => {
                     let columns = columns.fields().map(|column| Ok(column.name().to_owned()));
-                    names = columns.collect().map_err(|error| self.wire.garbled(&error.to_string()))?;
+                    names = columns
+                        .collect()
+                        .map_err(|error| self.wire.garbled(&error.to_string()))?;
                 }
                 Message::DataRow(row) => {
                     bytes += row.buffer().len();

@@ -106,7 +106,8 @@ impl ServerError {
             }
             // "admin access needed", whatever the code (src/admin.c).
             _ if *login.session == Session::PgbouncerConsole => {
-                let next = format!("name {user} in stats_users of pgbouncer.ini, and its password in auth_file");
+                let next =
+                    format!("name {user} in stats_users of pgbouncer.ini, and its password in auth_file");
                 (ErrorKind::Denied, Some(next))
             }
             "42501" => {

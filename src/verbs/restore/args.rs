@@ -58,7 +58,10 @@ impl RestoreArgs {
             let begun = Instant::now();
             let work = async { run(&options, &open_within(limit, settings).await?).await };
             let restored = on_one_thread(within(limit, setting, work));
-            if !matches!(restored, Ok(RestoreReport::Absent(_) | RestoreReport::Withheld(_))) {
+            if !matches!(
+                restored,
+                Ok(RestoreReport::Absent(_) | RestoreReport::Withheld(_))
+            ) {
                 let data_directory = data_directory_of(&options.destination);
                 tell(settings, &data_directory, What::Restore, begun, &restored);
             }

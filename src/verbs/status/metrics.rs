@@ -11,8 +11,11 @@ use crate::error::Result;
 pub fn families(report: &StatusReport) -> Vec<Family> {
     let mut all = vec![info(report)];
     all.push(
-        Family::gauge("walship_status_timestamp_seconds", "When the archive was last looked at with success")
-            .of(Some(report.now.timestamp() as f64)),
+        Family::gauge(
+            "walship_status_timestamp_seconds",
+            "When the archive was last looked at with success",
+        )
+        .of(Some(report.now.timestamp() as f64)),
     );
     all.extend(wal(report));
     all.extend(backups(report));
@@ -32,8 +35,11 @@ pub fn families(report: &StatusReport) -> Vec<Family> {
 /// Whether the last look at the archive succeeded.
 #[must_use]
 pub fn looked(succeeded: bool) -> Family {
-    Family::gauge("walship_status_success", "Whether the last look at the archive succeeded")
-        .of(Some(f64::from(u8::from(succeeded))))
+    Family::gauge(
+        "walship_status_success",
+        "Whether the last look at the archive succeeded",
+    )
+    .of(Some(f64::from(u8::from(succeeded))))
 }
 
 /// For node_exporter's textfile collector. Where there is no report, that is what it says.
@@ -66,23 +72,42 @@ fn wal(report: &StatusReport) -> Vec<Family> {
     let files = backlog.and_then(|backlog| backlog.files);
     // Nothing that waits has waited for no time.
     let oldest = files.map(|_| backlog.and_then(|backlog| backlog.oldest_seconds).unwrap_or(0));
-    let gaps = report.window.iter().filter(|window| window.missing.is_some() && !window.released);
-    let newest = report.window.iter().max_by_key(|window| (window.latest, window.earliest));
+    let gaps = report
+        .window
+        .iter()
+        .filter(|window| window.missing.is_some() && !window.released);
+    let newest = report
+        .window
+        .iter()
+        .max_by_key(|window| (window.latest, window.earliest));
     vec![
-        Family::gauge("walship_archive_last_segment_timestamp_seconds", "When the store got the newest segment")
-            .of(stored.map(|at| at.timestamp() as f64)),
-        Family::gauge("walship_archive_ready_files", "Finished WAL that waits for PostgreSQL's archiver")
-            .of(files.map(|files| files as f64)),
-        Family::gauge("walship_archive_oldest_ready_seconds", "How long the oldest of it has waited")
-            .of(oldest.map(|seconds| seconds as f64)),
-        Family::gauge("walship_wal_gaps", "Places after a backup where WAL is missing").of(Some(gaps.count() as f64)),
+        Family::gauge(
+            "walship_archive_last_segment_timestamp_seconds",
+            "When the store got the newest segment",
+        )
+        .of(stored.map(|at| at.timestamp() as f64)),
+        Family::gauge(
+            "walship_archive_ready_files",
+            "Finished WAL that waits for PostgreSQL's archiver",
+        )
+        .of(files.map(|files| files as f64)),
+        Family::gauge(
+            "walship_archive_oldest_ready_seconds",
+            "How long the oldest of it has waited",
+        )
+        .of(oldest.map(|seconds| seconds as f64)),
+        Family::gauge("walship_wal_gaps", "Places after a backup where WAL is missing")
+            .of(Some(gaps.count() as f64)),
         Family::gauge(
             "walship_recoverable_start_timestamp_seconds",
             "The earliest moment of the newest period to which the cluster can be recovered",
         )
         .of(newest.map(|window| window.earliest.timestamp() as f64)),
-        Family::gauge("walship_recoverable_end_timestamp_seconds", "The latest moment of that period")
-            .of(newest.and_then(|window| Some(window.latest?.timestamp() as f64))),
+        Family::gauge(
+            "walship_recoverable_end_timestamp_seconds",
+            "The latest moment of that period",
+        )
+        .of(newest.and_then(|window| Some(window.latest?.timestamp() as f64))),
     ]
 }
 
@@ -97,12 +122,21 @@ fn backups(report: &StatusReport) -> Vec<Family> {
     let by_state = by_state.map(|(state, count)| (vec![("state", state.to_owned())], count as f64));
     vec![
         Family::gauge("walship_backups", "Base backups in the archive").with(by_state),
-        Family::gauge("walship_backups_stored_bytes", "What the restorable backups take in the store")
-            .of(Some(backups.stored_bytes as f64)),
-        Family::gauge("walship_backup_last_success_timestamp_seconds", "When the newest base backup ended")
-            .of(newest.map(|backup| backup.finished_at.timestamp() as f64)),
-        Family::gauge("walship_backup_stored_bytes", "What the newest base backup takes in the store")
-            .of(newest.map(|backup| backup.stored_bytes as f64)),
+        Family::gauge(
+            "walship_backups_stored_bytes",
+            "What the restorable backups take in the store",
+        )
+        .of(Some(backups.stored_bytes as f64)),
+        Family::gauge(
+            "walship_backup_last_success_timestamp_seconds",
+            "When the newest base backup ended",
+        )
+        .of(newest.map(|backup| backup.finished_at.timestamp() as f64)),
+        Family::gauge(
+            "walship_backup_stored_bytes",
+            "What the newest base backup takes in the store",
+        )
+        .of(newest.map(|backup| backup.stored_bytes as f64)),
     ]
 }
 
@@ -111,23 +145,38 @@ fn proofs(report: &StatusReport) -> Vec<Family> {
     let drill = report.drill.as_ref();
     let seconds = |ms: Option<u64>| ms.map(|ms| ms as f64 / 1000.0);
     vec![
-        Family::gauge("walship_verify_last_timestamp_seconds", "When the last verification ended")
-            .of(verification.map(|last| last.finished_at.timestamp() as f64)),
+        Family::gauge(
+            "walship_verify_last_timestamp_seconds",
+            "When the last verification ended",
+        )
+        .of(verification.map(|last| last.finished_at.timestamp() as f64)),
         Family::gauge(
             "walship_verify_last_clean_timestamp_seconds",
             "When a verification last found nothing wrong",
         )
         .of(verification.and_then(|last| Some(last.last_clean_at?.timestamp() as f64))),
-        Family::gauge("walship_verify_findings", "What the last verification found wrong")
-            .of(verification.map(|last| last.findings as f64)),
-        Family::gauge("walship_drill_last_timestamp_seconds", "When the last drill began")
-            .of(drill.map(|last| last.started_at.timestamp() as f64)),
+        Family::gauge(
+            "walship_verify_findings",
+            "What the last verification found wrong",
+        )
+        .of(verification.map(|last| last.findings as f64)),
+        Family::gauge(
+            "walship_drill_last_timestamp_seconds",
+            "When the last drill began",
+        )
+        .of(drill.map(|last| last.started_at.timestamp() as f64)),
         Family::gauge("walship_drill_last_success", "Whether the last drill passed")
             .of(drill.map(|last| f64::from(u8::from(last.passed)))),
-        Family::gauge("walship_drill_recovery_seconds", "How long the last drill took to an open server")
-            .of(drill.and_then(|last| seconds(last.recovery_ms))),
-        Family::gauge("walship_drill_data_loss_seconds", "Age of the newest transaction in the last drill")
-            .of(drill.and_then(|last| seconds(last.data_loss_ms))),
+        Family::gauge(
+            "walship_drill_recovery_seconds",
+            "How long the last drill took to an open server",
+        )
+        .of(drill.and_then(|last| seconds(last.recovery_ms))),
+        Family::gauge(
+            "walship_drill_data_loss_seconds",
+            "Age of the newest transaction in the last drill",
+        )
+        .of(drill.and_then(|last| seconds(last.data_loss_ms))),
     ]
 }
 
@@ -141,7 +190,15 @@ fn expiry(expiry: &Expiry) -> Vec<Family> {
         Expiry::NoPolicy | Expiry::Refuses { .. } => (None, None),
     };
     vec![
-        Family::gauge("walship_expire_deletable_backups", "Backups that the next expire would delete").of(backups),
-        Family::gauge("walship_expire_deletable_segments", "Segments that the next expire would delete").of(segments),
+        Family::gauge(
+            "walship_expire_deletable_backups",
+            "Backups that the next expire would delete",
+        )
+        .of(backups),
+        Family::gauge(
+            "walship_expire_deletable_segments",
+            "Segments that the next expire would delete",
+        )
+        .of(segments),
     ]
 }
