@@ -183,7 +183,7 @@ fn an_archive_that_is_away_is_shown_as_such_and_not_as_empty() {
         place.path().unwrap(),
         place.path().unwrap().with_extension("away"),
     );
-    std::fs::rename(&here, &away).unwrap();
+    std::fs::rename(here, &away).unwrap();
     let samples = looked(0.0);
     assert!(
         value(&samples, "walship_info", &[]).is_some(),
@@ -191,7 +191,7 @@ fn an_archive_that_is_away_is_shown_as_such_and_not_as_empty() {
     );
     assert!(get(&port, "/readyz").0.starts_with("HTTP/1.1 503"));
     assert!(get(&port, "/healthz").0.starts_with("HTTP/1.1 200"));
-    std::fs::rename(&away, &here).unwrap();
+    std::fs::rename(&away, here).unwrap();
     looked(1.0);
     agent.end();
 }
