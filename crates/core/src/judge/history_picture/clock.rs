@@ -33,21 +33,21 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// From what is known, in any order. What the server's clock said goes before what the store's said; where a clock
+    /// From what is known, in any order, and where and when the timeline began. What the server's clock said goes before what the store's said; where a clock
     /// went back, the later moment counts for both.
-    pub(super) fn new(known: &[Known], begins_at: Option<DateTime<Utc>>, size: SegmentSize) -> Self {
+    pub(super) fn new(known: &[Known], begins: Option<(Lsn, DateTime<Utc>)>, size: SegmentSize) -> Self {
         let sorted = |by_server: bool| {
             let mut points: Vec<_> = known.iter().filter(|known| known.by_server == by_server).collect();
             points.sort_by_key(|known| (known.lsn, known.at));
             points
         };
         let mut clock = Self {
-            points: Vec::new(),
-            begins_at,
+            points: begins.into_iter().collect(),
+            begins_at: begins.map(|(_, at)| at),
             segment_bytes: size.bytes(),
         };
-        let mut latest = begins_at.unwrap_or(DateTime::<Utc>::MIN_UTC);
-        for known in sorted(true) {
+        let (first, mut latest) = begins.unwrap_or((Lsn(0), DateTime::<Utc>::MIN_UTC));
+        for known in sorted(true).into_iter().filter(|known| known.lsn >= first) {
             latest = latest.max(known.at);
             clock.points.push((known.lsn, latest));
         }

@@ -34,10 +34,10 @@ pub(super) fn lanes(catalogue: &Catalogue, windows: &[Window], now: DateTime<Utc
     let mut timelines = BTreeMap::new();
     for timeline in maker.timelines() {
         // A parent has a smaller number than its children, so its clock is there.
-        let made = maker.timeline(timeline, &timelines)?;
+        let made = maker.timeline(timeline, &timelines);
         timelines.insert(timeline, made);
     }
-    let mut recoverable = maker.recoverable(&timelines)?;
+    let mut recoverable = maker.recoverable(&timelines);
     let mut lanes = Vec::new();
     for (timeline, made) in &timelines {
         let mut lane = maker.lane(*timeline, made)?;
@@ -69,21 +69,23 @@ impl Maker<'_> {
         timelines
     }
 
-    fn timeline(&self, timeline: TimelineId, earlier: &BTreeMap<TimelineId, Timeline>) -> Result<Timeline> {
+    fn timeline(&self, timeline: TimelineId, earlier: &BTreeMap<TimelineId, Timeline>) -> Timeline {
         let size = self.catalogue.wal.segment_size();
-        let known = self.known(timeline)?;
         let parent = self.catalogue.histories.get(&timeline).and_then(|history| history.parent());
+        let parents = parent.and_then(|parent| Some((parent, earlier.get(&parent.timeline)?)));
+        let went_on = parents.and_then(|(parent, made)| made.clock.first_from(parent.end));
+        let known = self.known(timeline, went_on);
         let Some(parent) = parent else {
-            return Ok(Timeline {
+            return Timeline {
                 clock: Clock::new(&known, None, size),
                 fork: None,
-            });
+            };
         };
         let of_server: Vec<_> = known.iter().copied().filter(|known| known.by_server).collect();
         let first = Clock::new(&of_server, None, size).first_from(parent.end);
         let stored = self.catalogue.wal.history_stored(timeline);
         let stored = stored.filter(|stored| first.is_none_or(|first| *stored <= first));
-        let left_at = earlier.get(&parent.timeline).and_then(|parents| parents.clock.at(parent.end));
+        let left_at = parents.and_then(|(parent, made)| made.clock.at(parent.end));
         let left_at = left_at.map(|at| at.min(first.unwrap_or(at)));
         let begins_at = stored.max(left_at).or(first);
         let fork = left_at.or(begins_at).zip(begins_at).map(|(left_at, begins_at)| Fork {
@@ -92,21 +94,18 @@ impl Maker<'_> {
             left_at,
             begins_at,
         });
-        Ok(Timeline {
-            clock: Clock::new(&known, begins_at, size),
+        Timeline {
+            clock: Clock::new(&known, begins_at.map(|begins_at| (parent.end, begins_at)), size),
             fork,
-        })
+        }
     }
 
-    /// The known moments of a timeline.
-    fn known(&self, timeline: TimelineId) -> Result<Vec<Known>> {
+    /// The known moments of a timeline. `went_on`: a moment at which the parent had passed the fork. A commit from before
+    /// it is taken for the parent's: the segment of a fork begins with the parent's transactions.
+    fn known(&self, timeline: TimelineId, went_on: Option<DateTime<Utc>>) -> Vec<Known> {
         let (catalogue, size) = (self.catalogue, self.catalogue.wal.segment_size());
-        let by_server = |lsn, at| Known {
-            lsn,
-            at,
-            by_server: true,
-        };
-        let mut known = Vec::new();
+        let mut known = self.commits(timeline);
+        known.retain(|known| went_on.is_none_or(|went_on| known.at > went_on));
         for backup in catalogue.readable() {
             if backup.start_timeline == timeline {
                 known.push(by_server(backup.start_lsn, backup.started_at));
@@ -114,21 +113,7 @@ impl Maker<'_> {
             if backup.stop_timeline == timeline {
                 known.push(by_server(backup.stop_lsn, backup.finished_at));
             }
-            let drill = backup.proof.as_ref().and_then(|proof| proof.last_success.as_ref());
-            let replayed = drill.filter(|drill| drill.timeline == Some(timeline));
-            let replayed = replayed.and_then(|drill| drill.reached_lsn.zip(drill.newest_commit));
-            known.extend(replayed.map(|(lsn, at)| by_server(lsn, at)));
         }
-        let ended = self.windows.iter().filter(|window| window.last_segment.timeline() == timeline);
-        let commits = ended.filter(|window| window.latest_is == LatestIs::Commit);
-        known.extend(commits.filter_map(|window| Some(by_server(window.end_lsn, window.latest?))));
-        let newest = catalogue.newest_ends.get(&timeline).copied().flatten();
-        known.extend(newest.map(|end| by_server(end.lsn, end.time)));
-        let by_store = |lsn, at| Known {
-            lsn,
-            at,
-            by_server: false,
-        };
         if let (Some(newest), Some(stored)) = (catalogue.wal.newest(timeline), catalogue.wal.newest_stored(timeline)) {
             known.push(by_store(size.start_of(newest.next()), stored));
         }
@@ -140,7 +125,22 @@ impl Maker<'_> {
         }
         // A clock that is ahead must not stretch the picture.
         known.retain(|known| known.at <= self.now.max(catalogue.identity.created_at));
-        Ok(known)
+        known
+    }
+
+    /// The commits of which position and moment are known: the last ones of windows and of branches, and those that
+    /// drills replayed.
+    fn commits(&self, timeline: TimelineId) -> Vec<Known> {
+        let ended = self.windows.iter().filter(|window| window.last_segment.timeline() == timeline);
+        let of_windows = ended.filter(|window| window.latest_is == LatestIs::Commit);
+        let of_windows = of_windows.filter_map(|window| Some(by_server(window.end_lsn, window.latest?)));
+        let proofs = self.catalogue.readable().filter_map(|backup| backup.proof.as_ref());
+        let drills = proofs.filter_map(|proof| proof.last_success.as_ref());
+        let drills = drills.filter(|drill| drill.timeline == Some(timeline));
+        let of_drills = drills.filter_map(|drill| Some(by_server(drill.reached_lsn?, drill.newest_commit?)));
+        let of_branch = self.catalogue.newest_ends.get(&timeline).copied().flatten();
+        let of_branch = of_branch.map(|end| by_server(end.lsn, end.time));
+        of_windows.chain(of_drills).chain(of_branch).collect()
     }
 
     /// The first segment that the archive ever had of a timeline, as far as is known.
@@ -154,7 +154,7 @@ impl Maker<'_> {
     fn recoverable(
         &self,
         timelines: &BTreeMap<TimelineId, Timeline>,
-    ) -> Result<BTreeMap<TimelineId, Vec<Period>>> {
+    ) -> BTreeMap<TimelineId, Vec<Period>> {
         let mut all: BTreeMap<TimelineId, Vec<Period>> = BTreeMap::new();
         for window in self.windows {
             let first = self.catalogue.backups.iter().find(|backup| backup.id == window.first_backup);
@@ -175,7 +175,7 @@ impl Maker<'_> {
                 all.entry(timeline).or_default().push(period);
             }
         }
-        Ok(all)
+        all
     }
 
     fn lane(&self, timeline: TimelineId, made: &Timeline) -> Result<Lane> {
@@ -332,8 +332,24 @@ impl Maker<'_> {
     fn has_something(&self, lane: &Lane) -> bool {
         let is_left = lane.stretches.iter().any(|stretch| stretch.kind != StretchKind::Released);
         let mut histories = self.catalogue.histories.values();
-        let was_left = || histories.any(|history| history.end_of(lane.timeline).is_some());
-        is_left || !lane.backups.is_empty() || !was_left()
+        let has_child = histories.any(|history| history.end_of(lane.timeline).is_some());
+        is_left || !lane.backups.is_empty() || !has_child
+    }
+}
+
+fn by_server(lsn: Lsn, at: DateTime<Utc>) -> Known {
+    Known {
+        lsn,
+        at,
+        by_server: true,
+    }
+}
+
+fn by_store(lsn: Lsn, at: DateTime<Utc>) -> Known {
+    Known {
+        lsn,
+        at,
+        by_server: false,
     }
 }
 
