@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use self::lane::{Bar, Drawn, Sheet};
-use self::scale::{Scale, Tick};
+use self::scale::{Fold, Scale, Tick};
 use self::words::{Elements, Rows, escaped, width, wrapped};
 use super::StatusReport;
 use super::text::window_text;
@@ -26,7 +26,9 @@ pub const WIDE: f64 = 1200.0;
 const MARGIN: f64 = 14.0;
 const LINE: f64 = 17.0;
 const SIZE: f64 = 12.0;
-/// At most this many windows and gaps are told in words.
+const SMALL: f64 = 11.0;
+const NOW: &str = "now";
+/// At most this many of a kind are told in words.
 const TOLD: usize = 3;
 const STYLE: &str = include_str!("picture/style.css");
 
@@ -140,9 +142,8 @@ impl Picture<'_> {
         if self.report.window.is_empty() {
             all.push(("alarm", format!("Nothing can be recovered: {}.", self.why_nothing())));
         }
-        if let Some(gaps) = self.gaps() {
-            all.push(("alarm", gaps));
-        }
+        all.extend(self.lost(StretchKind::Gap, "Missing WAL").map(|lost| ("alarm", lost)));
+        all.extend(self.lost(StretchKind::Damaged, "Damaged WAL").map(|lost| ("alarm", lost)));
         all
     }
 
@@ -158,21 +159,16 @@ impl Picture<'_> {
         }
     }
 
-    /// The gaps, and what they mean.
-    fn gaps(&self) -> Option<String> {
+    /// The stretches of WAL that no recovery crosses, and what they are called.
+    fn lost(&self, kind: StretchKind, what: &str) -> Option<String> {
         let stretches = || self.history.lanes.iter().flat_map(|lane| &lane.stretches);
-        let gaps = || stretches().filter(|stretch| stretch.kind == StretchKind::Gap);
-        let count = gaps().count();
-        if count == 0 {
-            return None;
-        }
-        let named: Vec<_> = gaps().take(TOLD).map(|gap| gap.segments.to_string()).collect();
-        let more = match count - named.len() {
+        let lost = || stretches().filter(|stretch| stretch.kind == kind);
+        let named: Vec<_> = lost().take(TOLD).map(|lost| lost.segments.to_string()).collect();
+        let more = match lost().count() - named.len() {
             0 => String::new(),
-            more => format!(" and {more} more"),
+            more => format!(", and {more} more"),
         };
-        let words = if count == 1 { "A gap in the WAL" } else { "Gaps in the WAL" };
-        Some(format!("{words}: {}{more}. No recovery crosses it.", named.join(", ")))
+        (!named.is_empty()).then(|| format!("{what}, which no recovery crosses: {}{more}.", named.join(", ")))
     }
 
     /// What the picture shows, for those who do not see it.
@@ -224,15 +220,17 @@ impl Picture<'_> {
             body.0.push_str(&one.bands.0);
         }
         let bars: Vec<Bar> = drawn.iter().map(|one| one.bar).collect();
-        self.forks(body, &scale, &bars);
+        let dots = self.forks(body, &scale, &bars);
         for one in &drawn {
             body.0.push_str(&one.elements.0);
         }
+        body.0.push_str(&dots.0);
         y
     }
 
-    /// The lines from the parents to their children.
-    fn forks(&self, body: &mut Elements, scale: &Scale, bars: &[Bar]) {
+    /// Draws the lines from the parents to their children; the dots at their ends, which lie on the bars.
+    fn forks(&self, body: &mut Elements, scale: &Scale, bars: &[Bar]) -> Elements {
+        let mut dots = Elements::default();
         let bar_of = |timeline| bars.iter().find(|bar| bar.timeline == timeline).map(|bar| bar.middle);
         for lane in &self.history.lanes {
             let (Some(fork), Some(child)) = (lane.fork, bar_of(lane.timeline)) else {
@@ -242,52 +240,48 @@ impl Picture<'_> {
             // Nothing may be left of the parent.
             let parent = bar_of(fork.timeline).unwrap_or(child - 24.0);
             let line = format!(
-                r#"<path d="M{left:.1} {parent:.1}V{child:.1}" class="fork"/><path d="M{left:.1} {child:.1}H{begins:.1}" class="fork later"/><circle cx="{left:.1}" cy="{parent:.1}" r="3.5" class="fork-dot"/><circle cx="{begins:.1}" cy="{child:.1}" r="3.5" class="fork-dot"/>"#
+                r#"<path d="M{left:.1} {parent:.1}V{child:.1}" class="fork"/><path d="M{left:.1} {child:.1}H{begins:.1}" class="fork later"/>"#
             );
-            body.group(&tips::of_fork(lane, fork), &line);
+            let ends = format!(
+                r#"<circle cx="{left:.1}" cy="{parent:.1}" r="3.5" class="fork-dot"/><circle cx="{begins:.1}" cy="{child:.1}" r="3.5" class="fork-dot"/>"#
+            );
+            let tip = tips::of_fork(lane, fork);
+            body.group(&tip, &line);
+            dots.group(&tip, &ends);
         }
+        dots
     }
 
     /// The axis with its moments, and thin lines down through the lanes.
     fn axis(&self, body: &mut Elements, scale: &Scale, axis: f64, bottom: f64) {
-        let now = scale.x(self.history.now);
         let mut rows = Rows::new(1, self.left, self.right);
-        let mut shown: Vec<(f64, f64, Tick)> = Vec::new();
-        let now_tick = Tick {
+        let now = Tick {
             at: self.history.now,
-            label: "now".to_owned(),
+            label: NOW.to_owned(),
             context: String::new(),
         };
-        for tick in std::iter::once(now_tick).chain(scale.ticks()) {
-            let x = scale.x(tick.at);
-            let room = width(&tick.label, SIZE).max(width(&tick.context, 11.0));
-            if let Some(place) = rows.place(x, room) {
-                shown.push((x, place.x, tick));
-            }
+        let mut shown: Vec<(f64, Tick)> = Vec::new();
+        let mut show = |tick: Tick, rows: &mut Rows| {
+            let room = width(&tick.label, SIZE).max(width(&tick.context, SMALL));
+            let place = rows.place(scale.x(tick.at), room);
+            shown.extend(place.map(|place| (place.x, tick)));
+        };
+        show(now, &mut rows);
+        // A few folds are named before the moments, many only where there is room.
+        let folds: Vec<_> = scale.folds().collect();
+        if folds.len() <= TOLD {
+            folds.iter().for_each(|fold| Self::fold(body, fold, axis, &mut rows));
         }
-        for fold in scale.folds() {
-            let words = span(fold.period.length().to_std().unwrap_or(Duration::ZERO));
-            let middle = (fold.left + fold.right) / 2.0;
-            let tip = format!("{words} without anything archived are left out: {}", tips::period(fold.period));
-            let mut inside = format!(
-                r#"<path d="M{0:.1} {1:.1}l4 4l-4 4l4 4M{2:.1} {1:.1}l4 4l-4 4l4 4" class="fold"/>"#,
-                middle - 5.0,
-                axis - 6.0,
-                middle + 1.0
-            );
-            if let Some(place) = rows.place(middle, width(&words, 11.0)) {
-                inside += &format!(
-                    r#"<text x="{:.1}" y="{:.1}" text-anchor="middle" class="soft small">{words}</text>"#,
-                    place.x,
-                    axis - 22.0
-                );
-            }
-            body.group(&tip, &inside);
+        for tick in scale.ticks() {
+            show(tick, &mut rows);
         }
-        shown.sort_by_key(|(_, _, tick)| tick.at);
+        if folds.len() > TOLD {
+            folds.iter().for_each(|fold| Self::fold(body, fold, axis, &mut rows));
+        }
+        shown.sort_by_key(|(_, tick)| tick.at);
         let mut context = String::new();
-        for (x, middle, tick) in &shown {
-            let class = if tick.label == "now" { "now" } else { "grid" };
+        for (middle, tick) in &shown {
+            let (x, class) = (scale.x(tick.at), if tick.label == NOW { "now" } else { "grid" });
             body.add(format_args!(r#"<path d="M{x:.1} {axis:.1}V{bottom:.1}" class="{class}"/>"#));
             body.text(*middle, axis - 22.0, "middle", "small", &tick.label);
             if tick.context != context && !tick.context.is_empty() {
@@ -295,13 +289,32 @@ impl Picture<'_> {
                 body.text(*middle, axis - 8.0, "middle", "soft small", &tick.context);
             }
         }
-        let _ = now;
-        let (mut from, folds) = (self.left, scale.folds());
-        for fold in folds {
-            body.add(format_args!(r#"<path d="M{from:.1} {axis:.1}H{:.1}" class="axis"/>"#, fold.left));
-            from = fold.right;
+        let begins = std::iter::once(self.left).chain(folds.iter().map(|fold| fold.right));
+        let ends = folds.iter().map(|fold| fold.left).chain([self.right]);
+        for (from, until) in begins.zip(ends) {
+            body.add(format_args!(r#"<path d="M{from:.1} {axis:.1}H{until:.1}" class="axis"/>"#));
         }
-        body.add(format_args!(r#"<path d="M{from:.1} {axis:.1}H{:.1}" class="axis"/>"#, self.right));
+    }
+
+    /// The sign of time that is left out, with its length where there is room.
+    fn fold(body: &mut Elements, fold: &Fold, axis: f64, rows: &mut Rows) {
+        let words = span(fold.period.length().to_std().unwrap_or(Duration::ZERO));
+        let middle = (fold.left + fold.right) / 2.0;
+        let tip = format!("{words} without anything archived are left out: {}", tips::period(fold.period));
+        let mut inside = format!(
+            r#"<path d="M{0:.1} {1:.1}l4 4l-4 4l4 4M{2:.1} {1:.1}l4 4l-4 4l4 4" class="fold"/>"#,
+            middle - 5.0,
+            axis - 6.0,
+            middle + 1.0
+        );
+        if let Some(place) = rows.place(middle, width(&words, SMALL)) {
+            inside += &format!(
+                r#"<text x="{:.1}" y="{:.1}" text-anchor="middle" class="soft small">{words}</text>"#,
+                place.x,
+                axis - 22.0
+            );
+        }
+        body.group(&tip, &inside);
     }
 }
 

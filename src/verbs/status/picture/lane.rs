@@ -13,11 +13,13 @@ const MARK_HEIGHT: f64 = 13.0;
 const BAR_HEIGHT: f64 = 14.0;
 const BRACKET_HEIGHT: f64 = 10.0;
 const GAP_BELOW: f64 = 12.0;
-const ROWS_ABOVE: usize = 2;
+const ROWS_ABOVE: usize = 3;
 const ROWS_BELOW: usize = 3;
 /// What matters is at least this wide, however short it was.
 const GAP_WIDTH: f64 = 5.0;
 const SMALL: f64 = 11.0;
+/// What is usual is named only where there are few of it; the key has the sign.
+const FEW: usize = 3;
 
 /// Where a lane's bar is, for the lines of the forks.
 #[derive(Debug, Clone, Copy)]
@@ -341,6 +343,12 @@ fn words_above(lane: &Lane, sheet: &Sheet<'_>) -> (Vec<Label>, usize) {
             wanted.push((5, mark, "soft small", "kept".to_owned()));
         }
     }
+    let count = |wanted: &[(u8, &Mark, &str, String)], rank| wanted.iter().filter(|one| one.0 == rank).count();
+    for usual in [4, 5] {
+        if count(&wanted, usual) > FEW {
+            wanted.retain(|(rank, ..)| *rank != usual);
+        }
+    }
     wanted.sort_by_key(|(rank, mark, ..)| (*rank, std::cmp::Reverse(mark.period.until)));
     let wanted = wanted
         .into_iter()
@@ -370,9 +378,10 @@ fn words_below(lane: &Lane, sheet: &Sheet<'_>) -> (Vec<Label>, usize) {
         let x = (sheet.scale.x(period.from) + sheet.scale.x(period.until)) / 2.0;
         wanted.push((x, "good-words small", "recoverable".to_owned()));
     }
-    for one in drawn(lane, sheet, StretchKind::Released, 1.0) {
-        let x = (one.from.max(sheet.left) + one.until) / 2.0;
-        wanted.push((x, "soft small", "released".to_owned()));
+    let released = drawn(lane, sheet, StretchKind::Released, 1.0);
+    let widest = released.iter().max_by(|one, other| (one.until - one.from).total_cmp(&(other.until - other.from)));
+    if let Some(one) = widest {
+        wanted.push(((one.from + one.until) / 2.0, "soft small", "released".to_owned()));
     }
     if let Some(last) = lane.last {
         let at = last.stored_at.unwrap_or(last.at);

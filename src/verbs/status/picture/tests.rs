@@ -66,10 +66,15 @@ impl Made {
         self.catalogue.identity.created_at + TimeDelta::minutes(self.minutes * segment.cast_signed())
     }
 
-    fn wal(mut self, timeline: u32, segments: std::ops::RangeInclusive<u64>) -> Self {
+    fn wal(self, timeline: u32, segments: std::ops::RangeInclusive<u64>) -> Self {
+        self.wal_later(timeline, segments, 0)
+    }
+
+    /// WAL that was written when that many more segments had been.
+    fn wal_later(mut self, timeline: u32, segments: std::ops::RangeInclusive<u64>, later: u64) -> Self {
         for number in segments {
             let segment = SegmentName::new(tli(timeline), SegmentNumber(number), SIZE).unwrap();
-            let stored = self.time(number + 1);
+            let stored = self.time(number + 1 + later);
             self.catalogue.wal.add_stored(&Key::Segment(segment).to_string(), 1, stored);
         }
         self
@@ -226,7 +231,7 @@ fn large() -> StatusReport {
         .wal(3, 5200..=8100)
         // A rehearsal of an earlier moment, and a forgotten old primary's promotion.
         .fork(4, &[(1, 3000), (2, 5200), (3, 6000)], 6500)
-        .wal(4, 6000..=6120)
+        .wal_later(4, 6000..=6120, 600)
         .fork(5, &[(1, 3000), (2, 5200), (3, 8100)], 8100)
         .wal(5, 8100..=9300)
         .wal(5, 9302..=10_400)
@@ -416,6 +421,8 @@ fn whatever_is_wrong_stands_there_in_words() {
     for width in [WIDE, PHONE] {
         let svg = svg(&damaged(), width);
         for words in [
+            "Missing WAL, which no recovery crosses",
+            "Damaged WAL, which no recovery crosses",
             ">gap: 29 segments<",
             ">damaged: 2 segments<",
             ">cannot be restored<",
@@ -452,7 +459,7 @@ fn those_who_do_not_see_it_are_told_what_it_shows() {
     for words in [
         "What can be recovered from s3://backups/main",
         "Recoverable: 2026-",
-        "Gaps in the WAL: 000000020000001100000031 to",
+        "Missing WAL, which no recovery crosses: 000000020000001100000031 to",
         "Timelines: 6. Backups: 40, of which 0 cannot be restored",
         "timeline 2 left timeline 1 at LSN",
     ] {
