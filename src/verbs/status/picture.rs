@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use self::lane::{Bar, Drawn, Sheet};
-use self::scale::{Fold, Scale, Tick};
+use self::scale::{Fold, NAMED_FOLDS, Scale, Tick};
 use self::words::{Elements, Rows, escaped, width, wrapped};
 use super::StatusReport;
 use super::text::window_text;
@@ -105,7 +105,10 @@ impl Picture<'_> {
             r#"<title id="{ids}-title">{}</title>"#,
             escaped(&format!("What can be recovered from {}", self.report.archive))
         ));
-        all.add(format_args!(r#"<desc id="{ids}-desc">{}</desc>"#, escaped(&self.description())));
+        all.add(format_args!(
+            r#"<desc id="{ids}-desc">{}</desc>"#,
+            escaped(&self.description())
+        ));
         all.add(format_args!("<style>{STYLE}</style>"));
         all.add(format_args!(
             r#"<defs><pattern id="{ids}-gap" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><path d="M0 0V6" class="hatch"/></pattern><pattern id="{ids}-damaged" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><path d="M0 0V6M0 0H6" class="hatch"/></pattern></defs>"#
@@ -121,7 +124,11 @@ impl Picture<'_> {
     /// Title and sentences; where they end.
     fn head(&self, body: &mut Elements) -> f64 {
         body.text(self.left, MARGIN + 14.0, "start", "head", "What can be recovered");
-        let of = format!("{}, as of {}", self.report.archive, tips::second(self.history.now));
+        let of = format!(
+            "{}, as of {}",
+            self.report.archive,
+            tips::second(self.history.now)
+        );
         let mut y = self.paragraph(body, MARGIN + 20.0, "soft", &of);
         for (class, sentence) in self.sentences() {
             y = self.paragraph(body, y, class, &sentence);
@@ -137,13 +144,25 @@ impl Picture<'_> {
             all.push(("strong", format!("Recoverable: {}.", window_text(window))));
         }
         if hidden > 0 {
-            all.push(("soft", format!("{} before.", counted(hidden as u64, "more period"))));
+            all.push((
+                "soft",
+                format!("{} before.", counted(hidden as u64, "more period")),
+            ));
         }
         if self.report.window.is_empty() {
-            all.push(("alarm", format!("Nothing can be recovered: {}.", self.why_nothing())));
+            all.push((
+                "alarm",
+                format!("Nothing can be recovered: {}.", self.why_nothing()),
+            ));
         }
-        all.extend(self.lost(StretchKind::Gap, "Missing WAL").map(|lost| ("alarm", lost)));
-        all.extend(self.lost(StretchKind::Damaged, "Damaged WAL").map(|lost| ("alarm", lost)));
+        all.extend(
+            self.lost(StretchKind::Gap, "Missing WAL")
+                .map(|lost| ("alarm", lost)),
+        );
+        all.extend(
+            self.lost(StretchKind::Damaged, "Damaged WAL")
+                .map(|lost| ("alarm", lost)),
+        );
         all
     }
 
@@ -155,7 +174,9 @@ impl Picture<'_> {
                 "the archive is empty; set archive_command = 'walship push %p', then take a backup with walship basebackup"
             }
             (true, false) => "there is WAL, but no base backup; take one with walship basebackup",
-            (_, true) => "no backup can be restored; walship list says why, walship basebackup takes a new one",
+            (_, true) => {
+                "no backup can be restored; walship list says why, walship basebackup takes a new one"
+            }
         }
     }
 
@@ -173,7 +194,11 @@ impl Picture<'_> {
 
     /// What the picture shows, for those who do not see it.
     fn description(&self) -> String {
-        let mut all: Vec<_> = self.sentences().into_iter().map(|(_, sentence)| sentence).collect();
+        let mut all: Vec<_> = self
+            .sentences()
+            .into_iter()
+            .map(|(_, sentence)| sentence)
+            .collect();
         all.push(format!(
             "Timelines: {}. Backups: {}, of which {} cannot be restored and {} are not finished.",
             self.history.lanes.len(),
@@ -182,7 +207,10 @@ impl Picture<'_> {
             self.report.backups.unfinished.len()
         ));
         for lane in &self.history.lanes {
-            all.extend(lane.fork.map(|fork| format!("{}.", tips::of_fork(lane, fork).replace('\n', "; "))));
+            all.extend(
+                lane.fork
+                    .map(|fork| format!("{}.", tips::of_fork(lane, fork).replace('\n', "; "))),
+            );
         }
         all.join(" ")
     }
@@ -231,7 +259,11 @@ impl Picture<'_> {
     /// Draws the lines from the parents to their children; the dots at their ends, which lie on the bars.
     fn forks(&self, body: &mut Elements, scale: &Scale, bars: &[Bar]) -> Elements {
         let mut dots = Elements::default();
-        let bar_of = |timeline| bars.iter().find(|bar| bar.timeline == timeline).map(|bar| bar.middle);
+        let bar_of = |timeline| {
+            bars.iter()
+                .find(|bar| bar.timeline == timeline)
+                .map(|bar| bar.middle)
+        };
         for lane in &self.history.lanes {
             let (Some(fork), Some(child)) = (lane.fork, bar_of(lane.timeline)) else {
                 continue;
@@ -269,20 +301,26 @@ impl Picture<'_> {
         show(now, &mut rows);
         // A few folds are named before the moments, many only where there is room.
         let folds: Vec<_> = scale.folds().collect();
-        if folds.len() <= TOLD {
-            folds.iter().for_each(|fold| Self::fold(body, fold, axis, &mut rows));
+        if folds.len() <= NAMED_FOLDS {
+            folds
+                .iter()
+                .for_each(|fold| Self::fold(body, fold, axis, &mut rows));
         }
         for tick in scale.ticks() {
             show(tick, &mut rows);
         }
-        if folds.len() > TOLD {
-            folds.iter().for_each(|fold| Self::fold(body, fold, axis, &mut rows));
+        if folds.len() > NAMED_FOLDS {
+            folds
+                .iter()
+                .for_each(|fold| Self::fold(body, fold, axis, &mut rows));
         }
         shown.sort_by_key(|(_, tick)| tick.at);
         let mut context = String::new();
         for (middle, tick) in &shown {
             let (x, class) = (scale.x(tick.at), if tick.label == NOW { "now" } else { "grid" });
-            body.add(format_args!(r#"<path d="M{x:.1} {axis:.1}V{bottom:.1}" class="{class}"/>"#));
+            body.add(format_args!(
+                r#"<path d="M{x:.1} {axis:.1}V{bottom:.1}" class="{class}"/>"#
+            ));
             body.text(*middle, axis - 22.0, "middle", "small", &tick.label);
             if tick.context != context && !tick.context.is_empty() {
                 context.clone_from(&tick.context);
@@ -292,7 +330,9 @@ impl Picture<'_> {
         let begins = std::iter::once(self.left).chain(folds.iter().map(|fold| fold.right));
         let ends = folds.iter().map(|fold| fold.left).chain([self.right]);
         for (from, until) in begins.zip(ends) {
-            body.add(format_args!(r#"<path d="M{from:.1} {axis:.1}H{until:.1}" class="axis"/>"#));
+            body.add(format_args!(
+                r#"<path d="M{from:.1} {axis:.1}H{until:.1}" class="axis"/>"#
+            ));
         }
     }
 
@@ -300,7 +340,10 @@ impl Picture<'_> {
     fn fold(body: &mut Elements, fold: &Fold, axis: f64, rows: &mut Rows) {
         let words = span(fold.period.length().to_std().unwrap_or(Duration::ZERO));
         let middle = (fold.left + fold.right) / 2.0;
-        let tip = format!("{words} without anything archived are left out: {}", tips::period(fold.period));
+        let tip = format!(
+            "{words} without anything archived are left out: {}",
+            tips::period(fold.period)
+        );
         let mut inside = format!(
             r#"<path d="M{0:.1} {1:.1}l4 4l-4 4l4 4M{2:.1} {1:.1}l4 4l-4 4l4 4" class="fold"/>"#,
             middle - 5.0,

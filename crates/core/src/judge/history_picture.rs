@@ -176,7 +176,9 @@ impl History {
         if !shown.is_empty() {
             shown.push(Period::new(now, now));
         }
-        let followed = recovery_plan::followed(catalogue).ok().and_then(std::result::Result::ok);
+        let followed = recovery_plan::followed(catalogue)
+            .ok()
+            .and_then(std::result::Result::ok);
         Ok(Self {
             periods: axis::pieces(shown),
             followed: followed.filter(|followed| lanes.iter().any(|lane| lane.timeline == *followed)),
@@ -194,7 +196,10 @@ impl History {
 impl Lane {
     /// When there is something of it to show. What was released is not there.
     fn shown(&self) -> impl Iterator<Item = Period> {
-        let wal = self.stretches.iter().filter(|stretch| stretch.kind != StretchKind::Released);
+        let wal = self
+            .stretches
+            .iter()
+            .filter(|stretch| stretch.kind != StretchKind::Released);
         let backups = self.backups.iter().map(|mark| mark.period);
         let fork = self.fork.map(|fork| Period::new(fork.begins_at, fork.begins_at));
         let last = self.last.map(|last| Period::new(last.at, last.at));

@@ -9,7 +9,14 @@ const LINE: f64 = 20.0;
 const SIGN: f64 = 24.0;
 
 /// Draws the key below `top`; where it ends.
-pub(super) fn draw(history: &History, ids: &str, left: f64, right: f64, top: f64, body: &mut Elements) -> f64 {
+pub(super) fn draw(
+    history: &History,
+    ids: &str,
+    left: f64,
+    right: f64,
+    top: f64,
+    body: &mut Elements,
+) -> f64 {
     let (mut x, mut y) = (left, top + LINE - 6.0);
     for (is_needed, sign, words) in entries(history, ids) {
         if !is_needed {
@@ -50,12 +57,36 @@ fn entries<'a>(history: &'a History, ids: &'a str) -> Vec<(bool, Sign<'a>, &'sta
     let state = UnfinishedState::Started;
     vec![
         (has_stretch(StretchKind::Archived), drawn(bar), "archived WAL"),
-        (has_stretch(StretchKind::Gap), hatched("gap"), "gap: WAL is missing"),
-        (has_stretch(StretchKind::Damaged), hatched("damaged"), "damaged WAL"),
-        (has_stretch(StretchKind::Released), drawn(released), "released by retention"),
-        (history.lanes.iter().any(|lane| !lane.recoverable.is_empty()), drawn(band), "can be recovered"),
-        (history.lanes.iter().any(|lane| lane.fork.is_some()), drawn(fork), "a timeline leaves another"),
-        (has_mark(|state| *state == MarkState::Restorable), mark(MarkState::Restorable), "backup"),
+        (
+            has_stretch(StretchKind::Gap),
+            hatched("gap"),
+            "gap: WAL is missing",
+        ),
+        (
+            has_stretch(StretchKind::Damaged),
+            hatched("damaged"),
+            "damaged WAL",
+        ),
+        (
+            has_stretch(StretchKind::Released),
+            drawn(released),
+            "released by retention",
+        ),
+        (
+            history.lanes.iter().any(|lane| !lane.recoverable.is_empty()),
+            drawn(band),
+            "can be recovered",
+        ),
+        (
+            history.lanes.iter().any(|lane| lane.fork.is_some()),
+            drawn(fork),
+            "a timeline leaves another",
+        ),
+        (
+            has_mark(|state| *state == MarkState::Restorable),
+            mark(MarkState::Restorable),
+            "backup",
+        ),
         (
             has_mark(|state| *state == MarkState::StandsAlone),
             mark(MarkState::StandsAlone),
@@ -71,18 +102,38 @@ fn entries<'a>(history: &'a History, ids: &'a str) -> Vec<(bool, Sign<'a>, &'sta
             mark(MarkState::Unfinished { state }),
             "unfinished backup",
         ),
-        (history.backups().any(|mark| mark.proven.last_success.is_some()), drawn(tick), "proven by a drill"),
-        (history.backups().any(|mark| mark.proven.last_failure.is_some()), drawn(failed), "its last drill failed"),
-        (history.backups().any(|mark| mark.kept.is_some()), drawn(kept), "kept"),
+        (
+            history.backups().any(|mark| mark.proven.last_success.is_some()),
+            drawn(tick),
+            "proven by a drill",
+        ),
+        (
+            history.backups().any(|mark| mark.proven.last_failure.is_some()),
+            drawn(failed),
+            "its last drill failed",
+        ),
+        (
+            history.backups().any(|mark| mark.kept.is_some()),
+            drawn(kept),
+            "kept",
+        ),
     ]
 }
 
 fn bar(x: f64, y: f64) -> String {
-    format!(r#"<rect x="{:.1}" y="{:.1}" width="16" height="10" class="wal"/>"#, x - 8.0, y - 9.0)
+    format!(
+        r#"<rect x="{:.1}" y="{:.1}" width="16" height="10" class="wal"/>"#,
+        x - 8.0,
+        y - 9.0
+    )
 }
 
 fn released(x: f64, y: f64) -> String {
-    format!(r#"<path d="M{:.1} {:.1}h18" class="released"/>"#, x - 9.0, y - 4.0)
+    format!(
+        r#"<path d="M{:.1} {:.1}h18" class="released"/>"#,
+        x - 9.0,
+        y - 4.0
+    )
 }
 
 fn band(x: f64, y: f64) -> String {

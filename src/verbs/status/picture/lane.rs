@@ -63,7 +63,8 @@ pub(super) fn draw(lane: &Lane, sheet: &Sheet<'_>, top: f64) -> Drawn {
     let (above, rows_above) = words_above(lane, sheet);
     let glyphs = glyph_rows(lane);
     let marks = if lane.backups.is_empty() { 0.0 } else { MARK_HEIGHT };
-    let bar = top + NAME_HEIGHT + rows_above as f64 * WORDS_HEIGHT + glyphs as f64 * MARK_HEIGHT + marks + 4.0;
+    let bar =
+        top + NAME_HEIGHT + rows_above as f64 * WORDS_HEIGHT + glyphs as f64 * MARK_HEIGHT + marks + 4.0;
     recoverable(lane, sheet, bar, &mut bands, &mut elements);
     wal(lane, sheet, bar, &mut elements);
     for mark in &lane.backups {
@@ -145,11 +146,21 @@ fn recoverable(lane: &Lane, sheet: &Sheet<'_>, bar: f64, bands: &mut Elements, e
     for period in &lane.recoverable {
         let (from, until) = (sheet.scale.x(period.from), sheet.scale.x(period.until));
         let (from, until) = (from - 1.0, until.max(from + 2.0) + 1.0);
-        let (y, height) = (bar - MARK_HEIGHT - 4.0, MARK_HEIGHT + BAR_HEIGHT + BRACKET_HEIGHT + 2.0);
-        let tip = format!("can be recovered: {}, timeline {}", tips::period(*period), lane.timeline);
+        let (y, height) = (
+            bar - MARK_HEIGHT - 4.0,
+            MARK_HEIGHT + BAR_HEIGHT + BRACKET_HEIGHT + 2.0,
+        );
+        let tip = format!(
+            "can be recovered: {}, timeline {}",
+            tips::period(*period),
+            lane.timeline
+        );
         bands.group(
             &tip,
-            &format!(r#"<rect x="{from:.1}" y="{y:.1}" width="{:.1}" height="{height:.1}" class="band"/>"#, until - from),
+            &format!(
+                r#"<rect x="{from:.1}" y="{y:.1}" width="{:.1}" height="{height:.1}" class="band"/>"#,
+                until - from
+            ),
         );
         let line = bar + BAR_HEIGHT + BRACKET_HEIGHT - 4.0;
         elements.add(format_args!(
@@ -171,14 +182,20 @@ fn wal(lane: &Lane, sheet: &Sheet<'_>, bar: f64, elements: &mut Elements) {
         elements.group(&tips::of_stretches(&one.stretches), &line);
     }
     for one in drawn(lane, sheet, StretchKind::Archived, 1.5) {
-        elements.group(&tips::of_stretches(&one.stretches), &rect(&one, bar, BAR_HEIGHT, r#"class="wal""#));
+        elements.group(
+            &tips::of_stretches(&one.stretches),
+            &rect(&one, bar, BAR_HEIGHT, r#"class="wal""#),
+        );
     }
     for (kind, pattern) in [(StretchKind::Damaged, "damaged"), (StretchKind::Gap, "gap")] {
         for one in drawn(lane, sheet, kind, GAP_WIDTH) {
             let (top, height) = (bar - 2.0, BAR_HEIGHT + 4.0);
             let paper = rect(&one, top, height, r#"class="bad-paper""#);
             let fill = format!(r#"fill="url(#{}-{pattern})" class="outline""#, sheet.ids);
-            elements.group(&tips::of_stretches(&one.stretches), &(paper + &rect(&one, top, height, &fill)));
+            elements.group(
+                &tips::of_stretches(&one.stretches),
+                &(paper + &rect(&one, top, height, &fill)),
+            );
         }
     }
     for barrier in &lane.barriers {
@@ -198,7 +215,11 @@ fn wal(lane: &Lane, sheet: &Sheet<'_>, bar: f64, elements: &mut Elements) {
             bar - 3.0,
             bar + BAR_HEIGHT + 3.0
         );
-        let tip = format!("last archived segment: {}{}", last.segment, stored.unwrap_or_default());
+        let tip = format!(
+            "last archived segment: {}{}",
+            last.segment,
+            stored.unwrap_or_default()
+        );
         elements.group(&tip, &line);
     }
 }
@@ -221,7 +242,10 @@ struct Together<'a> {
 fn drawn<'a>(lane: &'a Lane, sheet: &Sheet<'_>, kind: StretchKind, least: f64) -> Vec<Together<'a>> {
     let mut all: Vec<Together<'a>> = Vec::new();
     for stretch in lane.stretches.iter().filter(|stretch| stretch.kind == kind) {
-        let (from, until) = (sheet.scale.x(stretch.period.from), sheet.scale.x(stretch.period.until));
+        let (from, until) = (
+            sheet.scale.x(stretch.period.from),
+            sheet.scale.x(stretch.period.until),
+        );
         let more = ((least - (until - from)) / 2.0).max(0.0);
         let (from, until) = (from - more, until + more);
         match all.last_mut() {
@@ -260,7 +284,11 @@ fn backup(mark: &Mark, x: f64, bar: f64, elements: &mut Elements) {
     let mut inside = shape(&mark.state, x, y);
     let mut sign = y - MARK_HEIGHT - 1.0;
     if has_drill(mark) {
-        inside += &(if is_proven(mark) { tick(x, sign) } else { failed(x, sign) });
+        inside += &(if is_proven(mark) {
+            tick(x, sign)
+        } else {
+            failed(x, sign)
+        });
         sign -= MARK_HEIGHT;
     }
     if mark.kept.is_some() {
@@ -287,7 +315,10 @@ pub(super) fn shape(state: &MarkState, x: f64, y: f64) -> String {
             a = x - 5.0,
             b = x + 5.0
         ),
-        MarkState::Unfinished { .. } => format!(r#"<circle cx="{x:.1}" cy="{:.1}" r="5" class="unfinished"/>"#, y - 5.0),
+        MarkState::Unfinished { .. } => format!(
+            r#"<circle cx="{x:.1}" cy="{:.1}" r="5" class="unfinished"/>"#,
+            y - 5.0
+        ),
     }
 }
 
@@ -306,7 +337,12 @@ pub(super) fn tick(x: f64, y: f64) -> String {
 
 /// An exclamation mark above `y`: the last drill failed.
 pub(super) fn failed(x: f64, y: f64) -> String {
-    format!(r#"<path d="M{x:.1} {:.1}V{:.1}M{x:.1} {:.1}V{y:.1}" class="failed"/>"#, y - 10.0, y - 4.0, y - 2.0)
+    format!(
+        r#"<path d="M{x:.1} {:.1}V{:.1}M{x:.1} {:.1}V{y:.1}" class="failed"/>"#,
+        y - 10.0,
+        y - 4.0,
+        y - 2.0
+    )
 }
 
 /// A lock above `y`: kept.
@@ -321,7 +357,11 @@ pub(super) fn kept(x: f64, y: f64) -> String {
 /// Words above the marks, the more important ones first, and how many rows they take.
 fn words_above(lane: &Lane, sheet: &Sheet<'_>) -> (Vec<Label>, usize) {
     let mut wanted: Vec<(u8, &Mark, &'static str, String)> = Vec::new();
-    let newest_proof = lane.backups.iter().filter_map(|mark| mark.proven.last_success).max();
+    let newest_proof = lane
+        .backups
+        .iter()
+        .filter_map(|mark| mark.proven.last_success)
+        .max();
     for mark in &lane.backups {
         match &mark.state {
             MarkState::Unrestorable { .. } => {
@@ -335,7 +375,11 @@ fn words_above(lane: &Lane, sheet: &Sheet<'_>) -> (Vec<Label>, usize) {
         }
         if has_drill(mark) && !is_proven(mark) {
             wanted.push((2, mark, "alarm small", "drill failed".to_owned()));
-        } else if let Some(proof) = mark.proven.last_success.filter(|proof| Some(*proof) == newest_proof) {
+        } else if let Some(proof) = mark
+            .proven
+            .last_success
+            .filter(|proof| Some(*proof) == newest_proof)
+        {
             let words = format!("proven {}", proof.format("%Y-%m-%d"));
             wanted.push((3, mark, "good-words small", words));
         }
@@ -343,7 +387,8 @@ fn words_above(lane: &Lane, sheet: &Sheet<'_>) -> (Vec<Label>, usize) {
             wanted.push((5, mark, "soft small", "kept".to_owned()));
         }
     }
-    let count = |wanted: &[(u8, &Mark, &str, String)], rank| wanted.iter().filter(|one| one.0 == rank).count();
+    let count =
+        |wanted: &[(u8, &Mark, &str, String)], rank| wanted.iter().filter(|one| one.0 == rank).count();
     for usual in [4, 5] {
         if count(&wanted, usual) > FEW {
             wanted.retain(|(rank, ..)| *rank != usual);
@@ -361,7 +406,11 @@ fn words_below(lane: &Lane, sheet: &Sheet<'_>) -> (Vec<Label>, usize) {
     let mut wanted: Vec<(f64, &'static str, String)> = Vec::new();
     for kind in [StretchKind::Gap, StretchKind::Damaged] {
         for one in drawn(lane, sheet, kind, GAP_WIDTH) {
-            let segments = one.stretches.iter().map(|stretch| stretch.segments.segments).sum();
+            let segments = one
+                .stretches
+                .iter()
+                .map(|stretch| stretch.segments.segments)
+                .sum();
             let words = match (kind, one.stretches.len() as u64) {
                 (StretchKind::Gap, count) if count > 1 => counted(count, "gap"),
                 _ => tips::kind_words(kind).to_owned(),
@@ -371,7 +420,11 @@ fn words_below(lane: &Lane, sheet: &Sheet<'_>) -> (Vec<Label>, usize) {
         }
     }
     for barrier in &lane.barriers {
-        wanted.push((sheet.scale.x(barrier.at), "alarm small", "no recovery crosses this".to_owned()));
+        wanted.push((
+            sheet.scale.x(barrier.at),
+            "alarm small",
+            "no recovery crosses this".to_owned(),
+        ));
     }
     let longest = lane.recoverable.iter().max_by_key(|period| period.length());
     if let Some(period) = longest {
@@ -379,13 +432,19 @@ fn words_below(lane: &Lane, sheet: &Sheet<'_>) -> (Vec<Label>, usize) {
         wanted.push((x, "good-words small", "recoverable".to_owned()));
     }
     let released = drawn(lane, sheet, StretchKind::Released, 1.0);
-    let widest = released.iter().max_by(|one, other| (one.until - one.from).total_cmp(&(other.until - other.from)));
+    let widest = released
+        .iter()
+        .max_by(|one, other| (one.until - one.from).total_cmp(&(other.until - other.from)));
     if let Some(one) = widest {
         wanted.push(((one.from + one.until) / 2.0, "soft small", "released".to_owned()));
     }
     if let Some(last) = lane.last {
         let at = last.stored_at.unwrap_or(last.at);
-        wanted.push((sheet.scale.x(last.at), "soft small", format!("last archived {}", tips::minute(at))));
+        wanted.push((
+            sheet.scale.x(last.at),
+            "soft small",
+            format!("last archived {}", tips::minute(at)),
+        ));
     }
     placed(wanted.into_iter(), ROWS_BELOW, sheet)
 }

@@ -4,9 +4,12 @@ use chrono::{DateTime, Datelike, TimeDelta, Utc};
 
 use crate::judge::history_picture::Period;
 
-/// What is folded away takes this much at most, in pixels,
+/// What is folded away takes this much at most, in pixels: where there is little of it, its length is named there;
 const FOLD_WIDTH: f64 = 34.0;
-/// and all of it together this share of the width.
+const NAMED_FOLD_WIDTH: f64 = 70.0;
+/// more of it than this is not named.
+pub(super) const NAMED_FOLDS: usize = 3;
+/// All of it together takes at most this share of the width.
 const FOLDS_SHARE: f64 = 0.35;
 /// A piece is at least this wide, if there is room.
 const PIECE_WIDTH: f64 = 26.0;
@@ -88,13 +91,22 @@ impl Scale {
         let width = right - left;
         let count = periods.len().max(1) as f64;
         let folds = count - 1.0;
-        let fold = FOLD_WIDTH.min(width * FOLDS_SHARE / folds.max(1.0));
+        let most = if periods.len() <= NAMED_FOLDS + 1 {
+            NAMED_FOLD_WIDTH
+        } else {
+            FOLD_WIDTH
+        };
+        let fold = most.min(width * FOLDS_SHARE / folds.max(1.0));
         let to_scale = width - fold * folds;
         let least = PIECE_WIDTH.min(to_scale / count / 2.0);
         let length: f64 = periods.iter().map(milliseconds).sum();
         let mut place = left;
         let pieces = periods.iter().map(|period| {
-            let share = if length > 0.0 { milliseconds(period) / length } else { 1.0 / count };
+            let share = if length > 0.0 {
+                milliseconds(period) / length
+            } else {
+                1.0 / count
+            };
             let piece = Piece {
                 period: *period,
                 left: place,
@@ -134,14 +146,17 @@ impl Scale {
     }
 
     pub(super) fn folds(&self) -> impl Iterator<Item = Fold> {
-        self.pieces.iter().zip(self.pieces.iter().skip(1)).map(|(one, next)| Fold {
-            period: Period {
-                from: one.period.until,
-                until: next.period.from,
-            },
-            left: one.right,
-            right: next.left,
-        })
+        self.pieces
+            .iter()
+            .zip(self.pieces.iter().skip(1))
+            .map(|(one, next)| Fold {
+                period: Period {
+                    from: one.period.until,
+                    until: next.period.from,
+                },
+                left: one.right,
+                right: next.left,
+            })
     }
 
     /// The moments to be named, the more important ones first. Not all of them have room.
@@ -170,8 +185,15 @@ impl Piece {
     fn step(&self) -> Step {
         let seconds = milliseconds(&self.period) / 1000.0 * TICK_DISTANCE / self.width().max(1.0);
         let short = STEPS.iter().find(|step| **step as f64 >= seconds);
-        let long = || MONTHS.iter().find(|months| f64::from(**months) * 30.0 * DAY as f64 >= seconds);
-        short.map_or_else(|| Step::Months(long().copied().unwrap_or(120)), |short| Step::Seconds(*short))
+        let long = || {
+            MONTHS
+                .iter()
+                .find(|months| f64::from(**months) * 30.0 * DAY as f64 >= seconds)
+        };
+        short.map_or_else(
+            || Step::Months(long().copied().unwrap_or(120)),
+            |short| Step::Seconds(*short),
+        )
     }
 
     fn moments(&self, step: Step) -> impl Iterator<Item = DateTime<Utc>> {
@@ -236,7 +258,8 @@ impl Step {
 
 /// The first moment of a month, counted from the year 0.
 fn first_of(month: i32) -> Option<DateTime<Utc>> {
-    let day = chrono::NaiveDate::from_ymd_opt(month.div_euclid(12), month.rem_euclid(12).cast_unsigned() + 1, 1)?;
+    let day =
+        chrono::NaiveDate::from_ymd_opt(month.div_euclid(12), month.rem_euclid(12).cast_unsigned() + 1, 1)?;
     Some(day.and_hms_opt(0, 0, 0)?.and_utc())
 }
 
@@ -247,7 +270,11 @@ fn milliseconds(period: &Period) -> f64 {
 fn between(left: f64, right: f64, from: DateTime<Utc>, until: DateTime<Utc>, at: DateTime<Utc>) -> f64 {
     let whole = milliseconds(&Period { from, until });
     let part = milliseconds(&Period { from, until: at });
-    if whole > 0.0 { left + (right - left) * part / whole } else { (left + right) / 2.0 }
+    if whole > 0.0 {
+        left + (right - left) * part / whole
+    } else {
+        (left + right) / 2.0
+    }
 }
 
 #[cfg(test)]
@@ -298,7 +325,11 @@ mod tests {
 
     #[test]
     fn a_moment_without_length_stands_in_the_middle() {
-        let scale = Scale::new(&[period("2026-11-01T00:00:00Z", "2026-11-01T00:00:00Z")], 0.0, 100.0);
+        let scale = Scale::new(
+            &[period("2026-11-01T00:00:00Z", "2026-11-01T00:00:00Z")],
+            0.0,
+            100.0,
+        );
         assert!((scale.x(at("2026-11-01T00:00:00Z")) - 50.0).abs() < 0.1);
     }
 
@@ -317,6 +348,11 @@ mod tests {
             of("2026-01-15T05:00:00Z", "2026-12-25T00:00:00Z"),
             ["Mar", "May", "Jul", "Sep", "Nov"]
         );
-        assert_eq!(of("2016-01-15T05:00:00Z", "2026-12-25T00:00:00Z").first().unwrap(), "2018");
+        assert_eq!(
+            of("2016-01-15T05:00:00Z", "2026-12-25T00:00:00Z")
+                .first()
+                .unwrap(),
+            "2018"
+        );
     }
 }

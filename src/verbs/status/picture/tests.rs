@@ -75,7 +75,9 @@ impl Made {
         for number in segments {
             let segment = SegmentName::new(tli(timeline), SegmentNumber(number), SIZE).unwrap();
             let stored = self.time(number + 1 + later);
-            self.catalogue.wal.add_stored(&Key::Segment(segment).to_string(), 1, stored);
+            self.catalogue
+                .wal
+                .add_stored(&Key::Segment(segment).to_string(), 1, stored);
         }
         self
     }
@@ -89,7 +91,9 @@ impl Made {
         let history = TimelineHistory::parse(tli(timeline), lines.join("\n").as_bytes()).unwrap();
         self.catalogue.histories.insert(tli(timeline), history);
         let stored = self.time(stored) + TimeDelta::minutes(self.minutes / 4);
-        self.catalogue.wal.add_stored(&Key::History(tli(timeline)).to_string(), 1, stored);
+        self.catalogue
+            .wal
+            .add_stored(&Key::History(tli(timeline)).to_string(), 1, stored);
         self
     }
 
@@ -154,13 +158,19 @@ impl Made {
     }
 
     fn released(mut self, timeline: u32, first: u64, last: u64) -> Self {
-        self.catalogue.released.of_mut(tli(timeline)).insert_range(first, last);
+        self.catalogue
+            .released
+            .of_mut(tli(timeline))
+            .insert_range(first, last);
         self
     }
 
     fn damaged(mut self, timeline: u32, number: u64) -> Self {
         let segment = SegmentName::new(tli(timeline), SegmentNumber(number), SIZE).unwrap();
-        self.catalogue.damage.wal.insert(segment, "its hash differs".to_owned());
+        self.catalogue
+            .damage
+            .wal
+            .insert(segment, "its hash differs".to_owned());
         self
     }
 
@@ -216,7 +226,10 @@ fn no_backup() -> StatusReport {
 }
 
 fn one_backup() -> StatusReport {
-    Made::new(60).wal(1, 1..=30).backup_with(1, 4, |backup| proven(backup, 1, None)).report(31)
+    Made::new(60)
+        .wal(1, 1..=30)
+        .backup_with(1, 4, |backup| proven(backup, 1, None))
+        .report(31)
 }
 
 /// 10,000 segments in 35 days, 40 backups, six timelines, two gaps.
@@ -289,7 +302,9 @@ fn damaged() -> StatusReport {
 /// Yearly and monthly backups that are kept alone beside the last two weeks.
 fn old_backups() -> StatusReport {
     let mut made = Made::new(60).released(1, 1, 20_000).wal(1, 20_001..=20_336);
-    for segment in [20, 8_760, 13_500, 14_220, 14_950, 15_690, 16_410, 17_150, 17_880, 18_600, 19_340] {
+    for segment in [
+        20, 8_760, 13_500, 14_220, 14_950, 15_690, 16_410, 17_150, 17_880, 18_600, 19_340,
+    ] {
         made = made.wal(1, segment..=segment).backup_with(1, segment, kept);
     }
     for number in 0..7 {
@@ -351,7 +366,7 @@ fn numbers(svg: &str, attribute: &str) -> Vec<f64> {
     found
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn every_picture_is_well_formed_and_within_its_width() {
     for (name, report) in all() {
@@ -365,12 +380,14 @@ fn every_picture_is_well_formed_and_within_its_width() {
     }
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn a_picture_runs_nothing_and_loads_nothing_from_elsewhere() {
     for (name, report) in all() {
         let svg = svg(&report, WIDE).replace("http://www.w3.org/2000/svg", "");
-        for forbidden in ["<script", "href", "http:", "https:", "@import", "<image", "<use", "onload"] {
+        for forbidden in [
+            "<script", "href", "http:", "https:", "@import", "<image", "<use", "onload",
+        ] {
             assert!(!svg.contains(forbidden), "{name}: {forbidden}");
         }
         let urls = svg.matches("url(").count();
@@ -378,7 +395,7 @@ fn a_picture_runs_nothing_and_loads_nothing_from_elsewhere() {
     }
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn text_of_the_archive_is_escaped() {
     let evil = "</title><script>alert(1)</script>\"'&";
@@ -394,14 +411,24 @@ fn text_of_the_archive_is_escaped() {
     numbers(&svg, "x");
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn a_mark_says_id_time_size_keep_and_proof() {
     let svg = svg(&large(), WIDE);
-    let titles: Vec<_> = svg.split("<title>").skip(1).filter_map(|rest| rest.split("</title>").next()).collect();
-    let marks: Vec<_> = titles.iter().filter(|title| title.starts_with("backup ")).collect();
+    let titles: Vec<_> = svg
+        .split("<title>")
+        .skip(1)
+        .filter_map(|rest| rest.split("</title>").next())
+        .collect();
+    let marks: Vec<_> = titles
+        .iter()
+        .filter(|title| title.starts_with("backup "))
+        .collect();
     assert_eq!(marks.len(), 40);
-    assert!(marks.iter().all(|mark| mark.contains("24.0 GiB stored")), "{marks:?}");
+    assert!(
+        marks.iter().all(|mark| mark.contains("24.0 GiB stored")),
+        "{marks:?}"
+    );
     let of = |segment| {
         let id = BackupId::at(Made::new(5).time(segment)).to_string();
         **marks.iter().find(|mark| mark.contains(&id)).unwrap()
@@ -412,10 +439,13 @@ fn a_mark_says_id_time_size_keep_and_proof() {
          drill yet\nkept for ever"
     );
     let proof = of(1210 + 3 * 252);
-    assert!(proof.contains("proven by a drill on 2026-10-29 04:02:00Z"), "{proof}");
+    assert!(
+        proof.contains("proven by a drill on 2026-10-29 04:02:00Z"),
+        "{proof}"
+    );
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn whatever_is_wrong_stands_there_in_words() {
     for width in [WIDE, PHONE] {
@@ -432,17 +462,23 @@ fn whatever_is_wrong_stands_there_in_words() {
             ">recoverable<",
             "CANNOT BE RESTORED: part base/00002 is missing in the store",
         ] {
-            assert!(svg.contains(words), "{words} is not in the picture of {width} pixels");
+            assert!(
+                svg.contains(words),
+                "{words} is not in the picture of {width} pixels"
+            );
         }
     }
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn a_picture_of_nothing_says_what_to_do() {
     for (report, says) in [
         (no_archive(), "the archive is empty; set archive_command"),
-        (no_backup(), "there is WAL, but no base backup; take one with walship basebackup"),
+        (
+            no_backup(),
+            "there is WAL, but no base backup; take one with walship basebackup",
+        ),
     ] {
         let svg = svg(&report, WIDE);
         assert!(svg.contains(says), "{svg}");
@@ -450,7 +486,7 @@ fn a_picture_of_nothing_says_what_to_do() {
     }
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn those_who_do_not_see_it_are_told_what_it_shows() {
     let svg = svg(&large(), WIDE);
@@ -467,7 +503,7 @@ fn those_who_do_not_see_it_are_told_what_it_shows() {
     }
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn a_large_archive_is_drawn_in_a_moment_and_stays_small() {
     for (name, report) in [("large", large()), ("many-gaps", many_gaps())] {
@@ -479,7 +515,7 @@ fn a_large_archive_is_drawn_in_a_moment_and_stays_small() {
     }
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn the_file_is_replaced_as_a_whole() {
     use std::os::unix::fs::MetadataExt;
@@ -489,7 +525,11 @@ fn the_file_is_replaced_as_a_whole() {
     let first = path.metadata().unwrap().ino();
     let reader = std::fs::File::open(&path).unwrap();
     write(&large(), &path).unwrap();
-    assert_ne!(path.metadata().unwrap().ino(), first, "a reader of the old one keeps it");
+    assert_ne!(
+        path.metadata().unwrap().ino(),
+        first,
+        "a reader of the old one keeps it"
+    );
     assert_eq!(reader.metadata().unwrap().ino(), first);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), svg(&large(), WIDE));
     assert_eq!(directory.path().read_dir().unwrap().count(), 1);
@@ -503,7 +543,11 @@ fn pictures_to_look_at() {
     let directory = std::path::PathBuf::from(std::env::var_os("WALSHIP_PICTURES").unwrap());
     for (name, report) in all() {
         for (suffix, width) in [("wide", WIDE), ("phone", PHONE)] {
-            std::fs::write(directory.join(format!("{name}-{suffix}.svg")), svg(&report, width)).unwrap();
+            std::fs::write(
+                directory.join(format!("{name}-{suffix}.svg")),
+                svg(&report, width),
+            )
+            .unwrap();
         }
     }
 }

@@ -23,12 +23,19 @@ pub(super) fn period(period: Period) -> String {
         return from;
     }
     let same_day = period.from.date_naive() == period.until.date_naive();
-    let until = if same_day { period.until.format("%H:%M:%SZ").to_string() } else { until };
+    let until = if same_day {
+        period.until.format("%H:%M:%SZ").to_string()
+    } else {
+        until
+    };
     format!("{} to {until}", from.trim_end_matches('Z'))
 }
 
 pub(super) fn of_mark(mark: &Mark) -> String {
-    let mut lines = vec![format!("backup {}: {}", mark.id, state(mark)), period(mark.period)];
+    let mut lines = vec![
+        format!("backup {}: {}", mark.id, state(mark)),
+        period(mark.period),
+    ];
     if !mark.label.is_empty() {
         lines.push(format!("label {}", mark.label));
     }

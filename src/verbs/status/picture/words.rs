@@ -157,6 +157,9 @@ mod tests {
     fn a_long_text_is_broken_into_lines_that_fit() {
         let lines = wrapped("one two three s3://a-very-long-name-without-an-end", 10.0, 60.0);
         assert!(lines.iter().all(|line| line.chars().count() <= 10), "{lines:?}");
-        assert_eq!(lines.concat().replace(' ', ""), "onetwothrees3://a-very-long-name-without-an-end");
+        assert_eq!(
+            lines.concat().replace(' ', ""),
+            "onetwothrees3://a-very-long-name-without-an-end"
+        );
     }
 }

@@ -37,7 +37,10 @@ impl Clock {
     /// went back, the later moment counts for both.
     pub(super) fn new(known: &[Known], begins: Option<(Lsn, DateTime<Utc>)>, size: SegmentSize) -> Self {
         let sorted = |by_server: bool| {
-            let mut points: Vec<_> = known.iter().filter(|known| known.by_server == by_server).collect();
+            let mut points: Vec<_> = known
+                .iter()
+                .filter(|known| known.by_server == by_server)
+                .collect();
             points.sort_by_key(|known| (known.lsn, known.at));
             points
         };

@@ -71,7 +71,11 @@ impl Maker<'_> {
 
     fn timeline(&self, timeline: TimelineId, earlier: &BTreeMap<TimelineId, Timeline>) -> Timeline {
         let size = self.catalogue.wal.segment_size();
-        let parent = self.catalogue.histories.get(&timeline).and_then(|history| history.parent());
+        let parent = self
+            .catalogue
+            .histories
+            .get(&timeline)
+            .and_then(|history| history.parent());
         let parents = parent.and_then(|parent| Some((parent, earlier.get(&parent.timeline)?)));
         let went_on = parents.and_then(|(parent, made)| made.clock.first_from(parent.end));
         let known = self.known(timeline, went_on);
@@ -88,12 +92,15 @@ impl Maker<'_> {
         let left_at = parents.and_then(|(parent, made)| made.clock.at(parent.end));
         let left_at = left_at.map(|at| at.min(first.unwrap_or(at)));
         let begins_at = stored.max(left_at).or(first);
-        let fork = left_at.or(begins_at).zip(begins_at).map(|(left_at, begins_at)| Fork {
-            timeline: parent.timeline,
-            lsn: parent.end,
-            left_at,
-            begins_at,
-        });
+        let fork = left_at
+            .or(begins_at)
+            .zip(begins_at)
+            .map(|(left_at, begins_at)| Fork {
+                timeline: parent.timeline,
+                lsn: parent.end,
+                left_at,
+                begins_at,
+            });
         Timeline {
             clock: Clock::new(&known, begins_at.map(|begins_at| (parent.end, begins_at)), size),
             fork,
@@ -114,7 +121,10 @@ impl Maker<'_> {
                 known.push(by_server(backup.stop_lsn, backup.finished_at));
             }
         }
-        if let (Some(newest), Some(stored)) = (catalogue.wal.newest(timeline), catalogue.wal.newest_stored(timeline)) {
+        if let (Some(newest), Some(stored)) = (
+            catalogue.wal.newest(timeline),
+            catalogue.wal.newest_stored(timeline),
+        ) {
             known.push(by_store(size.start_of(newest.next()), stored));
         }
         let first = self.first_ever(timeline);
@@ -131,10 +141,16 @@ impl Maker<'_> {
     /// The commits of which position and moment are known: the last ones of windows and of branches, and those that
     /// drills replayed.
     fn commits(&self, timeline: TimelineId) -> Vec<Known> {
-        let ended = self.windows.iter().filter(|window| window.last_segment.timeline() == timeline);
+        let ended = self
+            .windows
+            .iter()
+            .filter(|window| window.last_segment.timeline() == timeline);
         let of_windows = ended.filter(|window| window.latest_is == LatestIs::Commit);
         let of_windows = of_windows.filter_map(|window| Some(by_server(window.end_lsn, window.latest?)));
-        let proofs = self.catalogue.readable().filter_map(|backup| backup.proof.as_ref());
+        let proofs = self
+            .catalogue
+            .readable()
+            .filter_map(|backup| backup.proof.as_ref());
         let drills = proofs.filter_map(|proof| proof.last_success.as_ref());
         let drills = drills.filter(|drill| drill.timeline == Some(timeline));
         let of_drills = drills.filter_map(|drill| Some(by_server(drill.reached_lsn?, drill.newest_commit?)));
@@ -151,21 +167,31 @@ impl Maker<'_> {
     }
 
     /// What can be recovered, timeline by timeline: each window goes along its chain.
-    fn recoverable(
-        &self,
-        timelines: &BTreeMap<TimelineId, Timeline>,
-    ) -> BTreeMap<TimelineId, Vec<Period>> {
+    fn recoverable(&self, timelines: &BTreeMap<TimelineId, Timeline>) -> BTreeMap<TimelineId, Vec<Period>> {
         let mut all: BTreeMap<TimelineId, Vec<Period>> = BTreeMap::new();
         for window in self.windows {
-            let first = self.catalogue.backups.iter().find(|backup| backup.id == window.first_backup);
+            let first = self
+                .catalogue
+                .backups
+                .iter()
+                .find(|backup| backup.id == window.first_backup);
             let (Ok(chain), Some(first)) = (chain_of(self.catalogue, window.timeline), first) else {
                 continue;
             };
             let (begin, end) = (first.stop_timeline, window.last_segment.timeline());
-            for (timeline, _, _) in chain.links().filter(|(link, _, _)| (begin..=end.max(begin)).contains(link)) {
-                let Some(made) = timelines.get(&timeline) else { continue };
+            for (timeline, _, _) in chain
+                .links()
+                .filter(|(link, _, _)| (begin..=end.max(begin)).contains(link))
+            {
+                let Some(made) = timelines.get(&timeline) else {
+                    continue;
+                };
                 let begins_at = made.fork.map_or(window.earliest, |fork| fork.begins_at);
-                let from = if timeline == begin { window.earliest } else { begins_at };
+                let from = if timeline == begin {
+                    window.earliest
+                } else {
+                    begins_at
+                };
                 let until = if timeline >= end {
                     latest(window, &made.clock)
                 } else {
@@ -187,8 +213,13 @@ impl Maker<'_> {
             }
         }
         stretches.sort_by_key(|stretch| (stretch.segments.first, stretch.kind));
-        let barriers = self.windows.iter().filter(|window| window.last_segment.timeline() == timeline);
-        let mut barriers: Vec<_> = barriers.filter_map(|window| barrier(window, &made.clock)).collect();
+        let barriers = self
+            .windows
+            .iter()
+            .filter(|window| window.last_segment.timeline() == timeline);
+        let mut barriers: Vec<_> = barriers
+            .filter_map(|window| barrier(window, &made.clock))
+            .collect();
         barriers.sort_by_key(|barrier| barrier.lsn);
         barriers.dedup();
         let mut backups: Vec<_> = self.marks(timeline).collect();
@@ -221,7 +252,12 @@ impl Maker<'_> {
         let (catalogue, size) = (self.catalogue, self.catalogue.wal.segment_size());
         let held = catalogue.wal.held(timeline);
         let mut damaged = RangeSet::default();
-        for segment in catalogue.damage.wal.keys().filter(|segment| segment.timeline() == timeline) {
+        for segment in catalogue
+            .damage
+            .wal
+            .keys()
+            .filter(|segment| segment.timeline() == timeline)
+        {
             let number = segment.number(size)?;
             damaged.insert_range(number.0, number.0);
         }
@@ -252,10 +288,22 @@ impl Maker<'_> {
         ])
     }
 
-    fn stretch(&self, kind: StretchKind, timeline: TimelineId, first: u64, last: u64, clock: &Clock) -> Result<Stretch> {
+    fn stretch(
+        &self,
+        kind: StretchKind,
+        timeline: TimelineId,
+        first: u64,
+        last: u64,
+        clock: &Clock,
+    ) -> Result<Stretch> {
         let size = self.catalogue.wal.segment_size();
         let (first, last) = (SegmentNumber(first), SegmentNumber(last));
-        let at = |lsn: Lsn| clock.at(lsn).unwrap_or(self.now).min(self.now.max(self.catalogue.identity.created_at));
+        let at = |lsn: Lsn| {
+            clock
+                .at(lsn)
+                .unwrap_or(self.now)
+                .min(self.now.max(self.catalogue.identity.created_at))
+        };
         Ok(Stretch {
             kind,
             segments: SegmentRange::new(timeline, first, last, size)?,
@@ -267,13 +315,22 @@ impl Maker<'_> {
     fn marks(&self, timeline: TimelineId) -> impl Iterator<Item = Mark> {
         let restorable = self.catalogue.backups.iter().map(|backup| {
             let alone = self.catalogue.stands_alone(backup);
-            (backup, if alone { MarkState::StandsAlone } else { MarkState::Restorable })
+            (
+                backup,
+                if alone {
+                    MarkState::StandsAlone
+                } else {
+                    MarkState::Restorable
+                },
+            )
         });
         let unrestorable = self.catalogue.unrestorable.iter().filter_map(|entry| {
             let reason = entry.reason.clone();
             Some((entry.backup.as_ref()?, MarkState::Unrestorable { reason }))
         });
-        let all = restorable.chain(unrestorable).filter(move |(backup, _)| backup.stop_timeline == timeline);
+        let all = restorable
+            .chain(unrestorable)
+            .filter(move |(backup, _)| backup.stop_timeline == timeline);
         all.map(|(backup, state)| self.mark(backup, state))
     }
 
@@ -290,7 +347,8 @@ impl Maker<'_> {
     }
 
     fn kept(&self, keep: Option<&Keep>) -> Option<String> {
-        keep.filter(|keep| keep.holds_at(self.now)).map(ToString::to_string)
+        keep.filter(|keep| keep.holds_at(self.now))
+            .map(ToString::to_string)
     }
 
     /// The backups of which no record tells the timeline.
@@ -306,9 +364,17 @@ impl Maker<'_> {
         };
         let unfinished = self.catalogue.unfinished.iter().map(move |entry| Mark {
             kept: self.kept(entry.keep.as_ref()),
-            ..mark(&entry.id, entry.last_sign, MarkState::Unfinished { state: entry.state })
+            ..mark(
+                &entry.id,
+                entry.last_sign,
+                MarkState::Unfinished { state: entry.state },
+            )
         });
-        let unreadable = self.catalogue.unrestorable.iter().filter(|entry| entry.backup.is_none());
+        let unreadable = self
+            .catalogue
+            .unrestorable
+            .iter()
+            .filter(|entry| entry.backup.is_none());
         let unreadable = unreadable.map(move |entry| {
             let reason = entry.reason.clone();
             mark(&entry.id, entry.id.moment(), MarkState::Unrestorable { reason })
@@ -330,7 +396,10 @@ impl Maker<'_> {
 
     /// Whether something is left of a timeline, or it has only just begun.
     fn has_something(&self, lane: &Lane) -> bool {
-        let is_left = lane.stretches.iter().any(|stretch| stretch.kind != StretchKind::Released);
+        let is_left = lane
+            .stretches
+            .iter()
+            .any(|stretch| stretch.kind != StretchKind::Released);
         let mut histories = self.catalogue.histories.values();
         let has_child = histories.any(|history| history.end_of(lane.timeline).is_some());
         is_left || !lane.backups.is_empty() || !has_child

@@ -30,24 +30,33 @@ fn history(catalogue: &Catalogue) -> History {
 
 fn kinds(lane: &Lane) -> Vec<(StretchKind, String)> {
     let stretches = lane.stretches.iter();
-    stretches.map(|stretch| (stretch.kind, stretch.segments.to_string())).collect()
+    stretches
+        .map(|stretch| (stretch.kind, stretch.segments.to_string()))
+        .collect()
 }
 
 fn stored(catalogue: &mut Catalogue, timeline: u32, number: u64, at: DateTime<Utc>) {
-    catalogue.wal.add_stored(&Key::Segment(segment(timeline, number)).to_string(), 1, at);
+    catalogue
+        .wal
+        .add_stored(&Key::Segment(segment(timeline, number)).to_string(), 1, at);
 }
 
 fn history_stored(catalogue: &mut Catalogue, timeline: u32, at: DateTime<Utc>) {
-    catalogue.wal.add_stored(&Key::History(tli(timeline)).to_string(), 1, at);
+    catalogue
+        .wal
+        .add_stored(&Key::History(tli(timeline)).to_string(), 1, at);
 }
 
 #[test]
 fn an_empty_archive_has_no_lane_and_no_axis() {
     let history = history(&archive(&[], &[]));
-    assert_eq!((history.periods, history.lanes, history.followed), (vec![], vec![], None));
+    assert_eq!(
+        (history.periods, history.lanes, history.followed),
+        (vec![], vec![], None)
+    );
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn a_gap_is_named_exactly_and_stands_between_the_moments_that_are_known() {
     let catalogue = archive(&[(1, 2), (1, 20)], &[(1, 2..=9), (1, 12..=30)]);
@@ -56,8 +65,14 @@ fn a_gap_is_named_exactly_and_stands_between_the_moments_that_are_known() {
     assert_eq!(
         kinds(lane),
         [
-            (StretchKind::Archived, "000000010000000000000002 to 000000010000000000000009 (8 segments)".to_owned()),
-            (StretchKind::Gap, "00000001000000000000000A to 00000001000000000000000B (2 segments)".to_owned()),
+            (
+                StretchKind::Archived,
+                "000000010000000000000002 to 000000010000000000000009 (8 segments)".to_owned()
+            ),
+            (
+                StretchKind::Gap,
+                "00000001000000000000000A to 00000001000000000000000B (2 segments)".to_owned()
+            ),
             (
                 StretchKind::Archived,
                 "00000001000000000000000C to 00000001000000000000001E (19 segments)".to_owned()
@@ -71,7 +86,7 @@ fn a_gap_is_named_exactly_and_stands_between_the_moments_that_are_known() {
     assert!((gap.until - time(12, 0)).abs() < TimeDelta::minutes(1), "{gap:?}");
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn what_retention_released_is_no_gap_and_damaged_wal_is_not_merely_archived() {
     let mut catalogue = archive(&[(1, 2), (1, 20)], &[(1, 2..=2), (1, 12..=30)]);
@@ -79,14 +94,17 @@ fn what_retention_released_is_no_gap_and_damaged_wal_is_not_merely_archived() {
     catalogue.released.of_mut(tli(1)).insert_range(3, 11);
     catalogue.damage.wal.insert(segment(1, 25), "cut".to_owned());
     let history = history(&catalogue);
-    let kinds: Vec<_> = kinds(&history.lanes[0]).into_iter().map(|(kind, _)| kind).collect();
+    let kinds: Vec<_> = kinds(&history.lanes[0])
+        .into_iter()
+        .map(|(kind, _)| kind)
+        .collect();
     use StretchKind::{Archived, Damaged, Released};
     assert_eq!(kinds, [Released, Archived, Released, Archived, Damaged, Archived]);
     let states: Vec<_> = history.backups().map(|mark| mark.state.clone()).collect();
     assert_eq!(states, [MarkState::StandsAlone, MarkState::Restorable]);
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn wal_that_a_backup_needs_is_a_gap_even_before_the_first_segment() {
     let catalogue = archive(&[(1, 4)], &[(1, 5..=9)]);
@@ -95,7 +113,7 @@ fn wal_that_a_backup_needs_is_a_gap_even_before_the_first_segment() {
     assert_eq!(lane.stretches[0].segments.to_string(), "000000010000000000000004");
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn the_window_goes_from_lane_to_lane_along_the_forks() {
     let catalogue = archive(&[(1, 2)], &[(1, 2..=7), (2, 8..=14)]);
@@ -103,10 +121,15 @@ fn the_window_goes_from_lane_to_lane_along_the_forks() {
     stored(&mut catalogue, 1, 7, time(8, 0));
     history_stored(&mut catalogue, 2, time(8, 30));
     let history = history(&catalogue);
-    let [parent, child] = &history.lanes[..] else { panic!("{history:?}") };
+    let [parent, child] = &history.lanes[..] else {
+        panic!("{history:?}")
+    };
     let fork = child.fork.unwrap();
     assert_eq!((fork.timeline, fork.lsn, parent.fork), (tli(1), at(8, 100), None));
-    assert!(fork.left_at > time(7, 0) && fork.left_at <= fork.begins_at, "{fork:?}");
+    assert!(
+        fork.left_at > time(7, 0) && fork.left_at <= fork.begins_at,
+        "{fork:?}"
+    );
     assert_eq!(fork.begins_at, time(8, 30));
     // Timeline 1 itself is recoverable to its end, too.
     assert_eq!(parent.recoverable, [Period::new(time(2, 10), time(7, 59))]);
@@ -114,7 +137,7 @@ fn the_window_goes_from_lane_to_lane_along_the_forks() {
     assert_eq!(history.followed, Some(tli(2)));
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn a_copy_that_was_recovered_to_an_earlier_moment_left_there_and_begins_when_it_was_made() {
     let catalogue = archive(&[(1, 2), (1, 30)], &[(1, 2..=40), (2, 10..=12)]);
@@ -123,13 +146,16 @@ fn a_copy_that_was_recovered_to_an_earlier_moment_left_there_and_begins_when_it_
     stored(&mut catalogue, 2, 12, time(55, 0));
     let lanes = history(&catalogue).lanes;
     let fork = lanes[1].fork.unwrap();
-    assert!((fork.left_at - time(10, 0)).abs() < TimeDelta::minutes(2), "{fork:?}");
+    assert!(
+        (fork.left_at - time(10, 0)).abs() < TimeDelta::minutes(2),
+        "{fork:?}"
+    );
     assert_eq!(fork.begins_at, time(50, 0));
     assert_eq!(lanes[1].stretches[0].period.from, time(50, 0));
     assert_eq!(lanes[1].last.unwrap().at, time(55, 0));
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn the_day_on_which_an_archive_was_copied_does_not_count() {
     let mut catalogue = archive(&[(1, 2)], &[(1, 2..=9)]);
@@ -139,7 +165,7 @@ fn the_day_on_which_an_archive_was_copied_does_not_count() {
     assert_eq!((last.at, last.stored_at), (time(9, 59), Some(time(90, 0))));
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn a_backup_without_a_record_stands_on_the_timeline_that_had_begun_last() {
     let catalogue = archive(&[(1, 2), (2, 20)], &[(1, 2..=8), (2, 8..=24)]);
@@ -165,16 +191,20 @@ fn a_backup_without_a_record_stands_on_the_timeline_that_had_begun_last() {
     assert_eq!(ids, [vec![id(2), id(5)], vec![id(20), id(22)]]);
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn a_timeline_of_which_nothing_is_left_has_no_lane_and_one_that_has_just_begun_has() {
     let catalogue = with_history(archive(&[(2, 20)], &[(2, 20..=24)]), 2, &[(1, at(8, 100))]);
     let catalogue = with_history(catalogue, 3, &[(1, at(8, 100)), (2, at(24, 5000))]);
-    let lanes: Vec<_> = history(&catalogue).lanes.iter().map(|lane| lane.timeline).collect();
+    let lanes: Vec<_> = history(&catalogue)
+        .lanes
+        .iter()
+        .map(|lane| lane.timeline)
+        .collect();
     assert_eq!(lanes, [tli(2), tli(3)]);
 }
 
-// Seen to fail: 
+// Seen to fail:
 #[test]
 fn long_times_with_nothing_are_folded_and_short_ones_are_not() {
     let day = |day: i64| DateTime::UNIX_EPOCH + TimeDelta::days(day);
@@ -188,7 +218,7 @@ fn long_times_with_nothing_are_folded_and_short_ones_are_not() {
 }
 
 proptest! {
-    // Seen to fail: 
+    // Seen to fail:
     #[test]
     fn however_clocks_go_wal_never_goes_back_in_time(
         known in prop::collection::vec((0..200_u64, -3600..3600_i64, any::<bool>()), 0..12),
