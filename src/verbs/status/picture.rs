@@ -2,6 +2,7 @@
 //! legible without colour, light and dark, on a screen and on paper, and says in words what it shows.
 //!
 //! It is laid out for a width in pixels. What has no room for its words has them when it is pointed at.
+#![allow(clippy::cast_precision_loss)] // a pixel needs no more
 
 mod key;
 mod lane;
@@ -302,17 +303,17 @@ impl Picture<'_> {
         // A few folds are named before the moments, many only where there is room.
         let folds: Vec<_> = scale.folds().collect();
         if folds.len() <= NAMED_FOLDS {
-            folds
-                .iter()
-                .for_each(|fold| Self::fold(body, fold, axis, &mut rows));
+            for fold in &folds {
+                Self::fold(body, fold, axis, &mut rows);
+            }
         }
         for tick in scale.ticks() {
             show(tick, &mut rows);
         }
         if folds.len() > NAMED_FOLDS {
-            folds
-                .iter()
-                .for_each(|fold| Self::fold(body, fold, axis, &mut rows));
+            for fold in &folds {
+                Self::fold(body, fold, axis, &mut rows);
+            }
         }
         shown.sort_by_key(|(_, tick)| tick.at);
         let mut context = String::new();
@@ -339,7 +340,7 @@ impl Picture<'_> {
     /// The sign of time that is left out, with its length where there is room.
     fn fold(body: &mut Elements, fold: &Fold, axis: f64, rows: &mut Rows) {
         let words = span(fold.period.length().to_std().unwrap_or(Duration::ZERO));
-        let middle = (fold.left + fold.right) / 2.0;
+        let middle = f64::midpoint(fold.left, fold.right);
         let tip = format!(
             "{words} without anything archived are left out: {}",
             tips::period(fold.period)
@@ -351,11 +352,12 @@ impl Picture<'_> {
             middle + 1.0
         );
         if let Some(place) = rows.place(middle, width(&words, SMALL)) {
-            inside += &format!(
+            let named = format!(
                 r#"<text x="{:.1}" y="{:.1}" text-anchor="middle" class="soft small">{words}</text>"#,
                 place.x,
                 axis - 22.0
             );
+            inside.push_str(&named);
         }
         body.group(&tip, &inside);
     }

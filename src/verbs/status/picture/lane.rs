@@ -162,11 +162,11 @@ fn recoverable(lane: &Lane, sheet: &Sheet<'_>, bar: f64, bands: &mut Elements, e
                 until - from
             ),
         );
-        let line = bar + BAR_HEIGHT + BRACKET_HEIGHT - 4.0;
+        let under = bar + BAR_HEIGHT + BRACKET_HEIGHT - 4.0;
         elements.add(format_args!(
-            r#"<path d="M{from:.1} {:.1}V{line:.1}H{until:.1}V{:.1}" class="bracket"/>"#,
-            line - 4.0,
-            line - 4.0
+            r#"<path d="M{from:.1} {:.1}V{under:.1}H{until:.1}V{:.1}" class="bracket"/>"#,
+            under - 4.0,
+            under - 4.0
         ));
     }
 }
@@ -175,11 +175,11 @@ fn recoverable(lane: &Lane, sheet: &Sheet<'_>, bar: f64, bands: &mut Elements, e
 fn wal(lane: &Lane, sheet: &Sheet<'_>, bar: f64, elements: &mut Elements) {
     let middle = bar + BAR_HEIGHT / 2.0;
     for one in drawn(lane, sheet, StretchKind::Released, 1.0) {
-        let line = format!(
+        let sign = format!(
             r#"<path d="M{:.1} {middle:.1}H{:.1}" class="released"/>"#,
             one.from, one.until
         );
-        elements.group(&tips::of_stretches(&one.stretches), &line);
+        elements.group(&tips::of_stretches(&one.stretches), &sign);
     }
     for one in drawn(lane, sheet, StretchKind::Archived, 1.5) {
         elements.group(
@@ -200,17 +200,17 @@ fn wal(lane: &Lane, sheet: &Sheet<'_>, bar: f64, elements: &mut Elements) {
     }
     for barrier in &lane.barriers {
         let x = sheet.scale.x(barrier.at);
-        let line = format!(
+        let sign = format!(
             r#"<path d="M{x:.1} {:.1}V{:.1}" class="barrier"/>"#,
             bar - 5.0,
             bar + BAR_HEIGHT + 5.0
         );
-        elements.group(&barrier.reason, &line);
+        elements.group(&barrier.reason, &sign);
     }
     if let Some(last) = lane.last {
         let x = sheet.scale.x(last.at);
         let stored = last.stored_at.map(|at| format!(", stored {}", tips::second(at)));
-        let line = format!(
+        let sign = format!(
             r#"<path d="M{x:.1} {:.1}V{:.1}" class="end"/>"#,
             bar - 3.0,
             bar + BAR_HEIGHT + 3.0
@@ -220,7 +220,7 @@ fn wal(lane: &Lane, sheet: &Sheet<'_>, bar: f64, elements: &mut Elements) {
             last.segment,
             stored.unwrap_or_default()
         );
-        elements.group(&tip, &line);
+        elements.group(&tip, &sign);
     }
 }
 
@@ -239,14 +239,14 @@ struct Together<'a> {
     until: f64,
 }
 
-fn drawn<'a>(lane: &'a Lane, sheet: &Sheet<'_>, kind: StretchKind, least: f64) -> Vec<Together<'a>> {
+fn drawn<'a>(lane: &'a Lane, sheet: &Sheet<'_>, kind: StretchKind, narrowest: f64) -> Vec<Together<'a>> {
     let mut all: Vec<Together<'a>> = Vec::new();
     for stretch in lane.stretches.iter().filter(|stretch| stretch.kind == kind) {
         let (from, until) = (
             sheet.scale.x(stretch.period.from),
             sheet.scale.x(stretch.period.until),
         );
-        let more = ((least - (until - from)) / 2.0).max(0.0);
+        let more = ((narrowest - (until - from)) / 2.0).max(0.0);
         let (from, until) = (from - more, until + more);
         match all.last_mut() {
             Some(last) if from < last.until + 1.0 => {
@@ -416,7 +416,7 @@ fn words_below(lane: &Lane, sheet: &Sheet<'_>) -> (Vec<Label>, usize) {
                 _ => tips::kind_words(kind).to_owned(),
             };
             let words = format!("{words}: {}", counted(segments, "segment"));
-            wanted.push(((one.from + one.until) / 2.0, "alarm small", words));
+            wanted.push((f64::midpoint(one.from, one.until), "alarm small", words));
         }
     }
     for barrier in &lane.barriers {
@@ -428,7 +428,7 @@ fn words_below(lane: &Lane, sheet: &Sheet<'_>) -> (Vec<Label>, usize) {
     }
     let longest = lane.recoverable.iter().max_by_key(|period| period.length());
     if let Some(period) = longest {
-        let x = (sheet.scale.x(period.from) + sheet.scale.x(period.until)) / 2.0;
+        let x = f64::midpoint(sheet.scale.x(period.from), sheet.scale.x(period.until));
         wanted.push((x, "good-words small", "recoverable".to_owned()));
     }
     let released = drawn(lane, sheet, StretchKind::Released, 1.0);
@@ -436,7 +436,11 @@ fn words_below(lane: &Lane, sheet: &Sheet<'_>) -> (Vec<Label>, usize) {
         .iter()
         .max_by(|one, other| (one.until - one.from).total_cmp(&(other.until - other.from)));
     if let Some(one) = widest {
-        wanted.push(((one.from + one.until) / 2.0, "soft small", "released".to_owned()));
+        wanted.push((
+            f64::midpoint(one.from, one.until),
+            "soft small",
+            "released".to_owned(),
+        ));
     }
     if let Some(last) = lane.last {
         let at = last.stored_at.unwrap_or(last.at);

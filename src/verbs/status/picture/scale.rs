@@ -273,7 +273,7 @@ fn between(left: f64, right: f64, from: DateTime<Utc>, until: DateTime<Utc>, at:
     if whole > 0.0 {
         left + (right - left) * part / whole
     } else {
-        (left + right) / 2.0
+        f64::midpoint(left, right)
     }
 }
 

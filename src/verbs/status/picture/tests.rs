@@ -253,10 +253,10 @@ fn large() -> StatusReport {
     for number in 0..40 {
         let segment = 1210 + number * 252;
         let timeline = match segment {
-            ..3000 => 1,
-            ..5200 => 2,
-            ..8100 => 3,
-            ..10_400 => 5,
+            0..3000 => 1,
+            3000..5200 => 2,
+            5200..8100 => 3,
+            8100..10_400 => 5,
             _ => 6,
         };
         made = made.backup_with(timeline, segment, |backup| {

@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+/// About how wide a character is, of its size. Fonts differ; this is a wide one.
+const CHARACTER: f64 = 0.6;
+
 /// Text that may stand in an element or in an attribute. What XML has no place for becomes U+FFFD.
 pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -20,14 +23,15 @@ pub(super) fn escaped(text: &str) -> String {
     safe
 }
 
-/// About how wide a text is, in pixels. Fonts differ; this is as wide as a wide one.
+/// About how wide a text is, in pixels.
 pub(super) fn width(text: &str, size: f64) -> f64 {
-    text.chars().count() as f64 * size * 0.6
+    text.chars().count() as f64 * size * CHARACTER
 }
 
 /// A text in lines of at most this width. A word that is too long for a line is cut.
 pub(super) fn wrapped(text: &str, size: f64, room: f64) -> Vec<String> {
-    let most = ((room / (size * 0.6)) as usize).max(8);
+    let too_many = (9..1000_u16).find(|chars| f64::from(*chars) * size * CHARACTER > room);
+    let most = usize::from(too_many.unwrap_or(1000)) - 1;
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         let chars: Vec<char> = word.chars().collect();

@@ -1,6 +1,7 @@
 use chrono::TimeDelta;
 use proptest::prelude::*;
 
+use super::StretchKind::{Archived, Damaged, Gap, Released};
 use super::*;
 use crate::format::keys::Key;
 use crate::judge::catalogue::{Unfinished, Unrestorable};
@@ -66,15 +67,15 @@ fn a_gap_is_named_exactly_and_stands_between_the_moments_that_are_known() {
         kinds(lane),
         [
             (
-                StretchKind::Archived,
+                Archived,
                 "000000010000000000000002 to 000000010000000000000009 (8 segments)".to_owned()
             ),
             (
-                StretchKind::Gap,
+                Gap,
                 "00000001000000000000000A to 00000001000000000000000B (2 segments)".to_owned()
             ),
             (
-                StretchKind::Archived,
+                Archived,
                 "00000001000000000000000C to 00000001000000000000001E (19 segments)".to_owned()
             ),
         ]
@@ -98,7 +99,6 @@ fn what_retention_released_is_no_gap_and_damaged_wal_is_not_merely_archived() {
         .into_iter()
         .map(|(kind, _)| kind)
         .collect();
-    use StretchKind::{Archived, Damaged, Released};
     assert_eq!(kinds, [Released, Archived, Released, Archived, Damaged, Archived]);
     let states: Vec<_> = history.backups().map(|mark| mark.state.clone()).collect();
     assert_eq!(states, [MarkState::StandsAlone, MarkState::Restorable]);
@@ -109,7 +109,7 @@ fn what_retention_released_is_no_gap_and_damaged_wal_is_not_merely_archived() {
 fn wal_that_a_backup_needs_is_a_gap_even_before_the_first_segment() {
     let catalogue = archive(&[(1, 4)], &[(1, 5..=9)]);
     let lane = &history(&catalogue).lanes[0];
-    assert_eq!(lane.stretches[0].kind, StretchKind::Gap);
+    assert_eq!(lane.stretches[0].kind, Gap);
     assert_eq!(lane.stretches[0].segments.to_string(), "000000010000000000000004");
 }
 
