@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -535,6 +535,44 @@ fn the_file_is_replaced_as_a_whole() {
     assert_eq!(directory.path().read_dir().unwrap().count(), 1);
     let error = write(&large(), &directory.path().join("no/history.svg")).unwrap_err();
     assert!(error.to_string().contains("no/history.svg"), "{error}");
+}
+
+/// The names of all fields within a value, with the way to each.
+fn fields(value: &serde_json::Value, way: &str, found: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(members) => {
+            for (name, member) in members {
+                let way = if way.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{way}.{name}")
+                };
+                fields(member, &way, found);
+            }
+        }
+        serde_json::Value::Array(entries) => {
+            let way = format!("{way}[]");
+            entries.iter().for_each(|entry| fields(entry, &way, found));
+        }
+        _ => {
+            found.insert(way.trim_end_matches("[]").to_owned());
+        }
+    }
+}
+
+// Seen to fail:
+#[test]
+fn every_field_of_the_json_is_in_the_documentation() {
+    let page = include_str!("../../../../docs/json.md");
+    let mut found = BTreeSet::new();
+    for (_, report) in all() {
+        fields(&serde_json::to_value(report).unwrap(), "", &mut found);
+    }
+    assert!(found.len() > 60, "{found:?}");
+    found.retain(|way| !way.starts_with("window[].missing."));
+    for way in found {
+        assert!(page.contains(&format!("`{way}`")), "{way} is not in docs/json.md");
+    }
 }
 
 #[test]
