@@ -296,6 +296,7 @@ mod tests {
         scale.ticks().into_iter().map(|tick| tick.label).collect()
     }
 
+    // Seen to fail: `picture/scale.rs`: the sides of a piece are swapped
     #[test]
     fn moments_stand_in_their_order_and_folds_take_little_room() {
         let periods = [
@@ -323,6 +324,7 @@ mod tests {
         assert_eq!(scale.folds().count(), 1);
     }
 
+    // Seen to fail: `picture/scale.rs`: it stands at the left
     #[test]
     fn a_moment_without_length_stands_in_the_middle() {
         let scale = Scale::new(
@@ -333,6 +335,7 @@ mod tests {
         assert!((scale.x(at("2026-11-01T00:00:00Z")) - 50.0).abs() < 0.1);
     }
 
+    // Seen to fail: `picture/scale.rs`: weeks begin on Thursdays
     #[test]
     fn ticks_are_round_moments_of_a_fitting_step() {
         let of = |from: &str, until: &str| labels(&Scale::new(&[period(from, until)], 0.0, 500.0));

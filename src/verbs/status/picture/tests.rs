@@ -340,11 +340,10 @@ fn all() -> [(&'static str, StatusReport); 8] {
     ]
 }
 
-/// Checks that tags close in their order and that attributes are quoted; the numbers of these attributes.
-fn numbers(svg: &str, attribute: &str) -> Vec<f64> {
+/// Checks that tags close in their order and that attributes are quoted; the values of one.
+fn values<'a>(svg: &'a str, attribute: &str) -> Vec<&'a str> {
     let mut open = Vec::new();
     let mut found = Vec::new();
-    let style = svg.find("<style>").unwrap()..svg.find("</style>").unwrap();
     let mut rest = svg;
     while let Some(begin) = rest.find('<') {
         let end = begin + rest[begin..].find('>').expect("a tag ends");
@@ -357,22 +356,26 @@ fn numbers(svg: &str, attribute: &str) -> Vec<f64> {
             open.push(tag.split_whitespace().next().unwrap());
         }
         if let Some((_, value)) = tag.split_once(&format!(" {attribute}=\"")) {
-            found.push(value.split('"').next().unwrap().parse().unwrap());
+            found.push(value.split('"').next().unwrap());
         }
         rest = &rest[end + 1..];
     }
     assert!(open.is_empty(), "{open:?}");
-    assert!(!style.is_empty());
     found
 }
 
-// Seen to fail:
+// Seen to fail: `status/picture/scale.rs`: the pieces take the room of the folds too
 #[test]
 fn every_picture_is_well_formed_and_within_its_width() {
     for (name, report) in all() {
         for width in [WIDE, PHONE] {
             let svg = svg(&report, width);
-            for x in ["x", "cx"].into_iter().flat_map(|x| numbers(&svg, x)) {
+            let ways = values(&svg, "d");
+            let places = ways.iter().flat_map(|way| way.split(['M', 'H']).skip(1));
+            let places = places.filter_map(|place| place.split([' ', 'V', 'L', 'l', 'h', 'Z', 'M']).next());
+            let places = places.chain(["x", "cx"].into_iter().flat_map(|x| values(&svg, x)));
+            for x in places.filter(|x| !x.is_empty()) {
+                let x: f64 = x.parse().unwrap();
                 assert!((0.0..=width).contains(&x), "{name}: {x} of {width}");
             }
             assert!(!svg.contains("NaN") && !svg.contains("inf\""), "{name}");
@@ -380,7 +383,7 @@ fn every_picture_is_well_formed_and_within_its_width() {
     }
 }
 
-// Seen to fail:
+// Seen to fail: `status/picture.rs`: a `<use>`
 #[test]
 fn a_picture_runs_nothing_and_loads_nothing_from_elsewhere() {
     for (name, report) in all() {
@@ -395,7 +398,7 @@ fn a_picture_runs_nothing_and_loads_nothing_from_elsewhere() {
     }
 }
 
-// Seen to fail:
+// Seen to fail: `status/picture/words.rs`: `<` passes
 #[test]
 fn text_of_the_archive_is_escaped() {
     let evil = "</title><script>alert(1)</script>\"'&";
@@ -408,10 +411,10 @@ fn text_of_the_archive_is_escaped() {
     let svg = svg(&report, WIDE);
     assert!(!svg.contains("<script") && !svg.contains("'&"), "{svg}");
     assert_eq!(svg.matches("&lt;script&gt;alert(1)").count(), 4, "{svg}");
-    numbers(&svg, "x");
+    values(&svg, "x");
 }
 
-// Seen to fail:
+// Seen to fail: `status/picture/tips.rs`: without the proof
 #[test]
 fn a_mark_says_id_time_size_keep_and_proof() {
     let svg = svg(&large(), WIDE);
@@ -445,7 +448,7 @@ fn a_mark_says_id_time_size_keep_and_proof() {
     );
 }
 
-// Seen to fail:
+// Seen to fail: `status/picture/lane.rs`: two rows above the marks
 #[test]
 fn whatever_is_wrong_stands_there_in_words() {
     for width in [WIDE, PHONE] {
@@ -470,7 +473,7 @@ fn whatever_is_wrong_stands_there_in_words() {
     }
 }
 
-// Seen to fail:
+// Seen to fail: `status/picture.rs`: there always is WAL
 #[test]
 fn a_picture_of_nothing_says_what_to_do() {
     for (report, says) in [
@@ -486,7 +489,7 @@ fn a_picture_of_nothing_says_what_to_do() {
     }
 }
 
-// Seen to fail:
+// Seen to fail: `status/picture.rs`: the description has no forks
 #[test]
 fn those_who_do_not_see_it_are_told_what_it_shows() {
     let svg = svg(&large(), WIDE);
@@ -503,7 +506,7 @@ fn those_who_do_not_see_it_are_told_what_it_shows() {
     }
 }
 
-// Seen to fail:
+// Seen to fail: `status/picture/lane.rs`: each gap is drawn for itself
 #[test]
 fn a_large_archive_is_drawn_in_a_moment_and_stays_small() {
     for (name, report) in [("large", large()), ("many-gaps", many_gaps())] {
@@ -515,7 +518,7 @@ fn a_large_archive_is_drawn_in_a_moment_and_stays_small() {
     }
 }
 
-// Seen to fail:
+// Seen to fail: `status/picture.rs`: `write` copies into the file
 #[test]
 fn the_file_is_replaced_as_a_whole() {
     use std::os::unix::fs::MetadataExt;
@@ -560,7 +563,7 @@ fn fields(value: &serde_json::Value, way: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-// Seen to fail:
+// Seen to fail: `docs/json.md`: a field has another name
 #[test]
 fn every_field_of_the_json_is_in_the_documentation() {
     let page = include_str!("../../../../docs/json.md");

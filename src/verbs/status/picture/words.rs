@@ -144,7 +144,7 @@ mod tests {
         );
     }
 
-    // Seen to fail: `picture/words.rs`: `place` looks at the first row only
+    // Seen to fail: `picture/words.rs`: `place` has one row only, or does not stay within its sides
     #[test]
     fn texts_do_not_run_into_each_other_or_over_the_edge() {
         let mut rows = Rows::new(2, 0.0, 100.0);
@@ -157,6 +157,7 @@ mod tests {
         assert_eq!(rows.used(), 2);
     }
 
+    // Seen to fail: `picture/words.rs`: a long word is not cut
     #[test]
     fn a_long_text_is_broken_into_lines_that_fit() {
         let lines = wrapped("one two three s3://a-very-long-name-without-an-end", 10.0, 60.0);
