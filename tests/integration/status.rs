@@ -79,7 +79,7 @@ fn one_screen_shows_what_there_is_and_a_program_gets_the_same() {
     assert_eq!(report["warnings"][0]["id"], "archiver.backlog", "{report}");
 }
 
-// Seen to fail: `status/mod.rs`: no warnings
+// Seen to fail: `status/mod.rs`: no warnings; `status/args.rs`: no picture is written
 #[test]
 fn what_is_wrong_with_an_archive_is_said_and_has_an_exit_code() {
     let history = History::write(Major::V17, Place::directory());
@@ -93,6 +93,19 @@ fn what_is_wrong_with_an_archive_is_said_and_has_an_exit_code() {
         output.stdout.contains("PROBLEM") && output.stdout.contains(&missing),
         "{output:?}"
     );
+    let beside = tempfile::tempdir().unwrap();
+    crate::support::give_to_user(beside.path());
+    let file = beside.path().join("history.svg");
+    let drawn = ["status", "--svg", file.to_str().unwrap()];
+    history.walship.run(&drawn).exited(10);
+    let picture = fs::read_to_string(&file).unwrap();
+    for says in [
+        &format!("Missing WAL, which no recovery crosses: {missing}."),
+        "gap: 1 segment",
+        &format!("backup {}: can be restored", history.backup),
+    ] {
+        assert!(picture.contains(says), "{says} is not in\n{picture}");
+    }
     // A failed drill is said, too, as long as none has passed since.
     let proof = format!("backups/{}/proof.json", history.backup);
     let drill = serde_json::json!({

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use chrono::Utc;
 use clap::Args;
 
-use super::{StatusOptions, metrics, run};
+use super::{StatusOptions, metrics, picture, run};
 use crate::config::Settings;
 use crate::edge::exit::STATUS_WARNS;
 use crate::edge::print::{print, write_out};
@@ -30,6 +30,10 @@ pub struct StatusArgs {
     /// Print it as metrics, for node_exporter's textfile collector; exit 0 whatever is wrong
     #[arg(long, conflicts_with = "json")]
     pub prometheus: bool,
+    /// Also draw the recoverable history into this file, as SVG: timelines, WAL with its gaps, backups and their proofs,
+    /// and what can be recovered now
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
 }
 
 impl StatusArgs {
@@ -42,6 +46,9 @@ impl StatusArgs {
             let store = open(settings).await?;
             run(&options, connection.as_ref(), &store, Utc::now()).await
         });
+        if let (Some(file), Ok(report)) = (&self.svg, &looked) {
+            picture::write(report, file)?;
+        }
         if self.prometheus {
             let archive = settings.archive()?.to_string();
             write_out(metrics::text(&archive, looked.as_ref().ok())?.as_bytes())?;

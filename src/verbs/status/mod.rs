@@ -3,6 +3,7 @@
 
 mod args;
 pub mod metrics;
+mod picture;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -25,6 +26,7 @@ use crate::judge;
 use crate::judge::catalogue::Catalogue;
 use crate::judge::diagnosis::facts::{ArchiveFacts, ReadyFiles};
 use crate::judge::diagnosis::{Fact, Finding, Level, Limits, judge_archive};
+use crate::judge::history_picture::History;
 use crate::judge::retention::{Action, RetentionPolicy};
 use crate::judge::window::Window;
 use crate::pg::{Major, SegmentName, TimelineId};
@@ -66,6 +68,8 @@ pub struct StatusReport {
     /// Null where there was none.
     pub drill: Option<Drill>,
     pub expiry: Expiry,
+    /// The timelines with their WAL and backups, and where in time each stands.
+    pub history: History,
     /// What is wrong, and what to do about it.
     pub warnings: Vec<Finding>,
     /// The moment that all this is about.
@@ -179,6 +183,7 @@ pub async fn run(
     let drills = drills.map_err(|error| error.to_string());
     Ok(StatusReport {
         archive: store.location().to_string(),
+        history: History::of(&catalogue, &window, now)?,
         system_identifier: catalogue.identity.system_identifier.to_string(),
         postgres_major: catalogue.identity.postgres_major,
         window,

@@ -7,7 +7,7 @@ fn moment(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-fn report() -> StatusReport {
+pub(super) fn report() -> StatusReport {
     let id: BackupId = "20261125T041500Z".parse().unwrap();
     let segment: SegmentName = "00000001000000030000002A".parse().unwrap();
     StatusReport {
@@ -70,6 +70,12 @@ fn report() -> StatusReport {
             wal_segments: 212,
         },
         warnings: Vec::new(),
+        history: History {
+            periods: Vec::new(),
+            lanes: Vec::new(),
+            followed: None,
+            now: moment("2026-11-25T20:01:30Z"),
+        },
         now: moment("2026-11-25T20:01:30Z"),
     }
 }

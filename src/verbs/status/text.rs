@@ -138,7 +138,7 @@ impl StatusReport {
     }
 }
 
-fn window_text(window: &Window) -> String {
+pub(super) fn window_text(window: &Window) -> String {
     let earliest = time(window.earliest);
     let latest = match (window.latest, window.latest_is) {
         (Some(latest), LatestIs::Commit) => time(latest),

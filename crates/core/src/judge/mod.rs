@@ -11,6 +11,7 @@ pub mod diagnosis;
 #[cfg(test)]
 mod fixture;
 pub mod forks;
+pub mod history_picture;
 pub mod lineage;
 pub mod recovery_plan;
 pub mod retention;
