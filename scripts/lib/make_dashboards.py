@@ -78,8 +78,9 @@ CLUSTER = [
           ("{{slot_name}} {{wal_status}}", "pg_replication_slots_wal_status{@} or pg_replication_slot_wal_status{@}")),
     row("WAL"),
     graph("WAL written", "Bps", 8,
-          (NAME, "rate(walship_pg_wal_lsn_bytes{@}[$__rate_interval])"
-                 " or rate(pg_stat_replication_pg_current_wal_lsn_bytes{@}[$__rate_interval])")),
+          (NAME, "max by (instance) (rate(walship_pg_wal_lsn_bytes{@}[$__rate_interval]))"
+                 " or max by (instance) (rate(pg_stat_replication_pg_current_wal_lsn_bytes{@}[$__rate_interval]))"
+                 " or max by (instance) (rate(pg_replication_slots_slot_current_wal_lsn{@}[$__rate_interval]))")),
     graph("pg_wal", "bytes", 8, (NAME, "pg_wal_size_bytes{@}")),
     graph("Segments in pg_wal", "short", 8, (NAME, "pg_wal_segments{@}")),
     graph("Free space of the disk with pg_wal", "percentunit", 8, (NAME, "instance:pg_wal_disk_avail:ratio{@c}")),
