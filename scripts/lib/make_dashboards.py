@@ -48,6 +48,12 @@ def quantile(q, metric):
     return (f"{q:g}", f"histogram_quantile({q:g}, sum by (le) (rate({metric}_bucket{{@}}[$__rate_interval])))")
 
 
+def checkpoints(legend, now, before, scaled=""):
+    """The view has another name since PostgreSQL 17, and its counters had none of their own in postgres_exporter 0.11."""
+    names = (f"pg_stat_checkpointer_{now}", f"pg_stat_bgwriter_{before}_total", f"pg_stat_bgwriter_{before}")
+    return (legend, " or ".join(f"rate({name}{{@}}[$__rate_interval]){scaled}" for name in names))
+
+
 GREEN_IF_ZERO = [("green", None), ("red", 1)]
 RED_IF_ZERO = [("red", None), ("green", 1)]
 NAME = "{{instance}}"
@@ -89,13 +95,10 @@ CLUSTER = [
           rate("{{instance}} failed", "pg_stat_archiver_failed_count{@}")),
     graph("Time since the archiver's last file", "s", 8, (NAME, "pg_stat_archiver_last_archive_age{@}")),
     graph("Checkpoints", "ops", 12,
-          ("{{instance}} timed", "rate(pg_stat_checkpointer_num_timed_total{@}[$__rate_interval])"
-                                 " or rate(pg_stat_bgwriter_checkpoints_timed_total{@}[$__rate_interval])"),
-          ("{{instance}} requested", "rate(pg_stat_checkpointer_num_requested_total{@}[$__rate_interval])"
-                                     " or rate(pg_stat_bgwriter_checkpoints_req_total{@}[$__rate_interval])")),
-    graph("Checkpoints write", "percentunit", 12,
-          (NAME, "rate(pg_stat_checkpointer_write_time_total{@}[$__rate_interval]) / 1000"
-                 " or rate(pg_stat_bgwriter_checkpoint_write_time_total{@}[$__rate_interval]) / 1000")),
+          checkpoints("{{instance}} timed", "num_timed_total", "checkpoints_timed"),
+          checkpoints("{{instance}} requested", "num_requested_total", "checkpoints_req")),
+    # The counters are milliseconds.
+    graph("Checkpoints write", "percentunit", 12, checkpoints(NAME, "write_time_total", "checkpoint_write_time", " / 1000")),
     row("Connections and queries"),
     graph("Connections", "short", 8,
           ("{{instance}} {{state}}", "sum by (instance, state) (pg_stat_activity_count{@})"),
