@@ -27,8 +27,9 @@ make_work_folder() {
     chmod 755 "$work"
     mkdir "$work/pids" "$work/log" "$work/secrets"
     # The servers' user may not be able to read this folder.
-    install -m 755 "$WALSHIP" "$work/walship"
     walship=$work/walship
+    # shellcheck disable=SC2153 # set by whoever sources this
+    install -m 755 "$WALSHIP" "$walship"
     read -r one_port two_port bouncer_port one_agent two_agent node_port prometheus_port alertmanager_port < <(free_ports 8)
     ! is_root || chown -R "$user" "$work"
     export PATH=$pg/bin:$PATH LD_LIBRARY_PATH=$pg/lib PGUSER=postgres PGHOST=$work
@@ -113,14 +114,14 @@ agent_settings() {
     local name=$1 port=$2
     shift 2
     {
-        printf 'archive = "file://%s/archive"\n\n[metrics]\nlisten = "127.0.0.1:%s"\npostgres = true\n' "$work" "$port"
+        printf 'archive = "file://%s/archive"\n\n[metrics]\nlisten = "127.0.0.1:%s"\ninterval = "2s"\npostgres = true\n' "$work" "$port"
         printf '%s\n' "$@"
     } | as_user tee "$work/$name.toml" >/dev/null
 }
 
 start_agents() {
-    start agent-one env PGPORT="$one_port" "$walship" agent --config "$work/one.toml" --pgdata "$work/one"
-    start agent-two env PGPORT="$two_port" "$walship" agent --config "$work/two.toml" --pgdata "$work/two"
+    start agent-one "$walship" agent --config "$work/one.toml" --pgdata "$work/one" -d "host=$work port=$one_port user=postgres dbname=postgres"
+    start agent-two "$walship" agent --config "$work/two.toml" --pgdata "$work/two" -d "host=$work port=$two_port user=postgres dbname=postgres"
     answers agent-one "http://127.0.0.1:$one_agent/metrics"
     answers agent-two "http://127.0.0.1:$two_agent/metrics"
 }
@@ -165,12 +166,15 @@ start_receivers() {
     until [[ -f $work/ports ]]; do sleep 0.1; done
     # shellcheck source=/dev/null
     . "$work/ports"
+    # shellcheck disable=SC2154 # web_port is in that file
     echo "http://127.0.0.1:$web_port/slack" >"$work/secrets/slack-webhook"
     echo "not-a-routing-key" >"$work/secrets/pagerduty-routing-key"
     echo "not-a-password" >"$work/secrets/smtp-password"
     touch "$work/received"
 }
 
+# web_port and mail_port come from $work/ports.
+# shellcheck disable=SC2154
 # The files of deploy/monitoring, with this machine's addresses and with less patience.
 start_monitoring() {
     cp -r deploy/monitoring/rules "$work/rules"
