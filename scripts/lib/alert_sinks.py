@@ -74,7 +74,7 @@ class Mail(socketserver.StreamRequestHandler):
         while (line := self.rfile.readline()) not in (b".\r\n", b""):
             lines.append(line.removeprefix(b"."))
         message = email.message_from_bytes(b"".join(lines), policy=email.policy.default)
-        body = message.get_body(("html", "plain"))
+        body = message.get_body(("plain",))
         text = f"{message['Subject']}\n{body.get_content() if body else ''}"
         receive(self.server.directory, "mail", status_of("RESOLVED" in text.split("\n")[0]), text)
         self.say("250 taken")

@@ -4,18 +4,16 @@
 
 step() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
-# The servers run as this user, because PostgreSQL refuses to run as root.
+# The servers run as $user, because PostgreSQL refuses to run as root.
 as_user() {
-    if is_root; then
-        setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups env HOME="$work" "$@"
-    else
-        "$@"
-    fi
+    "${as_user[@]}" "$@"
 }
 
 find_programs() {
     pg=$(scripts/tools postgres 17)
     user=$(scripts/tools user)
+    as_user=()
+    ! is_root || as_user=(setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups env)
     pgbouncer=$(scripts/tools pgbouncer)
     prometheus=$(scripts/tools prometheus)
     alertmanager=$(scripts/tools alertmanager)
@@ -32,7 +30,7 @@ make_work_folder() {
     install -m 755 "$WALSHIP" "$walship"
     read -r one_port two_port bouncer_port one_agent two_agent node_port prometheus_port alertmanager_port < <(free_ports 8)
     ! is_root || chown -R "$user" "$work"
-    export PATH=$pg/bin:$PATH LD_LIBRARY_PATH=$pg/lib PGUSER=postgres PGHOST=$work
+    export PATH=$pg/bin:$PATH LD_LIBRARY_PATH=$pg/lib PGUSER=postgres PGHOST=$work HOME=$work
 }
 
 # free_ports N: so many ports that nobody listens on.
@@ -46,7 +44,8 @@ print(*(s.getsockname()[1] for s in held))' "$1"
 start() {
     local name=$1
     shift
-    as_user "$@" >>"$work/log/$name" 2>&1 &
+    # Not by the function: $! must be the process itself.
+    "${as_user[@]}" "$@" >>"$work/log/$name" 2>&1 &
     echo $! >"$work/pids/$name"
 }
 
@@ -170,7 +169,7 @@ start_receivers() {
     echo "http://127.0.0.1:$web_port/slack" >"$work/secrets/slack-webhook"
     echo "not-a-routing-key" >"$work/secrets/pagerduty-routing-key"
     echo "not-a-password" >"$work/secrets/smtp-password"
-    touch "$work/received"
+    as_user touch "$work/received"
 }
 
 # web_port and mail_port come from $work/ports.
@@ -178,7 +177,8 @@ start_receivers() {
 # The files of deploy/monitoring, with this machine's addresses and with less patience.
 start_monitoring() {
     cp -r deploy/monitoring/rules "$work/rules"
-    sed -i -E 's/^( +for:) .*/\1 3s/; s/\[5m\]/[15s]/g' "$work"/rules/*.yml
+    # This machine's own disk is no part of it.
+    sed -i -E 's/^( +for:) .*/\1 3s/; s/\[5m\]/[15s]/g; s/(disk_avail:ratio) < 0.[13]/\1 < 0.001/' "$work"/rules/*.yml
     sed -E -e "s/_interval: 15s/_interval: 1s/; s/127.0.0.1:9093/127.0.0.1:$alertmanager_port/" \
         -e "s/10.0.0.1:9987, 10.0.0.2:9987/'127.0.0.1:$one_agent', '127.0.0.1:$two_agent'/" \
         -e "s/10.0.0.1:9100, 10.0.0.2:9100/'127.0.0.1:$node_port'/" deploy/monitoring/prometheus.yml >"$work/prometheus.yml"
@@ -188,6 +188,7 @@ start_monitoring() {
         deploy/monitoring/alertmanager.yml >"$work/alertmanager.yml"
     ! is_root || chown -R "$user" "$work/rules" "$work/secrets" "$work"/*.yml
     start_node_exporter
+    install_alertmanager_templates
     start alertmanager "$alertmanager" --config.file="$work/alertmanager.yml" --storage.path="$work/alertmanager" \
         --web.listen-address="127.0.0.1:$alertmanager_port" --cluster.listen-address=
     start prometheus "$prometheus" --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/prometheus" \
@@ -196,8 +197,16 @@ start_monitoring() {
     answers prometheus "http://127.0.0.1:$prometheus_port/-/ready"
 }
 
+# Debian's Alertmanager reads its templates from there, wherever the program is.
+install_alertmanager_templates() {
+    local file=/usr/share/prometheus/alertmanager/default.tmpl
+    [[ -e $file ]] || root_run install -D -m 644 -t "${file%/*}" "${alertmanager%/usr/bin/*}${file%/*}"/*.tmpl ||
+        die "please install the Debian package prometheus-alertmanager: $file is missing"
+}
+
 start_node_exporter() {
-    start node_exporter "$node_exporter" --web.listen-address="127.0.0.1:$node_port" --no-collector.timex
+    start node_exporter "$node_exporter" --web.listen-address="127.0.0.1:$node_port" --no-collector.timex \
+        --no-collector.systemd --collector.textfile.directory="$work/log"
     answers node_exporter "http://127.0.0.1:$node_port/metrics"
 }
 
