@@ -77,7 +77,7 @@ CLUSTER = [
     graph("WAL until a slot loses its own", "bytes", 8,
           ("{{slot_name}}", "pg_replication_slots_safe_wal_size_bytes{@} or pg_replication_slot_safe_wal_size_bytes{@}")),
     graph("Standbys that stream", "short", 8,
-          ("there are", "cluster:pg_standbys:count{@c}"), ("stream", "cluster:pg_standbys_streaming:count{@c}")),
+          ("there are", "cluster:pg_standbys:count{@c}"), ("stream", "cluster:pg_standbys_streaming:count{@c} or 0 * cluster:pg_standbys:count{@c}")),
     graph("Slots in use", "bool_yes_no", 8,
           ("{{slot_name}}", "pg_replication_slots_slot_is_active{@} or pg_replication_slot_slot_is_active{@} or pg_replication_slots_active{@}")),
     graph("State of slots", "short", 8,

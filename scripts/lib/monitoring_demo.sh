@@ -78,6 +78,17 @@ show_logs() {
 
 psql_one() { as_user "$pg/bin/psql" -XAtq -v ON_ERROR_STOP=1 -p "$one_port" -d postgres "$@"; }
 
+# write: a commit, and a segment that waits for the archiver.
+write() {
+    psql_one -c "CREATE TABLE IF NOT EXISTS written (at timestamptz)" -c "INSERT INTO written VALUES (now())" \
+        -c "SELECT pg_switch_wal()" >/dev/null
+}
+
+write_and_archive() {
+    write
+    until [[ -z $(find "$work/one/pg_wal/archive_status" -name '*.ready') ]]; do sleep 0.2; done
+}
+
 start_server() {
     as_user "$pg/bin/pg_ctl" -s -w -t 120 -D "$work/$1" -l "$work/log/postgres-$1" start
 }
@@ -115,6 +126,7 @@ agent_settings() {
     {
         printf 'archive = "file://%s/archive"\n\n[metrics]\nlisten = "127.0.0.1:%s"\ninterval = "2s"\npostgres = true\n' "$work" "$port"
         printf '%s\n' "$@"
+        printf '\n[retention]\nkeep_backups = 2\n'
     } | as_user tee "$work/$name.toml" >/dev/null
 }
 
@@ -177,8 +189,9 @@ start_receivers() {
 # The files of deploy/monitoring, with this machine's addresses and with less patience.
 start_monitoring() {
     cp -r deploy/monitoring/rules "$work/rules"
-    # This machine's own disk is no part of it.
-    sed -i -E 's/^( +for:) .*/\1 3s/; s/\[5m\]/[15s]/g; s/(disk_avail:ratio) < 0.[13]/\1 < 0.001/' "$work"/rules/*.yml
+    # This machine's own disk and clock are no part of it.
+    sed -i -E -e 's/^( +for:) .*/\1 3s/; s/\[5m\]/[15s]/g; s/(disk_avail:ratio) < 0.[13]/\1 < 0.001/' \
+        -e 's/(node_timex_(offset|maxerror)_seconds\)?) >=? [0-9.]+/\1 > 1e9/' "$work"/rules/*.yml
     sed -E -e "s/_interval: 15s/_interval: 1s/; s/127.0.0.1:9093/127.0.0.1:$alertmanager_port/" \
         -e "s/10.0.0.1:9987, 10.0.0.2:9987/'127.0.0.1:$one_agent', '127.0.0.1:$two_agent'/" \
         -e "s/10.0.0.1:9100, 10.0.0.2:9100/'127.0.0.1:$node_port'/" deploy/monitoring/prometheus.yml >"$work/prometheus.yml"
@@ -205,8 +218,8 @@ install_alertmanager_templates() {
 }
 
 start_node_exporter() {
-    start node_exporter "$node_exporter" --web.listen-address="127.0.0.1:$node_port" --no-collector.timex \
-        --no-collector.systemd --collector.textfile.directory="$work/log"
+    start node_exporter "$node_exporter" --web.listen-address="127.0.0.1:$node_port" --no-collector.systemd \
+        --collector.textfile.directory="$work/log"
     answers node_exporter "http://127.0.0.1:$node_port/metrics"
 }
 
