@@ -80,7 +80,7 @@ psql_one() { as_user "$pg/bin/psql" -XAtq -v ON_ERROR_STOP=1 -p "$one_port" -d p
 
 # write: a commit, and a segment that waits for the archiver.
 write() {
-    psql_one -c "CREATE TABLE IF NOT EXISTS written (at timestamptz)" -c "INSERT INTO written VALUES (now())" \
+    psql_one -c "SET client_min_messages = warning" -c "CREATE TABLE IF NOT EXISTS written (at timestamptz)" -c "INSERT INTO written VALUES (now())" \
         -c "SELECT pg_switch_wal()" >/dev/null
 }
 
