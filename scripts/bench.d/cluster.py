@@ -1,5 +1,6 @@
 """The PostgreSQL cluster that is backed up, and the WAL that piled up in it while nothing was archived."""
 
+import contextlib
 import filecmp
 import os
 import pathlib
@@ -29,12 +30,14 @@ wal_keep_size = 64GB
 """
 # While the data are loaded.
 LOADING = "-c archive_mode=off -c wal_keep_size=0 -c wal_recycle=off -c max_wal_size=1GB"
+# Where walship remembers to which archive a cluster writes. Here each contestant has one of its own.
+ARCHIVE_FILE = "walship.archive"
 # Files that a running server changes although nobody writes, and files that no base backup holds.
 NOT_COMPARED = {
     "backup_label", "backup_label.old", "backup_manifest", "tablespace_map", "recovery.signal", "standby.signal",
     "postmaster.pid", "postmaster.opts", "pg_internal.init", "pg_control", "postgresql.auto.conf", "current_logfiles",
     "pg_wal", "pg_replslot", "pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_stat",
-    "pg_subtrans", "log",
+    "pg_subtrans", "log", ARCHIVE_FILE, "walship.clone",
 }  # fmt: skip
 
 
@@ -93,6 +96,7 @@ class Cluster:
         """
         for path in self.data.glob("*walg_data*"):
             shutil.rmtree(path)
+        (self.data / ARCHIVE_FILE).unlink(missing_ok=True)
         for path in (self.data / "pg_wal").iterdir():
             if path.name.startswith("."):
                 shutil.rmtree(path)
@@ -103,6 +107,22 @@ class Cluster:
         for name in ready:
             (folder / f"{name}.ready").touch(0o600)
         return ready
+
+    @contextlib.contextmanager
+    def waiting(self, segment, home):
+        """A finished segment waits for the archiver of the archive that was begun from `home`."""
+        remembered, ready = self.data / ARCHIVE_FILE, self.data / f"pg_wal/archive_status/{segment.name}.ready"
+        ready.touch(0o600)
+        if (home / ARCHIVE_FILE).exists():
+            shutil.copy(home / ARCHIVE_FILE, remembered)
+        try:
+            yield
+        finally:
+            if remembered.exists():
+                shutil.move(remembered, home / ARCHIVE_FILE)
+            # A peer may have renamed it, as PostgreSQL does.
+            for status in ready, ready.with_suffix(".done"):
+                status.unlink(missing_ok=True)
 
     def sql(self, statement):
         return self._run("psql", "-XAtqc", statement).strip()

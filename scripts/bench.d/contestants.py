@@ -103,7 +103,8 @@ class Walship(Contestant):
         return f"{self.program} restore %f %p"
 
     def backup(self):
-        return f"{self.program} basebackup"
+        # The same cluster has written to other contestants' archives.
+        return f"{self.program} basebackup --new-archive"
 
     def recover(self, directory):
         return f"{self.program} recover --pgdata {directory} --archive-mode off --target-immediate"

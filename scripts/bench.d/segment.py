@@ -37,7 +37,8 @@ def turn(bench, one, number):
     before = one.store.bytes(one.archive)
     freshen(segment, drop=False)
     command = one.push().replace("%p", f"pg_wal/{segment.name}").replace("%f", segment.name)
-    cost = bench.runner.command(command, one.environment(data, ahead=False), data, daemon=one.daemon(data))
+    with bench.cluster.waiting(segment, one.home):
+        cost = bench.runner.command(command, one.environment(data, ahead=False), data, daemon=one.daemon(data))
     cost.stored = one.store.bytes(one.archive) - before
     freshen(segment, drop=False)
     command = one.restore().replace("%p", DELIVERED).replace("%f", segment.name)

@@ -18,6 +18,7 @@ mod args;
 mod detach;
 mod known_archive;
 mod life;
+mod metrics;
 mod prefetch;
 mod server;
 mod spool;

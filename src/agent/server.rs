@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempPath;
@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::archiver::{Archiver, ArchiverOptions};
 use super::life::{Activity, Life};
+use super::metrics::{Metrics, Work};
 use super::prefetch::{Prefetcher, is_destination_of};
 use super::spool::Spool;
 use crate::cluster::compressor::Compressor;
@@ -23,7 +24,7 @@ use crate::store::Store;
 use crate::verbs::restore::RestoreOptions;
 use walship_client::Address;
 use walship_client::make_folder;
-use walship_client::protocol::{Ask, LINE_LIMIT, Reply, Request, SIGN_OF_LIFE, SILENCE, line, parse};
+use walship_client::protocol::{Ask, LINE_LIMIT, Reply, Request, SIGN_OF_LIFE, SILENCE, What, line, parse};
 
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
@@ -51,15 +52,22 @@ struct Agent {
     archiver: Arc<Archiver>,
     prefetcher: Arc<Prefetcher>,
     activity: Activity,
+    work: Work,
 }
 
 /// Serves until it is told to end (SIGTERM, SIGINT) or has a reason of its own, which it returns.
-/// `ready` is called when clients can connect.
+/// `ready` is called when clients can connect. What it does is counted in `work`, which `metrics` may show.
 ///
 /// # Errors
 /// `Conflict` where another agent listens there; `Denied` for a directory that others can write;
 /// `Internal` where the socket cannot be made.
-pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> Result<String> {
+pub async fn run(
+    options: AgentOptions,
+    store: Store,
+    work: Work,
+    metrics: Option<Arc<Metrics>>,
+    ready: impl FnOnce(),
+) -> Result<String> {
     let socket = Socket::bind(&options.address.socket)?;
     let spool = Spool::open(&options.data_directory, &options.address.name)?;
     let archiver = ArchiverOptions {
@@ -78,7 +86,14 @@ pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> R
         prefetcher: Prefetcher::new(store, spool, options.prefetch),
         data_directory,
         activity: Activity::new(),
+        work,
     });
+    let showing = async {
+        match &metrics {
+            Some(metrics) => Box::pin(metrics.run()).await,
+            None => std::future::pending().await,
+        }
+    };
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| Error::io("await signals", error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Error::io("await signals", error))?;
     ready();
@@ -89,6 +104,7 @@ pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> R
         error = accept(&socket.listener, &agent) => return Err(error),
         never = agent.prefetcher.drop_unused() => match never {},
         never = agent.archiver.release_unused() => match never {},
+        never = showing => match never {},
     };
     agent.prefetcher.close();
     Ok(reason)
@@ -131,6 +147,16 @@ impl Agent {
         if self.address.fingerprint().as_ref() != Some(&request.fingerprint) {
             return send(&mut stream, &Reply::Foreign).await;
         }
+        if let Ask::Done {
+            what,
+            millis,
+            failure,
+        } = request.ask
+        {
+            // The client has hung up.
+            self.work.count(what, Duration::from_millis(millis), failure);
+            return None;
+        }
         send(&mut stream, &Reply::Working).await?;
         let mut work = Box::pin(self.answer(request.ask));
         let (reply, file) = loop {
@@ -149,9 +175,14 @@ impl Agent {
     }
 
     async fn answer(&self, ask: Ask) -> (Reply, Option<TempPath>) {
+        let begun = Instant::now();
         match ask {
-            Ask::Ping => (Reply::Alive, None),
-            Ask::Push { path, file } => (self.archiver.push(&path, file).await, None),
+            Ask::Ping | Ask::Done { .. } => (Reply::Alive, None),
+            Ask::Push { path, file } => {
+                let reply = self.archiver.push(&path, file).await;
+                self.count(What::Push, begun, &reply);
+                (reply, None)
+            }
             Ask::Restore {
                 name,
                 destination,
@@ -168,8 +199,21 @@ impl Agent {
                     retry_timeout: Duration::from_millis(retry_millis),
                     accepted_gap,
                 };
-                self.prefetcher.restore(options).await
+                let (reply, file) = self.prefetcher.restore(options).await;
+                self.count(What::Restore, begun, &reply);
+                (reply, file)
             }
+        }
+    }
+
+    /// Counts an answer. After those that the client does not rely on, it does the work, and tells.
+    fn count(&self, what: What, begun: Instant, reply: &Reply) {
+        match reply {
+            Reply::Stored | Reply::Ready { .. } => self.work.count(what, begun.elapsed(), None),
+            Reply::Failed { kind, .. } if walship_client::is_relied_on(*kind) => {
+                self.work.count(what, begun.elapsed(), Some(*kind));
+            }
+            _ => {}
         }
     }
 }

@@ -33,7 +33,7 @@ pub struct Compressor {
     turns: Arc<Semaphore>,
     /// Threads' memory that is used again: its pages are there already. At most one for each thread.
     workspaces: Mutex<Vec<Workspace>>,
-    /// Buffers of bodies that were stored, to be used again. At most one for each thread.
+    /// Buffers of bodies that were stored, to be used again. At most two for each thread: one is filled, one sent.
     buffers: Mutex<Vec<BytesMut>>,
 }
 
@@ -145,7 +145,7 @@ impl Compressor {
     /// Keeps the memory of a body that is not needed any more for the next one.
     pub(crate) fn take_back(&self, body: Body) {
         let mut buffers = lock(&self.buffers);
-        if buffers.len() < self.threads {
+        if buffers.len() < 2 * self.threads {
             buffers.extend(body.into_buffer());
         }
     }

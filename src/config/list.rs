@@ -2,6 +2,7 @@
 //! and the reading are made from that. To add a setting, add it here and to the table in `docs/configuration.md`.
 #![allow(clippy::doc_markdown, rustdoc::invalid_html_tags)] // what stands in a help is shown in docs as it is
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use chrono::TimeDelta;
 
 use super::raw::Raw;
 use super::values::{
-    BackupMethod, LogFormat, StandbyFailure, Value, absolute, count, one_for_each_core, part_size,
-    path_style, two_for_each_core, verify_rate, window, word, zstd_level,
+    BackupMethod, LogFormat, StandbyFailure, Value, absolute, count, listen_address, one_for_each_core,
+    part_size, path_style, two_for_each_core, verify_rate, window, word, zstd_level,
 };
 use crate::error::Result;
 use crate::judge::diagnosis::Check;
@@ -221,6 +222,20 @@ settings! {
         lookahead: usize as two_for_each_core = "0",
             "files that an agent works on at the same time, compressing on each core; 0 means two for each core, at most 8";
         prefetch: usize = "8", "segments that an agent fetches ahead of recovery and holds ready; 0 means none";
+    }
+
+    /// What the agent shows to Prometheus.
+    [metrics] metrics: MetricsSettings {
+        listen: Option<SocketAddr> as listen_address = "",
+            "address and port at which the agent shows its metrics, such as 127.0.0.1:9987; none means it does not";
+        hosts: Vec<String> = "",
+            "names, separated by commas, by which that port may be asked, besides addresses and localhost";
+        interval: Duration = "1m", "how often the agent looks at the archive for its metrics";
+        postgres: bool = "false", "whether the agent asks the server for PostgreSQL's own metrics: true or false";
+        slow_query: Duration = "5s", "time from which a running query counts as slow";
+        pgbouncer: Option<String> = "",
+            "connection string of PgBouncer's console, whose metrics the agent shows; the role is one of its stats_users";
+        pgbouncer_log: Option<PathBuf> as absolute = "", "PgBouncer's log, in which the agent counts errors";
     }
 
     /// How a store is reached.

@@ -1,5 +1,6 @@
 //! How values are written: durations, counts and words.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -130,6 +131,16 @@ pub(super) fn absolute(text: &str) -> Result<Option<PathBuf>, String> {
         return Err("give an absolute path".to_owned());
     }
     Ok(path)
+}
+
+/// Where to listen.
+pub(super) fn listen_address(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|_| "give an address and a port, such as 127.0.0.1:9987 or [::1]:9987".to_owned())
 }
 
 /// The window of retention.

@@ -4,8 +4,9 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use walship_client::protocol::What;
 use walship_client::{Address, Archive, make_folder};
 
 use super::{absolute, this_walship};
@@ -32,6 +33,14 @@ pub fn address_for(settings: &Settings, data_directory: &Path) -> Result<Address
         },
     };
     Address::new(&archive, data_directory, settings.agent.socket.as_deref())
+}
+
+/// Tells the agent, if one runs, what this process did by itself since `begun`.
+pub fn tell<T>(settings: &Settings, data_directory: &Path, what: What, begun: Instant, done: &Result<T>) {
+    if let Ok(address) = address_for(settings, data_directory) {
+        let failure = done.as_ref().err().map(Error::kind);
+        walship_client::tell(&address, what, begun.elapsed(), failure);
+    }
 }
 
 /// Starts an agent. The caller has done its own work, so a failure is only a warning.

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod exit;
+pub mod exposition;
 pub mod logging;
 pub mod print;
 mod progress_bar;

@@ -207,6 +207,43 @@ fn a_lost_segment_fails_the_drill_and_is_named() {
     }
 }
 
+#[test]
+fn a_flipped_bit_in_a_segment_fails_verify_and_the_drill_and_the_segment_is_named() {
+    let history = History::write(Major::V18, Place::directory());
+    let drills = Drills::beside(&history.primary, &history.walship);
+    history.primary.sql("insert into steps values (6)");
+    let segment = history.primary.switch_wal();
+    wait_archived(&history.primary, &segment);
+    let key = format!("wal/{}/{}/{segment}.zst", &segment[..8], &segment[..16]);
+    let path = history.place.path().unwrap().join(key);
+    let good = fs::read(&path).unwrap();
+    let field = |name: &str| {
+        let name = format!("\"{name}\":\"");
+        let begin = good
+            .windows(name.len())
+            .rposition(|bytes| bytes == name.as_bytes());
+        begin.unwrap() + name.len()
+    };
+    let places = [
+        ("a frame", good.len() / 2),
+        ("the frames' hash", field("frames_sha256")),
+        ("the content's hash", field("content_xxh3")),
+        ("the trailer", field("name")),
+    ];
+    for (what, at) in places {
+        let mut flipped = good.clone();
+        flipped[at] ^= 0x08;
+        fs::write(&path, flipped).unwrap();
+        let report = drills.made(9, &[]);
+        let failure = report["failure"].as_str().unwrap();
+        assert!(failure.contains(&segment), "{what}: {report}");
+        let verified = history.walship.run(&["verify", "--full"]).exited(7);
+        assert!(verified.stdout.contains(&segment), "{what}: {verified:#?}");
+    }
+    fs::write(&path, good).unwrap();
+    drills.made(0, &[]);
+}
+
 /// The content of an archived segment, zeroed from here on and archived as if that were all of it.
 fn cut_short(archive: &Path, segment: &str, from: usize) {
     let key = format!("wal/{}/{}/{segment}.zst", &segment[..8], &segment[..16]);

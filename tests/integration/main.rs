@@ -35,6 +35,7 @@ mod known_damage;
 mod limits;
 mod lineage;
 mod local_backup;
+mod metrics;
 mod model;
 mod patroni;
 mod pgbouncer;

@@ -16,7 +16,7 @@ use tempfile::TempPath;
 
 pub use self::address::{Address, Archive, is_ours, make_folder};
 pub use self::protocol::Ask;
-use self::protocol::{LINE_LIMIT, Reply, Request, SILENCE, line, parse};
+use self::protocol::{LINE_LIMIT, Reply, Request, SILENCE, What, line, parse};
 use walship_core::{Error, ErrorKind, Result};
 
 /// What an agent answered.
@@ -74,15 +74,35 @@ pub fn ask(address: &Address, ask: Ask, limit: Duration) -> Option<Result<Answer
         Reply::Absent { reason } => Some(Ok(Answer::Absent(reason))),
         Reply::Withheld { reason } => Some(Ok(Answer::Withheld(reason))),
         Reply::Alive => Some(Ok(Answer::Alive)),
-        // This process's own environment may do better: other credentials, files, settings.
-        Reply::Failed {
-            kind: ErrorKind::Denied | ErrorKind::Invalid | ErrorKind::Internal | ErrorKind::NotFound,
-            ..
-        }
-        | Reply::Working
-        | Reply::Foreign => None,
-        Reply::Failed { kind, message } => Some(Err(Error::new(kind, message))),
+        Reply::Failed { kind, message } if is_relied_on(kind) => Some(Err(Error::new(kind, message))),
+        Reply::Failed { .. } | Reply::Working | Reply::Foreign => None,
     }
+}
+
+/// Whether a client takes this failure of the agent's for its own. Else its own environment may do better: other
+/// credentials, files, settings.
+#[must_use]
+pub fn is_relied_on(kind: ErrorKind) -> bool {
+    !matches!(
+        kind,
+        ErrorKind::Denied | ErrorKind::Invalid | ErrorKind::Internal | ErrorKind::NotFound
+    )
+}
+
+/// Tells the agent what was done without it. Nobody waits for it, and nothing depends on it.
+pub fn tell(address: &Address, what: What, took: Duration, failure: Option<ErrorKind>) {
+    let told = || {
+        let ask = Ask::Done {
+            what,
+            millis: took.as_millis() as u64,
+            failure,
+        };
+        let fingerprint = address.fingerprint()?;
+        let mut stream = connect(address)?;
+        stream.set_write_timeout(Some(SILENCE)).ok()?;
+        stream.write_all(&line(&Request { fingerprint, ask }).ok()?).ok()
+    };
+    let _ = told();
 }
 
 /// Sends the request and reads lines until one is an answer. Returns the answer and its connection.

@@ -53,6 +53,25 @@ pub enum Ask {
     },
     /// A sign of life.
     Ping,
+    /// Nothing: the client did this by itself, and tells it for the agent's metrics.
+    Done {
+        /// What it did.
+        what: What,
+        /// How long it took, in milliseconds.
+        millis: u64,
+        /// How it failed, if it did.
+        failure: Option<ErrorKind>,
+    },
+}
+
+/// What PostgreSQL calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// `archive_command`.
+    Push,
+    /// `restore_command`.
+    Restore,
 }
 
 /// Tells a file from another one of the same name, and from itself after a change.

@@ -24,19 +24,24 @@ impl BodyWriter {
     /// `TMPDIR`, else `/tmp`) beyond.
     #[must_use]
     pub fn new(memory_limit: usize) -> Self {
-        Self::reusing(BytesMut::new(), memory_limit)
-    }
-
-    /// The same in a buffer that was used before, whose content is dropped.
-    #[must_use]
-    pub fn reusing(mut memory: BytesMut, memory_limit: usize) -> Self {
-        memory.clear();
         Self {
-            memory,
+            memory: BytesMut::new(),
             spilled: None,
             length: 0,
             memory_limit,
             hash: Sha256::new(),
+        }
+    }
+
+    /// The same in a buffer that was used before, whose content is dropped. It gets its whole size at once: one that
+    /// grows leaves holes in the heap.
+    #[must_use]
+    pub fn reusing(mut memory: BytesMut, memory_limit: usize) -> Self {
+        memory.clear();
+        memory.reserve(memory_limit);
+        Self {
+            memory,
+            ..Self::new(memory_limit)
         }
     }
 

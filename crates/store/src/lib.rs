@@ -46,7 +46,7 @@ pub use self::body_writer::BodyWriter;
 use self::directory::Directory;
 #[cfg(feature = "faults")]
 pub use self::layers::faults::{FaultKind, Faults, Operation};
-pub use self::layers::meter::Meter;
+pub use self::layers::meter::{Meter, Observer};
 pub use self::location::Location;
 pub use self::object::{Body, BodyContent, BodyReader, ObjectInfo, Page, PutMode, Refused, Version};
 pub use self::options::{Environment, S3Options, StoreOptions};

@@ -19,7 +19,9 @@ use super::server_error::{Login, ServerError};
 use super::stream::Stream;
 use super::wire::Wire;
 use crate::error::{Error, Result};
-use crate::server::conninfo::{ChannelBindingMode, ConnInfo, Host, Password, Session, passfile};
+use crate::server::conninfo::{
+    ChannelBindingMode, ConnInfo, Host, PGBOUNCER_CONSOLE, Password, Session, passfile,
+};
 use crate::server::x509::Certificate;
 
 /// Why a login failed.
@@ -92,6 +94,8 @@ fn startup(info: &ConnInfo) -> Result<BytesMut> {
     ];
     match &info.session {
         Session::Replication => parameters.push(("replication", "true")),
+        // It refuses parameters that it does not know.
+        Session::PgbouncerConsole => parameters.push(("database", PGBOUNCER_CONSOLE)),
         // With the system's schema only, no function or operator that a user made can replace PostgreSQL's.
         Session::Database(name) => {
             parameters.push(("database", name.as_str()));

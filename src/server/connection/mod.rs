@@ -98,7 +98,10 @@ impl Connection {
                 }
             }
         }
-        connection.server_major = connection.check_version()?;
+        // PgBouncer's console tells PgBouncer's version.
+        if info.session != Session::PgbouncerConsole {
+            connection.server_major = connection.check_version()?;
+        }
         connection.ready = true;
         Ok(connection)
     }
@@ -172,6 +175,17 @@ impl Connection {
             .collect()
     }
 
+    /// As [`Connection::sql`], with the name of its column for each value.
+    ///
+    /// # Errors
+    /// As [`Connection::sql`].
+    pub async fn table(&mut self, what: &str, command: &str) -> Result<Vec<BTreeMap<String, String>>> {
+        let (names, rows) = self.answer(what, command).await?;
+        let text = |value: Option<Bytes>| String::from_utf8_lossy(&value.unwrap_or_default()).into_owned();
+        let by_name = |row: Row| names.iter().cloned().zip(row.into_iter().map(text)).collect();
+        Ok(rows.into_iter().map(by_name).collect())
+    }
+
     /// Says goodbye, so that the server does not log a broken connection.
     pub async fn close(mut self) {
         let mut message = BytesMut::new();
@@ -182,8 +196,13 @@ impl Connection {
 
     /// Runs one command and returns its rows. `what` names it in messages.
     async fn query(&mut self, what: &str, command: &str) -> Result<Vec<Row>> {
+        self.answer(what, command).await.map(|(_, rows)| rows)
+    }
+
+    /// The names of the columns, and the rows.
+    async fn answer(&mut self, what: &str, command: &str) -> Result<(Vec<String>, Vec<Row>)> {
         self.send_command(command).await?;
-        let mut rows = Vec::new();
+        let (mut names, mut rows) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         let mut failure = None;
         loop {
@@ -193,7 +212,13 @@ impl Connection {
                 Err(broken) => return Err(failure.unwrap_or(broken)),
             };
             match message {
-                Message::RowDescription(_) | Message::CommandComplete(_) | Message::EmptyQueryResponse => {}
+                Message::CommandComplete(_) | Message::EmptyQueryResponse => {}
+                Message::RowDescription(columns) => {
+                    let columns = columns.fields().map(|column| Ok(column.name().to_owned()));
+                    names = columns
+                        .collect()
+                        .map_err(|error| self.wire.garbled(&error.to_string()))?;
+                }
                 Message::DataRow(row) => {
                     bytes += row.buffer().len();
                     if bytes > ANSWER_BYTES {
@@ -209,7 +234,7 @@ impl Connection {
             }
         }
         self.ready = true;
-        failure.map_or(Ok(rows), Err)
+        failure.map_or(Ok((names, rows)), Err)
     }
 
     /// Sends a command whose answer the caller reads to its end.

@@ -11,7 +11,7 @@ use postgres_protocol::message::backend::ErrorFields;
 use crate::error::{Error, ErrorKind};
 use crate::pg::hba;
 use crate::pg::sql::quote_identifier;
-use crate::server::conninfo::Session;
+use crate::server::conninfo::{PGBOUNCER_CONSOLE, Session};
 
 /// The fields of an error or a notice that walship shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -104,10 +104,18 @@ impl ServerError {
                 let next = format!("check the password of {user} in PGPASSWORD or the password file");
                 (ErrorKind::Denied, Some(next))
             }
+            // "admin access needed", whatever the code (src/admin.c).
+            _ if *login.session == Session::PgbouncerConsole => {
+                let next =
+                    format!("name {user} in stats_users of pgbouncer.ini, and its password in auth_file");
+                (ErrorKind::Denied, Some(next))
+            }
             "42501" => {
                 let user = quote_identifier(user);
                 let statement = match login.session {
-                    Session::Replication => format!("ALTER ROLE {user} REPLICATION"),
+                    Session::Replication | Session::PgbouncerConsole => {
+                        format!("ALTER ROLE {user} REPLICATION")
+                    }
                     Session::Database(name) => {
                         format!("GRANT CONNECT ON DATABASE {} TO {user}", quote_identifier(name))
                     }
@@ -149,6 +157,7 @@ impl ServerError {
         let database = match login.session {
             Session::Replication => None,
             Session::Database(name) => Some(name.as_str()),
+            Session::PgbouncerConsole => Some(PGBOUNCER_CONSOLE),
         };
         let line = hba::password_line(database, login.user, self.client_address().or(login.address));
         format!(
@@ -171,6 +180,7 @@ impl ServerError {
             // Only few roles may see the setting, and the server names them.
             "42501" if self.message.contains("to examine") => "",
             "42501" if matches!(session, Session::Database(_)) => "; run it as a superuser",
+            "42501" if *session == Session::PgbouncerConsole => "",
             "42501" => "; the role needs REPLICATION: ALTER ROLE … REPLICATION as a superuser",
             "55000" if self.message.contains("WAL level") => {
                 "; set wal_level = replica on the server and restart it"

@@ -61,7 +61,12 @@ pub(super) enum Session {
     Replication,
     /// SQL in the database of this name.
     Database(String),
+    /// The commands of PgBouncer's console.
+    PgbouncerConsole,
 }
+
+/// The database that PgBouncer makes up for its console.
+pub(super) const PGBOUNCER_CONSOLE: &str = "pgbouncer";
 
 impl Session {
     /// The name of its database in a line of the password file.
@@ -69,6 +74,7 @@ impl Session {
         match self {
             Self::Replication => "replication",
             Self::Database(name) => name,
+            Self::PgbouncerConsole => PGBOUNCER_CONSOLE,
         }
     }
 }
@@ -148,6 +154,17 @@ impl ConnInfo {
             Session::Database(settings.get("dbname").unwrap_or(user).to_owned())
         };
         Self::resolve_for(session, given, environment)
+    }
+
+    /// As [`ConnInfo::resolve`], for PgBouncer's console.
+    ///
+    /// # Errors
+    /// As [`ConnInfo::resolve`].
+    pub fn resolve_pgbouncer_console(
+        given: &str,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self> {
+        Self::resolve_for(|_, _| Session::PgbouncerConsole, Some(given), environment)
     }
 
     fn resolve_for(

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::BasebackupOptions;
@@ -123,7 +124,7 @@ impl<'a> Copy<'a> {
                     self.end_archive(parts).await?;
                     self.begin_archive(index, parts)?;
                 }
-                Event::Data(tar) => self.data(&tar, parts).await?,
+                Event::Data(tar) => self.data(tar, parts).await?,
                 Event::ManifestStart => self.end_archive(parts).await?,
                 Event::Manifest(text) => self
                     .manifest
@@ -166,11 +167,11 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    async fn data(&mut self, tar: &[u8], parts: &mut PartWriter) -> Result<()> {
+    async fn data(&mut self, tar: Bytes, parts: &mut PartWriter) -> Result<()> {
         let scanner = self.scanner.as_mut().ok_or_else(|| {
             Error::corrupt("PostgreSQL sends data before it says which tablespace it is of")
         })?;
-        for entry in scanner.feed(tar)? {
+        for entry in scanner.feed(&tar)? {
             if entry.path == BACKUP_LABEL {
                 // It comes first, unless tablespaces come before the data directory.
                 let at_once = self.label_comes_first && self.streams.len() == 1;
@@ -178,8 +179,9 @@ impl<'a> Copy<'a> {
             }
             self.index.push(&entry)?;
         }
+        let bytes = tar.len() as u64;
         parts.write(tar).await?;
-        self.progress.advance(tar.len() as u64);
+        self.progress.advance(bytes);
         Ok(())
     }
 
@@ -194,7 +196,7 @@ impl<'a> Copy<'a> {
             captured,
         } = scanner.finish()?;
         if !terminated {
-            parts.write(&TAR_END).await?;
+            parts.write(Bytes::from_static(&TAR_END)).await?;
             tar_bytes += TAR_END.len() as u64;
         }
         stream.tar_bytes = tar_bytes;

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -45,7 +45,7 @@ const FRAME_BYTES: usize = 1 << 20;
 /// About what zstd itself needs to compress a frame at a low level.
 const COMPRESSOR_BYTES: u64 = 2 << 20;
 /// What a backup's parts and frames may take in memory, if the part size allows it.
-const MEMORY_BYTES: u64 = 160 << 20;
+const MEMORY_BYTES: u64 = 112 << 20;
 
 impl PartSettings {
     /// Settings for a part size and a number of threads. Up to twice the part size is on its way to
@@ -99,7 +99,10 @@ pub(super) struct PartWriter {
 
 /// A piece of tar on its way through a worker.
 struct Frame {
-    tar: Vec<u8>,
+    /// Small pieces, put together.
+    gathered: Vec<u8>,
+    /// Instead of them, a large piece as it came.
+    piece: Bytes,
     compressed: Vec<u8>,
     compressor: FrameCompressor,
     ends_part: bool,
@@ -142,27 +145,34 @@ impl PartWriter {
         self.part_left = self.settings.part_bytes;
     }
 
-    /// Adds bytes of tar to the stream.
+    /// Adds bytes of tar to the stream. A piece that is large is compressed where it is, and a frame of its own.
     ///
     /// # Errors
     /// Compression or an earlier upload failed.
-    pub(super) async fn write(&mut self, mut tar: &[u8]) -> Result<()> {
+    pub(super) async fn write(&mut self, mut tar: Bytes) -> Result<()> {
         while !tar.is_empty() {
+            let is_large = tar.len() >= self.settings.frame_bytes / 2;
+            if is_large {
+                self.end_frame().await?;
+            }
             let mut frame = match self.filling.take() {
                 Some(frame) => frame,
                 None => self.empty_frame()?,
             };
-            let room = (self.settings.frame_bytes - frame.tar.len()) as u64;
-            let taken = (tar.len() as u64).min(room).min(self.part_left) as usize;
-            let (now, later) = tar.split_at(taken);
-            frame.tar.extend_from_slice(now);
-            tar = later;
-            self.part_left -= taken as u64;
+            let room = (self.settings.frame_bytes - frame.gathered.len()) as u64;
+            let piece = tar.split_to((tar.len() as u64).min(room).min(self.part_left) as usize);
+            self.part_left -= piece.len() as u64;
             frame.ends_part = self.part_left == 0;
             if frame.ends_part {
                 self.part_left = self.settings.part_bytes;
             }
-            if frame.ends_part || frame.tar.len() == self.settings.frame_bytes {
+            if is_large {
+                frame.piece = piece;
+            } else {
+                frame.gathered.reserve_exact(room as usize);
+                frame.gathered.extend_from_slice(&piece);
+            }
+            if is_large || frame.ends_part || frame.gathered.len() == self.settings.frame_bytes {
                 self.compress(frame).await?;
             } else {
                 self.filling = Some(frame);
@@ -173,9 +183,7 @@ impl PartWriter {
 
     /// Ends the stream and returns its parts, which are all on their way.
     pub(super) async fn end(&mut self) -> Result<Vec<StoredObject>> {
-        if let Some(frame) = self.filling.take() {
-            self.compress(frame).await?;
-        }
+        self.end_frame().await?;
         while !self.compressing.is_empty() {
             self.collect().await?;
         }
@@ -209,6 +217,13 @@ impl PartWriter {
             .map_or_else(|| Frame::new(&self.settings), Ok)
     }
 
+    async fn end_frame(&mut self) -> Result<()> {
+        match self.filling.take() {
+            Some(frame) => self.compress(frame).await,
+            None => Ok(()),
+        }
+    }
+
     async fn compress(&mut self, frame: Frame) -> Result<()> {
         while self.compressing.len() >= self.settings.workers {
             self.collect().await?;
@@ -226,7 +241,7 @@ impl PartWriter {
         let mut frame = flatten(frame.await)?;
         self.part.sha256.update(&frame.compressed);
         self.part.bytes.extend_from_slice(&frame.compressed);
-        frame.tar.clear();
+        frame.gathered.clear();
         let ends_part = frame.ends_part;
         self.free_frames.push(frame);
         if ends_part {
@@ -270,7 +285,8 @@ impl PartWriter {
 impl Frame {
     fn new(settings: &PartSettings) -> Result<Self> {
         Ok(Self {
-            tar: Vec::with_capacity(settings.frame_bytes),
+            gathered: Vec::new(),
+            piece: Bytes::new(),
             compressed: Vec::new(),
             compressor: FrameCompressor::new(settings.compression_level)?,
             ends_part: false,
@@ -278,7 +294,9 @@ impl Frame {
     }
 
     fn compress(mut self) -> Result<Self> {
-        self.compressor.compress(&self.tar, &mut self.compressed)?;
+        let piece = std::mem::take(&mut self.piece);
+        let tar = if piece.is_empty() { &self.gathered } else { &*piece };
+        self.compressor.compress(tar, &mut self.compressed)?;
         Ok(self)
     }
 }

@@ -1,5 +1,7 @@
 //! Where a backup's bytes come from.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -9,6 +11,8 @@ use crate::server::{
     TablespaceHeader,
 };
 
+/// In which a data directory must have answered.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// Why a data directory is read.
 const PROVEN: &str = "it is proven to be the server's own";
 
@@ -53,11 +57,11 @@ impl Source {
         let (own, why) = match method {
             Method::Stream => (None, "as asked for with --method or backup.method".to_owned()),
             Method::Local(info) => {
-                let own = OwnDirectory::of(info, system_identifier).await;
+                let own = own_directory(info, system_identifier).await;
                 (Some(own.map_err(or_stream)?), format!("as asked for; {PROVEN}"))
             }
             Method::Auto(None) => (None, "no SQL session with the server is known".to_owned()),
-            Method::Auto(Some(info)) => match OwnDirectory::of(info, system_identifier).await {
+            Method::Auto(Some(info)) => match own_directory(info, system_identifier).await {
                 Ok(own) => (Some(own), PROVEN.to_owned()),
                 Err(error) => (None, error.to_string()),
             },
@@ -96,6 +100,19 @@ impl Source {
             Self::Stream(stream) => &stream.tablespaces,
             Self::Local(local) => &local.tablespaces,
         }
+    }
+}
+
+/// As [`OwnDirectory::of`], in a task of its own: a look into a file system whose server is gone never returns.
+async fn own_directory(info: &ConnInfo, system_identifier: u64) -> Result<OwnDirectory> {
+    let info = info.clone();
+    let looking = tokio::spawn(async move { OwnDirectory::of(&info, system_identifier).await });
+    match tokio::time::timeout(ANSWER_TIME, looking).await {
+        Ok(looked) => looked.map_err(|error| Error::defect("look at the data directory", error))?,
+        Err(_) => Err(Error::unavailable(format!(
+            "the server, or the file system of its data directory, did not answer within {} s",
+            ANSWER_TIME.as_secs()
+        ))),
     }
 }
 

@@ -47,13 +47,8 @@ impl DoctorArgs {
                 let code = report.promote_exit_code();
                 return Ok((report, code));
             }
-            let report = run(
-                options(self.pgdata.clone(), settings),
-                deadline,
-                &connection,
-                store,
-            )
-            .await;
+            let options = DoctorOptions::of(settings, self.pgdata.clone());
+            let report = run(options, deadline, &connection, store).await;
             let code = report.exit_code();
             Ok((report, code))
         })?;
@@ -62,21 +57,24 @@ impl DoctorArgs {
     }
 }
 
-fn options(pgdata: Option<PathBuf>, settings: &Settings) -> DoctorOptions {
-    let doctor = &settings.doctor;
-    DoctorOptions {
-        pgdata,
-        limits: limits(settings),
-        expires: settings.expires(),
-        ignore: doctor.ignore.clone(),
-        host: HostOptions {
-            config_file: settings.file().map(PathBuf::from),
-            archive_directory: match settings.archive() {
-                Ok(Location::Directory(path)) => Some(path),
-                Ok(Location::S3 { .. }) | Err(_) => None,
+impl DoctorOptions {
+    /// As the settings have it; `pgdata` is the server's data directory on this machine.
+    pub fn of(settings: &Settings, pgdata: Option<PathBuf>) -> Self {
+        let doctor = &settings.doctor;
+        Self {
+            pgdata,
+            limits: limits(settings),
+            expires: settings.expires(),
+            ignore: doctor.ignore.clone(),
+            host: HostOptions {
+                config_file: settings.file().map(PathBuf::from),
+                archive_directory: match settings.archive() {
+                    Ok(Location::Directory(path)) => Some(path),
+                    Ok(Location::S3 { .. }) | Err(_) => None,
+                },
+                aws_credentials: aws_credentials(),
             },
-            aws_credentials: aws_credentials(),
-        },
+        }
     }
 }
 

@@ -28,7 +28,7 @@ pub use host::HostOptions;
 pub use report::DoctorReport;
 
 /// What to look at and how.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DoctorOptions {
     /// The server's data directory on this machine, for when the server does not tell it or is down.
     pub pgdata: Option<PathBuf>,

@@ -2,16 +2,18 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use chrono::Utc;
 use clap::Args;
+use walship_client::protocol::What;
 use walship_client::{Answer, Ask};
 
 use super::{run, run_unfinished};
 use crate::cluster::compressor::Compressor;
 use crate::config::{Settings, cores};
 use crate::edge::absolute;
-use crate::edge::agent::{address_for, start};
+use crate::edge::agent::{address_for, start, tell};
 use crate::edge::print::print;
 use crate::edge::runtime::{on_one_thread, open_within, within};
 use crate::error::Result;
@@ -46,9 +48,12 @@ impl PushArgs {
             let report = on_one_thread(within(limit, "push.timeout", work))?;
             return print(&report.key, false, |_| report.to_string());
         }
+        let begun = Instant::now();
         let work = async { run(&self.path, &compressor, &open.await?, Utc::now()).await };
-        on_one_thread(within(limit, "push.timeout", work))?;
+        let pushed = on_one_thread(within(limit, "push.timeout", work));
         let data_directory = data_directory_of(&self.path);
+        tell(settings, &data_directory, What::Push, begun, &pushed);
+        pushed?;
         if settings.agent.autostart && is_behind(&data_directory) {
             start(settings, &data_directory);
         }

@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use walship_client::protocol::What;
 use walship_client::{Answer, Ask};
 
 use super::{RestoreOptions, RestoreReport, asker, run, without_asking};
 use crate::cluster::tablespaces::{NewTablespaces, see_to};
 use crate::config::Settings;
-use crate::edge::agent::{address_for, start};
+use crate::edge::agent::{address_for, start, tell};
 use crate::edge::runtime::{most_of, on_one_thread, open_within, within};
 use crate::edge::{absolute, exit};
 use crate::error::{ErrorKind, Result};
@@ -54,8 +55,17 @@ impl RestoreArgs {
         let report = if let Some(answer) = answer {
             answer?
         } else {
+            let begun = Instant::now();
             let work = async { run(&options, &open_within(limit, settings).await?).await };
-            on_one_thread(within(limit, setting, work))?
+            let restored = on_one_thread(within(limit, setting, work));
+            if !matches!(
+                restored,
+                Ok(RestoreReport::Absent(_) | RestoreReport::Withheld(_))
+            ) {
+                let data_directory = data_directory_of(&options.destination);
+                tell(settings, &data_directory, What::Restore, begun, &restored);
+            }
+            restored?
         };
         match report {
             RestoreReport::Delivered => {

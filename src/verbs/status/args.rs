@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use chrono::Utc;
 use clap::Args;
 
-use super::{StatusOptions, run};
+use super::{StatusOptions, metrics, run};
 use crate::config::Settings;
 use crate::edge::exit::STATUS_WARNS;
-use crate::edge::print::print;
+use crate::edge::print::{print, write_out};
 use crate::edge::runtime::{on_many_threads, open};
 use crate::edge::{limits, pgdata, variable};
 use crate::error::Result;
@@ -27,6 +27,9 @@ pub struct StatusArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+    /// Print it as metrics, for node_exporter's textfile collector; exit 0 whatever is wrong
+    #[arg(long, conflicts_with = "json")]
+    pub prometheus: bool,
 }
 
 impl StatusArgs {
@@ -34,21 +37,35 @@ impl StatusArgs {
         let given = self.dbname.as_deref();
         let connection = given.map(|given| ConnInfo::resolve_database(Some(given), variable));
         let connection = connection.transpose()?;
-        let options = StatusOptions {
-            policy: settings.retention,
-            limits: limits(settings),
-            pgdata: pgdata(self.pgdata),
-            timeout: settings.doctor.timeout,
-        };
-        let report = on_many_threads(async {
+        let options = StatusOptions::of(settings, pgdata(self.pgdata));
+        let looked = on_many_threads(async {
             let store = open(settings).await?;
             run(&options, connection.as_ref(), &store, Utc::now()).await
-        })?;
+        });
+        if self.prometheus {
+            let archive = settings.archive()?.to_string();
+            write_out(metrics::text(&archive, looked.as_ref().ok())?.as_bytes())?;
+            // The metrics say that it failed; the error says why.
+            return looked.map(|_| ExitCode::SUCCESS);
+        }
+        let report = looked?;
         let printed = print(&report, self.json, ToString::to_string)?;
         Ok(if report.warnings.is_empty() {
             printed
         } else {
             STATUS_WARNS.into()
         })
+    }
+}
+
+impl StatusOptions {
+    /// As the settings have it; `pgdata` is the server's data directory on this machine.
+    pub fn of(settings: &Settings, pgdata: Option<PathBuf>) -> Self {
+        Self {
+            policy: settings.retention,
+            limits: limits(settings),
+            pgdata,
+            timeout: settings.doctor.timeout,
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! when the archive was last verified and proven, and what is wrong.
 
 mod args;
+pub mod metrics;
 #[cfg(test)]
 mod tests;
 mod text;

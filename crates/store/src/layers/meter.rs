@@ -1,6 +1,7 @@
 //! A store whose requests are counted and whose reading is held to a rate: a wrapper over the same
 //! backend interface.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use crate::backend::{Backend, Depth, Incoming, Pages, Place};
 use crate::object::{ObjectInfo, Page, Refused};
 use crate::{Body, PutMode};
-use walship_core::Result;
+use walship_core::{Error, ErrorKind, Result};
 
 /// Counts what is asked of a store, and slows reading down to a rate. Clones share both.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +23,14 @@ struct Counters {
     requests: AtomicU64,
     read_bytes: AtomicU64,
     pace: Option<Pace>,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+/// Is told of each request.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// A request of this kind (`put`, `get`, `head`, `list`, `delete`) was answered, or failed, after this time. The
+    /// store's own repetitions are one request, and a body is read after it.
+    fn answered(&self, operation: &'static str, failure: Option<ErrorKind>, took: Duration);
 }
 
 /// When the next byte may be asked for. Each piece moves this on by the time that the rate allows for it.
@@ -44,6 +53,15 @@ impl Meter {
         }))
     }
 
+    /// A meter without a limit that tells `observer` of each request.
+    #[must_use]
+    pub fn observed_by(observer: Arc<dyn Observer>) -> Self {
+        Self(Arc::new(Counters {
+            observer: Some(observer),
+            ..Counters::default()
+        }))
+    }
+
     /// How many requests were made. The store's own repetitions are not counted.
     #[must_use]
     pub fn requests(&self) -> u64 {
@@ -56,8 +74,14 @@ impl Meter {
         self.0.read_bytes.load(Ordering::Relaxed)
     }
 
-    fn ask(&self) {
+    async fn ask<T>(&self, operation: &'static str, request: impl Future<Output = Result<T>>) -> Result<T> {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
+        let begun = Instant::now();
+        let answer = request.await;
+        if let Some(observer) = &self.0.observer {
+            observer.answered(operation, answer.as_ref().err().map(Error::kind), begun.elapsed());
+        }
+        answer
     }
 
     async fn count(&self, bytes: u64) {
@@ -108,13 +132,11 @@ impl Backend for Metered {
     }
 
     async fn put(&self, key: &str, body: &Body, mode: PutMode) -> Result<()> {
-        self.meter.ask();
-        self.inner.put(key, body, mode).await
+        self.meter.ask("put", self.inner.put(key, body, mode)).await
     }
 
     async fn get(&self, key: &str) -> Result<(ObjectInfo, Box<dyn Incoming>)> {
-        self.meter.ask();
-        let (info, body) = self.inner.get(key).await?;
+        let (info, body) = self.meter.ask("get", self.inner.get(key)).await?;
         Ok((info, self.metered(body)))
     }
 
@@ -124,20 +146,18 @@ impl Backend for Metered {
         from: u64,
         retry_time: Duration,
     ) -> Result<Box<dyn Incoming>> {
-        self.meter.ask();
-        let rest = self.inner.get_rest(object, from, retry_time).await?;
+        let getting = self.inner.get_rest(object, from, retry_time);
+        let rest = self.meter.ask("get", getting).await?;
         Ok(self.metered(rest))
     }
 
     async fn get_tail(&self, key: &str, length: u64) -> Result<(ObjectInfo, u64, Box<dyn Incoming>)> {
-        self.meter.ask();
-        let (info, sent, body) = self.inner.get_tail(key, length).await?;
+        let (info, sent, body) = self.meter.ask("get", self.inner.get_tail(key, length)).await?;
         Ok((info, sent, self.metered(body)))
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
-        self.meter.ask();
-        self.inner.head(key).await
+        self.meter.ask("head", self.inner.head(key)).await
     }
 
     fn list(&self, prefix: &str, start_after: Option<&str>, depth: Depth) -> Box<dyn Pages> {
@@ -148,8 +168,7 @@ impl Backend for Metered {
     }
 
     async fn delete(&self, keys: &[String]) -> Result<Vec<Refused>> {
-        self.meter.ask();
-        self.inner.delete(keys).await
+        self.meter.ask("delete", self.inner.delete(keys)).await
     }
 }
 
@@ -181,8 +200,7 @@ struct MeteredPages {
 #[async_trait]
 impl Pages for MeteredPages {
     async fn next(&mut self) -> Result<Page> {
-        self.meter.ask();
-        self.inner.next().await
+        self.meter.ask("list", self.inner.next()).await
     }
 
     fn is_finished(&self) -> bool {

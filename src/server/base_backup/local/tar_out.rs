@@ -11,8 +11,8 @@ use super::{Event, Outlet};
 use crate::error::{Error, Result};
 
 const BLOCK_BYTES: usize = 512;
-/// A piece is sent before it would grow beyond this.
-const PIECE_BYTES: usize = 512 << 10;
+/// A piece is sent before it would grow beyond this. It is compressed as it is.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// The fields of a header besides name and size.
 #[derive(Debug, Clone, Copy)]

@@ -61,7 +61,7 @@ async fn the_parts_of_a_stream_are_the_stream_whatever_its_length_and_pieces() {
             for stream in [Stream::Tablespace(16385), Stream::Base] {
                 writer.begin(stream);
                 for piece in tar.chunks(piece_bytes) {
-                    writer.write(piece).await.unwrap();
+                    writer.write(Bytes::copy_from_slice(piece)).await.unwrap();
                 }
                 let parts = writer.end().await.unwrap();
                 assert_eq!(parts.len(), length.div_ceil(4096), "{length} in {piece_bytes}");
@@ -86,7 +86,7 @@ async fn a_parts_record_matches_the_stored_object_and_its_frames_have_checksums(
     let store = store_in(&root).await;
     let mut writer = PartWriter::new(fixture::archive(&store), id(), SETTINGS);
     writer.begin(Stream::Base);
-    writer.write(&noise(5000)).await.unwrap();
+    writer.write(noise(5000).into()).await.unwrap();
     let parts = writer.end().await.unwrap();
     writer.finish().await.unwrap();
     for (number, recorded) in (1..).zip(parts) {
@@ -106,13 +106,13 @@ async fn a_part_whose_answer_got_lost_counts_as_stored() {
     // As if an earlier attempt of the same put had been carried out.
     for tar in [noise(4096), noise(4096)] {
         writer.begin(Stream::Base);
-        writer.write(&tar).await.unwrap();
+        writer.write(tar.into()).await.unwrap();
         writer.end().await.unwrap();
     }
     writer.finish().await.unwrap();
     let mut writer = PartWriter::new(fixture::archive(&store), id(), SETTINGS);
     writer.begin(Stream::Base);
-    writer.write(&noise(4095)).await.unwrap();
+    writer.write(noise(4095).into()).await.unwrap();
     writer.end().await.unwrap();
     assert_eq!(writer.finish().await.unwrap_err().kind(), ErrorKind::Conflict);
 }
@@ -127,7 +127,7 @@ async fn a_failed_upload_ends_the_backup() {
     let mut writer = PartWriter::new(fixture::archive(&store), id(), SETTINGS);
     writer.begin(Stream::Base);
     let tar = noise(100_000);
-    let mut result = writer.write(&tar).await;
+    let mut result = writer.write(tar.into()).await;
     if result.is_ok() {
         result = writer.finish().await;
     }
@@ -149,7 +149,7 @@ async fn after_a_failed_upload_no_other_is_under_way() {
     };
     let mut writer = PartWriter::new(fixture::archive(&store), id(), settings);
     writer.begin(Stream::Base);
-    let _ = writer.write(&noise(8192)).await;
+    let _ = writer.write(noise(8192).into()).await;
     let _ = writer.end().await;
     let _ = writer.finish().await;
     // It was waited for, not cut off.
