@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The programs around PostgreSQL in the tests of deploy/: Patroni, etcd, PgBouncer. Needs tools.sh.
+# The programs around PostgreSQL in the tests of deploy/: Patroni, etcd, PgBouncer, Prometheus and its kin. Needs tools.sh.
 
 PATRONI_VERSION=4.1.5
 PSYCOPG_VERSION=3.3.6
@@ -51,6 +51,18 @@ install_pgbouncer() {
         apt_install libc-ares2 libevent-2.1-7 libssl3
     fi
     printf '%s\n' "$program"
+}
+
+install_prometheus() {
+    debian_program prometheus usr/bin/prometheus
+}
+
+install_alertmanager() {
+    debian_program prometheus-alertmanager usr/bin/prometheus-alertmanager
+}
+
+install_node_exporter() {
+    debian_program prometheus-node-exporter usr/bin/prometheus-node-exporter
 }
 
 # debian_program PACKAGE PATH: a program of a Debian package, unpacked and not installed, so that no
