@@ -1,5 +1,6 @@
 //! The agent's side: a socket, and an answer for each client.
 
+use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::archiver::{Archiver, ArchiverOptions};
 use super::life::{Activity, Life};
 use super::prefetch::{Prefetcher, is_destination_of};
+use super::schedule::{Schedule, ScheduleOptions};
 use super::spool::Spool;
 use crate::cluster::compressor::Compressor;
 use crate::error::{Error, Result};
@@ -43,6 +45,8 @@ pub struct AgentOptions {
     pub idle_timeout: Option<Duration>,
     /// Files whose change ends it: the program, the configuration.
     pub files: Vec<PathBuf>,
+    /// The jobs that it runs, if there are any.
+    pub schedule: Option<ScheduleOptions>,
 }
 
 struct Agent {
@@ -50,7 +54,7 @@ struct Agent {
     data_directory: PathBuf,
     archiver: Arc<Archiver>,
     prefetcher: Arc<Prefetcher>,
-    activity: Activity,
+    activity: Arc<Activity>,
 }
 
 /// Serves until it is told to end (SIGTERM, SIGINT) or has a reason of its own, which it returns.
@@ -72,12 +76,15 @@ pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> R
     // Once its socket is removed or replaced, no client reaches the agent any more.
     files.push(options.address.socket.clone());
     let life = Life::new(&data_directory, files, options.idle_timeout);
+    let activity = Activity::new();
+    let open = |schedule| Schedule::open(schedule, store.clone(), Arc::clone(&activity));
+    let schedule = options.schedule.map(open).transpose()?;
     let agent = Arc::new(Agent {
         address: options.address,
         archiver: Archiver::new(store.clone(), archiver, data_directory.clone()),
         prefetcher: Prefetcher::new(store, spool, options.prefetch),
         data_directory,
-        activity: Activity::new(),
+        activity,
     });
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| Error::io("await signals", error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Error::io("await signals", error))?;
@@ -89,9 +96,23 @@ pub async fn run(options: AgentOptions, store: Store, ready: impl FnOnce()) -> R
         error = accept(&socket.listener, &agent) => return Err(error),
         never = agent.prefetcher.drop_unused() => match never {},
         never = agent.archiver.release_unused() => match never {},
+        // On this thread, which lives as long as the agent: the kernel ends the jobs with it.
+        never = keep(schedule.as_ref()) => match never {},
     };
+    // Whoever asks from now on does the work itself, without waiting for the jobs to end.
+    drop(socket);
+    if let Some(schedule) = &schedule {
+        schedule.end().await;
+    }
     agent.prefetcher.close();
     Ok(reason)
+}
+
+async fn keep(schedule: Option<&Arc<Schedule>>) -> Infallible {
+    match schedule {
+        Some(schedule) => schedule.keep().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn accept(listener: &UnixListener, agent: &Arc<Agent>) -> Error {
@@ -221,7 +242,8 @@ impl Drop for Socket {
     }
 }
 
-fn lock(path: &Path) -> Result<File> {
+/// Holds a file that only one agent can hold.
+pub(super) fn lock(path: &Path) -> Result<File> {
     let opened = OpenOptions::new()
         .write(true)
         .create(true)

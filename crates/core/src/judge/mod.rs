@@ -14,6 +14,7 @@ pub mod forks;
 pub mod lineage;
 pub mod recovery_plan;
 pub mod retention;
+pub mod schedule;
 pub mod seed_source;
 pub mod timeline_chain;
 pub mod window;
