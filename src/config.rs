@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::server::os_user;
 use crate::store::Location;
-use list::ARCHIVE;
-pub use list::{NotifySettings, Settings};
+pub use list::Settings;
+use list::{ARCHIVE, NotifySettings};
 use raw::Raw;
 use values::Value;
 pub use values::{

@@ -126,7 +126,7 @@ impl Value for SecretUrl {
         }
         let default = if is_tls { 443 } else { 80 };
         // An address of IPv6 is in brackets.
-        let after_host = authority.rfind(']').map_or(0, |bracket| bracket);
+        let after_host = authority.rfind(']').unwrap_or(0);
         let colon = authority.get(after_host..).and_then(|end| end.find(':'));
         let (host, port) = match colon.map(|colon| authority.split_at(after_host + colon)) {
             Some((host, port)) => (host, port.trim_start_matches(':').parse().map_err(|_| wrong())?),

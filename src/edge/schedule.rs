@@ -98,7 +98,7 @@ impl StateFile {
         let archive = settings.archive()?.to_string();
         let mut hash = Sha256::new();
         // Not the version, because the state outlives it.
-        for part in [&data_directory.to_string_lossy(), archive.as_str()] {
+        for part in [data_directory.to_string_lossy().as_ref(), archive.as_str()] {
             hash.update(part);
             hash.update([0]);
         }

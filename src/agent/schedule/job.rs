@@ -108,7 +108,7 @@ impl Started {
         let logged = tokio::spawn(async move { pass_log_on(stderr).await });
         let status = tokio::select! {
             status = self.child.wait() => status,
-            _ = ending.wait_for(|ending| *ending) => self.end(grace).await,
+            () = async { drop(ending.wait_for(|ending| *ending).await) } => self.end(grace).await,
         };
         // What it started may hold its outputs open.
         let soon = Duration::from_secs(2);

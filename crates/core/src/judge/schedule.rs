@@ -89,14 +89,13 @@ impl Job {
         match (self, exit_code) {
             // Doctor's 1 is a warning: it did its work.
             (_, Some(0)) | (Self::Doctor, Some(1)) => Outcome::Succeeded,
-            // It ran, and what it found does not go away by running it again.
-            (Self::Verify, Some(7)) | (Self::Drill, Some(9)) | (Self::Doctor, Some(2)) => Outcome::Failed,
-            // The store did not let go of something; the rest is done.
-            (Self::Expire, Some(6)) => Outcome::Failed,
-            // The backup is stored and waits for its WAL. Another one would not help.
-            (Self::Basebackup, Some(8)) => Outcome::Failed,
-            // A setting is wrong.
-            (_, Some(2)) => Outcome::Failed,
+            // What a verification, a drill or doctor found does not go away by running it again. Expiry did the rest where
+            // the store did not let go of something. A backup that waits for its WAL is stored. 2: a setting is wrong.
+            (Self::Verify, Some(7))
+            | (Self::Drill, Some(9))
+            | (Self::Expire, Some(6))
+            | (Self::Basebackup, Some(8))
+            | (_, Some(2)) => Outcome::Failed,
             _ => Outcome::TryAgain,
         }
     }

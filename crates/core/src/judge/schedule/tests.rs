@@ -230,7 +230,7 @@ fn two_kinds_are_due_at_once_and_one_that_runs_is_not() {
     };
     assert_eq!(due(&[]), [Job::Expire, Job::Verify]);
     assert_eq!(due(&[Job::Verify]), [Job::Expire]);
-    assert_eq!(due(&Job::ALL), []);
+    assert!(due(&Job::ALL).is_empty());
 }
 
 // Seen to fail: `schedule.rs`: a slot in the future is believed however far it is; none is believed
@@ -270,7 +270,7 @@ fn a_run_that_ended_with_its_agent_counts_as_failed_and_is_tried_again() {
     let mut state = ScheduleState::parse(&state.to_bytes().unwrap()).unwrap();
     assert_eq!(state.of(Job::Basebackup).process_id, Some(4711));
     assert_eq!(state.interrupted(now), [Job::Basebackup]);
-    assert_eq!(state.interrupted(now), []);
+    assert!(state.interrupted(now).is_empty());
     let past = state.of(Job::Basebackup);
     assert_eq!((past.exit_code, past.process_id), (None, None));
     let next = plan.next(Job::Basebackup, &past, now, &Utc).unwrap();
