@@ -49,8 +49,8 @@ impl DrillArgs {
             let directory = absolute(&settings.drill.directory)?;
             return print(&on_many_threads(clean(&directory))?, json, ToString::to_string);
         }
-        let options = self.options(settings)?;
         let work = || {
+            let options = self.options(settings)?;
             let report = on_many_threads(watched(async |progress| {
                 let store = open(settings).await?;
                 run(&options, &store, Utc::now(), progress, interrupted()?).await
