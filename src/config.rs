@@ -20,7 +20,8 @@ use list::{ARCHIVE, NotifySettings};
 use raw::Raw;
 use values::Value;
 pub use values::{
-    BackupMethod, LogFormat, OnEvent, SecretUrl, StandbyFailure, TimeZoneChoice, cores, duration_text, parse_duration,
+    BackupMethod, LogFormat, OnEvent, SecretUrl, StandbyFailure, TimeZoneChoice, cores, duration_text,
+    parse_duration,
 };
 
 /// The file that is read when neither `--config` nor `WALSHIP_CONFIG` names one, if it is there.

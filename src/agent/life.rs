@@ -56,10 +56,7 @@ impl Activity {
         if self.is_busy() {
             return Duration::ZERO;
         }
-        self.last
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .elapsed()
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 }
 
@@ -187,7 +184,11 @@ mod tests {
         assert_eq!(life.reason_to_end_now(&activity), None);
         assert!(activity.is_leaving());
         drop(job);
-        assert!(life.reason_to_end_now(&activity).unwrap().contains("walship.toml"));
+        assert!(
+            life.reason_to_end_now(&activity)
+                .unwrap()
+                .contains("walship.toml")
+        );
         let _job = activity.hold();
         std::fs::remove_file(root.path().join("global/pg_control")).unwrap();
         assert!(life.reason_to_end_now(&activity).unwrap().contains("gone"));

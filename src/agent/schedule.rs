@@ -201,11 +201,7 @@ impl Schedule {
             JobStatus {
                 job,
                 interval_seconds: self.intervals.get(&job).copied(),
-                next: self
-                    .options
-                    .timetable
-                    .next(job, &past, now)
-                    .map(|next| next.at),
+                next: self.options.timetable.next(job, &past, now).map(|next| next.at),
                 running: running.contains(&job),
                 last_start: past.started_at,
                 last_end: past.ended_at,
@@ -262,7 +258,9 @@ impl Schedule {
                 due.push((Job::Basebackup, extra));
             }
         }
-        let waits = known.not_before.is_some_and(|at| at > now && at - now <= WAIT_FOR_OTHER);
+        let waits = known
+            .not_before
+            .is_some_and(|at| at > now && at - now <= WAIT_FOR_OTHER);
         due.retain(|(job, _)| *job != Job::Basebackup || !waits);
         due
     }
@@ -413,7 +411,9 @@ impl Schedule {
                     let minutes = pause.num_minutes();
                     tracing::error!("the scheduled {job} {how}; it is tried again in {minutes} min");
                 }
-                None => tracing::error!("the scheduled {job} {how}; it is not tried again before its next time"),
+                None => {
+                    tracing::error!("the scheduled {job} {how}; it is not tried again before its next time")
+                }
             },
         }
     }
@@ -434,7 +434,9 @@ impl Schedule {
             known.extra = Some(why);
             self.changed.notify_one();
         } else {
-            tracing::error!("{because}; no base backup is taken, because today's extra ones are used up (schedule.max_extra = {limit})");
+            tracing::error!(
+                "{because}; no base backup is taken, because today's extra ones are used up (schedule.max_extra = {limit})"
+            );
         }
     }
 
@@ -474,7 +476,10 @@ mod tests {
     use crate::config::Sources;
 
     fn settings(archive: &Store, flags: &[(&'static str, &str)]) -> Settings {
-        let mut flags: Vec<_> = flags.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+        let mut flags: Vec<_> = flags
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned()))
+            .collect();
         flags.push(("archive", archive.location().to_string()));
         Settings::load(&Sources {
             config_flag: Some("/dev/null".into()),
@@ -490,12 +495,15 @@ mod tests {
         let top = fixture::scratch();
         let store = fixture::store(top.path()).await;
         let state = top.path().join("state").display().to_string();
-        let settings = settings(&store, &[
-            ("schedule.verify", "0 5 * * *"),
-            ("schedule.on_gap", "basebackup"),
-            ("schedule.time_zone", "utc"),
-            ("schedule.state_directory", &state),
-        ]);
+        let settings = settings(
+            &store,
+            &[
+                ("schedule.verify", "0 5 * * *"),
+                ("schedule.on_gap", "basebackup"),
+                ("schedule.time_zone", "utc"),
+                ("schedule.state_directory", &state),
+            ],
+        );
         let open = || {
             let options = ScheduleOptions::new(&settings, top.path()).unwrap().unwrap();
             Schedule::open(options, store.clone(), Activity::new())
@@ -518,8 +526,14 @@ mod tests {
         assert!(schedule.snapshot()[1].running);
         schedule.note(Job::Verify, &Ended::not_begun(&crate::Error::corrupt("damaged")));
         let status = schedule.snapshot().remove(1);
-        assert_eq!((status.running, status.last_exit_code, status.last_success), (false, Some(7), None));
-        assert_eq!((status.interval_seconds, status.last_start), (Some(86_400), Some(now)));
+        assert_eq!(
+            (status.running, status.last_exit_code, status.last_success),
+            (false, Some(7), None)
+        );
+        assert_eq!(
+            (status.interval_seconds, status.last_start),
+            (Some(86_400), Some(now))
+        );
         assert!(status.next.unwrap() > now && status.last_end.unwrap() >= now);
         // An agent that starts later knows it.
         drop(schedule);

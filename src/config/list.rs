@@ -10,8 +10,8 @@ use chrono::TimeDelta;
 
 use super::raw::Raw;
 use super::values::{
-    BackupMethod, LogFormat, OnEvent, SecretUrl, StandbyFailure, TimeZoneChoice, Value, absolute, count, one_for_each_core, part_size,
-    path_style, two_for_each_core, verify_rate, window, word, zstd_level,
+    BackupMethod, LogFormat, OnEvent, SecretUrl, StandbyFailure, TimeZoneChoice, Value, absolute, count,
+    one_for_each_core, part_size, path_style, two_for_each_core, verify_rate, window, word, zstd_level,
 };
 use crate::error::Result;
 use crate::judge::diagnosis::Check;
@@ -334,7 +334,9 @@ impl ScheduleSettings {
             Job::Drill => &self.drill,
             Job::Doctor => &self.doctor,
         };
-        let planned = Job::ALL.into_iter().filter_map(|job| Some((job, of(job).clone()?)));
+        let planned = Job::ALL
+            .into_iter()
+            .filter_map(|job| Some((job, of(job).clone()?)));
         planned.collect()
     }
 

@@ -112,7 +112,8 @@ impl std::fmt::Debug for SecretUrl {
 
 impl Value for SecretUrl {
     fn read(text: &str) -> Result<Self, String> {
-        let wrong = || "give a URL that begins with https:// or http://, without a user name or a blank".to_owned();
+        let wrong =
+            || "give a URL that begins with https:// or http://, without a user name or a blank".to_owned();
         let (is_tls, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
             (Some(rest), _) => (true, rest),
             (None, Some(rest)) => (false, rest),
@@ -354,20 +355,36 @@ mod tests {
         for (text, part, path) in [
             ("https://hc-ping.com/uuid", None, "/uuid?rid=7"),
             ("https://hc-ping.com/uuid/", Some("start"), "/uuid/start?rid=7"),
-            ("http://localhost:8000/a?create=1", Some("5"), "/a/5?create=1&rid=7"),
+            (
+                "http://localhost:8000/a?create=1",
+                Some("5"),
+                "/a/5?create=1&rid=7",
+            ),
             ("https://example.org", Some("fail"), "/fail?rid=7"),
         ] {
             assert_eq!(url(text).with(part, "7").path(), path);
         }
-        assert_eq!(url("https://hc-ping.com/uuid").host_and_port(), ("hc-ping.com", 443));
+        assert_eq!(
+            url("https://hc-ping.com/uuid").host_and_port(),
+            ("hc-ping.com", 443)
+        );
         assert_eq!(url("http://[::1]:8000/x").host_and_port(), ("::1", 8000));
         assert_eq!(url("http://[::1]").host_and_port(), ("::1", 80));
-        assert!(url("https://example.org/key").is_tls() && !format!("{:?}", url("https://h/key")).contains("key"));
+        assert!(
+            url("https://example.org/key").is_tls() && !format!("{:?}", url("https://h/key")).contains("key")
+        );
     }
 
     #[test]
     fn what_is_no_url_is_refused_without_repeating_it() {
-        for text in ["hc-ping.com/key", "ftp://h/key", "https:///key", "https://u:key@h/", "https://h:port/key", "https://h/a key"] {
+        for text in [
+            "hc-ping.com/key",
+            "ftp://h/key",
+            "https:///key",
+            "https://u:key@h/",
+            "https://h:port/key",
+            "https://h/a key",
+        ] {
             let error = SecretUrl::read(text).unwrap_err();
             assert!(!error.contains("key"), "{error}");
         }

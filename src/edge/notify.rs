@@ -157,7 +157,10 @@ impl Notifier {
         loop {
             let told = tokio::time::timeout(LIMIT, http::post(&url, kind, body.clone())).await;
             let told = told.unwrap_or_else(|_| {
-                Err(Error::unavailable(format!("no answer within {} s", LIMIT.as_secs())))
+                Err(Error::unavailable(format!(
+                    "no answer within {} s",
+                    LIMIT.as_secs()
+                )))
             });
             match (told, pauses.next()) {
                 (Err(error), Some(pause)) if error.is_retryable() => tokio::time::sleep(*pause).await,
@@ -220,9 +223,9 @@ pub fn told<T: Serialize>(
     print: impl FnOnce(&T) -> Result<ExitCode>,
 ) -> Result<ExitCode> {
     let notifier = Notifier::of(job, settings);
-    let telling = notifier.clone().map(|notifier| {
-        std::thread::spawn(move || on_own_runtime(notifier.begun()))
-    });
+    let telling = notifier
+        .clone()
+        .map(|notifier| std::thread::spawn(move || on_own_runtime(notifier.begun())));
     let worked = work();
     // Printed first: whoever waits for the report does not wait for others.
     let printed = worked.as_ref().map(|(report, _)| print(report));

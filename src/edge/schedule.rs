@@ -137,9 +137,7 @@ impl StateFile {
     /// `Corrupt` and `Invalid` as [`ScheduleState::parse`]; `Internal` where it cannot be read.
     pub fn read(&self) -> Result<ScheduleState> {
         match std::fs::read(&self.path) {
-            Ok(bytes) => {
-                ScheduleState::parse(&bytes).context(|| format!("read {}", self.path.display()))
-            }
+            Ok(bytes) => ScheduleState::parse(&bytes).context(|| format!("read {}", self.path.display())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(self.nothing()),
             Err(error) => Err(Error::io(format!("read {}", self.path.display()), error)),
         }

@@ -56,7 +56,12 @@ pub struct JobReport {
 ///
 /// # Errors
 /// `Corrupt`, `Invalid` and `Internal` where the state cannot be read.
-fn run(settings: &Settings, file: &StateFile, agent_answers: bool, now: DateTime<Utc>) -> Result<ScheduleReport> {
+fn run(
+    settings: &Settings,
+    file: &StateFile,
+    agent_answers: bool,
+    now: DateTime<Utc>,
+) -> Result<ScheduleReport> {
     let state = file.read()?;
     let timetable = Timetable::new(settings)?;
     let schedule = &settings.schedule;
@@ -75,8 +80,7 @@ fn run(settings: &Settings, file: &StateFile, agent_answers: bool, now: DateTime
             past,
         }
     };
-    let is_shown =
-        |job: &JobReport| job.pattern.is_some() || job.on_events || job.past.started_at.is_some();
+    let is_shown = |job: &JobReport| job.pattern.is_some() || job.on_events || job.past.started_at.is_some();
     Ok(ScheduleReport {
         jobs: Job::ALL.into_iter().map(job).filter(is_shown).collect(),
         state_file: file.path().to_owned(),

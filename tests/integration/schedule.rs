@@ -74,9 +74,15 @@ impl Scheduled {
     /// What the agent noted; null where there is nothing yet.
     fn state(&self) -> Value {
         let mut files = fs::read_dir(&self.state).unwrap().flatten();
-        let state = files.find(|file| file.path().extension().is_some_and(|extension| extension == "json"));
+        let state = files.find(|file| {
+            file.path()
+                .extension()
+                .is_some_and(|extension| extension == "json")
+        });
         // Replaced in one step: it is always whole.
-        state.map_or(Value::Null, |state| serde_json::from_slice(&fs::read(state.path()).unwrap()).unwrap())
+        state.map_or(Value::Null, |state| {
+            serde_json::from_slice(&fs::read(state.path()).unwrap()).unwrap()
+        })
     }
 
     fn wait(&self, what: &str, probe: impl Fn(&Value) -> bool) -> Value {
@@ -103,7 +109,11 @@ fn end(agent: Running) -> String {
 }
 
 fn moment(value: &Value) -> DateTime<Utc> {
-    value.as_str().unwrap_or_else(|| panic!("{value}")).parse().unwrap()
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value}"))
+        .parse()
+        .unwrap()
 }
 
 fn backups(walship: &Walship) -> Vec<Value> {
@@ -161,13 +171,24 @@ fn the_agent_runs_its_jobs_and_notes_how_they_ended() {
     let names: Vec<_> = jobs.iter().map(|job| job["job"].as_str().unwrap()).collect();
     assert_eq!(names, ["basebackup", "expire", "verify", "drill", "doctor"]);
     let drill = &jobs[3];
-    assert!(drill["started_at"].is_null() && moment(&drill["next_at"]) > Utc::now(), "{drill:#}");
+    assert!(
+        drill["started_at"].is_null() && moment(&drill["next_at"]) > Utc::now(),
+        "{drill:#}"
+    );
     let text = scheduled.text();
-    assert!(text.contains("30 2 * * SUN") && !text.contains("No agent"), "{text}");
+    assert!(
+        text.contains("30 2 * * SUN") && !text.contains("No agent"),
+        "{text}"
+    );
     let log = end(agent);
     assert!(log.contains("info: the scheduled basebackup is done"), "{log}");
     let backups = backups(&walship);
-    assert!(backups.iter().any(|backup| backup["label"] == "walship agent, scheduled"), "{backups:#?}");
+    assert!(
+        backups
+            .iter()
+            .any(|backup| backup["label"] == "walship agent, scheduled"),
+        "{backups:#?}"
+    );
     assert!(scheduled.text().contains("No agent answers"));
     // What ran once is told of for good, even if it is planned no more.
     let later = scheduled.with(&[("SCHEDULE_VERIFY", "")]);
@@ -186,8 +207,14 @@ fn a_job_that_is_killed_is_reported_and_tried_again() {
     end(agent);
     let mut state = scheduled.state();
     state["jobs"]["basebackup"]["settled_slot"] = "2020-01-01T00:00:00Z".into();
-    let file = fs::read_dir(&scheduled.state).unwrap().flatten().map(|file| file.path());
-    let file = file.into_iter().find(|path| path.extension().unwrap() == "json").unwrap();
+    let file = fs::read_dir(&scheduled.state)
+        .unwrap()
+        .flatten()
+        .map(|file| file.path());
+    let file = file
+        .into_iter()
+        .find(|path| path.extension().unwrap() == "json")
+        .unwrap();
     fs::write(&file, state.to_string()).unwrap();
     let agent = scheduled.agent();
     let process = running_backup(&scheduled);
@@ -197,13 +224,23 @@ fn a_job_that_is_killed_is_reported_and_tried_again() {
         state["jobs"]["basebackup"]["ended_at"].is_string()
     });
     let past = &state["jobs"]["basebackup"];
-    assert_eq!((&past["exit_code"], &past["failed_tries"]), (&137.into(), &1.into()), "{past:#}");
+    assert_eq!(
+        (&past["exit_code"], &past["failed_tries"]),
+        (&137.into(), &1.into()),
+        "{past:#}"
+    );
     let report = scheduled.report();
     let next = moment(&report["jobs"][0]["next_at"]) - moment(&past["ended_at"]);
-    assert_eq!((next, &report["jobs"][0]["next_why"]), (TimeDelta::minutes(1), &"retry".into()));
+    assert_eq!(
+        (next, &report["jobs"][0]["next_why"]),
+        (TimeDelta::minutes(1), &"retry".into())
+    );
     assert!(scheduled.text().contains("signal 9"), "{}", scheduled.text());
     let log = end(agent);
-    assert!(log.contains("the scheduled basebackup was ended by signal 9; it is tried again in 1 min"), "{log}");
+    assert!(
+        log.contains("the scheduled basebackup was ended by signal 9; it is tried again in 1 min"),
+        "{log}"
+    );
 }
 
 // Seen to fail: `edge/scheduled.rs`: the kernel is not told
@@ -216,14 +253,22 @@ fn no_job_outlives_its_agent_however_that_ends() {
     let mut agent = scheduled.agent();
     let process = running_backup(&scheduled);
     agent.kill9();
-    wait_for("the job of a killed agent to end", PATIENCE, || start_time(process).is_none().then_some(()));
+    wait_for("the job of a killed agent to end", PATIENCE, || {
+        start_time(process).is_none().then_some(())
+    });
     drop(agent);
     // Nobody noted its end. The next agent does, and says so.
     let agent = scheduled.agent();
     let second = running_backup(&scheduled);
     let log = end(agent);
-    assert!(log.contains("the scheduled basebackup ended together with its agent"), "{log}");
-    assert!(start_time(second).is_none(), "an agent that is told to end ends its jobs");
+    assert!(
+        log.contains("the scheduled basebackup ended together with its agent"),
+        "{log}"
+    );
+    assert!(
+        start_time(second).is_none(),
+        "an agent that is told to end ends its jobs"
+    );
     let state = scheduled.state();
     assert!(state["jobs"]["basebackup"]["process_id"].is_null(), "{state:#}");
     assert_eq!(state["jobs"]["basebackup"]["exit_code"], 143);
@@ -239,14 +284,21 @@ fn a_standby_runs_no_job_unless_it_is_told_to() {
     fs::write(data.file("standby.signal"), "").unwrap();
     let scheduled = Scheduled::new(&data.walship(&archive), data.path()).with(&[("SCHEDULE_VERIFY", SOON)]);
     let agent = scheduled.agent();
-    let state = scheduled.wait("a slot to be left out", |state| state["jobs"]["verify"]["left_out"].is_object());
+    let state = scheduled.wait("a slot to be left out", |state| {
+        state["jobs"]["verify"]["left_out"].is_object()
+    });
     assert!(state["jobs"]["verify"]["started_at"].is_null(), "{state:#}");
     let text = scheduled.text();
-    assert!(text.contains("left out") && text.contains("schedule.on_standby"), "{text}");
+    assert!(
+        text.contains("left out") && text.contains("schedule.on_standby"),
+        "{text}"
+    );
     end(agent);
     let told = scheduled.with(&[("SCHEDULE_ON_STANDBY", "true")]);
     let agent = told.agent();
-    told.wait("a job to succeed", |state| state["jobs"]["verify"]["succeeded_at"].is_string());
+    told.wait("a job to succeed", |state| {
+        state["jobs"]["verify"]["succeeded_at"].is_string()
+    });
     end(agent);
 }
 
@@ -266,14 +318,19 @@ fn a_backup_that_another_host_takes_is_waited_for() {
         fs::write(folder.join(name), "").unwrap();
         give_to_user(&folder.join(name));
     }
-    let scheduled = Scheduled::new(&data.walship(&archive), data.path()).with(&[("SCHEDULE_BASEBACKUP", SOON)]);
+    let scheduled =
+        Scheduled::new(&data.walship(&archive), data.path()).with(&[("SCHEDULE_BASEBACKUP", SOON)]);
     let agent = scheduled.agent();
     std::thread::sleep(Duration::from_secs(6));
     let state = scheduled.state();
     assert!(state["jobs"]["basebackup"]["started_at"].is_null(), "{state:#}");
     let log = end(agent);
     assert!(log.contains("is being taken"), "{log}");
-    assert_eq!(log.matches("waits:").count(), 1, "it does not ask again and again: {log}");
+    assert_eq!(
+        log.matches("waits:").count(),
+        1,
+        "it does not ask again and again: {log}"
+    );
 }
 
 // Seen to fail: `agent/schedule/watch.rs`: no gap is found; `agent/schedule.rs`: the limit does not hold
@@ -285,7 +342,9 @@ fn a_gap_leads_to_a_fresh_backup_and_to_no_more_than_are_allowed() {
     let gap = || {
         let segments: Vec<String> = (0..3)
             .map(|_| {
-                primary.sql("create table if not exists t (i int); insert into t select generate_series(1, 100)");
+                primary.sql(
+                    "create table if not exists t (i int); insert into t select generate_series(1, 100)",
+                );
                 primary.switch_wal()
             })
             .collect();
@@ -298,17 +357,20 @@ fn a_gap_leads_to_a_fresh_backup_and_to_no_more_than_are_allowed() {
         .run(&["basebackup", "-d", &primary.conninfo()])
         .succeeded();
     gap();
-    let scheduled = Scheduled::new(&walship, primary.data_dir()).with(&[
-        ("SCHEDULE_ON_GAP", "basebackup"),
-        ("SCHEDULE_MAX_EXTRA", "1"),
-    ]);
+    let scheduled = Scheduled::new(&walship, primary.data_dir())
+        .with(&[("SCHEDULE_ON_GAP", "basebackup"), ("SCHEDULE_MAX_EXTRA", "1")]);
     let agent = scheduled.agent();
-    scheduled.wait("the extra backup", |state| state["jobs"]["basebackup"]["succeeded_at"].is_string());
+    scheduled.wait("the extra backup", |state| {
+        state["jobs"]["basebackup"]["succeeded_at"].is_string()
+    });
     let state = scheduled.state();
     assert_eq!(state["jobs"]["basebackup"]["why"], "gap");
     assert_eq!(state["extra_at"].as_array().unwrap().len(), 1);
     let log = end(agent);
-    assert!(log.contains("is missing") && log.contains("a base backup is taken"), "{log}");
+    assert!(
+        log.contains("is missing") && log.contains("a base backup is taken"),
+        "{log}"
+    );
     let taken = backups(&walship);
     assert_eq!(taken.len(), 2);
     assert_eq!(taken[1]["label"], "walship agent, after a gap in the WAL");
@@ -339,7 +401,10 @@ fn a_promotion_leads_to_one_backup_of_the_new_timeline() {
     let scheduled = Scheduled::new(&walship, primary.data_dir()).with(&settings);
     let agent = scheduled.agent();
     std::thread::sleep(Duration::from_secs(3));
-    assert!(scheduled.state()["jobs"]["basebackup"].is_null(), "timeline 1 is not new");
+    assert!(
+        scheduled.state()["jobs"]["basebackup"].is_null(),
+        "timeline 1 is not new"
+    );
     end(agent);
     primary.stop(crate::support::postgres::Stop::Fast);
     primary.append("postgresql.conf", "restore_command = 'false'\n");
@@ -351,7 +416,9 @@ fn a_promotion_leads_to_one_backup_of_the_new_timeline() {
     wait_archived(&primary, &primary.switch_wal());
     for round in 0..2 {
         let agent = scheduled.agent();
-        scheduled.wait("the extra backup", |state| state["jobs"]["basebackup"]["succeeded_at"].is_string());
+        scheduled.wait("the extra backup", |state| {
+            state["jobs"]["basebackup"]["succeeded_at"].is_string()
+        });
         std::thread::sleep(Duration::from_secs(3));
         end(agent);
         let taken = backups(&walship);
@@ -416,7 +483,10 @@ fn hear(mut stream: TcpStream, status: &str) -> Option<Heard> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    );
     Some(Heard {
         path,
         body: String::from_utf8(body).ok()?,
@@ -452,24 +522,49 @@ fn a_command_by_hand_tells_when_it_begins_and_how_it_ended() {
     assert_eq!(heard.len(), 3, "{heard:#?}");
     let (start, run_id) = heard[0].path.split_once("?rid=").unwrap();
     assert_eq!(start, "/ping/key/start");
-    let end = heard.iter().find(|heard| heard.path == format!("/ping/key?rid={run_id}")).unwrap();
+    let end = heard
+        .iter()
+        .find(|heard| heard.path == format!("/ping/key?rid={run_id}"))
+        .unwrap();
     assert!(end.body.contains("\"is_clean\": true"), "{}", end.body);
-    let hook = heard.iter().find(|heard| heard.path == "/hook?token=s3cret").unwrap();
+    let hook = heard
+        .iter()
+        .find(|heard| heard.path == "/hook?token=s3cret")
+        .unwrap();
     let message: Value = serde_json::from_str(&hook.body).unwrap();
-    assert_eq!((&message["job"], &message["succeeded"], &message["exit_code"]), (&"verify".into(), &true.into(), &0.into()));
+    assert_eq!(
+        (&message["job"], &message["succeeded"], &message["exit_code"]),
+        (&"verify".into(), &true.into(), &0.into())
+    );
     assert_eq!(message["run_id"], run_id);
-    assert_eq!(message["report"], serde_json::from_str::<Value>(&printed).unwrap());
+    assert_eq!(
+        message["report"],
+        serde_json::from_str::<Value>(&printed).unwrap()
+    );
     assert_eq!(fs::read_to_string(told.join("words")).unwrap(), "verify ok 0\n");
-    assert_eq!(serde_json::from_str::<Value>(&fs::read_to_string(told.join("message")).unwrap()).unwrap(), message);
+    assert_eq!(
+        serde_json::from_str::<Value>(&fs::read_to_string(told.join("message")).unwrap()).unwrap(),
+        message
+    );
     // A failure is told with its exit code and its reason.
     let lost = archive.path().unwrap().join("walship.json");
     fs::rename(&lost, archive.path().unwrap().join("away")).unwrap();
     let failed = walship.run(&["verify"]);
     assert_eq!(failed.code, Some(3), "{failed:#?}");
     let heard = listener.heard();
-    let end = heard.iter().find(|heard| heard.path.starts_with("/ping/key/3?rid=")).unwrap();
-    assert!(failed.stderr.contains(end.body.trim()) && !end.body.trim().is_empty(), "{}", end.body);
-    assert_eq!(fs::read_to_string(told.join("words")).unwrap(), "verify failed 3\n");
+    let end = heard
+        .iter()
+        .find(|heard| heard.path.starts_with("/ping/key/3?rid="))
+        .unwrap();
+    assert!(
+        failed.stderr.contains(end.body.trim()) && !end.body.trim().is_empty(),
+        "{}",
+        end.body
+    );
+    assert_eq!(
+        fs::read_to_string(told.join("words")).unwrap(),
+        "verify failed 3\n"
+    );
 }
 
 // Seen to fail: `edge/notify.rs`: an error has the URL; a refusal is tried again
@@ -508,8 +603,12 @@ fn a_job_of_the_agent_is_told_once() {
         ("NOTIFY_WEBHOOK", &listener.url("/hook")),
     ]);
     let agent = scheduled.agent();
-    scheduled.wait("a job to succeed", |state| state["jobs"]["verify"]["succeeded_at"].is_string());
-    wait_for("the end to be told", PATIENCE, || (listener.heard().len() >= 3).then_some(()));
+    scheduled.wait("a job to succeed", |state| {
+        state["jobs"]["verify"]["succeeded_at"].is_string()
+    });
+    wait_for("the end to be told", PATIENCE, || {
+        (listener.heard().len() >= 3).then_some(())
+    });
     std::thread::sleep(Duration::from_secs(1));
     end(agent);
     let heard = listener.heard();
@@ -517,9 +616,15 @@ fn a_job_of_the_agent_is_told_once() {
     assert_eq!(heard.len(), 3 * runs, "{heard:#?}");
     let hook = heard.iter().find(|heard| heard.path == "/hook").unwrap();
     let message: Value = serde_json::from_str(&hook.body).unwrap();
-    assert_eq!((&message["job"], &message["report"]["is_clean"]), (&"verify".into(), &true.into()));
+    assert_eq!(
+        (&message["job"], &message["report"]["is_clean"]),
+        (&"verify".into(), &true.into())
+    );
     let run_id = message["run_id"].as_str().unwrap();
     for path in [format!("/ping/start?rid={run_id}"), format!("/ping?rid={run_id}")] {
-        assert!(heard.iter().any(|heard| heard.path == path), "{path} in {heard:#?}");
+        assert!(
+            heard.iter().any(|heard| heard.path == path),
+            "{path} in {heard:#?}"
+        );
     }
 }

@@ -75,7 +75,9 @@ impl Schedule {
         let limit = LIST_TIMEOUT + GRACE;
         tokio::time::timeout(limit, listing).await.unwrap_or_else(|_| {
             let seconds = limit.as_secs();
-            Err(Error::unavailable(format!("the archive was not listed within {seconds} s")))
+            Err(Error::unavailable(format!(
+                "the archive was not listed within {seconds} s"
+            )))
         })
     }
 

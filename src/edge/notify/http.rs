@@ -47,7 +47,9 @@ fn tls() -> Result<Arc<ClientConfig>> {
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::defect("set up TLS", error))?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+    Ok(Arc::new(
+        builder.with_root_certificates(roots).with_no_client_auth(),
+    ))
 }
 
 async fn exchange<S>(stream: S, url: &SecretUrl, kind: &str, body: String) -> Result<()>
@@ -55,7 +57,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let failed = |error: hyper::Error| {
-        let why = if error.is_timeout() { "no answer" } else { "the connection broke off" };
+        let why = if error.is_timeout() {
+            "no answer"
+        } else {
+            "the connection broke off"
+        };
         Error::unavailable(why)
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
@@ -75,9 +81,11 @@ where
     }
     let text = format!("the server answered with {}", status.as_u16());
     // A server that is too busy, or broken, may be well again soon.
-    Err(if status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429) {
-        Error::unavailable(text)
-    } else {
-        Error::invalid(text)
-    })
+    Err(
+        if status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429) {
+            Error::unavailable(text)
+        } else {
+            Error::invalid(text)
+        },
+    )
 }

@@ -62,7 +62,9 @@ impl DrillArgs {
             };
             Ok((report, code))
         };
-        told(Job::Drill, settings, work, |report| print(report, json, ToString::to_string))
+        told(Job::Drill, settings, work, |report| {
+            print(report, json, ToString::to_string)
+        })
     }
 
     fn options(self, settings: &Settings) -> Result<DrillOptions> {

@@ -41,7 +41,13 @@ impl ExpireArgs {
             Ok((report, code.unwrap_or_default()))
         };
         // A preview is nobody's job.
-        let settings = &if self.dry_run { settings.clone().silenced() } else { settings.clone() };
-        told(Job::Expire, settings, work, |report| print(report, self.json, ToString::to_string))
+        let settings = &if self.dry_run {
+            settings.clone().silenced()
+        } else {
+            settings.clone()
+        };
+        told(Job::Expire, settings, work, |report| {
+            print(report, self.json, ToString::to_string)
+        })
     }
 }

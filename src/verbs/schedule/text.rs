@@ -16,7 +16,11 @@ const INDENT: &str = "  ";
 impl fmt::Display for ScheduleReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.jobs.is_empty() {
-            return wrapped(f, "", "Nothing is planned. Set schedule.basebackup = \"30 2 * * *\" or the like, see docs/schedule.md.");
+            return wrapped(
+                f,
+                "",
+                "Nothing is planned. Set schedule.basebackup = \"30 2 * * *\" or the like, see docs/schedule.md.",
+            );
         }
         let rows = self.jobs.iter().map(|job| {
             vec![
@@ -33,7 +37,11 @@ impl fmt::Display for ScheduleReport {
             self.write_notes(job, f)?;
         }
         if !self.agent_answers {
-            wrapped(f, "", "No agent answers: nothing is run. Start one with walship agent --pgdata DIR.")?;
+            wrapped(
+                f,
+                "",
+                "No agent answers: nothing is run. Start one with walship agent --pgdata DIR.",
+            )?;
         }
         Ok(())
     }

@@ -61,7 +61,9 @@ impl VerifyArgs {
             let code = (!report.is_clean).then(|| ErrorKind::Corrupt.exit_code());
             Ok((report, code.unwrap_or_default()))
         };
-        told(Job::Verify, settings, work, |report| print(report, self.json, ToString::to_string))
+        told(Job::Verify, settings, work, |report| {
+            print(report, self.json, ToString::to_string)
+        })
     }
 }
 

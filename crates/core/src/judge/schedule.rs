@@ -24,7 +24,11 @@ pub use self::pattern::Pattern;
 use crate::format::keys::BackupId;
 
 /// A job that failed is tried again after these pauses, and then no more before its next slot.
-pub const PAUSES: [TimeDelta; 3] = [TimeDelta::minutes(1), TimeDelta::minutes(5), TimeDelta::minutes(15)];
+pub const PAUSES: [TimeDelta; 3] = [
+    TimeDelta::minutes(1),
+    TimeDelta::minutes(5),
+    TimeDelta::minutes(15),
+];
 
 /// A run that begins this much later than planned was missed.
 const LATE: TimeDelta = TimeDelta::minutes(2);
@@ -252,7 +256,10 @@ impl Plan {
         hash.update(job.name());
         hash.update(slot.timestamp().to_be_bytes());
         let hash = hash.finalize();
-        let number = hash.iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte));
+        let number = hash
+            .iter()
+            .take(8)
+            .fold(0, |number, byte| (number << 8) | u64::from(*byte));
         TimeDelta::milliseconds((number % limit) as i64)
     }
 
@@ -263,7 +270,9 @@ impl Plan {
         let mut slot = pattern.after(now, zone)?;
         let mut longest = None;
         for _ in 0..RUNS {
-            let Some(next) = pattern.after(slot, zone) else { break };
+            let Some(next) = pattern.after(slot, zone) else {
+                break;
+            };
             longest = longest.max(Some(next - slot));
             slot = next;
             if slot - now > FAR {

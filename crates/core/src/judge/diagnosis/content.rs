@@ -134,7 +134,10 @@ pub fn gap_after_newest_backup(catalogue: &Catalogue) -> Option<String> {
     } else {
         format!("{missing} is missing ({evidence})")
     };
-    Some(format!("{what}: from the newest backup, {}, recovery ends at LSN {end}", newest.id))
+    Some(format!(
+        "{what}: from the newest backup, {}, recovery ends at LSN {end}",
+        newest.id
+    ))
 }
 
 /// Whether retention has released all of it.

@@ -137,7 +137,13 @@ impl ScheduleState {
     }
 
     /// A run ended, or could not even begin.
-    pub fn ended(&mut self, job: Job, exit_code: Option<i32>, said: Option<&str>, now: DateTime<Utc>) -> Outcome {
+    pub fn ended(
+        &mut self,
+        job: Job,
+        exit_code: Option<i32>,
+        said: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> Outcome {
         let past = self.jobs.entry(job).or_default();
         past.process_id = None;
         past.ended_at = Some(now);

@@ -78,7 +78,13 @@ fn settled(slot: &str) -> JobPast {
 }
 
 /// The slots that an agent runs that looks each minute, from `now` on.
-fn slots(plan: &Plan, job: Job, mut now: DateTime<Utc>, until: DateTime<Utc>, zone: &impl TimeZone) -> Vec<String> {
+fn slots(
+    plan: &Plan,
+    job: Job,
+    mut now: DateTime<Utc>,
+    until: DateTime<Utc>,
+    zone: &impl TimeZone,
+) -> Vec<String> {
     let mut state = ScheduleState::new(String::new(), String::new());
     state.planned(job, now);
     let mut run = Vec::new();
@@ -96,10 +102,25 @@ fn slots(plan: &Plan, job: Job, mut now: DateTime<Utc>, until: DateTime<Utc>, zo
 // Seen to fail: `schedule.rs`: a slot is settled by the moment of its run
 #[test]
 fn a_job_runs_at_its_time_and_once() {
-    let run = slots(&nightly(), Job::Basebackup, at("2026-11-28 00:00:00"), at("2026-11-30 12:00:00"), &Utc);
+    let run = slots(
+        &nightly(),
+        Job::Basebackup,
+        at("2026-11-28 00:00:00"),
+        at("2026-11-30 12:00:00"),
+        &Utc,
+    );
     assert_eq!(run, ["28 02:30", "29 02:30", "30 02:30"]);
-    let run = slots(&nightly(), Job::Basebackup, at("2026-11-28 02:30:00"), at("2026-11-28 12:00:00"), &Utc);
-    assert_eq!(run, [""; 0], "what was due before the schedule was made is not caught up");
+    let run = slots(
+        &nightly(),
+        Job::Basebackup,
+        at("2026-11-28 02:30:00"),
+        at("2026-11-28 12:00:00"),
+        &Utc,
+    );
+    assert_eq!(
+        run, [""; 0],
+        "what was due before the schedule was made is not caught up"
+    );
 }
 
 // Seen to fail: `pattern.rs`: every zone is UTC
@@ -116,8 +137,18 @@ fn clocks_that_change_neither_leave_a_run_out_nor_double_it() {
     let run = slots(&nightly(), Job::Basebackup, begin, end, &Germany);
     assert_eq!(run, ["25 00:30", "26 01:30"]);
     let hourly = plan(&[(Job::Expire, "0 * * * *")], Duration::ZERO);
-    let run = slots(&hourly, Job::Expire, at("2026-10-24 23:30:00"), at("2026-10-25 02:30:00"), &Germany);
-    assert_eq!(run, ["25 00:00", "25 01:00", "25 02:00"], "an hourly job runs in each hour that passes");
+    let run = slots(
+        &hourly,
+        Job::Expire,
+        at("2026-10-24 23:30:00"),
+        at("2026-10-25 02:30:00"),
+        &Germany,
+    );
+    assert_eq!(
+        run,
+        ["25 00:00", "25 01:00", "25 02:00"],
+        "an hourly job runs in each hour that passes"
+    );
 }
 
 // Seen to fail: `schedule.rs`: the first of the slots that passed is run
@@ -126,15 +157,23 @@ fn of_many_missed_runs_one_is_caught_up() {
     let (plan, now) = (nightly(), at("2026-11-30 12:00:00"));
     let past = settled("2026-11-20 02:30:00");
     let next = plan.next(Job::Basebackup, &past, now, &Utc).unwrap();
-    assert_eq!((next.slot, next.why), (Some(at("2026-11-30 02:30:00")), Why::Missed));
+    assert_eq!(
+        (next.slot, next.why),
+        (Some(at("2026-11-30 02:30:00")), Why::Missed)
+    );
     let mut state = ScheduleState::new(String::new(), String::new());
     state.jobs.insert(Job::Basebackup, past);
     let due = plan.due(&state, &BTreeSet::new(), now, &Utc);
     assert_eq!(due.len(), 1);
     state.begun(Job::Basebackup, due[0].1, 1, now);
-    assert!(plan.due(&state, &BTreeSet::from([Job::Basebackup]), now, &Utc).is_empty());
+    assert!(
+        plan.due(&state, &BTreeSet::from([Job::Basebackup]), now, &Utc)
+            .is_empty()
+    );
     state.ended(Job::Basebackup, Some(0), None, now);
-    let next = plan.next(Job::Basebackup, &state.of(Job::Basebackup), now, &Utc).unwrap();
+    let next = plan
+        .next(Job::Basebackup, &state.of(Job::Basebackup), now, &Utc)
+        .unwrap();
     assert_eq!((next.at, next.why), (at("2026-12-01 02:30:00"), Why::Scheduled));
 }
 
@@ -149,7 +188,10 @@ fn jitter_is_the_same_for_a_slot_and_never_reaches_the_next_one() {
         let plan = plan(&[(Job::Basebackup, "30 2 * * *")], jitter);
         let next = plan.next(Job::Basebackup, &past, now, &Utc).unwrap();
         let put_off = next.at - next.slot.unwrap();
-        assert!(put_off >= TimeDelta::zero() && put_off < TimeDelta::minutes(20), "{put_off}");
+        assert!(
+            put_off >= TimeDelta::zero() && put_off < TimeDelta::minutes(20),
+            "{put_off}"
+        );
         let later = plan.next(Job::Basebackup, &past, now + TimeDelta::hours(3), &Utc);
         assert_eq!(later.unwrap().at, next.at);
         seen.insert(put_off);
@@ -162,10 +204,19 @@ fn jitter_is_the_same_for_a_slot_and_never_reaches_the_next_one() {
     };
     let (past, now) = (settled("2026-11-01 02:30:00"), at("2026-11-01 12:00:00"));
     let own = plan(&[(Job::Basebackup, "30 2 * * *")], jitter);
-    assert_ne!(other.next(Job::Basebackup, &past, now, &Utc), own.next(Job::Basebackup, &past, now, &Utc));
+    assert_ne!(
+        other.next(Job::Basebackup, &past, now, &Utc),
+        own.next(Job::Basebackup, &past, now, &Utc)
+    );
     // With more jitter than there is time, each slot is still run, before the next one.
     let frequent = plan(&[(Job::Verify, "*/5 * * * *")], Duration::from_hours(6));
-    let run = slots(&frequent, Job::Verify, at("2026-11-28 00:01:00"), at("2026-11-28 01:01:00"), &Utc);
+    let run = slots(
+        &frequent,
+        Job::Verify,
+        at("2026-11-28 00:01:00"),
+        at("2026-11-28 01:01:00"),
+        &Utc,
+    );
     assert!((11..=12).contains(&run.len()), "{run:?}");
 }
 
@@ -200,7 +251,10 @@ fn what_would_end_in_the_same_way_is_not_tried_again() {
     let again = |job: Job, code| job.outcome(code) == Outcome::TryAgain;
     for job in Job::ALL {
         assert!(!again(job, Some(0)) && !again(job, Some(2)), "{job}");
-        assert!(again(job, Some(5)) && again(job, Some(137)) && again(job, None), "{job}");
+        assert!(
+            again(job, Some(5)) && again(job, Some(137)) && again(job, None),
+            "{job}"
+        );
     }
     for (job, code) in [
         (Job::Verify, 7),
@@ -217,7 +271,10 @@ fn what_would_end_in_the_same_way_is_not_tried_again() {
 
 #[test]
 fn two_kinds_are_due_at_once_and_one_that_runs_is_not() {
-    let plan = plan(&[(Job::Verify, "0 3 * * *"), (Job::Expire, "0 3 * * *")], Duration::ZERO);
+    let plan = plan(
+        &[(Job::Verify, "0 3 * * *"), (Job::Expire, "0 3 * * *")],
+        Duration::ZERO,
+    );
     let mut state = ScheduleState::new(String::new(), String::new());
     for job in [Job::Verify, Job::Expire] {
         state.planned(job, at("2026-11-30 00:00:00"));
@@ -265,7 +322,9 @@ fn a_run_that_ended_with_its_agent_counts_as_failed_and_is_tried_again() {
     let (plan, now) = (nightly(), at("2026-11-30 03:00:00"));
     let mut state = ScheduleState::new("file:///a".to_owned(), "/data".to_owned());
     state.jobs.insert(Job::Basebackup, settled("2026-11-29 02:30:00"));
-    let next = plan.next(Job::Basebackup, &state.of(Job::Basebackup), now, &Utc).unwrap();
+    let next = plan
+        .next(Job::Basebackup, &state.of(Job::Basebackup), now, &Utc)
+        .unwrap();
     state.begun(Job::Basebackup, next, 4711, now);
     let mut state = ScheduleState::parse(&state.to_bytes().unwrap()).unwrap();
     assert_eq!(state.of(Job::Basebackup).process_id, Some(4711));
@@ -281,7 +340,11 @@ fn a_run_that_ended_with_its_agent_counts_as_failed_and_is_tried_again() {
 #[test]
 fn a_day_has_no_more_extra_backups_than_are_allowed() {
     let now = at("2026-11-30 12:00:00");
-    let taken = [at("2026-11-29 11:00:00"), at("2026-11-29 13:00:00"), at("2026-11-30 11:00:00")];
+    let taken = [
+        at("2026-11-29 11:00:00"),
+        at("2026-11-29 13:00:00"),
+        at("2026-11-30 11:00:00"),
+    ];
     assert!(!may_take_extra(&taken, 2, now));
     assert!(may_take_extra(&taken, 3, now));
     assert!(may_take_extra(&taken, 2, at("2026-11-30 13:00:00")));
@@ -318,11 +381,29 @@ fn another_hosts_backup_is_waited_for_and_settles_the_slot() {
 // Seen to fail: `pattern.rs`: a moment that never comes is accepted
 #[test]
 fn an_expression_that_never_fits_or_is_none_is_refused_with_an_example() {
-    for text in ["", "30 2 * *", "61 2 * * *", "at night", "0 0 30 2 *", "0 0 0 1 1 * 2020", "* * * * 9"] {
+    for text in [
+        "",
+        "30 2 * *",
+        "61 2 * * *",
+        "at night",
+        "0 0 30 2 *",
+        "0 0 0 1 1 * 2020",
+        "* * * * 9",
+    ] {
         let error = text.parse::<Pattern>().unwrap_err();
-        assert!(error.contains("30 2 * * *") && !error.contains('\n'), "{text}: {error}");
+        assert!(
+            error.contains("30 2 * * *") && !error.contains('\n'),
+            "{text}: {error}"
+        );
     }
-    for text in ["30 2 * * *", "*/15 9-17 * * MON-FRI", "0 4 L * *", "@daily", "*/10 * * * * *", "0 3 * * SUN#1"] {
+    for text in [
+        "30 2 * * *",
+        "*/15 9-17 * * MON-FRI",
+        "0 4 L * *",
+        "@daily",
+        "*/10 * * * * *",
+        "0 3 * * SUN#1",
+    ] {
         assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
     }
 }
@@ -330,7 +411,12 @@ fn an_expression_that_never_fits_or_is_none_is_refused_with_an_example() {
 #[test]
 fn the_longest_pause_spans_the_weekend() {
     let now = at("2026-11-30 12:00:00");
-    for (pattern, hours) in [("30 2 * * *", 24), ("0 2 * * 1-5", 72), ("*/10 9-17 * * 1-5", 63), ("0 2 1 * *", 31 * 24)] {
+    for (pattern, hours) in [
+        ("30 2 * * *", 24),
+        ("0 2 * * 1-5", 72),
+        ("*/10 9-17 * * 1-5", 63),
+        ("0 2 1 * *", 31 * 24),
+    ] {
         let plan = plan(&[(Job::Verify, pattern)], Duration::ZERO);
         let longest = plan.longest_pause(Job::Verify, now, &Utc).unwrap();
         assert_eq!(longest.num_hours(), hours, "{pattern}");
