@@ -32,7 +32,7 @@ use crate::archive::{Archive, catalogue};
 use crate::config::{OnEvent, Settings};
 use crate::edge::notify::Notifier;
 use crate::edge::schedule::{StateFile, Timetable};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::format::backup::BackupStarted;
 use crate::judge::schedule::{
     BegunBackup, Elsewhere, Job, Next, Outcome, PAUSES, ScheduleState, Why, elsewhere, may_take_extra,
@@ -358,10 +358,9 @@ impl Schedule {
 
     /// The backups in the archive, without those that died on this machine.
     async fn begun_backups(&self) -> Result<Vec<BegunBackup>> {
-        let archive = match Archive::open(&self.store.reopened()).await {
+        let Some(archive) = Archive::find_at(&self.store.reopened()).await? else {
             // The first backup begins it.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            opened => opened?,
+            return Ok(Vec::new());
         };
         let mut begun = catalogue::begun_backups(&archive).await?;
         let now = Utc::now();
@@ -474,6 +473,7 @@ mod tests {
     use super::*;
     use crate::archive::fixture;
     use crate::config::Sources;
+    use crate::error::ErrorKind;
 
     fn settings(archive: &Store, flags: &[(&'static str, &str)]) -> Settings {
         let mut flags: Vec<_> = flags

@@ -550,11 +550,11 @@ fn a_command_by_hand_tells_when_it_begins_and_how_it_ended() {
     let lost = archive.path().unwrap().join("walship.json");
     fs::rename(&lost, archive.path().unwrap().join("away")).unwrap();
     let failed = walship.run(&["verify"]);
-    assert_eq!(failed.code, Some(3), "{failed:#?}");
+    assert_eq!(failed.code, Some(2), "{failed:#?}");
     let heard = listener.heard();
     let end = heard
         .iter()
-        .find(|heard| heard.path.starts_with("/ping/key/3?rid="))
+        .find(|heard| heard.path.starts_with("/ping/key/2?rid="))
         .unwrap();
     assert!(
         failed.stderr.contains(end.body.trim()) && !end.body.trim().is_empty(),
@@ -563,7 +563,7 @@ fn a_command_by_hand_tells_when_it_begins_and_how_it_ended() {
     );
     assert_eq!(
         fs::read_to_string(told.join("words")).unwrap(),
-        "verify failed 3\n"
+        "verify failed 2\n"
     );
 }
 

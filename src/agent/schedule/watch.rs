@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{GRACE, LIST_TIMEOUT, Schedule};
 use crate::archive::{Archive, catalogue, wal_changes};
 use crate::config::OnEvent;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::judge::catalogue::Catalogue;
 use crate::judge::diagnosis::gap_after_newest_backup;
 use crate::judge::schedule::{Job, Why};
@@ -64,9 +64,8 @@ impl Schedule {
     /// What the archive holds; `None` where there is none yet.
     async fn list(&self) -> Result<Option<Catalogue>> {
         let listing = async {
-            let archive = match Archive::open(&self.store.reopened()).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-                opened => opened?,
+            let Some(archive) = Archive::find_at(&self.store.reopened()).await? else {
+                return Ok(None);
             };
             let mut catalogue = catalogue::load(&archive).await?;
             wal_changes::note_barriers(&archive, &mut catalogue, wal_changes::LOOKED_AT).await?;

@@ -4,7 +4,7 @@
 //! - Of all slots that passed while nobody could run them, the last one is run, once.
 //! - A slot is settled when its job starts, and is never run again, not even when the clock goes back a little.
 //! - A job that failed is tried again a few times, after growing pauses, until its next slot comes.
-//! - The same slot is always put off by the same time (jitter), and never beyond the slot after it.
+//! - The same slot is always put off by the same time (jitter), and at most half-way to the slot after it.
 
 mod past;
 mod pattern;
@@ -94,12 +94,12 @@ impl Job {
             // Doctor's 1 is a warning: it did its work.
             (_, Some(0)) | (Self::Doctor, Some(1)) => Outcome::Succeeded,
             // What a verification, a drill or doctor found does not go away by running it again. Expiry did the rest where
-            // the store did not let go of something. A backup that waits for its WAL is stored. 2: a setting is wrong.
+            // the store did not let go of something. A backup that waits for its WAL is stored.
             (Self::Verify, Some(7))
             | (Self::Drill, Some(9))
             | (Self::Expire, Some(6))
             | (Self::Basebackup, Some(8))
-            | (_, Some(2)) => Outcome::Failed,
+            | (Self::Doctor, Some(2)) => Outcome::Failed,
             _ => Outcome::TryAgain,
         }
     }
@@ -233,7 +233,8 @@ impl Plan {
         })
     }
 
-    /// By how much a slot is put off: always the same, less than the jitter, and not beyond the next slot.
+    /// By how much a slot is put off: always the same, less than the jitter, and at most half-way to the next slot, which
+    /// would otherwise replace it.
     fn put_off<Tz: TimeZone>(
         &self,
         job: Job,
@@ -242,7 +243,7 @@ impl Plan {
         zone: &Tz,
     ) -> TimeDelta {
         let jitter = TimeDelta::from_std(self.jitter).unwrap_or(DAY);
-        let until_next = pattern.after(slot, zone).map(|next| next - slot);
+        let until_next = pattern.after(slot, zone).map(|next| (next - slot) / 2);
         let limit = until_next.map_or(jitter, |until| until.min(jitter));
         let Some(limit) = u64::try_from(limit.num_milliseconds())
             .ok()

@@ -179,7 +179,7 @@ fn of_many_missed_runs_one_is_caught_up() {
 
 // Seen to fail: `schedule.rs`: the jitter is not limited by the next slot; a slot is put off by the whole jitter
 #[test]
-fn jitter_is_the_same_for_a_slot_and_never_reaches_the_next_one() {
+fn jitter_is_the_same_for_a_slot_and_costs_no_run() {
     let jitter = Duration::from_mins(20);
     let mut seen = BTreeSet::new();
     for day in 1..=28 {
@@ -250,7 +250,9 @@ fn a_job_that_fails_is_tried_again_after_1_5_and_15_minutes_and_then_no_more() {
 fn what_would_end_in_the_same_way_is_not_tried_again() {
     let again = |job: Job, code| job.outcome(code) == Outcome::TryAgain;
     for job in Job::ALL {
-        assert!(!again(job, Some(0)) && !again(job, Some(2)), "{job}");
+        assert!(!again(job, Some(0)), "{job}");
+        // An archive that is not mounted.
+        assert_eq!(again(job, Some(2)), job != Job::Doctor, "{job}");
         assert!(
             again(job, Some(5)) && again(job, Some(137)) && again(job, None),
             "{job}"
