@@ -411,7 +411,7 @@ impl Schedule {
                     tracing::error!("the scheduled {job} {how}; it is tried again in {minutes} min");
                 }
                 None => {
-                    tracing::error!("the scheduled {job} {how}; it is not tried again before its next time")
+                    tracing::error!("the scheduled {job} {how}; it is not tried again before its next time");
                 }
             },
         }
@@ -456,8 +456,17 @@ impl Schedule {
 /// Whether the process that took a backup was one of this machine's, and has ended.
 fn died_here(started: &BackupStarted) -> bool {
     let process = i32::try_from(started.process_id).ok().and_then(Pid::from_raw);
-    let is_gone = process.is_some_and(|process| test_kill_process(process) == Err(Errno::SRCH));
-    is_gone && rustix::system::uname().nodename().to_string_lossy() == started.host
+    let has_ended =
+        process.is_some_and(|process| test_kill_process(process) == Err(Errno::SRCH) || is_zombie(process));
+    has_ended && rustix::system::uname().nodename().to_string_lossy() == started.host
+}
+
+/// Whether a process has ended and nobody asked how, as in a container whose first process does not (`proc_pid_stat(5)`).
+fn is_zombie(process: Pid) -> bool {
+    let path = format!("/proc/{}/stat", process.as_raw_pid());
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.rsplit_once(')')
+        .is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
 }
 
 /// Why a job does not begin.
