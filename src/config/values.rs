@@ -382,6 +382,7 @@ mod tests {
             "ftp://h/key",
             "https:///key",
             "https://u:key@h/",
+            "https://key@h/",
             "https://h:port/key",
             "https://h/a key",
         ] {
