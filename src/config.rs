@@ -15,11 +15,14 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::server::os_user;
 use crate::store::Location;
-use list::ARCHIVE;
 pub use list::Settings;
+use list::{ARCHIVE, NotifySettings};
 use raw::Raw;
 use values::Value;
-pub use values::{BackupMethod, LogFormat, StandbyFailure, cores, duration_text, parse_duration};
+pub use values::{
+    BackupMethod, LogFormat, OnEvent, SecretUrl, StandbyFailure, TimeZoneChoice, cores, duration_text,
+    parse_duration,
+};
 
 /// The file that is read when neither `--config` nor `WALSHIP_CONFIG` names one, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/walship/walship.toml";
@@ -97,8 +100,23 @@ impl Settings {
         settings
     }
 
+    /// These settings for a run that somebody else tells of.
+    #[must_use]
+    pub fn silenced(mut self) -> Self {
+        self.notify = NotifySettings {
+            basebackup_ping_url: None,
+            expire_ping_url: None,
+            verify_ping_url: None,
+            drill_ping_url: None,
+            doctor_ping_url: None,
+            webhook: None,
+            command: None,
+        };
+        self
+    }
+
     /// What another walship process needs for the same settings: the file's path, and environment variables for the
-    /// settings from elsewhere. No secret is among them, because no setting is one.
+    /// settings from elsewhere. No secret is among them: what says whom to notify is left out.
     #[must_use]
     pub fn to_reproduce(&self) -> (Option<&Path>, Vec<(String, &str)>) {
         (self.raw.file.as_deref(), self.raw.set_elsewhere())

@@ -8,6 +8,7 @@ use clap::Args;
 use walship_client::{Address, Answer, Ask};
 
 use super::metrics::{Metrics, MetricsOptions, Work};
+use super::schedule::ScheduleOptions;
 use super::{AgentOptions, detach, run};
 use crate::cluster::compressor::Compressor;
 use crate::config::{Settings, cores};
@@ -144,7 +145,13 @@ fn options(
 ) -> Result<AgentOptions> {
     let program = std::env::current_exe().map_err(|error| Error::io("find this program", error))?;
     let configuration = settings.to_reproduce().0.map(Path::to_owned);
+    // An agent that a push started ends when idle, and would keep no schedule.
+    let schedule = match idle_timeout {
+        None => ScheduleOptions::new(settings, &data_directory)?,
+        Some(_) => None,
+    };
     Ok(AgentOptions {
+        schedule,
         address,
         data_directory,
         compressor: Compressor::new(

@@ -1,6 +1,7 @@
 //! `walship agent`: the optional long-lived process beside PostgreSQL.
 //!
 //! It holds warm connections, stores WAL ahead of the archiver and fetches it ahead of recovery.
+//! It also runs the jobs of its schedule, each a process of its own (`schedule.rs`).
 //! `push` and `restore` ask it over a Unix socket. They do the work themselves if there is no agent, or if it does not
 //! answer in a short time. The same code does the work in both cases.
 //!
@@ -20,6 +21,7 @@ mod known_archive;
 mod life;
 mod metrics;
 mod prefetch;
+mod schedule;
 mod server;
 mod spool;
 

@@ -1,5 +1,6 @@
 //! The agent's side: a socket, and an answer for each client.
 
+use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use super::archiver::{Archiver, ArchiverOptions};
 use super::life::{Activity, Life};
 use super::metrics::{Metrics, Work};
 use super::prefetch::{Prefetcher, is_destination_of};
+use super::schedule::{Schedule, ScheduleOptions};
 use super::spool::Spool;
 use crate::cluster::compressor::Compressor;
 use crate::error::{Error, Result};
@@ -44,6 +46,8 @@ pub struct AgentOptions {
     pub idle_timeout: Option<Duration>,
     /// Files whose change ends it: the program, the configuration.
     pub files: Vec<PathBuf>,
+    /// The jobs that it runs, if there are any.
+    pub schedule: Option<ScheduleOptions>,
 }
 
 struct Agent {
@@ -51,7 +55,7 @@ struct Agent {
     data_directory: PathBuf,
     archiver: Arc<Archiver>,
     prefetcher: Arc<Prefetcher>,
-    activity: Activity,
+    activity: Arc<Activity>,
     work: Work,
 }
 
@@ -80,12 +84,18 @@ pub async fn run(
     // Once its socket is removed or replaced, no client reaches the agent any more.
     files.push(options.address.socket.clone());
     let life = Life::new(&data_directory, files, options.idle_timeout);
+    let activity = Activity::new();
+    let open = |schedule| Schedule::open(schedule, store.clone(), Arc::clone(&activity));
+    let schedule = options.schedule.map(open).transpose()?;
+    if let (Some(metrics), Some(schedule)) = (&metrics, &schedule) {
+        metrics.follow(Arc::clone(schedule));
+    }
     let agent = Arc::new(Agent {
         address: options.address,
         archiver: Archiver::new(store.clone(), archiver, data_directory.clone()),
         prefetcher: Prefetcher::new(store, spool, options.prefetch),
         data_directory,
-        activity: Activity::new(),
+        activity,
         work,
     });
     let showing = async {
@@ -105,9 +115,23 @@ pub async fn run(
         never = agent.prefetcher.drop_unused() => match never {},
         never = agent.archiver.release_unused() => match never {},
         never = showing => match never {},
+        // On this thread, which lives as long as the agent: the kernel ends the jobs with it.
+        never = keep(schedule.as_ref()) => match never {},
     };
+    // Whoever asks from now on does the work itself, without waiting for the jobs to end.
+    drop(socket);
+    if let Some(schedule) = &schedule {
+        schedule.end().await;
+    }
     agent.prefetcher.close();
     Ok(reason)
+}
+
+async fn keep(schedule: Option<&Arc<Schedule>>) -> Infallible {
+    match schedule {
+        Some(schedule) => schedule.keep().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn accept(listener: &UnixListener, agent: &Arc<Agent>) -> Error {
@@ -265,7 +289,8 @@ impl Drop for Socket {
     }
 }
 
-fn lock(path: &Path) -> Result<File> {
+/// Holds a file that only one agent can hold.
+pub(super) fn lock(path: &Path) -> Result<File> {
     let opened = OpenOptions::new()
         .write(true)
         .create(true)

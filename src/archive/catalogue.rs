@@ -32,6 +32,7 @@ use crate::judge::catalogue::{
     Backup, Catalogue, PartCheck, Unfinished, UnfinishedState, Unrestorable, missing_wal,
 };
 use crate::judge::damage::{Damage, Found};
+use crate::judge::schedule::BegunBackup;
 use crate::pg::{TimelineHistory, TimelineId};
 use crate::store::{Listing, ObjectInfo, Store};
 
@@ -184,6 +185,29 @@ async fn list_wal(archive: &Archive, mut each: impl FnMut(&ObjectInfo)) -> Resul
 pub async fn released(archive: &Archive) -> Result<TimelineRanges> {
     let retention: Option<Retention> = archive.find(&archive.identity().segment_bytes).await?;
     Ok(retention.map(|retention| retention.released).unwrap_or_default())
+}
+
+/// The backups that anybody began, whether they run, are finished, or were given up.
+///
+/// # Errors
+/// As the store.
+pub async fn begun_backups(archive: &Archive) -> Result<Vec<BegunBackup>> {
+    let (finished, others) = survey_backups(archive.store()).await?;
+    let started = others
+        .into_iter()
+        .filter(|(_, survey)| survey.state() == UnfinishedState::Started);
+    let begun = |is_finished| {
+        move |(id, survey): (BackupId, Survey)| BegunBackup {
+            id,
+            is_finished,
+            last_sign: survey.last_sign,
+        }
+    };
+    Ok(finished
+        .into_iter()
+        .map(begun(true))
+        .chain(started.map(begun(false)))
+        .collect())
 }
 
 /// What a listing shows of one backup.

@@ -17,6 +17,7 @@ use crate::config::{Settings, Sources, StandbyFailure};
 use crate::edge::exit::Caller;
 use crate::edge::logging;
 use crate::edge::print::{report, say, write_out};
+use crate::edge::scheduled;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::data_directory::{RecoverySignal, recovery_signal};
 use crate::verbs::basebackup::BasebackupArgs;
@@ -30,6 +31,7 @@ use crate::verbs::push::PushArgs;
 use crate::verbs::recover::RecoverArgs;
 use crate::verbs::repair::RepairArgs;
 use crate::verbs::restore::RestoreArgs;
+use crate::verbs::schedule::ScheduleArgs;
 use crate::verbs::setup::SetupArgs;
 use crate::verbs::status::StatusArgs;
 use crate::verbs::timeline::TimelineArgs;
@@ -70,6 +72,9 @@ pub struct GlobalArgs {
     /// Format of what is logged: text or json [env: WALSHIP_LOG_FORMAT] [default: text]
     #[arg(long, global = true, display_order = LAST, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// Run by this process, an agent that keeps a schedule: ends with it
+    #[arg(long, global = true, value_name = "PID", hide = true)]
+    pub scheduled_by: Option<i32>,
 }
 
 /// The commands.
@@ -107,8 +112,10 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Replace a damaged WAL file in the archive by a good local copy
     Repair(RepairArgs),
-    /// Store WAL ahead of the archiver and fetch it ahead of recovery, as a long-lived process
+    /// Store WAL ahead of the archiver, fetch it ahead of recovery, and run the schedule, as a long-lived process
     Agent(AgentArgs),
+    /// Show what the agent runs by itself, how that ended, and what comes next
+    Schedule(ScheduleArgs),
     /// Print the completion script of a shell
     Completions {
         /// The shell.
@@ -130,6 +137,7 @@ impl Command {
             Self::Drill(args) => args.run(settings),
             Self::Status(args) => args.run(settings),
             Self::Agent(args) => args.run(settings),
+            Self::Schedule(args) => args.run(settings),
             Self::List(args) => args.run(settings),
             Self::Doctor(args) => args.run(settings),
             Self::Expire(args) => args.run(settings),
@@ -176,7 +184,8 @@ pub fn main() -> ExitCode {
     };
     let caller = cli.command.caller();
     exit_on_panic(caller);
-    let (result, standby_failure) = match settings(&cli) {
+    let begun = cli.global.scheduled_by.map_or(Ok(()), scheduled::end_with);
+    let (result, standby_failure) = match begun.and_then(|()| settings(&cli)) {
         Ok(settings) => (cli.command.run(&settings), settings.restore.standby_failure),
         Err(error) => (Err(error), StandbyFailure::Continue),
     };
@@ -205,6 +214,7 @@ fn settings(cli: &Cli) -> Result<Settings> {
         archive,
         log_level,
         log_format,
+        scheduled_by: _,
     } = &cli.global;
     let mut flags = vec![
         ("archive", archive),
@@ -226,7 +236,11 @@ fn settings(cli: &Cli) -> Result<Settings> {
         environment: environment()?,
     })?;
     logging::start(settings.log.level, settings.log.format);
-    Ok(settings)
+    // The agent tells of the jobs that it runs.
+    Ok(match cli.global.scheduled_by {
+        Some(_) => settings.silenced(),
+        None => settings,
+    })
 }
 
 fn environment() -> Result<BTreeMap<String, String>> {

@@ -2,6 +2,7 @@
 //! and the reading are made from that. To add a setting, add it here and to the table in `docs/configuration.md`.
 #![allow(clippy::doc_markdown, rustdoc::invalid_html_tags)] // what stands in a help is shown in docs as it is
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,12 +11,14 @@ use chrono::TimeDelta;
 
 use super::raw::Raw;
 use super::values::{
-    BackupMethod, LogFormat, StandbyFailure, Value, absolute, count, listen_address, one_for_each_core,
-    part_size, path_style, two_for_each_core, verify_rate, window, word, zstd_level,
+    BackupMethod, LogFormat, OnEvent, SecretUrl, StandbyFailure, TimeZoneChoice, Value, absolute, count,
+    listen_address, one_for_each_core, part_size, path_style, two_for_each_core, verify_rate, window, word,
+    zstd_level,
 };
 use crate::error::Result;
 use crate::judge::diagnosis::Check;
 use crate::judge::retention::RetentionPolicy;
+use crate::judge::schedule::{Job, Pattern};
 use crate::judge::seed_source::WalLimits;
 use crate::store::{S3Options, StoreOptions};
 use crate::text::ByteSize;
@@ -238,6 +241,40 @@ settings! {
         pgbouncer_log: Option<PathBuf> as absolute = "", "PgBouncer's log, in which the agent counts errors";
     }
 
+    /// What `walship agent` runs by itself, and when.
+    [schedule] schedule: ScheduleSettings {
+        basebackup: Option<Pattern> = "",
+            "when the agent runs walship basebackup: a cron expression, such as 30 2 * * * for 02:30 each day; none means never";
+        expire: Option<Pattern> = "", "the same for walship expire";
+        verify: Option<Pattern> = "", "the same for walship verify";
+        drill: Option<Pattern> = "", "the same for walship drill";
+        doctor: Option<Pattern> = "", "the same for walship doctor";
+        time_zone: TimeZoneChoice as word = "local",
+            "by which clock: local, which is the zone of the agent's machine or of its variable TZ, or utc";
+        jitter: Option<Duration> = "", "each run is put off by less than this, always the same for a moment; none means not at all";
+        on_gap: OnEvent as word = "none",
+            "what a gap in the archived WAL after the newest backup leads to: basebackup, or none";
+        on_new_timeline: OnEvent as word = "none",
+            "what a promotion leads to, if there is no backup of the new timeline: basebackup, or none";
+        max_extra: u32 = "2", "most backups a day that on_gap and on_new_timeline lead to";
+        on_standby: bool = "false", "whether jobs are run where the server is a standby: true or false";
+        state_directory: Option<PathBuf> as absolute = "",
+            "where the agent notes how its jobs ended; none means /var/lib/walship where that is this user's, else the directory of the agent's socket";
+    }
+
+    /// Who is told how a scheduled command ended, or the same command by hand.
+    [notify] notify: NotifySettings {
+        basebackup_ping_url: Option<SecretUrl> = "",
+            "URL that is pinged when walship basebackup begins and ends, as healthchecks.io has it; a secret";
+        expire_ping_url: Option<SecretUrl> = "", "the same for walship expire";
+        verify_ping_url: Option<SecretUrl> = "", "the same for walship verify";
+        drill_ping_url: Option<SecretUrl> = "", "the same for walship drill";
+        doctor_ping_url: Option<SecretUrl> = "", "the same for walship doctor, where the agent runs it";
+        webhook: Option<SecretUrl> = "", "URL that gets the report of each of them as JSON when it has ended; a secret";
+        command: Option<String> = "",
+            "command for /bin/sh that gets the same on its standard input, with WALSHIP_JOB, WALSHIP_RESULT and WALSHIP_EXIT_CODE";
+    }
+
     /// How a store is reached.
     [s3] store: S3Settings => StoreOptions {
         endpoint: Option<String> = "",
@@ -299,5 +336,29 @@ impl SeedSettings {
             percent: self.archive_wal_percent,
             bytes: self.archive_wal_limit,
         }
+    }
+}
+
+impl ScheduleSettings {
+    /// When each job is run, for those that are.
+    #[must_use]
+    pub fn patterns(&self) -> BTreeMap<Job, Pattern> {
+        let of = |job| match job {
+            Job::Basebackup => &self.basebackup,
+            Job::Expire => &self.expire,
+            Job::Verify => &self.verify,
+            Job::Drill => &self.drill,
+            Job::Doctor => &self.doctor,
+        };
+        let planned = Job::ALL
+            .into_iter()
+            .filter_map(|job| Some((job, of(job).clone()?)));
+        planned.collect()
+    }
+
+    /// Whether there is anything to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.patterns().is_empty() && self.on_gap == OnEvent::None && self.on_new_timeline == OnEvent::None
     }
 }

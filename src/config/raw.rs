@@ -91,11 +91,12 @@ impl Raw {
         read(text).map_err(|why| self.invalid(key, &why))
     }
 
-    /// The settings that were not set in the file, as environment variables.
+    /// The settings that were not set in the file, as environment variables, without those that are secrets.
     pub(super) fn set_elsewhere(&self) -> Vec<(String, &str)> {
         let variable = |setting: &Setting| {
             let (value, origin) = self.values.get(setting.key)?;
-            (*origin != Origin::File).then(|| (setting.environment_variable(), value.as_str()))
+            let is_told = *origin != Origin::File && !is_secret(setting.key);
+            is_told.then(|| (setting.environment_variable(), value.as_str()))
         };
         SETTINGS.iter().filter_map(variable).collect()
     }
@@ -111,11 +112,16 @@ impl Raw {
             None => ("", String::new()),
         };
         // A URL with a password in it is refused without repeating it.
-        if key == ARCHIVE.key || key == "s3.endpoint" {
+        if key == ARCHIVE.key || key == "s3.endpoint" || is_secret(key) {
             return Error::invalid(format!("setting {key}{from}: {why}"));
         }
         Error::invalid(format!("setting {key} = \"{value}\"{from}: {why}"))
     }
+}
+
+/// Whoever knows the URL of a webhook can write there, and a command may have a password in it.
+fn is_secret(key: &str) -> bool {
+    key.starts_with("notify.")
 }
 
 /// Why a file is not TOML, with the line.

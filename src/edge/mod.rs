@@ -1,13 +1,16 @@
 //! Where the program meets its caller: flags that several commands share, the runtime, printing and logging, exit
-//! codes, and how another walship, such as an agent, is started with the same settings.
+//! codes, and how another walship, such as an agent or a job of its schedule, is started with the same settings.
 
 pub mod agent;
 pub mod exit;
 pub mod exposition;
 pub mod logging;
+pub mod notify;
 pub mod print;
 mod progress_bar;
 pub mod runtime;
+pub mod schedule;
+pub mod scheduled;
 pub mod target;
 mod this_walship;
 

@@ -11,6 +11,7 @@ pub mod push;
 pub mod recover;
 pub mod repair;
 pub mod restore;
+pub mod schedule;
 pub mod setup;
 pub mod status;
 pub mod timeline;

@@ -48,6 +48,7 @@ mod replicas_page;
 mod restore;
 mod s3_settings;
 mod sample;
+mod schedule;
 mod seed;
 mod server;
 mod session;

@@ -9,12 +9,13 @@ mod host;
 mod http;
 mod pgbouncer;
 mod postgres;
+mod schedule;
 mod work;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -24,6 +25,7 @@ use self::host::Host;
 use self::pgbouncer::{Console, Log};
 use self::postgres::Server;
 pub(super) use self::work::Work;
+use super::schedule::Schedule;
 use crate::edge::exposition::{Board, Family, Format, word};
 use crate::error::Result;
 use crate::server::ConnInfo;
@@ -65,6 +67,9 @@ pub(super) struct Metrics {
     registry: Registry,
     archive: Board,
     doctor: Board,
+    jobs: Board,
+    /// What the agent runs by itself.
+    schedule: OnceLock<Arc<Schedule>>,
     /// What a scrape asks for.
     now: Board,
     /// What takes the server longer.
@@ -98,14 +103,14 @@ impl Metrics {
             asked: None,
         };
         let sized = server().map(tokio::sync::Mutex::new);
-        let [archive, doctor, now, on_disk] = std::array::from_fn(|_| Board::default());
+        let [archive, doctor, jobs, now, on_disk] = std::array::from_fn(|_| Board::default());
         let mut registry = Registry::default();
         for board in [&now, &on_disk] {
             registry.register_collector(Box::new(board.clone()));
         }
         let label = ("archive".into(), store.location().to_string().into());
         let own = registry.sub_registry_with_label(label);
-        for board in [&archive, &doctor] {
+        for board in [&archive, &doctor, &jobs] {
             own.register_collector(Box::new(board.clone()));
         }
         work.register(own);
@@ -115,12 +120,19 @@ impl Metrics {
             registry,
             archive,
             doctor,
+            jobs,
+            schedule: OnceLock::new(),
             now,
             on_disk,
             sources: tokio::sync::Mutex::new(sources),
             sized,
             unready: Mutex::new(Some("the archive was not looked at yet".to_owned())),
         })
+    }
+
+    /// From now on these jobs are shown, too.
+    pub(super) fn follow(&self, schedule: Arc<Schedule>) {
+        let _ = self.schedule.set(schedule);
     }
 
     /// Looks at the archive and answers scrapes, for ever.
@@ -207,6 +219,9 @@ impl Metrics {
             sources.asked = Some(Instant::now());
         }
         drop(sources);
+        if let Some(schedule) = self.schedule.get() {
+            self.jobs.put(schedule::families(&schedule.snapshot()));
+        }
         format.write(&self.registry)
     }
 

@@ -5,13 +5,15 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::seed::SeedArgs;
-use super::{BasebackupOptions, MAX_RATE_KIB, Method, PartSettings, finish, run};
+use super::{BasebackupOptions, BasebackupReport, MAX_RATE_KIB, Method, PartSettings, finish, run};
 use crate::config::{BackupMethod, Settings};
+use crate::edge::notify::told;
 use crate::edge::print::print;
 use crate::edge::runtime::{on_many_threads, open};
 use crate::edge::{variable, watched};
 use crate::error::{Error, Result};
 use crate::format::keys::BackupId;
+use crate::judge::schedule::Job;
 use crate::server::ConnInfo;
 
 /// Arguments of `walship basebackup`.
@@ -82,15 +84,19 @@ impl BasebackupArgs {
             return self.seed.run(pgdata, self, settings);
         }
         let wal_timeout = settings.backup.wal_timeout;
-        let report = on_many_threads(watched(async |progress| {
-            let store = open(settings).await?;
-            if let Some(id) = &self.finish {
-                return finish(id, wal_timeout, &store, progress).await;
-            }
-            let connection = ConnInfo::resolve(self.dbname.as_deref(), variable)?;
-            run(&self.options(settings)?, &connection, &store, progress).await
-        }))?;
-        print(&report, self.json, |report| report.id.to_string())
+        let work = || {
+            let report = on_many_threads(watched(async |progress| {
+                let store = open(settings).await?;
+                if let Some(id) = &self.finish {
+                    return finish(id, wal_timeout, &store, progress).await;
+                }
+                let connection = ConnInfo::resolve(self.dbname.as_deref(), variable)?;
+                run(&self.options(settings)?, &connection, &store, progress).await
+            }))?;
+            Ok((report, 0))
+        };
+        let printed = |report: &BasebackupReport| print(report, self.json, |report| report.id.to_string());
+        told(Job::Basebackup, settings, work, printed)
     }
 
     fn options(&self, settings: &Settings) -> Result<BasebackupOptions> {

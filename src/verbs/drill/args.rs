@@ -10,11 +10,13 @@ use super::{DrillOptions, SqlFile, clean, run};
 use crate::cluster::refuse_root_for;
 use crate::config::Settings;
 use crate::edge::exit::DRILL_FAILED;
+use crate::edge::notify::told;
 use crate::edge::print::print;
 use crate::edge::runtime::{interrupted, on_many_threads, open};
 use crate::edge::target::RequestArgs;
 use crate::edge::{absolute, search_path, this_walship, watched};
 use crate::error::{Error, Result};
+use crate::judge::schedule::Job;
 
 /// Arguments of `walship drill`.
 #[derive(Debug, Args)]
@@ -47,16 +49,21 @@ impl DrillArgs {
             let directory = absolute(&settings.drill.directory)?;
             return print(&on_many_threads(clean(&directory))?, json, ToString::to_string);
         }
-        let options = self.options(settings)?;
-        let report = on_many_threads(watched(async |progress| {
-            let store = open(settings).await?;
-            run(&options, &store, Utc::now(), progress, interrupted()?).await
-        }))?;
-        let printed = print(&report, json, ToString::to_string)?;
-        Ok(match (report.passed, report.not_recorded_kind()) {
-            (false, _) => DRILL_FAILED.into(),
-            (true, Some(kind)) => kind.exit_code().into(),
-            (true, None) => printed,
+        let work = || {
+            let options = self.options(settings)?;
+            let report = on_many_threads(watched(async |progress| {
+                let store = open(settings).await?;
+                run(&options, &store, Utc::now(), progress, interrupted()?).await
+            }))?;
+            let code = match (report.passed, report.not_recorded_kind()) {
+                (false, _) => DRILL_FAILED,
+                (true, Some(kind)) => kind.exit_code(),
+                (true, None) => 0,
+            };
+            Ok((report, code))
+        };
+        told(Job::Drill, settings, work, |report| {
+            print(report, json, ToString::to_string)
         })
     }
 

@@ -7,10 +7,12 @@ use clap::Args;
 
 use super::{ExpireOptions, run};
 use crate::config::Settings;
+use crate::edge::notify::told;
 use crate::edge::print::print;
 use crate::edge::runtime::{on_many_threads, open};
 use crate::edge::watched;
 use crate::error::{ErrorKind, Result};
+use crate::judge::schedule::Job;
 
 /// Arguments of `walship expire`. The configuration, section retention, says what is kept.
 #[derive(Debug, Args)]
@@ -30,15 +32,22 @@ impl ExpireArgs {
             policy: settings.retention,
             dry_run: self.dry_run,
         };
-        let report = on_many_threads(watched(async |progress| {
-            let store = open(settings).await?;
-            run(&options, &store, Utc::now(), progress).await
-        }))?;
-        let printed = print(&report, self.json, ToString::to_string)?;
-        Ok(if report.left_something() {
-            ErrorKind::Denied.exit_code().into()
+        let work = || {
+            let report = on_many_threads(watched(async |progress| {
+                let store = open(settings).await?;
+                run(&options, &store, Utc::now(), progress).await
+            }))?;
+            let code = report.left_something().then(|| ErrorKind::Denied.exit_code());
+            Ok((report, code.unwrap_or_default()))
+        };
+        // A preview is nobody's job.
+        let settings = &if self.dry_run {
+            settings.clone().silenced()
         } else {
-            printed
+            settings.clone()
+        };
+        told(Job::Expire, settings, work, |report| {
+            print(report, self.json, ToString::to_string)
         })
     }
 }

@@ -8,10 +8,12 @@ use clap::Args;
 
 use super::{VerifyOptions, run};
 use crate::config::{Settings, parse_duration};
+use crate::edge::notify::told;
 use crate::edge::print::print;
 use crate::edge::runtime::{on_many_threads, open};
 use crate::edge::watched;
 use crate::error::{Error, ErrorKind, Result};
+use crate::judge::schedule::Job;
 use crate::pg::parse_timestamp;
 
 /// After this time, objects that seem wrong are looked at again. A push that runs ahead of another ends within it.
@@ -51,15 +53,17 @@ impl VerifyArgs {
             max_rate: settings.verify.max_rate.map(|rate| rate.0),
             second_look_after: SECOND_LOOK_AFTER,
         };
-        let report = on_many_threads(watched(async |progress| {
-            let store = open(settings).await?;
-            run(&options, &store, now, progress).await
-        }))?;
-        let printed = print(&report, self.json, ToString::to_string)?;
-        if report.is_clean {
-            return Ok(printed);
-        }
-        Ok(ErrorKind::Corrupt.exit_code().into())
+        let work = || {
+            let report = on_many_threads(watched(async |progress| {
+                let store = open(settings).await?;
+                run(&options, &store, now, progress).await
+            }))?;
+            let code = (!report.is_clean).then(|| ErrorKind::Corrupt.exit_code());
+            Ok((report, code.unwrap_or_default()))
+        };
+        told(Job::Verify, settings, work, |report| {
+            print(report, self.json, ToString::to_string)
+        })
     }
 }
 

@@ -15,6 +15,7 @@ pub mod history_picture;
 pub mod lineage;
 pub mod recovery_plan;
 pub mod retention;
+pub mod schedule;
 pub mod seed_source;
 pub mod timeline_chain;
 pub mod window;

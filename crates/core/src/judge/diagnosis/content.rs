@@ -118,6 +118,28 @@ fn gaps(catalogue: &Catalogue, server: Option<&ServerFacts>, findings: &mut Find
     }
 }
 
+/// What ends every recovery from the newest backup although WAL goes on behind it, if anything does. Only a new backup
+/// makes what is written now recoverable, unless the missing WAL comes after all.
+#[must_use]
+pub fn gap_after_newest_backup(catalogue: &Catalogue) -> Option<String> {
+    let newest = catalogue.backups.last()?;
+    let Missing {
+        missing,
+        evidence,
+        end,
+        is_barrier,
+    } = first_gap(catalogue, None, newest)?;
+    let what = if is_barrier {
+        evidence
+    } else {
+        format!("{missing} is missing ({evidence})")
+    };
+    Some(format!(
+        "{what}: from the newest backup, {}, recovery ends at LSN {end}",
+        newest.id
+    ))
+}
+
 /// Whether retention has released all of it.
 fn is_released(catalogue: &Catalogue, gap: &SegmentRange) -> bool {
     let size = catalogue.wal.segment_size();

@@ -26,6 +26,7 @@ use serde::Serialize;
 
 pub use archive_command::ArchiveCommand;
 pub use checks::Check;
+pub use content::gap_after_newest_backup;
 pub use promotion::{PromotionFacts, StandbyPosition, Unreplayed, judge_promotion, unreplayed};
 
 use chrono::{DateTime, Utc};
