@@ -612,10 +612,15 @@ fn a_job_of_the_agent_is_told_once() {
         (listener.heard().len() >= 3).then_some(())
     });
     std::thread::sleep(Duration::from_secs(1));
-    end(agent);
+    let log = end(agent);
     let heard = listener.heard();
     let runs = heard.iter().filter(|heard| heard.path == "/hook").count();
     assert_eq!(heard.len(), 3 * runs, "{heard:#?}");
+    assert_eq!(
+        log.matches("the scheduled verify is done").count(),
+        runs,
+        "{log}\n{heard:#?}"
+    );
     let hook = heard.iter().find(|heard| heard.path == "/hook").unwrap();
     let message: Value = serde_json::from_str(&hook.body).unwrap();
     assert_eq!(
