@@ -221,13 +221,13 @@ ARCHIVE = [
                 "walship_store_request_duration_seconds_count{@}", "{{operation}}")),
     row("Schedule"),
     table("Jobs", 24,
-          ("Next run in", "s", "max by (archive, exported_job) (walship_schedule_next_timestamp_seconds{@}) - time()"),
-          ("Runs", "bool_yes_no", "max by (archive, exported_job) (walship_schedule_running{@})"),
-          ("Started", "s", "time() - max by (archive, exported_job) (walship_schedule_last_start_timestamp_seconds{@})"),
-          ("Ended", "s", "time() - max by (archive, exported_job) (walship_schedule_last_end_timestamp_seconds{@})"),
-          ("Succeeded", "s", "time() - max by (archive, exported_job) (walship_schedule_last_success_timestamp_seconds{@})"),
-          ("Exit code", "short", "max by (archive, exported_job) (walship_schedule_last_exit_code{@})"),
-          ("Longest time between two", "s", "max by (archive, exported_job) (walship_schedule_interval_seconds{@})")),
+          ("Next run in", "s", "max by (archive, command) (walship_schedule_next_timestamp_seconds{@}) - time()"),
+          ("Runs", "bool_yes_no", "max by (archive, command) (walship_schedule_running{@})"),
+          ("Started", "s", "time() - max by (archive, command) (walship_schedule_last_start_timestamp_seconds{@})"),
+          ("Ended", "s", "time() - max by (archive, command) (walship_schedule_last_end_timestamp_seconds{@})"),
+          ("Succeeded", "s", "time() - max by (archive, command) (walship_schedule_last_success_timestamp_seconds{@})"),
+          ("Exit code", "short", "max by (archive, command) (walship_schedule_last_exit_code{@})"),
+          ("Longest time between two", "s", "max by (archive, command) (walship_schedule_interval_seconds{@})")),
     row("The agent"),
     graph("CPU", "percentunit", 5, (NAME, 'rate(process_cpu_seconds_total{@c,job="walship"}[$__rate_interval])')),
     graph("Memory", "bytes", 5, (NAME, 'process_resident_memory_bytes{@c,job="walship"}')),
@@ -357,7 +357,7 @@ def target(kind, number, query):
 def columns(queries):
     """A table's columns: what the queries are called, each with its unit, without the time."""
     names = {f"Value #{chr(ord('A') + n)}": query[0] for n, query in enumerate(queries)}
-    names["exported_job"] = "job"
+    names["command"] = "job"
     if len(queries) == 1:
         names["Value"] = queries[0][0]
     units = [{"matcher": {"id": "byName", "options": query[0]}, "properties": [{"id": "unit", "value": query[1]}]} for query in queries]

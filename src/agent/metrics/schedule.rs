@@ -9,7 +9,7 @@ pub(super) fn families(jobs: &[JobStatus]) -> Vec<Family> {
     let of = |name, help, value: fn(&JobStatus) -> Option<f64>| {
         let samples = jobs
             .iter()
-            .filter_map(|job| Some((vec![("job", job.job.to_string())], value(job)?)));
+            .filter_map(|job| Some((vec![("command", job.job.to_string())], value(job)?)));
         Family::gauge(name, help).with(samples)
     };
     vec![
