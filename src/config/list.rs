@@ -237,7 +237,7 @@ settings! {
         postgres: bool = "false", "whether the agent asks the server for PostgreSQL's own metrics: true or false";
         slow_query: Duration = "5s", "time from which a running query counts as slow";
         pgbouncer: Option<String> = "",
-            "connection string of PgBouncer's console, whose metrics the agent shows; the role is one of its stats_users";
+            "connection string of PgBouncer's console, whose metrics the agent shows; the role is one of its stats_users; a secret";
         pgbouncer_log: Option<PathBuf> as absolute = "", "PgBouncer's log, in which the agent counts errors";
     }
 

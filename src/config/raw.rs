@@ -121,7 +121,8 @@ impl Raw {
 
 /// Whoever knows the URL of a webhook can write there, and a command may have a password in it.
 fn is_secret(key: &str) -> bool {
-    key.starts_with("notify.")
+    // A connection string may hold a password.
+    key.starts_with("notify.") || key == "metrics.pgbouncer"
 }
 
 /// Why a file is not TOML, with the line.
