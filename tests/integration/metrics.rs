@@ -91,6 +91,7 @@ fn every_version_and_its_archive_are_shown() {
         primary.sql("create role watcher login in role pg_monitor");
         primary.sql("select pg_create_physical_replication_slot('spare', true)");
         take_backup(&walship, &primary);
+        primary.wait_until("select archived_count >= 1 from pg_stat_archiver", "t", PATIENCE);
         let shown = with_server(showing(&walship, &port), &primary).env("PGUSER", "watcher");
         let agent = Agent::start(&shown, primary.data_dir());
         let samples = wait_for("the archive to be looked at", PATIENCE, || {
@@ -131,6 +132,7 @@ fn every_version_and_its_archive_are_shown() {
     }
 }
 
+// Seen to fail: `metrics/postgres.rs`: `pg_up` is always 1
 #[test]
 fn a_server_that_is_down_is_shown_as_down_and_its_archive_still_is_there() {
     let (place, port) = (Place::directory(), Port::take());
@@ -162,6 +164,7 @@ fn a_server_that_is_down_is_shown_as_down_and_its_archive_still_is_there() {
     agent.end();
 }
 
+// Seen to fail: `metrics/mod.rs`: what was known is dropped
 #[test]
 fn an_archive_that_is_away_is_shown_as_such_and_not_as_empty() {
     let (data, place, port) = (Sample::shared().copy(), Place::directory(), Port::take());
@@ -196,6 +199,7 @@ fn an_archive_that_is_away_is_shown_as_such_and_not_as_empty() {
     agent.end();
 }
 
+// Seen to fail: `agent/server.rs`: what a client tells is not counted
 #[test]
 fn what_postgresql_called_is_counted_whoever_did_it() {
     let (data, place, port) = (Sample::shared().copy(), Place::directory(), Port::take());
@@ -241,6 +245,7 @@ fn what_postgresql_called_is_counted_whoever_did_it() {
     agent.end();
 }
 
+// Seen to fail: `metrics/http.rs`: every name is ours
 #[test]
 fn only_questions_by_a_name_of_this_machine_are_answered_and_nothing_can_be_done() {
     let (data, place, port) = (Sample::shared().copy(), Place::directory(), Port::take());
@@ -263,6 +268,7 @@ fn only_questions_by_a_name_of_this_machine_are_answered_and_nothing_can_be_done
     agent.end();
 }
 
+// Seen to fail: `metrics/http.rs`: any number of connections, for ever
 #[test]
 fn a_thousand_idle_connections_and_a_storm_of_scrapes_keep_nobody_out() {
     let (data, place, port) = (Sample::shared().copy(), Place::directory(), Port::take());
@@ -276,6 +282,8 @@ fn a_thousand_idle_connections_and_a_storm_of_scrapes_keep_nobody_out() {
         scrape(&port);
     }
     assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+    let open = value(&scrape(&port), "process_open_fds", &[]).unwrap();
+    assert!(open < 250.0, "the agent holds {open} files open");
     agent
         .ask()
         .run(&["push", &format!("pg_wal/{}", Sample::shared().segments[0])])
@@ -323,6 +331,7 @@ fn a_host_with_the_archive_alone_shows_it() {
     agent.wait(PATIENCE).succeeded();
 }
 
+// Seen to fail: `status/metrics.rs`: a look always succeeds
 #[test]
 fn a_host_without_an_agent_gets_the_same_from_status() {
     let (data, place) = (Sample::shared().copy(), Place::directory());
@@ -348,6 +357,7 @@ fn a_host_without_an_agent_gets_the_same_from_status() {
     );
 }
 
+// Seen to fail: `metrics/pgbouncer.rs`: every line with such words counts
 #[test]
 fn pgbouncer_and_the_errors_in_its_log_are_shown() {
     let (place, port, bouncer_port, root) = (Place::directory(), Port::take(), Port::take(), scratch());

@@ -13,29 +13,39 @@ pub(super) fn families(jobs: &[JobStatus]) -> Vec<Family> {
         Family::gauge(name, help).with(samples)
     };
     vec![
-        of("walship_schedule_interval_seconds", "Longest time between two runs", |job| {
-            Some(job.interval_seconds? as f64)
-        }),
-        of("walship_schedule_next_timestamp_seconds", "When the job runs next", |job| {
-            seconds(job.next)
-        }),
+        of(
+            "walship_schedule_interval_seconds",
+            "Longest time between two runs",
+            |job| Some(job.interval_seconds? as f64),
+        ),
+        of(
+            "walship_schedule_next_timestamp_seconds",
+            "When the job runs next",
+            |job| seconds(job.next),
+        ),
         of("walship_schedule_running", "Whether the job runs", |job| {
             Some(f64::from(u8::from(job.running)))
         }),
-        of("walship_schedule_last_start_timestamp_seconds", "When the last run began", |job| {
-            seconds(job.last_start)
-        }),
-        of("walship_schedule_last_end_timestamp_seconds", "When the last run ended", |job| {
-            seconds(job.last_end)
-        }),
+        of(
+            "walship_schedule_last_start_timestamp_seconds",
+            "When the last run began",
+            |job| seconds(job.last_start),
+        ),
+        of(
+            "walship_schedule_last_end_timestamp_seconds",
+            "When the last run ended",
+            |job| seconds(job.last_end),
+        ),
         of(
             "walship_schedule_last_success_timestamp_seconds",
             "When a run that succeeded last ended",
             |job| seconds(job.last_success),
         ),
-        of("walship_schedule_last_exit_code", "Exit code of the last run", |job| {
-            job.last_exit_code.map(f64::from)
-        }),
+        of(
+            "walship_schedule_last_exit_code",
+            "Exit code of the last run",
+            |job| job.last_exit_code.map(f64::from),
+        ),
     ]
 }
 
