@@ -207,6 +207,7 @@ fn a_lost_segment_fails_the_drill_and_is_named() {
     }
 }
 
+// Seen to fail: `format/codec.rs`: no hash of the trailer's is compared
 #[test]
 fn a_flipped_bit_in_a_segment_fails_verify_and_the_drill_and_the_segment_is_named() {
     let history = History::write(Major::V18, Place::directory());
@@ -222,7 +223,10 @@ fn a_flipped_bit_in_a_segment_fails_verify_and_the_drill_and_the_segment_is_name
         let begin = good
             .windows(name.len())
             .rposition(|bytes| bytes == name.as_bytes());
-        begin.unwrap() + name.len()
+        let begin = begin.unwrap() + name.len();
+        // What is there then is a digit, too.
+        let digit = good[begin..].iter().position(|digit| !b"af".contains(digit));
+        begin + digit.unwrap()
     };
     let places = [
         ("a frame", good.len() / 2),
@@ -232,13 +236,13 @@ fn a_flipped_bit_in_a_segment_fails_verify_and_the_drill_and_the_segment_is_name
     ];
     for (what, at) in places {
         let mut flipped = good.clone();
-        flipped[at] ^= 0x08;
+        flipped[at] ^= 1;
         fs::write(&path, flipped).unwrap();
+        let verified = history.walship.run(&["verify", "--full"]).exited(7);
+        assert!(verified.stdout.contains(&segment), "{what}: {verified:#?}");
         let report = drills.made(9, &[]);
         let failure = report["failure"].as_str().unwrap();
         assert!(failure.contains(&segment), "{what}: {report}");
-        let verified = history.walship.run(&["verify", "--full"]).exited(7);
-        assert!(verified.stdout.contains(&segment), "{what}: {verified:#?}");
     }
     fs::write(&path, good).unwrap();
     drills.made(0, &[]);

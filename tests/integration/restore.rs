@@ -224,7 +224,8 @@ fn another_clusters_archive_is_refused() {
     assert_nothing_delivered(&other);
 }
 
-// Seen to fail: `verbs/restore.rs`: the file gets its name before the checks
+// Seen to fail: `verbs/restore.rs`: the file gets its name before the checks; `format/codec.rs`: the trailer's CRC and one of
+// its two hashes are not compared
 #[test]
 fn every_kind_of_damage_is_noticed_and_nothing_is_delivered() {
     let (data, archive, segments) = archived_except(&[]);
@@ -235,7 +236,10 @@ fn every_kind_of_damage_is_noticed_and_nothing_is_delivered() {
         let begin = good
             .windows(name.len())
             .rposition(|bytes| bytes == name.as_bytes());
-        begin.unwrap() + name.len()
+        let begin = begin.unwrap() + name.len();
+        // What is there then is a digit, too.
+        let digit = good[begin..].iter().position(|digit| !b"af".contains(digit));
+        begin + digit.unwrap()
     };
     let mut damages: Vec<(&str, Vec<u8>)> = vec![
         ("empty", Vec::new()),
@@ -257,12 +261,11 @@ fn every_kind_of_damage_is_noticed_and_nothing_is_delivered() {
         "crc32c",
     ]
     .map(field);
-    for at in [0, 4, 20, good.len() / 3, good.len() / 2]
-        .into_iter()
-        .chain(in_trailer)
-    {
+    // 0x10 would meet a bit of the frame header that means nothing.
+    let in_frames = [0, 4, 20, good.len() / 3, good.len() / 2].map(|at| (at, 0x08));
+    for (at, bit) in in_frames.into_iter().chain(in_trailer.map(|at| (at, 1))) {
         let mut flipped = good.clone();
-        flipped[at] ^= 0x08; // 0x10 would meet a bit of the frame header that means nothing
+        flipped[at] ^= bit;
         damages.push(("flipped", flipped));
     }
     for state in ["", "recovery.signal"] {
