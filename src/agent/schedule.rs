@@ -5,7 +5,7 @@
 //!
 //! What holds:
 //! - At most one run of a kind at once. Another host's base backup is seen in the archive, and waited for.
-//! - A run is noted before it is started and after it ended. What a killed agent was running counts as failed.
+//! - A run is noted as soon as it was started, and after it ended. What a killed agent was running counts as failed.
 //! - No job outlives its agent: an agent that is told to end ends its jobs, and the kernel those of a killed one.
 //! - Nothing here holds up a push or a restore.
 //!
@@ -244,6 +244,13 @@ impl Schedule {
         if known.running.contains(&Job::Basebackup) {
             return due;
         }
+        let waits = known
+            .not_before
+            .is_some_and(|at| at > now && at - now <= WAIT_FOR_OTHER);
+        if waits {
+            due.retain(|(job, _)| *job != Job::Basebackup);
+            return due;
+        }
         // A wanted backup replaces one that is tried again.
         if let Some(why) = known.extra.take() {
             due.retain(|(job, next)| *job != Job::Basebackup || next.slot.is_some());
@@ -256,10 +263,6 @@ impl Schedule {
                 due.push((Job::Basebackup, extra));
             }
         }
-        let waits = known
-            .not_before
-            .is_some_and(|at| at > now && at - now <= WAIT_FOR_OTHER);
-        due.retain(|(job, _)| *job != Job::Basebackup || !waits);
         due
     }
 
@@ -283,7 +286,12 @@ impl Schedule {
                 }
                 Against::Wait(why) => {
                     tracing::info!("the scheduled {job} waits: {why}");
-                    self.lock().not_before = Some(Utc::now() + WAIT_FOR_OTHER);
+                    let mut known = self.lock();
+                    known.not_before = Some(Utc::now() + WAIT_FOR_OTHER);
+                    // A backup that was wanted still is.
+                    if matches!(next.why, Why::Gap | Why::NewTimeline) {
+                        known.extra = Some(next.why);
+                    }
                 }
             }
             return;
@@ -296,6 +304,10 @@ impl Schedule {
                 self.change(|now| {
                     now.running.push(job);
                     now.state.begun(job, next, process, begun);
+                    if job == Job::Basebackup {
+                        // It is the backup that somebody wanted meanwhile.
+                        now.extra = None;
+                    }
                 });
                 let (schedule, busy) = (Arc::clone(self), self.activity.hold());
                 let ending = self.ending.subscribe();

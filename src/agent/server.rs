@@ -20,6 +20,7 @@ use super::prefetch::{Prefetcher, is_destination_of};
 use super::schedule::{Schedule, ScheduleOptions};
 use super::spool::Spool;
 use crate::cluster::compressor::Compressor;
+use crate::edge::runtime::on_one_thread;
 use crate::error::{Error, Result};
 use crate::server::data_directory::RecoverySignal;
 use crate::store::Store;
@@ -98,12 +99,9 @@ pub async fn run(
         activity,
         work,
     });
-    let showing = async {
-        match &metrics {
-            Some(metrics) => Box::pin(metrics.run()).await,
-            None => std::future::pending().await,
-        }
-    };
+    if let Some(metrics) = metrics {
+        show(metrics)?;
+    }
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| Error::io("await signals", error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Error::io("await signals", error))?;
     ready();
@@ -114,7 +112,6 @@ pub async fn run(
         error = accept(&socket.listener, &agent) => return Err(error),
         never = agent.prefetcher.drop_unused() => match never {},
         never = agent.archiver.release_unused() => match never {},
-        never = showing => match never {},
         // On this thread, which lives as long as the agent: the kernel ends the jobs with it.
         never = keep(schedule.as_ref()) => match never {},
     };
@@ -125,6 +122,17 @@ pub async fn run(
     }
     agent.prefetcher.close();
     Ok(reason)
+}
+
+/// Shows metrics until the process ends, on a thread of their own: a look through a large archive must not keep a client
+/// waiting.
+fn show(metrics: Arc<Metrics>) -> Result<()> {
+    let showing = move || -> Result<()> { on_one_thread(async { match Box::pin(metrics.run()).await {} }) };
+    let thread = std::thread::Builder::new().name("metrics".to_owned());
+    thread
+        .spawn(showing)
+        .map(drop)
+        .map_err(|error| Error::io("start a thread", error))
 }
 
 async fn keep(schedule: Option<&Arc<Schedule>>) -> Infallible {

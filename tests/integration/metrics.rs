@@ -90,6 +90,8 @@ fn every_version_and_its_archive_are_shown() {
         let primary = archiving_primary(major, &walship);
         primary.sql("create role watcher login in role pg_monitor");
         primary.sql("select pg_create_physical_replication_slot('spare', true)");
+        // Without its library its view fails, and no other.
+        primary.sql("create extension pg_stat_statements");
         take_backup(&walship, &primary);
         primary.wait_until("select archived_count >= 1 from pg_stat_archiver", "t", PATIENCE);
         let shown = with_server(showing(&walship, &port), &primary).env("PGUSER", "watcher");
@@ -187,7 +189,13 @@ fn an_archive_that_is_away_is_shown_as_such_and_not_as_empty() {
         place.path().unwrap().with_extension("away"),
     );
     std::fs::rename(here, &away).unwrap();
-    let samples = looked(0.0);
+    let waiting =
+        make_dir(&data.file("pg_wal"), "archive_status", 0o700).join(format!("{}.ready", segments[1]));
+    std::fs::write(waiting, "").unwrap();
+    let samples = wait_for("what waits for the archiver", PATIENCE, || {
+        let samples = looked(0.0);
+        (value(&samples, "walship_archive_ready_files", &[]) == Some(1.0)).then_some(samples)
+    });
     assert!(
         value(&samples, "walship_info", &[]).is_some(),
         "what was known stays, with its time"

@@ -1,9 +1,11 @@
 //! This process, under the names that every client library uses, and free space where walship needs it.
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::edge::exposition::Family;
+
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 pub(super) struct Host {
     directories: Vec<(&'static str, PathBuf)>,
@@ -19,30 +21,35 @@ impl Host {
         }
     }
 
-    pub(super) fn now(&self) -> Vec<Family> {
+    pub(super) async fn now(&self) -> Vec<Family> {
         let mut families = process();
         families.push(
             Family::gauge("process_start_time_seconds", "When this process started").of(Some(self.started)),
         );
-        families.extend(self.space());
+        // A file system whose server is gone never answers.
+        let directories = self.directories.clone();
+        let looking = tokio::task::spawn_blocking(move || space(&directories));
+        if let Ok(Ok(space)) = tokio::time::timeout(ANSWER_TIME, looking).await {
+            families.extend(space);
+        }
         families
     }
+}
 
-    fn space(&self) -> [Family; 2] {
-        let mut size = Family::gauge(
-            "walship_filesystem_size_bytes",
-            "Size of the file system of a directory",
-        );
-        let mut free = Family::gauge("walship_filesystem_avail_bytes", "Space there that is free");
-        for (what, path) in &self.directories {
-            if let Ok(found) = rustix::fs::statvfs(path) {
-                let labels = vec![("directory", (*what).to_owned())];
-                size.push(labels.clone(), (found.f_blocks * found.f_frsize) as f64);
-                free.push(labels, (found.f_bavail * found.f_frsize) as f64);
-            }
+fn space(directories: &[(&'static str, PathBuf)]) -> [Family; 2] {
+    let mut size = Family::gauge(
+        "walship_filesystem_size_bytes",
+        "Size of the file system of a directory",
+    );
+    let mut free = Family::gauge("walship_filesystem_avail_bytes", "Space there that is free");
+    for (what, path) in directories {
+        if let Ok(found) = rustix::fs::statvfs(path) {
+            let labels = vec![("directory", (*what).to_owned())];
+            size.push(labels.clone(), (found.f_blocks * found.f_frsize) as f64);
+            free.push(labels, (found.f_bavail * found.f_frsize) as f64);
         }
-        [size, free]
     }
+    [size, free]
 }
 
 /// From `/proc/self` (proc_pid_stat(5), proc_pid_statm(5)).

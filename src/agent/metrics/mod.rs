@@ -27,7 +27,7 @@ use self::postgres::Server;
 pub(super) use self::work::Work;
 use super::schedule::Schedule;
 use crate::edge::exposition::{Board, Family, Format, word};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::server::ConnInfo;
 use crate::store::Store;
 use crate::verbs::doctor::{self, Deadline, DoctorOptions};
@@ -35,6 +35,8 @@ use crate::verbs::status::{self, StatusOptions};
 
 /// PostgreSQL and PgBouncer are not asked again within this time.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long one look at the archive may take.
+const LOOK_TIME: Duration = Duration::from_mins(3);
 /// Doctor writes and deletes an object to see whether it may, so it looks more rarely than status.
 const DOCTOR_EVERY: u32 = 10;
 
@@ -165,7 +167,15 @@ impl Metrics {
             .as_ref()
             .filter(|_| options.status.pgdata.is_none());
         let store = self.store.reopened();
-        let looked = status::run(&options.status, asked, &store, Utc::now()).await;
+        let looking = status::run(&options.status, asked, &store, Utc::now());
+        let looked = tokio::time::timeout(LOOK_TIME, looking)
+            .await
+            .unwrap_or_else(|_| {
+                let limit = LOOK_TIME.as_secs();
+                Err(Error::unavailable(format!(
+                    "the archive was not looked through within {limit} s"
+                )))
+            });
         let mut families = match &looked {
             Ok(report) => {
                 *last = status::metrics::families(report);
@@ -173,6 +183,12 @@ impl Metrics {
             }
             Err(_) => last.clone(),
         };
+        // That grows while the archive is away.
+        let backlog = match &looked {
+            Ok(report) => report.backlog.clone(),
+            Err(_) => status::backlog_alone(&options.status, asked, Utc::now()).await,
+        };
+        families.extend(status::metrics::backlog(backlog.as_ref()));
         families.push(status::metrics::looked(looked.is_ok()));
         self.archive.put(families);
         let why = looked.err().map(|error| error.to_string());
@@ -263,7 +279,7 @@ impl Sources {
         };
         let (server, console) = tokio::join!(asking_server, asking_console);
         let log = log.as_mut().map(Log::now);
-        let mut families = host.now();
+        let mut families = host.now().await;
         families.extend(server.into_iter().chain(console).chain(log.unwrap_or_default()));
         families
     }

@@ -91,7 +91,11 @@ impl Server {
 
     /// What takes the server longer: it looks at every file of every database.
     pub(super) async fn sizes(&mut self) -> Vec<Family> {
-        self.within(false, |_, _| slow()).await.unwrap_or_default()
+        let asked = self.within(false, |_, _| slow()).await;
+        asked.unwrap_or_else(|error| {
+            left_out(&error);
+            Vec::new()
+        })
     }
 
     /// Asks for no longer than a scrape may take. A connection on which an answer is outstanding is given up.
@@ -117,11 +121,17 @@ impl Server {
         let mut families = Vec::new();
         let mut queries = queries(connection.server_major(), self.slow_query);
         if statements_too {
-            queries.extend(statements(&mut connection).await?);
+            match statements(&mut connection).await {
+                Err(error) if connection.is_ready() => left_out(&error),
+                found => queries.extend(found?),
+            }
         }
         for query in queries {
-            let rows = connection.sql("ask for metrics", &query.sql).await?;
-            families.extend(query.families(&rows));
+            // What one view does not tell, such as that of an extension that is half installed, is left out alone.
+            match connection.sql("ask for metrics", &query.sql).await {
+                Err(error) if connection.is_ready() => left_out(&error),
+                rows => families.extend(query.families(&rows?)),
+            }
         }
         // After an error it is not used again.
         self.connection = Some(connection);
@@ -139,6 +149,10 @@ impl Server {
         connection.sql("set up the session", &set).await?;
         Ok(connection)
     }
+}
+
+fn left_out(error: &Error) {
+    tracing::info!("a metric of the server is left out: {error}");
 }
 
 /// `pg_stat_statements`, where the database has it.

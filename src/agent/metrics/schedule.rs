@@ -43,8 +43,11 @@ pub(super) fn families(jobs: &[JobStatus]) -> Vec<Family> {
         ),
         of(
             "walship_schedule_last_exit_code",
-            "Exit code of the last run",
-            |job| job.last_exit_code.map(f64::from),
+            "Exit code of the last run; -1 where it ended with its agent",
+            |job| {
+                let cut_off = job.last_end.filter(|_| !job.running).map(|_| -1);
+                job.last_exit_code.or(cut_off).map(f64::from)
+            },
         ),
     ]
 }

@@ -124,6 +124,12 @@ impl Connection {
         self.server_major
     }
 
+    /// Whether it can be used: after an error of a command it can, after a broken answer not.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
     /// A setting the server reported of itself, such as `server_version` or `in_hot_standby`.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {

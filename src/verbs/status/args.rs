@@ -27,7 +27,7 @@ pub struct StatusArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
-    /// Print it as metrics, for node_exporter's textfile collector; exit 0 whatever is wrong
+    /// Print it as metrics, for node_exporter's textfile collector; exit 0 whatever it warns of
     #[arg(long, conflicts_with = "json")]
     pub prometheus: bool,
     /// Also draw the recoverable history into this file, as SVG: timelines, WAL with its gaps, backups and their proofs,

@@ -1,12 +1,14 @@
 //! What `status` shows, as metrics.
 
+use std::collections::BTreeSet;
+
 use prometheus_client::registry::Registry;
 
-use super::{Expiry, StatusReport};
+use super::{Backlog, Expiry, StatusReport};
 use crate::edge::exposition::{Board, Family, Format, word};
 use crate::error::Result;
 
-/// The metrics of this report but for [`looked`]. A value that there is not is left out.
+/// The metrics of this report but for [`looked`] and [`backlog`]. What is not known is left out.
 #[must_use]
 pub fn families(report: &StatusReport) -> Vec<Family> {
     let mut all = vec![info(report)];
@@ -21,13 +23,18 @@ pub fn families(report: &StatusReport) -> Vec<Family> {
     all.extend(backups(report));
     all.extend(proofs(report));
     all.extend(expiry(&report.expiry));
-    let warnings = report.warnings.iter().map(|finding| {
-        let labels = vec![
-            ("check", finding.check.id().to_owned()),
-            ("level", word(&finding.level)),
-        ];
-        (labels, 1.0)
-    });
+    // A check may have several findings.
+    let warnings: BTreeSet<_> = report
+        .warnings
+        .iter()
+        .map(|finding| {
+            vec![
+                ("check", finding.check.id().to_owned()),
+                ("level", word(&finding.level)),
+            ]
+        })
+        .collect();
+    let warnings = warnings.into_iter().map(|labels| (labels, 1.0));
     all.push(Family::gauge("walship_warnings", "What is wrong, as walship status says").with(warnings));
     all
 }
@@ -42,10 +49,31 @@ pub fn looked(succeeded: bool) -> Family {
     .of(Some(f64::from(u8::from(succeeded))))
 }
 
+/// What waits for the archiver, which can be told even while the archive is away.
+#[must_use]
+pub fn backlog(backlog: Option<&Backlog>) -> [Family; 2] {
+    let files = backlog.and_then(|backlog| backlog.files);
+    // Nothing that waits has waited for no time.
+    let oldest = files.map(|_| backlog.and_then(|backlog| backlog.oldest_seconds).unwrap_or(0));
+    [
+        Family::gauge(
+            "walship_archive_ready_files",
+            "Finished WAL that waits for PostgreSQL's archiver",
+        )
+        .of(files.map(|files| files as f64)),
+        Family::gauge(
+            "walship_archive_oldest_ready_seconds",
+            "How long the oldest of it has waited",
+        )
+        .of(oldest.map(|seconds| seconds as f64)),
+    ]
+}
+
 /// For node_exporter's textfile collector. Where there is no report, that is what it says.
 pub(super) fn text(archive: &str, report: Option<&StatusReport>) -> Result<String> {
     let board = Board::default();
     let mut families = report.map(families).unwrap_or_default();
+    families.extend(backlog(report.and_then(|report| report.backlog.as_ref())));
     families.push(looked(report.is_some()));
     board.put(families);
     let mut registry = Registry::default();
@@ -68,10 +96,6 @@ fn info(report: &StatusReport) -> Family {
 
 fn wal(report: &StatusReport) -> Vec<Family> {
     let stored = report.last_wal.as_ref().and_then(|wal| wal.stored_at);
-    let backlog = report.backlog.as_ref();
-    let files = backlog.and_then(|backlog| backlog.files);
-    // Nothing that waits has waited for no time.
-    let oldest = files.map(|_| backlog.and_then(|backlog| backlog.oldest_seconds).unwrap_or(0));
     let gaps = report
         .window
         .iter()
@@ -86,16 +110,6 @@ fn wal(report: &StatusReport) -> Vec<Family> {
             "When the store got the newest segment",
         )
         .of(stored.map(|at| at.timestamp() as f64)),
-        Family::gauge(
-            "walship_archive_ready_files",
-            "Finished WAL that waits for PostgreSQL's archiver",
-        )
-        .of(files.map(|files| files as f64)),
-        Family::gauge(
-            "walship_archive_oldest_ready_seconds",
-            "How long the oldest of it has waited",
-        )
-        .of(oldest.map(|seconds| seconds as f64)),
         Family::gauge("walship_wal_gaps", "Places after a backup where WAL is missing")
             .of(Some(gaps.count() as f64)),
         Family::gauge(

@@ -205,6 +205,15 @@ pub async fn run(
     })
 }
 
+/// As in the report, without the archive.
+pub async fn backlog_alone(
+    options: &StatusOptions,
+    connection: Option<&ConnInfo>,
+    now: DateTime<Utc>,
+) -> Option<Backlog> {
+    backlog(options, connection, now).await.map(Backlog::of)
+}
+
 /// Asks the server, or looks into its data directory.
 async fn backlog(
     options: &StatusOptions,
