@@ -260,9 +260,14 @@ impl Reading {
             return Ok(None);
         }
         piece.resize(self.left.min(self.piece_bytes as u64) as usize, 0);
-        self.file
-            .read_exact(piece)
-            .map_err(|error| Error::io(format!("read {}", source.path.display()), error))?;
+        self.file.read_exact(piece).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Error::internal(format!(
+                "{} became shorter than {} bytes while it was read; push it again when nothing changes it",
+                source.path.display(),
+                source.size
+            )),
+            _ => Error::io(format!("read {}", source.path.display()), error),
+        })?;
         self.content.update(piece);
         if let Some(index) = &mut self.index {
             index.feed(piece);

@@ -178,7 +178,13 @@ impl VerifiedFile {
     pub fn deliver(self, path: &Path) -> Result<()> {
         self.0
             .persist_noclobber(path)
-            .map_err(|error| Error::io(format!("give it the name {}", path.display()), error))
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => Error::internal(format!(
+                    "{} is there already, and nothing is written over it; remove it, or name another file",
+                    path.display()
+                )),
+                _ => Error::io(format!("give the file the name {}", path.display()), error),
+            })
     }
 }
 
