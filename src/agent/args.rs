@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -17,7 +18,7 @@ use crate::edge::runtime::{interrupted, on_many_threads, open};
 use crate::edge::{pgdata, variable};
 use crate::error::{Error, Result};
 use crate::server::ConnInfo;
-use crate::store::Meter;
+use crate::store::{Meter, Store};
 use crate::verbs::doctor::DoctorOptions;
 use crate::verbs::status::StatusOptions;
 
@@ -73,8 +74,7 @@ impl AgentArgs {
             let Some(shown) = shown else {
                 return Box::pin(run(options, store, work, None, ready)).await;
             };
-            let store = store.with_meter(Meter::observed_by(work.observer()));
-            let metrics = Metrics::new(shown, store.clone(), &work);
+            let (store, metrics) = observed(shown, &store, &work);
             Box::pin(run(options, store, work, Some(metrics), ready)).await
         })?;
         tracing::info!("the agent ends: {reason}");
@@ -88,10 +88,7 @@ fn show_only(dbname: Option<&str>, settings: &Settings) -> Result<ExitCode> {
     let shown = shown.ok_or_else(|| Error::internal("there are no metrics to show"))?;
     let reason = on_many_threads(async {
         let work = Work::new();
-        let store = open(settings)
-            .await?
-            .with_meter(Meter::observed_by(work.observer()));
-        let metrics = Metrics::new(shown, store, &work);
+        let (_, metrics) = observed(shown, &open(settings).await?, &work);
         let interrupted = interrupted()?;
         ready();
         tokio::select! {
@@ -101,6 +98,13 @@ fn show_only(dbname: Option<&str>, settings: &Settings) -> Result<ExitCode> {
     })?;
     tracing::info!("the agent ends: {reason}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The store with its requests counted, and the metrics that show them.
+fn observed(shown: MetricsOptions, store: &Store, work: &Work) -> (Store, Arc<Metrics>) {
+    let store = store.with_meter(Meter::observed_by(work.observer()));
+    let metrics = Metrics::new(shown, store.clone(), work);
+    (store, metrics)
 }
 
 fn metrics_options(

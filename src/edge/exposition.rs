@@ -99,6 +99,12 @@ impl Collector for Board {
     }
 }
 
+/// 1 for what is so, 0 for what is not.
+#[must_use]
+pub fn truth(is_so: bool) -> f64 {
+    f64::from(u8::from(is_so))
+}
+
 /// A value of an enum as JSON has it, for a label.
 #[must_use]
 pub fn word(value: &impl Serialize) -> String {

@@ -15,6 +15,9 @@ pub mod target;
 mod this_walship;
 
 use std::ffi::OsString;
+use std::fs::{File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 pub use self::progress_bar::watched;
@@ -43,6 +46,22 @@ pub fn search_path(settings: &Settings) -> Result<Option<OsString>> {
 /// The path from the root on; it need not exist.
 pub fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::io(format!("find {}", path.display()), error))
+}
+
+/// Writes a file that is there as a whole or not at all, and durable; one of that name is replaced.
+pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(".walship-")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(directory)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    File::open(directory)?.sync_all()
 }
 
 /// The data directory that a flag names, or else `PGDATA`.

@@ -4,9 +4,9 @@
 //! What holds: the file is replaced in one step, so that a reader sees a whole one, and a crash leaves the last one. An
 //! agent that cannot read it begins anew, and says so: at worst a job runs once too often.
 
-use std::fs::{DirBuilder, File, Permissions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Local, TimeDelta, Utc};
@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use walship_client::is_ours;
 
 use super::agent::address_for;
+use super::replace_file;
 use crate::config::{Settings, TimeZoneChoice};
 use crate::error::{Context, Error, Result};
 use crate::judge::schedule::{Job, JobPast, Next, Plan, ScheduleState};
@@ -155,18 +156,8 @@ impl StateFile {
     /// `Internal` where it cannot be written.
     pub fn write(&self, state: &ScheduleState) -> Result<()> {
         let bytes = state.to_bytes()?;
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        let replace = || -> std::io::Result<()> {
-            let mut file = tempfile::Builder::new()
-                .prefix(".walship-")
-                .permissions(Permissions::from_mode(0o600))
-                .tempfile_in(directory)?;
-            file.write_all(&bytes)?;
-            file.as_file().sync_all()?;
-            file.persist(&self.path).map_err(|error| error.error)?;
-            File::open(directory)?.sync_all()
-        };
-        replace().map_err(|error| Error::io(format!("write {}", self.path.display()), error))
+        replace_file(&self.path, &bytes, 0o600)
+            .map_err(|error| Error::io(format!("write {}", self.path.display()), error))
     }
 }
 
@@ -185,6 +176,8 @@ fn directory(settings: &Settings, data_directory: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::config::Sources;
 

@@ -14,6 +14,7 @@ use walship_core::pg::Major;
 use crate::bad_input::SmallDisk;
 use crate::recover::move_configuration_out;
 use crate::recovery::{History, take_backup};
+use crate::restore::digit_of;
 use crate::server::{archiving_primary, majors, wait_archived};
 use crate::support::postgres::{Cluster, Stop};
 use crate::support::process::{Output, Running, descendants, start_time};
@@ -218,16 +219,7 @@ fn a_flipped_bit_in_a_segment_fails_verify_and_the_drill_and_the_segment_is_name
     let key = format!("wal/{}/{}/{segment}.zst", &segment[..8], &segment[..16]);
     let path = history.place.path().unwrap().join(key);
     let good = fs::read(&path).unwrap();
-    let field = |name: &str| {
-        let name = format!("\"{name}\":\"");
-        let begin = good
-            .windows(name.len())
-            .rposition(|bytes| bytes == name.as_bytes());
-        let begin = begin.unwrap() + name.len();
-        // What is there then is a digit, too.
-        let digit = good[begin..].iter().position(|digit| !b"af".contains(digit));
-        begin + digit.unwrap()
-    };
+    let field = |name: &str| digit_of(&good, name);
     let places = [
         ("a frame", good.len() / 2),
         ("the frames' hash", field("frames_sha256")),

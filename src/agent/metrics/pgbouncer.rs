@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::edge::exposition::{Family, Labels};
+use crate::edge::exposition::{Family, Labels, truth};
 use crate::error::{Error, Result};
 use crate::server::{ConnInfo, Connection};
 
@@ -41,7 +41,7 @@ impl Console {
         let asked =
             asking.unwrap_or_else(|_| Err(Error::unavailable(format!("{info} did not answer in time"))));
         let up = Family::gauge("pgbouncer_up", "Whether PgBouncer answers");
-        let up = up.of(Some(f64::from(u8::from(asked.is_ok()))));
+        let up = up.of(Some(truth(asked.is_ok())));
         let mut families = asked.unwrap_or_else(|error| {
             tracing::info!("ask PgBouncer for its metrics: {error}");
             Vec::new()

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::edge::exposition::{Family, Labels};
+use crate::edge::exposition::{Family, Labels, truth};
 use crate::error::{Error, Result};
 use crate::pg::Major;
 use crate::server::{ConnInfo, Connection};
@@ -79,8 +79,7 @@ impl Server {
     /// What changes from moment to moment, and is quickly told.
     pub(super) async fn now(&mut self) -> Vec<Family> {
         let asked = self.within(true, quick).await;
-        let up =
-            Family::gauge("pg_up", "Whether the server answers").of(Some(f64::from(u8::from(asked.is_ok()))));
+        let up = Family::gauge("pg_up", "Whether the server answers").of(Some(truth(asked.is_ok())));
         let mut families = asked.unwrap_or_else(|error| {
             tracing::info!("ask the server for its metrics: {error}");
             Vec::new()

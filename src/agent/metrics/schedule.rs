@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::agent::schedule::JobStatus;
-use crate::edge::exposition::Family;
+use crate::edge::exposition::{Family, truth};
 
 pub(super) fn families(jobs: &[JobStatus]) -> Vec<Family> {
     let of = |name, help, value: fn(&JobStatus) -> Option<f64>| {
@@ -24,7 +24,7 @@ pub(super) fn families(jobs: &[JobStatus]) -> Vec<Family> {
             |job| seconds(job.next),
         ),
         of("walship_schedule_running", "Whether the job runs", |job| {
-            Some(f64::from(u8::from(job.running)))
+            Some(truth(job.running))
         }),
         of(
             "walship_schedule_last_start_timestamp_seconds",

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use prometheus_client::registry::Registry;
 
 use super::{Backlog, Expiry, StatusReport};
-use crate::edge::exposition::{Board, Family, Format, word};
+use crate::edge::exposition::{Board, Family, Format, truth, word};
 use crate::error::Result;
 
 /// The metrics of this report but for [`looked`] and [`backlog`]. What is not known is left out.
@@ -46,7 +46,7 @@ pub fn looked(succeeded: bool) -> Family {
         "walship_status_success",
         "Whether the last look at the archive succeeded",
     )
-    .of(Some(f64::from(u8::from(succeeded))))
+    .of(Some(truth(succeeded)))
 }
 
 /// What waits for the archiver, which can be told even while the archive is away.
@@ -180,7 +180,7 @@ fn proofs(report: &StatusReport) -> Vec<Family> {
         )
         .of(drill.map(|last| last.started_at.timestamp() as f64)),
         Family::gauge("walship_drill_last_success", "Whether the last drill passed")
-            .of(drill.map(|last| f64::from(u8::from(last.passed)))),
+            .of(drill.map(|last| truth(last.passed))),
         Family::gauge(
             "walship_drill_recovery_seconds",
             "How long the last drill took to an open server",

@@ -18,6 +18,7 @@ use self::scale::{Fold, NAMED_FOLDS, Scale, Tick};
 use self::words::{Elements, Rows, escaped, width, wrapped};
 use super::StatusReport;
 use super::text::window_text;
+use crate::edge::replace_file;
 use crate::error::{Error, Result};
 use crate::judge::history_picture::{History, StretchKind};
 use crate::text::{counted, span};
@@ -51,23 +52,8 @@ pub fn svg(report: &StatusReport, width: f64) -> String {
 /// # Errors
 /// `Internal`, naming the file.
 pub fn write(report: &StatusReport, path: &Path) -> Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let write = || -> std::io::Result<()> {
-        use std::io::Write as _;
-        use std::os::unix::fs::PermissionsExt;
-        let mut file = tempfile::Builder::new()
-            .prefix(".walship-")
-            .permissions(std::fs::Permissions::from_mode(0o644))
-            .tempfile_in(directory)?;
-        file.write_all(svg(report, WIDE).as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        std::fs::File::open(directory)?.sync_all()
-    };
-    write().map_err(|error| Error::io(format!("write the picture {}", path.display()), error))
+    replace_file(path, svg(report, WIDE).as_bytes(), 0o644)
+        .map_err(|error| Error::io(format!("write the picture {}", path.display()), error))
 }
 
 struct Picture<'a> {
