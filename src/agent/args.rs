@@ -31,7 +31,7 @@ pub struct AgentArgs {
     /// The data directory to serve; without one it only shows metrics [env: PGDATA]
     #[arg(long, value_name = "DIR")]
     pub pgdata: Option<PathBuf>,
-    /// The server to ask for metrics and for doctor's checks: a libpq connection string or URI
+    /// The server, for metrics, doctor's checks and scheduled backups: a libpq connection string or URI
     #[arg(short, long = "dbname", value_name = "CONNINFO")]
     pub dbname: Option<String>,
     /// Only say whether an agent answers: exit code 0 if one does
@@ -68,7 +68,7 @@ impl AgentArgs {
             None => metrics_options(dbname, settings, Some(&data_directory))?,
             Some(_) => None,
         };
-        let options = options(idle_timeout, settings, address, data_directory)?;
+        let options = options(dbname, idle_timeout, settings, address, data_directory)?;
         let reason = on_many_threads(async {
             let (work, store) = (Work::new(), open(settings).await?);
             let Some(shown) = shown else {
@@ -142,6 +142,7 @@ fn metrics_options(
 }
 
 fn options(
+    dbname: Option<&str>,
     idle_timeout: Option<Duration>,
     settings: &Settings,
     address: Address,
@@ -151,7 +152,7 @@ fn options(
     let configuration = settings.to_reproduce().0.map(Path::to_owned);
     // An agent that a push started ends when idle, and would keep no schedule.
     let schedule = match idle_timeout {
-        None => ScheduleOptions::new(settings, &data_directory)?,
+        None => ScheduleOptions::new(settings, &data_directory, dbname)?,
         Some(_) => None,
     };
     Ok(AgentOptions {

@@ -73,7 +73,7 @@ pub async fn run(
     metrics: Option<Arc<Metrics>>,
     ready: impl FnOnce(),
 ) -> Result<String> {
-    let socket = Socket::bind(&options.address.socket)?;
+    let (socket, listener) = Socket::bind(&options.address.socket)?;
     let spool = Spool::open(&options.data_directory, &options.address.name)?;
     let archiver = ArchiverOptions {
         compressor: options.compressor,
@@ -104,18 +104,20 @@ pub async fn run(
     }
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| Error::io("await signals", error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Error::io("await signals", error))?;
+    // On a thread of its own: the schedule writes its state durably, and no client waits for that.
+    let accepting = tokio::spawn(accept(listener, Arc::clone(&agent)));
     ready();
     let reason = tokio::select! {
         reason = life.over(&agent.activity) => reason,
         _ = terminate.recv() => "it was told to".to_owned(),
         _ = interrupt.recv() => "it was told to".to_owned(),
-        error = accept(&socket.listener, &agent) => return Err(error),
         never = agent.prefetcher.drop_unused() => match never {},
         never = agent.archiver.release_unused() => match never {},
         // On this thread, which lives as long as the agent: the kernel ends the jobs with it.
         never = keep(schedule.as_ref()) => match never {},
     };
     // Whoever asks from now on does the work itself, without waiting for the jobs to end.
+    accepting.abort();
     drop(socket);
     if let Some(schedule) = &schedule {
         schedule.end().await;
@@ -142,11 +144,11 @@ async fn keep(schedule: Option<&Arc<Schedule>>) -> Infallible {
     }
 }
 
-async fn accept(listener: &UnixListener, agent: &Arc<Agent>) -> Error {
+async fn accept(listener: UnixListener, agent: Arc<Agent>) -> Infallible {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let agent = Arc::clone(agent);
+                let agent = Arc::clone(&agent);
                 tokio::spawn(async move {
                     agent.activity.note();
                     agent.serve(stream).await;
@@ -260,14 +262,13 @@ async fn send(stream: &mut UnixStream, reply: &Reply) -> Option<()> {
 
 /// The socket, and the lock that keeps a second agent away.
 struct Socket {
-    listener: UnixListener,
     path: PathBuf,
     inode: u64,
     _lock: File,
 }
 
 impl Socket {
-    fn bind(path: &Path) -> Result<Self> {
+    fn bind(path: &Path) -> Result<(Self, UnixListener)> {
         make_folder(path)?;
         let lock = lock(&path.with_extension("lock"))?;
         match std::fs::remove_file(path) {
@@ -279,12 +280,12 @@ impl Socket {
             .map_err(|error| Error::io(format!("listen on {}", path.display()), error))?;
         let bound = std::fs::metadata(path)
             .map_err(|error| Error::io(format!("look at {}", path.display()), error))?;
-        Ok(Self {
-            listener,
+        let socket = Self {
             path: path.to_owned(),
             inode: bound.ino(),
             _lock: lock,
-        })
+        };
+        Ok((socket, listener))
     }
 }
 

@@ -1,12 +1,13 @@
 //! Who is told how a job ended: a ping URL as healthchecks.io has it, a webhook, a command.
 //!
 //! What holds:
-//! - Telling is no part of the job. It has a time limit, is tried three times, and what goes wrong is a warning.
+//! - Telling is no part of the job. It has a time limit, the end is told up to three times, and what goes wrong is a warning.
 //! - The URLs are secrets: no message has one, only the name of the setting.
 //! - A run is told once. An agent tells for the jobs that it runs, and they keep silent ([`Settings::silenced`]).
 
 mod http;
 
+use std::fmt;
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +20,17 @@ use tokio::io::AsyncWriteExt;
 use tokio::runtime::Builder;
 
 use crate::config::{SecretUrl, Settings};
+use crate::edge::print::print;
 use crate::error::{Error, Result};
 use crate::judge::schedule::{Job, Outcome};
 use crate::text::hex;
 
 /// One attempt may take this long.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Then it is tried again, after these pauses.
+/// The end is told again after these pauses, where nobody took it.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// And all that may take this long: somebody may wait for the command.
+const WHOLE_LIMIT: Duration = Duration::from_secs(20);
 /// healthchecks.io takes no more than this of a body.
 const BODY_BYTES: usize = 100_000;
 /// As much of the log goes to the webhook.
@@ -54,6 +58,14 @@ pub struct End<'a> {
     pub report: &'a str,
     /// The last of what it logged.
     pub log: &'a str,
+}
+
+/// What a job found and did.
+pub trait JobReport: Serialize + fmt::Display {
+    /// What is wrong, in one line; `None` where nothing is.
+    fn wrong(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What the webhook and the command get.
@@ -104,7 +116,8 @@ impl Notifier {
     /// Tells that it begins.
     pub async fn begun(&self) {
         if let Some(url) = &self.ping {
-            let told = self.post(url.with(Some("start"), &self.run_id), "text/plain", String::new());
+            let url = url.with(Some("start"), &self.run_id);
+            let told = attempt(&url, "text/plain", String::new());
             warn(&self.ping_setting(), told.await);
         }
     }
@@ -141,31 +154,14 @@ impl Notifier {
         };
         let text = format!("{}\n{}", end.report.trim_end(), end.log);
         let body = last(text.trim_start(), BODY_BYTES).to_owned();
-        let told = self.post(url.with(how.as_deref(), &self.run_id), "text/plain", body);
+        let told = post(url.with(how.as_deref(), &self.run_id), "text/plain", body);
         warn(&self.ping_setting(), told.await);
     }
 
     async fn post_message(&self, message: &str) {
         if let Some(url) = &self.webhook {
-            let told = self.post(url.clone(), "application/json", message.to_owned());
+            let told = post(url.clone(), "application/json", message.to_owned());
             warn("notify.webhook", told.await);
-        }
-    }
-
-    async fn post(&self, url: SecretUrl, kind: &'static str, body: String) -> Result<()> {
-        let mut pauses = PAUSES.iter();
-        loop {
-            let told = tokio::time::timeout(LIMIT, http::post(&url, kind, body.clone())).await;
-            let told = told.unwrap_or_else(|_| {
-                Err(Error::unavailable(format!(
-                    "no answer within {} s",
-                    LIMIT.as_secs()
-                )))
-            });
-            match (told, pauses.next()) {
-                (Err(error), Some(pause)) if error.is_retryable() => tokio::time::sleep(*pause).await,
-                (told, _) => return told,
-            }
         }
     }
 
@@ -208,19 +204,42 @@ impl Notifier {
     }
 }
 
+/// Posts until somebody takes it, or nobody will.
+async fn post(url: SecretUrl, kind: &'static str, body: String) -> Result<()> {
+    let attempts = async {
+        let mut pauses = PAUSES.iter();
+        loop {
+            match (attempt(&url, kind, body.clone()).await, pauses.next()) {
+                (Err(error), Some(pause)) if error.is_retryable() => tokio::time::sleep(*pause).await,
+                (told, _) => return told,
+            }
+        }
+    };
+    let told = tokio::time::timeout(WHOLE_LIMIT, attempts).await;
+    told.unwrap_or_else(|_| Err(no_answer(WHOLE_LIMIT)))
+}
+
+async fn attempt(url: &SecretUrl, kind: &str, body: String) -> Result<()> {
+    let told = tokio::time::timeout(LIMIT, http::post(url, kind, body)).await;
+    told.unwrap_or_else(|_| Err(no_answer(LIMIT)))
+}
+
+fn no_answer(limit: Duration) -> Error {
+    Error::unavailable(format!("no answer within {} s", limit.as_secs()))
+}
+
 fn warn(setting: &str, told: Result<()>) {
     if let Err(error) = told {
         tracing::warn!("{setting}: {error}; the job itself is not touched by this");
     }
 }
 
-/// Runs a command by hand or from cron, prints its report, and tells of it who wants to know. `work` returns the report
-/// and the exit code.
-pub fn told<T: Serialize>(
+/// Runs a command, prints its report, and tells of it who wants to know. `work` returns the report and the exit code.
+pub fn told<T: JobReport>(
     job: Job,
     settings: &Settings,
+    json: bool,
     work: impl FnOnce() -> Result<(T, u8)>,
-    print: impl FnOnce(&T) -> Result<ExitCode>,
 ) -> Result<ExitCode> {
     let notifier = Notifier::of(job, settings);
     let telling = notifier
@@ -228,15 +247,22 @@ pub fn told<T: Serialize>(
         .map(|notifier| std::thread::spawn(move || on_own_runtime(notifier.begun())));
     let worked = work();
     // Printed first: whoever waits for the report does not wait for others.
-    let printed = worked.as_ref().map(|(report, _)| print(report));
+    let printed = worked.as_ref().map(|(report, _)| {
+        if json && let Some(wrong) = report.wrong() {
+            // The report is for a program; this is for the log.
+            tracing::error!("{wrong}");
+        }
+        print(report, json, ToString::to_string)
+    });
     if let Some(telling) = telling {
         let _ = telling.join();
     }
     if let Some(notifier) = notifier {
-        let (report, log, code) = match &worked {
-            Ok((report, code)) => (serde_json::to_string_pretty(report).ok(), String::new(), *code),
-            Err(error) => (None, format!("walship: {error}\n"), error.kind().exit_code()),
+        let (report, wrong, code) = match &worked {
+            Ok((report, code)) => (serde_json::to_string_pretty(report).ok(), report.wrong(), *code),
+            Err(error) => (None, Some(error.to_string()), error.kind().exit_code()),
         };
+        let log = wrong.map_or_else(String::new, |wrong| format!("walship: {wrong}\n"));
         on_own_runtime(notifier.ended(End {
             exit_code: Some(code.into()),
             report: report.as_deref().unwrap_or_default(),

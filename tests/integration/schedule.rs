@@ -245,13 +245,15 @@ fn a_job_that_is_killed_is_reported_and_tried_again() {
     );
 }
 
-// Seen to fail: `edge/scheduled.rs`: the kernel is not told; `job.rs`: a job is left alone when the agent ends
+// Seen to fail: `edge/scheduled.rs`: the kernel is not told; `job.rs`: a job is left alone when the agent ends;
+// `agent/schedule.rs`: nobody is told of a job that ended with its agent
 #[test]
 fn no_job_outlives_its_agent_however_that_ends() {
     let archive = Place::directory();
     let walship = Walship::at(&archive);
     let primary = archiving_primary(Major::V18, &walship);
-    let scheduled = slow(&primary, &walship);
+    let listener = Listener::start("200 OK");
+    let scheduled = slow(&primary, &walship).with(&[("NOTIFY_WEBHOOK", &listener.url("/hook"))]);
     let mut agent = scheduled.agent();
     let process = running_backup(&scheduled);
     agent.kill9();
@@ -274,6 +276,57 @@ fn no_job_outlives_its_agent_however_that_ends() {
     let state = scheduled.state();
     assert!(state["jobs"]["basebackup"]["process_id"].is_null(), "{state:#}");
     assert_eq!(state["jobs"]["basebackup"]["exit_code"], 143);
+    let told: Vec<Value> = listener
+        .heard()
+        .iter()
+        .map(|heard| serde_json::from_str(&heard.body).unwrap())
+        .collect();
+    let codes: Vec<&Value> = told.iter().map(|told| &told["exit_code"]).collect();
+    assert_eq!(codes, [&Value::Null, &143.into()], "{told:#?}");
+    assert_eq!(told[0]["log"], "the agent ended while it ran\n");
+    assert_eq!(told[0]["succeeded"], false);
+}
+
+// Seen to fail: `edge/notify.rs`: what a report says is wrong is not logged
+#[test]
+fn a_job_that_finds_something_says_what_in_the_log() {
+    let (data, archive, walship) = small_archive();
+    let segment = &Sample::shared().segments[0];
+    let path = format!("wal/{}/{}/{segment}.zst", &segment[..8], &segment[..16]);
+    fs::write(archive.path().unwrap().join(path), "no WAL").unwrap();
+    let scheduled = Scheduled::new(&walship, data.path()).with(&[
+        ("SCHEDULE_VERIFY", SOON),
+        // No server runs.
+        ("SCHEDULE_DOCTOR", SOON),
+    ]);
+    let agent = scheduled.agent();
+    let state = scheduled.wait("both to find something", |state| {
+        state["jobs"]["verify"]["exit_code"] == 7 && state["jobs"]["doctor"]["exit_code"] == 2
+    });
+    let log = end(agent);
+    for (job, found) in [("verify", "wal/"), ("doctor", "server.reachable: ")] {
+        let said = state["jobs"][job]["said"].as_str().unwrap_or_default();
+        assert!(
+            said.contains(found) && log.contains(said),
+            "{job}: {said:?} in {log}"
+        );
+    }
+}
+
+// Seen to fail: `job.rs`: the agent's -d is left out
+#[test]
+fn the_server_that_the_agent_was_given_is_the_one_that_is_backed_up() {
+    let archive = Place::directory();
+    let walship = Walship::at(&archive);
+    let primary = archiving_primary(Major::V18, &walship);
+    let scheduled = Scheduled::new(&walship, primary.data_dir()).with(&[("SCHEDULE_BASEBACKUP", SOON)]);
+    let elsewhere = scheduled.walship.clone().env("PGHOST", "/nonexistent");
+    let agent = elsewhere.spawn(&["agent", "--pgdata", scheduled.data(), "-d", &primary.conninfo()]);
+    let state = scheduled.wait("a backup to end", |state| {
+        state["jobs"]["basebackup"]["ended_at"].is_string()
+    });
+    assert_eq!(state["jobs"]["basebackup"]["exit_code"], 0, "{state:#}");
+    end(agent);
 }
 
 // Seen to fail: `agent/schedule.rs`: standbys run jobs
@@ -592,6 +645,40 @@ fn whoever_cannot_be_told_holds_up_nothing_and_no_secret_is_logged() {
     }
     assert!(!output.stderr.contains("s3cret"), "{}", output.stderr);
     assert_eq!(refuses.heard().len(), 2, "a refusal is not tried again");
+}
+
+// Seen to fail: `edge/notify.rs`: there is no limit for all attempts together
+#[test]
+fn a_command_waits_no_longer_than_half_a_minute_for_somebody_who_does_not_answer() {
+    let (_data, _archive, walship) = small_archive();
+    // It is connected, and nothing more happens.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/ping", silent.local_addr().unwrap());
+    let begun = std::time::Instant::now();
+    let walship = walship.env("WALSHIP_NOTIFY_VERIFY_PING_URL", url);
+    let output = walship.run(&["verify"]).succeeded();
+    assert!(begun.elapsed() < Duration::from_secs(38), "{:?}", begun.elapsed());
+    for said in ["no answer within 10 s", "no answer within 20 s"] {
+        assert!(output.stderr.contains(said), "{}", output.stderr);
+    }
+}
+
+// Seen to fail: `doctor/args.rs`: nobody is told
+#[test]
+fn doctor_by_hand_tells_what_it_found_and_the_look_before_a_promotion_does_not() {
+    let (_data, _archive, walship) = small_archive();
+    let listener = Listener::start("200 OK");
+    let walship = walship
+        .env("WALSHIP_NOTIFY_DOCTOR_PING_URL", listener.url("/ping"))
+        .env("PGHOST", "/nonexistent");
+    walship.run(&["doctor", "--before-promote"]);
+    assert!(listener.heard().is_empty(), "{:#?}", listener.heard());
+    let output = walship.run(&["doctor"]);
+    assert_eq!(output.code, Some(2), "{output:#?}");
+    let heard = listener.heard();
+    assert_eq!(heard.len(), 2, "{heard:#?}");
+    assert!(heard[1].path.starts_with("/ping/2?rid="), "{heard:#?}");
+    assert!(heard[1].body.contains("server.reachable"), "{heard:#?}");
 }
 
 // Seen to fail: `command_line/mod.rs`: a job of an agent tells, too

@@ -16,7 +16,7 @@ use crate::edge::print::say;
 use crate::edge::scheduled;
 use crate::edge::variable;
 use crate::error::{Error, Result};
-use crate::judge::schedule::{Job, Why};
+use crate::judge::schedule::{Job, WITH_ITS_AGENT, Why};
 use crate::server::data_directory::postmaster;
 
 /// This much of a report is kept, and of what a job logs.
@@ -30,6 +30,7 @@ const LINE_BYTES: u64 = 8 << 10;
 pub(super) struct Launcher {
     settings: Settings,
     data_directory: PathBuf,
+    dbname: Option<String>,
 }
 
 /// A job that runs. Killed when it is dropped.
@@ -50,10 +51,11 @@ pub(super) struct Ended {
 }
 
 impl Launcher {
-    pub(super) fn new(settings: &Settings, data_directory: &Path) -> Self {
+    pub(super) fn new(settings: &Settings, data_directory: &Path, dbname: Option<String>) -> Self {
         Self {
             settings: settings.clone(),
             data_directory: data_directory.to_owned(),
+            dbname,
         }
     }
 
@@ -64,8 +66,11 @@ impl Launcher {
         if job == Job::Basebackup {
             words.extend(["--label", &label]);
         }
+        let asks_the_server = matches!(job, Job::Basebackup | Job::Doctor);
+        let dbname = self.dbname.as_deref().filter(|_| asks_the_server);
+        words.extend(dbname.into_iter().flat_map(|dbname| ["--dbname", dbname]));
         let mut command = scheduled::command(&self.settings, &words)?;
-        if matches!(job, Job::Basebackup | Job::Doctor) {
+        if asks_the_server && dbname.is_none() {
             command.envs(self.server());
         }
         let mut command = Command::from(command);
@@ -190,6 +195,16 @@ impl Ended {
             exit_code: Some(error.kind().exit_code().into()),
             signal: None,
             log: format!("{error}\n"),
+            report: String::new(),
+        }
+    }
+
+    /// It ran when its agent ended, and nobody saw how.
+    pub(super) fn with_its_agent() -> Self {
+        Self {
+            exit_code: None,
+            signal: None,
+            log: format!("{WITH_ITS_AGENT}\n"),
             report: String::new(),
         }
     }

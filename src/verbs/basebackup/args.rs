@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::seed::SeedArgs;
-use super::{BasebackupOptions, BasebackupReport, MAX_RATE_KIB, Method, PartSettings, finish, run};
+use super::{BasebackupOptions, MAX_RATE_KIB, Method, PartSettings, finish, run};
 use crate::config::{BackupMethod, Settings};
 use crate::edge::notify::told;
-use crate::edge::print::print;
 use crate::edge::runtime::{on_many_threads, open};
 use crate::edge::{variable, watched};
 use crate::error::{Error, Result};
@@ -95,8 +94,7 @@ impl BasebackupArgs {
             }))?;
             Ok((report, 0))
         };
-        let printed = |report: &BasebackupReport| print(report, self.json, |report| report.id.to_string());
-        told(Job::Basebackup, settings, work, printed)
+        told(Job::Basebackup, settings, self.json, work)
     }
 
     fn options(&self, settings: &Settings) -> Result<BasebackupOptions> {

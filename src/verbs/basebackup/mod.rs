@@ -23,6 +23,7 @@ mod wal_wait;
 mod witness;
 
 pub use self::args::BasebackupArgs;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -35,6 +36,7 @@ use self::server::Server;
 use self::source::Source;
 pub use self::source::{Chosen, Method};
 use crate::archive::{Archive, body, catalogue, lineage};
+use crate::edge::notify::JobReport;
 use crate::error::{Context, Error, Result};
 use crate::format::backup::{BackupRecord, PendingRecord, WalFrom};
 use crate::format::keys::{BackupId, BackupObject};
@@ -97,6 +99,15 @@ pub struct BasebackupReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Chosen>,
 }
+
+/// Its id is what a person or a script goes on with.
+impl fmt::Display for BasebackupReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
+impl JobReport for BasebackupReport {}
 
 /// Takes a base backup.
 ///

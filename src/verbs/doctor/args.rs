@@ -7,10 +7,12 @@ use clap::Args;
 
 use super::{Deadline, DoctorOptions, HostOptions, before_promote, run};
 use crate::config::Settings;
+use crate::edge::notify::told;
 use crate::edge::print::print;
 use crate::edge::runtime::{on_many_threads, open_within};
 use crate::edge::{limits, variable};
 use crate::error::Result;
+use crate::judge::schedule::Job;
 use crate::server::ConnInfo;
 use crate::store::Location;
 
@@ -33,27 +35,31 @@ pub struct DoctorArgs {
 
 impl DoctorArgs {
     pub fn run(self, settings: &Settings) -> Result<ExitCode> {
-        let json = self.json;
         let given = self.dbname.as_deref();
         let connection = ConnInfo::resolve_database(given, variable)?;
         let timeout = settings.doctor.timeout;
-        let (report, code) = on_many_threads(async {
-            let deadline = Deadline::after(timeout);
-            let store = Box::pin(open_within(timeout, settings));
-            if self.before_promote {
-                let replication = ConnInfo::resolve(given, variable).ok();
+        if self.before_promote {
+            let replication = ConnInfo::resolve(given, variable).ok();
+            let report = on_many_threads(async {
+                let deadline = Deadline::after(timeout);
+                let store = Box::pin(open_within(timeout, settings));
                 let before = before_promote(deadline, &connection, replication.as_ref(), store);
-                let report = Box::pin(before).await;
-                let code = report.promote_exit_code();
-                return Ok((report, code));
-            }
-            let options = DoctorOptions::of(settings, self.pgdata.clone());
-            let report = run(options, deadline, &connection, store).await;
+                Ok(Box::pin(before).await)
+            })?;
+            print(&report, self.json, ToString::to_string)?;
+            return Ok(report.promote_exit_code().into());
+        }
+        let options = DoctorOptions::of(settings, self.pgdata.clone());
+        let work = || {
+            let report = on_many_threads(async {
+                let deadline = Deadline::after(timeout);
+                let store = Box::pin(open_within(timeout, settings));
+                Ok(run(options, deadline, &connection, store).await)
+            })?;
             let code = report.exit_code();
             Ok((report, code))
-        })?;
-        print(&report, json, ToString::to_string)?;
-        Ok(code.into())
+        };
+        told(Job::Doctor, settings, self.json, work)
     }
 }
 

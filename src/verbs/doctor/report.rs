@@ -5,6 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::edge::notify::JobReport;
 use crate::judge::diagnosis::{Check, Finding, Level};
 use crate::text::{counted, time_text};
 
@@ -87,6 +88,23 @@ fn summary(status: Level, findings: &[Finding]) -> String {
         counted(of(Level::Warning).count() as u64, "warning"),
         names.join(" ")
     )
+}
+
+impl JobReport for DoctorReport {
+    fn wrong(&self) -> Option<String> {
+        // The most serious are the first. What is a warning is looked up.
+        let problems = || {
+            self.findings
+                .iter()
+                .filter(|finding| finding.level == Level::Problem)
+        };
+        let first = problems().next()?;
+        let more = match problems().count() - 1 {
+            0 => String::new(),
+            more => format!("; and {}", counted(more as u64, "more problem")),
+        };
+        Some(format!("{}: {}{more}", first.check, one_line(&first.message)))
+    }
 }
 
 impl fmt::Display for DoctorReport {

@@ -62,9 +62,7 @@ impl DrillArgs {
             };
             Ok((report, code))
         };
-        told(Job::Drill, settings, work, |report| {
-            print(report, json, ToString::to_string)
-        })
+        told(Job::Drill, settings, json, work)
     }
 
     fn options(self, settings: &Settings) -> Result<DrillOptions> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::settings::PORT;
 use crate::cluster::shell_word;
 use crate::config::duration_text;
+use crate::edge::notify::JobReport;
 use crate::error::{ErrorKind, Result};
 use crate::format::keys::BackupId;
 use crate::format::proof::{DrillRecord, Outcome, Stage};
@@ -101,6 +102,13 @@ impl DrillReport {
     #[must_use]
     pub fn not_recorded_kind(&self) -> Option<ErrorKind> {
         self.not_recorded_kind
+    }
+}
+
+impl JobReport for DrillReport {
+    fn wrong(&self) -> Option<String> {
+        let failure = self.record.failure.as_ref()?;
+        Some(format!("backup {} failed its drill: {failure}", self.backup))
     }
 }
 

@@ -89,12 +89,14 @@ pub fn postgresql_conf(server: &ServerSettings<'_>) -> String {
 }
 
 /// The same for every drill.
-const FIXED: [(&str, &str); 22] = [
+const FIXED: [(&str, &str); 23] = [
     ("listen_addresses", ""),
     ("unix_socket_permissions", "0700"),
     ("external_pid_file", ""),
     ("cluster_name", "walship drill"),
     ("huge_pages", "off"),
+    // Under systemd's MemoryDenyWriteExecute= it could not make programs of queries.
+    ("jit", "off"),
     // With it on, replay would require the source's numbers of connections and workers.
     ("hot_standby", "off"),
     ("wal_level", "replica"),

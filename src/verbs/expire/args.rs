@@ -8,7 +8,6 @@ use clap::Args;
 use super::{ExpireOptions, run};
 use crate::config::Settings;
 use crate::edge::notify::told;
-use crate::edge::print::print;
 use crate::edge::runtime::{on_many_threads, open};
 use crate::edge::watched;
 use crate::error::{ErrorKind, Result};
@@ -46,8 +45,6 @@ impl ExpireArgs {
         } else {
             settings.clone()
         };
-        told(Job::Expire, settings, work, |report| {
-            print(report, self.json, ToString::to_string)
-        })
+        told(Job::Expire, settings, self.json, work)
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::edge::notify::JobReport;
 use crate::error::Result;
 use crate::format::keys::Key;
 use crate::judge::retention::{Action, BackupFate, RetentionPlan, WalFate};
@@ -117,6 +118,18 @@ impl ExpireReport {
             counted(self.deleted.objects, "object"),
             self.url
         )
+    }
+}
+
+impl JobReport for ExpireReport {
+    fn wrong(&self) -> Option<String> {
+        let first = self.left.first()?;
+        Some(format!(
+            "{} could not be deleted, such as {}: {}",
+            counted(self.left_objects, "object"),
+            first.key,
+            first.why
+        ))
     }
 }
 

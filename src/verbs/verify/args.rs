@@ -9,7 +9,6 @@ use clap::Args;
 use super::{VerifyOptions, run};
 use crate::config::{Settings, parse_duration};
 use crate::edge::notify::told;
-use crate::edge::print::print;
 use crate::edge::runtime::{on_many_threads, open};
 use crate::edge::watched;
 use crate::error::{Error, ErrorKind, Result};
@@ -61,9 +60,7 @@ impl VerifyArgs {
             let code = (!report.is_clean).then(|| ErrorKind::Corrupt.exit_code());
             Ok((report, code.unwrap_or_default()))
         };
-        told(Job::Verify, settings, work, |report| {
-            print(report, self.json, ToString::to_string)
-        })
+        told(Job::Verify, settings, self.json, work)
     }
 }
 

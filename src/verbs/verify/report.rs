@@ -6,9 +6,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{Finding, FindingKind};
+use crate::edge::notify::JobReport;
 use crate::format::ledger::LedgerScope;
 use crate::judge::assessment::{BackupWorth, End, Lost};
-use crate::text::{ByteSize, time_text};
+use crate::text::{ByteSize, counted, time_text};
 
 /// At most this many findings are shown to people.
 const SHOWN: usize = 20;
@@ -45,6 +46,17 @@ pub struct VerifyReport {
     /// What is out of reach.
     pub lost: Vec<Lost>,
     pub notes: Vec<String>,
+}
+
+impl JobReport for VerifyReport {
+    fn wrong(&self) -> Option<String> {
+        let first = self.findings.first()?;
+        let more = match self.findings.len() as u64 + self.more_findings - 1 {
+            0 => String::new(),
+            more => format!("; and {}", counted(more, "more finding")),
+        };
+        Some(format!("{}: {}{more}", first.key, first.what))
+    }
 }
 
 impl fmt::Display for VerifyReport {

@@ -19,7 +19,7 @@ use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub use self::past::{FORMAT_VERSION, JobPast, LeftOut, ScheduleState};
+pub use self::past::{FORMAT_VERSION, JobPast, LeftOut, ScheduleState, WITH_ITS_AGENT};
 pub use self::pattern::Pattern;
 use crate::format::keys::BackupId;
 
@@ -332,15 +332,17 @@ pub enum Elsewhere {
     No,
     /// One is being taken: wait for its end.
     Running(BackupId),
-    /// One was taken since the slot, which is settled by it.
+    /// One was taken since.
     Taken(BackupId),
 }
 
-/// Whether a backup that is due for `slot` is taken, or was taken, by somebody else.
+/// Whether a backup that is due is taken by somebody else, or was taken since the moment that made it due. Without such a
+/// moment none that was taken counts.
 #[must_use]
-pub fn elsewhere(begun: &[BegunBackup], slot: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Elsewhere {
-    let since = |backup: &&BegunBackup| slot.is_some_and(|slot| backup.id.moment() >= slot - CLOCKS_AGREE);
-    if let Some(taken) = begun.iter().filter(|backup| backup.is_finished).find(since) {
+pub fn elsewhere(begun: &[BegunBackup], since: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Elsewhere {
+    let counts =
+        |backup: &&BegunBackup| since.is_some_and(|since| backup.id.moment() >= since - CLOCKS_AGREE);
+    if let Some(taken) = begun.iter().filter(|backup| backup.is_finished).find(counts) {
         return Elsewhere::Taken(taken.id.clone());
     }
     let running = begun.iter().find(|backup| backup.lives(now));

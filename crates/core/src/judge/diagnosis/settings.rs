@@ -126,7 +126,7 @@ fn archive_timeout(settings: &ServerSettings, findings: &mut Findings) {
     match settings.number("archive_timeout") {
         Some(0) => findings.warning(
             check,
-            "archive_timeout is 0: the last writes of a quiet server are not archived until 16 MB of WAL are full",
+            "archive_timeout is 0: the last writes of a quiet server are not archived until a segment of WAL is full",
             fix,
         ),
         Some(seconds) if seconds > LONG_ARCHIVE_TIMEOUT => findings.warning(

@@ -16,6 +16,9 @@ const REMEMBERED: TimeDelta = TimeDelta::days(2);
 /// At most this many characters of what a job said are kept.
 const SAID: usize = 400;
 
+/// What is noted of a run that had not ended when its agent did.
+pub const WITH_ITS_AGENT: &str = "the agent ended while it ran";
+
 /// What happened to all jobs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScheduleState {
@@ -173,7 +176,7 @@ impl ScheduleState {
         let cut = |(job, past): (&Job, &JobPast)| past.process_id.map(|_| *job);
         let cut: Vec<Job> = self.jobs.iter().filter_map(cut).collect();
         for job in &cut {
-            self.ended(*job, None, Some("the agent ended while it ran"), now);
+            self.ended(*job, None, Some(WITH_ITS_AGENT), now);
         }
         cut
     }
