@@ -272,9 +272,13 @@ impl Archiver {
         }
     }
 
-    /// Lets go of an archive that is not used.
+    /// Lets go of an archive, and of memory, that is not used.
     pub(super) async fn release_unused(&self) -> Infallible {
-        self.archive.release_unused().await
+        tokio::join!(
+            self.archive.release_unused(),
+            self.options.compressor.release_unused()
+        )
+        .0
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

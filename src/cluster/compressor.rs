@@ -3,10 +3,13 @@
 //! Threads take the file's pieces in their order. Each reads a piece, hashes it, looks at its records and compresses it,
 //! while the piece is in its core's cache; then the frames are put together in their order.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -23,6 +26,8 @@ use crate::store::{Body, BodyWriter};
 const MOST_THREADS: usize = 8;
 /// Threads that work on one file at the most.
 const MOST_THREADS_FOR_A_FILE: u64 = 4;
+/// Memory that nobody used for this time, or up to twice as long, is let go.
+const UNUSED: Duration = Duration::from_mins(1);
 
 /// Compresses files, several at a time.
 #[derive(Debug)]
@@ -35,6 +40,8 @@ pub struct Compressor {
     workspaces: Mutex<Vec<Workspace>>,
     /// Buffers of bodies that were stored, to be used again. At most two for each thread: one is filled, one sent.
     buffers: Mutex<Vec<BytesMut>>,
+    /// Whether a file was compressed since the last look.
+    is_used: AtomicBool,
 }
 
 /// What a thread compresses with.
@@ -64,6 +71,7 @@ impl Compressor {
             turns: Arc::new(Semaphore::new(threads)),
             workspaces: Mutex::default(),
             buffers: Mutex::default(),
+            is_used: AtomicBool::new(false),
         })
     }
 
@@ -72,6 +80,7 @@ impl Compressor {
     /// # Errors
     /// `Internal` where the file cannot be read.
     pub(crate) async fn compress(self: &Arc<Self>, source: &Arc<WalFile>) -> Result<(Body, Trailer)> {
+        self.is_used.store(true, Ordering::Relaxed);
         let turn = Arc::clone(&self.turns).acquire_owned().await;
         let turn = turn.map_err(|error| Error::defect("compress", error))?;
         let pieces = source.size.div_ceil(frame_bytes(self.level) as u64);
@@ -147,6 +156,21 @@ impl Compressor {
         let mut buffers = lock(&self.buffers);
         if buffers.len() < 2 * self.threads {
             buffers.extend(body.into_buffer());
+        }
+    }
+
+    /// Lets go of memory that is not used.
+    pub(crate) async fn release_unused(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(UNUSED).await;
+            self.release_if_unused();
+        }
+    }
+
+    fn release_if_unused(&self) {
+        if !self.is_used.swap(false, Ordering::Relaxed) {
+            drop(std::mem::take(&mut *lock(&self.workspaces)));
+            drop(std::mem::take(&mut *lock(&self.buffers)));
         }
     }
 }
@@ -301,6 +325,30 @@ mod tests {
             cluster: None,
             system_identifier: 7,
         })
+    }
+
+    // Seen to fail: `cluster/compressor.rs`: what is used is let go; what is not used is kept
+    #[tokio::test]
+    async fn memory_that_nobody_used_for_a_while_is_let_go() {
+        let top = tempfile::tempdir().unwrap();
+        let compressor = Compressor::new(1, 64 << 20, 2);
+        let file = source(&top.path().join("file"), &vec![7; 4 << 20]);
+        let (body, _) = compressor.compress(&file).await.unwrap();
+        compressor.take_back(body);
+        let kept = || {
+            (
+                lock(&compressor.workspaces).len(),
+                lock(&compressor.buffers).len(),
+            )
+        };
+        compressor.release_if_unused();
+        assert!(
+            kept().0 > 0 && kept().1 == 1,
+            "it was used just now: {:?}",
+            kept()
+        );
+        compressor.release_if_unused();
+        assert_eq!(kept(), (0, 0));
     }
 
     // Seen to fail: `crates/store/src/body_writer.rs`: the buffer is not cleared; `cluster/compressor.rs`: a frame does not

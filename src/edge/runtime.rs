@@ -5,9 +5,13 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Settings;
+use crate::config::{Settings, cores};
 use crate::error::{Error, Result};
 use crate::store::{Store, StoreOptions};
+
+/// Calls into file systems at the same time. tokio wakes the threads for them in turn, so that none of them is ever idle
+/// for long, and their number only grows (`tokio/src/runtime/blocking/pool.rs`, 1.x).
+const FILE_THREADS: usize = 64;
 
 /// Opens the archive's store.
 pub async fn open(settings: &Settings) -> Result<Store> {
@@ -57,6 +61,7 @@ pub fn on_many_threads<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 fn finish<T>(threads: &mut Builder, work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime: Runtime = threads
         .enable_all()
+        .max_blocking_threads(FILE_THREADS.max(2 * cores()))
         .build()
         .map_err(|error| Error::io("start the runtime", error))?;
     let result = runtime.block_on(work);
