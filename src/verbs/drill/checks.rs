@@ -10,14 +10,30 @@ use super::settings::PORT;
 use super::sql_check::SqlCheck;
 use crate::error::{Error, Result};
 use crate::format::proof::{Check, CheckKind, Outcome};
+use crate::pg::Major;
 use crate::server::{ConnInfo, Connection};
 
 /// At most this many lines of a program's output are reported.
 const TOLD_LINES: usize = 5;
 /// The exit code of `pg_amcheck` for damaged data; 1 is for everything else that went wrong (`pg_amcheck.c`).
 const AMCHECK_FOUND: i32 = 2;
-/// No statement of a check waits longer for a lock, because a prepared transaction may hold the lock for ever.
-const SESSION: &str = "-c lock_timeout=60s -c session_replication_role=replica";
+/// Of all sessions. What a database or a role has of its own (`ALTER ROLE … SET`) is for its programs: it must neither keep
+/// a check from its work nor hide damage.
+const SESSION: [&str; 12] = [
+    // A prepared transaction may hold a lock for ever.
+    "lock_timeout=60s",
+    "statement_timeout=0",
+    "idle_in_transaction_session_timeout=0",
+    "idle_session_timeout=0",
+    "default_transaction_read_only=off",
+    "default_transaction_deferrable=off",
+    "session_preload_libraries=",
+    "local_preload_libraries=",
+    "role=none",
+    "zero_damaged_pages=off",
+    "ignore_checksum_failure=off",
+    "ignore_system_indexes=off",
+];
 
 /// The user's own statements.
 #[derive(Debug, Clone)]
@@ -34,6 +50,8 @@ pub struct Access<'a> {
     pub socket_directory: &'a Path,
     /// A superuser.
     pub user: &'a str,
+    /// The server's.
+    pub major: Option<Major>,
     /// How long an answer may take.
     pub limit: Duration,
 }
@@ -48,12 +66,23 @@ impl Access<'_> {
         let socket_directory = self.socket_directory.to_string_lossy();
         let quoted = |value: &str| value.replace('\\', r"\\").replace('\'', r"\'");
         let given = format!(
-            "host='{}' port={PORT} user='{}' dbname='{}' application_name=walship",
+            "host='{}' port={PORT} user='{}' dbname='{}' options='{}' application_name=walship",
             quoted(&socket_directory),
             quoted(self.user),
-            quoted(database)
+            quoted(database),
+            self.session_options()
         );
         ConnInfo::resolve_database(Some(&given), |_| None)
+    }
+
+    /// As the server takes them from a client.
+    fn session_options(&self) -> String {
+        let newer = (self.major >= Some(Major::V17)).then_some("transaction_timeout=0");
+        let settings = SESSION.into_iter().chain(newer);
+        settings
+            .map(|setting| format!("-c {setting}"))
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     async fn session(&self, info: ConnInfo) -> Result<Connection> {
@@ -118,7 +147,10 @@ pub async fn amcheck(access: Access<'_>, programs: &Programs, directory: &Path, 
     let mut command = tokio::process::Command::new(program);
     clear_libpq(command.as_std_mut());
     command
-        .env("PGOPTIONS", SESSION)
+        .env(
+            "PGOPTIONS",
+            format!("{} -c session_replication_role=replica", access.session_options()),
+        )
         .arg("--host")
         .arg(access.socket_directory)
         .args(["--port", &PORT.to_string(), "--username", access.user])

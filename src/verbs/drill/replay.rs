@@ -1,6 +1,6 @@
 //! The scratch directory and its server: the replay, how far it came, the checks, and the end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use super::settings::{HBA, ServerSettings, postgresql_conf};
 use crate::error::{Error, Result};
 use crate::format::proof::{Check, Outcome};
 use crate::judge::recovery_plan::Plan;
-use crate::pg::{ControlFile, Lsn, SegmentSize, WalName};
+use crate::pg::{ControlFile, Lsn, Major, SegmentSize, WalName};
 use crate::progress::Progress;
 use crate::server::data_directory::read_control_file;
 use crate::verbs::drill::checks;
@@ -155,6 +155,15 @@ impl Workspace {
         Ok(())
     }
 
+    fn access<'a>(&self, socket_directory: &'a Path, user: &'a str, options: &DrillOptions) -> Access<'a> {
+        Access {
+            socket_directory,
+            user,
+            major: Major::of_version(&self.programs.version),
+            limit: options.timeout,
+        }
+    }
+
     /// Asks the open server where replay ended.
     ///
     /// # Errors
@@ -162,11 +171,7 @@ impl Workspace {
     pub async fn reached(&self, options: &DrillOptions) -> Result<Reached> {
         let user = user(options);
         let socket_directory = self.scratch.socket_directory();
-        let access = Access {
-            socket_directory: &socket_directory,
-            user,
-            limit: options.timeout,
-        };
+        let access = self.access(&socket_directory, user, options);
         let mut refused = None;
         for database in DATABASES {
             let mut connection = match access.connect(database).await {
@@ -216,11 +221,7 @@ impl Workspace {
         done: &mut Vec<Check>,
     ) -> Result<Option<String>> {
         let socket_directory = self.scratch.socket_directory();
-        let access = Access {
-            socket_directory: &socket_directory,
-            user,
-            limit: options.timeout,
-        };
+        let access = self.access(&socket_directory, user, options);
         if let Some(file) = &options.sql {
             progress.phase("run the SQL checks");
             done.push(checks::sql(access, file).await);
